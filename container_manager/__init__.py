@@ -1,0 +1,1 @@
+"""Container jobs whose status cannot lie."""

@@ -1,0 +1,15 @@
+"""The Django app."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class ContainerManagerConfig(AppConfig):
+    name = "container_manager"
+    verbose_name = _("container manager")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks, logs  # noqa: F401  # both register themselves on import

@@ -1,0 +1,352 @@
+"""The tables: jobs, their attempts, the journal of their transitions, their logs, and the workers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models, router, transaction
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from .identifiers import uuid7
+from .querysets import ContainerJobQuerySet
+from .signals import job_transitioned
+from .statemachine import Effect, TransitionConstraint, TransitionJournal
+from .statemachine.model import StateMachineModel
+
+
+class JobStatus(models.TextChoices):
+    """Where a job is in its life. `ContainerJob.Status` is this."""
+
+    PENDING = "pending", _("Pending")
+    QUEUED = "queued", _("Queued")
+    RUNNING = "running", _("Running")
+    COMPLETED = "completed", _("Completed")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
+    RETRYING = "retrying", _("Retrying")
+
+
+# The only statement of the rules: triggers, checks, diagram and docs are derived from it.
+JOB_TRANSITIONS: Mapping[str, Sequence[str]] = {
+    JobStatus.PENDING: [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLED],
+    JobStatus.QUEUED: [JobStatus.RUNNING, JobStatus.CANCELLED],
+    JobStatus.RUNNING: [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED],
+    JobStatus.FAILED: [JobStatus.RETRYING, JobStatus.CANCELLED],
+    JobStatus.RETRYING: [JobStatus.QUEUED, JobStatus.CANCELLED],
+    JobStatus.COMPLETED: [],
+    JobStatus.CANCELLED: [],
+}
+
+
+class FailureReason(models.TextChoices):
+    """Why an attempt failed."""
+
+    ERROR = "error", _("Non-zero exit code")
+    SIGNAL = "signal", _("Ended by a signal")
+    OOM = "oom", _("Out of memory")
+    TIMEOUT = "timeout", _("Timed out")
+    IMAGE = "image", _("Image not available")
+    START = "start", _("Could not be started")
+    UNSCHEDULABLE = "unschedulable", _("Could not be scheduled")
+    NODE_LOST = "node_lost", _("Node lost")
+    LOST = "lost", _("Worker lost")
+
+
+class ContainerJob(StateMachineModel):
+    """What to run, and the truth about how far it has come."""
+
+    Status = JobStatus
+    VALID_TRANSITIONS = JOB_TRANSITIONS
+
+    transition_signal = job_transitioned
+    transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {
+        JobStatus.QUEUED: {"queued_at": Effect.NOW, "launched_at": None},
+        JobStatus.RUNNING: {"launched_at": Effect.NOW},
+        JobStatus.COMPLETED: {"completed_at": Effect.NOW},
+        JobStatus.RETRYING: {"retry_count": Effect.INCREMENT},
+    }
+    lifecycle_fields = ("scheduled_for", "exit_code", "failure_reason", "last_error", "worker", "attempt")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(_("name"), max_length=255, blank=True)
+    image = models.CharField(_("image"), max_length=512, blank=True)
+    command = models.TextField(_("command"), blank=True, help_text=_("Shell-quoted; run as argv, without a shell."))
+    environment = models.JSONField(_("environment"), default=dict, blank=True)
+    secrets = models.JSONField(
+        _("secrets"), default=dict, blank=True, help_text=_("Variable name → where the worker reads the value.")
+    )
+    working_directory = models.CharField(_("working directory"), max_length=1024, blank=True)
+    memory_bytes = models.PositiveBigIntegerField(_("memory limit (bytes)"), null=True, blank=True)
+    cpu_count = models.FloatField(_("CPU limit (cores)"), null=True, blank=True, validators=[MinValueValidator(0.001)])
+    timeout_seconds = models.PositiveIntegerField(_("timeout (s)"), null=True, blank=True)
+    grace_seconds = models.PositiveIntegerField(_("grace period (s)"), default=10)
+    executor = models.CharField(_("executor"), max_length=64, default="default")
+    queue = models.CharField(_("queue"), max_length=64, default="default")
+    priority = models.SmallIntegerField(
+        _("priority"), default=50, validators=[MinValueValidator(0), MaxValueValidator(100)]
+    )
+    scheduled_for = models.DateTimeField(_("scheduled for"), null=True, blank=True)
+    queued_at = models.DateTimeField(_("queued at"), null=True, blank=True, editable=False)
+    launched_at = models.DateTimeField(_("launched at"), null=True, blank=True, editable=False)
+    completed_at = models.DateTimeField(_("completed at"), null=True, blank=True, editable=False)
+    retry_count = models.IntegerField(_("retries so far"), default=0, editable=False)
+    max_retries = models.IntegerField(_("retries allowed"), default=3, validators=[MinValueValidator(0)])
+    status = models.CharField(_("status"), max_length=16, choices=JobStatus, default=JobStatus.PENDING)
+    status_version = models.PositiveIntegerField(default=0, editable=False)
+    status_changed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    status_changed_by = models.CharField(max_length=255, blank=True, default="", editable=False)
+    status_changed_reason = models.TextField(blank=True, default="", editable=False)
+    exit_code = models.IntegerField(_("exit code"), null=True, blank=True, editable=False)
+    failure_reason = models.CharField(
+        _("failure reason"), max_length=16, choices=FailureReason, blank=True, default="", editable=False
+    )
+    last_error = models.TextField(_("last error"), blank=True, default="", editable=False)
+    worker = models.CharField(_("worker"), max_length=64, blank=True, default="", editable=False)
+    attempt = models.PositiveIntegerField(_("attempt"), default=0, editable=False)
+    labels = models.JSONField(_("labels"), default=dict, blank=True)
+    created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
+    created_by = models.CharField(_("created by"), max_length=255, blank=True, default="")
+
+    objects = ContainerJobQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("container job")
+        verbose_name_plural = _("container jobs")
+        indexes = [
+            models.Index(
+                fields=["-priority", "queued_at", "id"], name="cm_job_claim", condition=Q(status=JobStatus.QUEUED)
+            ),
+            models.Index(fields=["status", "queue"], name="cm_job_status"),
+            models.Index(fields=["worker"], name="cm_job_worker", condition=Q(status=JobStatus.RUNNING)),
+        ]
+        constraints = [
+            TransitionConstraint(field="status", transitions=JOB_TRANSITIONS, name="cm_job_transitions"),
+            TransitionJournal(
+                field="status",
+                table="container_manager_jobtransition",
+                name="cm_job_journal",
+                subject="job_id",
+                version="status_version",
+                at="status_changed_at",
+                actor="status_changed_by",
+                reason="status_changed_reason",
+            ),
+            models.CheckConstraint(condition=Q(status__in=JobStatus.values), name="cm_job_status_known"),
+            models.CheckConstraint(
+                condition=Q(status=JobStatus.PENDING, queued_at=None, launched_at=None, completed_at=None)
+                | Q(status=JobStatus.QUEUED, queued_at__isnull=False, launched_at=None, completed_at=None)
+                | Q(
+                    status__in=[JobStatus.RUNNING, JobStatus.FAILED, JobStatus.RETRYING],
+                    launched_at__isnull=False,
+                    completed_at=None,
+                )
+                | Q(status=JobStatus.COMPLETED, launched_at__isnull=False, completed_at__isnull=False)
+                | Q(status=JobStatus.CANCELLED, completed_at=None),
+                name="cm_job_timestamps_match",
+                violation_error_message=_("The timestamps do not fit the status."),
+            ),
+            models.CheckConstraint(
+                condition=Q(retry_count__gte=0, max_retries__gte=0), name="cm_job_retries_not_negative"
+            ),
+            models.CheckConstraint(condition=Q(priority__gte=0, priority__lte=100), name="cm_job_priority_range"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or str(self.pk)
+
+    def clean(self) -> None:
+        super().clean()
+        try:
+            argv = self.argv
+        except ValueError as error:
+            raise ValidationError({"command": _("The quoting is broken: %s.") % error}) from error
+        if not argv and not self.image:
+            raise ValidationError({"command": _("Say what to run: a command, or an image that has one.")})
+        for name in ("environment", "secrets", "labels"):
+            value = getattr(self, name)
+            if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+                raise ValidationError({name: _("A JSON object of strings is needed.")})
+
+    @property
+    def argv(self) -> list[str]:
+        """The command as a list, split as a POSIX shell would.
+
+        Raises ValueError where the quoting is broken.
+        """
+        return shlex.split(self.command)
+
+    @property
+    def is_terminal(self) -> bool:
+        return not self.VALID_TRANSITIONS.get(self.status, ())
+
+    @property
+    def is_queued(self) -> bool:
+        return self.status == JobStatus.QUEUED
+
+    @property
+    def is_ready_to_launch(self) -> bool:
+        return self.is_queued and (self.scheduled_for is None or self.scheduled_for <= timezone.now())
+
+    @property
+    def queue_status(self) -> str:
+        """One of not_queued, queued, scheduled, launched, launch_failed."""
+        if self.status == JobStatus.QUEUED:
+            return "queued" if self.is_ready_to_launch else "scheduled"
+        if self.status in (JobStatus.FAILED, JobStatus.RETRYING):
+            permanent = (FailureReason.IMAGE, FailureReason.START, FailureReason.UNSCHEDULABLE)
+            return "launch_failed" if self.failure_reason in permanent else "launched"
+        return "launched" if self.launched_at else "not_queued"
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long the present attempt has run, or the completed one ran; None where nothing ran or it is not known."""
+        if self.launched_at is None or self.status not in (JobStatus.RUNNING, JobStatus.COMPLETED):
+            return None
+        return (self.completed_at or timezone.now()) - self.launched_at
+
+    def mark_as_queued(
+        self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None
+    ) -> None:
+        """Queue the job, not to start before ``scheduled_for``.
+
+        Raises what `transition_to` raises, as all of these do.
+        """
+        if scheduled_for is None:
+            self.transition_to(JobStatus.QUEUED, reason=reason, actor=actor)
+            return
+        before = self.__dict__.copy()
+        self.transition_to(JobStatus.QUEUED, save=False, reason=reason, actor=actor)
+        self.scheduled_for = scheduled_for
+        try:
+            self.save(update_fields=["status", "scheduled_for"])
+        except BaseException:
+            self.__dict__.update(before)
+            raise
+
+    def mark_as_running(self, *, reason: str = "", actor: object = None) -> None:
+        self.transition_to(JobStatus.RUNNING, reason=reason, actor=actor)
+
+    def mark_as_completed(self, *, reason: str = "", actor: object = None) -> None:
+        self.transition_to(JobStatus.COMPLETED, reason=reason, actor=actor)
+
+    def mark_as_failed(self, should_retry: bool = False, *, reason: str = "", actor: object = None) -> None:
+        """Fail the job; with ``should_retry`` and retries left, go on to retrying in the same transaction."""
+        if not should_retry or self.retry_count >= self.max_retries:
+            self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
+            return
+        before = self.__dict__.copy()
+        using = self._state.db or router.db_for_write(type(self), instance=self)
+        try:
+            with transaction.atomic(using=using):
+                self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
+                self.transition_to(JobStatus.RETRYING, reason=reason, actor=actor)
+        except BaseException:
+            self.__dict__.update(before)
+            raise
+
+    def mark_as_cancelled(self, *, reason: str = "", actor: object = None) -> None:
+        self.transition_to(JobStatus.CANCELLED, reason=reason, actor=actor)
+
+    async def amark_as_queued(
+        self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None
+    ) -> None:
+        await sync_to_async(self.mark_as_queued)(scheduled_for, reason=reason, actor=actor)
+
+    async def amark_as_running(self, *, reason: str = "", actor: object = None) -> None:
+        await sync_to_async(self.mark_as_running)(reason=reason, actor=actor)
+
+    async def amark_as_completed(self, *, reason: str = "", actor: object = None) -> None:
+        await sync_to_async(self.mark_as_completed)(reason=reason, actor=actor)
+
+    async def amark_as_failed(self, should_retry: bool = False, *, reason: str = "", actor: object = None) -> None:
+        await sync_to_async(self.mark_as_failed)(should_retry, reason=reason, actor=actor)
+
+    async def amark_as_cancelled(self, *, reason: str = "", actor: object = None) -> None:
+        await sync_to_async(self.mark_as_cancelled)(reason=reason, actor=actor)
+
+
+class JobAttempt(models.Model):
+    """One run of a job. ``finished_at`` is null while the engine may still hold something of it."""
+
+    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    worker = models.CharField(max_length=64)
+    executor = models.CharField(max_length=64)
+    handle = models.TextField(blank=True, default="")
+    launched_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+    exit_code = models.IntegerField(null=True, blank=True)
+    signal = models.PositiveSmallIntegerField(null=True, blank=True)
+    reason = models.CharField(max_length=16, choices=FailureReason, blank=True, default="")
+    message = models.TextField(blank=True, default="")
+    peak_memory_bytes = models.PositiveBigIntegerField(null=True, blank=True)
+    cpu_seconds = models.FloatField(null=True, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["job", "number"], name="cm_attempt_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} #{self.number}"
+
+
+class JobTransition(models.Model):
+    """The journal: one row per change of a job's status, written by the database itself."""
+
+    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="transitions")
+    from_status = models.CharField(max_length=16, choices=JobStatus)
+    to_status = models.CharField(max_length=16, choices=JobStatus)
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=255, blank=True)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.job_id}: {self.from_status} -> {self.to_status}"
+
+
+class JobLog(models.Model):
+    """A piece of an attempt's output, in order of ``sequence``."""
+
+    class Stream(models.TextChoices):
+        STDOUT = "stdout", "stdout"
+        STDERR = "stderr", "stderr"
+        SYSTEM = "system", "system"
+
+    attempt = models.ForeignKey(JobAttempt, models.CASCADE, related_name="logs")
+    sequence = models.PositiveIntegerField()
+    stream = models.CharField(max_length=8, choices=Stream)
+    data = models.BinaryField()
+
+    class Meta:
+        ordering = ["attempt", "sequence"]
+        constraints = [models.UniqueConstraint(fields=["attempt", "sequence"], name="cm_log_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.attempt_id} #{self.sequence} {self.stream}"
+
+
+class Worker(models.Model):
+    """A worker and the time until which it is believed to be alive."""
+
+    id = models.CharField(primary_key=True, max_length=64)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    queues = models.JSONField(default=list)
+    executors = models.JSONField(default=list)
+    slots = models.PositiveIntegerField(default=1)
+    started_at = models.DateTimeField(default=timezone.now)
+    lease_expires_at = models.DateTimeField(db_index=True)
+    stopping = models.BooleanField(default=False)
+
+    def __str__(self) -> str:
+        return self.id

@@ -1,0 +1,112 @@
+"""`TransitionConstraint`: one object states the map for form, model and database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import DEFAULT_DB_ALIAS
+from django.db.models import Model
+from django.utils.translation import gettext_lazy as _
+
+from .dialects.base import Dialect, GuardSpec
+from .graph import Graph, State, plain
+from .triggers import TriggerConstraint
+
+
+class TransitionConstraint(TriggerConstraint):
+    """Let a field move only along the edges of a map.
+
+    ``transitions`` maps each state to the states it may go to; ``initial`` are the states a new row may have
+    (None: any). Raises GraphError where the map is wrong in itself.
+    """
+
+    default_violation_code = "invalid_transition"
+    violation_error_code: str
+
+    def __init__(
+        self,
+        *,
+        field: str,
+        transitions: Mapping[State, Iterable[State]],
+        name: str,
+        initial: Iterable[State] | None = None,
+        violation_error_code: str | None = None,
+        violation_error_message: str | None = None,
+    ) -> None:
+        self.field = field
+        self.graph = Graph.declare(transitions, initial=initial)
+        super().__init__(
+            name=name,
+            violation_error_code=violation_error_code or self.default_violation_code,
+            violation_error_message=violation_error_message,
+        )
+
+    def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
+        return dialect.create_guard(self._spec(model))
+
+    def drop_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
+        return dialect.drop_guard(self._spec(model))
+
+    def validate(
+        self,
+        model: type[Model],
+        instance: Model,
+        exclude: Iterable[str] | None = None,
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> None:
+        """Raise ValidationError (code ``invalid_transition``) where saving the instance would be refused."""
+        if exclude and self.field in exclude:
+            return
+        target = self._valid_state(getattr(instance, self.field))
+        if instance._state.adding:
+            if self.graph.initial is not None and target not in self.graph.initial:
+                raise self._error(_("A new row cannot be %(target)s."), target=target)
+            return
+        rows = model._base_manager.using(using).filter(pk=instance.pk)
+        source = rows.values_list(self.field, flat=True).first()
+        if source is not None and source != target and not self.graph.has_edge(source, target):
+            raise self._error(
+                _("Invalid transition from %(source)s to %(target)s. Valid transitions: %(allowed)s"),
+                source=source,
+                target=target,
+                allowed=list(self.graph.targets(source)),
+            )
+
+    def deconstruct(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        path, args, kwargs = super().deconstruct()
+        path = path.replace("statemachine.constraint", "statemachine")
+        kwargs.update(field=self.field, transitions={s: list(t) for s, t in self.graph.edges.items()})
+        if self.graph.initial is not None:
+            kwargs["initial"] = list(self.graph.initial)
+        if kwargs.get("violation_error_code") == self.default_violation_code:
+            del kwargs["violation_error_code"]
+        return path, args, kwargs
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TransitionConstraint):
+            return self.deconstruct() == other.deconstruct()
+        return NotImplemented
+
+    __hash__ = TriggerConstraint.__hash__
+
+    def _spec(self, model: type[Model]) -> GuardSpec:
+        pk = model._meta.pk
+        assert pk is not None
+        column = model._meta.get_field(self.field).column
+        return GuardSpec(name=self.name, primary_key=pk.column, column=column, graph=self.graph)
+
+    def _valid_state(self, value: object) -> State:
+        try:
+            state = plain(value)
+        except ValueError:
+            state = ""
+        if state not in self.graph.edges:
+            raise self._error(
+                _("Unknown status %(value)s. Known: %(states)s"), value=repr(value), states=list(self.graph.states)
+            )
+        return state
+
+    def _error(self, message: Any, **params: Any) -> ValidationError:
+        return ValidationError({self.field: ValidationError(message, code=self.violation_error_code, params=params)})

@@ -1,0 +1,117 @@
+"""What each database must be told, as values, and the registry of dialects."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django.db import NotSupportedError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from ..graph import Graph, State
+
+# Stands for the quoted table in SQL text, until the schema editor knows its name.
+TABLE = "\x00table\x00"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSpec:
+    """A guard to install: names are unquoted column names."""
+
+    name: str
+    primary_key: str
+    column: str
+    graph: Graph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalSpec:
+    """A journal trigger to install: names are unquoted table and column names.
+
+    ``version``, ``at``, ``actor`` and ``reason`` are columns of the guarded table; the rest are the journal's.
+    """
+
+    name: str
+    primary_key: str
+    column: str
+    version: str
+    at: str
+    actor: str
+    reason: str
+    table: str
+    subject: str
+    source: str
+    target: str
+
+
+class Dialect(ABC):
+    """The triggers' SQL for one database vendor. Stateless."""
+
+    vendor: ClassVar[str]
+
+    def literal(self, state: State) -> str:
+        return str(state) if isinstance(state, int) else "'" + state.replace("'", "''") + "'"
+
+    def literals(self, states: Sequence[State]) -> str:
+        return ", ".join(self.literal(state) for state in states)
+
+    def quote(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+    def targets_text(self, graph: Graph, state: State) -> str:
+        targets = list(graph.targets(state))
+        return f"Valid transitions: {targets}" + ("" if targets else f" ({state} is terminal)")
+
+    @abstractmethod
+    def create_guard(self, spec: GuardSpec) -> list[str]:
+        """Return the statements that install the guard; `TABLE` stands for the table."""
+
+    @abstractmethod
+    def drop_guard(self, spec: GuardSpec) -> list[str]:
+        """Return the statements that take it away; each is harmless where it is gone already."""
+
+    @abstractmethod
+    def create_journal(self, spec: JournalSpec) -> list[str]:
+        """Return the statements that install the journal's trigger."""
+
+    @abstractmethod
+    def drop_journal(self, spec: JournalSpec) -> list[str]:
+        """Return the statements that take it away."""
+
+    @abstractmethod
+    def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
+        """Return what stands in the database for a table: trigger (or function) name → its comparable text."""
+
+    @abstractmethod
+    def expected(self, statements: Sequence[str], table: str) -> dict[str, str]:
+        """Return what `installed` would give had just these statements been run."""
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Tell whether the database gave up this transaction for another one that wrote first."""
+        return False
+
+
+def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
+    """Return the dialect of a connection's database.
+
+    Raises NotSupportedError for a vendor whose triggers are not written yet: silence would be an unguarded table.
+    """
+    from .mysql import MySQLDialect
+    from .postgresql import PostgreSQLDialect
+    from .sqlite import SQLiteDialect
+
+    dialects: dict[str, Dialect] = {d.vendor: d for d in (SQLiteDialect(), PostgreSQLDialect(), MySQLDialect())}
+    try:
+        return dialects[connection.vendor]
+    except KeyError:
+        raise NotSupportedError(
+            f"State machines need triggers, which are written for {', '.join(sorted(dialects))}, "
+            f"not for {connection.vendor!r}."
+        ) from None
+
+
+def sqlstate(error: BaseException) -> Any:
+    """Return the SQLSTATE that a PostgreSQL driver's error carries, or None."""
+    return getattr(error.__cause__, "sqlstate", None)

@@ -1,0 +1,119 @@
+"""MariaDB's and MySQL's triggers.
+
+Comparisons are binary: the usual collations hold 'QUEUED ' and 'queued' for equal, the map does not. REPLACE is a
+DELETE and an INSERT; the delete trigger recognises it by the key that the same statement is just inserting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from ..graph import State
+from .base import TABLE, Dialect, GuardSpec, JournalSpec
+
+# ER_CONSTRAINT_FAILED, which Django's backend maps to IntegrityError.
+_SIGNAL = "SIGNAL SQLSTATE '23000' SET MYSQL_ERRNO = 4025, MESSAGE_TEXT = refusal;"
+# ER_CHECKREAD: under innodb_snapshot_isolation, the row changed since this transaction's snapshot.
+_CHANGED_SINCE_SNAPSHOT = 1020
+
+
+class MySQLDialect(Dialect):
+    vendor = "mysql"
+
+    def quote(self, name: str) -> str:
+        return "`" + name.replace("`", "``") + "`"
+
+    def literal(self, state: State) -> str:
+        return super().literal(state.replace("\\", "\\\\") if isinstance(state, str) else state)
+
+    def create_guard(self, spec: GuardSpec) -> list[str]:
+        return [self._update_guard(spec), self._insert_guard(spec), self._replace_mark(spec), self._replace_guard(spec)]
+
+    def drop_guard(self, spec: GuardSpec) -> list[str]:
+        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name + end)}" for end in ("", "_insert", "_mark", "_delete")]
+
+    def create_journal(self, spec: JournalSpec) -> list[str]:
+        q = self.quote
+        made_here = f"NOT (NEW.{q(spec.version)} <=> OLD.{q(spec.version)})"
+        return [
+            f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE ON {TABLE} FOR EACH ROW "
+            f"IF NOT (BINARY OLD.{q(spec.column)} <=> BINARY NEW.{q(spec.column)}) THEN "
+            f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
+            f"`at`, `actor`, `reason`) VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, "
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE UTC_TIMESTAMP(6) END, "
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); END IF"
+        ]
+
+    def drop_journal(self, spec: JournalSpec) -> list[str]:
+        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name)}"]
+
+    def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT trigger_name, action_statement FROM information_schema.triggers "
+                "WHERE event_object_schema = DATABASE() AND event_object_table = %s",
+                [table],
+            )
+            return dict(cursor.fetchall())
+
+    def expected(self, statements: Sequence[str], table: str) -> dict[str, str]:
+        return {text.split("`")[1]: text.split("FOR EACH ROW ", 1)[1] for text in statements}
+
+    def is_conflict(self, error: BaseException) -> bool:
+        return bool(error.args and error.args[0] == _CHANGED_SINCE_SNAPSHOT)
+
+    def _update_guard(self, spec: GuardSpec) -> str:
+        column, key, graph = self.quote(spec.column), self.quote(spec.primary_key), spec.graph
+        legal = " OR ".join(
+            f"(BINARY OLD.{column} = {self._exact(state)} AND BINARY NEW.{column} IN "
+            f"({', '.join(self._exact(target) for target in graph.targets(state))}))"
+            for state in graph.states
+            if graph.targets(state)
+        )
+        cases = " ".join(
+            f"WHEN {self._exact(state)} THEN {self.literal(self.targets_text(graph, state))}" for state in graph.states
+        )
+        return (
+            f"CREATE TRIGGER {self.quote(spec.name)} BEFORE UPDATE ON {TABLE} FOR EACH ROW BEGIN "
+            "DECLARE refusal VARCHAR(512); "
+            f"IF NOT (OLD.{key} <=> NEW.{key}) THEN "
+            f"SET refusal = 'The primary key of a row with a status cannot change'; {_SIGNAL} END IF; "
+            f"IF NOT (BINARY OLD.{column} <=> BINARY NEW.{column}) AND NOT COALESCE({legal or 'FALSE'}, FALSE) THEN "
+            f"SET refusal = CONCAT('Invalid transition from ', OLD.{column}, ' to ', COALESCE(NEW.{column}, 'NULL'), "
+            f"'. ', COALESCE(CASE BINARY OLD.{column} {cases} END, '')); {_SIGNAL} END IF; END"
+        )
+
+    def _insert_guard(self, spec: GuardSpec) -> str:
+        column, allowed = self.quote(spec.column), spec.graph.initial or spec.graph.states
+        exact = ", ".join(self._exact(state) for state in allowed)
+        return (
+            f"CREATE TRIGGER {self.quote(spec.name + '_insert')} BEFORE INSERT ON {TABLE} FOR EACH ROW BEGIN "
+            "DECLARE refusal VARCHAR(512); "
+            f"IF NOT COALESCE(BINARY NEW.{column} IN ({exact}), FALSE) THEN "
+            f"SET refusal = CONCAT('Invalid status ', COALESCE(NEW.{column}, 'NULL'), ' for a new row. ', "
+            f"{self.literal(f'Valid: {list(allowed)}')}); {_SIGNAL} END IF; END"
+        )
+
+    def _replace_mark(self, spec: GuardSpec) -> str:
+        column, key = self.quote(spec.column), self.quote(spec.primary_key)
+        return (
+            f"CREATE TRIGGER {self.quote(spec.name + '_mark')} BEFORE INSERT ON {TABLE} FOR EACH ROW "
+            f"SET @replaced_at = NOW(6), @replaced_key = NEW.{key}, @replaced_state = NEW.{column}"
+        )
+
+    def _replace_guard(self, spec: GuardSpec) -> str:
+        # NOW() stands still within one statement, so an earlier INSERT's mark is not taken for this one's.
+        column, key = self.quote(spec.column), self.quote(spec.primary_key)
+        return (
+            f"CREATE TRIGGER {self.quote(spec.name + '_delete')} BEFORE DELETE ON {TABLE} FOR EACH ROW BEGIN "
+            "DECLARE refusal VARCHAR(512); "
+            f"IF @replaced_at = NOW(6) AND @replaced_key = OLD.{key} "
+            f"AND NOT (BINARY @replaced_state <=> BINARY OLD.{column}) THEN "
+            f"SET refusal = CONCAT('Invalid transition from ', OLD.{column}, ' by REPLACE'); {_SIGNAL} END IF; END"
+        )
+
+    def _exact(self, state: State) -> str:
+        return f"BINARY {self.literal(state)}"

@@ -1,0 +1,101 @@
+"""SQLite's triggers.
+
+``RAISE`` takes only a literal text (expressions came with 3.47), so there is one ``SELECT RAISE`` per source state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .base import TABLE, Dialect, GuardSpec, JournalSpec
+
+
+class SQLiteDialect(Dialect):
+    vendor = "sqlite"
+
+    def create_guard(self, spec: GuardSpec) -> list[str]:
+        return [self._update_guard(spec), self._key_guard(spec), self._insert_guard(spec)]
+
+    def drop_guard(self, spec: GuardSpec) -> list[str]:
+        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name + end)}" for end in ("", "_key", "_insert")]
+
+    def create_journal(self, spec: JournalSpec) -> list[str]:
+        q = self.quote
+        made_here = f"NEW.{q(spec.version)} IS NOT OLD.{q(spec.version)}"
+        return [
+            f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE OF {q(spec.column)} ON {TABLE} FOR EACH ROW "
+            f"WHEN OLD.{q(spec.column)} IS NOT NEW.{q(spec.column)} BEGIN "
+            f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
+            f'"at", "actor", "reason") VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, '
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE strftime('%Y-%m-%d %H:%M:%f', 'now') END, "
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); END"
+        ]
+
+    def drop_journal(self, spec: JournalSpec) -> list[str]:
+        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name)}"]
+
+    def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [table])
+            return dict(cursor.fetchall())
+
+    def expected(self, statements: Sequence[str], table: str) -> dict[str, str]:
+        texts = [statement.replace(TABLE, self.quote(table)) for statement in statements]
+        return {text.split('"')[1]: text for text in texts}
+
+    def _update_guard(self, spec: GuardSpec) -> str:
+        column, graph = self.quote(spec.column), spec.graph
+        refusals = "".join(
+            f"SELECT RAISE(ABORT, {self.literal(self._refusal(spec, state))}) WHERE OLD.{column} = {self.literal(state)}"
+            f" AND NEW.{column} NOT IN ({self.literals((state, *graph.targets(state)))}); "
+            for state in graph.states
+        )
+        known = self.literals(graph.states)
+        return (
+            f"CREATE TRIGGER {self.quote(spec.name)} BEFORE UPDATE OF {column} ON {TABLE} FOR EACH ROW "
+            f"WHEN OLD.{column} IS NOT NEW.{column} AND NOT COALESCE({self._legal(spec)}, 0) BEGIN "
+            f"{refusals}"
+            f"SELECT RAISE(ABORT, {self.literal(f'Invalid transition to a NULL status ({spec.name})')}) "
+            f"WHERE NEW.{column} IS NULL; "
+            f"SELECT RAISE(ABORT, {self.literal(f'Invalid transition from an unknown status ({spec.name})')}) "
+            f"WHERE OLD.{column} IS NULL OR OLD.{column} NOT IN ({known}); END"
+        )
+
+    def _refusal(self, spec: GuardSpec, state: str | int) -> str:
+        return f"Invalid transition from {state}. {self.targets_text(spec.graph, state)} ({spec.name})"
+
+    def _legal(self, spec: GuardSpec) -> str:
+        column, graph = self.quote(spec.column), spec.graph
+        pairs = [
+            f"(OLD.{column} = {self.literal(state)} AND NEW.{column} IN ({self.literals(graph.targets(state))}))"
+            for state in graph.states
+            if graph.targets(state)
+        ]
+        return "(" + (" OR ".join(pairs) or "0") + ")"
+
+    def _key_guard(self, spec: GuardSpec) -> str:
+        # UPDATE OR REPLACE onto another row's key would give that row this one's status.
+        key = self.quote(spec.primary_key)
+        return (
+            f"CREATE TRIGGER {self.quote(spec.name + '_key')} AFTER UPDATE OF {key} ON {TABLE} FOR EACH ROW "
+            f"WHEN OLD.{key} IS NOT NEW.{key} BEGIN SELECT RAISE(ABORT, "
+            f"{self.literal(f'The primary key of a row with a status cannot change ({spec.name})')}); END"
+        )
+
+    def _insert_guard(self, spec: GuardSpec) -> str:
+        # INSERT OR REPLACE is no UPDATE, and a trigger cannot tell it from a plain INSERT or an upsert: so an
+        # INSERT that names an existing row may not name another status for it.
+        key, column = self.quote(spec.primary_key), self.quote(spec.column)
+        allowed = spec.graph.initial or spec.graph.states
+        return (
+            f"CREATE TRIGGER {self.quote(spec.name + '_insert')} BEFORE INSERT ON {TABLE} FOR EACH ROW BEGIN "
+            f"SELECT RAISE(ABORT, "
+            f"{self.literal(f'Invalid status for a new row. Valid: {list(allowed)} ({spec.name})')}) "
+            f"WHERE NEW.{column} IS NULL OR NEW.{column} NOT IN ({self.literals(allowed)}); "
+            f"SELECT RAISE(ABORT, "
+            f"{self.literal(f'Invalid transition by INSERT: the row exists with another status ({spec.name})')}) "
+            f"FROM {TABLE} WHERE {key} = NEW.{key} AND {column} IS NOT NEW.{column}; END"
+        )

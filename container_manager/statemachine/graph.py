@@ -1,0 +1,112 @@
+"""The map of states and edges: pure values, validated when declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+_TYPE_ERROR = "States must be all strings or all integers"
+
+State = str | int
+
+
+class GraphError(ValueError):
+    """The map itself is wrong; the text names the state."""
+
+
+def plain(value: object) -> State:
+    """Return a state without its enum wrapper.
+
+    Raises GraphError for anything but a string or an integer.
+    """
+    value = value.value if isinstance(value, Enum) else value
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise GraphError(f"{_TYPE_ERROR}, not {value!r}.")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """States and the edges between them.
+
+    ``initial`` are the states a new row may have; None means any.
+    """
+
+    edges: Mapping[State, tuple[State, ...]]
+    initial: tuple[State, ...] | None = None
+    _sources: Mapping[State, tuple[State, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _validate(self.edges, self.initial)
+        sources = {state: tuple(s for s, targets in self.edges.items() if state in targets) for state in self.edges}
+        object.__setattr__(self, "_sources", sources)
+
+    @classmethod
+    def declare(
+        cls, transitions: Mapping[State, Iterable[State]], *, initial: Iterable[State] | None = None
+    ) -> Graph:
+        """Build a graph from a map of state to targets, of plain values or enum members."""
+        edges = {plain(source): tuple(plain(t) for t in targets) for source, targets in transitions.items()}
+        return cls(edges=edges, initial=None if initial is None else tuple(plain(s) for s in initial))
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        return tuple(self.edges)
+
+    @property
+    def pairs(self) -> tuple[tuple[State, State], ...]:
+        return tuple((source, target) for source, targets in self.edges.items() for target in targets)
+
+    def targets(self, state: State) -> tuple[State, ...]:
+        """Return where ``state`` may go; empty for a terminal or unknown one."""
+        return self.edges.get(state, ())
+
+    def sources(self, state: State) -> tuple[State, ...]:
+        """Return from where ``state`` can be reached in one step."""
+        return self._sources.get(state, ())
+
+    def has_edge(self, source: State, target: State) -> bool:
+        return target in self.edges.get(source, ())
+
+    def is_terminal(self, state: State) -> bool:
+        return state in self.edges and not self.edges[state]
+
+
+def _validate(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ...] | None) -> None:
+    if not edges:
+        raise GraphError("The map has no states.")
+    if len({type(state) for state in edges}) > 1:
+        raise GraphError(f"{_TYPE_ERROR}: {list(edges)}.")
+    for source, targets in edges.items():
+        for target in targets:
+            if target not in edges:
+                raise GraphError(f"State {source!r} leads to {target!r}, which is not a state of the map.")
+            if target == source:
+                raise GraphError(f"State {source!r} leads to itself; staying is not a transition.")
+        if len(set(targets)) != len(targets):
+            raise GraphError(f"State {source!r} names a target twice: {list(targets)}.")
+    for state in initial or ():
+        if state not in edges:
+            raise GraphError(f"Initial state {state!r} is not a state of the map.")
+    if initial is not None and not initial:
+        raise GraphError("No initial state: no row could ever be inserted.")
+    if unreachable := _unreachable(edges, initial):
+        raise GraphError(f"No path leads to {', '.join(map(repr, unreachable))}.")
+
+
+def _unreachable(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ...] | None) -> list[State]:
+    entered = {target for targets in edges.values() for target in targets}
+    # Without declared initial states, a state that nothing leads to is a start, if it leads anywhere.
+    roots = initial if initial is not None else tuple(s for s in edges if s not in entered and edges[s])
+    if not roots and len(edges) > 1 and entered:
+        roots = (next(iter(edges)),)
+    if len(edges) == 1:
+        return []
+    seen, waiting = set(roots), list(roots)
+    while waiting:
+        for target in edges[waiting.pop()]:
+            if target not in seen:
+                seen.add(target)
+                waiting.append(target)
+    return [state for state in edges if state not in seen]

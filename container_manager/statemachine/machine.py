@@ -1,0 +1,116 @@
+"""What a model's constraints say, looked up once: the graph, the columns, and what a transition changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import F, Model
+
+from .constraint import TransitionConstraint
+from .exceptions import InvalidTransition, UnknownState
+from .graph import Graph, GraphError, State, plain
+from .journal import TransitionJournal
+
+
+class Effect(Enum):
+    """What a transition does to a column, where it is not a plain value."""
+
+    NOW = "the time of the transition"
+    INCREMENT = "one more than before"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One change of state that was committed."""
+
+    pk: Any
+    source: State
+    target: State
+    at: datetime
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A model's state machine."""
+
+    graph: Graph
+    field: str
+    journal: TransitionJournal | None
+    effects: Mapping[State, Mapping[str, Any]]
+    guarded: tuple[str, ...]
+
+    def state(self, value: object) -> State:
+        """Return the known state a value stands for.
+
+        Raises UnknownState.
+        """
+        try:
+            state = plain(value)
+        except GraphError:
+            raise UnknownState(value, self.graph.states) from None
+        if state not in self.graph.edges:
+            raise UnknownState(value, self.graph.states)
+        return state
+
+    def check(self, *, pk: Any, source: State, target: State, saving: bool = False) -> None:
+        """Raise InvalidTransition where the map has no such edge."""
+        if not self.graph.has_edge(source, target):
+            allowed = self.graph.targets(source)
+            raise InvalidTransition(pk=pk, source=source, target=target, allowed=allowed, saving=saving)
+
+    def changes(self, target: State, *, at: datetime, actor: str, reason: str) -> dict[str, Any]:
+        """Return what a transition writes, by field name; `Effect.INCREMENT` stays as it is."""
+        changes: dict[str, Any] = {self.field: target}
+        for name, effect in self.effects.get(target, {}).items():
+            changes[name] = at if effect is Effect.NOW else effect
+        if self.journal is not None:
+            changes[self.journal.version] = Effect.INCREMENT
+            changes[self.journal.at] = at
+            changes[self.journal.actor] = actor
+            changes[self.journal.reason] = reason
+        return changes
+
+
+def update_values(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn changes into arguments of ``QuerySet.update()``."""
+    return {name: F(name) + 1 if value is Effect.INCREMENT else value for name, value in changes.items()}
+
+
+@cache
+def machine_of(model: type[Model]) -> Machine:
+    """Return the machine that a model's constraints (or its parents') declare.
+
+    Raises ImproperlyConfigured where there is none, or more than one.
+    """
+    chain = [model._meta.concrete_model or model, *model._meta.get_parent_list()]
+    constraints = [constraint for link in chain for constraint in link._meta.constraints]
+    guards = [c for c in constraints if isinstance(c, TransitionConstraint)]
+    if len(guards) != 1:
+        raise ImproperlyConfigured(
+            f"{model._meta.label} needs exactly one TransitionConstraint in Meta.constraints, it has {len(guards)}."
+        )
+    journal = next((c for c in constraints if isinstance(c, TransitionJournal) and c.field == guards[0].field), None)
+    effects = {plain(s): e for s, e in getattr(model, "transition_effects", {}).items()}
+    marks = (journal.version, journal.at, journal.actor, journal.reason) if journal else ()
+    named = (name for changes in effects.values() for name in changes)
+    guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
+    attnames = tuple(model._meta.get_field(name).attname for name in guarded)
+    return Machine(
+        graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames
+    )
+
+
+def actor_name(actor: object) -> str:
+    """Return the text the journal keeps of an actor: a user's name, or the text itself."""
+    if actor is None:
+        return ""
+    get_username = getattr(actor, "get_username", None)
+    return str(get_username()) if get_username else str(actor)

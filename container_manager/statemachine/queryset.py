@@ -1,0 +1,94 @@
+"""The bulk transition."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections, models, transaction
+from django.utils import timezone
+
+from .graph import State
+from .machine import Transition, actor_name, machine_of, update_values
+from .signals import send_transitions
+
+T = TypeVar("T", bound=models.Model)
+
+# Each UPDATE names its rows; this many keys stay below every database's limit of parameters
+# (SQLite's default is 32,766: https://www.sqlite.org/limits.html).
+_KEYS_PER_UPDATE = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkTransition:
+    """What a bulk transition did: how many rows moved, and the state of each one that was refused, by key."""
+
+    changed: int
+    refused: dict[Any, State]
+
+
+class StateMachineQuerySet(models.QuerySet[T]):
+    """A queryset that moves rows through the state machine."""
+
+    def transition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
+        """Move every row that has the edge, in one UPDATE; name the others.
+
+        Raises UnknownState. The rows are locked between the look and the UPDATE, so both agree.
+        """
+        machine = machine_of(self.model)
+        target, at, name = machine.state(new), timezone.now(), actor_name(actor)
+        self._for_write = True
+        with transaction.atomic(using=self.db, savepoint=False):
+            found = dict(self._locked().values_list("pk", machine.field))
+            moving = {pk: source for pk, source in found.items() if machine.graph.has_edge(source, target)}
+            values = update_values(machine.changes(target, at=at, actor=name, reason=reason))
+            rows = self.model._base_manager.using(self.db).filter(
+                **{f"{machine.field}__in": machine.graph.sources(target)}
+            )
+            keys = list(moving)
+            changed = sum(
+                rows.filter(pk__in=keys[start : start + _KEYS_PER_UPDATE]).update(**values)
+                for start in range(0, len(keys), _KEYS_PER_UPDATE)
+            )
+            transitions = partial(_transitions, moving, target, at, name, reason)
+            send_transitions(self.model, transitions, using=self.db)
+        return BulkTransition(changed=changed, refused={pk: s for pk, s in found.items() if pk not in moving})
+
+    async def atransition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
+        """Do `transition_to` from asynchronous code."""
+        return await sync_to_async(self.transition_to)(new, reason=reason, actor=actor)
+
+    def bulk_update(self, objs: Iterable[T], fields: Iterable[str], batch_size: int | None = None) -> int:
+        """Do Django's bulk_update; the instances then count as loaded with what was written."""
+        objs, fields = tuple(objs), tuple(fields)
+        updated = super().bulk_update(objs, fields, batch_size=batch_size)
+        self._remember(objs, fields)
+        return updated
+
+    def bulk_create(self, objs: Iterable[T], *args: Any, **kwargs: Any) -> list[T]:
+        """Do Django's bulk_create; the instances then count as loaded with what was written."""
+        created = super().bulk_create(objs, *args, **kwargs)
+        if not (kwargs.get("ignore_conflicts") or kwargs.get("update_conflicts")):
+            self._remember(created, None)
+        return created
+
+    def _locked(self) -> models.QuerySet[T]:
+        if connections[self.db].features.has_select_for_update:
+            return self.select_for_update(of=()) if not self.query.select_for_update else self
+        return self
+
+    def _remember(self, objs: Sequence[T], fields: Collection[str] | None) -> None:
+        for obj in objs:
+            obj._remember(fields)  # type: ignore[attr-defined]  # every model of this queryset is a StateMachineModel
+
+
+def _transitions(
+    moved: dict[Any, State], target: State, at: Any, actor: str, reason: str
+) -> tuple[Transition, ...]:
+    return tuple(
+        Transition(pk=pk, source=source, target=target, at=at, actor=actor, reason=reason)
+        for pk, source in moved.items()
+    )
