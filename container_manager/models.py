@@ -212,9 +212,7 @@ class ContainerJob(StateMachineModel):
             return None
         return (self.completed_at or timezone.now()) - self.launched_at
 
-    def mark_as_queued(
-        self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None
-    ) -> None:
+    def mark_as_queued(self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None) -> None:
         """Queue the job, not to start before ``scheduled_for``.
 
         Raises what `transition_to` raises, as all of these do.

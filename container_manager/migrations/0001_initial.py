@@ -9,124 +9,366 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Worker',
+            name="Worker",
             fields=[
-                ('id', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('host', models.CharField(max_length=255)),
-                ('pid', models.PositiveIntegerField()),
-                ('queues', models.JSONField(default=list)),
-                ('executors', models.JSONField(default=list)),
-                ('slots', models.PositiveIntegerField(default=1)),
-                ('started_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('lease_expires_at', models.DateTimeField(db_index=True)),
-                ('stopping', models.BooleanField(default=False)),
+                ("id", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("host", models.CharField(max_length=255)),
+                ("pid", models.PositiveIntegerField()),
+                ("queues", models.JSONField(default=list)),
+                ("executors", models.JSONField(default=list)),
+                ("slots", models.PositiveIntegerField(default=1)),
+                ("started_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("lease_expires_at", models.DateTimeField(db_index=True)),
+                ("stopping", models.BooleanField(default=False)),
             ],
         ),
         migrations.CreateModel(
-            name='ContainerJob',
+            name="ContainerJob",
             fields=[
-                ('id', models.UUIDField(default=container_manager.identifiers.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(blank=True, max_length=255, verbose_name='name')),
-                ('image', models.CharField(blank=True, max_length=512, verbose_name='image')),
-                ('command', models.TextField(blank=True, help_text='Shell-quoted; run as argv, without a shell.', verbose_name='command')),
-                ('environment', models.JSONField(blank=True, default=dict, verbose_name='environment')),
-                ('secrets', models.JSONField(blank=True, default=dict, help_text='Variable name → where the worker reads the value.', verbose_name='secrets')),
-                ('working_directory', models.CharField(blank=True, max_length=1024, verbose_name='working directory')),
-                ('memory_bytes', models.PositiveBigIntegerField(blank=True, null=True, verbose_name='memory limit (bytes)')),
-                ('cpu_count', models.FloatField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(0.001)], verbose_name='CPU limit (cores)')),
-                ('timeout_seconds', models.PositiveIntegerField(blank=True, null=True, verbose_name='timeout (s)')),
-                ('grace_seconds', models.PositiveIntegerField(default=10, verbose_name='grace period (s)')),
-                ('executor', models.CharField(default='default', max_length=64, verbose_name='executor')),
-                ('queue', models.CharField(default='default', max_length=64, verbose_name='queue')),
-                ('priority', models.SmallIntegerField(default=50, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(100)], verbose_name='priority')),
-                ('scheduled_for', models.DateTimeField(blank=True, null=True, verbose_name='scheduled for')),
-                ('queued_at', models.DateTimeField(blank=True, editable=False, null=True, verbose_name='queued at')),
-                ('launched_at', models.DateTimeField(blank=True, editable=False, null=True, verbose_name='launched at')),
-                ('completed_at', models.DateTimeField(blank=True, editable=False, null=True, verbose_name='completed at')),
-                ('retry_count', models.IntegerField(default=0, editable=False, verbose_name='retries so far')),
-                ('max_retries', models.IntegerField(default=3, validators=[django.core.validators.MinValueValidator(0)], verbose_name='retries allowed')),
-                ('status', models.CharField(choices=[('pending', 'Pending'), ('queued', 'Queued'), ('running', 'Running'), ('completed', 'Completed'), ('failed', 'Failed'), ('cancelled', 'Cancelled'), ('retrying', 'Retrying')], default='pending', max_length=16, verbose_name='status')),
-                ('status_version', models.PositiveIntegerField(default=0, editable=False)),
-                ('status_changed_at', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('status_changed_by', models.CharField(blank=True, default='', editable=False, max_length=255)),
-                ('status_changed_reason', models.TextField(blank=True, default='', editable=False)),
-                ('exit_code', models.IntegerField(blank=True, editable=False, null=True, verbose_name='exit code')),
-                ('failure_reason', models.CharField(blank=True, choices=[('error', 'Non-zero exit code'), ('signal', 'Ended by a signal'), ('oom', 'Out of memory'), ('timeout', 'Timed out'), ('image', 'Image not available'), ('start', 'Could not be started'), ('unschedulable', 'Could not be scheduled'), ('node_lost', 'Node lost'), ('lost', 'Worker lost')], default='', editable=False, max_length=16, verbose_name='failure reason')),
-                ('last_error', models.TextField(blank=True, default='', editable=False, verbose_name='last error')),
-                ('worker', models.CharField(blank=True, default='', editable=False, max_length=64, verbose_name='worker')),
-                ('attempt', models.PositiveIntegerField(default=0, editable=False, verbose_name='attempt')),
-                ('labels', models.JSONField(blank=True, default=dict, verbose_name='labels')),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name='created at')),
-                ('created_by', models.CharField(blank=True, default='', max_length=255, verbose_name='created by')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=container_manager.identifiers.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(blank=True, max_length=255, verbose_name="name")),
+                ("image", models.CharField(blank=True, max_length=512, verbose_name="image")),
+                (
+                    "command",
+                    models.TextField(
+                        blank=True, help_text="Shell-quoted; run as argv, without a shell.", verbose_name="command"
+                    ),
+                ),
+                ("environment", models.JSONField(blank=True, default=dict, verbose_name="environment")),
+                (
+                    "secrets",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        help_text="Variable name → where the worker reads the value.",
+                        verbose_name="secrets",
+                    ),
+                ),
+                ("working_directory", models.CharField(blank=True, max_length=1024, verbose_name="working directory")),
+                (
+                    "memory_bytes",
+                    models.PositiveBigIntegerField(blank=True, null=True, verbose_name="memory limit (bytes)"),
+                ),
+                (
+                    "cpu_count",
+                    models.FloatField(
+                        blank=True,
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(0.001)],
+                        verbose_name="CPU limit (cores)",
+                    ),
+                ),
+                ("timeout_seconds", models.PositiveIntegerField(blank=True, null=True, verbose_name="timeout (s)")),
+                ("grace_seconds", models.PositiveIntegerField(default=10, verbose_name="grace period (s)")),
+                ("executor", models.CharField(default="default", max_length=64, verbose_name="executor")),
+                ("queue", models.CharField(default="default", max_length=64, verbose_name="queue")),
+                (
+                    "priority",
+                    models.SmallIntegerField(
+                        default=50,
+                        validators=[
+                            django.core.validators.MinValueValidator(0),
+                            django.core.validators.MaxValueValidator(100),
+                        ],
+                        verbose_name="priority",
+                    ),
+                ),
+                ("scheduled_for", models.DateTimeField(blank=True, null=True, verbose_name="scheduled for")),
+                ("queued_at", models.DateTimeField(blank=True, editable=False, null=True, verbose_name="queued at")),
+                (
+                    "launched_at",
+                    models.DateTimeField(blank=True, editable=False, null=True, verbose_name="launched at"),
+                ),
+                (
+                    "completed_at",
+                    models.DateTimeField(blank=True, editable=False, null=True, verbose_name="completed at"),
+                ),
+                ("retry_count", models.IntegerField(default=0, editable=False, verbose_name="retries so far")),
+                (
+                    "max_retries",
+                    models.IntegerField(
+                        default=3,
+                        validators=[django.core.validators.MinValueValidator(0)],
+                        verbose_name="retries allowed",
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("queued", "Queued"),
+                            ("running", "Running"),
+                            ("completed", "Completed"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                            ("retrying", "Retrying"),
+                        ],
+                        default="pending",
+                        max_length=16,
+                        verbose_name="status",
+                    ),
+                ),
+                ("status_version", models.PositiveIntegerField(default=0, editable=False)),
+                ("status_changed_at", models.DateTimeField(blank=True, editable=False, null=True)),
+                ("status_changed_by", models.CharField(blank=True, default="", editable=False, max_length=255)),
+                ("status_changed_reason", models.TextField(blank=True, default="", editable=False)),
+                ("exit_code", models.IntegerField(blank=True, editable=False, null=True, verbose_name="exit code")),
+                (
+                    "failure_reason",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("error", "Non-zero exit code"),
+                            ("signal", "Ended by a signal"),
+                            ("oom", "Out of memory"),
+                            ("timeout", "Timed out"),
+                            ("image", "Image not available"),
+                            ("start", "Could not be started"),
+                            ("unschedulable", "Could not be scheduled"),
+                            ("node_lost", "Node lost"),
+                            ("lost", "Worker lost"),
+                        ],
+                        default="",
+                        editable=False,
+                        max_length=16,
+                        verbose_name="failure reason",
+                    ),
+                ),
+                ("last_error", models.TextField(blank=True, default="", editable=False, verbose_name="last error")),
+                (
+                    "worker",
+                    models.CharField(blank=True, default="", editable=False, max_length=64, verbose_name="worker"),
+                ),
+                ("attempt", models.PositiveIntegerField(default=0, editable=False, verbose_name="attempt")),
+                ("labels", models.JSONField(blank=True, default=dict, verbose_name="labels")),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name="created at"),
+                ),
+                ("created_by", models.CharField(blank=True, default="", max_length=255, verbose_name="created by")),
             ],
             options={
-                'verbose_name': 'container job',
-                'verbose_name_plural': 'container jobs',
-                'indexes': [models.Index(condition=models.Q(('status', 'queued')), fields=['-priority', 'queued_at', 'id'], name='cm_job_claim'), models.Index(fields=['status', 'queue'], name='cm_job_status'), models.Index(condition=models.Q(('status', 'running')), fields=['worker'], name='cm_job_worker')],
-                'constraints': [container_manager.statemachine.TransitionConstraint(field='status', name='cm_job_transitions', transitions={'cancelled': [], 'completed': [], 'failed': ['retrying', 'cancelled'], 'pending': ['queued', 'running', 'cancelled'], 'queued': ['running', 'cancelled'], 'retrying': ['queued', 'cancelled'], 'running': ['completed', 'failed', 'cancelled']}), container_manager.statemachine.TransitionJournal(actor='status_changed_by', at='status_changed_at', field='status', name='cm_job_journal', reason='status_changed_reason', source='from_status', subject='job_id', table='container_manager_jobtransition', target='to_status', version='status_version'), models.CheckConstraint(condition=models.Q(('status__in', ['pending', 'queued', 'running', 'completed', 'failed', 'cancelled', 'retrying'])), name='cm_job_status_known'), models.CheckConstraint(condition=models.Q(models.Q(('completed_at', None), ('launched_at', None), ('queued_at', None), ('status', 'pending')), models.Q(('completed_at', None), ('launched_at', None), ('queued_at__isnull', False), ('status', 'queued')), models.Q(('completed_at', None), ('launched_at__isnull', False), ('status__in', ['running', 'failed', 'retrying'])), models.Q(('completed_at__isnull', False), ('launched_at__isnull', False), ('status', 'completed')), models.Q(('completed_at', None), ('status', 'cancelled')), _connector='OR'), name='cm_job_timestamps_match', violation_error_message='The timestamps do not fit the status.'), models.CheckConstraint(condition=models.Q(('max_retries__gte', 0), ('retry_count__gte', 0)), name='cm_job_retries_not_negative'), models.CheckConstraint(condition=models.Q(('priority__gte', 0), ('priority__lte', 100)), name='cm_job_priority_range')],
+                "verbose_name": "container job",
+                "verbose_name_plural": "container jobs",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("status", "queued")),
+                        fields=["-priority", "queued_at", "id"],
+                        name="cm_job_claim",
+                    ),
+                    models.Index(fields=["status", "queue"], name="cm_job_status"),
+                    models.Index(condition=models.Q(("status", "running")), fields=["worker"], name="cm_job_worker"),
+                ],
+                "constraints": [
+                    container_manager.statemachine.TransitionConstraint(
+                        field="status",
+                        name="cm_job_transitions",
+                        transitions={
+                            "cancelled": [],
+                            "completed": [],
+                            "failed": ["retrying", "cancelled"],
+                            "pending": ["queued", "running", "cancelled"],
+                            "queued": ["running", "cancelled"],
+                            "retrying": ["queued", "cancelled"],
+                            "running": ["completed", "failed", "cancelled"],
+                        },
+                    ),
+                    container_manager.statemachine.TransitionJournal(
+                        actor="status_changed_by",
+                        at="status_changed_at",
+                        field="status",
+                        name="cm_job_journal",
+                        reason="status_changed_reason",
+                        source="from_status",
+                        subject="job_id",
+                        table="container_manager_jobtransition",
+                        target="to_status",
+                        version="status_version",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "status__in",
+                                ["pending", "queued", "running", "completed", "failed", "cancelled", "retrying"],
+                            )
+                        ),
+                        name="cm_job_status_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(
+                                ("completed_at", None),
+                                ("launched_at", None),
+                                ("queued_at", None),
+                                ("status", "pending"),
+                            ),
+                            models.Q(
+                                ("completed_at", None),
+                                ("launched_at", None),
+                                ("queued_at__isnull", False),
+                                ("status", "queued"),
+                            ),
+                            models.Q(
+                                ("completed_at", None),
+                                ("launched_at__isnull", False),
+                                ("status__in", ["running", "failed", "retrying"]),
+                            ),
+                            models.Q(
+                                ("completed_at__isnull", False), ("launched_at__isnull", False), ("status", "completed")
+                            ),
+                            models.Q(("completed_at", None), ("status", "cancelled")),
+                            _connector="OR",
+                        ),
+                        name="cm_job_timestamps_match",
+                        violation_error_message="The timestamps do not fit the status.",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("max_retries__gte", 0), ("retry_count__gte", 0)),
+                        name="cm_job_retries_not_negative",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("priority__gte", 0), ("priority__lte", 100)), name="cm_job_priority_range"
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='JobAttempt',
+            name="JobAttempt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('worker', models.CharField(max_length=64)),
-                ('executor', models.CharField(max_length=64)),
-                ('handle', models.TextField(blank=True, default='')),
-                ('launched_at', models.DateTimeField()),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('exit_code', models.IntegerField(blank=True, null=True)),
-                ('signal', models.PositiveSmallIntegerField(blank=True, null=True)),
-                ('reason', models.CharField(blank=True, choices=[('error', 'Non-zero exit code'), ('signal', 'Ended by a signal'), ('oom', 'Out of memory'), ('timeout', 'Timed out'), ('image', 'Image not available'), ('start', 'Could not be started'), ('unschedulable', 'Could not be scheduled'), ('node_lost', 'Node lost'), ('lost', 'Worker lost')], default='', max_length=16)),
-                ('message', models.TextField(blank=True, default='')),
-                ('peak_memory_bytes', models.PositiveBigIntegerField(blank=True, null=True)),
-                ('cpu_seconds', models.FloatField(blank=True, null=True)),
-                ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='container_manager.containerjob')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("number", models.PositiveIntegerField()),
+                ("worker", models.CharField(max_length=64)),
+                ("executor", models.CharField(max_length=64)),
+                ("handle", models.TextField(blank=True, default="")),
+                ("launched_at", models.DateTimeField()),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                ("exit_code", models.IntegerField(blank=True, null=True)),
+                ("signal", models.PositiveSmallIntegerField(blank=True, null=True)),
+                (
+                    "reason",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("error", "Non-zero exit code"),
+                            ("signal", "Ended by a signal"),
+                            ("oom", "Out of memory"),
+                            ("timeout", "Timed out"),
+                            ("image", "Image not available"),
+                            ("start", "Could not be started"),
+                            ("unschedulable", "Could not be scheduled"),
+                            ("node_lost", "Node lost"),
+                            ("lost", "Worker lost"),
+                        ],
+                        default="",
+                        max_length=16,
+                    ),
+                ),
+                ("message", models.TextField(blank=True, default="")),
+                ("peak_memory_bytes", models.PositiveBigIntegerField(blank=True, null=True)),
+                ("cpu_seconds", models.FloatField(blank=True, null=True)),
+                (
+                    "job",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="attempts",
+                        to="container_manager.containerjob",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='JobLog',
+            name="JobLog",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('sequence', models.PositiveIntegerField()),
-                ('stream', models.CharField(choices=[('stdout', 'stdout'), ('stderr', 'stderr'), ('system', 'system')], max_length=8)),
-                ('data', models.BinaryField()),
-                ('attempt', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='logs', to='container_manager.jobattempt')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("sequence", models.PositiveIntegerField()),
+                (
+                    "stream",
+                    models.CharField(
+                        choices=[("stdout", "stdout"), ("stderr", "stderr"), ("system", "system")], max_length=8
+                    ),
+                ),
+                ("data", models.BinaryField()),
+                (
+                    "attempt",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="logs",
+                        to="container_manager.jobattempt",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['attempt', 'sequence'],
+                "ordering": ["attempt", "sequence"],
             },
         ),
         migrations.CreateModel(
-            name='JobTransition',
+            name="JobTransition",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('from_status', models.CharField(choices=[('pending', 'Pending'), ('queued', 'Queued'), ('running', 'Running'), ('completed', 'Completed'), ('failed', 'Failed'), ('cancelled', 'Cancelled'), ('retrying', 'Retrying')], max_length=16)),
-                ('to_status', models.CharField(choices=[('pending', 'Pending'), ('queued', 'Queued'), ('running', 'Running'), ('completed', 'Completed'), ('failed', 'Failed'), ('cancelled', 'Cancelled'), ('retrying', 'Retrying')], max_length=16)),
-                ('at', models.DateTimeField()),
-                ('actor', models.CharField(blank=True, max_length=255)),
-                ('reason', models.TextField(blank=True)),
-                ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='transitions', to='container_manager.containerjob')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "from_status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("queued", "Queued"),
+                            ("running", "Running"),
+                            ("completed", "Completed"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                            ("retrying", "Retrying"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "to_status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("queued", "Queued"),
+                            ("running", "Running"),
+                            ("completed", "Completed"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                            ("retrying", "Retrying"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+                ("actor", models.CharField(blank=True, max_length=255)),
+                ("reason", models.TextField(blank=True)),
+                (
+                    "job",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="transitions",
+                        to="container_manager.containerjob",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.AddConstraint(
-            model_name='jobattempt',
-            constraint=models.UniqueConstraint(fields=('job', 'number'), name='cm_attempt_unique'),
+            model_name="jobattempt",
+            constraint=models.UniqueConstraint(fields=("job", "number"), name="cm_attempt_unique"),
         ),
         migrations.AddConstraint(
-            model_name='joblog',
-            constraint=models.UniqueConstraint(fields=('attempt', 'sequence'), name='cm_log_unique'),
+            model_name="joblog",
+            constraint=models.UniqueConstraint(fields=("attempt", "sequence"), name="cm_log_unique"),
         ),
     ]

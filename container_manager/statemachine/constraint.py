@@ -95,7 +95,10 @@ class TransitionConstraint(TriggerConstraint):
         pk = model._meta.pk
         assert pk is not None
         column = model._meta.get_field(self.field).column
-        return GuardSpec(name=self.name, primary_key=pk.column, column=column, graph=self.graph)
+        # Sorted, as the migration writer sorts: the model's SQL and the migration's must be the same text.
+        edges = dict(sorted(self.graph.edges.items()))
+        graph = Graph(edges=edges, initial=self.graph.initial)
+        return GuardSpec(name=self.name, primary_key=pk.column, column=column, graph=graph)
 
     def _valid_state(self, value: object) -> State:
         try:

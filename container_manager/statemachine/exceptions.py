@@ -27,7 +27,9 @@ class UnknownState(TransitionError):
 class InvalidTransition(TransitionError):
     """The map has no such edge."""
 
-    def __init__(self, *, pk: Any, source: State, target: State, allowed: Sequence[State], saving: bool = False) -> None:
+    def __init__(
+        self, *, pk: Any, source: State, target: State, allowed: Sequence[State], saving: bool = False
+    ) -> None:
         self.pk = pk
         self.source = source
         self.target = target

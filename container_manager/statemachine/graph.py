@@ -43,9 +43,7 @@ class Graph:
         object.__setattr__(self, "_sources", sources)
 
     @classmethod
-    def declare(
-        cls, transitions: Mapping[State, Iterable[State]], *, initial: Iterable[State] | None = None
-    ) -> Graph:
+    def declare(cls, transitions: Mapping[State, Iterable[State]], *, initial: Iterable[State] | None = None) -> Graph:
         """Build a graph from a map of state to targets, of plain values or enum members."""
         edges = {plain(source): tuple(plain(t) for t in targets) for source, targets in transitions.items()}
         return cls(edges=edges, initial=None if initial is None else tuple(plain(s) for s in initial))

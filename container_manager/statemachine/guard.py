@@ -106,5 +106,3 @@ class GuardedUpdate:
 
     def _found(self, instance: Any) -> State | None:
         return state_found(self.model, instance.pk, self.state_field.attname, self.using)
-
-

@@ -103,9 +103,7 @@ def machine_of(model: type[Model]) -> Machine:
     named = (name for changes in effects.values() for name in changes)
     guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
     attnames = tuple(model._meta.get_field(name).attname for name in guarded)
-    return Machine(
-        graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames
-    )
+    return Machine(graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames)
 
 
 def actor_name(actor: object) -> str:

@@ -49,9 +49,7 @@ class StateMachineModel(models.Model):
         instance._remember(None)
         return instance
 
-    def refresh_from_db(
-        self, using: str | None = None, fields: Any = None, from_queryset: Any = None
-    ) -> None:
+    def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
         super().refresh_from_db(using=using, fields=fields, from_queryset=from_queryset)
         self._remember(fields)
 
@@ -151,9 +149,7 @@ class StateMachineModel(models.Model):
         connection = connections[using]
         broken_before = connection.in_atomic_block and connection.needs_rollback
         try:
-            super().save(
-                force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields
-            )
+            super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields)
         except TransitionError:
             # The UPDATE matched no row: the database has nothing to undo, so the caller's transaction can go on.
             # With parent tables an earlier one may have been written: there the transaction stays broken.
@@ -229,5 +225,3 @@ class StateMachineModel(models.Model):
             reason=getattr(self, journal.reason) if journal else "",
         )
         send_transitions(type(self), lambda: (transition,), using=using)
-
-

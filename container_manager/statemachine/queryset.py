@@ -85,9 +85,7 @@ class StateMachineQuerySet(models.QuerySet[T]):
             obj._remember(fields)  # type: ignore[attr-defined]  # every model of this queryset is a StateMachineModel
 
 
-def _transitions(
-    moved: dict[Any, State], target: State, at: Any, actor: str, reason: str
-) -> tuple[Transition, ...]:
+def _transitions(moved: dict[Any, State], target: State, at: Any, actor: str, reason: str) -> tuple[Transition, ...]:
     return tuple(
         Transition(pk=pk, source=source, target=target, at=at, actor=actor, reason=reason)
         for pk, source in moved.items()

@@ -11,9 +11,7 @@ from django.dispatch import Signal
 from .machine import Transition
 
 
-def send_transitions(
-    model: type[Model], transitions: Callable[[], tuple[Transition, ...]], *, using: str
-) -> None:
+def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transition, ...]], *, using: str) -> None:
     """Send the model's ``transition_signal`` when the transaction commits.
 
     A receiver that raises is logged by Django's dispatcher: the status has moved, and the caller is told so.

@@ -30,9 +30,7 @@ class PostgreSQLDialect(Dialect):
             f"BEFORE UPDATE ON {TABLE} FOR EACH ROW WHEN (OLD.{key} IS DISTINCT FROM NEW.{key} OR "
             f"OLD.{column} IS DISTINCT FROM NEW.{column} AND NOT COALESCE({legal}, FALSE))"
         )
-        insert = (
-            f"BEFORE INSERT ON {TABLE} FOR EACH ROW WHEN (NEW.{column} IS NULL OR NEW.{column} NOT IN ({allowed}))"
-        )
+        insert = f"BEFORE INSERT ON {TABLE} FOR EACH ROW WHEN (NEW.{column} IS NULL OR NEW.{column} NOT IN ({allowed}))"
         return [
             self._function(spec.name, self._guard_body(spec)),
             *self._trigger(spec.name, update, function=spec.name),
@@ -52,10 +50,7 @@ class PostgreSQLDialect(Dialect):
             f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); RETURN NULL;"
         )
-        when = (
-            f"AFTER UPDATE ON {TABLE} FOR EACH ROW "
-            f"WHEN (OLD.{q(spec.column)} IS DISTINCT FROM NEW.{q(spec.column)})"
-        )
+        when = f"AFTER UPDATE ON {TABLE} FOR EACH ROW WHEN (OLD.{q(spec.column)} IS DISTINCT FROM NEW.{q(spec.column)})"
         return [self._function(spec.name, body), *self._trigger(spec.name, when, function=spec.name)]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:

@@ -1,0 +1,38 @@
+"""Settings of the tests. CM_TEST_DATABASE chooses the database: sqlite (default), postgresql or mariadb."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SECRET_KEY = "only for tests"
+USE_TZ = True
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "container_manager",
+    "tests.machines",
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+_VENDOR = os.environ.get("CM_TEST_DATABASE", "sqlite")
+_SOCKET = os.environ.get("CM_TEST_SOCKET", "")
+
+
+def _database(name: str) -> dict[str, Any]:
+    if _VENDOR == "postgresql":
+        return {"ENGINE": "django.db.backends.postgresql", "NAME": name, "USER": "postgres", "HOST": _SOCKET}
+    if _VENDOR == "mariadb":
+        options = {"unix_socket": _SOCKET, "charset": "utf8mb4"}
+        return {"ENGINE": "django.db.backends.mysql", "NAME": name, "USER": "root", "OPTIONS": options}
+    folder = Path(tempfile.gettempdir()) / f"container-manager-tests-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": folder / f"{name}.sqlite3",
+        "TEST": {"NAME": folder / f"test_{name}.sqlite3"},
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 30, "init_command": "PRAGMA journal_mode=WAL"},
+    }
+
+
+DATABASES = {"default": _database("container_manager"), "other": _database("container_manager_other")}
