@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router, transaction
 from django.db.models import Q
+from django.dispatch import Signal
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -35,7 +36,7 @@ class JobStatus(models.TextChoices):
 
 
 # The only statement of the rules: triggers, checks, diagram and docs are derived from it.
-JOB_TRANSITIONS: Mapping[str, Sequence[str]] = {
+JOB_TRANSITIONS: Mapping[str | int, Sequence[str | int]] = {
     JobStatus.PENDING: [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLED],
     JobStatus.QUEUED: [JobStatus.RUNNING, JobStatus.CANCELLED],
     JobStatus.RUNNING: [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED],
@@ -66,14 +67,21 @@ class ContainerJob(StateMachineModel):
     Status = JobStatus
     VALID_TRANSITIONS = JOB_TRANSITIONS
 
-    transition_signal = job_transitioned
+    transition_signal: ClassVar[Signal | None] = job_transitioned
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {
         JobStatus.QUEUED: {"queued_at": Effect.NOW, "launched_at": None},
         JobStatus.RUNNING: {"launched_at": Effect.NOW},
         JobStatus.COMPLETED: {"completed_at": Effect.NOW},
         JobStatus.RETRYING: {"retry_count": Effect.INCREMENT},
     }
-    lifecycle_fields = ("scheduled_for", "exit_code", "failure_reason", "last_error", "worker", "attempt")
+    lifecycle_fields: ClassVar[tuple[str, ...]] = (
+        "scheduled_for",
+        "exit_code",
+        "failure_reason",
+        "last_error",
+        "worker",
+        "attempt",
+    )
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(_("name"), max_length=255, blank=True)

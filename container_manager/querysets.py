@@ -21,9 +21,10 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
 
         Raises ValidationError that names each wrong field.
         """
+        self._for_write = True
         job = self.model(**fields)
         job.full_clean()
-        job.save(using=self._db)
+        job.save(using=self.db)
         return job
 
     def ready(self) -> ContainerJobQuerySet:

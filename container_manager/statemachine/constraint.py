@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .dialects.base import Dialect, GuardSpec
 from .graph import Graph, State, plain
-from .triggers import TriggerConstraint
+from .triggers import TriggerConstraint, column_of
 
 
 class TransitionConstraint(TriggerConstraint):
@@ -74,7 +74,7 @@ class TransitionConstraint(TriggerConstraint):
                 allowed=list(self.graph.targets(source)),
             )
 
-    def deconstruct(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
         path = path.replace("statemachine.constraint", "statemachine")
         kwargs.update(field=self.field, transitions={s: list(t) for s, t in self.graph.edges.items()})
@@ -92,13 +92,11 @@ class TransitionConstraint(TriggerConstraint):
     __hash__ = TriggerConstraint.__hash__
 
     def _spec(self, model: type[Model]) -> GuardSpec:
-        pk = model._meta.pk
-        assert pk is not None
-        column = model._meta.get_field(self.field).column
+        column = column_of(model, self.field)
         # Sorted, as the migration writer sorts: the model's SQL and the migration's must be the same text.
         edges = dict(sorted(self.graph.edges.items()))
         graph = Graph(edges=edges, initial=self.graph.initial)
-        return GuardSpec(name=self.name, primary_key=pk.column, column=column, graph=graph)
+        return GuardSpec(name=self.name, primary_key=column_of(model, model._meta.pk.name), column=column, graph=graph)
 
     def _valid_state(self, value: object) -> State:
         try:

@@ -53,7 +53,8 @@ class GuardedUpdate:
         state_field: Any = model._meta.get_field(machine.field)
         owner = state_field.model
         changes = machine.changes(target, at=timezone.now(), actor="", reason="")
-        columns = {name: quote(model._meta.get_field(name).column) for name in changes}
+        written: dict[str, Any] = {name: model._meta.get_field(name) for name in changes}
+        columns = {name: quote(field.column) for name, field in written.items()}
         assignments = ", ".join(
             f"{column} = {column} + 1" if changes[name] is Effect.INCREMENT else f"{column} = %s"
             for name, column in columns.items()
@@ -70,7 +71,7 @@ class GuardedUpdate:
             key=key,
             sql=sql,
             versioned_sql=f"{sql} AND {columns[version]} = %s" if version else sql,
-            fields=tuple(model._meta.get_field(n) for n, v in changes.items() if v is not Effect.INCREMENT),
+            fields=tuple(written[name] for name, value in changes.items() if value is not Effect.INCREMENT),
             state_field=state_field,
             version=version,
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Model
 
 from .dialects.base import Dialect, JournalSpec
-from .triggers import TriggerConstraint
+from .triggers import TriggerConstraint, column_of
 
 _FIELDS = ("field", "table", "subject", "source", "target", "version", "at", "actor", "reason")
 
@@ -56,7 +57,7 @@ class TransitionJournal(TriggerConstraint):
     ) -> None:
         """Accept everything: a journal records, it does not refuse."""
 
-    def deconstruct(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
         kwargs.update({name: getattr(self, name) for name in _FIELDS})
         return path.replace("statemachine.journal", "statemachine"), args, kwargs
@@ -69,15 +70,10 @@ class TransitionJournal(TriggerConstraint):
     __hash__ = TriggerConstraint.__hash__
 
     def _spec(self, model: type[Model]) -> JournalSpec:
-        pk = model._meta.pk
-        assert pk is not None
-
-        def column(name: str) -> str:
-            return str(model._meta.get_field(name).column)
-
+        column = partial(column_of, model)
         return JournalSpec(
             name=self.name,
-            primary_key=pk.column,
+            primary_key=column(model._meta.pk.name),
             column=column(self.field),
             version=column(self.version),
             at=column(self.at),

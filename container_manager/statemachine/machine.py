@@ -102,7 +102,8 @@ def machine_of(model: type[Model]) -> Machine:
     marks = (journal.version, journal.at, journal.actor, journal.reason) if journal else ()
     named = (name for changes in effects.values() for name in changes)
     guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
-    attnames = tuple(model._meta.get_field(name).attname for name in guarded)
+    fields: list[Any] = [model._meta.get_field(name) for name in guarded]
+    attnames = tuple(field.attname for field in fields)
     return Machine(graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames)
 
 

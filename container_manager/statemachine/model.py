@@ -44,8 +44,8 @@ class StateMachineModel(models.Model):
         abstract = True
 
     @classmethod
-    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any]) -> Self:
-        instance = super().from_db(db, field_names, values)
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Self:
+        instance = super().from_db(db, field_names, values, **options)
         instance._remember(None)
         return instance
 
@@ -80,7 +80,7 @@ class StateMachineModel(models.Model):
             self._prepared = target
             return True
         if self._state.adding:
-            raise UnsavedInstance(self._meta.verbose_name or "row")
+            raise UnsavedInstance(str(self._meta.verbose_name))
         expected = self._loaded.get(machine.field, source)
         if expected != source:
             machine.check(pk=pk, source=expected, target=target)
@@ -96,7 +96,7 @@ class StateMachineModel(models.Model):
         """Do `transition_to` from asynchronous code."""
         return await sync_to_async(self.transition_to)(new, save, reason=reason, actor=actor)
 
-    def save(
+    def save(  # noqa: DJ012  # beside the transition it shares its rules with
         self,
         *args: Any,
         force_insert: Any = False,
@@ -157,16 +157,14 @@ class StateMachineModel(models.Model):
                 connection.needs_rollback = False
             raise
 
-    def _do_update(
+    def _do_update(  # type: ignore[override]  # noqa: PLR0917  # one signature for Django 5.2 and 6
         self, base_qs: Any, using: str, pk_val: Any, values: Any, update_fields: Any, forced_update: bool, *rest: Any
     ) -> Any:
         # Private to Django, and the one place where a save's UPDATE can be made conditional without a further query.
         machine = machine_of(type(self))
         state_field = self._meta.get_field(machine.field)
         if state_field.model._meta.concrete_model is not base_qs.model._meta.concrete_model:
-            return super()._do_update(  # type: ignore[misc]
-                base_qs, using, pk_val, values, update_fields, forced_update, *rest
-            )
+            return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update, *rest)
         loaded = self._loaded if using == self._state.db and not self._state.adding else {}
         guarded = set(machine.guarded)
         kept = [v for v in values if v[0].attname not in guarded or loaded.get(v[0].attname, _MISSING) != v[2]]
@@ -174,7 +172,7 @@ class StateMachineModel(models.Model):
         conditions = {}
         if any(v[0].attname in guarded for v in kept):
             conditions = self._conditions(machine, loaded, target)
-        done = super()._do_update(  # type: ignore[misc]
+        done = super()._do_update(
             base_qs.filter(**conditions), using, pk_val, kept, update_fields, forced_update, *rest
         )
         if not done and conditions:

@@ -82,6 +82,12 @@ class TriggerStatement(Statement):
         self.constraint_name = constraint_name
 
 
+def column_of(model: type[Model], name: str) -> str:
+    """Return the column of a model's field."""
+    field: Any = model._meta.get_field(name)
+    return str(field.column)
+
+
 def trigger_constraints(model: type[Model]) -> Sequence[TriggerConstraint]:
     """Return the constraints of a model that are held by triggers."""
     found: list[Any] = [c for c in model._meta.constraints if isinstance(c, TriggerConstraint)]
