@@ -1,6 +1,8 @@
 """Settings of the tests. CM_TEST_DATABASE chooses the database: sqlite (default), postgresql or mariadb."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,21 @@ _VENDOR = os.environ.get("CM_TEST_DATABASE", "sqlite")
 _SOCKET = os.environ.get("CM_TEST_SOCKET", "")
 
 
+def _sqlite_folder() -> Path:
+    """Return a folder of this run's own, which its child processes share."""
+    if "CM_TEST_FOLDER" not in os.environ:
+        os.environ["CM_TEST_FOLDER"] = tempfile.mkdtemp(prefix="cm-sqlite-")
+        atexit.register(shutil.rmtree, os.environ["CM_TEST_FOLDER"], ignore_errors=True)
+    return Path(os.environ["CM_TEST_FOLDER"])
+
+
 def _database(name: str) -> dict[str, Any]:
     if _VENDOR == "postgresql":
         return {"ENGINE": "django.db.backends.postgresql", "NAME": name, "USER": "postgres", "HOST": _SOCKET}
     if _VENDOR == "mariadb":
         options = {"unix_socket": _SOCKET, "charset": "utf8mb4"}
         return {"ENGINE": "django.db.backends.mysql", "NAME": name, "USER": "root", "OPTIONS": options}
-    folder = Path(tempfile.gettempdir()) / f"container-manager-tests-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _sqlite_folder()
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": folder / f"{name}.sqlite3",

@@ -15,7 +15,6 @@ from .exceptions import StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
 from .guard import GuardedUpdate, state_found
 from .machine import Effect, Machine, Transition, actor_name, machine_of
-from .queryset import StateMachineQuerySet
 from .signals import send_transitions
 
 _MISSING = object()
@@ -26,7 +25,7 @@ class StateMachineModel(models.Model):
 
     ``transition_effects`` says, by target state, what a transition writes beside the state. ``lifecycle_fields``
     (with those) are written by `save()` only where this instance changed them, and only if the row still is as it
-    was loaded.
+    was loaded. The model declares its own manager, from `StateMachineQuerySet` or one derived from it.
     """
 
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
@@ -37,8 +36,6 @@ class StateMachineModel(models.Model):
     _loaded: Mapping[str, Any] = {}
     # The state that transition_to(save=False) has prepared, waiting for save().
     _prepared: Any = _MISSING
-
-    objects = StateMachineQuerySet.as_manager()
 
     class Meta:
         abstract = True

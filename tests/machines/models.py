@@ -6,8 +6,13 @@ from django.db import models
 
 from container_manager.statemachine import Effect, TransitionConstraint
 from container_manager.statemachine.model import StateMachineModel
+from container_manager.statemachine.queryset import StateMachineQuerySet
 
 DRAFT, REVIEW, PUBLISHED = 10, 20, 30
+
+
+class ArticleQuerySet(StateMachineQuerySet["Article"]):
+    """Articles."""
 
 
 class Article(StateMachineModel):
@@ -16,6 +21,8 @@ class Article(StateMachineModel):
     title = models.CharField(max_length=50, default="")
     stage = models.IntegerField(default=DRAFT)
     published_at = models.DateTimeField(null=True)
+
+    objects = ArticleQuerySet.as_manager()
 
     class Meta:
         constraints = [
