@@ -18,8 +18,9 @@ _FIELDS = ("field", "table", "subject", "source", "target", "version", "at", "ac
 class TransitionJournal(TriggerConstraint):
     """Write a row into ``table`` for each change of ``field``.
 
-    ``version``, ``at``, ``actor`` and ``reason`` are fields of the guarded model: a change that raises ``version``
-    says who and why in the others; any other change is recorded with the database's clock and no actor or reason.
+    ``version``, ``at``, ``actor`` and ``reason`` are fields of the guarded model: a change that gives ``version``
+    another value (and a time) says who and why in the others; for any other change the database sets them itself, to
+    a new version, its clock, and no actor or reason. So each change has its version, whichever way it was made.
     ``subject``, ``source`` and ``target`` are columns of the journal table, beside its ``at``, ``actor``, ``reason``.
     """
 

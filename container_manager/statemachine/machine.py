@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.models import F, Model
 
 from .constraint import TransitionConstraint
+from .dialects.base import VERSIONS
 from .exceptions import InvalidTransition, UnknownState
 from .graph import Graph, GraphError, State, plain
 from .journal import TransitionJournal
@@ -72,11 +74,20 @@ class Machine:
         for name, effect in self.effects.get(target, {}).items():
             changes[name] = at if effect is Effect.NOW else effect
         if self.journal is not None:
-            changes[self.journal.version] = Effect.INCREMENT
+            changes[self.journal.version] = new_version()
             changes[self.journal.at] = at
             changes[self.journal.actor] = actor
             changes[self.journal.reason] = reason
         return changes
+
+
+def new_version() -> int:
+    """Return a version that no other transition has.
+
+    Not a counter: after a rollback the same number would come again, and the instance that was rolled back would pass
+    for the one that holds the row. Not `random`: forked processes would draw the same numbers.
+    """
+    return int.from_bytes(os.urandom(4)) % VERSIONS
 
 
 def update_values(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,9 +99,11 @@ def update_values(changes: Mapping[str, Any]) -> dict[str, Any]:
 def machine_of(model: type[Model]) -> Machine:
     """Return the machine that a model's constraints (or its parents') declare.
 
-    Raises ImproperlyConfigured where there is none, or more than one.
+    Raises ImproperlyConfigured where there is none, or more than one, or where a transition would have to write to
+    another table than the state's.
     """
-    chain = [model._meta.concrete_model or model, *model._meta.get_parent_list()]
+    # A proxy names its concrete model as a parent too.
+    chain = dict.fromkeys([model._meta.concrete_model or model, *model._meta.get_parent_list()])
     constraints = [constraint for link in chain for constraint in link._meta.constraints]
     guards = [c for c in constraints if isinstance(c, TransitionConstraint)]
     if len(guards) != 1:
@@ -100,7 +113,12 @@ def machine_of(model: type[Model]) -> Machine:
     journal = next((c for c in constraints if isinstance(c, TransitionJournal) and c.field == guards[0].field), None)
     effects = {plain(s): e for s, e in getattr(model, "transition_effects", {}).items()}
     marks = (journal.version, journal.at, journal.actor, journal.reason) if journal else ()
-    named = (name for changes in effects.values() for name in changes)
+    named = [name for changes in effects.values() for name in changes]
+    owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named)}
+    if elsewhere := sorted(name for name, owner in owners.items() if owner is not owners[guards[0].field]):
+        raise ImproperlyConfigured(
+            f"{model._meta.label}: a transition is one UPDATE of one table, which does not have {', '.join(elsewhere)}."
+        )
     guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
     attnames = tuple(field.attname for field in fields)

@@ -15,6 +15,9 @@ from ..graph import Graph, State
 # Stands for the quoted table in SQL text, until the schema editor knows its name.
 TABLE = "\x00table\x00"
 
+# How many versions there are: one more still fits a 32-bit column.
+VERSIONS = 1 << 30
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardSpec:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..graph import State
-from .base import TABLE, Dialect, GuardSpec, JournalSpec
+from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
 
 # ER_CONSTRAINT_FAILED, which Django's backend maps to IntegrityError.
 _SIGNAL = "SIGNAL SQLSTATE '23000' SET MYSQL_ERRNO = 4025, MESSAGE_TEXT = refusal;"
@@ -36,19 +36,22 @@ class MySQLDialect(Dialect):
 
     def create_journal(self, spec: JournalSpec) -> list[str]:
         q = self.quote
-        made_here = f"NOT (NEW.{q(spec.version)} <=> OLD.{q(spec.version)})"
+        changed = f"NOT (BINARY OLD.{q(spec.column)} <=> BINARY NEW.{q(spec.column)})"
+        unmarked = f"(NEW.{q(spec.version)} <=> OLD.{q(spec.version)} OR NEW.{q(spec.at)} IS NULL)"
         return [
+            f"CREATE TRIGGER {q(spec.name + '_mark')} BEFORE UPDATE ON {TABLE} FOR EACH ROW "
+            f"IF {changed} AND {unmarked} THEN "
+            f"SET NEW.{q(spec.version)} = FLOOR(RAND() * {VERSIONS}), NEW.{q(spec.at)} = UTC_TIMESTAMP(6), "
+            f"NEW.{q(spec.actor)} = '', NEW.{q(spec.reason)} = ''; END IF",
             f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE ON {TABLE} FOR EACH ROW "
-            f"IF NOT (BINARY OLD.{q(spec.column)} <=> BINARY NEW.{q(spec.column)}) THEN "
+            f"IF {changed} THEN "
             f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
             f"`at`, `actor`, `reason`) VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE UTC_TIMESTAMP(6) END, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); END IF"
+            f"NEW.{q(spec.at)}, NEW.{q(spec.actor)}, NEW.{q(spec.reason)}); END IF",
         ]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:
-        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name)}"]
+        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name + end)}" for end in ("_mark", "")]
 
     def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
         with connection.cursor() as cursor:

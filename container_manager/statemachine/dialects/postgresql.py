@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .base import TABLE, Dialect, GuardSpec, JournalSpec, sqlstate
+from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec, sqlstate
 
 # serialization_failure: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SERIALIZATION_FAILURE = "40001"
@@ -42,19 +42,30 @@ class PostgreSQLDialect(Dialect):
 
     def create_journal(self, spec: JournalSpec) -> list[str]:
         q = self.quote
-        made_here = f"NEW.{q(spec.version)} IS DISTINCT FROM OLD.{q(spec.version)}"
-        body = (
+        changed = f"OLD.{q(spec.column)} IS DISTINCT FROM NEW.{q(spec.column)}"
+        unmarked = f"(NEW.{q(spec.version)} IS NOT DISTINCT FROM OLD.{q(spec.version)} OR NEW.{q(spec.at)} IS NULL)"
+        mark = (
+            f"NEW.{q(spec.version)} := floor(random() * {VERSIONS}); NEW.{q(spec.at)} := clock_timestamp(); "
+            f"NEW.{q(spec.actor)} := ''; NEW.{q(spec.reason)} := ''; RETURN NEW;"
+        )
+        record = (
             f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
             f'"at", "actor", "reason") VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, '
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE clock_timestamp() END, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); RETURN NULL;"
+            f"NEW.{q(spec.at)}, NEW.{q(spec.actor)}, NEW.{q(spec.reason)}); RETURN NULL;"
         )
-        when = f"AFTER UPDATE ON {TABLE} FOR EACH ROW WHEN (OLD.{q(spec.column)} IS DISTINCT FROM NEW.{q(spec.column)})"
-        return [self._function(spec.name, body), *self._trigger(spec.name, when, function=spec.name)]
+        before = f"BEFORE UPDATE ON {TABLE} FOR EACH ROW WHEN ({changed} AND {unmarked})"
+        after = f"AFTER UPDATE ON {TABLE} FOR EACH ROW WHEN ({changed})"
+        marker = spec.name + "_mark"
+        return [
+            self._function(marker, mark),
+            *self._trigger(marker, before, function=marker),
+            self._function(spec.name, record),
+            *self._trigger(spec.name, after, function=spec.name),
+        ]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:
-        return [*self._drop(spec.name), self._drop_function(spec.name)]
+        names = (spec.name + "_mark", spec.name)
+        return [sql for name in names for sql in (*self._drop(name), self._drop_function(name))]
 
     def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
         with connection.cursor() as cursor:

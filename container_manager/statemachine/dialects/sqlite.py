@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .base import TABLE, Dialect, GuardSpec, JournalSpec
+from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
 
 
 class SQLiteDialect(Dialect):
@@ -23,15 +23,20 @@ class SQLiteDialect(Dialect):
 
     def create_journal(self, spec: JournalSpec) -> list[str]:
         q = self.quote
-        made_here = f"NEW.{q(spec.version)} IS NOT OLD.{q(spec.version)}"
+        made_here = f"(NEW.{q(spec.version)} IS NOT OLD.{q(spec.version)} AND NEW.{q(spec.at)} IS NOT NULL)"
+        now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+        # A trigger cannot change NEW here: the row's own marks follow in a second UPDATE, of other columns.
         return [
             f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE OF {q(spec.column)} ON {TABLE} FOR EACH ROW "
             f"WHEN OLD.{q(spec.column)} IS NOT NEW.{q(spec.column)} BEGIN "
             f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
             f'"at", "actor", "reason") VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, '
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE strftime('%Y-%m-%d %H:%M:%f', 'now') END, "
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE {now} END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); END"
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); "
+            f"UPDATE {TABLE} SET {q(spec.version)} = abs(random() % {VERSIONS}), {q(spec.at)} = {now}, "
+            f"{q(spec.actor)} = '', {q(spec.reason)} = '' "
+            f"WHERE {q(spec.primary_key)} = NEW.{q(spec.primary_key)} AND NOT {made_here}; END"
         ]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:
@@ -77,10 +82,11 @@ class SQLiteDialect(Dialect):
         return "(" + (" OR ".join(pairs) or "0") + ")"
 
     def _key_guard(self, spec: GuardSpec) -> str:
-        # UPDATE OR REPLACE onto another row's key would give that row this one's status.
+        # UPDATE OR REPLACE onto another row's key would give that row this one's status. No "OF": SET rowid = …
+        # changes an integer key without naming it.
         key = self.quote(spec.primary_key)
         return (
-            f"CREATE TRIGGER {self.quote(spec.name + '_key')} AFTER UPDATE OF {key} ON {TABLE} FOR EACH ROW "
+            f"CREATE TRIGGER {self.quote(spec.name + '_key')} AFTER UPDATE ON {TABLE} FOR EACH ROW "
             f"WHEN OLD.{key} IS NOT NEW.{key} BEGIN SELECT RAISE(ABORT, "
             f"{self.literal(f'The primary key of a row with a status cannot change ({spec.name})')}); END"
         )

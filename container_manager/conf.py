@@ -1,0 +1,150 @@
+"""The app's settings: ``CONTAINER_MANAGER`` in the project's settings, with a default for each entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
+_NAME = "CONTAINER_MANAGER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """When a failed attempt is tried again.
+
+    The n-th retry (counted from 1) waits ``initial_seconds * factor ** (n - 1)`` seconds, at most ``max_seconds``,
+    then up to ``jitter`` of that more, drawn at random: exponential backoff with jitter, as in
+    https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/.
+    ``reasons`` are the failure reasons worth a retry; an image or a program that is not there stays so.
+    """
+
+    initial_seconds: float = 15.0
+    factor: float = 2.0
+    max_seconds: float = 3600.0
+    jitter: float = 0.1
+    reasons: tuple[str, ...] = ("error", "signal", "oom", "timeout", "node_lost", "lost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppSettings:
+    """All settings. Times are in seconds, sizes in bytes.
+
+    ``executors``: alias → {"BACKEND": dotted path, "OPTIONS": {…}}. ``queues``: the known queue names; None: any.
+    ``install``: part of every container's name, so that installations can share an engine.
+    ``lease_seconds``: how long a worker is believed alive after it was last heard; it renews every third of that.
+    ``unreachable_seconds``: how long an engine may be away before its jobs count as lost.
+    """
+
+    executors: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {"default": {"BACKEND": PROCESS_EXECUTOR}}
+    )
+    queues: tuple[str, ...] | None = None
+    install: str = "default"
+    lease_seconds: float = 30.0
+    poll_seconds: float = 1.0
+    unreachable_seconds: float = 60.0
+    log_limit_bytes: int = 1024 * 1024
+    secrets_directory: str = "/run/secrets"
+    retry: RetrySettings = field(default_factory=RetrySettings)
+
+
+@cache
+def app_settings() -> AppSettings:
+    """Return the settings of this project.
+
+    Raises ImproperlyConfigured that names every wrong entry and what it should be.
+    """
+    given = getattr(settings, _NAME, {})
+    if problems := list(_problems(given)):
+        raise ImproperlyConfigured(" ".join(problems))
+    values = {name.lower(): value for name, value in given.items()}
+    if "retry" in values:
+        retry = {name.lower(): value for name, value in values["retry"].items()}
+        if "reasons" in retry:
+            retry["reasons"] = tuple(retry["reasons"])
+        values["retry"] = RetrySettings(**retry)
+    if values.get("queues") is not None:
+        values["queues"] = tuple(values["queues"])
+    return AppSettings(**values)
+
+
+def setting_problems() -> list[str]:
+    """Return what is wrong with the settings, a sentence each."""
+    return list(_problems(getattr(settings, _NAME, {})))
+
+
+def _problems(given: object) -> Iterator[str]:
+    if not isinstance(given, Mapping):
+        yield f"{_NAME} must be a dict, not {type(given).__name__}."
+        return
+    known = {f.name.upper() for f in fields(AppSettings)}
+    for name in given:
+        if name not in known:
+            yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
+    for name in ("LEASE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS", "LOG_LIMIT_BYTES"):
+        if name in given and not _is_positive(given[name]):
+            yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
+    if "INSTALL" in given and not _is_name(given["INSTALL"]):
+        yield f"{_NAME}['INSTALL'] must be letters, digits and hyphens, not {given['INSTALL']!r}."
+    queues = given.get("QUEUES")
+    if queues is not None and not (isinstance(queues, list | tuple) and queues and all(map(_is_text, queues))):
+        yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
+    yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))
+    yield from _retry_problems(given.get("RETRY", {}))
+
+
+def _executor_problems(executors: object) -> Iterator[str]:
+    if not isinstance(executors, Mapping) or not executors:
+        yield f"{_NAME}['EXECUTORS'] must be a dict with at least one alias."
+        return
+    for alias, entry in executors.items():
+        where = f"{_NAME}['EXECUTORS'][{alias!r}]"
+        if not isinstance(entry, Mapping) or not _is_text(entry.get("BACKEND")):
+            yield f"{where} needs a 'BACKEND', the dotted path of an executor class."
+            continue
+        if odd := sorted(set(entry) - {"BACKEND", "OPTIONS"}):
+            yield f"{where} has unknown keys {odd}; it takes 'BACKEND' and 'OPTIONS'."
+        if not isinstance(entry.get("OPTIONS", {}), Mapping):
+            yield f"{where}['OPTIONS'] must be a dict."
+
+
+def _retry_problems(retry: object) -> Iterator[str]:
+    if not isinstance(retry, Mapping):
+        yield f"{_NAME}['RETRY'] must be a dict."
+        return
+    known = {f.name.upper() for f in fields(RetrySettings)}
+    for name, value in retry.items():
+        if name not in known:
+            yield f"{_NAME}['RETRY'][{name!r}] is no setting. Known: {', '.join(sorted(known))}."
+        elif name == "REASONS":
+            if not isinstance(value, list | tuple) or not all(map(_is_text, value)):
+                yield f"{_NAME}['RETRY']['REASONS'] must be a list of failure reasons, not {value!r}."
+        elif not (_is_positive(value) or (name == "JITTER" and value == 0)):
+            yield f"{_NAME}['RETRY'][{name!r}] must be a positive number, not {value!r}."
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and value.replace("-", "").isalnum() and value.isascii()
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == _NAME:
+        app_settings.cache_clear()
+
+
+setting_changed.connect(_forget)

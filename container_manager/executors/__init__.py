@@ -1,0 +1,1 @@
+"""Executors run attempts: local processes, containers, cluster jobs. They never import models."""

@@ -1,0 +1,165 @@
+"""What an executor is: values in and out, and two kinds of error."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar, Literal
+
+Stream = Literal["stdout", "stderr", "system"]
+
+
+class ExecutorError(Exception):
+    """Base of what an executor raises."""
+
+
+class Unavailable(ExecutorError):
+    """The engine does not answer. Nothing is known about its jobs: their status must stay as it is."""
+
+
+class Rejected(ExecutorError):
+    """The engine answered, and will never run this.
+
+    ``reason`` is a failure reason: ``image`` or ``start``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """One attempt to run. ``key`` names it for ever: submitting the same key twice runs it once.
+
+    ``environment`` holds the secrets' values, so it is left out of the repr.
+    """
+
+    key: str
+    argv: tuple[str, ...]
+    image: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    working_directory: str = ""
+    memory_bytes: int | None = None
+    cpu_count: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Phase(Enum):
+    """How far an attempt has come."""
+
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """How a command ended: an exit code, or the signal that ended it, and what it used where that is known.
+
+    ``lost``: the engine gave it up; the command itself did not fail.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    lost: bool = False
+    message: str = ""
+    peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.code == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the engine says of one attempt now. ``exit`` is set once it has exited."""
+
+    key: str
+    handle: str
+    phase: Phase
+    exit: ExitStatus | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogChunk:
+    """A piece of one stream, in the order it was read."""
+
+    stream: Stream
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPage:
+    """Output after a cursor. Pass ``cursor`` to read on; ``dropped`` bytes were given up before these."""
+
+    chunks: Sequence[LogChunk]
+    cursor: str
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an executor can do.
+
+    ``survives_worker``: what it runs goes on without its worker and can be adopted. ``isolates``: a job cannot touch
+    the host. ``launch_threads``: how many launches may be on their way at once; 0: a launch never waits.
+    """
+
+    survives_worker: bool
+    isolates: bool
+    launch_threads: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether the engine answers, and what it says of itself."""
+
+    ok: bool
+    message: str
+
+
+class Executor(ABC):
+    """Runs attempts. Every method may be called from any thread, and may raise `Unavailable`."""
+
+    capabilities: ClassVar[Capabilities]
+
+    @abstractmethod
+    def submit(self, spec: LaunchSpec) -> str:
+        """Start the attempt, or find it started under its key; return its handle.
+
+        Raises Rejected where it can never run.
+        """
+
+    @abstractmethod
+    def observe(self) -> Sequence[Observation]:
+        """Return every attempt of this installation that the engine holds, in one call."""
+
+    @abstractmethod
+    def watch(self, timeout: float) -> bool:
+        """Wait until something may have changed, at most ``timeout`` seconds; tell whether it has. Only a hint."""
+
+    @abstractmethod
+    def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
+        """Return at most ``limit`` bytes of output after the cursor ("" for the start); never wait for more."""
+
+    @abstractmethod
+    def stop(self, handle: str, grace_seconds: float) -> None:
+        """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated."""
+
+    @abstractmethod
+    def remove(self, handle: str) -> None:
+        """Kill what still runs and forget the attempt. Harmless when it is gone already."""
+
+    @abstractmethod
+    def check(self) -> Health:
+        """Tell whether attempts could be started now. Never raises."""
+
+    def heartbeat(self, seconds: float) -> None:  # noqa: B027  # not every engine needs it
+        """Be told that the worker lives, and by when it will say so again."""
+
+    def close(self) -> None:  # noqa: B027  # nor this
+        """Let go of the engine. What does not survive its worker is killed."""

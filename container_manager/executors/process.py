@@ -1,0 +1,386 @@
+"""Run attempts as local processes: the embedded default. No isolation: a job can do what the worker's user can."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from . import warden
+from .base import (
+    Capabilities,
+    Executor,
+    ExitStatus,
+    Health,
+    LaunchSpec,
+    LogChunk,
+    LogPage,
+    Observation,
+    Phase,
+    Rejected,
+    Stream,
+    Unavailable,
+)
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_READ_BYTES = 65536
+# A job that prints faster than its output is fetched waits at its pipe, so that memory stays flat.
+_BUFFER_BYTES = 1024 * 1024
+# After the command's whole tree has been ended its pipes end at once; a descriptor passed elsewhere must not hold us.
+_DRAIN_SECONDS = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    key: str
+    control: socket.socket
+    started: threading.Event = field(default_factory=threading.Event)
+    error: int | None = None
+    exit: ExitStatus | None = None
+    exited_at: float = 0.0
+    open_streams: dict[int, Stream] = field(default_factory=dict)
+    paused: bool = False
+    output: deque[LogChunk] = field(default_factory=deque)
+    first: int = 0
+    buffered: int = 0
+    lines: bytes = b""
+
+    @property
+    def handle(self) -> str:
+        return self.key
+
+
+class ProcessExecutor(Executor):
+    """Starts each attempt as a process in a session of its own, with the environment it was given and no more.
+
+    ``inherit_environment`` names variables to pass on from the worker; ``cpu_seconds`` and ``open_files`` are limits
+    for each process of a job. A job's ``memory_bytes`` limits its address space.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False)
+
+    def __init__(
+        self,
+        *,
+        inherit_environment: Sequence[str] = (),
+        cpu_seconds: int | None = None,
+        open_files: int | None = None,
+    ) -> None:
+        self._inherited = {name: os.environ[name] for name in inherit_environment if name in os.environ}
+        self._limits = {"RLIMIT_CORE": 0}
+        if cpu_seconds is not None:
+            self._limits["RLIMIT_CPU"] = cpu_seconds
+        if open_files is not None:
+            self._limits["RLIMIT_NOFILE"] = open_files
+        self._lock = threading.Lock()
+        self._jobs: dict[str, _Job] = {}
+        self._removed: list[_Job] = []
+        self._listening: dict[int, tuple[_Job, Stream | None]] = {}
+        self._changed = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._warden: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._pump: threading.Thread | None = None
+        self._closing = False
+
+    def submit(self, spec: LaunchSpec) -> str:
+        if not spec.argv:
+            raise Rejected("start", "There is no command to run.")
+        with self._lock:
+            job = self._jobs.get(spec.key)
+            if job is None:
+                job = self._launch(spec)
+        if not job.started.wait(timeout=30):
+            raise Unavailable("The warden process did not answer within 30 s.")
+        if job.error is not None:
+            self.remove(spec.key)
+            raise Rejected("start", _start_error(spec, job.error))
+        return spec.key
+
+    def observe(self) -> Sequence[Observation]:
+        with self._lock:
+            return [
+                Observation(
+                    key=job.key,
+                    handle=job.handle,
+                    phase=Phase.EXITED if self._has_ended(job) else Phase.RUNNING,
+                    exit=job.exit if self._has_ended(job) else None,
+                )
+                for job in self._jobs.values()
+                if job.started.is_set() and job.error is None
+            ]
+
+    def watch(self, timeout: float) -> bool:
+        changed = self._changed.wait(timeout)
+        self._changed.clear()
+        return changed
+
+    def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
+        with self._lock:
+            job = self._jobs.get(handle)
+            if job is None:
+                return LogPage(chunks=(), cursor=cursor)
+            number = int(cursor or 0)
+            while job.output and job.first < number:
+                job.buffered -= len(job.output.popleft().data)
+                job.first += 1
+            chunks: list[LogChunk] = []
+            size = 0
+            for chunk in job.output:
+                if chunks and size + len(chunk.data) > limit:
+                    break
+                chunks.append(chunk)
+                size += len(chunk.data)
+            if job.paused and job.buffered < _BUFFER_BYTES:
+                self._wake()
+            return LogPage(chunks=chunks, cursor=str(job.first + len(chunks)))
+
+    def stop(self, handle: str, grace_seconds: float) -> None:
+        with self._lock:
+            job = self._jobs.get(handle)
+        if job is not None and job.exit is None:
+            with contextlib.suppress(OSError):
+                job.control.sendall(json.dumps({"stop": grace_seconds}).encode() + b"\n")
+
+    def remove(self, handle: str) -> None:
+        with self._lock:
+            job = self._jobs.pop(handle, None)
+            if job is not None:
+                # The keeper takes the end of its control socket for an order to kill. The pump owns the descriptors.
+                self._removed.append(job)
+                with contextlib.suppress(OSError):
+                    job.control.shutdown(socket.SHUT_RDWR)
+                self._wake()
+
+    def check(self) -> Health:
+        try:
+            with self._lock:
+                self._started_warden()
+        except Unavailable as error:
+            return Health(ok=False, message=str(error))
+        return Health(ok=True, message="Local processes, without isolation.")
+
+    def heartbeat(self, seconds: float) -> None:
+        with self._lock:
+            if self._channel is not None:
+                with contextlib.suppress(OSError):
+                    _send(self._channel, {"heartbeat": seconds}, ())
+
+    def close(self) -> None:
+        with self._lock:
+            self._closing = True
+            pump, channel, process = self._pump, self._channel, self._warden
+            self._wake()
+        if pump is not None:
+            pump.join()
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            process.wait()
+
+    def _launch(self, spec: LaunchSpec) -> _Job:
+        channel = self._started_warden()
+        ours, theirs = socket.socketpair()
+        out_reader, out_writer = os.pipe()
+        err_reader, err_writer = os.pipe()
+        passed = (theirs.fileno(), out_writer, err_writer)
+        job = _Job(key=spec.key, control=ours, open_streams={out_reader: "stdout", err_reader: "stderr"})
+        try:
+            _send(channel, self._message(spec), passed)
+        except OSError as error:
+            for descriptor in (out_reader, err_reader):
+                os.close(descriptor)
+            ours.close()
+            self._channel = None
+            raise Unavailable(f"The warden process is gone: {error}.") from error
+        finally:
+            theirs.close()
+            os.close(out_writer)
+            os.close(err_writer)
+        for descriptor in job.open_streams:
+            os.set_blocking(descriptor, False)
+        ours.setblocking(False)
+        self._jobs[spec.key] = job
+        self._wake()
+        return job
+
+    def _message(self, spec: LaunchSpec) -> dict[str, Any]:
+        environment = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **self._inherited, **spec.environment}
+        limits = dict(self._limits)
+        if spec.memory_bytes is not None:
+            limits["RLIMIT_AS"] = spec.memory_bytes
+        program = shutil.which(spec.argv[0], path=environment["PATH"]) or spec.argv[0]
+        return {
+            "argv": [program if "/" not in spec.argv[0] else spec.argv[0], *spec.argv[1:]],
+            "environment": environment,
+            "working_directory": spec.working_directory,
+            "limits": limits,
+        }
+
+    def _started_warden(self) -> socket.socket:
+        """Return the channel to a living warden, and start one (and the pump) where there is none."""
+        if self._closing:
+            raise Unavailable("This executor is closed.")
+        if self._channel is None or self._warden is None or self._warden.poll() is not None:
+            ours, theirs = socket.socketpair()
+            try:
+                self._warden = subprocess.Popen(  # noqa: S603  # our own interpreter and file
+                    [sys.executable, "-I", "-S", str(Path(warden.__file__)), str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                raise Unavailable(f"The warden process could not be started: {error}.") from error
+            finally:
+                theirs.close()
+            if self._channel is not None:
+                self._channel.close()
+            self._channel = ours
+        if self._pump is None:
+            self._selector.register(self._wake_reader, selectors.EVENT_READ)
+            self._pump = threading.Thread(target=self._read_all, name="container-manager-output", daemon=True)
+            self._pump.start()
+        return self._channel
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_writer, b"x")
+
+    def _has_ended(self, job: _Job) -> bool:
+        if job.exit is None:
+            return False
+        return not job.open_streams or (not job.paused and time.monotonic() > job.exited_at + _DRAIN_SECONDS)
+
+    def _read_all(self) -> None:
+        """Read every job's pipes and control socket, until the executor is closed (the pump's thread)."""
+        while True:
+            with self._lock:
+                closing = self._closing
+                self._listen()
+            if closing:
+                break
+            for key, _ in self._selector.select(timeout=1.0):
+                if key.fd == self._wake_reader:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_reader, _READ_BYTES)
+                elif key.fd in self._listening:
+                    self._read(key.fd, *self._listening[key.fd])
+        for job in (*self._jobs.values(), *(job for job, _ in self._listening.values())):
+            self._let_go(job)
+        self._selector.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+
+    def _listen(self) -> None:
+        """Make the selector follow the jobs there are now, all but those whose buffer is full."""
+        wanted: dict[int, tuple[_Job, Stream | None]] = {}
+        for job in self._jobs.values():
+            job.paused = job.buffered >= _BUFFER_BYTES
+            if job.exit is None:
+                wanted[job.control.fileno()] = (job, None)
+            if not job.paused:
+                wanted.update({descriptor: (job, stream) for descriptor, stream in job.open_streams.items()})
+        for descriptor in [d for d in self._listening if d not in wanted]:
+            self._selector.unregister(descriptor)
+            del self._listening[descriptor]
+        for job in self._removed:
+            self._let_go(job)
+        self._removed.clear()
+        for descriptor, owner in wanted.items():
+            if descriptor not in self._listening:
+                self._selector.register(descriptor, selectors.EVENT_READ)
+                self._listening[descriptor] = owner
+
+    def _let_go(self, job: _Job) -> None:
+        job.control.close()
+        for descriptor in job.open_streams:
+            os.close(descriptor)
+        job.open_streams.clear()
+        job.started.set()
+
+    def _read(self, descriptor: int, job: _Job, stream: Stream | None) -> None:
+        if stream is None:
+            self._read_control(job)
+            return
+        try:
+            data = os.read(descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return
+        with self._lock:
+            if data:
+                job.output.append(LogChunk(stream=stream, data=data))
+                job.buffered += len(data)
+                if job.buffered >= _BUFFER_BYTES:
+                    self._changed.set()
+                return
+            self._selector.unregister(descriptor)
+            del self._listening[descriptor]
+            del job.open_streams[descriptor]
+            os.close(descriptor)
+            if job.exit is not None and not job.open_streams:
+                self._changed.set()
+
+    def _read_control(self, job: _Job) -> None:
+        try:
+            data = job.control.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        with self._lock:
+            *lines, job.lines = (job.lines + data).split(b"\n")
+            for line in lines:
+                self._take_report(job, json.loads(line))
+            if not data and job.exit is None:
+                self._take_report(job, {"lost": True})
+
+    def _take_report(self, job: _Job, report: Mapping[str, Any]) -> None:
+        if "error" in report:
+            job.error = report["error"]
+            job.exit = ExitStatus(message=os.strerror(report["error"]))
+        elif "pid" not in report:
+            lost = report["lost"]
+            job.exit = ExitStatus(
+                code=report.get("code"),
+                signal=report.get("signal"),
+                lost=lost,
+                message="The process was ended because its worker was not heard of." if lost else "",
+                peak_memory_bytes=report.get("peak_memory_bytes"),
+                cpu_seconds=report.get("cpu_seconds"),
+            )
+        job.exited_at = time.monotonic()
+        job.started.set()
+        if job.exit is not None:
+            self._changed.set()
+
+
+def _send(channel: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    body = json.dumps(message).encode()
+    header = warden.HEADER.pack(len(body))
+    if descriptors:
+        sent = socket.send_fds(channel, [header], list(descriptors))
+        header = header[sent:]
+    channel.sendall(header + body)
+
+
+def _start_error(spec: LaunchSpec, number: int) -> str:
+    if number == 2 and spec.working_directory and not Path(spec.working_directory).is_dir():
+        return f"The working directory {spec.working_directory!r} does not exist."
+    return f"{spec.argv[0]!r} could not be started: {os.strerror(number)}."

@@ -1,0 +1,42 @@
+"""Build the executors that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from ..conf import AppSettings
+from .base import Executor
+
+
+def build_executors(settings: AppSettings, aliases: Iterable[str] | None = None) -> dict[str, Executor]:
+    """Return executors by alias: those named, or all.
+
+    Raises ImproperlyConfigured for an alias, class or option that does not exist.
+    """
+    return {alias: build_executor(settings, alias) for alias in (settings.executors if aliases is None else aliases)}
+
+
+def build_executor(settings: AppSettings, alias: str) -> Executor:
+    """Return one executor; raises what `build_executors` raises."""
+    cls = executor_class(settings, alias)
+    try:
+        return cls(**settings.executors[alias].get("OPTIONS", {}))
+    except TypeError as error:
+        raise ImproperlyConfigured(f"CONTAINER_MANAGER['EXECUTORS'][{alias!r}]['OPTIONS']: {error}.") from error
+
+
+def executor_class(settings: AppSettings, alias: str) -> type[Executor]:
+    """Return an alias's class without making one; raises what `build_executors` raises."""
+    if alias not in settings.executors:
+        raise ImproperlyConfigured(f"There is no executor {alias!r}. Known: {', '.join(sorted(settings.executors))}.")
+    path = settings.executors[alias]["BACKEND"]
+    try:
+        cls = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"Executor {alias!r}: {path} cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and issubclass(cls, Executor)):
+        raise ImproperlyConfigured(f"Executor {alias!r}: {path} is not an Executor.")
+    return cls

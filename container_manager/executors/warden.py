@@ -1,0 +1,295 @@
+"""The process executor's warden: a small process that forks jobs and outlives nothing it should not.
+
+Run as a script by `ProcessExecutor`, with the number of an inherited socket; it imports the standard library only, so
+that it starts and forks fast. For each job it forks a keeper, which starts the command in a session of its own and is
+told by its control socket when to stop it. Whoever dies, the command dies too: the worker (the control socket ends),
+the warden (the keeper is signalled), the keeper (the command is signalled, and what it left falls to the warden).
+A worker that is frozen is not heard by the warden any more, which then ends all its jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+HEADER = struct.Struct("!I")
+# linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_EXEC_FAILED = 127
+
+
+def main(channel: socket.socket) -> None:
+    """Fork a keeper per launch message until the worker is gone."""
+    _adopt_orphans()
+    wakeup = _wakeup_on(signal.SIGCHLD)
+    keepers: set[int] = set()
+    deadline: float | None = None
+    while True:
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready = _ready([channel, wakeup], timeout)
+        if channel in ready:
+            message, descriptors = _receive(channel)
+            if message is None:
+                return
+            if "heartbeat" in message:
+                deadline = time.monotonic() + message["heartbeat"]
+            else:
+                keepers.add(_fork_keeper(message, descriptors, (channel.fileno(), wakeup)))
+        if wakeup in ready:
+            os.read(wakeup, 4096)
+            _reap(keepers)
+        if deadline is not None and time.monotonic() >= deadline:
+            deadline = None
+            for keeper in keepers:
+                os.kill(keeper, signal.SIGUSR1)
+
+
+def _ready(sources: Sequence[Any], timeout: float | None) -> list[Any]:
+    return select.select(sources, [], [], timeout)[0]
+
+
+def _receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    # recv_fds leaves descriptors open across exec unless told otherwise.
+    header, descriptors, _, _ = socket.recv_fds(channel, HEADER.size, 3, socket.MSG_CMSG_CLOEXEC)
+    while header and len(header) < HEADER.size:
+        header += channel.recv(HEADER.size - len(header))
+    if not header:
+        return None, []
+    missing, parts = HEADER.unpack(header)[0], []
+    while missing:
+        part = channel.recv(min(missing, 65536))
+        if not part:
+            return None, []
+        parts.append(part)
+        missing -= len(part)
+    return json.loads(b"".join(parts)), descriptors
+
+
+def _reap(keepers: set[int]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            keepers.discard(pid)
+    # What a killed keeper left behind is now a child of the warden.
+    for pid in _children(os.getpid()):
+        if pid not in keepers:
+            _kill(pid, signal.SIGKILL)
+
+
+def _fork_keeper(spec: dict[str, Any], descriptors: list[int], inherited: tuple[int, ...]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            for descriptor in inherited:
+                os.close(descriptor)
+            _keep(spec, *descriptors)
+            status = 0
+        finally:
+            os._exit(status)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return pid
+
+
+def _keep(spec: dict[str, Any], control_descriptor: int, out: int, err: int) -> None:
+    """Start the command, see it to its end, leave nothing of it behind, and report."""
+    _adopt_orphans()
+    _die_with_parent(signal.SIGTERM)
+    control = socket.socket(fileno=control_descriptor)
+    wakeup = _wakeup_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
+    command, error = _start(spec, out, err)
+    os.close(out)
+    os.close(err)
+    if error is not None:
+        os.waitpid(command, 0)
+        _report(control, error=error)
+        return
+    _report(control, pid=command)
+    stopped = _Stop(command)
+    status = None
+    while status is None:
+        ready = _ready([wakeup, *stopped.listening(control)], stopped.seconds_left())
+        if control in ready:
+            stopped.read(control)
+        if wakeup in ready:
+            signals = os.read(wakeup, 4096)
+            if signal.SIGTERM in signals or signal.SIGUSR1 in signals:
+                stopped.lost = True
+                stopped.kill()
+        stopped.kill_when_due()
+        status = _reap_command(command)
+    _end_descendants()
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _report(
+        control,
+        code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+        signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+        lost=stopped.lost,
+        peak_memory_bytes=usage.ru_maxrss * 1024,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+    )
+
+
+class _Stop:
+    """TERM to the whole tree, then KILL after the grace period."""
+
+    def __init__(self, command: int) -> None:
+        self.command = command
+        self.deadline: float | None = None
+        self.heard = True
+        self.lost = False
+
+    def listening(self, control: socket.socket) -> list[socket.socket]:
+        return [control] if self.heard else []
+
+    def seconds_left(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def read(self, control: socket.socket) -> None:
+        try:
+            data = control.recv(4096)
+        except OSError:
+            data = b""
+        if not data:
+            self.heard = False
+            self.kill()
+            return
+        for line in data.splitlines():
+            deadline = time.monotonic() + json.loads(line)["stop"]
+            if self.deadline is None:
+                for pid in (self.command, *_descendants(os.getpid())):
+                    _kill(pid, signal.SIGTERM)
+            self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+
+    def kill(self) -> None:
+        for pid in (self.command, *_descendants(os.getpid())):
+            _kill(pid, signal.SIGKILL)
+
+    def kill_when_due(self) -> None:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self.deadline = None
+            self.kill()
+
+
+def _start(spec: dict[str, Any], out: int, err: int) -> tuple[int, int | None]:
+    """Fork and exec; return the pid and the errno of a failed exec."""
+    error_in, error_out = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _exec(spec, out, err, error_out)
+    os.close(error_out)
+    with os.fdopen(error_in, "rb") as report:
+        text = report.read()
+    return pid, int(text) if text else None
+
+
+def _exec(spec: dict[str, Any], out: int, err: int, error_out: int) -> NoReturn:
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        _die_with_parent(signal.SIGKILL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        for name, limit in spec["limits"].items():
+            number = getattr(resource, name)
+            hard = resource.getrlimit(number)[1]
+            value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(number, (value, value))
+        if spec["working_directory"]:
+            os.chdir(spec["working_directory"])
+        os.execvpe(spec["argv"][0], spec["argv"], spec["environment"])  # noqa: S606  # argv, never a shell
+    except OSError as error:
+        os.write(error_out, str(error.errno or 0).encode())
+    except ValueError:
+        os.write(error_out, b"22")
+    os._exit(_EXEC_FAILED)
+
+
+def _reap_command(command: int) -> int | None:
+    """Reap whatever has ended; return the command's status once it is among them."""
+    status = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, ended = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            if pid == command:
+                status = ended
+    return status
+
+
+def _end_descendants() -> None:
+    # Orphans fall to the keeper, so when it has no child left, nothing of the job is left.
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            for pid in _children(os.getpid()):
+                _kill(pid, signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+
+def _report(control: socket.socket, **values: Any) -> None:
+    with contextlib.suppress(OSError):
+        control.sendall(json.dumps(values).encode() + b"\n")
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for child in _children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _wakeup_on(*numbers: int) -> int:
+    """Return a descriptor that becomes readable when one of these signals arrives."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        _LIBC.prctl(option, value, 0, 0, 0)
+
+
+def _adopt_orphans() -> None:
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _die_with_parent(number: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,183 @@
+"""Claim jobs, keep hold of their attempts, finish them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import connections, transaction
+from django.utils import timezone
+
+from ..models import ContainerJob, JobStatus
+from ..statemachine import Transition
+from ..statemachine.signals import send_transitions
+from .dialects import JOB_COLUMNS, dialect_for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """What a worker needs to know of a job it holds. ``id`` and ``attempt`` are its fencing token.
+
+    ``elapsed_seconds``: how long the attempt has been going on, by the database's clock.
+    """
+
+    id: uuid.UUID
+    attempt: int
+    executor: str
+    image: str
+    command: str
+    environment: Mapping[str, str]
+    secrets: Mapping[str, str]
+    working_directory: str
+    memory_bytes: int | None
+    cpu_count: float | None
+    timeout_seconds: int | None
+    grace_seconds: int
+    retry_count: int
+    max_retries: int
+    labels: Mapping[str, str]
+    elapsed_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedAttempt:
+    """An open attempt of this worker: as the database has it now."""
+
+    job: ClaimedJob
+    status: str
+    handle: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended.
+
+    ``status``: completed or failed, or None where only the attempt is to be closed (its job was cancelled).
+    ``retry_after_seconds``: with failed, go on to retrying, due then.
+    """
+
+    job_id: uuid.UUID
+    attempt: int
+    status: str | None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    message: str = ""
+    peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    retry_after_seconds: float | None = None
+    at: datetime = field(default_factory=timezone.now)
+
+
+def claim(
+    *, worker: str, executors: Sequence[str], queues: Sequence[str] | None = None, limit: int, using: str
+) -> list[ClaimedJob]:
+    """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first."""
+    connection = connections[using]
+    rows = dialect_for(connection).claim(connection, worker, executors, queues, limit)
+    jobs = [_claimed(row) for row in rows]
+    _announce(((job.id, JobStatus.QUEUED, JobStatus.RUNNING, "") for job in jobs), worker, using)
+    return jobs
+
+
+def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple[uuid.UUID, int]]:
+    """Store how attempts of this worker ended; return (job id, attempt) of those now closed.
+
+    An attempt that is missing there is no longer this worker's, or its job was cancelled this very moment: ask
+    `owned_attempts` which.
+    """
+    connection = connections[using]
+    with transaction.atomic(using=using):
+        done, closed = dialect_for(connection).finish(connection, worker, outcomes)
+        moved = [(o.job_id, JobStatus.RUNNING, o.status, o.reason) for o in outcomes if o.job_id in done]
+        moved += [
+            (o.job_id, JobStatus.FAILED, JobStatus.RETRYING, o.reason)
+            for o in outcomes
+            if o.job_id in done and o.retry_after_seconds is not None
+        ]
+        _announce(moved, worker, using)
+    return closed
+
+
+def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
+    """Return every open attempt of this worker: the truth about what it holds."""
+    dialect = dialect_for(connections[using])
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            f"SELECT {', '.join('j.' + name for name in JOB_COLUMNS)}, {dialect.seconds_since('a.launched_at')}, "
+            "a.number, j.status, a.handle FROM container_manager_jobattempt a "
+            "JOIN container_manager_containerjob j ON j.id = a.job_id WHERE a.worker = %s AND a.finished_at IS NULL",
+            [worker],
+        )
+        rows = cursor.fetchall()
+    return [
+        OwnedAttempt(job=_claimed(row[: len(JOB_COLUMNS) + 1], attempt=row[-3]), status=row[-2], handle=row[-1])
+        for row in rows
+    ]
+
+
+def record_handle(job: ClaimedJob, handle: str, *, worker: str, using: str) -> bool:
+    """Note what the engine calls the attempt; tell whether it is still this worker's."""
+    from ..models import JobAttempt
+
+    mine = JobAttempt.objects.using(using).filter(job_id=job.id, number=job.attempt, worker=worker, finished_at=None)
+    return bool(mine.update(handle=handle))
+
+
+def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
+    """Take over the attempts of workers whose lease has run out; return how many.
+
+    Only those whose engine this worker can reach, or that no live worker can.
+    """
+    connection = connections[using]
+    with transaction.atomic(using=using), connection.cursor() as cursor:
+        dialect = dialect_for(connection)
+        served = dialect.unserved_executors(cursor, executors)
+        if not served:
+            return 0
+        marks = ", ".join(["%s"] * len(served))
+        dead = (
+            "NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = {alias}.worker "
+            f"AND w.lease_expires_at >= {dialect.now})"
+        )
+        # The job before its attempt, as in finish(): two that take locks in the same order cannot deadlock.
+        cursor.execute(
+            "UPDATE container_manager_containerjob SET worker = %s WHERE status = 'running' AND worker <> '' "
+            f"AND executor IN ({marks}) AND {dead.format(alias='container_manager_containerjob')}",
+            [worker, *served],
+        )
+        cursor.execute(
+            "UPDATE container_manager_jobattempt SET worker = %s WHERE finished_at IS NULL "
+            f"AND executor IN ({marks}) AND {dead.format(alias='container_manager_jobattempt')}",
+            [worker, *served],
+        )
+        return int(cursor.rowcount)
+
+
+def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
+    values = dict(zip((*JOB_COLUMNS, "elapsed_seconds"), row, strict=True))
+    values["elapsed_seconds"] = float(values["elapsed_seconds"])
+    if not isinstance(values["id"], uuid.UUID):
+        values["id"] = uuid.UUID(values["id"])
+    for name in ("environment", "secrets", "labels"):
+        if not isinstance(values[name], dict):
+            values[name] = json.loads(values[name])
+    if attempt is not None:
+        values["attempt"] = attempt
+    return ClaimedJob(**values)
+
+
+def _announce(moves: Any, worker: str, using: str) -> None:
+    now = timezone.now()
+
+    def transitions() -> tuple[Transition, ...]:
+        return tuple(
+            Transition(pk=pk, source=str(source), target=str(target), at=now, actor=worker, reason=reason)
+            for pk, source, target, reason in moves
+        )
+
+    send_transitions(ContainerJob, transitions, using=using)

@@ -1,0 +1,335 @@
+"""The queue's SQL, one object per database.
+
+PostgreSQL claims and finishes a batch in one statement each; the others in one short transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.db import NotSupportedError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from ..models import ContainerJob
+
+if TYPE_CHECKING:
+    from .attempts import Outcome
+
+JOB_COLUMNS = (
+    "id",
+    "attempt",
+    "executor",
+    "image",
+    "command",
+    "environment",
+    "secrets",
+    "working_directory",
+    "memory_bytes",
+    "cpu_count",
+    "timeout_seconds",
+    "grace_seconds",
+    "retry_count",
+    "max_retries",
+    "labels",
+)
+_CLAIM = """
+    status = 'running', worker = %s, attempt = {job}attempt + 1, launched_at = {now}, exit_code = NULL,
+    failure_reason = '', last_error = '', status_version = {job}status_version + 1, status_changed_at = {now},
+    status_changed_by = %s, status_changed_reason = ''"""
+_ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
+Keys = set[tuple[uuid.UUID, int]]
+
+
+class Dialect(ABC):
+    """What differs between databases. Stateless."""
+
+    vendor: ClassVar[str]
+    now: ClassVar[str]
+
+    @abstractmethod
+    def after(self, seconds: str) -> str:
+        """Return SQL for a time that many seconds from now."""
+
+    @abstractmethod
+    def seconds_since(self, moment: str) -> str:
+        """Return SQL for the seconds gone since a time."""
+
+    @abstractmethod
+    def insert_ignoring_duplicates(self, rest: str) -> str:
+        """Return an INSERT INTO that leaves rows out which are there already."""
+
+    @abstractmethod
+    def claim(
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        executors: Sequence[str],
+        queues: Sequence[str] | None,
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        """Claim jobs; return their columns and the seconds since their launch."""
+
+    @abstractmethod
+    def finish(
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+    ) -> tuple[set[uuid.UUID], Keys]:
+        """Store outcomes inside a transaction; return the jobs moved and the attempts closed."""
+
+    def unserved_executors(self, cursor: Any, executors: Sequence[str]) -> list[str]:
+        """Return these executors, and those that have an open attempt but no live worker to serve them."""
+        cursor.execute(f"SELECT executors FROM container_manager_worker WHERE lease_expires_at >= {self.now}", [])
+        served = {alias for (aliases,) in cursor.fetchall() for alias in json.loads(aliases)}
+        cursor.execute("SELECT DISTINCT executor FROM container_manager_jobattempt WHERE finished_at IS NULL")
+        return [*executors, *({row[0] for row in cursor.fetchall()} - served - set(executors))]
+
+    def candidates(self, executors: Sequence[str], queues: Sequence[str] | None, limit: int) -> tuple[str, list[Any]]:
+        """Return the SELECT of the jobs to claim next, and its parameters."""
+        params: list[Any] = [*executors]
+        where = f"executor IN ({', '.join(['%s'] * len(executors))})"
+        if queues is not None:
+            where += f" AND queue IN ({', '.join(['%s'] * len(queues))})"
+            params.extend(queues)
+        return (
+            f"SELECT id FROM container_manager_containerjob WHERE status = 'queued' AND {where} "
+            f"AND (scheduled_for IS NULL OR scheduled_for <= {self.now}) "
+            "ORDER BY priority DESC, queued_at, id LIMIT %s",
+            [*params, limit],
+        )
+
+
+class PostgreSQLDialect(Dialect):
+    vendor = "postgresql"
+    now = "statement_timestamp()"
+
+    def after(self, seconds: str) -> str:
+        return f"statement_timestamp() + make_interval(secs => {seconds})"
+
+    def seconds_since(self, moment: str) -> str:
+        return f"EXTRACT(EPOCH FROM statement_timestamp() - {moment})"
+
+    def insert_ignoring_duplicates(self, rest: str) -> str:
+        return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
+
+    def claim(
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        executors: Sequence[str],
+        queues: Sequence[str] | None,
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        candidates, params = self.candidates(executors, queues, limit)
+        columns = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"WITH candidate AS MATERIALIZED ({candidates} FOR UPDATE SKIP LOCKED), claimed AS ("
+                f"UPDATE container_manager_containerjob j SET {_CLAIM.format(job='j.', now=self.now)} "
+                f"FROM candidate WHERE j.id = candidate.id RETURNING {columns}, j.priority, j.queued_at, "
+                "j.launched_at), "
+                f"opened AS (INSERT INTO container_manager_jobattempt ({_ATTEMPT_COLUMNS}) "
+                "SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed) "
+                f"SELECT {', '.join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id",
+                [*params, worker, worker, worker],
+            )
+            rows: list[Sequence[Any]] = cursor.fetchall()
+            return rows
+
+    def finish(
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+    ) -> tuple[set[uuid.UUID], Keys]:
+        columns = [
+            [getattr(o, name) for o in outcomes]
+            for name in ("job_id", "attempt", "status", "exit_code", "signal", "reason", "message")
+        ]
+        columns += [[getattr(o, name) for o in outcomes] for name in ("peak_memory_bytes", "cpu_seconds")]
+        with connection.cursor() as cursor:
+            cursor.execute(_POSTGRESQL_FINISH.format(now=self.now), [*columns, worker, worker, worker])
+            rows = cursor.fetchall()
+            retries = [(o.job_id, o.retry_after_seconds) for o in outcomes if o.retry_after_seconds is not None]
+            done = {row[0] for row in rows if row[2]}
+            retries = [(key, seconds) for key, seconds in retries if key in done]
+            if retries:
+                cursor.execute(
+                    _POSTGRESQL_RETRY.format(now=self.now),
+                    [[key for key, _ in retries], [seconds for _, seconds in retries], worker],
+                )
+        return done, {(row[0], row[1]) for row in rows if row[3]}
+
+
+# The attempt is closed with its job, or alone where the job was moved on by others (cancelled).
+_POSTGRESQL_FINISH = """
+WITH outcome AS (
+    SELECT * FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[],
+    %s::float8[]) AS o(job_id, number, status, exit_code, signal, reason, message, peak_memory_bytes, cpu_seconds)
+), done AS (
+    UPDATE container_manager_containerjob j SET status = o.status,
+        completed_at = CASE WHEN o.status = 'completed' THEN {now} END, exit_code = o.exit_code,
+        failure_reason = o.reason, last_error = o.message, worker = '', status_version = j.status_version + 1,
+        status_changed_at = {now}, status_changed_by = %s, status_changed_reason = o.reason
+    FROM outcome o
+    WHERE j.id = o.job_id AND j.status = 'running' AND j.worker = %s AND j.attempt = o.number AND o.status IS NOT NULL
+    RETURNING j.id
+), closed AS (
+    UPDATE container_manager_jobattempt a SET finished_at = {now}, exit_code = o.exit_code, signal = o.signal,
+        reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds
+    FROM outcome o
+    WHERE a.job_id = o.job_id AND a.number = o.number AND a.worker = %s AND a.finished_at IS NULL
+        AND (o.job_id IN (SELECT id FROM done)
+             OR EXISTS (SELECT 1 FROM container_manager_containerjob j
+                        WHERE j.id = o.job_id AND NOT (j.status = 'running' AND j.attempt = o.number)))
+    RETURNING a.job_id, a.number
+)
+SELECT o.job_id, o.number, d.id IS NOT NULL, c.job_id IS NOT NULL FROM outcome o
+LEFT JOIN done d ON d.id = o.job_id LEFT JOIN closed c ON c.job_id = o.job_id AND c.number = o.number
+"""
+_POSTGRESQL_RETRY = """
+UPDATE container_manager_containerjob j SET status = 'retrying', retry_count = j.retry_count + 1,
+    scheduled_for = {now} + make_interval(secs => r.seconds), status_version = j.status_version + 1,
+    status_changed_at = {now}, status_changed_by = %s
+FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
+"""
+
+
+class RowByRowDialect(Dialect):
+    """Claims by SELECT and UPDATE, finishes row by row, within one transaction."""
+
+    lock: ClassVar[str]
+
+    def claim(
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        executors: Sequence[str],
+        queues: Sequence[str] | None,
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        candidates, params = self.candidates(executors, queues, limit)
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+            cursor.execute(candidates + self.lock, params)
+            keys = [row[0] for row in cursor.fetchall()]
+            if not keys:
+                return []
+            marks = ", ".join(["%s"] * len(keys))
+            cursor.execute(
+                f"UPDATE container_manager_containerjob SET {_CLAIM.format(job='', now=self.now)} "
+                f"WHERE id IN ({marks}) AND status = 'queued'",
+                [worker, worker, *keys],
+            )
+            mine = f"FROM container_manager_containerjob WHERE id IN ({marks}) AND status = 'running' AND worker = %s"
+            cursor.execute(
+                f"INSERT INTO container_manager_jobattempt ({_ATTEMPT_COLUMNS}) "
+                f"SELECT id, attempt, worker, executor, '', launched_at, '', '' {mine}",
+                [*keys, worker],
+            )
+            cursor.execute(
+                f"SELECT {', '.join(JOB_COLUMNS)}, 0 {mine} ORDER BY priority DESC, queued_at, id", [*keys, worker]
+            )
+            rows: list[Sequence[Any]] = cursor.fetchall()
+            return rows
+
+    def finish(
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+    ) -> tuple[set[uuid.UUID], Keys]:
+        done: set[uuid.UUID] = set()
+        closed: Keys = set()
+        key_field = ContainerJob._meta.pk
+        with connection.cursor() as cursor:
+            # In one order everywhere, so that two workers' batches cannot deadlock.
+            for o in sorted(outcomes, key=lambda o: o.job_id):
+                key = key_field.get_db_prep_value(o.job_id, connection)
+                if o.status is not None and self._finish_job(cursor, worker, key, o):
+                    done.add(o.job_id)
+                cursor.execute(
+                    _CLOSE.format(now=self.now),
+                    [
+                        *(o.exit_code, o.signal, o.reason, o.message, o.peak_memory_bytes, o.cpu_seconds),
+                        *(key, o.attempt, worker, key, o.attempt),
+                    ],
+                )
+                if cursor.rowcount:
+                    closed.add((o.job_id, o.attempt))
+        return done, closed
+
+    def _finish_job(self, cursor: Any, worker: str, key: Any, o: Outcome) -> bool:
+        completed = self.now if o.status == "completed" else "NULL"
+        cursor.execute(
+            _FINISH.format(now=self.now, completed_at=completed),
+            [o.status, o.exit_code, o.reason, o.message, worker, o.reason, key, worker, o.attempt],
+        )
+        if not cursor.rowcount:
+            return False
+        if o.retry_after_seconds is not None:
+            cursor.execute(_RETRY.format(now=self.now, due=self.after("%s")), [o.retry_after_seconds, worker, key])
+        return True
+
+
+_FINISH = """
+UPDATE container_manager_containerjob SET status = %s, completed_at = {completed_at}, exit_code = %s,
+    failure_reason = %s, last_error = %s, worker = '', status_version = status_version + 1,
+    status_changed_at = {now}, status_changed_by = %s, status_changed_reason = %s
+WHERE id = %s AND status = 'running' AND worker = %s AND attempt = %s
+"""
+_RETRY = """
+UPDATE container_manager_containerjob SET status = 'retrying', retry_count = retry_count + 1, scheduled_for = {due},
+    status_version = status_version + 1, status_changed_at = {now}, status_changed_by = %s
+WHERE id = %s AND status = 'failed'
+"""
+_CLOSE = """
+UPDATE container_manager_jobattempt SET finished_at = {now}, exit_code = %s, signal = %s, reason = %s, message = %s,
+    peak_memory_bytes = %s, cpu_seconds = %s
+WHERE job_id = %s AND number = %s AND worker = %s AND finished_at IS NULL AND NOT EXISTS (
+    SELECT 1 FROM container_manager_containerjob j WHERE j.id = %s AND j.status = 'running' AND j.attempt = %s)
+"""
+
+
+class SQLiteDialect(RowByRowDialect):
+    """A transaction of SQLite's has the database to itself (BEGIN IMMEDIATE), so no row need be locked."""
+
+    vendor = "sqlite"
+    now = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
+    lock = ""
+
+    def after(self, seconds: str) -> str:
+        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {seconds} || ' seconds')"
+
+    def seconds_since(self, moment: str) -> str:
+        return f"(julianday('now') - julianday({moment})) * 86400.0"
+
+    def insert_ignoring_duplicates(self, rest: str) -> str:
+        return f"INSERT OR IGNORE INTO {rest}"
+
+
+class MySQLDialect(RowByRowDialect):
+    vendor = "mysql"
+    now = "UTC_TIMESTAMP(6)"
+    lock = " FOR UPDATE SKIP LOCKED"
+
+    def after(self, seconds: str) -> str:
+        return f"UTC_TIMESTAMP(6) + INTERVAL {seconds} SECOND"
+
+    def seconds_since(self, moment: str) -> str:
+        return f"TIMESTAMPDIFF(MICROSECOND, {moment}, UTC_TIMESTAMP(6)) / 1000000.0"
+
+    def insert_ignoring_duplicates(self, rest: str) -> str:
+        return f"INSERT IGNORE INTO {rest}"
+
+
+@cache
+def _dialects() -> dict[str, Dialect]:
+    return {d.vendor: d for d in (SQLiteDialect(), PostgreSQLDialect(), MySQLDialect())}
+
+
+def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
+    """Return the dialect of a connection's database.
+
+    Raises NotSupportedError for a vendor that has none.
+    """
+    try:
+        return _dialects()[connection.vendor]
+    except KeyError:
+        raise NotSupportedError(f"The queue does not know the database {connection.vendor!r}.") from None

@@ -1,0 +1,44 @@
+"""Workers' leases, on the database's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import connections
+
+from ..models import Worker
+from .dialects import dialect_for
+
+
+def register_worker(worker: Worker, *, lease_seconds: float, using: str) -> None:
+    """Store a worker's row, with a lease from now on."""
+    worker.save(using=using, force_insert=True)
+    renew_lease(worker.id, lease_seconds=lease_seconds, using=using)
+
+
+def renew_lease(worker: str, *, lease_seconds: float, using: str) -> bool:
+    """Prolong a worker's lease; False where its row is gone: it must register anew, under another id."""
+    connection = connections[using]
+    later = dialect_for(connection).after("%s")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE container_manager_worker SET lease_expires_at = {later} WHERE id = %s", [lease_seconds, worker]
+        )
+        return bool(cursor.rowcount)
+
+
+def drop_lease(worker: str, *, using: str) -> None:
+    """Remove a worker's row: it has ended, and what it still holds is for others at once."""
+    Worker.objects.using(using).filter(pk=worker).delete()
+
+
+def live_workers(*, using: str) -> Sequence[str]:
+    """Return the ids of workers with a lease, the oldest first."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM container_manager_worker "
+            f"WHERE lease_expires_at >= {dialect_for(connection).now} ORDER BY started_at, id",
+            [],
+        )
+        return [row[0] for row in cursor.fetchall()]

@@ -1,0 +1,97 @@
+"""Decide what an exit means: pure functions of values."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+from ..conf import RetrySettings
+from ..executors.base import ExitStatus
+from ..queue import ClaimedJob, Outcome
+
+
+def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | None, retry: RetrySettings) -> Outcome:
+    """Return what to store of an attempt that has exited.
+
+    ``stopped_for``: why this worker stopped it (``timeout``, ``lost``), or None.
+    """
+    if exit_status.succeeded and stopped_for is None:
+        return _outcome(job, "completed", exit_status)
+    reason = failure_reason(exit_status, stopped_for)
+    return failed(job, reason, failure_message(job, exit_status, reason), exit_status=exit_status, retry=retry)
+
+
+def failed(
+    job: ClaimedJob, reason: str, message: str, *, retry: RetrySettings, exit_status: ExitStatus | None = None
+) -> Outcome:
+    """Return a failure, to be retried where the reason is worth it and retries are left."""
+    retry_after = None
+    if reason in retry.reasons and job.retry_count < job.max_retries:
+        retry_after = retry_delay(job.retry_count + 1, retry)
+    return _outcome(job, "failed", exit_status or ExitStatus(), reason=reason, message=message, retry_after=retry_after)
+
+
+def closed(job: ClaimedJob, exit_status: ExitStatus | None, message: str = "") -> Outcome:
+    """Return the end of an attempt whose job is not this worker's to move (it was cancelled)."""
+    return _outcome(job, None, exit_status or ExitStatus(), message=message)
+
+
+def failure_reason(exit_status: ExitStatus, stopped_for: str | None) -> str:
+    if stopped_for is not None:
+        return stopped_for
+    if exit_status.lost:
+        return "lost"
+    if exit_status.oom:
+        return "oom"
+    return "signal" if exit_status.signal is not None else "error"
+
+
+def failure_message(job: ClaimedJob, exit_status: ExitStatus, reason: str) -> str:
+    if exit_status.message:
+        return exit_status.message
+    if reason == "timeout":
+        return f"Ran for longer than {job.timeout_seconds} s and was stopped."
+    if reason == "lost":
+        return "The worker was stopped before the command had ended."
+    if reason == "oom":
+        return f"Out of memory (limit: {job.memory_bytes} bytes)."
+    if exit_status.signal is not None:
+        return f"Ended by signal {exit_status.signal} ({_signal_name(exit_status.signal)})."
+    return f"Exit code {exit_status.code}."
+
+
+def retry_delay(retry_number: int, retry: RetrySettings) -> float:
+    """Return the seconds to wait before the n-th retry, counted from 1; the formula is `RetrySettings`'."""
+    # Beyond 64 doublings a float's power is far past any cap.
+    grown = retry.initial_seconds * retry.factor ** min(retry_number - 1, 64)
+    return min(retry.max_seconds, grown) * (1.0 + random.uniform(0.0, retry.jitter))  # noqa: S311  # spreads load
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _outcome(
+    job: ClaimedJob,
+    status: str | None,
+    exit_status: ExitStatus,
+    *,
+    reason: str = "",
+    message: str = "",
+    retry_after: float | None = None,
+) -> Outcome:
+    return Outcome(
+        job_id=job.id,
+        attempt=job.attempt,
+        status=status,
+        exit_code=exit_status.code,
+        signal=exit_status.signal,
+        reason=reason,
+        message=message,
+        peak_memory_bytes=exit_status.peak_memory_bytes,
+        cpu_seconds=exit_status.cpu_seconds,
+        retry_after_seconds=retry_after,
+    )

@@ -1,0 +1,171 @@
+"""The worker runs jobs to their end, on every database."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from container_manager.conf import AppSettings, RetrySettings
+from container_manager.executors.process import ProcessExecutor
+from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+from container_manager.worker import WorkerLoop, WorkerOptions
+
+from .jobs import journal_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
+PYTHON = sys.executable
+
+
+def queued(command: str, **fields: Any) -> ContainerJob:
+    job = ContainerJob.objects.create_job(command=command, **fields)
+    job.mark_as_queued()
+    return job
+
+
+def drain(**options: Any) -> WorkerLoop:
+    executors = {"default": ProcessExecutor()}
+    loop = WorkerLoop(settings=SETTINGS, executors=executors, options=WorkerOptions(drain=True, **options))
+    loop.run()
+    return loop
+
+
+def output_of(job: ContainerJob, stream: str = "stdout") -> bytes:
+    return b"".join(bytes(row.data) for row in JobLog.objects.filter(attempt__job=job, stream=stream))
+
+
+@pytest.fixture
+def background() -> Iterator[WorkerLoop]:
+    """A worker in a thread, stopped at the end."""
+    loop = WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions())
+
+    def run() -> None:
+        try:
+            loop.run()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield loop
+    loop.stop()
+    loop.stop()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+def wait_for(job: ContainerJob, *statuses: str) -> ContainerJob:
+    """Wait until the job has one of these statuses."""
+    import time
+
+    deadline = time.monotonic() + 20
+    while job.status not in statuses:
+        assert time.monotonic() < deadline, f"still {job.status}, expected {statuses}"
+        time.sleep(0.02)  # the database has no event to wait for on every vendor
+        job.refresh_from_db()
+    return job
+
+
+def test_a_command_that_succeeds_completes_its_job() -> None:
+    job = queued("sh -c 'echo out; echo err >&2'")
+    drain()
+    job.refresh_from_db()
+    assert (job.status, job.exit_code, job.worker) == ("completed", 0, "")
+    assert job.launched_at is not None
+    assert job.completed_at >= job.launched_at
+    assert journal_of(job) == [("pending", "queued"), ("queued", "running"), ("running", "completed")]
+    attempt = job.attempts.get()
+    assert (attempt.number, attempt.exit_code, attempt.reason) == (1, 0, "")
+    assert attempt.finished_at is not None
+    assert attempt.peak_memory_bytes > 0
+    assert (output_of(job), output_of(job, "stderr")) == (b"out\n", b"err\n")
+    assert Worker.objects.count() == 0
+
+
+def test_a_failing_command_is_retried_until_it_succeeds(tmp_path: Path) -> None:
+    job = queued(f"sh -c 'test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 3; }}'", max_retries=2)
+    while job.status not in ("completed", "failed"):
+        drain()
+        job.refresh_from_db()
+    assert (job.status, job.retry_count, job.attempt) == ("completed", 1, 2)
+    assert [(a.number, a.exit_code, a.reason) for a in job.attempts.order_by("number")] == [(1, 3, "error"), (2, 0, "")]
+    assert ("failed", "retrying") in journal_of(job)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason", "text"),
+    [
+        ("sh -c 'exit 7'", "error", "Exit code 7"),
+        ("sh -c 'kill -9 $$'", "signal", "SIGKILL"),
+        ("/no/such/program", "start", "No such file"),
+        ("'unbalanced", "start", "quoting"),
+        ("", "start", "empty"),
+        ("/etc/passwd", "start", "Permission denied"),
+    ],
+)
+def test_a_failure_has_its_reason_and_its_words(command: str, reason: str, text: str) -> None:
+    job = ContainerJob.objects.create(command=command, max_retries=0)
+    job.mark_as_queued()
+    drain()
+    job.refresh_from_db()
+    assert (job.status, job.failure_reason) == ("failed", reason)
+    assert text in job.last_error
+    assert job.attempts.get().message == job.last_error
+
+
+def test_a_timeout_stops_the_command() -> None:
+    job = queued("sleep 60", timeout_seconds=1, grace_seconds=0, max_retries=0)
+    drain()
+    job.refresh_from_db()
+    assert (job.status, job.failure_reason) == ("failed", "timeout")
+    assert (job.attempts.get().finished_at - job.launched_at).total_seconds() < 20
+
+
+def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_path: Path) -> None:
+    job = queued(f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60'")
+    wait_for(job, "running")
+    job.mark_as_cancelled(actor="alice")
+    import time
+
+    deadline = time.monotonic() + 20
+    while JobAttempt.objects.filter(job=job, finished_at=None).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # as above
+    job.refresh_from_db()
+    assert job.status == "cancelled"
+    pid = (tmp_path / "pid").read_text().strip()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_priority_and_schedule_order_the_queue(tmp_path: Path) -> None:
+    from datetime import timedelta
+
+    from django.utils import timezone
+
+    later = ContainerJob.objects.create_job(command=f"sh -c 'echo later >> {tmp_path}/order'")
+    later.mark_as_queued(scheduled_for=timezone.now() + timedelta(hours=1))
+    for name, priority in (("low", 10), ("high", 90), ("middle", 50)):
+        queued(f"sh -c 'echo {name} >> {tmp_path}/order'", priority=priority)
+    drain(slots=1)
+    assert (tmp_path / "order").read_text().split() == ["high", "middle", "low"]
+    later.refresh_from_db()
+    assert later.queue_status == "scheduled"
+
+
+def test_a_job_of_a_dead_worker_is_run_again() -> None:
+    job = queued("true")
+    from container_manager import queue
+
+    row = Worker(id="dead", host="h", pid=1, executors=["default"], lease_expires_at=job.created_at)
+    row.save()
+    assert len(queue.claim(worker="dead", executors=["default"], limit=1, using="default")) == 1
+    while job.status != "completed":
+        drain()
+        job.refresh_from_db()
+    assert [(a.number, a.reason) for a in job.attempts.order_by("number")] == [(1, "lost"), (2, "")]
