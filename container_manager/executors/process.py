@@ -184,6 +184,7 @@ class ProcessExecutor(Executor):
     def close(self) -> None:
         with self._lock:
             self._closing = True
+            self._changed.set()
             pump, channel, process = self._pump, self._channel, self._warden
             self._wake()
         if pump is not None:

@@ -74,11 +74,22 @@ class Outcome:
 
 
 def claim(
-    *, worker: str, executors: Sequence[str], queues: Sequence[str] | None = None, limit: int, using: str
+    *,
+    worker: str,
+    executors: Sequence[str],
+    queues: Sequence[str] | None = None,
+    only: uuid.UUID | None = None,
+    limit: int,
+    using: str,
 ) -> list[ClaimedJob]:
-    """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first."""
+    """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first.
+
+    Of all queues, or of those named; ``only`` names a single job.
+    """
     connection = connections[using]
-    rows = dialect_for(connection).claim(connection, worker, executors, queues, limit)
+    dialect = dialect_for(connection)
+    candidates = dialect.candidates(connection, executors, queues, only, limit)
+    rows = dialect.claim(connection, worker, candidates)
     jobs = [_claimed(row) for row in rows]
     _announce(((job.id, JobStatus.QUEUED, JobStatus.RUNNING, "") for job in jobs), worker, using)
     return jobs

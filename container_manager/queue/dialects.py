@@ -65,14 +65,9 @@ class Dialect(ABC):
 
     @abstractmethod
     def claim(
-        self,
-        connection: BaseDatabaseWrapper,
-        worker: str,
-        executors: Sequence[str],
-        queues: Sequence[str] | None,
-        limit: int,
+        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
     ) -> Sequence[Sequence[Any]]:
-        """Claim jobs; return their columns and the seconds since their launch."""
+        """Claim the jobs of a SELECT; return their columns and the seconds since their launch."""
 
     @abstractmethod
     def finish(
@@ -87,13 +82,23 @@ class Dialect(ABC):
         cursor.execute("SELECT DISTINCT executor FROM container_manager_jobattempt WHERE finished_at IS NULL")
         return [*executors, *({row[0] for row in cursor.fetchall()} - served - set(executors))]
 
-    def candidates(self, executors: Sequence[str], queues: Sequence[str] | None, limit: int) -> tuple[str, list[Any]]:
+    def candidates(
+        self,
+        connection: BaseDatabaseWrapper,
+        executors: Sequence[str],
+        queues: Sequence[str] | None,
+        only: uuid.UUID | None,
+        limit: int,
+    ) -> tuple[str, list[Any]]:
         """Return the SELECT of the jobs to claim next, and its parameters."""
         params: list[Any] = [*executors]
         where = f"executor IN ({', '.join(['%s'] * len(executors))})"
         if queues is not None:
             where += f" AND queue IN ({', '.join(['%s'] * len(queues))})"
             params.extend(queues)
+        if only is not None:
+            where += " AND id = %s"
+            params.append(ContainerJob._meta.pk.get_db_prep_value(only, connection))
         return (
             f"SELECT id FROM container_manager_containerjob WHERE status = 'queued' AND {where} "
             f"AND (scheduled_for IS NULL OR scheduled_for <= {self.now}) "
@@ -116,18 +121,13 @@ class PostgreSQLDialect(Dialect):
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
 
     def claim(
-        self,
-        connection: BaseDatabaseWrapper,
-        worker: str,
-        executors: Sequence[str],
-        queues: Sequence[str] | None,
-        limit: int,
+        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
     ) -> Sequence[Sequence[Any]]:
-        candidates, params = self.candidates(executors, queues, limit)
+        select, params = candidates
         columns = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
         with connection.cursor() as cursor:
             cursor.execute(
-                f"WITH candidate AS MATERIALIZED ({candidates} FOR UPDATE SKIP LOCKED), claimed AS ("
+                f"WITH candidate AS MATERIALIZED ({select} FOR UPDATE SKIP LOCKED), claimed AS ("
                 f"UPDATE container_manager_containerjob j SET {_CLAIM.format(job='j.', now=self.now)} "
                 f"FROM candidate WHERE j.id = candidate.id RETURNING {columns}, j.priority, j.queued_at, "
                 "j.launched_at), "
@@ -156,7 +156,7 @@ class PostgreSQLDialect(Dialect):
             if retries:
                 cursor.execute(
                     _POSTGRESQL_RETRY.format(now=self.now),
-                    [[key for key, _ in retries], [seconds for _, seconds in retries], worker],
+                    [worker, [key for key, _ in retries], [seconds for _, seconds in retries]],
                 )
         return done, {(row[0], row[1]) for row in rows if row[3]}
 
@@ -201,16 +201,11 @@ class RowByRowDialect(Dialect):
     lock: ClassVar[str]
 
     def claim(
-        self,
-        connection: BaseDatabaseWrapper,
-        worker: str,
-        executors: Sequence[str],
-        queues: Sequence[str] | None,
-        limit: int,
+        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
     ) -> Sequence[Sequence[Any]]:
-        candidates, params = self.candidates(executors, queues, limit)
+        select, params = candidates
         with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
-            cursor.execute(candidates + self.lock, params)
+            cursor.execute(select + self.lock, params)
             keys = [row[0] for row in cursor.fetchall()]
             if not keys:
                 return []
@@ -238,6 +233,8 @@ class RowByRowDialect(Dialect):
         done: set[uuid.UUID] = set()
         closed: Keys = set()
         key_field = ContainerJob._meta.pk
+        # MariaDB reserves the word.
+        close = _CLOSE.format(now=self.now, signal=connection.ops.quote_name("signal"))
         with connection.cursor() as cursor:
             # In one order everywhere, so that two workers' batches cannot deadlock.
             for o in sorted(outcomes, key=lambda o: o.job_id):
@@ -245,7 +242,7 @@ class RowByRowDialect(Dialect):
                 if o.status is not None and self._finish_job(cursor, worker, key, o):
                     done.add(o.job_id)
                 cursor.execute(
-                    _CLOSE.format(now=self.now),
+                    close,
                     [
                         *(o.exit_code, o.signal, o.reason, o.message, o.peak_memory_bytes, o.cpu_seconds),
                         *(key, o.attempt, worker, key, o.attempt),
@@ -280,7 +277,7 @@ UPDATE container_manager_containerjob SET status = 'retrying', retry_count = ret
 WHERE id = %s AND status = 'failed'
 """
 _CLOSE = """
-UPDATE container_manager_jobattempt SET finished_at = {now}, exit_code = %s, signal = %s, reason = %s, message = %s,
+UPDATE container_manager_jobattempt SET finished_at = {now}, exit_code = %s, {signal} = %s, reason = %s, message = %s,
     peak_memory_bytes = %s, cpu_seconds = %s
 WHERE job_id = %s AND number = %s AND worker = %s AND finished_at IS NULL AND NOT EXISTS (
     SELECT 1 FROM container_manager_containerjob j WHERE j.id = %s AND j.status = 'running' AND j.attempt = %s)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
+from uuid import UUID
 
 from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
@@ -39,13 +40,14 @@ class WorkerOptions:
     """What a worker takes on.
 
     ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing is due and nothing is
-    held. ``max_jobs``: claim no more than that, then end.
+    held. ``max_jobs``: claim no more than that, then end. ``only``: run this one job and no other.
     """
 
     slots: int = 4
     queues: tuple[str, ...] | None = None
     drain: bool = False
     max_jobs: int | None = None
+    only: UUID | None = None
     using: str = "default"
 
 
@@ -118,13 +120,13 @@ class WorkerLoop:
                 self._turn()
         finally:
             self._ended.set()
-            listener.stop()
-            for watcher in watchers:
-                watcher.join()
             for pool in self._pools.values():
                 pool.shutdown()
             for executor in self._executors.values():
                 executor.close()
+            for watcher in watchers:
+                watcher.join()
+            listener.stop()
         self._with_database(lambda: queue.drop_lease(self.id, using=self._options.using))
         logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
         return self._claimed
@@ -250,6 +252,7 @@ class WorkerLoop:
             worker=self.id,
             executors=aliases,
             queues=self._options.queues,
+            only=self._options.only,
             limit=limit,
             using=self._options.using,
         )

@@ -64,5 +64,5 @@ class Listener:
         self._wake.set()
         with connection.wrap_database_errors:
             while not self._ended.is_set():
-                for _ in connection.connection.notifies(timeout=1.0, stop_after=1):
+                for _ in connection.connection.notifies(timeout=0.5, stop_after=1):
                     self._wake.set()

@@ -1,0 +1,22 @@
+"""``python -m container_manager``: the ``container`` command without a Django project, and ``demo``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:] == ["demo"]:
+        from . import demo
+
+        sys.exit(demo.main())
+    from .standalone import configure
+
+    configure()
+    from .management.commands.container import Command
+
+    Command(prog="python -m container_manager").run_from_argv(["python -m container_manager", "", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

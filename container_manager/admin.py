@@ -1,0 +1,98 @@
+"""The admin: jobs with their history, read-only where the state machine decides, and actions for what it allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
+from .querysets import ContainerJobQuerySet
+from .statemachine.machine import machine_of
+
+
+class ReadOnlyInline(admin.TabularInline[Any, ContainerJob]):
+    """Rows that the system writes and nobody edits."""
+
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class TransitionInline(ReadOnlyInline):
+    model = JobTransition
+    fields = ("at", "from_status", "to_status", "actor", "reason")
+
+
+class AttemptInline(ReadOnlyInline):
+    model = JobAttempt
+    fields = ("number", "worker", "executor", "launched_at", "finished_at", "exit_code", "signal", "reason", "message")
+    ordering = ("number",)
+
+
+@admin.register(ContainerJob)
+class ContainerJobAdmin(admin.ModelAdmin[ContainerJob]):
+    list_display = ("short_name", "status", "queue", "priority", "attempt", "failure_reason", "created_at")
+    list_filter = ("status", "queue", "executor", "failure_reason")
+    search_fields = ("name", "=id")
+    ordering = ("-pk",)
+    # Counting all rows of a large table takes longer than the page.
+    show_full_result_count = False
+    inlines = (TransitionInline, AttemptInline)
+    actions = ("queue_jobs", "retry_jobs", "cancel_jobs")
+    # Who created a job is for the system to say, like all that is not editable.
+    exclude = ("created_by",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ContainerJob | None = None) -> Sequence[str]:
+        """Return the status and all that only a transition writes, and, once it has begun, what was asked for."""
+        written = [*machine_of(ContainerJob).guarded, "created_at"]
+        kept = ("scheduled_for",) if obj is None or obj.status == JobStatus.PENDING else ()
+        names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
+        if obj is not None and obj.status != JobStatus.PENDING:
+            names += [f.name for f in ContainerJob._meta.concrete_fields if f.editable and f.name != "created_by"]
+        return list(dict.fromkeys([*names, "id"] if obj is not None else names))
+
+    def save_model(self, request: HttpRequest, obj: ContainerJob, form: Any, change: bool) -> None:
+        if not change:
+            obj.created_by = request.user.get_username()
+        super().save_model(request, obj, form, change)
+
+    @admin.display(description=_("job"), ordering="pk")
+    def short_name(self, job: ContainerJob) -> str:
+        return job.name or str(job.pk)
+
+    @admin.action(description=_("Queue the selected jobs"), permissions=["change"])
+    def queue_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
+        self._move(request, jobs, JobStatus.QUEUED)
+
+    @admin.action(description=_("Retry the selected jobs"), permissions=["change"])
+    def retry_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
+        self._move(request, jobs, JobStatus.RETRYING)
+
+    @admin.action(description=_("Cancel the selected jobs"), permissions=["change"])
+    def cancel_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
+        self._move(request, jobs, JobStatus.CANCELLED)
+
+    def _move(self, request: HttpRequest, jobs: ContainerJobQuerySet, target: JobStatus) -> None:
+        result = jobs.transition_to(target, actor=request.user)
+        if result.changed:
+            text = ngettext("%(count)d job is now %(status)s.", "%(count)d jobs are now %(status)s.", result.changed)
+            self.message_user(request, text % {"count": result.changed, "status": target.label}, messages.SUCCESS)
+        for status in sorted(set(map(str, result.refused.values()))):
+            count = sum(1 for found in result.refused.values() if found == status)
+            text = ngettext(
+                "%(count)d job was left alone: %(source)s cannot become %(target)s.",
+                "%(count)d jobs were left alone: %(source)s cannot become %(target)s.",
+                count,
+            )
+            values = {"count": count, "source": JobStatus(status).label, "target": target.label}
+            self.message_user(request, text % values, messages.WARNING)

@@ -1,0 +1,77 @@
+"""What the verbs share: finding a job, printing a table or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from ..models import ContainerJob
+from ..querysets import ContainerJobQuerySet
+
+
+class Refused(Exception):
+    """The verb cannot do what was asked; the text says why and what to do."""
+
+
+class Output(Protocol):
+    """Where a verb prints."""
+
+    def write(self, text: str, /) -> Any: ...
+    def flush(self) -> Any: ...
+
+
+def jobs(options: Mapping[str, Any]) -> ContainerJobQuerySet:
+    return ContainerJob.objects.using(options["database"])
+
+
+def find_job(options: Mapping[str, Any], text: str) -> ContainerJob:
+    """Return the job with this id, a unique end of an id, or a unique name.
+
+    Ids are ordered by time, so their beginnings are alike and their ends are not. Raises Refused.
+    """
+    try:
+        found = list(jobs(options).filter(pk=UUID(text))[:2])
+    except ValueError:
+        found = list(jobs(options).filter(name=text)[:2]) or _by_end(options, text)
+    if not found:
+        raise Refused(f"No job is called {text!r}; 'ps --all' lists them.")
+    if len(found) > 1:
+        raise Refused(f"{text!r} means more than one job; give the whole id.")
+    return found[0]
+
+
+def _by_end(options: Mapping[str, Any], text: str) -> list[ContainerJob]:
+    end = text.replace("-", "").lower()
+    if len(end) < 4 or any(letter not in "0123456789abcdef" for letter in end):
+        return []
+    keys = [pk for pk in jobs(options).values_list("pk", flat=True).iterator() if pk.hex.endswith(end)]
+    return list(jobs(options).filter(pk__in=keys[:2]))
+
+
+def short_id(job_id: UUID) -> str:
+    return job_id.hex[-12:]
+
+
+def print_json(out: Output, value: object) -> None:
+    out.write(json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    lines = [[str(heading) for heading in headings], *([("" if v is None else str(v)) for v in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        out.write("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+def clock(moment: datetime | None) -> str:
+    """Return a time of day with milliseconds, in UTC."""
+    return "" if moment is None else moment.strftime("%H:%M:%S.%f")[:-3]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)

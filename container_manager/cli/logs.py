@@ -1,0 +1,68 @@
+"""Print a job's output, the last attempt's or all attempts'."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..models import ContainerJob, JobAttempt, JobLog
+from .base import Output, find_job
+
+_POLL_SECONDS = 0.3
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("job", help="An id, its end, or a name.")
+    parser.add_argument("--follow", "-f", action="store_true", help="Go on until the job has ended.")
+    parser.add_argument("--attempt", type=int, help="Which attempt; by default the last one.")
+    parser.add_argument("--stream", choices=["stdout", "stderr", "system"], help="Only this one.")
+
+
+def run(options: Mapping[str, Any], out: Output) -> int:
+    job = find_job(options, options["job"])
+    if options["follow"]:
+        for data in follow(job, options["stream"]):
+            write_bytes(out, data)
+        return 0
+    rows = JobLog.objects.using(options["database"]).filter(
+        attempt__job=job, attempt__number=options["attempt"] or job.attempt
+    )
+    if options["stream"]:
+        rows = rows.filter(stream=options["stream"])
+    for entry in rows.iterator(chunk_size=16):
+        write_bytes(out, bytes(entry.data))
+    return 0
+
+
+def follow(job: ContainerJob, stream: str | None = None) -> Iterator[bytes]:
+    """Yield a job's output as it is stored, through all its attempts, until the job can run no more."""
+    using, number, sequence = job._state.db, max(job.attempt, 1), -1
+    while True:
+        # Looked at before the output, so that nothing stored before the end is missed.
+        job.refresh_from_db(fields=["status", "attempt"])
+        newest = JobAttempt.objects.using(using).filter(job=job, number=number).first()
+        rows = JobLog.objects.using(using).filter(attempt__job=job, attempt__number=number, sequence__gt=sequence)
+        for entry in rows.iterator(chunk_size=16):
+            sequence = entry.sequence
+            if stream is None or entry.stream == stream:
+                yield bytes(entry.data)
+        if newest is not None and newest.finished_at is not None and job.attempt > number:
+            number, sequence = number + 1, -1
+            continue
+        if (job.is_terminal or job.status == "failed") and (newest is None or newest.finished_at is not None):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def write_bytes(out: Output, data: bytes) -> None:
+    """Write output as it is where that is possible."""
+    raw = getattr(getattr(out, "_out", out), "buffer", None)
+    if raw is not None and getattr(out, "_out", out) is sys.stdout:
+        sys.stdout.flush()
+        raw.write(data)
+        raw.flush()
+    else:
+        out.write(data.decode("utf-8", "replace"))

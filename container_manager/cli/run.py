@@ -1,0 +1,81 @@
+"""Run a job in the foreground and end with its exit code; no worker is needed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import connections
+
+from ..conf import app_settings
+from ..executors.registry import build_executor
+from ..models import ContainerJob, JobStatus
+from ..statemachine import TransitionError
+from ..worker import WorkerLoop, WorkerOptions
+from .base import Output, short_id
+from .logs import follow, write_bytes
+from .submit import add_job_arguments, create
+
+_FAILED = 1
+# What a shell says of a command that a signal ended: 128 + the signal's number.
+_SIGNAL_BASE = 128
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_job_arguments(parser)
+    parser.set_defaults(retries=0)
+
+
+def run(options: Mapping[str, Any], out: Output) -> int:
+    settings = app_settings()
+    job = create(options)
+    worker = WorkerLoop(
+        settings=settings,
+        executors={job.executor: build_executor(settings, job.executor)},
+        options=WorkerOptions(slots=1, only=job.pk, using=options["database"]),
+    )
+    follower = threading.Thread(target=_follow, args=(job.pk, worker, options["database"], out))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=_cancel, args=(job.pk, options["database"])).start())
+    job.mark_as_queued()
+    follower.start()
+    worker.run()
+    follower.join()
+    job.refresh_from_db()
+    return _exit_code(job, out)
+
+
+def _follow(pk: Any, worker: WorkerLoop, using: str, out: Output) -> None:
+    try:
+        for data in follow(ContainerJob.objects.using(using).get(pk=pk)):
+            write_bytes(out, data)
+    finally:
+        worker.stop()
+        connections.close_all()
+
+
+def _cancel(pk: Any, using: str) -> None:
+    try:
+        ContainerJob.objects.using(using).get(pk=pk).mark_as_cancelled(reason="interrupted")
+    except TransitionError:
+        # It ended by itself in this moment.
+        pass
+    finally:
+        connections.close_all()
+
+
+def _exit_code(job: ContainerJob, out: Output) -> int:
+    if job.status == JobStatus.COMPLETED:
+        return 0
+    out.flush()
+    if job.status == JobStatus.CANCELLED:
+        out.write(f"Job {short_id(job.pk)} was cancelled.\n")
+        return _SIGNAL_BASE + signal.SIGINT
+    out.write(f"Job {short_id(job.pk)} {job.status} ({job.failure_reason}): {job.last_error}\n")
+    attempt = job.attempts.order_by("number").last()
+    if attempt is not None and attempt.signal:
+        return _SIGNAL_BASE + attempt.signal
+    return job.exit_code or _FAILED

@@ -1,0 +1,54 @@
+"""``manage.py container VERB``: the verbs people know from docker."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.management.base import BaseCommand, CommandError
+
+from ...cli import VERBS
+from ...cli.base import Refused
+from ...statemachine import TransitionError
+
+
+class Command(BaseCommand):
+    """Run, watch and end container jobs."""
+
+    help = "Run, watch and end container jobs."
+
+    def __init__(self, *args: Any, prog: str | None = None, **kwargs: Any) -> None:
+        self._prog = prog
+        super().__init__(*args, **kwargs)
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        if self._prog is not None:
+            parser.prog = self._prog
+        return parser
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+        for name, verb in VERBS.items():
+            described = (verb.__doc__ or "").strip().splitlines()[0]
+            subparser = verbs.add_parser(name, help=described, description=described)
+            subparser.add_argument("--database", default="default", help="Database alias. Default: %(default)s.")
+            verb.add_arguments(subparser)
+
+    def handle(self, *args: Any, verb: str, **options: Any) -> None:
+        try:
+            code = VERBS[verb].run(options, self.stdout)
+        except ValidationError as error:
+            raise CommandError("; ".join(_lines(error))) from error
+        except (Refused, ImproperlyConfigured, TransitionError) as error:
+            raise CommandError(str(error)) from error
+        if code:
+            sys.exit(code)
+
+
+def _lines(error: ValidationError) -> list[str]:
+    if hasattr(error, "error_dict"):
+        return [f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()]
+    return list(error.messages)
