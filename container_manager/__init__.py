@@ -1,1 +1,3 @@
 """Container jobs whose status cannot lie."""
+
+__version__ = "0.1.0"

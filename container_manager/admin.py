@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.http import HttpRequest
@@ -14,8 +13,15 @@ from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
 from .statemachine.machine import machine_of
 
+# Django's classes take their type parameters only in the stubs.
+if TYPE_CHECKING:
+    JobModelAdmin = admin.ModelAdmin[ContainerJob]
+    JobInline = admin.TabularInline[Any, ContainerJob]
+else:
+    JobModelAdmin, JobInline = admin.ModelAdmin, admin.TabularInline
 
-class ReadOnlyInline(admin.TabularInline[Any, ContainerJob]):
+
+class ReadOnlyInline(JobInline):
     """Rows that the system writes and nobody edits."""
 
     extra = 0
@@ -40,7 +46,7 @@ class AttemptInline(ReadOnlyInline):
 
 
 @admin.register(ContainerJob)
-class ContainerJobAdmin(admin.ModelAdmin[ContainerJob]):
+class ContainerJobAdmin(JobModelAdmin):
     list_display = ("short_name", "status", "queue", "priority", "attempt", "failure_reason", "created_at")
     list_filter = ("status", "queue", "executor", "failure_reason")
     search_fields = ("name", "=id")
@@ -52,7 +58,7 @@ class ContainerJobAdmin(admin.ModelAdmin[ContainerJob]):
     # Who created a job is for the system to say, like all that is not editable.
     exclude = ("created_by",)
 
-    def get_readonly_fields(self, request: HttpRequest, obj: ContainerJob | None = None) -> Sequence[str]:
+    def get_readonly_fields(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
         """Return the status and all that only a transition writes, and, once it has begun, what was asked for."""
         written = [*machine_of(ContainerJob).guarded, "created_at"]
         kept = ("scheduled_for",) if obj is None or obj.status == JobStatus.PENDING else ()

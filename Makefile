@@ -1,0 +1,61 @@
+# Each command sets up what it needs in .venv; python3 (3.11 or later), venv and make are enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXECUTOR ?= process
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check docs bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/installed  ## Run jobs through their whole life, on SQLite and real processes
+	$(BIN)/python -m container_manager demo
+
+serve: $(VENV)/installed  ## Serve the admin with a worker beside it, on http://127.0.0.1:8000
+	$(BIN)/python -m example.serve
+
+test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB where it is installed
+	$(BIN)/pytest
+	$(BIN)/python -m tests.servers postgresql -- $(BIN)/pytest
+	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
+	    $(BIN)/python -m tests.servers mariadb -- $(BIN)/pytest; \
+	else \
+	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
+	fi
+
+check: $(VENV)/check docs  ## Lint, type-check, check import layers and migrations, build the docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings
+
+docs: $(VENV)/check  ## Build the documentation
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
+	$(BIN)/python -m benchmarks
+
+clean:  ## Remove what the commands above made
+	rm -rf $(VENV) docs/_build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/check: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,check,docs]'
+	@touch $@ $(VENV)/test $(VENV)/installed
+
+$(VENV)/bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+	@touch $@ $(VENV)/installed

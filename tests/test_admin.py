@@ -1,0 +1,92 @@
+"""The admin can do what the map allows, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+
+from container_manager.models import ContainerJob
+
+from .jobs import STATUSES, job_in, journal_of, row_of
+
+pytestmark = pytest.mark.django_db
+LIST = "admin:container_manager_containerjob_changelist"
+CHANGE = "admin:container_manager_containerjob_change"
+ADD = "admin:container_manager_containerjob_add"
+
+
+@pytest.fixture
+def client() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client
+
+
+def form(**fields: object) -> dict[str, object]:
+    """Return a change form's fields, with the formsets of its inlines."""
+    base: dict[str, object] = {
+        "name": "n", "command": "true", "environment": "{}", "secrets": "{}", "labels": "{}", "grace_seconds": 10,
+        "executor": "default", "queue": "default", "priority": 50, "max_retries": 3,
+    }  # fmt: skip
+    for prefix in ("transitions", "attempts"):
+        base.update({f"{prefix}-TOTAL_FORMS": 0, f"{prefix}-INITIAL_FORMS": 0})
+    return {**base, **fields}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("forged", ["completed", "queued", "bogus"])
+def test_a_forged_post_moves_nothing(client: Client, status: str, forged: str) -> None:
+    job = job_in(status)
+    answer = client.post(reverse(CHANGE, args=[job.pk]), form(status=forged, attempt=9, worker="me", retry_count=7))
+    assert answer.status_code == 302
+    row = row_of(job)
+    assert (row["status"], row["attempt"], row["worker"], row["retry_count"]) == (status, 0, "", 0)
+    assert journal_of(job) == []
+
+
+def test_a_job_is_made_by_form_and_remembers_by_whom(client: Client) -> None:
+    answer = client.post(reverse(ADD), form(status="completed"))
+    assert answer.status_code == 302
+    job = ContainerJob.objects.get()
+    assert (job.status, job.created_by) == ("pending", "root")
+
+
+def test_broken_quoting_is_a_message_at_the_field(client: Client) -> None:
+    answer = client.post(reverse(ADD), form(command="echo 'oops"))
+    assert answer.status_code == 200
+    assert "quoting" in answer.content.decode()
+    assert not ContainerJob.objects.exists()
+
+
+def test_an_action_moves_what_has_the_edge_and_reports_the_rest(client: Client) -> None:
+    waiting, done = job_in("queued"), job_in("completed")
+    answer = client.post(
+        reverse(LIST), {"action": "cancel_jobs", "_selected_action": [waiting.pk, done.pk]}, follow=True
+    )
+    text = answer.content.decode()
+    assert "1 job is now Cancelled." in text
+    assert "1 job was left alone: Completed cannot become Cancelled." in text
+    assert (row_of(waiting)["status"], row_of(done)["status"]) == ("cancelled", "completed")
+    assert waiting.transitions.get().actor == "root"
+
+
+def test_who_may_only_look_can_move_nothing() -> None:
+    viewer = User.objects.create_user("viewer", is_staff=True)
+    viewer.user_permissions.add(Permission.objects.get(codename="view_containerjob"))
+    client, job = Client(), job_in("queued")
+    client.force_login(viewer)
+    assert client.get(reverse(CHANGE, args=[job.pk])).status_code == 200
+    client.post(reverse(LIST), {"action": "cancel_jobs", "_selected_action": [job.pk]})
+    assert client.post(reverse(CHANGE, args=[job.pk]), form(name="other")).status_code == 403
+    assert row_of(job)["status"] == "queued"
+    assert row_of(job)["name"] == ""
+
+
+def test_the_page_of_a_job_shows_its_history(client: Client) -> None:
+    job = job_in("pending")
+    job.mark_as_queued(actor="alice", reason="because it is Monday")
+    page = client.get(reverse(CHANGE, args=[job.pk])).content.decode()
+    assert "because it is Monday" in page
+    assert client.get(reverse(LIST)).status_code == 200

@@ -1,0 +1,173 @@
+"""The ``container`` command: what it prints, refuses, and ends with."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from container_manager.models import ContainerJob, JobLog
+
+from .jobs import job_in, journal_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def container(*words: str) -> str:
+    out = io.StringIO()
+    call_command("container", *words, stdout=out)
+    return out.getvalue()
+
+
+@pytest.mark.django_db
+class TestQueueVerbs:
+    def test_submit_queues_the_job_it_describes(self) -> None:
+        printed = container("submit", "--name", "report", "--env", "A=1=2", "--memory", "2m", "--", "echo", "two words")
+        job = ContainerJob.objects.get(pk=printed.strip())
+        assert (job.status, job.argv, job.environment) == ("queued", ["echo", "two words"], {"A": "1=2"})
+        assert job.memory_bytes == 2 * 1024 * 1024
+
+    def test_submit_with_a_delay_schedules(self) -> None:
+        container("submit", "--delay", "3600", "--", "true")
+        assert ContainerJob.objects.get().queue_status == "scheduled"
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["submit"], "a command"),
+            (["submit", "--executor", "nope", "--", "true"], "no executor 'nope'"),
+            (["submit", "--priority", "101", "--", "true"], "priority"),
+            (["submit", "--env", "=x", "--", "true"], "NAME=VALUE"),
+            (["cancel", "nobody"], "No job is called 'nobody'"),
+            (["worker", "--slots", "0"], "at least 1"),
+            (["worker", "--executor", "nope"], "no executor 'nope'"),
+        ],
+    )
+    def test_bad_input_is_told_and_nothing_is_kept(self, words: list[str], text: str) -> None:
+        with pytest.raises(CommandError, match=text):
+            container(*words)
+        assert not ContainerJob.objects.exists()
+
+    def test_ps_lists_what_is_not_finished_and_all_on_demand(self) -> None:
+        job_in("queued", name="waiting")
+        job_in("completed", name="done")
+        assert "waiting" in container("ps")
+        assert "done" not in container("ps")
+        assert "done" in container("ps", "--all")
+        assert [row["name"] for row in json.loads(container("ps", "--all", "--json"))] == ["waiting", "done"]
+        assert [row["name"] for row in json.loads(container("ps", "--status", "completed", "--json"))] == ["done"]
+
+    def test_cancel_and_retry_go_through_the_state_machine(self) -> None:
+        failed, done = job_in("failed", name="failed"), job_in("completed", name="done")
+        assert "queued" in container("retry", "failed")
+        assert journal_of(failed) == [("failed", "retrying"), ("retrying", "queued")]
+        with pytest.raises(SystemExit) as refused:
+            container("cancel", "done")
+        assert refused.value.code == 1
+        assert journal_of(done) == []
+        container("cancel", failed.pk.hex[-8:], "--reason", "enough")
+        assert failed.transitions.last().reason == "enough"
+
+    def test_history_tells_who_and_why(self) -> None:
+        job = job_in("pending", name="told")
+        job.mark_as_queued(actor="alice", reason="monthly")
+        assert "alice" in container("history", "told")
+        assert json.loads(container("history", "told", "--json"))[0]["reason"] == "monthly"
+
+    def test_logs_prints_the_streams(self) -> None:
+        job = job_in("running", name="noisy", attempt=1)
+        attempt = job.attempts.create(number=1, worker="w", executor="default", launched_at=job.launched_at)
+        for sequence, (stream, data) in enumerate([("stdout", b"out\n"), ("stderr", b"err \xff\n")]):
+            JobLog.objects.create(attempt=attempt, sequence=sequence, stream=stream, data=data)
+        assert container("logs", "noisy") == "out\nerr \ufffd\n"
+        assert container("logs", "noisy", "--stream", "stdout") == "out\n"
+
+    def test_the_diagram_has_every_edge(self) -> None:
+        job = job_in("running", name="here")
+        drawn = container("diagram", "--job", "here")
+        assert drawn.count("-->") == sum(map(len, job.VALID_TRANSITIONS.values())) + 3
+        assert "current" in drawn
+        assert '"running" -> "completed"' in container("diagram", "--format", "dot")
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> dict[str, str]:
+    """An environment without a Django project, with a database file of its own."""
+    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    return {**kept, "CONTAINER_MANAGER_DATABASE": str(tmp_path / "jobs.sqlite3"), "PYTHONPATH": str(ROOT)}
+
+
+def standalone(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "container_manager", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(environment["CONTAINER_MANAGER_DATABASE"]).parent,
+    )
+
+
+class TestWithoutProject:
+    def test_run_shows_the_output_and_ends_with_the_exit_code(self, alone: dict[str, str]) -> None:
+        done = standalone(alone, "run", "--name", "first", "--", "sh", "-c", "echo from the job; exit 5")
+        assert (done.returncode, done.stderr) == (5, "")
+        assert done.stdout.startswith("from the job\n")
+        assert "Exit code 5" in done.stdout
+        listed = json.loads(standalone(alone, "ps", "--all", "--json").stdout)
+        assert [(row["name"], row["status"], row["exit_code"]) for row in listed] == [("first", "failed", 5)]
+
+    def test_run_of_a_missing_program_says_so(self, alone: dict[str, str]) -> None:
+        done = standalone(alone, "run", "--", "no-such-program")
+        assert done.returncode == 1
+        assert "No such file" in done.stdout
+
+    def test_interrupting_run_cancels_the_job_and_ends_its_process(self, alone: dict[str, str], tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]
+        with subprocess.Popen(command, env=alone, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+            assert running.stdout is not None
+            pid = running.stdout.readline().strip()
+            running.send_signal(signal.SIGINT)
+            rest = running.stdout.read()
+        assert "cancelled" in rest
+        assert running.returncode == 130
+        assert not Path(f"/proc/{pid}").exists()
+
+    def test_a_worker_drains_what_was_submitted(self, alone: dict[str, str]) -> None:
+        for number in range(3):
+            standalone(alone, "submit", "--name", f"n{number}", "--", "true")
+        assert standalone(alone, "worker", "--drain", "--log-level", "ERROR").returncode == 0
+        assert {row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)} == {"completed"}
+
+    def test_sigterm_lets_running_jobs_end_and_hands_the_rest_on(self, alone: dict[str, str], tmp_path: Path) -> None:
+        fifo = tmp_path / "started"
+        os.mkfifo(fifo)
+        standalone(alone, "submit", "--name", "slow", "--", "sh", "-c", f"echo > {fifo}; sleep 0.5")
+        standalone(alone, "submit", "--name", "next", "--", "true")
+        command = [sys.executable, "-m", "container_manager", "worker", "--slots", "1", "--log-level", "ERROR"]
+        with subprocess.Popen(command, env=alone, cwd=tmp_path) as worker:
+            fifo.read_text()
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=30) == 0
+        found = {row["name"]: row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)}
+        assert found == {"slow": "completed", "next": "queued"}
+
+    def test_a_wrong_setting_is_named(self, alone: dict[str, str], tmp_path: Path) -> None:
+        (tmp_path / "config.toml").write_text("LEASE = 3\n")
+        done = standalone({**alone, "CONTAINER_MANAGER_CONFIG": str(tmp_path / "config.toml")}, "worker", "--drain")
+        assert done.returncode != 0
+        assert "'LEASE'] is no setting" in done.stderr
+
+    def test_the_demo_ends_well(self, alone: dict[str, str]) -> None:
+        done = standalone(alone, "demo")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Every job ended as it should." in done.stdout
+        assert "Invalid transition from completed to running" in done.stdout
