@@ -57,6 +57,8 @@ class StaleTransition(TransitionError):
         super().__init__(message or self._describe())
 
     def _describe(self) -> str:
+        if self.expected is None and self.found is not None:
+            return f"Row {self.pk} has changed since it was loaded; it is {self.found} now; call refresh_from_db()."
         if self.found is None:
             return (
                 f"Row {self.pk} was changed by a concurrent transaction while it was expected to be {self.expected}; "
@@ -70,11 +72,12 @@ class MissingRow(StaleTransition):
     """The row does not exist in this database (any more)."""
 
     def __init__(self, *, pk: Any, expected: State | None, using: str) -> None:
+        expectation = "" if expected is None else f" was expected to be {expected}"
         super().__init__(
             pk=pk,
             expected=expected,
             found=None,
-            message=f"Row {pk} was expected to be {expected}, but database {using!r} has no such row.",
+            message=f"Row {pk}{expectation}: database {using!r} has no such row.",
         )
 
 

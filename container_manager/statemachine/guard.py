@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from django.db import OperationalError, connections
+from django.db import DatabaseError, connections
 from django.db.models import Field, Model
 from django.utils import timezone
 
@@ -21,15 +21,52 @@ from .graph import State
 from .machine import Effect, machine_of
 
 
-def state_found(model: type[Model], pk: Any, field: str, using: str) -> State | None:
-    """Return the state in the database now, or None where there is no such row."""
-    connection = connections[using]
-    rows = model._base_manager.using(using).filter(pk=pk).order_by()
-    if connection.in_atomic_block and connection.features.has_select_for_update:
-        # Under REPEATABLE READ on MariaDB a plain read shows the snapshot, not what refused the UPDATE.
-        rows = rows.select_for_update(of=("self",) if connection.features.has_select_for_update_of else ())
-    found: State | None = rows.values_list(field, flat=True).first()
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedRow:
+    """A row that a write was conditional on, and the errors that say why the write was refused."""
+
+    model: type[Model]
+    pk: Any
+    field: str
+    using: str
+    expected: State | None
+
+    def refusal(self) -> StaleTransition:
+        """Return the error for a write that matched no row; it says what the row is now."""
+        try:
+            found = self._found()
+        except DatabaseError as error:
+            if conflict := self.conflict(error):
+                return conflict
+            raise
+        if found is None:
+            return MissingRow(pk=self.pk, expected=self.expected, using=self.using)
+        return StaleTransition(pk=self.pk, expected=self.expected, found=found)
+
+    def conflict(self, error: DatabaseError) -> StaleTransition | None:
+        """Return the error for a write that the database refused because another transaction was first, else None.
+
+        An open transaction can then only be rolled back. A caller that catches the error would else commit what the
+        database has given up: PostgreSQL takes that COMMIT without a word, and whatever waits for the commit would
+        be told of changes that never came.
+        """
+        connection = connections[self.using]
+        if connection.in_atomic_block:
+            connection.needs_rollback = True
+        if not dialect_for(connection).is_conflict(error):
+            return None
+        if connection.get_autocommit():
+            return self.refusal()
+        return StaleTransition(pk=self.pk, expected=self.expected, found=None)
+
+    def _found(self) -> State | None:
+        connection = connections[self.using]
+        rows = self.model._base_manager.using(self.using).filter(pk=self.pk).order_by()
+        if dialect_for(connection).reads_snapshot and not connection.get_autocommit():
+            # A plain read would show the transaction's snapshot, not what refused the UPDATE.
+            rows = rows.select_for_update()
+        found: State | None = rows.values_list(self.field, flat=True).first()
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +80,6 @@ class GuardedUpdate:
     versioned_sql: str
     fields: tuple[Field[Any, Any], ...]
     state_field: Field[Any, Any]
-    version: str | None
 
     @classmethod
     @cache
@@ -73,11 +109,10 @@ class GuardedUpdate:
             versioned_sql=f"{sql} AND {columns[version]} = %s" if version else sql,
             fields=tuple(written[name] for name, value in changes.items() if value is not Effect.INCREMENT),
             state_field=state_field,
-            version=version,
         )
 
-    def run(self, instance: Any, expected: State, changes: Mapping[str, Any]) -> None:
-        """Write the changes if the row still is as expected.
+    def run(self, instance: Any, expected: State, version: Any, changes: Mapping[str, Any]) -> None:
+        """Write the changes if the row still is as expected; a version of None is not asked for.
 
         Raises StaleTransition or MissingRow otherwise.
         """
@@ -85,25 +120,19 @@ class GuardedUpdate:
         params = [field.get_db_prep_save(changes[field.name], connection) for field in self.fields]
         params.append(self.key.get_db_prep_save(getattr(instance, self.key.attname), connection))
         params.append(self.state_field.get_db_prep_save(expected, connection))
-        loaded_version = instance._loaded.get(self.version) if self.version else None
-        sql = self.sql
-        if loaded_version is not None:
-            sql = self.versioned_sql
-            params.append(loaded_version)
+        if version is not None:
+            params.append(version)
         try:
             with connection.cursor() as cursor:
-                cursor.execute(sql, params)
+                cursor.execute(self.sql if version is None else self.versioned_sql, params)
                 matched = cursor.rowcount
-        except OperationalError as error:
-            if not dialect_for(connection).is_conflict(error):
-                raise
-            found = None if connection.in_atomic_block else self._found(instance)
-            raise StaleTransition(pk=instance.pk, expected=expected, found=found) from error
+        except DatabaseError as error:
+            if conflict := self._row(instance, expected).conflict(error):
+                raise conflict from error
+            raise
         if not matched:
-            found = self._found(instance)
-            if found is None:
-                raise MissingRow(pk=instance.pk, expected=expected, using=self.using)
-            raise StaleTransition(pk=instance.pk, expected=expected, found=found)
+            raise self._row(instance, expected).refusal()
 
-    def _found(self, instance: Any) -> State | None:
-        return state_found(self.model, instance.pk, self.state_field.attname, self.using)
+    def _row(self, instance: Any, expected: State) -> ExpectedRow:
+        field = self.state_field.attname
+        return ExpectedRow(model=self.model, pk=instance.pk, field=field, using=self.using, expected=expected)

@@ -41,13 +41,18 @@ class Transition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A model's state machine."""
+    """A model's state machine.
+
+    ``guarded`` are the attributes that are written only where this instance changed them; ``marks`` those of them
+    that say which change was the last one.
+    """
 
     graph: Graph
     field: str
     journal: TransitionJournal | None
     effects: Mapping[State, Mapping[str, Any]]
     guarded: tuple[str, ...]
+    marks: tuple[str, ...]
 
     def state(self, value: object) -> State:
         """Return the known state a value stands for.
@@ -122,7 +127,9 @@ def machine_of(model: type[Model]) -> Machine:
     guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
     attnames = tuple(field.attname for field in fields)
-    return Machine(graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames)
+    return Machine(
+        graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames, marks=marks
+    )
 
 
 def actor_name(actor: object) -> str:

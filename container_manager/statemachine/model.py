@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from asgiref.sync import sync_to_async
-from django.db import connections, models, router
+from django.db import DatabaseError, connections, models, router
 from django.dispatch import Signal
 from django.utils import timezone
 
-from .exceptions import StaleTransition, TransitionError, UnsavedInstance
+from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
-from .guard import GuardedUpdate, state_found
+from .guard import ExpectedRow, GuardedUpdate
 from .machine import Effect, Machine, Transition, actor_name, machine_of
 from .signals import send_transitions
 
@@ -34,8 +34,10 @@ class StateMachineModel(models.Model):
 
     # Replaced, never changed in place: copies of an instance share it.
     _loaded: Mapping[str, Any] = {}
+    # The database and the key of the row that `_loaded` is about.
+    _origin: tuple[str | None, Any] | None = None
     # The state that transition_to(save=False) has prepared, waiting for save().
-    _prepared: Any = _MISSING
+    _prepared: State | None = None
 
     class Meta:
         abstract = True
@@ -47,6 +49,10 @@ class StateMachineModel(models.Model):
         return instance
 
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
+        machine = machine_of(type(self))
+        if fields is not None and machine.field in fields and machine.journal is not None:
+            # A new state with an old version would pass for a row that somebody else has moved.
+            fields = list({*fields, machine.journal.version})
         super().refresh_from_db(using=using, fields=fields, from_queryset=from_queryset)
         self._remember(fields)
 
@@ -73,18 +79,20 @@ class StateMachineModel(models.Model):
         machine.check(pk=pk, source=source, target=target)
         changes = machine.changes(target, at=timezone.now(), actor=actor_name(actor), reason=reason)
         if not save:
-            self._apply(changes)
+            self._assign(self._resolved(changes, self.__dict__))
             self._prepared = target
             return True
         if self._state.adding:
             raise UnsavedInstance(str(self._meta.verbose_name))
-        expected = self._loaded.get(machine.field, source)
+        using = self._state.db or router.db_for_write(type(self), instance=self)
+        loaded = self._baseline(using)
+        expected = loaded.get(machine.field, source)
         if expected != source:
             machine.check(pk=pk, source=expected, target=target)
-        using = self._state.db or router.db_for_write(type(self), instance=self)
-        GuardedUpdate.of(type(self), target, using).run(self, expected, changes)
-        self._apply(changes)
-        self._prepared = _MISSING
+        version = loaded.get(machine.journal.version) if machine.journal else None
+        values = self._resolved(changes, loaded)
+        GuardedUpdate.of(type(self), target, using).run(self, expected, version, changes)
+        self._assign(values)
         self._remember(changes)
         self._announce(expected, target, machine, using)
         return True
@@ -121,8 +129,6 @@ class StateMachineModel(models.Model):
             self.__dict__.update(before)
             raise
         self._remember(update_fields)
-        if update_fields is None or machine.field in update_fields:
-            self._prepared = _MISSING
         if source is not None:
             self._announce(source, getattr(self, machine.field), machine, using)
         return None
@@ -133,24 +139,26 @@ class StateMachineModel(models.Model):
         """Check a state about to be saved; return where it comes from, if it moves, and the fields to write."""
         target = machine.state(self.__dict__[machine.field])
         self.__dict__[machine.field] = target
-        loaded = self._loaded.get(machine.field, _MISSING)
-        if self._state.adding or inserting or using != self._state.db or loaded is _MISSING or loaded == target:
+        loaded = self._baseline(using)
+        source = loaded.get(machine.field, target)
+        if inserting or source == target:
             return None, update_fields
-        machine.check(pk=self.pk, source=loaded, target=target, saving=True)
+        machine.check(pk=self.pk, source=source, target=target, saving=True)
         changes = machine.changes(target, at=timezone.now(), actor="", reason="")
         if self._prepared != target:
-            self._apply(changes, only_unchanged=True)
-        return loaded, update_fields if update_fields is None else {*update_fields, *changes}
+            self._assign(self._resolved(self._not_chosen(changes, machine, loaded), loaded))
+        return source, update_fields if update_fields is None else {*update_fields, *changes}
 
     def _super_save(self, force_insert: Any, force_update: bool, using: str, update_fields: Any) -> None:
         connection = connections[using]
         broken_before = connection.in_atomic_block and connection.needs_rollback
         try:
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields)
-        except TransitionError:
+        except TransitionError as error:
             # The UPDATE matched no row: the database has nothing to undo, so the caller's transaction can go on.
             # With parent tables an earlier one may have been written: there the transaction stays broken.
-            if connection.in_atomic_block and not broken_before and not self._meta.parents:
+            given_up = broken_before or isinstance(error.__cause__, DatabaseError)
+            if connection.in_atomic_block and not given_up and not self._meta.parents:
                 connection.needs_rollback = False
             raise
 
@@ -162,51 +170,101 @@ class StateMachineModel(models.Model):
         state_field = self._meta.get_field(machine.field)
         if state_field.model._meta.concrete_model is not base_qs.model._meta.concrete_model:
             return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update, *rest)
-        loaded = self._loaded if using == self._state.db and not self._state.adding else {}
-        guarded = set(machine.guarded)
-        kept = [v for v in values if v[0].attname not in guarded or loaded.get(v[0].attname, _MISSING) != v[2]]
+        loaded = self._baseline(using)
         target = next((v[2] for v in values if v[0].attname == machine.field), None)
-        conditions = {}
-        if any(v[0].attname in guarded for v in kept):
-            conditions = self._conditions(machine, loaded, target)
-        done = super()._do_update(
-            base_qs.filter(**conditions), using, pk_val, kept, update_fields, forced_update, *rest
+        blind = machine.field not in loaded
+        # Whoever does not know the row's state does not know its marks either: the database sets them.
+        unknown = machine.marks if blind and target is not None else ()
+        kept = [v for v in values if v[0].attname not in unknown and self._is_written(v, machine, loaded)]
+        conditions = self._conditions(machine, loaded, target, kept)
+        row = ExpectedRow(
+            model=type(self), pk=pk_val, field=machine.field, using=using, expected=loaded.get(machine.field)
         )
-        if not done and conditions:
-            found = state_found(type(self), pk_val, machine.field, using)
-            if found is not None:
-                self._refuse_save(machine, loaded.get(machine.field), target, found)
+        try:
+            done = super()._do_update(
+                base_qs.filter(**conditions), using, pk_val, kept, update_fields, forced_update, *rest
+            )
+        except DatabaseError as error:
+            if conflict := row.conflict(error):
+                raise conflict from error
+            raise
+        if done:
+            self._forget(unknown)
+        elif conditions or not (blind or update_fields or forced_update):
+            self._refuse_save(row.refusal(), machine, target, blind=blind)
         return done
 
-    def _conditions(self, machine: Machine, loaded: Mapping[str, Any], target: Any) -> dict[str, Any]:
-        if machine.field not in loaded:
-            return {f"{machine.field}__in": (*machine.graph.sources(target), target)} if target is not None else {}
-        conditions = {machine.field: loaded[machine.field]}
-        if machine.journal is not None and machine.journal.version in loaded:
-            conditions[machine.journal.version] = loaded[machine.journal.version]
+    def _is_written(self, value: Any, machine: Machine, loaded: Mapping[str, Any]) -> bool:
+        name = value[0].attname
+        return name not in machine.guarded or loaded.get(name, _MISSING) != value[2]
+
+    def _conditions(self, machine: Machine, loaded: Mapping[str, Any], target: Any, kept: Any) -> dict[str, Any]:
+        """Return what must hold of the row for this save's UPDATE."""
+        changed = [v[0].attname for v in kept if v[0].attname in machine.guarded]
+        if not changed:
+            return {}
+        version = machine.journal.version if machine.journal else machine.field
+        conditions = {name: loaded[name] for name in (machine.field, version) if name in loaded}
+        if machine.field not in loaded and target is not None:
+            conditions[f"{machine.field}__in"] = (*machine.graph.sources(target), target)
+        if not conditions:
+            # Loaded without state and version: the columns that are to change stand for them.
+            known = {name: loaded[name] for name in changed if name in loaded}
+            conditions = {
+                f"{name}__isnull" if v is None else name: True if v is None else v for name, v in known.items()
+            }
         return conditions
 
-    def _refuse_save(self, machine: Machine, expected: Any, target: Any, found: State) -> None:
-        if expected is None and target is not None:
-            machine.check(pk=self.pk, source=found, target=target, saving=True)
-        raise StaleTransition(pk=self.pk, expected=expected, found=found)
+    def _refuse_save(self, refusal: StaleTransition, machine: Machine, target: Any, *, blind: bool) -> None:
+        """Raise the refusal, or InvalidTransition where it is the map that refuses.
 
-    def _apply(self, changes: Mapping[str, Any], *, only_unchanged: bool = False) -> None:
-        machine = machine_of(type(self))
-        for name, value in changes.items():
-            if only_unchanged and name != machine.field:
-                journal = machine.journal
-                mark = journal is not None and name in (journal.version, journal.actor, journal.reason)
-                if not mark and getattr(self, name) != self._loaded.get(name):
-                    continue
-            setattr(self, name, getattr(self, name) + 1 if value is Effect.INCREMENT else value)
+        Do nothing for a row that this instance never knew: it is to be inserted.
+        """
+        if blind and isinstance(refusal, MissingRow):
+            return
+        if blind and target is not None and refusal.found is not None:
+            machine.check(pk=self.pk, source=refusal.found, target=target, saving=True)
+        raise refusal
+
+    def _resolved(self, changes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the changes as plain values; ``before`` holds what an increment starts from."""
+        return {
+            name: (before[name] if name in before else getattr(self, name)) + 1 if value is Effect.INCREMENT else value
+            for name, value in changes.items()
+        }
+
+    def _assign(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def _not_chosen(self, changes: Mapping[str, Any], machine: Machine, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the changes without those whose attribute the caller has set to a value of its own."""
+        journal = machine.journal
+        always = (machine.field, *((journal.version, journal.actor, journal.reason) if journal else ()))
+        mine = {name for name in changes if name in self.__dict__ and self.__dict__[name] != loaded.get(name)}
+        return {name: value for name, value in changes.items() if name in always or name not in mine}
+
+    def _baseline(self, using: str) -> Mapping[str, Any]:
+        """Return what this instance knows of its row in a database: nothing where it is another row, or a new one."""
+        known = not self._state.adding and self._origin == (using, self.pk)
+        return self._loaded if known else {}
 
     def _remember(self, fields: Collection[str] | None) -> None:
         """Take what is in memory for what is in the row, for these fields (None: all)."""
-        guarded = machine_of(type(self)).guarded
-        names = guarded if fields is None else [name for name in guarded if name in fields]
+        machine = machine_of(type(self))
+        origin = (self._state.db, self.pk)
+        names = machine.guarded if fields is None else [name for name in machine.guarded if name in fields]
         now = {name: self.__dict__[name] for name in names if name in self.__dict__}
-        self._loaded = now if fields is None else {**self._loaded, **now}
+        earlier = {} if fields is None or self._origin != origin else self._loaded
+        self._loaded, self._origin = {**earlier, **now}, origin
+        if machine.field in names:
+            self._prepared = None
+
+    def _forget(self, names: Collection[str]) -> None:
+        """Leave attributes to be read from the row when they are next asked for."""
+        for name in names:
+            self.__dict__.pop(name, None)
+        self._loaded = {name: value for name, value in self._loaded.items() if name not in names}
 
     def _announce(self, source: State, target: State, machine: Machine, using: str) -> None:
         journal = machine.journal

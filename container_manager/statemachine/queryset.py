@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 from django.db import connections, models, transaction
@@ -64,21 +64,55 @@ class StateMachineQuerySet(models.QuerySet[T]):
     def bulk_update(self, objs: Iterable[T], fields: Iterable[str], batch_size: int | None = None) -> int:
         """Do Django's bulk_update; the instances then count as loaded with what was written."""
         objs, fields = tuple(objs), tuple(fields)
-        updated = super().bulk_update(objs, fields, batch_size=batch_size)
+        machine = machine_of(self.model)
+        self._for_write = True
+        with transaction.atomic(using=self.db, savepoint=False):
+            updated = super().bulk_update(objs, fields, batch_size=batch_size)
+            if machine.field in fields:
+                fields = (*fields, *machine.marks)
+                self._read_back(objs, (machine.field, *machine.marks))
         self._remember(objs, fields)
         return updated
 
-    def bulk_create(self, objs: Iterable[T], *args: Any, **kwargs: Any) -> list[T]:
-        """Do Django's bulk_create; the instances then count as loaded with what was written."""
-        created = super().bulk_create(objs, *args, **kwargs)
-        if not (kwargs.get("ignore_conflicts") or kwargs.get("update_conflicts")):
+    def bulk_create(
+        self,
+        objs: Iterable[T],
+        batch_size: int | None = None,
+        ignore_conflicts: bool = False,
+        update_conflicts: bool = False,
+        update_fields: Collection[str] | None = None,
+        unique_fields: Collection[str] | None = None,
+    ) -> list[T]:
+        """Do Django's bulk_create; the instances then count as loaded with what was written, if all of it was."""
+        created = super().bulk_create(
+            objs, batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields
+        )
+        if not (ignore_conflicts or update_conflicts):
             self._remember(created, None)
         return created
 
     def _locked(self) -> models.QuerySet[T]:
-        if connections[self.db].features.has_select_for_update:
-            return self.select_for_update(of=()) if not self.query.select_for_update else self
-        return self
+        """Return the rows of this queryset, locked where the database has row locks."""
+        query = self.query
+        if not connections[self.db].features.has_select_for_update or query.select_for_update:
+            return self
+        rows = self._chain() if query.is_sliced else self.order_by()
+        if len(query.alias_map) > 1 or query.distinct or query.group_by is not None or query.combinator:
+            # FOR UPDATE takes neither outer joins nor anything that merges rows. MariaDB's IN takes no LIMIT.
+            listed = query.is_sliced or query.combinator
+            keys: Any = list(rows.values_list("pk", flat=True)) if listed else rows.values("pk")
+            rows = cast("models.QuerySet[T]", self.model._base_manager.using(self.db).filter(pk__in=keys))
+        return rows.select_for_update()
+
+    def _read_back(self, objs: Sequence[T], names: Sequence[str]) -> None:
+        """Set attributes to what is in the rows."""
+        rows = self.model._base_manager.using(self.db)
+        by_key = {obj.pk: obj for obj in objs}
+        keys = list(by_key)
+        for start in range(0, len(keys), _KEYS_PER_UPDATE):
+            found = rows.filter(pk__in=keys[start : start + _KEYS_PER_UPDATE]).values_list("pk", *names)
+            for key, *values in found:
+                by_key[key].__dict__.update(zip(names, values, strict=True))
 
     def _remember(self, objs: Sequence[T], fields: Collection[str] | None) -> None:
         for obj in objs:

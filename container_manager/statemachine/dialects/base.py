@@ -53,6 +53,9 @@ class Dialect(ABC):
     """The triggers' SQL for one database vendor. Stateless."""
 
     vendor: ClassVar[str]
+    # Whether a plain SELECT may show less than an UPDATE of the same transaction has just met.
+    reads_snapshot: ClassVar[bool] = False
+    exact_collation: ClassVar[str] = ""
 
     def literal(self, state: State) -> str:
         return str(state) if isinstance(state, int) else "'" + state.replace("'", "''") + "'"
@@ -62,6 +65,10 @@ class Dialect(ABC):
 
     def quote(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
+
+    def exact(self, column: str, graph: Graph) -> str:
+        """Return a column's value as the map compares it: a collation may hold other texts for equal."""
+        return f"{column} {self.exact_collation}" if isinstance(graph.states[0], str) else column
 
     def targets_text(self, graph: Graph, state: State) -> str:
         targets = list(graph.targets(state))

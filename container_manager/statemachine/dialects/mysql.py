@@ -21,6 +21,7 @@ _CHANGED_SINCE_SNAPSHOT = 1020
 
 class MySQLDialect(Dialect):
     vendor = "mysql"
+    reads_snapshot = True
 
     def quote(self, name: str) -> str:
         return "`" + name.replace("`", "``") + "`"

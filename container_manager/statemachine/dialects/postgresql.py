@@ -20,17 +20,19 @@ _SERIALIZATION_FAILURE = "40001"
 
 class PostgreSQLDialect(Dialect):
     vendor = "postgresql"
+    exact_collation = '::text COLLATE "C"'
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
         column, key = self.quote(spec.column), self.quote(spec.primary_key)
         pairs = ", ".join(f"({self.literal(s)}, {self.literal(t)})" for s, t in spec.graph.pairs)
-        legal = f"(OLD.{column}, NEW.{column}) IN ({pairs})" if pairs else "FALSE"
+        old, new = (self.exact(f"{row}.{column}", spec.graph) for row in ("OLD", "NEW"))
+        legal = f"({old}, {new}) IN ({pairs})" if pairs else "FALSE"
         allowed = self.literals(spec.graph.initial or spec.graph.states)
         update = (
             f"BEFORE UPDATE ON {TABLE} FOR EACH ROW WHEN (OLD.{key} IS DISTINCT FROM NEW.{key} OR "
-            f"OLD.{column} IS DISTINCT FROM NEW.{column} AND NOT COALESCE({legal}, FALSE))"
+            f"{old} IS DISTINCT FROM {new} AND NOT COALESCE({legal}, FALSE))"
         )
-        insert = f"BEFORE INSERT ON {TABLE} FOR EACH ROW WHEN (NEW.{column} IS NULL OR NEW.{column} NOT IN ({allowed}))"
+        insert = f"BEFORE INSERT ON {TABLE} FOR EACH ROW WHEN ({new} IS NULL OR {new} NOT IN ({allowed}))"
         return [
             self._function(spec.name, self._guard_body(spec)),
             *self._trigger(spec.name, update, function=spec.name),

@@ -14,6 +14,7 @@ from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
 
 class SQLiteDialect(Dialect):
     vendor = "sqlite"
+    exact_collation = "COLLATE BINARY"
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
         return [self._update_guard(spec), self._key_guard(spec), self._insert_guard(spec)]
@@ -53,20 +54,21 @@ class SQLiteDialect(Dialect):
 
     def _update_guard(self, spec: GuardSpec) -> str:
         column, graph = self.quote(spec.column), spec.graph
+        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
         refusals = "".join(
-            f"SELECT RAISE(ABORT, {self.literal(self._refusal(spec, state))}) WHERE OLD.{column} = {self.literal(state)}"
-            f" AND NEW.{column} NOT IN ({self.literals((state, *graph.targets(state)))}); "
+            f"SELECT RAISE(ABORT, {self.literal(self._refusal(spec, state))}) WHERE {old} = {self.literal(state)}"
+            f" AND {new} NOT IN ({self.literals((state, *graph.targets(state)))}); "
             for state in graph.states
         )
         known = self.literals(graph.states)
         return (
             f"CREATE TRIGGER {self.quote(spec.name)} BEFORE UPDATE OF {column} ON {TABLE} FOR EACH ROW "
-            f"WHEN OLD.{column} IS NOT NEW.{column} AND NOT COALESCE({self._legal(spec)}, 0) BEGIN "
+            f"WHEN {old} IS NOT {new} AND NOT COALESCE({self._legal(spec)}, 0) BEGIN "
             f"{refusals}"
             f"SELECT RAISE(ABORT, {self.literal(f'Invalid transition to a NULL status ({spec.name})')}) "
-            f"WHERE NEW.{column} IS NULL; "
+            f"WHERE {new} IS NULL; "
             f"SELECT RAISE(ABORT, {self.literal(f'Invalid transition from an unknown status ({spec.name})')}) "
-            f"WHERE OLD.{column} IS NULL OR OLD.{column} NOT IN ({known}); END"
+            f"WHERE {old} IS NULL OR {old} NOT IN ({known}); END"
         )
 
     def _refusal(self, spec: GuardSpec, state: str | int) -> str:
@@ -74,8 +76,9 @@ class SQLiteDialect(Dialect):
 
     def _legal(self, spec: GuardSpec) -> str:
         column, graph = self.quote(spec.column), spec.graph
+        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
         pairs = [
-            f"(OLD.{column} = {self.literal(state)} AND NEW.{column} IN ({self.literals(graph.targets(state))}))"
+            f"({old} = {self.literal(state)} AND {new} IN ({self.literals(graph.targets(state))}))"
             for state in graph.states
             if graph.targets(state)
         ]
@@ -94,7 +97,7 @@ class SQLiteDialect(Dialect):
     def _insert_guard(self, spec: GuardSpec) -> str:
         # INSERT OR REPLACE is no UPDATE, and a trigger cannot tell it from a plain INSERT or an upsert: so an
         # INSERT that names an existing row may not name another status for it.
-        key, column = self.quote(spec.primary_key), self.quote(spec.column)
+        key, column = self.quote(spec.primary_key), self.exact(self.quote(spec.column), spec.graph)
         allowed = spec.graph.initial or spec.graph.states
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_insert')} BEFORE INSERT ON {TABLE} FOR EACH ROW BEGIN "
