@@ -122,6 +122,9 @@ class ContainerJob(StateMachineModel):
     labels = models.JSONField(_("labels"), default=dict, blank=True)
     created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
     created_by = models.CharField(_("created by"), max_length=255, blank=True, default="")
+    origin = models.UUIDField(
+        _("origin"), null=True, blank=True, editable=False, help_text=_("The finished job that this one runs again.")
+    )
 
     objects = ContainerJobQuerySet.as_manager()
 
@@ -129,10 +132,14 @@ class ContainerJob(StateMachineModel):
         verbose_name = _("container job")
         verbose_name_plural = _("container jobs")
         indexes = [
+            # MariaDB has no partial indexes and makes it a full one: with the status in front it serves there too.
             models.Index(
-                fields=["-priority", "queued_at", "id"], name="cm_job_claim", condition=Q(status=JobStatus.QUEUED)
+                fields=["status", "-priority", "queued_at", "id"],
+                name="cm_job_claim",
+                condition=Q(status=JobStatus.QUEUED),
             ),
-            models.Index(fields=["status", "queue"], name="cm_job_status"),
+            # For statistics, for pruning and for filters: counting what moved lately, or long ago.
+            models.Index(fields=["status", "status_changed_at"], name="cm_job_status"),
             models.Index(fields=["worker"], name="cm_job_worker", condition=Q(status=JobStatus.RUNNING)),
         ]
         constraints = [
@@ -282,7 +289,7 @@ class ContainerJob(StateMachineModel):
 class JobAttempt(models.Model):
     """One run of a job. ``finished_at`` is null while the engine may still hold something of it."""
 
-    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts")
+    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
     number = models.PositiveIntegerField()
     worker = models.CharField(max_length=64)
     executor = models.CharField(max_length=64)
@@ -297,7 +304,9 @@ class JobAttempt(models.Model):
     cpu_seconds = models.FloatField(null=True, blank=True)
 
     class Meta:
+        # The unique constraint's index serves the foreign key too.
         constraints = [models.UniqueConstraint(fields=["job", "number"], name="cm_attempt_unique")]
+        indexes = [models.Index(fields=["worker"], name="cm_attempt_open", condition=Q(finished_at=None))]
 
     def __str__(self) -> str:
         return f"{self.job_id} #{self.number}"
@@ -328,7 +337,7 @@ class JobLog(models.Model):
         STDERR = "stderr", "stderr"
         SYSTEM = "system", "system"
 
-    attempt = models.ForeignKey(JobAttempt, models.CASCADE, related_name="logs")
+    attempt = models.ForeignKey(JobAttempt, models.CASCADE, related_name="logs", db_index=False)
     sequence = models.PositiveIntegerField()
     stream = models.CharField(max_length=8, choices=Stream)
     data = models.BinaryField()
@@ -356,3 +365,14 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class PausedQueue(models.Model):
+    """A queue that no worker takes jobs from until its row is gone."""
+
+    name = models.CharField(primary_key=True, max_length=64)
+    paused_at = models.DateTimeField(default=timezone.now)
+    paused_by = models.CharField(max_length=255, blank=True, default="")
+
+    def __str__(self) -> str:
+        return self.name

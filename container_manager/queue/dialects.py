@@ -102,6 +102,7 @@ class Dialect(ABC):
         return (
             f"SELECT id FROM container_manager_containerjob WHERE status = 'queued' AND {where} "
             f"AND (scheduled_for IS NULL OR scheduled_for <= {self.now}) "
+            "AND queue NOT IN (SELECT name FROM container_manager_pausedqueue) "
             "ORDER BY priority DESC, queued_at, id LIMIT %s",
             [*params, limit],
         )
