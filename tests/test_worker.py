@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
+from container_manager import queue
 from container_manager.conf import AppSettings, RetrySettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
@@ -20,7 +24,6 @@ from .jobs import journal_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
-PYTHON = sys.executable
 
 
 def queued(command: str, **fields: Any) -> ContainerJob:
@@ -58,18 +61,6 @@ def background() -> Iterator[WorkerLoop]:
     loop.stop()
     thread.join(timeout=30)
     assert not thread.is_alive()
-
-
-def wait_for(job: ContainerJob, *statuses: str) -> ContainerJob:
-    """Wait until the job has one of these statuses."""
-    import time
-
-    deadline = time.monotonic() + 20
-    while job.status not in statuses:
-        assert time.monotonic() < deadline, f"still {job.status}, expected {statuses}"
-        time.sleep(0.02)  # the database has no event to wait for on every vendor
-        job.refresh_from_db()
-    return job
 
 
 def test_a_command_that_succeeds_completes_its_job() -> None:
@@ -128,26 +119,22 @@ def test_a_timeout_stops_the_command() -> None:
 
 
 def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_path: Path) -> None:
-    job = queued(f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60'")
-    wait_for(job, "running")
+    fifo = tmp_path / "pid"
+    os.mkfifo(fifo)
+    job = queued(f"sh -c 'echo $$ > {fifo}; exec sleep 60'")
+    pid = fifo.read_text().strip()
+    job.refresh_from_db()
     job.mark_as_cancelled(actor="alice")
-    import time
-
     deadline = time.monotonic() + 20
     while JobAttempt.objects.filter(job=job, finished_at=None).exists():
         assert time.monotonic() < deadline
-        time.sleep(0.02)  # as above
+        time.sleep(0.02)  # not every database has an event to wait for
     job.refresh_from_db()
     assert job.status == "cancelled"
-    pid = (tmp_path / "pid").read_text().strip()
     assert not Path(f"/proc/{pid}").exists()
 
 
 def test_priority_and_schedule_order_the_queue(tmp_path: Path) -> None:
-    from datetime import timedelta
-
-    from django.utils import timezone
-
     later = ContainerJob.objects.create_job(command=f"sh -c 'echo later >> {tmp_path}/order'")
     later.mark_as_queued(scheduled_for=timezone.now() + timedelta(hours=1))
     for name, priority in (("low", 10), ("high", 90), ("middle", 50)):
@@ -160,8 +147,6 @@ def test_priority_and_schedule_order_the_queue(tmp_path: Path) -> None:
 
 def test_a_job_of_a_dead_worker_is_run_again() -> None:
     job = queued("true")
-    from container_manager import queue
-
     row = Worker(id="dead", host="h", pid=1, executors=["default"], lease_expires_at=job.created_at)
     row.save()
     assert len(queue.claim(worker="dead", executors=["default"], limit=1, using="default")) == 1
