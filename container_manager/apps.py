@@ -13,3 +13,4 @@ class ContainerManagerConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks, logs  # noqa: F401  # both register themselves on import
+        from .queue import wakeup  # noqa: F401  # so does this

@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from . import cancel, diagram, history, logs, ps, retry, run, submit, triggers, worker
+from . import cancel, diagram, doctor, history, logs, prune, ps, queue, retry, run, submit, triggers, worker
 
 VERBS: dict[str, ModuleType] = {
     "run": run,
@@ -13,6 +13,9 @@ VERBS: dict[str, ModuleType] = {
     "history": history,
     "cancel": cancel,
     "retry": retry,
+    "queue": queue,
+    "prune": prune,
+    "doctor": doctor,
     "diagram": diagram,
     "triggers": triggers,
 }

@@ -1,4 +1,4 @@
-"""Try failed jobs again."""
+"""Run jobs again: failed ones themselves, finished ones as new jobs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import transaction
-
-from ..models import JobStatus
+from ..queue import retry
 from ..statemachine import TransitionError
 from .base import Output, find_job, short_id
 
@@ -23,10 +21,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     for text in options["job"]:
         job = find_job(options, text)
         try:
-            with transaction.atomic(using=options["database"]):
-                job.transition_to(JobStatus.RETRYING, actor="command line", reason=options["reason"])
-                job.mark_as_queued(actor="command line", reason=options["reason"])
-            out.write(f"{short_id(job.pk)} queued\n")
+            again = retry(job, actor="command line", reason=options["reason"])
+            out.write(f"{short_id(job.pk)} queued" + (f" as {again.pk}\n" if again.pk != job.pk else "\n"))
         except TransitionError as error:
             out.write(f"{short_id(job.pk)} {error}\n")
             refused += 1

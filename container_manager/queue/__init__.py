@@ -5,24 +5,39 @@ worker has taken over, or the job was cancelled, it changes nothing.
 """
 
 from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handle, rescue
+from .entry import enqueue, enqueue_many, retry
 from .leases import drop_lease, live_workers, register_worker, renew_lease
 from .logs import LogEntry, append_logs
+from .pauses import pause_queue, paused_queues, resume_queue
+from .pruning import prune_jobs
 from .retries import promote_retries
+from .statistics import QueueStatistics, queue_statistics
+from .wakeup import wake_workers
 
 __all__ = [
     "ClaimedJob",
     "LogEntry",
     "Outcome",
     "OwnedAttempt",
+    "QueueStatistics",
     "append_logs",
     "claim",
     "drop_lease",
+    "enqueue",
+    "enqueue_many",
     "finish",
     "live_workers",
     "owned_attempts",
+    "pause_queue",
+    "paused_queues",
     "promote_retries",
+    "prune_jobs",
+    "queue_statistics",
     "record_handle",
     "register_worker",
     "renew_lease",
     "rescue",
+    "resume_queue",
+    "retry",
+    "wake_workers",
 ]

@@ -1,4 +1,4 @@
-"""Wake a waiting worker: by NOTIFY on PostgreSQL. A hint only; the worker polls all the same."""
+"""Hear the hints that wake a waiting worker."""
 
 from __future__ import annotations
 
@@ -7,26 +7,11 @@ import threading
 from typing import Any
 
 from django.db import DatabaseError, connections
-from django.dispatch import receiver
 
-from ..models import JobStatus
-from ..signals import job_transitioned
-from ..statemachine import Transition
+from ..queue.wakeup import CHANNEL
 
-CHANNEL = "container_manager"
 _RECONNECT_SECONDS = 2.0
 logger = logging.getLogger(__name__)
-
-
-@receiver(job_transitioned)
-def notify_workers(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:
-    """Tell listening workers of jobs that became ready, or were cancelled."""
-    connection = connections[using]
-    if connection.vendor != "postgresql":
-        return
-    if any(t.target in (JobStatus.QUEUED, JobStatus.CANCELLED) for t in transitions):
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, '')", [CHANNEL])
 
 
 class Listener:

@@ -1,0 +1,91 @@
+"""Put jobs into the queue: new ones, many at once, failed and finished ones again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import DEFAULT_DB_ALIAS, router, transaction
+from django.utils import timezone
+
+from ..models import ContainerJob, JobStatus
+from .wakeup import wake_workers
+
+# What a new run takes over from the job it repeats.
+_REPEATED = (
+    "name",
+    "image",
+    "command",
+    "environment",
+    "secrets",
+    "working_directory",
+    "memory_bytes",
+    "cpu_count",
+    "timeout_seconds",
+    "grace_seconds",
+    "executor",
+    "queue",
+    "priority",
+    "max_retries",
+    "labels",
+)
+_BATCH = 1000
+
+
+def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS, **fields: Any) -> ContainerJob:
+    """Create a job that is queued from the start; within the caller's transaction, if there is one.
+
+    Raises ValidationError that names each wrong field.
+    """
+    job = ContainerJob(**fields, status=JobStatus.QUEUED, queued_at=timezone.now(), scheduled_for=scheduled_for)
+    job.full_clean()
+    job.save(using=using, force_insert=True)
+    transaction.on_commit(partial(wake_workers, using=using), using=using)
+    return job
+
+
+def enqueue_many(
+    jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS
+) -> list[ContainerJob]:
+    """Queue many unsaved jobs in few statements, all or none.
+
+    Raises ValidationError for the first job that is wrong; its message says which one.
+    """
+    now, ready = timezone.now(), list(jobs)
+    for number, job in enumerate(ready):
+        job.status, job.queued_at = JobStatus.QUEUED, now
+        if scheduled_for is not None:
+            job.scheduled_for = scheduled_for
+        try:
+            job.clean_fields(exclude=("status",))
+            job.clean()
+        except ValidationError as error:
+            raise ValidationError([f"Job {number}: {message}" for message in error.messages]) from error
+    with transaction.atomic(using=using):
+        ContainerJob.objects.using(using).bulk_create(ready, batch_size=_BATCH)
+        transaction.on_commit(partial(wake_workers, using=using), using=using)
+    return ready
+
+
+def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
+    """Run a job again: a failed one itself, a completed or cancelled one as a new job that remembers its origin.
+
+    Returns the job that is now queued. Raises InvalidTransition for one that has not ended.
+    """
+    if job.is_terminal:
+        using = job._state.db or router.db_for_read(ContainerJob, instance=job)
+        fields = {name: getattr(job, name) for name in _REPEATED}
+        return enqueue(**fields, origin=job.pk, created_by=str(actor or ""), using=using)
+    using = job._state.db or router.db_for_write(ContainerJob, instance=job)
+    before = job.__dict__.copy()
+    try:
+        with transaction.atomic(using=using):
+            job.transition_to(JobStatus.RETRYING, actor=actor, reason=reason)
+            job.mark_as_queued(actor=actor, reason=reason)
+    except BaseException:
+        job.__dict__.update(before)
+        raise
+    return job

@@ -1,0 +1,57 @@
+"""How full the queues are. Finished jobs are counted for a short time back only, so millions of them cost nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import DEFAULT_DB_ALIAS
+from django.db.models import Count, Min, Q
+from django.utils import timezone
+
+from ..models import ContainerJob, JobStatus
+from .pauses import paused_queues
+
+_UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
+_FINISHED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+@dataclass(slots=True, kw_only=True)
+class QueueStatistics:
+    """One queue. ``scheduled`` are queued, but not due yet; ``oldest`` is when the first due one was queued."""
+
+    queue: str
+    queued: int = 0
+    scheduled: int = 0
+    running: int = 0
+    retrying: int = 0
+    oldest: datetime | None = None
+    paused: bool = False
+    finished: dict[str, int] = field(default_factory=dict)
+
+
+def queue_statistics(
+    *, since: timedelta = timedelta(hours=1), using: str = DEFAULT_DB_ALIAS
+) -> dict[str, QueueStatistics]:
+    """Return the queues by name; ``finished`` counts by status what ended within ``since``."""
+    now = timezone.now()
+    jobs, found = ContainerJob.objects.using(using).order_by(), dict[str, QueueStatistics]()
+
+    def entry(name: str) -> QueueStatistics:
+        return found.setdefault(name, QueueStatistics(queue=name))
+
+    due = Q(scheduled_for=None) | Q(scheduled_for__lte=now)
+    waiting = jobs.filter(status__in=_UNFINISHED).values("queue", "status")
+    for row in waiting.annotate(all=Count("pk"), due=Count("pk", filter=due), oldest=Min("queued_at", filter=due)):
+        statistics = entry(row["queue"])
+        if row["status"] == JobStatus.QUEUED:
+            statistics.queued, statistics.scheduled = row["due"], row["all"] - row["due"]
+            statistics.oldest = row["oldest"]
+        else:
+            setattr(statistics, row["status"], row["all"])
+    lately = jobs.filter(status__in=_FINISHED, status_changed_at__gte=now - since)
+    for ended in lately.values("queue", "status").annotate(all=Count("pk")):
+        entry(ended["queue"]).finished[ended["status"]] = ended["all"]
+    for name in paused_queues(using=using):
+        entry(name).paused = True
+    return found
