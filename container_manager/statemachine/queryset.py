@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import connections, models, transaction
@@ -74,7 +74,7 @@ class StateMachineQuerySet(models.QuerySet[T]):
         self._remember(objs, fields)
         return updated
 
-    def bulk_create(
+    def bulk_create(  # noqa: PLR0917  # Django's signature
         self,
         objs: Iterable[T],
         batch_size: int | None = None,
@@ -96,12 +96,12 @@ class StateMachineQuerySet(models.QuerySet[T]):
         query = self.query
         if not connections[self.db].features.has_select_for_update or query.select_for_update:
             return self
-        rows = self._chain() if query.is_sliced else self.order_by()
+        rows: models.QuerySet[T] = self.all() if query.is_sliced else self.order_by()
         if len(query.alias_map) > 1 or query.distinct or query.group_by is not None or query.combinator:
             # FOR UPDATE takes neither outer joins nor anything that merges rows. MariaDB's IN takes no LIMIT.
             listed = query.is_sliced or query.combinator
             keys: Any = list(rows.values_list("pk", flat=True)) if listed else rows.values("pk")
-            rows = cast("models.QuerySet[T]", self.model._base_manager.using(self.db).filter(pk__in=keys))
+            rows = self.model._base_manager.using(self.db).filter(pk__in=keys)
         return rows.select_for_update()
 
     def _read_back(self, objs: Sequence[T], names: Sequence[str]) -> None:

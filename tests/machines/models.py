@@ -1,4 +1,7 @@
-"""A model that is no job: integer states, another field name, no journal, a declared initial state."""
+"""Models that are no jobs, for the tests of the state machine.
+
+An article has integer states, another field name, no journal and a declared initial state.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,15 @@ from container_manager.statemachine.queryset import StateMachineQuerySet
 DRAFT, REVIEW, PUBLISHED = 10, 20, 30
 
 
+class Shelf(models.Model):
+    """A parent whose manager of articles is a related one."""
+
+    name = models.CharField(max_length=50, default="")
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class ArticleQuerySet(StateMachineQuerySet["Article"]):
     """Articles."""
 
@@ -18,6 +30,7 @@ class ArticleQuerySet(StateMachineQuerySet["Article"]):
 class Article(StateMachineModel):
     transition_effects = {PUBLISHED: {"published_at": Effect.NOW}}
 
+    shelf = models.ForeignKey(Shelf, models.CASCADE, null=True, related_name="articles")
     title = models.CharField(max_length=50, default="")
     stage = models.IntegerField(default=DRAFT)
     published_at = models.DateTimeField(null=True)
@@ -36,3 +49,32 @@ class Article(StateMachineModel):
 
     def __str__(self) -> str:
         return self.title
+
+
+class ShortArticle(Article):
+    """A proxy."""
+
+    class Meta:
+        proxy = True
+
+
+class Review(Article):
+    """A child with a table of its own; its state is in the parent's."""
+
+    verdict = models.CharField(max_length=50, default="")
+
+
+class Door(StateMachineModel):
+    """States whose column's collation ignores case, where the database has such a collation."""
+
+    state = models.CharField(max_length=10, default="open")
+
+    objects = StateMachineQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            TransitionConstraint(field="state", transitions={"open": ["shut"], "shut": ["open"]}, name="door_state")
+        ]
+
+    def __str__(self) -> str:
+        return self.state
