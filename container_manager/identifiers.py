@@ -1,15 +1,21 @@
-"""Time-ordered identifiers."""
+"""Time-ordered keys."""
 
 from __future__ import annotations
 
-import os
+import secrets
 import time
 import uuid
 
+_NANOSECONDS_PER_MILLISECOND = 1_000_000
+
 
 def uuid7() -> uuid.UUID:
-    """Return a UUID of version 7: 48 bits of Unix time in ms, then random bits (RFC 9562, section 5.7)."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value)
+    """Return a version 7 UUID (RFC 9562), ordered by time to a quarter of a microsecond.
+
+    The 12 bits after the milliseconds hold the fraction of the millisecond, by the RFC's method 3 (section 6.2), so
+    that rows made one after the other sort so. ``uuid.uuid7`` comes with Python 3.14.
+    """
+    milliseconds, rest = divmod(time.time_ns(), _NANOSECONDS_PER_MILLISECOND)
+    fraction = (rest << 12) // _NANOSECONDS_PER_MILLISECOND
+    number = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
+    return uuid.UUID(int=number)

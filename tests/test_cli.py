@@ -118,25 +118,27 @@ def standalone(environment: dict[str, str], *words: str) -> subprocess.Completed
 
 class TestWithoutProject:
     def test_run_shows_the_output_and_ends_with_the_exit_code(self, alone: dict[str, str]) -> None:
-        done = standalone(alone, "run", "--name", "first", "--", "sh", "-c", "echo from the job; exit 5")
-        assert (done.returncode, done.stderr) == (5, "")
-        assert done.stdout.startswith("from the job\n")
-        assert "Exit code 5" in done.stdout
+        done = standalone(alone, "run", "--name", "first", "--", "sh", "-c", "echo from the job; echo more >&2; exit 5")
+        assert (done.returncode, done.stdout) == (5, "from the job\n")
+        assert done.stderr.startswith("more\n")
+        assert "Exit code 5" in done.stderr
         listed = json.loads(standalone(alone, "ps", "--all", "--json").stdout)
         assert [(row["name"], row["status"], row["exit_code"]) for row in listed] == [("first", "failed", 5)]
 
     def test_run_of_a_missing_program_says_so(self, alone: dict[str, str]) -> None:
         done = standalone(alone, "run", "--", "no-such-program")
         assert done.returncode == 1
-        assert "No such file" in done.stdout
+        assert "No such file" in done.stderr
 
     def test_interrupting_run_cancels_the_job_and_ends_its_process(self, alone: dict[str, str], tmp_path: Path) -> None:
         command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]
-        with subprocess.Popen(command, env=alone, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=alone, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as running:
             assert running.stdout is not None
+            assert running.stderr is not None
             pid = running.stdout.readline().strip()
             running.send_signal(signal.SIGINT)
-            rest = running.stdout.read()
+            rest = running.stderr.read()
         assert "cancelled" in rest
         assert running.returncode == 130
         assert not Path(f"/proc/{pid}").exists()

@@ -24,8 +24,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], out: Output) -> int:
     job = find_job(options, options["job"])
     if options["follow"]:
-        for data in follow(job, options["stream"]):
-            write_bytes(out, data)
+        for stream, data in follow(job):
+            if options["stream"] in (None, stream):
+                write_bytes(out, data)
         return 0
     rows = JobLog.objects.using(options["database"]).filter(
         attempt__job=job, attempt__number=options["attempt"] or job.attempt
@@ -37,8 +38,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     return 0
 
 
-def follow(job: ContainerJob, stream: str | None = None) -> Iterator[bytes]:
-    """Yield a job's output as it is stored, through all its attempts, until the job can run no more."""
+def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
+    """Yield a job's output with its stream as it is stored, through all its attempts, until it can run no more."""
     using, number, sequence = job._state.db, max(job.attempt, 1), -1
     while True:
         # Looked at before the output, so that nothing stored before the end is missed.
@@ -47,8 +48,7 @@ def follow(job: ContainerJob, stream: str | None = None) -> Iterator[bytes]:
         rows = JobLog.objects.using(using).filter(attempt__job=job, attempt__number=number, sequence__gt=sequence)
         for entry in rows.iterator(chunk_size=16):
             sequence = entry.sequence
-            if stream is None or entry.stream == stream:
-                yield bytes(entry.data)
+            yield entry.stream, bytes(entry.data)
         if newest is not None and newest.finished_at is not None and job.attempt > number:
             number, sequence = number + 1, -1
             continue
@@ -59,10 +59,11 @@ def follow(job: ContainerJob, stream: str | None = None) -> Iterator[bytes]:
 
 def write_bytes(out: Output, data: bytes) -> None:
     """Write output as it is where that is possible."""
-    raw = getattr(getattr(out, "_out", out), "buffer", None)
-    if raw is not None and getattr(out, "_out", out) is sys.stdout:
-        sys.stdout.flush()
-        raw.write(data)
-        raw.flush()
+    # Django wraps the stream of a command.
+    stream = getattr(out, "_out", out)
+    if stream in (sys.stdout, sys.stderr) and hasattr(stream, "buffer"):
+        stream.flush()
+        stream.buffer.write(data)
+        stream.buffer.flush()
     else:
-        out.write(data.decode("utf-8", "replace"))
+        stream.write(data.decode("utf-8", "replace"))

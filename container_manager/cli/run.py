@@ -1,4 +1,4 @@
-"""Run a job in the foreground and end with its exit code; no worker is needed."""
+"""Run a job in the foreground, by itself, and end with its exit code; its streams are this command's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         executors={job.executor: build_executor(settings, job.executor)},
         options=WorkerOptions(slots=1, only=job.pk, using=options["database"]),
     )
-    follower = threading.Thread(target=_follow, args=(job.pk, worker, options["database"], out))
+    follower = threading.Thread(target=_follow, args=(job.pk, worker, options, out))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=_cancel, args=(job.pk, options["database"])).start())
     job.mark_as_queued()
@@ -45,13 +45,13 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     worker.run()
     follower.join()
     job.refresh_from_db()
-    return _exit_code(job, out)
+    return _exit_code(job, options["err"])
 
 
-def _follow(pk: Any, worker: WorkerLoop, using: str, out: Output) -> None:
+def _follow(pk: Any, worker: WorkerLoop, options: Mapping[str, Any], out: Output) -> None:
     try:
-        for data in follow(ContainerJob.objects.using(using).get(pk=pk)):
-            write_bytes(out, data)
+        for stream, data in follow(ContainerJob.objects.using(options["database"]).get(pk=pk)):
+            write_bytes(out if stream == "stdout" else options["err"], data)
     finally:
         worker.stop()
         connections.close_all()
@@ -67,14 +67,13 @@ def _cancel(pk: Any, using: str) -> None:
         connections.close_all()
 
 
-def _exit_code(job: ContainerJob, out: Output) -> int:
+def _exit_code(job: ContainerJob, err: Output) -> int:
     if job.status == JobStatus.COMPLETED:
         return 0
-    out.flush()
     if job.status == JobStatus.CANCELLED:
-        out.write(f"Job {short_id(job.pk)} was cancelled.\n")
+        err.write(f"Job {short_id(job.pk)} was cancelled.\n")
         return _SIGNAL_BASE + signal.SIGINT
-    out.write(f"Job {short_id(job.pk)} {job.status} ({job.failure_reason}): {job.last_error}\n")
+    err.write(f"Job {short_id(job.pk)} {job.status} ({job.failure_reason}): {job.last_error}\n")
     attempt = job.attempts.order_by("number").last()
     if attempt is not None and attempt.signal:
         return _SIGNAL_BASE + attempt.signal

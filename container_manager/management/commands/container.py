@@ -39,7 +39,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         try:
-            code = VERBS[verb].run(options, self.stdout)
+            code = VERBS[verb].run({**options, "err": self.stderr}, self.stdout)
         except ValidationError as error:
             raise CommandError("; ".join(_lines(error))) from error
         except (Refused, ImproperlyConfigured, TransitionError) as error:

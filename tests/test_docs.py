@@ -1,0 +1,141 @@
+"""What README and the docs say is so: their code runs, their tables and figures are the code's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from container_manager import checks, conf
+from container_manager.cli import VERBS
+from container_manager.models import ContainerJob
+from container_manager.statemachine.diagram import mermaid
+from container_manager.statemachine.machine import machine_of
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
+COMMAND = "python -m container_manager "
+SHOWN_ONLY = "<!-- test: shown"
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    """Yield a page's fenced blocks of a language, but those marked as only shown."""
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^(?P<mark><!--[^\n]*-->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```", text, re.M | re.S):
+        if found["language"] == language and not (found["mark"] or "").startswith(SHOWN_ONLY):
+            yield found["body"]
+
+
+def with_blocks(language: str, containing: str = "") -> list[Path]:
+    return [page for page in PAGES if any(containing in block for block in blocks(page, language))]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("page", with_blocks("python"), ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own docs
+
+
+@pytest.mark.parametrize("page", with_blocks("console", COMMAND), ids=lambda page: page.stem)
+def test_the_commands_of_a_page_print_what_it_says(page: Path, tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    environment = {**kept, "PYTHONPATH": str(ROOT)}
+    for block in blocks(page, "console"):
+        for command, said in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.M):
+            if not command.startswith(COMMAND):
+                continue
+            words = [sys.executable, *shlex.split(command)[1:]]
+            done = subprocess.run(
+                words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+            exit_code = re.search(r" run .*exit (\d)", command)
+            assert done.returncode == (int(exit_code[1]) if exit_code else 0), done.stdout + done.stderr
+            assert not said or done.stdout == said or done.stdout + done.stderr == said
+
+
+def test_the_diagram_is_the_maps_own() -> None:
+    assert "```mermaid\n" + mermaid(machine_of(ContainerJob).graph) + "\n```" in README
+
+
+# The tests behind the last column of README's table, one or more for each row.
+LEAK_TESTS = {
+    "assign + save()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
+    "save(update_fields)": ["test_leaks.py::update_fields"],
+    "QuerySet.update()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
+    "bulk_update(), loaded objects": ["test_leaks.py::bulk_update_loaded"],
+    "bulk_update(), fresh objects": ["test_leaks.py::bulk_update_fresh"],
+    "raw SQL": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
+    "admin form": ["test_admin.py::test_a_forged_post_moves_nothing"],
+    "bulk_create, odd first status": ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
+    'create(status="bogus")': ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
+    "bulk_create(update_conflicts=True)": ["test_leaks.py::upsert"],
+    "defer() + assign + save()": ["test_leaks.py::deferred"],
+    "Job(pk=…).save()": ["test_leaks.py::by_key"],
+    "two stale queued → running": ["test_races.py::"],
+    "stale completed and cancelled": ["test_races.py::"],
+    "stale save() of another field reverts the status": [
+        "test_transitions.py::test_a_stale_save_of_another_field_reverts_nothing"
+    ],
+}
+
+
+def test_each_cell_of_the_leak_table_is_a_test() -> None:
+    rows = [line.strip("|").split("|") for line in README.splitlines() if line.startswith("|") and " LEAK " in line]
+    rows += [line.strip("|").split("|") for line in README.splitlines() if line.startswith("|") and " both " in line]
+    found = {row[0].strip(): row[-1].strip() for row in rows}
+    assert set(found) == set(LEAK_TESTS)
+    assert set(found.values()) == {"ok", "1"}
+    for named in LEAK_TESTS.values():
+        for test in named:
+            module, _, name = test.partition("::")
+            assert f"def {name}" in (ROOT / "tests" / module).read_text(encoding="utf-8"), test
+
+
+def test_the_settings_page_lists_every_setting_with_its_default() -> None:
+    page = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `([^`]+)` \| (.+?) \|$", page, re.M))
+    settings = conf.AppSettings()
+    names = {f.name.upper(): getattr(settings, f.name) for f in fields(settings) if f.name != "retry"}
+    names |= {f'RETRY["{f.name.upper()}"]': getattr(settings.retry, f.name) for f in fields(settings.retry)}
+    assert set(shown) == set(names)
+    for name, text in shown.items():
+        if name != "EXECUTORS":
+            assert text == "`" + repr(names[name]).replace("'", '"') + "`"
+
+
+def test_the_commands_page_lists_every_verb() -> None:
+    page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)", page, re.M)) == set(VERBS)
+
+
+def test_the_checks_page_lists_every_check() -> None:
+    page = (ROOT / "docs/reference/checks.md").read_text(encoding="utf-8")
+    sources = Path(checks.__file__).parent.rglob("checks.py")
+    used = {name for source in sources for name in re.findall(r"[a-z_]+\.[EW]\d{3}", source.read_text("utf-8"))}
+    assert set(re.findall(r"`([a-z_]+\.[EW]\d{3})`", page)) == used
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+\.md)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_figures_are_those_that_were_measured() -> None:
+    shown = re.search(r"<!-- figures[^>]*-->\n(.*?)<!-- end of figures -->", README, re.S)
+    assert shown is not None
+    measured = json.loads((ROOT / "benchmarks/results.json").read_text(encoding="utf-8"))
+    for figure in measured["figures"]:
+        assert f"| {figure['name']} |" in shown[1]
+        assert f"| {figure['ratio']:.2f} |" in shown[1]
