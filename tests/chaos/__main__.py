@@ -21,6 +21,7 @@ LEASE_SECONDS = 3.0
 _BETWEEN_FAULTS = (0.2, 0.8)
 _FREEZE_SECONDS = (LEASE_SECONDS * 0.3, LEASE_SECONDS * 1.8)
 _SLOTS = 6
+_STOP_SECONDS = 60
 _RESTART_SHARE = 0.06
 _CANCEL_SHARE = 0.15
 # An attempt that a fault took away is not the job's fault; a job must outlive all of them.
@@ -149,7 +150,14 @@ class Chaos:
     def stop(self) -> list[int]:
         for worker in self.workers:
             worker.terminate()
-        return [worker.wait(timeout=60) for worker in self.workers]
+        return [self._wait(worker) for worker in self.workers]
+
+    def _wait(self, worker: subprocess.Popen[bytes]) -> int:
+        try:
+            return worker.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            return worker.wait()
 
     def verify(self, exit_codes: list[int]) -> list[str]:
         """Return every problem, in words."""
