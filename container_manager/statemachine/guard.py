@@ -96,10 +96,8 @@ class GuardedUpdate:
             for name, column in columns.items()
         )
         key = owner._meta.pk
-        sql = (
-            f"UPDATE {quote(owner._meta.db_table)} SET {assignments} "
-            f"WHERE {quote(key.column)} = %s AND {quote(state_field.column)} = %s"
-        )
+        state = dialect_for(connections[using]).unindexed % {"expressions": quote(state_field.column)}
+        sql = f"UPDATE {quote(owner._meta.db_table)} SET {assignments} WHERE {quote(key.column)} = %s AND {state} = %s"
         version = machine.journal.version if machine.journal else None
         return cls(
             model=model,

@@ -8,9 +8,12 @@ from typing import Any, ClassVar, Self
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections, models, router
+from django.db.models import F, Func, Q
+from django.db.models.lookups import Exact
 from django.dispatch import Signal
 from django.utils import timezone
 
+from .dialects.base import dialect_for
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
 from .guard import ExpectedRow, GuardedUpdate
@@ -176,13 +179,15 @@ class StateMachineModel(models.Model):
         # Whoever does not know the row's state does not know its marks either: the database sets them.
         unknown = machine.marks if blind and target is not None else ()
         kept = [v for v in values if v[0].attname not in unknown and self._is_written(v, machine, loaded)]
-        conditions = self._conditions(machine, loaded, target, kept)
+        conditions = self._conditions(
+            machine, loaded, target, kept, unindexed=dialect_for(connections[using]).unindexed
+        )
         row = ExpectedRow(
             model=type(self), pk=pk_val, field=machine.field, using=using, expected=loaded.get(machine.field)
         )
         try:
             done = super()._do_update(
-                base_qs.filter(**conditions), using, pk_val, kept, update_fields, forced_update, *rest
+                base_qs.filter(conditions), using, pk_val, kept, update_fields, forced_update, *rest
             )
         except DatabaseError as error:
             if conflict := row.conflict(error):
@@ -198,21 +203,22 @@ class StateMachineModel(models.Model):
         name = value[0].attname
         return name not in machine.guarded or loaded.get(name, _MISSING) != value[2]
 
-    def _conditions(self, machine: Machine, loaded: Mapping[str, Any], target: Any, kept: Any) -> dict[str, Any]:
+    def _conditions(self, machine: Machine, loaded: Mapping[str, Any], target: Any, kept: Any, *, unindexed: str) -> Q:
         """Return what must hold of the row for this save's UPDATE."""
         changed = [v[0].attname for v in kept if v[0].attname in machine.guarded]
         if not changed:
-            return {}
-        version = machine.journal.version if machine.journal else machine.field
-        conditions = {name: loaded[name] for name in (machine.field, version) if name in loaded}
-        if machine.field not in loaded and target is not None:
-            conditions[f"{machine.field}__in"] = (*machine.graph.sources(target), target)
-        if not conditions:
-            # Loaded without state and version: the columns that are to change stand for them.
-            known = {name: loaded[name] for name in changed if name in loaded}
-            conditions = {
-                f"{name}__isnull" if v is None else name: True if v is None else v for name, v in known.items()
-            }
+            return Q()
+        if machine.field in loaded:
+            field: Any = self._meta.get_field(machine.field)
+            conditions = Q(Exact(Func(F(machine.field), template=unindexed, output_field=field), loaded[machine.field]))
+        elif target is not None:
+            conditions = Q((f"{machine.field}__in", (*machine.graph.sources(target), target)))
+        else:
+            # Loaded without the state: the columns that are to change stand for it.
+            known = [(name, loaded[name]) for name in changed if name in loaded]
+            conditions = Q(*((f"{name}__isnull", True) if value is None else (name, value) for name, value in known))
+        if machine.journal is not None and machine.journal.version in loaded:
+            conditions &= Q((machine.journal.version, loaded[machine.journal.version]))
         return conditions
 
     def _refuse_save(self, refusal: StaleTransition, machine: Machine, target: Any, *, blind: bool) -> None:

@@ -64,12 +64,16 @@ class Review(Article):
     verdict = models.CharField(max_length=50, default="")
 
 
+class DoorQuerySet(StateMachineQuerySet["Door"]):
+    """Doors."""
+
+
 class Door(StateMachineModel):
     """States whose column's collation ignores case, where the database has such a collation."""
 
     state = models.CharField(max_length=10, default="open")
 
-    objects = StateMachineQuerySet.as_manager()
+    objects = DoorQuerySet.as_manager()
 
     class Meta:
         constraints = [

@@ -56,6 +56,8 @@ class Dialect(ABC):
     # Whether a plain SELECT may show less than an UPDATE of the same transaction has just met.
     reads_snapshot: ClassVar[bool] = False
     exact_collation: ClassVar[str] = ""
+    # How to compare a column, so that a row is found by its key and not by an index of this column.
+    unindexed: ClassVar[str] = "%(expressions)s"
 
     def literal(self, state: State) -> str:
         return str(state) if isinstance(state, int) else "'" + state.replace("'", "''") + "'"

@@ -22,6 +22,8 @@ _CHANGED_SINCE_SNAPSHOT = 1020
 class MySQLDialect(Dialect):
     vendor = "mysql"
     reads_snapshot = True
+    # InnoDB locks the part of an index that it reads: by an index of the state, that is other rows too.
+    unindexed = "CAST(%(expressions)s AS BINARY)"
 
     def quote(self, name: str) -> str:
         return "`" + name.replace("`", "``") + "`"
