@@ -90,7 +90,9 @@ class Ours(Contender):
         from container_manager.queue import enqueue
 
         connection.execute("TRUNCATE container_manager_worker")
-        connection.execute(f"TRUNCATE {_JOB} CASCADE")
+        connection.execute(
+            f"TRUNCATE {_JOB}, container_manager_jobtransition, container_manager_jobattempt, container_manager_joblog"
+        )
         enqueue(command="true")
         columns = [f'"{field.column}"' for field in ContainerJob._meta.concrete_fields]
         connection.execute(_COPY.format(columns=", ".join(columns), rest=", ".join(columns[1:])), [count - 1])
