@@ -153,23 +153,24 @@ def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
         served = dialect.unserved_executors(cursor, executors)
         if not served:
             return 0
-        marks = ", ".join(["%s"] * len(served))
-        dead = (
-            "NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = {alias}.worker "
-            f"AND w.lease_expires_at >= {dialect.now})"
-        )
-        # The job before its attempt, as in finish(): two that take locks in the same order cannot deadlock.
-        cursor.execute(
-            "UPDATE container_manager_containerjob SET worker = %s WHERE status = 'running' AND worker <> '' "
-            f"AND executor IN ({marks}) AND {dead.format(alias='container_manager_containerjob')}",
-            [worker, *served],
-        )
+        # Who holds an attempt is decided here, once; its job follows. Were both asked on their own whether the lease
+        # has run out, it could run out in between, and the two would belong to different workers.
         cursor.execute(
             "UPDATE container_manager_jobattempt SET worker = %s WHERE finished_at IS NULL "
-            f"AND executor IN ({marks}) AND {dead.format(alias='container_manager_jobattempt')}",
+            f"AND executor IN ({', '.join(['%s'] * len(served))}) AND NOT EXISTS ("
+            "SELECT 1 FROM container_manager_worker w WHERE w.id = container_manager_jobattempt.worker "
+            f"AND w.lease_expires_at >= {dialect.now})",
             [worker, *served],
         )
-        return int(cursor.rowcount)
+        taken = int(cursor.rowcount)
+        if taken:
+            cursor.execute(
+                "UPDATE container_manager_containerjob SET worker = %s WHERE status = 'running' AND EXISTS ("
+                "SELECT 1 FROM container_manager_jobattempt a WHERE a.job_id = container_manager_containerjob.id "
+                "AND a.number = container_manager_containerjob.attempt AND a.worker = %s AND a.finished_at IS NULL)",
+                [worker, worker],
+            )
+        return taken
 
 
 def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
