@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ from django.dispatch import Signal
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .commands import split_command
 from .identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -196,7 +196,7 @@ class ContainerJob(StateMachineModel):
 
         Raises ValueError where the quoting is broken.
         """
-        return shlex.split(self.command)
+        return split_command(self.command)
 
     @property
     def is_terminal(self) -> bool:

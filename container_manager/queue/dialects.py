@@ -179,9 +179,9 @@ WITH candidate AS MATERIALIZED ({select} FOR UPDATE SKIP LOCKED), claimed AS (
 )
 SELECT {names}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 """
-# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). OFFSET 0 keeps the
-# planner to the unique indexes: it takes a worker's open attempts, or running jobs, for one row, and then compares
-# each with each.
+# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). The attempt is locked
+# before its job, as rescue() does. OFFSET 0 keeps the planner to the unique indexes: it takes a worker's open attempts,
+# or running jobs, for one row, and then compares each with each.
 _POSTGRESQL_FINISH = """
 WITH held AS MATERIALIZED (
     SELECT o.*, a.id AS attempt_id,
@@ -190,10 +190,10 @@ WITH held AS MATERIALIZED (
     FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[],
         %s::float8[]) AS o(job_id, number, status, exit_code, signal, reason, message, peak_memory_bytes, cpu_seconds)
     CROSS JOIN LATERAL (
-        SELECT status, attempt, worker FROM container_manager_containerjob WHERE id = o.job_id OFFSET 0 FOR UPDATE) j
-    CROSS JOIN LATERAL (
         SELECT id, worker, finished_at FROM container_manager_jobattempt
         WHERE job_id = o.job_id AND number = o.number OFFSET 0 FOR UPDATE) a
+    CROSS JOIN LATERAL (
+        SELECT status, attempt, worker FROM container_manager_containerjob WHERE id = o.job_id OFFSET 0 FOR UPDATE) j
     WHERE a.worker = %s AND a.finished_at IS NULL
 ), done AS (
     UPDATE container_manager_containerjob j SET status = held.status,

@@ -390,13 +390,11 @@ class WorkerLoop:
         try:
             spec = launch_spec(held.job, self._settings)
         except Rejected as rejection:
-            self._launched.put((held, rejection))
-            self._wake.set()
+            self._note_launched(held, rejection)
             return
         threads = held.executor.capabilities.launch_threads
         if not threads:
-            self._launched.put((held, _attempt(lambda: held.executor.submit(spec))))
-            self._wake.set()
+            self._note_launched(held, _attempt(lambda: held.executor.submit(spec)))
             return
         pool = self._pool(held.job.executor, threads)
         future = pool.submit(held.executor.submit, spec)
@@ -404,8 +402,12 @@ class WorkerLoop:
 
     def _note_launch(self, held: HeldAttempt, done: Future[str]) -> None:
         error = done.exception()
-        self._launched.put((held, done.result() if error is None else _as_exception(error)))
-        self._wake.set()
+        self._note_launched(held, done.result() if error is None else _as_exception(error))
+
+    def _note_launched(self, held: HeldAttempt, result: str | Exception) -> None:
+        self._launched.put((held, result))
+        if not self._wake.is_set():
+            self._wake.set()
 
     def _collect_launches(self) -> None:
         while not self._launched.empty():
