@@ -101,7 +101,7 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     `owned_attempts` which.
     """
     connection = connections[using]
-    with transaction.atomic(using=using):
+    with transaction.atomic(using=using, savepoint=False):
         done, closed = dialect_for(connection).finish(connection, worker, outcomes)
         moved = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]
         moved += [
