@@ -1,0 +1,1 @@
+"""What one transition costs beside the raw driver, and beside other libraries."""
