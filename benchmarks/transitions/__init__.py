@@ -1,1 +1,0 @@
-"""What one transition costs beside the raw driver, and beside other libraries."""
