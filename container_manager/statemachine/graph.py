@@ -45,8 +45,13 @@ class Graph:
     @classmethod
     def declare(cls, transitions: Mapping[State, Iterable[State]], *, initial: Iterable[State] | None = None) -> Graph:
         """Build a graph from a map of state to targets, of plain values or enum members."""
-        edges = {plain(source): tuple(plain(t) for t in targets) for source, targets in transitions.items()}
-        return cls(edges=edges, initial=None if initial is None else tuple(plain(s) for s in initial))
+        edges: dict[State, tuple[State, ...]] = {}
+        for source, targets in transitions.items():
+            state = plain(source)
+            if state in edges:
+                raise GraphError(f"State {state!r} stands in the map twice.")
+            edges[state] = _states(targets, f"The targets of {state!r}")
+        return cls(edges=edges, initial=None if initial is None else _states(initial, "The initial states"))
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -71,6 +76,13 @@ class Graph:
         return state in self.edges and not self.edges[state]
 
 
+def _states(values: Iterable[object], whose: str) -> tuple[State, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        # A text would be taken for a list of its letters.
+        raise GraphError(f"{whose} must be a list, not {values!r}.")
+    return tuple(plain(value) for value in values)
+
+
 def _validate(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ...] | None) -> None:
     if not edges:
         raise GraphError("The map has no states.")
@@ -89,6 +101,8 @@ def _validate(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ..
             raise GraphError(f"Initial state {state!r} is not a state of the map.")
     if initial is not None and not initial:
         raise GraphError("No initial state: no row could ever be inserted.")
+    if len(set(initial or ())) != len(initial or ()):
+        raise GraphError(f"The initial states name one twice: {list(initial or ())}.")
     if unreachable := _unreachable(edges, initial):
         raise GraphError(f"No path leads to {', '.join(map(repr, unreachable))}.")
 

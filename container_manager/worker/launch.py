@@ -17,7 +17,7 @@ def launch_key(job: ClaimedJob, settings: AppSettings) -> str:
 
 
 def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
-    """Return what to start.
+    """Return what to start. The command finds its job and attempt in variables of that name.
 
     Raises Rejected where the job's own words make no sense: it fails, and the worker lives on.
     """
@@ -27,7 +27,12 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
         raise Rejected("start", f"The command's quoting is broken: {error}. Command: {job.command!r}") from error
     if not argv and not job.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
-    environment = {**job.environment, **{name: read_secret(ref, settings) for name, ref in job.secrets.items()}}
+    environment = {
+        "CONTAINER_MANAGER_JOB": str(job.id),
+        "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
+        **job.environment,
+        **{name: read_secret(ref, settings) for name, ref in job.secrets.items()},
+    }
     for name, value in environment.items():
         if not name or "=" in name or "\0" in name or "\0" in str(value):
             raise Rejected("start", f"{name!r} cannot be an environment variable.")

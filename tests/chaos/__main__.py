@@ -1,0 +1,255 @@
+"""Run the chaos on one database and print what came of it; ends with 1 where a job lies."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .databases import DATABASES
+
+LEASE_SECONDS = 3.0
+_BETWEEN_FAULTS = (0.2, 0.8)
+_FREEZE_SECONDS = (LEASE_SECONDS * 0.3, LEASE_SECONDS * 1.8)
+_SLOTS = 6
+_STOP_SECONDS = 60
+_RESTART_SHARE = 0.06
+_CANCEL_SHARE = 0.15
+# An attempt that a fault took away is not the job's fault; a job must outlive all of them.
+_RETRIES = 1000
+
+
+class Chaos:
+    """Workers, a database, and a hand that kills them."""
+
+    def __init__(self, folder: Path, database: Any, *, jobs: int, seed: int) -> None:
+        self.folder, self.database, self.jobs = folder, database, jobs
+        self.random = random.Random(seed)  # noqa: S311  # faults, not secrets
+        self.faults: Counter[str] = Counter()
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.frozen: list[tuple[float, subprocess.Popen[bytes]]] = []
+        self.effects = folder / "effects"
+        self.effects.mkdir()
+        self.log = (folder / "workers.log").open("ab")
+
+    def enqueue(self) -> None:
+        from container_manager import queue
+        from container_manager.models import ContainerJob
+
+        write = f'echo "$CONTAINER_MANAGER_ATTEMPT" >> {self.effects}/$CONTAINER_MANAGER_JOB'
+        kinds = [
+            ("quick", "true", _RETRIES, None),
+            ("slow", "sleep 0.2", _RETRIES, None),
+            ("tree", "sleep 0.1 & setsid sleep 0.3 & wait", _RETRIES, None),
+            ("failing", "exit 3", 2, None),
+            ("endless", "while :; do sleep 0.05; done", 0, 1),
+        ]
+        weights = [60, 25, 8, 5, 2]
+        made = []
+        for number in range(self.jobs):
+            name, body, retries, timeout = self.random.choices(kinds, weights)[0]
+            made.append(
+                ContainerJob(
+                    name=f"{name}-{number}",
+                    command=f"sh -c '{write}; {body}'",
+                    max_retries=retries,
+                    timeout_seconds=timeout,
+                    grace_seconds=1,
+                    priority=self.random.randrange(101),
+                )
+            )
+        queue.enqueue_many(made)
+
+    def start_worker(self) -> None:
+        command = [sys.executable, "-m", "django", "container", "worker", "--slots", str(_SLOTS)]
+        self.workers.append(subprocess.Popen([*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log))
+
+    def strike(self) -> None:
+        """Do one fault."""
+        roll = self.random.random()
+        running = [worker for worker in self.workers if worker not in [frozen for _, frozen in self.frozen]]
+        if self.database.can_crash and roll < _RESTART_SHARE:
+            self.faults["database killed"] += 1
+            self.database.crash()
+        elif roll < _RESTART_SHARE + _CANCEL_SHARE:
+            self.cancel()
+        elif roll < 0.6 and running:
+            worker = self.random.choice(running)
+            worker.kill()
+            worker.wait()
+            self.workers.remove(worker)
+            self.start_worker()
+            self.faults["worker killed"] += 1
+        elif running:
+            worker = self.random.choice(running)
+            worker.send_signal(signal.SIGSTOP)
+            self.frozen.append((time.monotonic() + self.random.uniform(*_FREEZE_SECONDS), worker))
+            self.faults["worker frozen"] += 1
+
+    def cancel(self) -> None:
+        from container_manager.models import ContainerJob
+        from container_manager.statemachine import TransitionError
+
+        job = ContainerJob.objects.filter(status="running").order_by("?").first()
+        if job is None:
+            return
+        try:
+            job.mark_as_cancelled(actor="chaos")
+            self.faults["job cancelled"] += 1
+        except TransitionError:
+            self.faults["cancel too late"] += 1
+
+    def thaw(self, *, everyone: bool = False) -> None:
+        for entry in list(self.frozen):
+            until, worker = entry
+            if everyone or time.monotonic() >= until:
+                worker.send_signal(signal.SIGCONT)
+                self.frozen.remove(entry)
+
+    def unfinished(self) -> int:
+        from container_manager.models import ContainerJob, JobAttempt
+
+        waiting = ContainerJob.objects.filter(status__in=["queued", "running", "retrying"]).count()
+        return waiting + JobAttempt.objects.filter(finished_at=None).count()
+
+    def run(self, limit_seconds: float) -> None:
+        """Strike until most is done, then let the rest come to an end."""
+        for _ in range(self.database.workers):
+            self.start_worker()
+        deadline = time.monotonic() + limit_seconds
+        left = self.jobs
+        while left and time.monotonic() < deadline:
+            time.sleep(self.random.uniform(*_BETWEEN_FAULTS))  # the time between faults is part of the experiment
+            self.thaw(everyone=left <= self.jobs // 20)
+            if left > self.jobs // 20:
+                self.strike()
+            left = self.with_database(self.unfinished)
+        self.thaw(everyone=True)
+
+    def with_database(self, look: Any) -> Any:
+        """Ask the database, which may just have been killed."""
+        from django.db import OperationalError, connection
+
+        for _ in range(50):
+            try:
+                return look()
+            except OperationalError:
+                connection.close()
+                time.sleep(0.2)  # it comes back by itself
+        return look()
+
+    def stop(self) -> list[int]:
+        for worker in self.workers:
+            worker.terminate()
+        return [self._wait(worker) for worker in self.workers]
+
+    def _wait(self, worker: subprocess.Popen[bytes]) -> int:
+        try:
+            return worker.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            return worker.wait()
+
+    def verify(self, exit_codes: list[int]) -> list[str]:
+        """Return every problem, in words."""
+        from container_manager.doctor import examine
+        from container_manager.models import JobAttempt
+
+        diagnosis = examine()
+        problems = list(diagnosis.problems)
+        for status in ("pending", "queued", "running", "retrying"):
+            if count := diagnosis.jobs[status]:
+                problems.append(f"{count} jobs are still {status}")
+        if diagnosis.jobs.total() != self.jobs:
+            problems.append(f"{self.jobs} jobs were made, {diagnosis.jobs.total()} are there")
+        known = {(str(job), number) for job, number in JobAttempt.objects.values_list("job", "number")}
+        runs = Counter((path.name, int(line)) for path in self.effects.iterdir() for line in path.read_text().split())
+        problems += [
+            f"{job} ran as attempt {number}, which nobody knows" for job, number in runs if (job, number) not in known
+        ]
+        problems += [f"{job}: attempt {number} ran {count} times" for (job, number), count in runs.items() if count > 1]
+        completed = {str(job) for (job,) in _completed()}
+        problems += [
+            f"{job} is completed and never ran" for job in completed - {path.name for path in self.effects.iterdir()}
+        ]
+        problems += [f"process {pid} is left" for pid in _processes_with(str(self.effects))]
+        problems += [f"a worker ended with {code}" for code in exit_codes if code]
+        say(
+            f"{self.jobs} jobs: {dict(sorted(diagnosis.jobs.items()))}; {diagnosis.attempts} attempts, "
+            f"{diagnosis.transitions} transitions, {runs.total()} runs; faults: {dict(sorted(self.faults.items()))}"
+        )
+        return problems
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _completed() -> Any:
+    from container_manager.models import ContainerJob
+
+    return ContainerJob.objects.filter(status="completed").values_list("pk")
+
+
+def _processes_with(text: str) -> list[int]:
+    """Return the processes that have a text among their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes()
+        except OSError:
+            continue
+        if text.encode() in arguments and int(path.parent.name) != os.getpid():
+            found.append(int(path.parent.name))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("database", choices=sorted(DATABASES))
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=None, help="The same faults again, as far as time allows.")
+    parser.add_argument("--limit", type=float, default=600.0, help="Seconds until it is given up.")
+    arguments = parser.parse_args()
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
+    say(f"{arguments.database}, seed {seed}")
+    with tempfile.TemporaryDirectory(prefix="cm-chaos-") as name:
+        database = DATABASES[arguments.database](Path(name))
+        database.start()
+        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
+        os.environ["CHAOS_DATABASE"] = json.dumps(database.settings)
+        import django
+
+        django.setup()
+        from django.core.management import call_command
+
+        call_command("migrate", verbosity=0)
+        chaos = Chaos(Path(name), database, jobs=arguments.jobs, seed=seed)
+        try:
+            chaos.enqueue()
+            chaos.run(arguments.limit)
+            problems = chaos.verify(chaos.stop())
+        finally:
+            for worker in chaos.workers:
+                worker.kill()
+            database.stop()
+        for problem in problems[:50]:
+            say(problem)
+        if problems:
+            say((Path(name) / "workers.log").read_text()[-6000:])
+    say(f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

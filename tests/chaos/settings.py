@@ -1,0 +1,22 @@
+"""Settings of the workers in the chaos: short leases, quick retries. CHAOS_DATABASE holds the database, as JSON."""
+
+import json
+import os
+
+SECRET_KEY = "only for tests"
+USE_TZ = True
+INSTALLED_APPS = ["container_manager"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES = {"default": json.loads(os.environ["CHAOS_DATABASE"])}
+CONTAINER_MANAGER = {
+    "LEASE_SECONDS": 3,
+    "POLL_SECONDS": 0.2,
+    "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 1.0},
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(process)d %(levelname)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}
