@@ -164,7 +164,7 @@ class TestClaiming:
     def test_what_is_claimed_is_what_was_asked_for(self) -> None:
         asked = {
             "image": "debian", "command": "echo 'a b'", "environment": {"A": "ä"}, "secrets": {"S": "env:CM_SECRET_S"},
-            "working_directory": "/tmp", "memory_bytes": 2**40, "cpu_count": 0.5, "timeout_seconds": 7,
+            "working_directory": "/srv", "memory_bytes": 2**40, "cpu_count": 0.5, "timeout_seconds": 7,
             "grace_seconds": 3, "max_retries": 2, "labels": {"l": "1"}, "executor": "default",
         }  # fmt: skip
         job = queue.enqueue(**asked)
