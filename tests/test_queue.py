@@ -312,19 +312,18 @@ class TestOwning:
         assert finish(outcome(job, status="completed")) == {(job.pk, 1)}
         assert row_of(job)["status"] == "running"
 
-    def test_a_handle_is_noted_by_the_owner_of_an_open_attempt_only(self) -> None:
-        running("w")
-        (owned,) = queue.owned_attempts(worker="w", using="default")
+    def test_handles_are_noted_by_the_owner_of_an_open_attempt_only(self) -> None:
+        first, second = running("w"), running("w")
 
-        def record(handle: str, worker: str) -> bool:
-            return queue.record_handle(owned.job, handle, worker=worker, using="default")
+        def record(handle: str, worker: str) -> list[str]:
+            handles = [((job.pk, 1), f"{handle} {number}") for number, job in enumerate((first, second))]
+            queue.record_handles(handles, worker=worker, using="default")
+            return list(JobAttempt.objects.order_by("job").values_list("handle", flat=True))
 
-        assert record("mine", "w")
-        assert not record("theirs", "thief")
-        assert JobAttempt.objects.get().handle == "mine"
-        finish(queue.Outcome(job_id=owned.job.id, attempt=1, status="completed"))
-        assert not record("late", "w")
-        assert JobAttempt.objects.get().handle == "mine"
+        assert record("mine", "w") == ["mine 0", "mine 1"]
+        assert record("theirs", "thief") == ["mine 0", "mine 1"]
+        finish(outcome(first))
+        assert record("late", "w") == ["mine 0", "late 1"]
 
 
 class TestLogs:

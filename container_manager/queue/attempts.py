@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -144,12 +144,15 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
     ]
 
 
-def record_handle(job: ClaimedJob, handle: str, *, worker: str, using: str) -> bool:
-    """Note what the engine calls the attempt; tell whether it is still this worker's."""
-    from ..models import JobAttempt
-
-    mine = JobAttempt.objects.using(using).filter(job_id=job.id, number=job.attempt, worker=worker, finished_at=None)
-    return bool(mine.update(handle=handle))
+def record_handles(handles: Iterable[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> None:
+    """Note what the engine calls attempts, by job id and attempt; those that are not this worker's stay as they are."""
+    connection, key = connections[using], ContainerJob._meta.pk
+    with transaction.atomic(using=using), connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE container_manager_jobattempt SET handle = %s "
+            "WHERE job_id = %s AND number = %s AND worker = %s AND finished_at IS NULL",
+            [(handle, key.get_db_prep_value(job, connection), number, worker) for (job, number), handle in handles],
+        )
 
 
 def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
