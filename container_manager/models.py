@@ -320,9 +320,12 @@ class JobAttempt(models.Model):
 
 
 class JobTransition(models.Model):
-    """The journal: one row per change of a job's status, written by the database itself."""
+    """The journal: one row per change of a job's status, written by the database itself.
 
-    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="transitions")
+    It is made from the job's own row, so its key is not checked once more, which would cost more than the row.
+    """
+
+    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="transitions", db_constraint=False)
     from_status = models.CharField(max_length=16, choices=JobStatus)
     to_status = models.CharField(max_length=16, choices=JobStatus)
     at = models.DateTimeField()
