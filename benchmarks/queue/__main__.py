@@ -57,9 +57,7 @@ def _measure(connection: psycopg.Connection, folder: str, *, quick: bool) -> Ite
     for workers in WORKERS:
         for (name, floor), least in ((_BATCHES, 0.4), (_SINGLE, 0.7)):
             ratio = _ratio(rates[name, workers], rates[floor, workers])
-            yield Figure(
-                name=f"drain, workers={workers}: {name} / {floor}", value=ratio, unit="times", at_least=least
-            )
+            yield Figure(name=f"drain, workers={workers}: {name} / {floor}", value=ratio, unit="times", at_least=least)
         for peer in _PEERS:
             ratio = _ratio(rates[_BATCHES[0], workers], rates[peer, workers])
             yield Figure(

@@ -45,7 +45,8 @@ def _insert(connection: psycopg.Connection, count: int) -> None:
     key, name = names.index("id"), names.index("name")
     one = sql.SQL("({})").format(sql.SQL(", ").join([sql.Placeholder()] * len(row)))
     head = sql.SQL("INSERT INTO {} ({}) VALUES ").format(
-        sql.Identifier(ContainerJob._meta.db_table), sql.SQL(", ").join(sql.Identifier(field.column) for field in fields)
+        sql.Identifier(ContainerJob._meta.db_table),
+        sql.SQL(", ").join(sql.Identifier(field.column) for field in fields),
     )
     with connection.transaction():
         for done in range(0, count, _BATCH):

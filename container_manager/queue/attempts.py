@@ -18,6 +18,7 @@ from .dialects import JOB_COLUMNS, dialect_for
 
 _CLAIMED_COLUMNS = (*JOB_COLUMNS, "elapsed_seconds")
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedJob:
     """What a worker needs to know of a job it holds. ``id`` and ``attempt`` are its fencing token.

@@ -178,8 +178,8 @@ SELECT {names}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 # or running jobs, for one row, and then compares each with each.
 _POSTGRESQL_FINISH = """
 WITH held AS MATERIALIZED (
-    SELECT job_id, number, o.status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message, exit_code, signal,
-        peak_memory_bytes, cpu_seconds, a.id AS attempt_id,
+    SELECT o.job_id, o.number, o.status, COALESCE(o.reason, '') AS reason, COALESCE(o.message, '') AS message,
+        o.exit_code, o.signal, o.peak_memory_bytes, o.cpu_seconds, a.id AS attempt_id,
         CASE WHEN j.status <> 'running' OR j.attempt <> o.number THEN 'close'
              WHEN j.worker = a.worker AND o.status IS NOT NULL THEN 'finish' END AS fate
     FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[],

@@ -63,9 +63,7 @@ class PostgreSQLDialect(Dialect):
             f"WHERE o.{q(spec.column)} IS DISTINCT FROM n.{q(spec.column)}; RETURN NULL;"
         )
         before = f"BEFORE UPDATE ON {TABLE} FOR EACH ROW WHEN ({changed} AND {unmarked})"
-        after = (
-            f"AFTER UPDATE ON {TABLE} REFERENCING OLD TABLE AS {_BEFORE} NEW TABLE AS {_AFTER} FOR EACH STATEMENT"
-        )
+        after = f"AFTER UPDATE ON {TABLE} REFERENCING OLD TABLE AS {_BEFORE} NEW TABLE AS {_AFTER} FOR EACH STATEMENT"
         marker = spec.name + "_mark"
         return [
             self._function(marker, mark),
