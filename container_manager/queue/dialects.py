@@ -144,8 +144,8 @@ class PostgreSQLDialect(Dialect):
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
     ) -> tuple[set[uuid.UUID], Keys]:
-        # The driver quotes each text of a list on its own, which takes longer than all the rest: the ids as one text, and
-        # nothing for what is empty.
+        # The driver quotes each text of a list on its own, which takes longer than all the rest: so the ids go as one
+        # text, and what is empty not at all.
         columns: list[Any] = ["{" + ",".join([o.job_id.hex for o in outcomes]) + "}"]
         columns += [[getattr(o, name) or None for o in outcomes] for name in ("status", "reason", "message")]
         columns += [[getattr(o, name) for o in outcomes] for name in _OUTCOME_NUMBERS]
