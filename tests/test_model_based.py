@@ -275,11 +275,14 @@ class JobMachine(RuleBasedStateMachine):
         row.name = name
 
     def learn_status(self, handle: Handle) -> bool:
-        """Let an instance that was loaded without its status learn it, as any access does; tell whether it could."""
-        if handle.status is None:
-            row = self.rows.get(handle.job.pk)
-            if row is None:
-                return False
+        """Let a partial instance learn its status, as any access does.
+
+        Return False where its row is gone: then Django says so, whichever column is asked for.
+        """
+        row = self.rows.get(handle.job.pk)
+        if handle.partial and row is None:
+            return False
+        if handle.status is None and row is not None:
             handle.status, handle.change = row.status, row.change
             assert handle.job.status == row.status
         return True
