@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.utils import timezone
@@ -10,6 +11,7 @@ from viewflow import fsm
 from container_manager.models import JobStatus
 
 from .columns import JobColumns
+from .way import CHANGED, TUNED, Way
 
 
 class FlowJob(JobColumns):
@@ -19,8 +21,8 @@ class FlowJob(JobColumns):
 class JobFlow:
     state = fsm.State(JobStatus, default=JobStatus.PENDING)
 
-    def __init__(self, job: FlowJob) -> None:
-        self.job = job
+    def __init__(self, job: FlowJob, *, update_fields: Sequence[str] | None = None) -> None:
+        self.job, self.update_fields = job, update_fields
 
     @state.setter()
     def _set_state(self, value: str) -> None:
@@ -36,4 +38,18 @@ class JobFlow:
 
     @state.on_success()
     def _on_success(self, descriptor: Any, source: Any, target: Any) -> None:
-        self.job.save(update_fields=["status", "launched_at"])
+        self.job.save(update_fields=self.update_fields)
+
+
+def documented(job: FlowJob) -> None:
+    JobFlow(job).start()
+
+
+def tuned(job: FlowJob) -> None:
+    JobFlow(job, update_fields=CHANGED).start()
+
+
+WAYS = (
+    Way(name="viewflow, save()", model=FlowJob, run=documented),
+    Way(name=f"viewflow, {TUNED}", model=FlowJob, run=tuned, tuned=True),
+)

@@ -1,14 +1,12 @@
-"""Where Django looks for the peers' models."""
+"""Where Django looks for the peers' models; `WAYS` are all the peers of this database."""
 
 from django.conf import settings
 
-from .flow import FlowJob
-from .fsm2 import ConcurrentFsmJob, FsmJob
-from .seed import SeedJob
+from . import flow, fsm2, seed
 
-__all__ = ["ConcurrentFsmJob", "FlowJob", "FsmJob", "SeedJob"]
+WAYS = (*seed.WAYS, *fsm2.WAYS, *flow.WAYS)
 
 if "pgtrigger" in settings.INSTALLED_APPS:
-    from .triggered import TriggeredJob
+    from . import triggered
 
-    __all__ += ["TriggeredJob"]  # noqa: PLE0604  # each is a name
+    WAYS += triggered.WAYS

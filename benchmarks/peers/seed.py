@@ -9,6 +9,7 @@ from django.utils import timezone
 from container_manager.models import JOB_TRANSITIONS, JobStatus
 
 from .columns import JobColumns
+from .way import Way
 
 
 class SeedJob(JobColumns):
@@ -41,3 +42,6 @@ class SeedJob(JobColumns):
         self.transition_to(JobStatus.RUNNING, save=False)
         self.launched_at = timezone.now()
         self.save(update_fields=["status", "launched_at"])
+
+
+WAYS = (Way(name="the seed's save()", model=SeedJob, run=SeedJob.mark_as_running),)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pgtrigger
+from typing import Any
 
-from container_manager.models import JOB_TRANSITIONS
+import pgtrigger
+from django.utils import timezone
+
+from container_manager.models import JOB_TRANSITIONS, JobStatus
 
 from .columns import JobColumns
+from .way import CHANGED, TUNED, Way
 
 
 class TriggeredJob(JobColumns):
@@ -20,3 +24,20 @@ class TriggeredJob(JobColumns):
                 ],
             )
         ]
+
+
+def documented(job: Any) -> None:
+    """Assign and save: the trigger is all there is."""
+    job.status, job.launched_at = JobStatus.RUNNING, timezone.now()
+    job.save()
+
+
+def tuned(job: Any) -> None:
+    job.status, job.launched_at = JobStatus.RUNNING, timezone.now()
+    job.save(update_fields=CHANGED)
+
+
+WAYS = (
+    Way(name="django-pgtrigger, save()", model=TriggeredJob, run=documented),
+    Way(name=f"django-pgtrigger, {TUNED}", model=TriggeredJob, run=tuned, tuned=True),
+)

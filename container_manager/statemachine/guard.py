@@ -6,19 +6,20 @@ transition goes to the cursor directly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from django.db import DatabaseError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model
 from django.utils import timezone
 
 from .dialects.base import dialect_for
 from .exceptions import MissingRow, StaleTransition
 from .graph import State
-from .machine import Effect, machine_of
+from .machine import Effect, Machine, machine_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,41 @@ class ExpectedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """The values that a transition to one state writes, as the driver takes them.
+
+    To prepare a value through its field costs up to 3 µs, so what is always the same is prepared once, and the time of
+    the transition once for all columns that take it.
+    """
+
+    template: tuple[Any, ...]
+    # What takes the other places of the template.
+    filled: tuple[tuple[Field[Any, Any], tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, machine: Machine, target: State, fields: Sequence[Any], connection: BaseDatabaseWrapper) -> Values:
+        at = timezone.now()
+        changes = machine.changes(target, at=at, actor="", reason="")
+        template: list[Any] = []
+        places: dict[Any, list[int]] = {}
+        for place, field in enumerate(fields):
+            value = changes[field.name]
+            varies = value is at or field.attname in machine.marks
+            template.append(None if varies else field.get_db_prep_save(value, connection))
+            if varies:
+                places.setdefault(type(field) if value is at else field, []).append(place)
+        return cls(template=tuple(template), filled=tuple((fields[p[0]], tuple(p)) for p in places.values()))
+
+    def params(self, changes: Mapping[str, Any], connection: BaseDatabaseWrapper) -> list[Any]:
+        params = list(self.template)
+        for field, places in self.filled:
+            value = field.get_db_prep_save(changes[field.name], connection)
+            for place in places:
+                params[place] = value
+        return params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuardedUpdate:
     """``UPDATE … WHERE key AND state AND version`` for one target state."""
 
@@ -78,14 +114,16 @@ class GuardedUpdate:
     key: Field[Any, Any]
     sql: str
     versioned_sql: str
-    fields: tuple[Field[Any, Any], ...]
+    values: Values
     state_field: Field[Any, Any]
+    # From where the target can be reached, as the driver takes it.
+    sources: Mapping[State, Any]
 
     @classmethod
     @cache
     def of(cls, model: type[Model], target: State, using: str) -> GuardedUpdate:
-        machine = machine_of(model)
-        quote = connections[using].ops.quote_name
+        machine, connection = machine_of(model), connections[using]
+        quote = connection.ops.quote_name
         state_field: Any = model._meta.get_field(machine.field)
         owner = state_field.model
         changes = machine.changes(target, at=timezone.now(), actor="", reason="")
@@ -96,17 +134,19 @@ class GuardedUpdate:
             for name, column in columns.items()
         )
         key = owner._meta.pk
-        state = dialect_for(connections[using]).unindexed % {"expressions": quote(state_field.column)}
+        state = dialect_for(connection).unindexed % {"expressions": quote(state_field.column)}
         sql = f"UPDATE {quote(owner._meta.db_table)} SET {assignments} WHERE {quote(key.column)} = %s AND {state} = %s"
         version = machine.journal.version if machine.journal else None
+        set_fields = [field for name, field in written.items() if changes[name] is not Effect.INCREMENT]
         return cls(
             model=model,
             using=using,
             key=key,
             sql=sql,
             versioned_sql=f"{sql} AND {columns[version]} = %s" if version else sql,
-            fields=tuple(written[name] for name, value in changes.items() if value is not Effect.INCREMENT),
+            values=Values.of(machine, target, set_fields, connection),
             state_field=state_field,
+            sources={s: state_field.get_db_prep_save(s, connection) for s in machine.graph.sources(target)},
         )
 
     def run(self, instance: Any, expected: State, version: Any, changes: Mapping[str, Any]) -> None:
@@ -115,9 +155,9 @@ class GuardedUpdate:
         Raises StaleTransition or MissingRow otherwise.
         """
         connection = connections[self.using]
-        params = [field.get_db_prep_save(changes[field.name], connection) for field in self.fields]
+        params = self.values.params(changes, connection)
         params.append(self.key.get_db_prep_save(getattr(instance, self.key.attname), connection))
-        params.append(self.state_field.get_db_prep_save(expected, connection))
+        params.append(self.sources[expected])
         if version is not None:
             params.append(version)
         try:

@@ -17,7 +17,7 @@ def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transit
     A receiver that raises is logged by Django's dispatcher: the status has moved, and the caller is told so.
     """
     signal: Signal | None = getattr(model, "transition_signal", None)
-    if signal is None or not signal.has_listeners(model):
+    if signal is None or not signal.receivers:
         return
 
     def send() -> None:
