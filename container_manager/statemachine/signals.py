@@ -17,11 +17,14 @@ def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transit
     A receiver that raises is logged by Django's dispatcher: the status has moved, and the caller is told so.
     """
     signal: Signal | None = getattr(model, "transition_signal", None)
-    if signal is None or not signal.receivers:
+    if signal is None or not signal.has_listeners(model):
         return
 
     def send() -> None:
         if made := transitions():
             signal.send_robust(sender=model, transitions=made, using=using)
 
-    transaction.on_commit(send, using=using)
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(send, using=using)
+    else:
+        send()

@@ -112,6 +112,7 @@ class WorkerLoop:
         listener = Listener(self._options.using, self._hint)
         watchers = [self._watcher(alias) for alias in self._executors]
         self._register()
+        self._beat()
         listener.start()
         for watcher in watchers:
             watcher.start()
@@ -156,11 +157,11 @@ class WorkerLoop:
 
     def _wait(self) -> None:
         """Wait until something happened, or the next thing is due."""
-        timers = [self._renew, self._reconcile]
-        if self._held:
-            timers += [self._flush, self._observe]
-        if self._room():
-            timers.append(self._poll)
+        timers = [self._flush, self._observe] if self._held else []
+        if self._database_is_away():
+            timers.append(self._database_back)
+        else:
+            timers += [self._renew, self._reconcile, *([self._poll] if self._room() else [])]
         self._wake.wait(min(timer.left() for timer in timers))
         self._wake.clear()
         if self._hinted.is_set():
@@ -189,7 +190,7 @@ class WorkerLoop:
 
     def _with_database(self, work: Callable[[], T]) -> T | None:
         """Do something with the database; where it is away, keep everything and try again later."""
-        if not self._database_back.is_due() and self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]:
+        if self._database_is_away() and not self._database_back.is_due():
             return None
         try:
             result = work()
@@ -200,9 +201,12 @@ class WorkerLoop:
             logger.warning("The database did not answer, trying again in %s s: %s", self._database_back.seconds, error)
             connections[self._options.using].close()
             return None
-        if self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]:
+        if self._database_is_away():
             self._database_back = Timer(_DATABASE_RETRY_SECONDS[0])
         return result
+
+    def _database_is_away(self) -> bool:
+        return self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]
 
     def _register(self) -> None:
         self.id = f"{socket.gethostname()[:24]}-{uuid7().hex}"
@@ -216,17 +220,21 @@ class WorkerLoop:
             lease_expires_at=timezone.now(),
         )
         queue.register_worker(row, lease_seconds=self._settings.lease_seconds, using=self._options.using)
-        self._renew.is_due()
 
     def _beat(self) -> None:
-        for executor in self._executors.values():
-            executor.heartbeat(self._settings.lease_seconds)
-        renewed = queue.renew_lease(self.id, lease_seconds=self._settings.lease_seconds, using=self._options.using)
-        if not renewed:
+        # Should the database fail meanwhile, this is the first thing to do when it is back.
+        self._renew.hurry()
+        asked = time.monotonic()
+        if not queue.renew_lease(self.id, lease_seconds=self._settings.lease_seconds, using=self._options.using):
             logger.error("Worker %s was taken for dead; it starts anew and drops its %s jobs", self.id, len(self._held))
-            for held in self._held.values():
+            for held in list(self._held.values()):
                 self._disown(held)
             self._register()
+        # Only after the database has agreed: what cannot outlive its worker ends before its lease does.
+        left = asked + self._settings.lease_seconds - time.monotonic()
+        for executor in self._executors.values():
+            executor.heartbeat(left)
+        self._renew.is_due()
 
     def _do_maintenance(self) -> None:
         using = self._options.using
@@ -278,11 +286,8 @@ class WorkerLoop:
             else:
                 held.entries = []
         if len(done) < len(ended):
-            # Taken over, or cancelled this moment: the comparison says which.
+            # Taken over, or cancelled this very moment: then the next finish closes the attempt alone.
             self._compare_with_database()
-            for held in ended:
-                if held.id in self._held and held.outcome is not None:
-                    held.outcome = closed(held.job, held.exit, held.outcome.message)
 
     def _claim(self, limit: int) -> list[queue.ClaimedJob]:
         return queue.claim(
@@ -380,8 +385,8 @@ class WorkerLoop:
         self._held[held.id] = held
         if found.status != "running":
             self._stop_attempt(held, "cancelled", grace=job.grace_seconds)
-        elif executor.capabilities.survives_worker and not found.handle:
-            # Nobody knows whether it was started: starting is idempotent.
+        elif not found.handle and (executor.capabilities.survives_worker or found.claimed_by == self.id):
+            # Nobody knows whether it was started (starting is idempotent), or the answer to the claim was lost.
             held.stage = Stage.LAUNCHING
             self._launch(held)
         self._changed[job.executor] = True
