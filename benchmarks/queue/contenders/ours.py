@@ -45,9 +45,7 @@ class NoopExecutor(Executor):
         self._closed = threading.Event()
 
     def submit(self, spec: LaunchSpec) -> str:
-        self._exited[spec.key] = Observation(
-            key=spec.key, handle=spec.key, phase=Phase.EXITED, exit=ExitStatus(code=0)
-        )
+        self._exited[spec.key] = Observation(key=spec.key, handle=spec.key, phase=Phase.EXITED, exit=ExitStatus(code=0))
         return spec.key
 
     def observe(self) -> Sequence[Observation]:
