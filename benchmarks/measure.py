@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from statistics import median, quantiles
 from typing import Any
 
 Seconds = dict[str, list[float]]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,41 +24,39 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """The median over the rounds, and the quartiles."""
+    """The ratio of the medians, and the quartiles of the ratios round by round."""
 
-    median: float
+    value: float
     low: float
     high: float
 
 
-def interleave(contenders: Sequence[Contender], *, rounds: int, batch: int) -> Seconds:
+def interleave(contenders: Sequence[Contender], *, rounds: int, batch: int, clock: Clock) -> Seconds:
     """Return the seconds per run of each contender, one figure a round. One more round before warms up."""
     seconds: Seconds = {contender.name: [] for contender in contenders}
     order = deque(contenders)
     for _ in range(rounds + 1):
         for contender in order:
-            seconds[contender.name].append(_turn(contender, batch))
+            seconds[contender.name].append(_turn(contender, batch, clock))
         # Nobody is always the one after the slowest.
         order.rotate(1)
     return {name: figures[1:] for name, figures in seconds.items()}
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Compare two contenders round by round."""
-    ratios = [numerator / denominator for numerator, denominator in zip(numerators, denominators, strict=True)]
-    low, _, high = quantiles(ratios, n=4)
-    return Ratio(median=median(ratios), low=low, high=high)
+    """Compare two contenders of one run."""
+    low, _, high = quantiles([a / b for a, b in zip(numerators, denominators, strict=True)], n=4)
+    return Ratio(value=median(numerators) / median(denominators), low=low, high=high)
 
 
-def _turn(contender: Contender, batch: int) -> float:
+def _turn(contender: Contender, batch: int, clock: Clock) -> float:
     subjects = contender.prepare(batch)
     run = contender.run
-    gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
+        start = clock()
         for subject in subjects:
             run(subject)
-        return (time.perf_counter() - start) / len(subjects)
+        return (clock() - start) / len(subjects)
     finally:
         gc.enable()

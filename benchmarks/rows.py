@@ -14,42 +14,27 @@ from container_manager.models import ContainerJob, JobStatus, JobTransition
 _CHUNK = 2000
 
 
-def fill(model: Any, status: JobStatus, count: int) -> None:
-    """Make a table hold ``count`` rows like those of a real queue, and no others."""
-    empty(model)
-    queued_at = None if status == JobStatus.PENDING else timezone.now()
-    for start in range(0, count, _CHUNK):
-        model.objects.bulk_create(
-            model(
-                name=f"report {number}",
-                image="python:3.12-slim",
-                command="python -m reports.monthly --month 2026-10",
-                environment={"TZ": "UTC"},
-                labels={"team": "reports"},
-                status=status,
-                queued_at=queued_at,
-            )
-            for number in range(start, min(start + _CHUNK, count))
-        )
-    analyze(model)
+class Template:
+    """Rows like those of a real queue, to fill any table of jobs with."""
 
+    def __init__(self, status: JobStatus, count: int) -> None:
+        self._table = f"template_{status}"
+        _empty(ContainerJob)
+        for start in range(0, count, _CHUNK):
+            ContainerJob.objects.bulk_create(_job(status, n) for n in range(start, min(start + _CHUNK, count)))
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {self._table}")
+            cursor.execute(f"CREATE TABLE {self._table} AS SELECT * FROM {ContainerJob._meta.db_table}")
 
-def empty(model: Any) -> None:
-    """Empty a table, and with the table of jobs its journal."""
-    models = (JobTransition, model) if model is ContainerJob else (model,)
-    tables = [m._meta.db_table for m in models]
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(f"TRUNCATE {', '.join(tables)} CASCADE")
-        else:
-            for table in tables:
-                cursor.execute(f"DELETE FROM {table}")
-
-
-def analyze(model: Any) -> None:
-    """Tell the planner how the table is, as a table of some age has been told."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"ANALYZE {model._meta.db_table}")
+    def fill(self, model: Any, count: int) -> None:
+        """Make a table hold just these rows; the journal of ContainerJob is emptied too."""
+        _empty(model)
+        table = model._meta.db_table
+        columns = ", ".join(connection.ops.quote_name(field.column) for field in model._meta.local_fields)
+        with connection.cursor() as cursor:
+            cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {self._table} LIMIT {count}")
+            # The planner is to know the table as it knows one of some age.
+            cursor.execute(f"ANALYZE {table}")
 
 
 class Pool:
@@ -70,18 +55,24 @@ class Pool:
         return list(self._model.objects.filter(pk__in=keys))
 
 
-class Template:
-    """A filled table of jobs that can be made anew at once."""
+def _job(status: JobStatus, number: int) -> ContainerJob:
+    return ContainerJob(
+        name=f"report {number}",
+        image="python:3.12-slim",
+        command="python -m reports.monthly --month 2026-10",
+        environment={"TZ": "UTC"},
+        labels={"team": "reports"},
+        status=status,
+        queued_at=None if status == JobStatus.PENDING else timezone.now(),
+    )
 
-    def __init__(self, status: JobStatus, count: int) -> None:
-        fill(ContainerJob, status, count)
-        with connection.cursor() as cursor:
-            cursor.execute("DROP TABLE IF EXISTS template")
-            cursor.execute(f"CREATE TABLE template AS SELECT * FROM {ContainerJob._meta.db_table}")
 
-    def restore(self) -> None:
-        """Make the table of jobs what it was, and its journal empty."""
-        empty(ContainerJob)
-        with connection.cursor() as cursor:
-            cursor.execute(f"INSERT INTO {ContainerJob._meta.db_table} SELECT * FROM template")
-        analyze(ContainerJob)
+def _empty(model: Any) -> None:
+    models = (JobTransition, model) if model is ContainerJob else (model,)
+    tables = [m._meta.db_table for m in models]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"TRUNCATE {', '.join(tables)} CASCADE")
+        else:
+            for table in tables:
+                cursor.execute(f"DELETE FROM {table}")

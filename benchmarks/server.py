@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 _PROGRAMS = Path("/usr/lib/postgresql")
@@ -33,11 +34,11 @@ def postgresql(folder: Path) -> Iterator[Path]:
     if user:
         shutil.chown(folder, **user)
     options = " ".join(f"-c {name}={value}" for name, value in {**_OPTIONS, "unix_socket_directories": folder}.items())
+    run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
     control = [programs / "pg_ctl", "-D", data, "-w", "-s"]
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
-    subprocess.run([programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"], **quiet)
-    subprocess.run([*control, "-l", folder / "server.log", "-o", options, "start"], **quiet)
+    run([programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"])
+    run([*control, "-l", folder / "server.log", "-o", options, "start"])
     try:
         yield folder
     finally:
-        subprocess.run([*control, "-m", "fast", "stop"], **quiet)
+        run([*control, "-m", "fast", "stop"])
