@@ -66,6 +66,7 @@ TREE = """
 setsid sh -c 'echo $$ >> "$EFFECTS/pids"; exec sleep 300' &
 (setsid sh -c 'echo $$ >> "$EFFECTS/pids"; exec sleep 300' &) &
 echo $$ >> "$EFFECTS/pids"
+echo $$ > "$EFFECTS/main"
 while [ $(wc -l < "$EFFECTS/pids") -lt 3 ]; do sleep 0.02; done
 touch "$EFFECTS/ready"
 """
@@ -88,7 +89,8 @@ class TestProcessExecutor(Conformance):
         elif end == "close":
             executor.close()
         elif end == "keeper":
-            os.kill(int(Path(f"/proc/{pids[-1]}/stat").read_text().split()[3]), signal.SIGKILL)
+            main = (subject.effects() / "main").read_text().strip()
+            os.kill(int(Path(f"/proc/{main}/stat").read_text().split()[3]), signal.SIGKILL)
         elif end == "warden":
             assert executor._warden is not None
             executor._warden.kill()
@@ -128,7 +130,9 @@ class TestProcessExecutor(Conformance):
 
     def test_signals_are_as_a_shell_would_have_them(self, subject: Processes, executor: Executor) -> None:
         _, chunks = self.run(executor, subject.spec("grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status"))
-        assert [line.split()[1] for line in text(chunks).splitlines()[:2]] == [b"0" * 16, b"0" * 16]
+        blocked, ignored = (int(line.split()[1], 16) for line in text(chunks).splitlines()[:2])
+        # Beyond the 31 signals of POSIX the C library keeps some for itself.
+        assert (blocked & 0x7FFFFFFF, ignored & 0x7FFFFFFF) == (0, 0)
 
     @pytest.mark.parametrize(
         ("argv", "directory", "words"),
