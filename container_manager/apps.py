@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
 
@@ -14,3 +17,11 @@ class ContainerManagerConfig(AppConfig):
     def ready(self) -> None:
         from . import checks, logs  # noqa: F401  # both register themselves on import
         from .queue import wakeup  # noqa: F401  # so does this
+
+        post_migrate.connect(_sweep, sender=self)
+
+
+def _sweep(*, using: str, **_kwargs: Any) -> None:
+    from .statemachine.triggers import sweep
+
+    sweep(using)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import strip_quotes
 
 from ..graph import State
 from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
@@ -21,12 +22,10 @@ _CHANGED_SINCE_SNAPSHOT = 1020
 
 class MySQLDialect(Dialect):
     vendor = "mysql"
+    quote_mark = "`"
     reads_snapshot = True
     # InnoDB locks the part of an index that it reads: by an index of the state, that is other rows too.
     unindexed = "CAST(%(expressions)s AS BINARY)"
-
-    def quote(self, name: str) -> str:
-        return "`" + name.replace("`", "``") + "`"
 
     def literal(self, state: State) -> str:
         return super().literal(state.replace("\\", "\\\\") if isinstance(state, str) else state)
@@ -61,7 +60,7 @@ class MySQLDialect(Dialect):
             cursor.execute(
                 "SELECT trigger_name, action_statement FROM information_schema.triggers "
                 "WHERE event_object_schema = DATABASE() AND event_object_table = %s",
-                [table],
+                [strip_quotes(table)],
             )
             return dict(cursor.fetchall())
 

@@ -16,6 +16,8 @@ from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec, sqlstate
 
 # serialization_failure: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SERIALIZATION_FAILURE = "40001"
+# The comment that tells this package's functions from all others.
+_MADE_HERE = "container_manager.statemachine"
 
 
 class PostgreSQLDialect(Dialect):
@@ -34,7 +36,7 @@ class PostgreSQLDialect(Dialect):
         )
         insert = f"BEFORE INSERT ON {TABLE} FOR EACH ROW WHEN ({new} IS NULL OR {new} NOT IN ({allowed}))"
         return [
-            self._function(spec.name, self._guard_body(spec)),
+            *self._function(spec.name, self._guard_body(spec)),
             *self._trigger(spec.name, update, function=spec.name),
             *self._trigger(spec.name + "_insert", insert, function=spec.name),
         ]
@@ -59,9 +61,9 @@ class PostgreSQLDialect(Dialect):
         after = f"AFTER UPDATE ON {TABLE} FOR EACH ROW WHEN ({changed})"
         marker = spec.name + "_mark"
         return [
-            self._function(marker, mark),
+            *self._function(marker, mark),
             *self._trigger(marker, before, function=marker),
-            self._function(spec.name, record),
+            *self._function(spec.name, record),
             *self._trigger(spec.name, after, function=spec.name),
         ]
 
@@ -93,6 +95,24 @@ class PostgreSQLDialect(Dialect):
                 found[name] = statement.rsplit("'", 2)[1]
         return found
 
+    def has_table(self, connection: BaseDatabaseWrapper, table: str) -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [self.quote(table)])
+            return bool(cursor.fetchone()[0])
+
+    def sweep(self, connection: BaseDatabaseWrapper) -> list[str]:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT proname FROM pg_proc p WHERE obj_description(oid, 'pg_proc') = %s "
+                "AND pronamespace = current_schema()::regnamespace AND pg_has_role(proowner, 'USAGE') "
+                "AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid)",
+                [_MADE_HERE],
+            )
+            names = [name for (name,) in cursor.fetchall()]
+            for name in names:
+                cursor.execute(self._drop_function(name))
+        return names
+
     def is_conflict(self, error: BaseException) -> bool:
         return bool(sqlstate(error) == _SERIALIZATION_FAILURE)
 
@@ -114,9 +134,13 @@ class PostgreSQLDialect(Dialect):
             "TABLE = TG_TABLE_NAME, MESSAGE = refusal;"
         )
 
-    def _function(self, name: str, body: str) -> str:
+    def _function(self, name: str, body: str) -> list[str]:
         text = body if body.startswith("DECLARE") else f"BEGIN {body}"
-        return f"CREATE OR REPLACE FUNCTION {self.quote(name)}() RETURNS trigger LANGUAGE plpgsql AS $guard$ {text} END; $guard$"
+        return [
+            f"CREATE OR REPLACE FUNCTION {self.quote(name)}() RETURNS trigger LANGUAGE plpgsql "
+            f"AS $guard$ {text} END; $guard$",
+            f"COMMENT ON FUNCTION {self.quote(name)}() IS {self.literal(_MADE_HERE)}",
+        ]
 
     def _trigger(self, name: str, clause: str, *, function: str) -> list[str]:
         # The catalogue shows a WHEN clause rewritten; the mark lets a check compare what was installed.
