@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXECUTOR ?= process
+JOBS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check docs bench clean
+.PHONY: help demo serve test chaos check docs bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,15 @@ test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB wh
 	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
 	fi
 
+chaos: $(VENV)/test  ## Kill and freeze workers and databases, then look for a job that lies
+	$(BIN)/python -m tests.chaos sqlite --jobs $(JOBS)
+	$(BIN)/python -m tests.chaos postgresql --jobs $(JOBS)
+	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
+	    $(BIN)/python -m tests.chaos mariadb --jobs $(JOBS); \
+	else \
+	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
+	fi
+
 check: $(VENV)/check docs  ## Lint, type-check, check import layers and migrations, build the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +45,8 @@ docs: $(VENV)/check  ## Build the documentation
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
+	$(BIN)/python -m benchmarks.queue
 
 clean:  ## Remove what the commands above made
 	rm -rf $(VENV) docs/_build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -138,9 +138,16 @@ class ContainerJob(StateMachineModel):
                 name="cm_job_claim",
                 condition=Q(status=JobStatus.QUEUED),
             ),
-            # For statistics, for pruning and for filters: counting what moved lately, or long ago.
-            models.Index(fields=["status", "status_changed_at"], name="cm_job_status"),
-            models.Index(fields=["worker"], name="cm_job_worker", condition=Q(status=JobStatus.RUNNING)),
+            # For statistics and pruning: what ended lately, or long ago. A job that goes on costs it nothing.
+            models.Index(
+                fields=["status", "status_changed_at"],
+                name="cm_job_finished",
+                condition=Q(status__in=[JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]),
+            ),
+            models.Index(
+                fields=["status", "scheduled_for"], name="cm_job_retrying", condition=Q(status=JobStatus.RETRYING)
+            ),
+            models.Index(fields=["status", "worker"], name="cm_job_running", condition=Q(status=JobStatus.RUNNING)),
         ]
         constraints = [
             TransitionConstraint(field="status", transitions=JOB_TRANSITIONS, name="cm_job_transitions"),

@@ -97,6 +97,7 @@ class ProcessExecutor(Executor):
         self._channel: socket.socket | None = None
         self._pump: threading.Thread | None = None
         self._closing = False
+        self._alive_until: float | None = None
 
     def submit(self, spec: LaunchSpec) -> str:
         if not spec.argv:
@@ -177,9 +178,9 @@ class ProcessExecutor(Executor):
 
     def heartbeat(self, seconds: float) -> None:
         with self._lock:
+            self._alive_until = time.monotonic() + seconds
             if self._channel is not None:
-                with contextlib.suppress(OSError):
-                    _send(self._channel, {"heartbeat": seconds}, ())
+                self._pass_heartbeat(self._channel)
 
     def close(self) -> None:
         with self._lock:
@@ -254,11 +255,18 @@ class ProcessExecutor(Executor):
             if self._channel is not None:
                 self._channel.close()
             self._channel = ours
+            # One that is started between two heartbeats must know by when to expect the next.
+            self._pass_heartbeat(ours)
         if self._pump is None:
             self._selector.register(self._wake_reader, selectors.EVENT_READ)
             self._pump = threading.Thread(target=self._read_all, name="container-manager-output", daemon=True)
             self._pump.start()
         return self._channel
+
+    def _pass_heartbeat(self, channel: socket.socket) -> None:
+        if self._alive_until is not None:
+            with contextlib.suppress(OSError):
+                _send(channel, {"heartbeat": self._alive_until - time.monotonic()}, ())
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

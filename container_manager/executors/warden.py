@@ -4,7 +4,8 @@ Run as a script by `ProcessExecutor`, with the number of an inherited socket; it
 that it starts and forks fast. For each job it forks a keeper, which starts the command in a session of its own and is
 told by its control socket when to stop it. Whoever dies, the command dies too: the worker (the control socket ends),
 the warden (the keeper is signalled), the keeper (the command is signalled, and what it left falls to the warden).
-A worker that is frozen is not heard by the warden any more, which then ends all its jobs.
+A worker that is frozen is not heard by the warden any more, which then ends all its jobs, and starts no other until it
+is heard again.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main(channel: socket.socket) -> None:
     wakeup = _wakeup_on(signal.SIGCHLD)
     keepers: set[int] = set()
     deadline: float | None = None
+    overdue = False
     while True:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready = _ready([channel, wakeup], timeout)
@@ -44,14 +46,16 @@ def main(channel: socket.socket) -> None:
             if message is None:
                 return
             if "heartbeat" in message:
-                deadline = time.monotonic() + message["heartbeat"]
+                deadline, overdue = time.monotonic() + message["heartbeat"], False
+            elif overdue:
+                _refuse(descriptors)
             else:
                 keepers.add(_fork_keeper(message, descriptors, (channel.fileno(), wakeup)))
         if wakeup in ready:
             os.read(wakeup, 4096)
             _reap(keepers)
         if deadline is not None and time.monotonic() >= deadline:
-            deadline = None
+            deadline, overdue = None, True
             for keeper in keepers:
                 os.kill(keeper, signal.SIGUSR1)
 
@@ -85,6 +89,15 @@ def _reap(keepers: set[int]) -> None:
     for pid in _children(os.getpid()):
         if pid not in keepers:
             _kill(pid, signal.SIGKILL)
+
+
+def _refuse(descriptors: list[int]) -> None:
+    """Answer a worker that wakes up in the middle of a launch: by now the job may be another's."""
+    control_descriptor, out, err = descriptors
+    with socket.socket(fileno=control_descriptor) as control:
+        _report(control, lost=True)
+    os.close(out)
+    os.close(err)
 
 
 def _fork_keeper(spec: dict[str, Any], descriptors: list[int], inherited: tuple[int, ...]) -> int:

@@ -4,7 +4,7 @@ Every write of a worker about an attempt names the worker and the attempt's numb
 worker has taken over, or the job was cancelled, it changes nothing.
 """
 
-from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handle, rescue
+from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handles, rescue
 from .entry import enqueue, enqueue_many, retry
 from .leases import drop_lease, live_workers, register_worker, renew_lease
 from .logs import LogEntry, append_logs
@@ -33,7 +33,7 @@ __all__ = [
     "promote_retries",
     "prune_jobs",
     "queue_statistics",
-    "record_handle",
+    "record_handles",
     "register_worker",
     "renew_lease",
     "rescue",

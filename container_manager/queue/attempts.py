@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -45,11 +45,16 @@ class ClaimedJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedAttempt:
-    """An open attempt of this worker: as the database has it now."""
+    """An open attempt of this worker: as the database has it now.
+
+    ``status``: the job's, or "" where the job has left this attempt behind. ``claimed_by``: the worker that moved the
+    job last; of a running one, the worker that claimed it.
+    """
 
     job: ClaimedJob
     status: str
     handle: str
+    claimed_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,8 @@ def claim(
 
     Of all queues, or of those named; ``only`` names a single job.
     """
+    if not executors or not (queues is None or queues):
+        return []
     connection = connections[using]
     dialect = dialect_for(connection)
     candidates = dialect.candidates(connection, executors, queues, only, limit)
@@ -120,54 +127,76 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
     with connections[using].cursor() as cursor:
         cursor.execute(
             f"SELECT {', '.join('j.' + name for name in JOB_COLUMNS)}, {dialect.seconds_since('a.launched_at')}, "
-            "a.number, j.status, a.handle FROM container_manager_jobattempt a "
+            "a.number, CASE WHEN j.attempt = a.number THEN j.status ELSE '' END, a.handle, j.status_changed_by "
+            "FROM container_manager_jobattempt a "
             "JOIN container_manager_containerjob j ON j.id = a.job_id WHERE a.worker = %s AND a.finished_at IS NULL",
             [worker],
         )
         rows = cursor.fetchall()
     return [
-        OwnedAttempt(job=_claimed(row[: len(JOB_COLUMNS) + 1], attempt=row[-3]), status=row[-2], handle=row[-1])
+        OwnedAttempt(
+            job=_claimed(row[: len(JOB_COLUMNS) + 1], attempt=row[-4]),
+            status=row[-3],
+            handle=row[-2],
+            claimed_by=row[-1],
+        )
         for row in rows
     ]
 
 
-def record_handle(job: ClaimedJob, handle: str, *, worker: str, using: str) -> bool:
-    """Note what the engine calls the attempt; tell whether it is still this worker's."""
-    from ..models import JobAttempt
-
-    mine = JobAttempt.objects.using(using).filter(job_id=job.id, number=job.attempt, worker=worker, finished_at=None)
-    return bool(mine.update(handle=handle))
+def record_handles(handles: Iterable[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> None:
+    """Note what the engine calls attempts, by job id and attempt; those that are not this worker's stay as they are."""
+    connection, key = connections[using], ContainerJob._meta.pk
+    with transaction.atomic(using=using), connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE container_manager_jobattempt SET handle = %s "
+            "WHERE job_id = %s AND number = %s AND worker = %s AND finished_at IS NULL",
+            [(handle, key.get_db_prep_value(job, connection), number, worker) for (job, number), handle in handles],
+        )
 
 
 def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
-    """Take over the attempts of workers whose lease has run out; return how many.
+    """Take over the attempts of workers that have no lease any more; return how many.
 
-    Only those whose engine this worker can reach, or that no live worker can.
+    Only those whose engine this worker can reach, or that no live worker can. The rows of the dead are removed: one
+    that was only frozen must register anew, under another id.
     """
     connection = connections[using]
     with transaction.atomic(using=using), connection.cursor() as cursor:
         dialect = dialect_for(connection)
+        # First, so that "dead" means "has no row", which neither the clock nor a late renewal can undo.
+        cursor.execute(
+            f"DELETE FROM container_manager_worker WHERE lease_expires_at < {dialect.now} AND id <> %s", [worker]
+        )
         served = dialect.unserved_executors(cursor, executors)
         if not served:
             return 0
-        # Who holds an attempt is decided here, once; its job follows. Were both asked on their own whether the lease
-        # has run out, it could run out in between, and the two would belong to different workers.
+        executor_marks = ", ".join(["%s"] * len(served))
         cursor.execute(
-            "UPDATE container_manager_jobattempt SET worker = %s WHERE finished_at IS NULL "
-            f"AND executor IN ({', '.join(['%s'] * len(served))}) AND NOT EXISTS ("
-            "SELECT 1 FROM container_manager_worker w WHERE w.id = container_manager_jobattempt.worker "
-            f"AND w.lease_expires_at >= {dialect.now})",
+            "SELECT DISTINCT worker FROM container_manager_jobattempt a WHERE finished_at IS NULL AND worker <> %s "
+            f"AND executor IN ({executor_marks}) "
+            "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker)",
             [worker, *served],
         )
-        taken = int(cursor.rowcount)
-        if taken:
-            cursor.execute(
-                "UPDATE container_manager_containerjob SET worker = %s WHERE status = 'running' AND EXISTS ("
-                "SELECT 1 FROM container_manager_jobattempt a WHERE a.job_id = container_manager_containerjob.id "
-                "AND a.number = container_manager_containerjob.attempt AND a.worker = %s AND a.finished_at IS NULL)",
-                [worker, worker],
-            )
-        return taken
+        dead = [row[0] for row in cursor.fetchall()]
+        if not dead:
+            return 0
+        # By name: where two rescue at once, PostgreSQL does not look into the workers' table again for a row that
+        # the other has just taken.
+        held = f"executor IN ({executor_marks}) AND worker IN ({', '.join(['%s'] * len(dead))})"
+        # The job before its attempt, as in finish(): two that take locks in the same order cannot deadlock.
+        cursor.execute(
+            f"UPDATE container_manager_containerjob SET worker = %s WHERE status = 'running' AND {held}",
+            [worker, *served, *dead],
+        )
+        # A claim of a dead worker may arrive between the two: an attempt never leaves its running job.
+        cursor.execute(
+            f"UPDATE container_manager_jobattempt SET worker = %s WHERE finished_at IS NULL AND {held} AND NOT EXISTS ("
+            "SELECT 1 FROM container_manager_containerjob j WHERE j.id = job_id AND j.status = 'running' "
+            "AND j.attempt = number AND j.worker <> %s)",
+            [worker, *served, *dead, worker],
+        )
+        return int(cursor.rowcount)
 
 
 def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:

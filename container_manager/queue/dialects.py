@@ -42,6 +42,17 @@ _CLAIM = """
     failure_reason = '', last_error = '', status_version = {job}status_version + 1, status_changed_at = {now},
     status_changed_by = %s, status_changed_reason = ''"""
 _ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
+_OUTCOME_COLUMNS = (
+    "job_id",
+    "attempt",
+    "status",
+    "exit_code",
+    "signal",
+    "reason",
+    "message",
+    "peak_memory_bytes",
+    "cpu_seconds",
+)
 Keys = set[tuple[uuid.UUID, int]]
 
 
@@ -128,13 +139,13 @@ class PostgreSQLDialect(Dialect):
         columns = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
         with connection.cursor() as cursor:
             cursor.execute(
-                f"WITH candidate AS MATERIALIZED ({select} FOR UPDATE SKIP LOCKED), claimed AS ("
-                f"UPDATE container_manager_containerjob j SET {_CLAIM.format(job='j.', now=self.now)} "
-                f"FROM candidate WHERE j.id = candidate.id RETURNING {columns}, j.priority, j.queued_at, "
-                "j.launched_at), "
-                f"opened AS (INSERT INTO container_manager_jobattempt ({_ATTEMPT_COLUMNS}) "
-                "SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed) "
-                f"SELECT {', '.join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id",
+                _POSTGRESQL_CLAIM.format(
+                    select=select,
+                    change=_CLAIM.format(job="j.", now=self.now),
+                    columns=columns,
+                    attempt_columns=_ATTEMPT_COLUMNS,
+                    names=", ".join(JOB_COLUMNS),
+                ),
                 [*params, worker, worker, worker],
             )
             rows: list[Sequence[Any]] = cursor.fetchall()
@@ -143,50 +154,60 @@ class PostgreSQLDialect(Dialect):
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
     ) -> tuple[set[uuid.UUID], Keys]:
-        columns = [
-            [getattr(o, name) for o in outcomes]
-            for name in ("job_id", "attempt", "status", "exit_code", "signal", "reason", "message")
-        ]
-        columns += [[getattr(o, name) for o in outcomes] for name in ("peak_memory_bytes", "cpu_seconds")]
+        columns = [[getattr(o, name) for o in outcomes] for name in _OUTCOME_COLUMNS]
         with connection.cursor() as cursor:
-            cursor.execute(_POSTGRESQL_FINISH.format(now=self.now), [*columns, worker, worker, worker])
+            cursor.execute(_POSTGRESQL_FINISH.format(now=self.now), [*columns, worker, worker])
             rows = cursor.fetchall()
-            retries = [(o.job_id, o.retry_after_seconds) for o in outcomes if o.retry_after_seconds is not None]
-            done = {row[0] for row in rows if row[2]}
-            retries = [(key, seconds) for key, seconds in retries if key in done]
+            done = {key for key, _, finished in rows if finished}
+            retries = [o for o in outcomes if o.retry_after_seconds is not None and o.job_id in done]
             if retries:
                 cursor.execute(
                     _POSTGRESQL_RETRY.format(now=self.now),
-                    [worker, [key for key, _ in retries], [seconds for _, seconds in retries]],
+                    [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]],
                 )
-        return done, {(row[0], row[1]) for row in rows if row[3]}
+        return done, {(key, number) for key, number, _ in rows}
 
 
-# The attempt is closed with its job, or alone where the job was moved on by others (cancelled).
-_POSTGRESQL_FINISH = """
-WITH outcome AS (
-    SELECT * FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[],
-    %s::float8[]) AS o(job_id, number, status, exit_code, signal, reason, message, peak_memory_bytes, cpu_seconds)
-), done AS (
-    UPDATE container_manager_containerjob j SET status = o.status,
-        completed_at = CASE WHEN o.status = 'completed' THEN {now} END, exit_code = o.exit_code,
-        failure_reason = o.reason, last_error = o.message, worker = '', status_version = j.status_version + 1,
-        status_changed_at = {now}, status_changed_by = %s, status_changed_reason = o.reason
-    FROM outcome o
-    WHERE j.id = o.job_id AND j.status = 'running' AND j.worker = %s AND j.attempt = o.number AND o.status IS NOT NULL
-    RETURNING j.id
-), closed AS (
-    UPDATE container_manager_jobattempt a SET finished_at = {now}, exit_code = o.exit_code, signal = o.signal,
-        reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds
-    FROM outcome o
-    WHERE a.job_id = o.job_id AND a.number = o.number AND a.worker = %s AND a.finished_at IS NULL
-        AND (o.job_id IN (SELECT id FROM done)
-             OR EXISTS (SELECT 1 FROM container_manager_containerjob j
-                        WHERE j.id = o.job_id AND NOT (j.status = 'running' AND j.attempt = o.number)))
-    RETURNING a.job_id, a.number
+# The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.
+_POSTGRESQL_CLAIM = """
+WITH candidate AS MATERIALIZED ({select} FOR UPDATE SKIP LOCKED), claimed AS (
+    UPDATE container_manager_containerjob j SET {change} WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
+    RETURNING {columns}, j.priority, j.queued_at, j.launched_at
+), opened AS (
+    INSERT INTO container_manager_jobattempt ({attempt_columns})
+    SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed
 )
-SELECT o.job_id, o.number, d.id IS NOT NULL, c.job_id IS NOT NULL FROM outcome o
-LEFT JOIN done d ON d.id = o.job_id LEFT JOIN closed c ON c.job_id = o.job_id AND c.number = o.number
+SELECT {names}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
+"""
+# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). OFFSET 0 keeps the
+# planner to the unique indexes: it takes a worker's open attempts, or running jobs, for one row, and then compares
+# each with each.
+_POSTGRESQL_FINISH = """
+WITH held AS MATERIALIZED (
+    SELECT o.*, a.id AS attempt_id,
+        CASE WHEN j.status <> 'running' OR j.attempt <> o.number THEN 'close'
+             WHEN j.worker = a.worker AND o.status IS NOT NULL THEN 'finish' END AS fate
+    FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[],
+        %s::float8[]) AS o(job_id, number, status, exit_code, signal, reason, message, peak_memory_bytes, cpu_seconds)
+    CROSS JOIN LATERAL (
+        SELECT status, attempt, worker FROM container_manager_containerjob WHERE id = o.job_id OFFSET 0 FOR UPDATE) j
+    CROSS JOIN LATERAL (
+        SELECT id, worker, finished_at FROM container_manager_jobattempt
+        WHERE job_id = o.job_id AND number = o.number OFFSET 0 FOR UPDATE) a
+    WHERE a.worker = %s AND a.finished_at IS NULL
+), done AS (
+    UPDATE container_manager_containerjob j SET status = held.status,
+        completed_at = CASE WHEN held.status = 'completed' THEN {now} END, exit_code = held.exit_code,
+        failure_reason = held.reason, last_error = held.message, worker = '', status_version = j.status_version + 1,
+        status_changed_at = {now}, status_changed_by = %s, status_changed_reason = held.reason
+    FROM held WHERE j.id = held.job_id AND held.fate = 'finish'
+), closed AS (
+    UPDATE container_manager_jobattempt a SET finished_at = {now}, exit_code = held.exit_code, signal = held.signal,
+        reason = held.reason, message = held.message, peak_memory_bytes = held.peak_memory_bytes,
+        cpu_seconds = held.cpu_seconds
+    FROM held WHERE a.id = held.attempt_id AND held.fate IN ('finish', 'close')
+)
+SELECT job_id, number, fate = 'finish' FROM held WHERE fate IS NOT NULL
 """
 _POSTGRESQL_RETRY = """
 UPDATE container_manager_containerjob j SET status = 'retrying', retry_count = j.retry_count + 1,

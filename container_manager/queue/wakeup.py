@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import connections
-from django.dispatch import receiver
 
 from ..models import JobStatus
 from ..signals import job_transitioned
@@ -22,8 +21,12 @@ def wake_workers(*, using: str) -> None:
             cursor.execute("SELECT pg_notify(%s, '')", [CHANNEL])
 
 
-@receiver(job_transitioned)
 def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:
     """Wake workers for jobs that became ready, or were cancelled."""
     if any(t.target in (JobStatus.QUEUED, JobStatus.CANCELLED) for t in transitions):
         wake_workers(using=using)
+
+
+# Not connected at all where no database could be told: a receiver costs each transition a little.
+if any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values()):
+    job_transitioned.connect(notice_transitions)

@@ -16,7 +16,7 @@ from django.utils import timezone
 from .dialects.base import dialect_for
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
-from .guard import ExpectedRow, GuardedUpdate
+from .guard import ExpectedRow, GuardedUpdate, can_be_direct, update_directly
 from .machine import Effect, Machine, Transition, actor_name, machine_of
 from .signals import send_transitions
 
@@ -179,16 +179,20 @@ class StateMachineModel(models.Model):
         # Whoever does not know the row's state does not know its marks either: the database sets them.
         unknown = machine.marks if blind and target is not None else ()
         kept = [v for v in values if v[0].attname not in unknown and self._is_written(v, machine, loaded)]
-        conditions = self._conditions(
-            machine, loaded, target, kept, unindexed=dialect_for(connections[using]).unindexed
-        )
+        direct = not blind and not any(rest) and not self._meta.select_on_save and bool(kept)
         row = ExpectedRow(
             model=type(self), pk=pk_val, field=machine.field, using=using, expected=loaded.get(machine.field)
         )
         try:
-            done = super()._do_update(
-                base_qs.filter(conditions), using, pk_val, kept, update_fields, forced_update, *rest
-            )
+            if direct and can_be_direct(written := [(field, value) for field, _, value in kept]):
+                # Building the query in the ORM costs more than all the rest of a save.
+                conditions: Any = self._loaded_marks(machine, loaded, kept)
+                done: Any = bool(update_directly(base_qs.model, pk_val, written, conditions, using=using))
+            else:
+                unindexed = dialect_for(connections[using]).unindexed
+                conditions = self._conditions(machine, loaded, target, kept, unindexed=unindexed)
+                rows = base_qs.filter(conditions)
+                done = super()._do_update(rows, using, pk_val, kept, update_fields, forced_update, *rest)
         except DatabaseError as error:
             if conflict := row.conflict(error):
                 raise conflict from error
@@ -198,6 +202,13 @@ class StateMachineModel(models.Model):
         elif conditions or not (blind or update_fields or forced_update):
             self._refuse_save(row.refusal(), machine, target, blind=blind)
         return done
+
+    def _loaded_marks(self, machine: Machine, loaded: Mapping[str, Any], kept: Any) -> dict[str, Any]:
+        """Return the state and version that a save must still find, or nothing where it changes no guarded column."""
+        if not any(v[0].attname in machine.guarded for v in kept):
+            return {}
+        version = machine.journal.version if machine.journal else None
+        return {name: loaded[name] for name in (machine.field, version) if name is not None and name in loaded}
 
     def _is_written(self, value: Any, machine: Machine, loaded: Mapping[str, Any]) -> bool:
         name = value[0].attname

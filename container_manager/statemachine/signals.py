@@ -24,4 +24,7 @@ def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transit
         if made := transitions():
             signal.send_robust(sender=model, transitions=made, using=using)
 
-    transaction.on_commit(send, using=using)
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(send, using=using)
+    else:
+        send()

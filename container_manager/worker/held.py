@@ -36,6 +36,7 @@ class HeldAttempt:
     deadline: float | None
     stage: Stage = Stage.LAUNCHING
     handle: str = ""
+    handle_stored: bool = False
     cursor: str = ""
     stopped_for: str | None = None
     mine: bool = True

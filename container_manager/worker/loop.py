@@ -7,14 +7,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, connections
+from django.db import InterfaceError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from .. import queue
@@ -84,6 +85,7 @@ class WorkerLoop:
         self._settings, self._executors, self._options = settings, dict(executors), options
         self._held: dict[AttemptKey, HeldAttempt] = {}
         self._wake = threading.Event()
+        self._hinted = threading.Event()
         self._stops = 0
         self._claimed = 0
         self._launched: SimpleQueue[tuple[HeldAttempt, str | Exception]] = SimpleQueue()
@@ -107,9 +109,10 @@ class WorkerLoop:
 
     def run(self) -> int:
         """Work until told to stop, or drained; return how many jobs were claimed."""
-        listener = Listener(self._options.using, self._wake)
+        listener = Listener(self._options.using, self._hint)
         watchers = [self._watcher(alias) for alias in self._executors]
         self._register()
+        self._beat()
         listener.start()
         for watcher in watchers:
             watcher.start()
@@ -144,26 +147,32 @@ class WorkerLoop:
     def _talk_to_database(self) -> None:
         if self._renew.is_due():
             self._beat()
-        self._finish()
+        self._finish_and_claim()
         self._store_outputs()
+        self._store_handles()
         if self._reconcile.is_due():
             self._compare_with_database()
         if self._maintain.is_due() and not self._stops:
             self._do_maintenance()
-        self._claim()
 
     def _wait(self) -> None:
         """Wait until something happened, or the next thing is due."""
-        timers = [self._renew, self._reconcile]
-        if self._held:
-            timers += [self._flush, self._observe]
-        if self._can_claim():
-            timers.append(self._poll)
+        timers = [self._flush, self._observe] if self._held else []
+        if self._database_is_away():
+            timers.append(self._database_back)
+        else:
+            timers += [self._renew, self._reconcile, *([self._poll] if self._room() else [])]
         self._wake.wait(min(timer.left() for timer in timers))
-        if self._wake.is_set():
-            self._wake.clear()
+        self._wake.clear()
+        if self._hinted.is_set():
+            self._hinted.clear()
             self._poll.hurry()
             self._reconcile.hurry()
+
+    def _hint(self) -> None:
+        """Be told, from any thread, that the database has something new."""
+        self._hinted.set()
+        self._wake.set()
 
     def _is_done(self) -> bool:
         if self._stops:
@@ -181,7 +190,7 @@ class WorkerLoop:
 
     def _with_database(self, work: Callable[[], T]) -> T | None:
         """Do something with the database; where it is away, keep everything and try again later."""
-        if not self._database_back.is_due() and self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]:
+        if self._database_is_away() and not self._database_back.is_due():
             return None
         try:
             result = work()
@@ -192,9 +201,12 @@ class WorkerLoop:
             logger.warning("The database did not answer, trying again in %s s: %s", self._database_back.seconds, error)
             connections[self._options.using].close()
             return None
-        if self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]:
+        if self._database_is_away():
             self._database_back = Timer(_DATABASE_RETRY_SECONDS[0])
         return result
+
+    def _database_is_away(self) -> bool:
+        return self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]
 
     def _register(self) -> None:
         self.id = f"{socket.gethostname()[:24]}-{uuid7().hex}"
@@ -208,17 +220,21 @@ class WorkerLoop:
             lease_expires_at=timezone.now(),
         )
         queue.register_worker(row, lease_seconds=self._settings.lease_seconds, using=self._options.using)
-        self._renew.is_due()
 
     def _beat(self) -> None:
-        for executor in self._executors.values():
-            executor.heartbeat(self._settings.lease_seconds)
-        renewed = queue.renew_lease(self.id, lease_seconds=self._settings.lease_seconds, using=self._options.using)
-        if not renewed:
+        # Should the database fail meanwhile, this is the first thing to do when it is back.
+        self._renew.hurry()
+        asked = time.monotonic()
+        if not queue.renew_lease(self.id, lease_seconds=self._settings.lease_seconds, using=self._options.using):
             logger.error("Worker %s was taken for dead; it starts anew and drops its %s jobs", self.id, len(self._held))
-            for held in self._held.values():
+            for held in list(self._held.values()):
                 self._disown(held)
             self._register()
+        # Only after the database has agreed: what cannot outlive its worker ends before its lease does.
+        left = asked + self._settings.lease_seconds - time.monotonic()
+        for executor in self._executors.values():
+            executor.heartbeat(left)
+        self._renew.is_due()
 
     def _do_maintenance(self) -> None:
         using = self._options.using
@@ -241,21 +257,49 @@ class WorkerLoop:
         for found in owned.values():
             self._adopt(found)
 
-    def _claim(self) -> None:
-        if not self._can_claim() or not self._poll.is_due():
-            return
-        limit = self._options.slots - len(self._held)
-        if self._options.max_jobs is not None:
-            limit = min(limit, self._options.max_jobs - self._claimed)
-        aliases = [alias for alias in self._executors if alias not in self._unavailable_since]
-        jobs = queue.claim(
+    def _finish_and_claim(self) -> None:
+        """Store what has ended and take on what is due, in one transaction: its commit is what costs."""
+        ended = [held for held in self._held.values() if held.outcome is not None]
+        claiming = self._room(len(ended)) > 0 and self._poll.is_due()
+        done: set[AttemptKey] = set()
+        with transaction.atomic(using=self._options.using) if ended and claiming else nullcontext():
+            if ended:
+                done = self._finish(ended)
+            limit = self._room(len(done)) if claiming else 0
+            jobs = self._claim(limit) if limit else []
+        # Only now, since all of it may have been rolled back.
+        if ended:
+            self._settle(ended, done)
+        if claiming:
+            self._take_on(jobs, limit)
+
+    def _finish(self, ended: Sequence[HeldAttempt]) -> set[AttemptKey]:
+        using = self._options.using
+        queue.append_logs([entry for held in ended for entry in held.entries], worker=self.id, using=using)
+        outcomes = [held.outcome for held in ended if held.outcome is not None]
+        return queue.finish(outcomes, worker=self.id, using=using)
+
+    def _settle(self, ended: Sequence[HeldAttempt], done: set[AttemptKey]) -> None:
+        for held in ended:
+            if held.id in done:
+                self._let_go(held)
+            else:
+                held.entries = []
+        if len(done) < len(ended):
+            # Taken over, or cancelled this very moment: then the next finish closes the attempt alone.
+            self._compare_with_database()
+
+    def _claim(self, limit: int) -> list[queue.ClaimedJob]:
+        return queue.claim(
             worker=self.id,
-            executors=aliases,
+            executors=[alias for alias in self._executors if alias not in self._unavailable_since],
             queues=self._options.queues,
             only=self._options.only,
             limit=limit,
             using=self._options.using,
         )
+
+    def _take_on(self, jobs: Sequence[queue.ClaimedJob], limit: int) -> None:
         self._claimed += len(jobs)
         for job in jobs:
             self._hold(job)
@@ -268,32 +312,14 @@ class WorkerLoop:
             self._poll = Timer(max(_FIRST_POLL_SECONDS, pause))
             self._poll.is_due()
 
-    def _can_claim(self) -> bool:
-        if self._stops or len(self._held) >= self._options.slots:
-            return False
-        if self._options.max_jobs is not None and self._claimed >= self._options.max_jobs:
-            return False
-        return len(self._unavailable_since) < len(self._executors)
-
-    def _finish(self) -> None:
-        ended = [held for held in self._held.values() if held.outcome is not None]
-        if not ended:
-            return
-        using, outcomes = self._options.using, [held.outcome for held in ended if held.outcome is not None]
-        entries = [entry for held in ended for entry in held.entries]
-        queue.append_logs(entries, worker=self.id, using=using)
-        done = queue.finish(outcomes, worker=self.id, using=using)
-        for held in ended:
-            if held.id in done:
-                self._let_go(held)
-            else:
-                held.entries = []
-        if len(done) < len(ended):
-            # Taken over, or cancelled this moment: the comparison says which.
-            self._compare_with_database()
-            for held in ended:
-                if held.id in self._held and held.outcome is not None:
-                    held.outcome = closed(held.job, held.exit, held.outcome.message)
+    def _room(self, ending: int = 0) -> int:
+        """Return how many jobs may be claimed once so many attempts have been let go."""
+        if self._stops or len(self._unavailable_since) == len(self._executors):
+            return 0
+        room = self._options.slots - len(self._held) + ending
+        if self._options.max_jobs is not None:
+            room = min(room, self._options.max_jobs - self._claimed)
+        return max(0, room)
 
     def _store_outputs(self) -> None:
         waiting = [held for held in self._held.values() if held.entries and held.outcome is None]
@@ -302,6 +328,19 @@ class WorkerLoop:
             queue.append_logs(entries, worker=self.id, using=self._options.using)
             for held in waiting:
                 held.entries = []
+
+    def _store_handles(self) -> None:
+        """Note what engines call the attempts that outlive this worker: whoever adopts one need not start it again."""
+        fresh = [
+            held
+            for held in self._held.values()
+            if held.stage is Stage.RUNNING and not held.handle_stored and held.executor.capabilities.survives_worker
+        ]
+        if fresh:
+            handles = [(held.id, held.handle) for held in fresh]
+            queue.record_handles(handles, worker=self.id, using=self._options.using)
+            for held in fresh:
+                held.handle_stored = True
 
     # -- the engines ---------------------------------------------------------------------------------------------
 
@@ -340,13 +379,14 @@ class WorkerLoop:
             else time.monotonic() + job.timeout_seconds - job.elapsed_seconds,
             launch_until=time.monotonic() + self._settings.unreachable_seconds,
             handle=found.handle or launch_key(job, self._settings),
+            handle_stored=bool(found.handle),
             stage=Stage.RUNNING,
         )
         self._held[held.id] = held
         if found.status != "running":
             self._stop_attempt(held, "cancelled", grace=job.grace_seconds)
-        elif executor.capabilities.survives_worker and not found.handle:
-            # Nobody knows whether it was started: starting is idempotent.
+        elif not found.handle and (executor.capabilities.survives_worker or found.claimed_by == self.id):
+            # Nobody knows whether it was started (starting is idempotent), or the answer to the claim was lost.
             held.stage = Stage.LAUNCHING
             self._launch(held)
         self._changed[job.executor] = True
@@ -383,12 +423,6 @@ class WorkerLoop:
                 self._changed[held.job.executor] = True
                 if not held.mine:
                     self._forget(held)
-                elif held.executor.capabilities.survives_worker:
-                    self._with_database(
-                        lambda held=held: queue.record_handle(  # type: ignore[misc]
-                            held.job, held.handle, worker=self.id, using=self._options.using
-                        )
-                    )
                 if held.stopped_for is not None:
                     held.executor.stop(held.handle, held.job.grace_seconds)
             elif isinstance(result, Unavailable) and time.monotonic() < held.launch_until:

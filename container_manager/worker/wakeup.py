@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import select
+import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from django.db import DatabaseError, connections
@@ -15,11 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """A thread with a connection of its own that sets an event when a notification comes."""
+    """A thread with a connection of its own that calls ``hint`` when a notification comes."""
 
-    def __init__(self, using: str, wake: threading.Event) -> None:
-        self._using, self._wake = using, wake
+    def __init__(self, using: str, hint: Callable[[], None]) -> None:
+        self._using, self._hint = using, hint
         self._ended = threading.Event()
+        self._stop_reader, self._stop_writer = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="container-manager-listener", daemon=True)
 
     def start(self) -> None:
@@ -28,8 +32,10 @@ class Listener:
 
     def stop(self) -> None:
         self._ended.set()
+        self._stop_writer.close()
         if self._thread.is_alive():
             self._thread.join()
+        self._stop_reader.close()
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -46,8 +52,9 @@ class Listener:
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
         # What came before LISTEN was in force.
-        self._wake.set()
+        self._hint()
         with connection.wrap_database_errors:
             while not self._ended.is_set():
-                for _ in connection.connection.notifies(timeout=0.5, stop_after=1):
-                    self._wake.set()
+                select.select([connection.connection, self._stop_reader], [], [])
+                if list(connection.connection.notifies(timeout=0)):
+                    self._hint()

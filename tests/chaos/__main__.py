@@ -219,7 +219,7 @@ def main() -> int:
     parser.add_argument("database", choices=sorted(DATABASES))
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="The same faults again, as far as time allows.")
-    parser.add_argument("--limit", type=float, default=600.0, help="Seconds until it is given up.")
+    parser.add_argument("--limit", type=float, default=3600.0, help="Seconds until it is given up.")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     say(f"{arguments.database}, seed {seed}")

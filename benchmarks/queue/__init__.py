@@ -1,0 +1,1 @@
+"""The queue beside other queues in PostgreSQL, and beside a hand-written floor: ``python -m benchmarks.queue``."""

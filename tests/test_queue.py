@@ -1,0 +1,573 @@
+"""What the queue's statements do, each alone and against each other, on every database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.utils import timezone
+
+from container_manager import queue
+from container_manager.models import ContainerJob, JobAttempt, Worker
+from container_manager.statemachine import StaleTransition
+
+from .jobs import journal_of, row_of
+from .protocol.records import let_lease_run_out, records_of, register, seconds_since
+
+pytestmark = pytest.mark.django_db
+concurrent = pytest.mark.django_db(transaction=True)
+
+_RACES = 500
+_PATIENCE_SECONDS = 60
+_HOUR = timedelta(hours=1)
+
+
+def claim(worker: str = "w", *, limit: int = 10, executors: Sequence[str] = ("default",), **options: Any) -> list[Any]:
+    """Claim jobs; return their ids, in order."""
+    claimed = queue.claim(worker=worker, executors=executors, limit=limit, using="default", **options)
+    return [job.id for job in claimed]
+
+
+def running(worker: str = "w", **fields: Any) -> ContainerJob:
+    """Return a job in its first attempt, held by a worker."""
+    job = queue.enqueue(command="true", **fields)
+    assert claim(worker, only=job.pk, executors=[job.executor]) == [job.pk]
+    job.refresh_from_db()
+    return job
+
+
+def outcome(job: ContainerJob, *, status: str | None = "completed", attempt: int = 1, **values: Any) -> queue.Outcome:
+    return queue.Outcome(job_id=job.pk, attempt=attempt, status=status, **values)
+
+
+def finish(*outcomes: queue.Outcome, worker: str = "w") -> set[Any]:
+    return queue.finish(outcomes, worker=worker, using="default")
+
+
+def append(job: ContainerJob, *texts: bytes, attempt: int = 1, worker: str = "w") -> None:
+    entries = [
+        queue.LogEntry(job_id=job.pk, attempt=attempt, sequence=number, stream="stdout", data=text)
+        for number, text in enumerate(texts)
+    ]
+    queue.append_logs(entries, worker=worker, using="default")
+
+
+def rescue(worker: str, *executors: str) -> int:
+    return queue.rescue(worker=worker, executors=executors or ("default",), using="default")
+
+
+def together(*works: Callable[[], Any]) -> list[Any]:
+    """Run each in a thread with a connection of its own; return their results."""
+
+    def run(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [future.result() for future in [pool.submit(run, work) for work in works]]
+
+
+@pytest.fixture
+def strange_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process believe that it is a day later than the database does."""
+    real = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: real() + timedelta(days=1))
+
+
+class TestClaiming:
+    def test_the_highest_priority_is_first_then_the_longest_queued(self) -> None:
+        middle, low, high, late_high = (queue.enqueue(command="true", priority=p) for p in (50, 0, 100, 100))
+        early_high = queue.enqueue(command="true", priority=100)
+        ContainerJob.objects.filter(pk=early_high.pk).update(queued_at=timezone.now() - _HOUR)
+        assert claim(limit=2) == [early_high.pk, high.pk]
+        assert claim(limit=9) == [late_high.pk, middle.pk, low.pk]
+
+    def test_what_was_queued_at_once_goes_by_id(self) -> None:
+        jobs = queue.enqueue_many([ContainerJob(command="true") for _ in range(5)])
+        assert claim() == sorted(job.pk for job in jobs)
+
+    def test_nothing_starts_before_its_time(self) -> None:
+        now = timezone.now()
+        queue.enqueue(command="true", scheduled_for=now + _HOUR)
+        due = queue.enqueue(command="true", scheduled_for=now - _HOUR)
+        assert claim() == [due.pk]
+
+    def test_its_time_is_the_databases(self, strange_clock: None) -> None:
+        later = queue.enqueue(command="true", scheduled_for=timezone.now() - _HOUR)
+        assert claim() == []
+        ContainerJob.objects.filter(pk=later.pk).update(scheduled_for=timezone.now() - timedelta(days=1, hours=1))
+        assert claim() == [later.pk]
+        later.refresh_from_db()
+        assert 0 <= seconds_since(later, "launched_at") < _PATIENCE_SECONDS
+
+    @pytest.mark.parametrize("status", ["pending", "cancelled"])
+    def test_only_queued_jobs_are_taken(self, status: str) -> None:
+        job = ContainerJob.objects.create_job(command="true")
+        if status == "cancelled":
+            job.mark_as_cancelled()
+        running()
+        assert claim() == []
+
+    def test_only_the_queues_asked_for(self) -> None:
+        a, b, c = (queue.enqueue(command="true", queue=name) for name in "abc")
+        assert claim(queues=["b"]) == [b.pk]
+        assert claim(queues=["a", "b", "none"]) == [a.pk]
+        assert claim(queues=None) == [c.pk]
+
+    def test_only_the_executors_served(self) -> None:
+        docker = queue.enqueue(command="true", executor="docker")
+        default = queue.enqueue(command="true")
+        assert claim() == [default.pk]
+        assert claim(executors=["kubernetes"]) == []
+        assert claim(executors=["kubernetes", "docker"]) == [docker.pk]
+
+    def test_a_worker_that_serves_nothing_takes_nothing(self) -> None:
+        queue.enqueue(command="true")
+        assert claim(executors=[]) == []
+        assert claim(queues=[]) == []
+
+    def test_no_more_than_the_limit(self) -> None:
+        jobs = [queue.enqueue(command="true").pk for _ in range(5)]
+        assert claim(limit=2) == jobs[:2]
+        assert claim(limit=2) == jobs[2:4]
+        assert claim(limit=2) == jobs[4:]
+        assert claim(limit=2) == []
+
+    def test_a_claim_makes_the_attempt(self) -> None:
+        job = running("first", max_retries=5)
+        (attempt,) = JobAttempt.objects.all()
+        assert (attempt.job_id, attempt.number, attempt.worker, attempt.executor) == (job.pk, 1, "first", "default")
+        assert (attempt.finished_at, attempt.launched_at) == (None, job.launched_at)
+        assert (job.status, job.worker, job.attempt) == ("running", "first", 1)
+        assert (job.status_changed_by, journal_of(job)) == ("first", [("queued", "running")])
+
+    def test_the_next_attempt_has_the_next_number_and_starts_clean(self) -> None:
+        job = running("first")
+        finish(
+            outcome(job, status="failed", exit_code=3, reason="error", message="no", retry_after_seconds=-1.0),
+            worker="first",
+        )
+        assert queue.promote_retries(using="default") == 1
+        (again,) = queue.claim(worker="second", executors=["default"], limit=1, using="default")
+        assert (again.id, again.attempt, again.retry_count) == (job.pk, 2, 1)
+        job.refresh_from_db()
+        assert (job.exit_code, job.failure_reason, job.last_error, job.worker) == (None, "", "", "second")
+        assert [(a.number, a.worker) for a in job.attempts.order_by("number")] == [(1, "first"), (2, "second")]
+
+    def test_what_is_claimed_is_what_was_asked_for(self) -> None:
+        asked = {
+            "image": "debian", "command": "echo 'a b'", "environment": {"A": "ä"}, "secrets": {"S": "env:CM_SECRET_S"},
+            "working_directory": "/srv", "memory_bytes": 2**40, "cpu_count": 0.5, "timeout_seconds": 7,
+            "grace_seconds": 3, "max_retries": 2, "labels": {"l": "1"}, "executor": "default",
+        }  # fmt: skip
+        job = queue.enqueue(**asked)
+        (claimed,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
+        assert {name: getattr(claimed, name) for name in asked} == asked
+        assert (claimed.id, claimed.attempt, claimed.retry_count, claimed.elapsed_seconds) == (job.pk, 1, 0, 0.0)
+
+    @concurrent
+    def test_two_claimers_never_get_the_same_job(self) -> None:
+        jobs = {job.pk for job in queue.enqueue_many([ContainerJob(command="true") for _ in range(_RACES)])}
+        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+
+        def claimer(worker: str) -> Callable[[], list[Any]]:
+            def work() -> list[Any]:
+                taken: list[Any] = []
+                for _ in range(_RACES // 10):
+                    barrier.wait()
+                    taken += claim(worker, limit=5)
+                return taken
+
+            return work
+
+        first, second = together(claimer("first"), claimer("second"))
+        assert min(len(first), len(second)) > 0
+        # Where one passed over what the other had locked, some are left.
+        first += claim("first", limit=_RACES)
+        assert len(first) + len(second) == len(jobs)
+        assert {*first, *second} == jobs
+        rows = JobAttempt.objects.values_list("job", "number", "worker")
+        assert sorted(rows) == sorted([*((k, 1, "first") for k in first), *((k, 1, "second") for k in second)])
+        assert ContainerJob.objects.filter(status="running", attempt=1).count() == len(jobs)
+
+
+class TestFinishing:
+    def test_success_is_stored_in_the_job_and_its_attempt(self) -> None:
+        job = running()
+        done = outcome(job, exit_code=0, peak_memory_bytes=2**40, cpu_seconds=1.5)
+        assert finish(done) == {(job.pk, 1)}
+        job.refresh_from_db()
+        assert (job.status, job.exit_code, job.worker) == ("completed", 0, "")
+        assert (job.status_changed_by, journal_of(job)[-1]) == ("w", ("running", "completed"))
+        attempt = job.attempts.get()
+        assert (attempt.exit_code, attempt.peak_memory_bytes, attempt.cpu_seconds) == (0, 2**40, 1.5)
+        assert attempt.finished_at >= job.completed_at >= job.launched_at
+
+    def test_failure_is_stored_with_its_reason(self) -> None:
+        job = running()
+        finish(outcome(job, status="failed", signal=9, reason="signal", message="Killed — ünwillig."))
+        job.refresh_from_db()
+        assert (job.status, job.exit_code, job.failure_reason) == ("failed", None, "signal")
+        assert (job.last_error, job.retry_count, job.scheduled_for) == ("Killed — ünwillig.", 0, None)
+        attempt = job.attempts.get()
+        assert (attempt.signal, attempt.reason, attempt.message) == (9, "signal", job.last_error)
+
+    def test_another_worker_is_refused(self) -> None:
+        job = running("w")
+        before = records_of(job)
+        assert finish(outcome(job), worker="thief") == set()
+        assert finish(outcome(job, status=None), worker="thief") == set()
+        assert records_of(job) == before
+
+    @pytest.mark.parametrize("status", ["completed", "failed", None])
+    def test_the_same_worker_with_an_earlier_attempt_is_refused(self, status: str | None) -> None:
+        job = running()
+        finish(outcome(job, status="failed", reason="lost", retry_after_seconds=-1.0))
+        queue.promote_retries(using="default")
+        assert claim() == [job.pk]
+        before = records_of(job)
+        assert finish(outcome(job, status=status, attempt=1, exit_code=0)) == set()
+        assert finish(outcome(job, status=status, attempt=3, exit_code=0)) == set()
+        assert records_of(job) == before
+
+    @pytest.mark.parametrize("status", ["completed", "failed", None])
+    def test_a_second_finish_changes_nothing(self, status: str | None) -> None:
+        job = running()
+        assert finish(outcome(job, exit_code=0)) == {(job.pk, 1)}
+        before = records_of(job)
+        assert finish(outcome(job, status=status, exit_code=7, retry_after_seconds=0.0)) == set()
+        assert records_of(job) == before
+
+    @pytest.mark.parametrize("status", ["completed", "failed", None])
+    def test_of_a_cancelled_job_only_the_attempt_is_closed(self, status: str | None) -> None:
+        job = running()
+        job.mark_as_cancelled(actor="alice")
+        before = records_of(job)
+        retry = 0.0 if status == "failed" else None
+        assert finish(outcome(job, status=status, signal=15, retry_after_seconds=retry)) == {(job.pk, 1)}
+        after = records_of(job)
+        assert (after["job"], after["journal"]) == (before["job"], before["journal"])
+        attempt = job.attempts.get()
+        assert attempt.finished_at is not None
+        assert attempt.signal == 15
+
+    def test_an_attempt_of_a_running_job_is_not_closed_alone(self) -> None:
+        job = running()
+        before = records_of(job)
+        assert finish(outcome(job, status=None)) == set()
+        assert records_of(job) == before
+
+    def test_a_retry_is_due_by_the_databases_clock(self, strange_clock: None) -> None:
+        job = running()
+        finish(outcome(job, status="failed", reason="error", message="no", retry_after_seconds=1000.0))
+        job.refresh_from_db()
+        assert (job.status, job.retry_count, job.worker, job.failure_reason) == ("retrying", 1, "", "error")
+        assert journal_of(job)[-2:] == [("running", "failed"), ("failed", "retrying")]
+        assert -1001 < seconds_since(job, "scheduled_for") < _PATIENCE_SECONDS - 1000
+        assert 0 <= seconds_since(job.attempts.get(), "finished_at") < _PATIENCE_SECONDS
+
+    def test_each_of_a_batch_has_its_own_end(self) -> None:
+        done, failed, again, cancelled, foreign = (running(w) for w in ("w", "w", "w", "w", "other"))
+        cancelled.mark_as_cancelled()
+        closed = finish(
+            outcome(foreign),
+            outcome(cancelled, signal=9),
+            outcome(again, status="failed", reason="lost", retry_after_seconds=60.0),
+            outcome(failed, status="failed", exit_code=1, reason="error"),
+            outcome(done, exit_code=0),
+        )
+        assert closed == {(job.pk, 1) for job in (done, failed, again, cancelled)}
+        jobs = (done, failed, again, cancelled, foreign)
+        assert [row_of(j)["status"] for j in jobs] == ["completed", "failed", "retrying", "cancelled", "running"]
+        assert [row_of(j)["exit_code"] for j in jobs] == [0, 1, None, None, None]
+        assert [j.attempts.get().signal for j in jobs] == [None, None, None, 9, None]
+
+    def test_nothing_to_finish_is_nothing(self) -> None:
+        assert finish() == set()
+
+
+class TestOwning:
+    def test_a_worker_owns_its_open_attempts(self) -> None:
+        mine, cancelled = running("w"), running("w")
+        finish(outcome(running("w")))
+        running("other")
+        cancelled.mark_as_cancelled()
+        owned = {o.job.id: (o.job.attempt, o.status) for o in queue.owned_attempts(worker="w", using="default")}
+        assert owned == {mine.pk: (1, "running"), cancelled.pk: (1, "cancelled")}
+
+    def test_an_attempt_that_its_job_has_left_behind_does_not_pass_for_running(self) -> None:
+        job = running("w")
+        job.mark_as_failed(should_retry=True, actor="alice")
+        job.mark_as_queued(actor="alice")
+        assert claim("other") == [job.pk]
+        (owned,) = queue.owned_attempts(worker="w", using="default")
+        assert (owned.job.attempt, owned.status) == (1, "")
+        assert finish(outcome(job, status="completed")) == {(job.pk, 1)}
+        assert row_of(job)["status"] == "running"
+
+    def test_handles_are_noted_by_the_owner_of_an_open_attempt_only(self) -> None:
+        first, second = running("w"), running("w")
+
+        def record(handle: str, worker: str) -> list[str]:
+            handles = [((job.pk, 1), f"{handle} {number}") for number, job in enumerate((first, second))]
+            queue.record_handles(handles, worker=worker, using="default")
+            return list(JobAttempt.objects.order_by("job").values_list("handle", flat=True))
+
+        assert record("mine", "w") == ["mine 0", "mine 1"]
+        assert record("theirs", "thief") == ["mine 0", "mine 1"]
+        finish(outcome(first))
+        assert record("late", "w") == ["mine 0", "late 1"]
+
+
+class TestLogs:
+    def test_output_is_kept_in_order_and_as_it_is(self) -> None:
+        job = running()
+        texts = [b"first\n", b"\x00\xff\xfe", b"", b"'; DROP TABLE --%s\n"]
+        append(job, *texts)
+        assert [row["data"] for row in records_of(job)["logs"]] == texts
+
+    def test_sent_again_it_is_stored_once(self) -> None:
+        job = running()
+        append(job, b"a", b"b")
+        before = records_of(job)
+        append(job, b"a", b"b")
+        assert records_of(job) == before
+        append(job, b"a", b"b", b"c")
+        assert [row["data"] for row in records_of(job)["logs"]] == [b"a", b"b", b"c"]
+
+    def test_another_worker_is_refused(self) -> None:
+        job = running("w")
+        append(job, b"foreign", worker="thief")
+        assert records_of(job)["logs"] == []
+
+    def test_a_closed_attempt_takes_nothing(self) -> None:
+        job = running()
+        finish(outcome(job))
+        append(job, b"late")
+        assert records_of(job)["logs"] == []
+
+    def test_an_attempt_that_is_not_there_takes_nothing(self) -> None:
+        job = running()
+        append(job, b"too soon", attempt=2)
+        assert records_of(job)["logs"] == []
+
+    def test_the_attempt_of_a_cancelled_job_takes_its_last_words(self) -> None:
+        job = running()
+        job.mark_as_cancelled()
+        append(job, b"stopping\n")
+        assert [row["data"] for row in records_of(job)["logs"]] == [b"stopping\n"]
+
+
+class TestRescuing:
+    @pytest.fixture(autouse=True)
+    def _living(self) -> None:
+        register("living")
+        register("rescuer")
+
+    @pytest.mark.parametrize("death", ["lease", "row"])
+    def test_what_a_dead_worker_held_changes_hands(self, death: str) -> None:
+        register("dead")
+        job = running("dead")
+        assert rescue("rescuer") == 0
+        if death == "lease":
+            let_lease_run_out("dead")
+        else:
+            queue.drop_lease("dead", using="default")
+        before = records_of(job)
+        assert rescue("rescuer") == 1
+        after = records_of(job)
+        assert (after["job"][0].pop("worker"), after["attempts"][0].pop("worker")) == ("rescuer", "rescuer")
+        assert (before["job"][0].pop("worker"), before["attempts"][0].pop("worker")) == ("dead", "dead")
+        assert after == before
+        assert rescue("rescuer") == 0
+        assert finish(outcome(job), worker="dead") == set()
+        assert finish(outcome(job), worker="rescuer") == {(job.pk, 1)}
+
+    def test_a_living_worker_keeps_its_own(self) -> None:
+        job = running("living")
+        before = records_of(job)
+        assert rescue("rescuer") == 0
+        assert records_of(job) == before
+
+    def test_what_has_ended_stays_as_it_is(self) -> None:
+        jobs = [running("dead") for _ in range(3)]
+        finish(outcome(jobs[0]), worker="dead")
+        finish(outcome(jobs[1], status="failed", reason="error"), worker="dead")
+        finish(outcome(jobs[2], status="failed", reason="error", retry_after_seconds=60.0), worker="dead")
+        started_by_hand = ContainerJob.objects.create_job(command="true")
+        started_by_hand.mark_as_running()
+        before = [records_of(job) for job in (*jobs, started_by_hand)]
+        assert rescue("rescuer") == 0
+        assert [records_of(job) for job in (*jobs, started_by_hand)] == before
+
+    def test_the_open_attempt_of_a_cancelled_job_is_taken_to_be_stopped(self) -> None:
+        job = running("dead")
+        job.mark_as_cancelled()
+        before = records_of(job)
+        assert rescue("rescuer") == 1
+        after = records_of(job)
+        assert (after["job"], after["journal"]) == (before["job"], before["journal"])
+        assert [o.status for o in queue.owned_attempts(worker="rescuer", using="default")] == ["cancelled"]
+
+    def test_only_executors_that_it_serves_or_nobody_alive_does(self) -> None:
+        register("docker_worker", executors=("docker",))
+        register("expired", executors=("kubernetes",), lease_seconds=-1.0)
+        jobs = {name: running("dead", executor=name) for name in ("default", "docker", "kubernetes")}
+        assert rescue("rescuer", "default") == 2
+        holders = {name: row_of(job)["worker"] for name, job in jobs.items()}
+        assert holders == {"default": "rescuer", "docker": "dead", "kubernetes": "rescuer"}
+        assert rescue("docker_worker", "docker") == 1
+        assert row_of(jobs["docker"])["worker"] == "docker_worker"
+
+    @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
+    def test_what_a_dead_worker_claims_meanwhile_is_taken_whole_or_not_at_all(self) -> None:
+        """A job held by one and its attempt held by another: neither could finish it."""
+        register("dead", lease_seconds=-1.0)
+        early, late = running("dead"), queue.enqueue(command="true")
+
+        def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE container_manager_jobattempt"):
+                together(lambda: claim("dead"))
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(intrude):
+            assert rescue("rescuer") == 1
+        assert row_of(late)["status"] == "running"
+        for job in (early, late):
+            assert row_of(job)["worker"] == job.attempts.get().worker
+        assert rescue("rescuer") == 1
+        assert set(JobAttempt.objects.values_list("worker", flat=True)) == {"rescuer"}
+
+    def test_a_worker_that_was_taken_for_dead_must_register_anew(self) -> None:
+        register("zombie")
+        job = running("zombie")
+        let_lease_run_out("zombie")
+        assert rescue("rescuer") == 1
+        before = records_of(job)
+        assert not queue.renew_lease("zombie", lease_seconds=60.0, using="default")
+        assert not Worker.objects.filter(pk="zombie").exists()
+        assert records_of(job) == before
+
+    def test_a_worker_does_not_take_itself_for_dead(self) -> None:
+        job = running("rescuer")
+        let_lease_run_out("rescuer")
+        assert rescue("rescuer") == 0
+        assert row_of(job)["worker"] == "rescuer"
+        assert queue.renew_lease("rescuer", lease_seconds=60.0, using="default")
+
+    @concurrent
+    def test_two_rescuers_never_take_the_same_attempt(self) -> None:
+        rounds, each = 40, 5
+        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+
+        def rescuer(worker: str) -> Callable[[], list[int]]:
+            def work() -> list[int]:
+                taken = []
+                for _ in range(rounds):
+                    if barrier.wait() == 0:
+                        running_batch(each, "gone")
+                    barrier.wait()
+                    taken.append(rescue(worker))
+                return taken
+
+            return work
+
+        first, second = together(rescuer("living"), rescuer("rescuer"))
+        assert [a + b for a, b in zip(first, second, strict=True)] == [each] * rounds
+        for worker, taken in (("living", first), ("rescuer", second)):
+            assert ContainerJob.objects.filter(worker=worker).count() == sum(taken)
+            assert JobAttempt.objects.filter(worker=worker).count() == sum(taken)
+
+
+def running_batch(count: int, worker: str) -> None:
+    queue.enqueue_many([ContainerJob(command="true") for _ in range(count)])
+    assert len(claim(worker, limit=count)) == count
+
+
+class TestRetrying:
+    def test_only_what_is_due_is_queued(self) -> None:
+        due, later, failed = running(), running(), running()
+        finish(
+            outcome(due, status="failed", reason="error", retry_after_seconds=-1.0),
+            outcome(later, status="failed", reason="error", retry_after_seconds=60.0),
+            outcome(failed, status="failed", reason="error"),
+        )
+        assert queue.promote_retries(using="default") == 1
+        assert [row_of(job)["status"] for job in (due, later, failed)] == ["queued", "retrying", "failed"]
+        assert journal_of(due)[-1] == ("retrying", "queued")
+        assert row_of(due)["launched_at"] is None
+        assert queue.promote_retries(using="default") == 0
+
+    @concurrent
+    def test_two_that_promote_do_it_once(self) -> None:
+        jobs = [running() for _ in range(100)]
+        finish(*(outcome(job, status="failed", reason="error", retry_after_seconds=-1.0) for job in jobs))
+        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+
+        def promote() -> int:
+            barrier.wait()
+            return queue.promote_retries(using="default")
+
+        assert sum(together(promote, promote)) == len(jobs)
+        assert all(journal_of(job).count(("retrying", "queued")) == 1 for job in jobs)
+
+
+class TestLeases:
+    def test_a_lease_runs_on_the_databases_clock(self, strange_clock: None) -> None:
+        register("w", lease_seconds=100.0)
+        assert -101 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS - 100
+        assert queue.live_workers(using="default") == ["w"]
+        let_lease_run_out("w")
+        assert queue.live_workers(using="default") == []
+        assert queue.renew_lease("w", lease_seconds=0.5, using="default")
+        assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS
+
+    def test_a_worker_without_a_row_has_no_lease_to_renew(self) -> None:
+        register("w")
+        queue.drop_lease("w", using="default")
+        assert not queue.renew_lease("w", lease_seconds=60.0, using="default")
+        assert queue.live_workers(using="default") == []
+
+
+class TestCancelling:
+    @concurrent
+    def test_of_cancel_and_finish_one_wins(self) -> None:
+        """500 races for one job each: never completed after cancelled, and the attempt is closed at the end."""
+        running_batch(_RACES, "w")
+        jobs = list(ContainerJob.objects.order_by("pk"))
+        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+
+        def cancel() -> list[bool]:
+            won = []
+            for job in jobs:
+                barrier.wait()
+                try:
+                    job.mark_as_cancelled(actor="alice")
+                except StaleTransition:
+                    won.append(False)
+                else:
+                    won.append(True)
+            return won
+
+        def end() -> None:
+            for job in jobs:
+                barrier.wait()
+                # What is missing in the answer is sent again, as a worker does.
+                while not finish(outcome(job, exit_code=0)):
+                    assert row_of(job)["status"] == "cancelled"
+
+        cancelled, _ = together(cancel, end)
+        for job, was_cancelled in zip(jobs, cancelled, strict=True):
+            status = "cancelled" if was_cancelled else "completed"
+            assert row_of(job)["status"] == status
+            assert journal_of(job) == [("queued", "running"), ("running", status)]
+        assert 0 < sum(cancelled) < _RACES
+        assert not JobAttempt.objects.filter(finished_at=None).exists()

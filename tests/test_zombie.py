@@ -1,0 +1,236 @@
+"""A worker that was frozen past its lease wakes up and believes that its job is still its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from container_manager import queue
+from container_manager.executors.base import LaunchSpec, Phase
+from container_manager.executors.process import ProcessExecutor
+from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+
+from .jobs import journal_of
+from .protocol.records import let_lease_run_out, records_of, register
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+_LEASE_SECONDS = 1.5
+_PATIENCE_SECONDS = 30
+
+
+def rescued() -> ContainerJob:
+    """Return a job that was claimed by "zombie", and then taken over by "heir"."""
+    register("zombie")
+    register("heir")
+    job = queue.enqueue(command="true")
+    claim("zombie")
+    append(job, 1, 0, b"first run\n", worker="zombie")
+    let_lease_run_out("zombie")
+    assert queue.rescue(worker="heir", executors=["default"], using="default") == 1
+    return job
+
+
+def running_again() -> ContainerJob:
+    job = rescued()
+    lost = outcome(job, 1, "failed", reason="lost", message="Lost.", retry_after_seconds=-1.0)
+    assert queue.finish([lost], worker="heir", using="default") == {(job.pk, 1)}
+    assert queue.promote_retries(using="default") == 1
+    claim("heir")
+    append(job, 2, 0, b"second run\n", worker="heir")
+    queue.record_handles([((job.pk, 2), "second")], worker="heir", using="default")
+    return job
+
+
+def completed() -> ContainerJob:
+    job = running_again()
+    assert queue.finish([outcome(job, 2, "completed", exit_code=0)], worker="heir", using="default") == {(job.pk, 2)}
+    return job
+
+
+def cancelled() -> ContainerJob:
+    job = running_again()
+    job.refresh_from_db()
+    job.mark_as_cancelled(actor="alice")
+    return job
+
+
+def claim(worker: str) -> None:
+    assert len(queue.claim(worker=worker, executors=["default"], limit=1, using="default")) == 1
+
+
+def outcome(job: ContainerJob, attempt: int, status: str | None, **values: Any) -> queue.Outcome:
+    return queue.Outcome(job_id=job.pk, attempt=attempt, status=status, **values)
+
+
+def append(job: ContainerJob, attempt: int, sequence: int, data: bytes, *, worker: str) -> None:
+    entry = queue.LogEntry(job_id=job.pk, attempt=attempt, sequence=sequence, stream="stdout", data=data)
+    queue.append_logs([entry], worker=worker, using="default")
+
+
+@pytest.mark.parametrize("moment", [rescued, running_again, completed, cancelled])
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"status": "completed", "exit_code": 0},
+        {"status": "failed", "exit_code": 1, "reason": "error", "message": "From the grave."},
+        {"status": "failed", "reason": "lost", "retry_after_seconds": 0.0},
+        {"status": None, "signal": 9},
+    ],
+    ids=["complete", "fail", "retry", "close"],
+)
+def test_a_zombie_cannot_end_the_job(moment: Callable[[], ContainerJob], attempt: int, end: dict[str, Any]) -> None:
+    job = moment()
+    before = records_of(job)
+    assert queue.finish([outcome(job, attempt, **end)], worker="zombie", using="default") == set()
+    assert records_of(job) == before
+
+
+@pytest.mark.parametrize("moment", [rescued, running_again, completed, cancelled])
+def test_a_zombie_can_neither_renew_nor_write_nor_take_back(moment: Callable[[], ContainerJob]) -> None:
+    job = moment()
+    before = records_of(job)
+    assert not queue.renew_lease("zombie", lease_seconds=60.0, using="default")
+    for attempt, sequence in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0)):
+        append(job, attempt, sequence, b"from the grave\n", worker="zombie")
+    queue.record_handles([((job.pk, number), "zombie's") for number in (1, 2)], worker="zombie", using="default")
+    assert queue.owned_attempts(worker="zombie", using="default") == []
+    assert queue.rescue(worker="zombie", executors=["default"], using="default") == 0
+    assert queue.claim(worker="zombie", executors=["default"], limit=9, using="default") == []
+    assert records_of(job) == before
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start ``container worker`` on the tests' database; its log is ``<name>.log``. Killed at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+        "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
+        "CM_WORKER_LEASE_SECONDS": str(_LEASE_SECONDS),
+    }
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "django", "container", "worker", "--slots", "2"]
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Callable[[str], Path]:
+    def make(name: str) -> Path:
+        os.mkfifo(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    """Return a condition's value once it is true; not every database has an event to wait for."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return value
+
+
+def status_is(job: ContainerJob, status: str) -> Callable[[], bool]:
+    return ContainerJob.objects.filter(pk=job.pk, status=status).exists
+
+
+def row_of_process(worker: subprocess.Popen[bytes]) -> Any:
+    return Worker.objects.filter(pid=worker.pid)
+
+
+@pytest.mark.parametrize("settled", [False, True], ids=["as_its_job_starts", "while_its_job_runs"])
+def test_a_frozen_worker_loses_its_job_and_works_on(
+    start_worker: Callable[..., subprocess.Popen[bytes]], fifo: Callable[[str], Path], tmp_path: Path, settled: bool
+) -> None:
+    first, second, go = fifo("first"), fifo("second"), fifo("go")
+    script = tmp_path / "job.sh"
+    script.write_text(
+        f"""
+        echo "run $CONTAINER_MANAGER_ATTEMPT"
+        if [ "$CONTAINER_MANAGER_ATTEMPT" = 1 ]; then
+            trap '' TERM
+            sleep 600 &
+            echo "$$ $!" > {first}
+            while :; do wait; done
+        fi
+        echo $$ > {second}
+        read pids < {go}
+        for pid in $pids; do kill -0 $pid 2> /dev/null && echo "$pid of the first run is still there"; done
+        echo done
+        """
+    )
+    job = queue.enqueue(command=f"sh {script}")
+
+    zombie = start_worker("zombie")
+    pids = first.read_text()
+    old_name = row_of_process(zombie).get().pk
+    if settled:
+        eventually(JobLog.objects.exists)
+    zombie.send_signal(signal.SIGSTOP)
+
+    heir = start_worker("heir")
+    second.read_text()
+    go.write_text(pids)
+    eventually(status_is(job, "completed"))
+    eventually(lambda: not JobAttempt.objects.filter(finished_at=None).exists())
+    before = records_of(job)
+    assert [(row["number"], row["reason"]) for row in before["attempts"]] == [(1, "lost"), (2, "")]
+    # What a frozen worker had not stored yet is lost with it.
+    assert b"".join(row["data"] for row in before["logs"]) == (b"run 1\n" if settled else b"") + b"run 2\ndone\n"
+    assert journal_of(job) == [
+        ("queued", "running"), ("running", "failed"), ("failed", "retrying"),
+        ("retrying", "queued"), ("queued", "running"), ("running", "completed"),
+    ]  # fmt: skip
+    heir.send_signal(signal.SIGTERM)
+    assert heir.wait(timeout=_PATIENCE_SECONDS) == 0
+
+    zombie.send_signal(signal.SIGCONT)
+    new_name = eventually(lambda: row_of_process(zombie).exclude(pk=old_name).values_list("pk", flat=True).first())
+    assert not Worker.objects.filter(pk=old_name).exists()
+    later = queue.enqueue(command="echo again")
+    eventually(status_is(later, "completed"))
+    assert later.attempts.get().worker == new_name
+    assert records_of(job) == before
+    assert [pid for pid in pids.split() if Path(f"/proc/{pid}").exists()] == []
+
+    zombie.send_signal(signal.SIGTERM)
+    assert zombie.wait(timeout=_PATIENCE_SECONDS) == 0
+    log = (tmp_path / "zombie.log").read_text()
+    assert "was taken for dead" in log
+    assert "Traceback" not in log
+    assert records_of(job) == before
+
+
+def test_what_a_waking_worker_still_starts_does_not_run() -> None:
+    executor = ProcessExecutor()
+    try:
+        assert executor.check().ok
+        executor.heartbeat(-1.0)
+        assert executor.submit(LaunchSpec(key="late", argv=("sleep", "600"))) == "late"
+        eventually(lambda: [o.exit.lost for o in executor.observe() if o.exit] == [True])
+        executor.heartbeat(60.0)
+        executor.submit(LaunchSpec(key="in time", argv=("sleep", "600")))
+        assert {o.key: o.phase for o in executor.observe()} == {"late": Phase.EXITED, "in time": Phase.RUNNING}
+    finally:
+        executor.close()

@@ -1,0 +1,19 @@
+"""Settings of a worker process beside the tests: the tests' own database, a short lease, quick retries."""
+
+import os
+
+from .settings import *  # noqa: F403
+from .settings import DATABASES
+
+DATABASES["default"]["NAME"] = os.environ["CM_WORKER_DATABASE"]
+CONTAINER_MANAGER = {
+    "LEASE_SECONDS": float(os.environ["CM_WORKER_LEASE_SECONDS"]),
+    "POLL_SECONDS": 0.1,
+    "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 0.1},
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+}
