@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from django.db import NotSupportedError
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.utils import strip_quotes
 
 from ..graph import Graph, State
 
@@ -73,6 +72,9 @@ class Dialect(ABC):
         mark = self.quote_mark
         return name if name[0] == name[-1] == mark else mark + name.replace(mark, mark * 2) + mark
 
+    def unquote(self, name: str) -> str:
+        return name.strip(self.quote_mark)
+
     def exact(self, column: str, graph: Graph) -> str:
         """Return a column's value as the map compares it: a collation may hold other texts for equal."""
         return f"{column} {self.exact_collation}" if isinstance(graph.states[0], str) else column
@@ -106,7 +108,7 @@ class Dialect(ABC):
         """Return what `installed` would give had just these statements been run."""
 
     def has_table(self, connection: BaseDatabaseWrapper, table: str) -> bool:
-        return strip_quotes(table) in connection.introspection.table_names()
+        return self.unquote(table) in connection.introspection.table_names()
 
     def writers(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
         """Return the triggers of other tables that hinder a rebuild of this one: name → the statement that made it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.utils import strip_quotes
 
 from ..graph import State
 from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
@@ -60,7 +59,7 @@ class MySQLDialect(Dialect):
             cursor.execute(
                 "SELECT trigger_name, action_statement FROM information_schema.triggers "
                 "WHERE event_object_schema = DATABASE() AND event_object_table = %s",
-                [strip_quotes(table)],
+                [self.unquote(table)],
             )
             return dict(cursor.fetchall())
 

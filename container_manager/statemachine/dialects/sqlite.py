@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.utils import strip_quotes
 
 from ..graph import State
 from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
@@ -51,7 +50,7 @@ class SQLiteDialect(Dialect):
     def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [strip_quotes(table)]
+                "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [self.unquote(table)]
             )
             return dict(cursor.fetchall())
 
@@ -60,7 +59,7 @@ class SQLiteDialect(Dialect):
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name <> %s AND instr(sql, %s) > 0",
-                [strip_quotes(table), self.quote(table)],
+                [self.unquote(table), self.quote(table)],
             )
             return dict(cursor.fetchall())
 
