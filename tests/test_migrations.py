@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, ProgrammingError, connection, migrations, models, transaction
 from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.graph import MigrationGraph
@@ -14,6 +16,10 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ProjectState
 
+from container_manager.models import ContainerJob
+from container_manager.statemachine.triggers import sweep, trigger_constraints
+
+from .jobs import STATUSES, job_in, journal_of, row_of
 from .trial import LABEL, MAP, Trial, clean_up, entry_model, functions, guard, job_model, journal
 
 LONGER = {"a": ["b"], "b": ["c", "d"], "c": [], "d": []}
@@ -348,3 +354,118 @@ def test_a_table_whose_name_comes_quoted_is_held(trial: Trial) -> None:
         migrations.CreateModel("Entry", fields, {"db_table": entry}),
     )
     trial.assert_in_force()
+
+
+@on_trial
+@pytest.mark.parametrize(
+    "states",
+    [
+        pytest.param(["it's", 'say "hi"', "back\\slash"], id="quotes"),
+        pytest.param(["100%", "%s", "%%"], id="per cent"),
+        pytest.param(["två ord", "日本", "a;b--"], id="letters"),
+        pytest.param(["x" * 16, "$guard", ":name"], id="other"),
+    ],
+)
+def test_states_of_any_name_are_held_whichever_way_the_table_is_made(trial: Trial, states: list[str]) -> None:
+    first, second, third = states
+    constraint = guard({first: [second], second: [third], third: []})
+    trial.apply(job_model([constraint, journal()]), entry_model())
+    for rebuild in (None, migrations.AddField("Job", "extra", WORD)):
+        if rebuild is not None:
+            trial.apply(rebuild)
+        assert trial.drift() == []
+        job = trial.model("Job").objects.create(status=first)
+        rows = trial.model("Job").objects.filter(pk=job.pk)
+        with pytest.raises(IntegrityError, match="Invalid transition"), transaction.atomic():
+            rows.update(status=third)
+        rows.update(status=second)
+        entries = trial.model("Entry").objects.filter(job_id=job.pk)
+        assert list(entries.values_list("from_status", "to_status")) == [(first, second)]
+
+
+@on_trial
+def test_a_map_too_long_for_a_message_is_refused_alike(trial: Trial) -> None:
+    many = [f"status number {number}" for number in range(60)]
+    trial.apply(job_model([guard({"a": many, **{state: [] for state in many}}), journal()]), entry_model())
+    job = trial.model("Job").objects.create(status=many[0])
+    for status in ("a", many[1]):
+        with pytest.raises(IntegrityError, match="Invalid transition from status number 0"), transaction.atomic():
+            trial.model("Job").objects.filter(pk=job.pk).update(status=status)
+    with pytest.raises(IntegrityError, match="Invalid status"), transaction.atomic():
+        trial.model("Job").objects.create(status="b")
+    trial.model("Job").objects.create(status="a")
+    with pytest.raises(IntegrityError, match="Invalid transition from a"), transaction.atomic():
+        trial.model("Job").objects.filter(status="a").update(status="b")
+
+
+@on_trial
+def test_sqlmigrate_shows_the_triggers_both_for_a_new_table_and_for_a_changed_one(trial: Trial) -> None:
+    quote = connection.ops.quote_name
+    for text in (
+        trial.sql(job_model([guard(), journal()]), entry_model()),
+        trial.sql(job_model([]), entry_model(), *[migrations.AddConstraint("Job", c) for c in (guard(), journal())]),
+    ):
+        assert all(f"CREATE TRIGGER {quote(name)}" in text for name in ("trial_guard", "trial_journal"))
+        assert "%%" not in text
+    trial.create_tables()
+    text = trial.sql(
+        migrations.RemoveConstraint("Job", "trial_guard"), migrations.RemoveConstraint("Job", "trial_journal")
+    )
+    assert "DROP" in text
+    assert "CREATE TRIGGER" not in text.split("Remove constraint trial_journal")[1]
+    trial.assert_in_force()
+
+
+@on_trial
+def test_what_a_dropped_table_leaves_behind_is_swept(trial: Trial) -> None:
+    trial.create_tables()
+    assert sweep("default") == []
+    trial.assert_in_force()
+    trial.apply(migrations.DeleteModel("Entry"), migrations.DeleteModel("Job"))
+    left = functions()
+    assert bool(left) == (connection.vendor == "postgresql")
+    assert sorted(sweep("default")) == sorted(left)
+    assert functions() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_app_may_be_migrated_to_zero_and_again() -> None:
+    for status in STATUSES:
+        job_in(status)
+    job_in("pending").mark_as_queued()
+    try:
+        call_command("migrate", "container_manager", "zero", verbosity=0)
+        tables = connection.introspection.table_names()
+        assert [name for name in tables if name.startswith("container_manager")] == []
+        assert left_behind() == []
+    finally:
+        call_command("migrate", "container_manager", verbosity=0)
+    assert [c.drift(ContainerJob, connection) for c in trigger_constraints(ContainerJob)] == [[], []]
+    job = job_in("pending")
+    with pytest.raises(IntegrityError, match="Invalid transition"), transaction.atomic():
+        ContainerJob.objects.update(status="completed")
+    job.mark_as_queued()
+    assert row_of(job)["status"] == "queued"
+    assert journal_of(job) == [("pending", "queued")]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_sqlmigrate_of_the_app_runs(backwards: bool) -> None:
+    text = StringIO()
+    call_command("sqlmigrate", "container_manager", "0001", backwards=backwards, stdout=text)
+    assert ("CREATE TRIGGER" in text.getvalue()) != backwards
+
+
+def left_behind() -> list[str]:
+    """Return the triggers and trigger functions of jobs that are in the database."""
+    statement = {
+        "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'cm_job%%'",
+        "mysql": "SELECT trigger_name FROM information_schema.triggers "
+        "WHERE trigger_schema = DATABASE() AND trigger_name LIKE 'cm_job%%'",
+        "postgresql": "SELECT tgname FROM pg_trigger WHERE tgname LIKE 'cm_job%%' "
+        "UNION SELECT proname FROM pg_proc WHERE proname LIKE 'cm_job%%'",
+    }[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [])
+        return [name for (name,) in cursor.fetchall()]
