@@ -15,7 +15,11 @@ class ContainerManagerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, logs  # noqa: F401  # both register themselves on import
+        from . import (  # noqa: F401  # both register themselves on import
+            checks,
+            logs,
+            setting_checks,  # these too
+        )
         from .queue import wakeup  # noqa: F401  # so does this
 
         post_migrate.connect(_sweep, sender=self)

@@ -259,7 +259,7 @@ class ContainerJob(StateMachineModel):
 
     def mark_as_failed(self, should_retry: bool = False, *, reason: str = "", actor: object = None) -> None:
         """Fail the job; with ``should_retry`` and retries left, go on to retrying in the same transaction."""
-        if not should_retry or self.retry_count >= self.max_retries:
+        if not should_retry:
             self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
             return
         before = self.__dict__.copy()
@@ -267,7 +267,8 @@ class ContainerJob(StateMachineModel):
         try:
             with transaction.atomic(using=using):
                 self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
-                self.transition_to(JobStatus.RETRYING, reason=reason, actor=actor)
+                if self.retry_count < self.max_retries:
+                    self.transition_to(JobStatus.RETRYING, reason=reason, actor=actor)
         except BaseException:
             self.__dict__.update(before)
             raise

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 from django.test import override_settings
 
 from container_manager.conf import AppSettings, app_settings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.executors.registry import build_executors
+from container_manager.setting_checks import check_sqlite
 
 
 def test_without_settings_everything_has_a_default() -> None:
@@ -43,8 +46,10 @@ def test_entries_are_taken_and_lists_become_tuples() -> None:
     ],
 )
 def test_a_wrong_entry_is_named(given: Any, text: str) -> None:
-    with override_settings(CONTAINER_MANAGER=given), pytest.raises(ImproperlyConfigured, match=text):
-        app_settings()
+    with override_settings(CONTAINER_MANAGER=given):
+        with pytest.raises(ImproperlyConfigured, match=text):
+            app_settings()
+        assert any(text in message.msg for message in run_checks() if message.id == "container_manager.E010")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,26 @@ def test_a_wrong_entry_is_named(given: Any, text: str) -> None:
 def test_a_wrong_executor_is_named(entry: dict[str, Any], text: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=text):
         build_executors(AppSettings(executors={"default": entry}))
+
+
+def test_a_check_names_an_executor_that_is_not_there() -> None:
+    with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"far": {"BACKEND": "no.such.Class"}}}):
+        assert [message.id for message in run_checks()] == ["container_manager.E011"]
+
+
+def test_a_deployment_is_told_that_local_processes_are_not_isolated() -> None:
+    found = run_checks(tags=["security"], include_deployment_checks=True)
+    assert "container_manager.W001" in [message.id for message in found]
+    with override_settings(DEBUG=True):
+        found = run_checks(tags=["security"], include_deployment_checks=True)
+        assert "container_manager.W001" not in [message.id for message in found]
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="It is about SQLite.")
+def test_sqlite_without_immediate_transactions_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [message.id for message in check_sqlite(None, databases=["default"])] == []
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", {})
+    assert [message.id for message in check_sqlite(None, databases=["default"])] == ["container_manager.W002"]
 
 
 def test_the_default_executor_runs_local_processes() -> None:

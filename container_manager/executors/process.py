@@ -97,6 +97,7 @@ class ProcessExecutor(Executor):
         self._channel: socket.socket | None = None
         self._pump: threading.Thread | None = None
         self._closing = False
+        self._closed = False
         self._alive_until: float | None = None
 
     def submit(self, spec: LaunchSpec) -> str:
@@ -186,14 +187,20 @@ class ProcessExecutor(Executor):
         with self._lock:
             self._closing = True
             self._changed.set()
-            pump, channel, process = self._pump, self._channel, self._warden
             self._wake()
-        if pump is not None:
-            pump.join()
-        if channel is not None:
-            channel.close()
-        if process is not None:
-            process.wait()
+        if self._pump is not None:
+            self._pump.join()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._selector.close()
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+        if self._channel is not None:
+            self._channel.close()
+        if self._warden is not None:
+            self._warden.wait()
 
     def _launch(self, spec: LaunchSpec) -> _Job:
         channel = self._started_warden()
@@ -269,8 +276,10 @@ class ProcessExecutor(Executor):
                 _send(channel, {"heartbeat": self._alive_until - time.monotonic()}, ())
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_writer, b"x")
+        """Let the pump look at the jobs anew. The caller holds the lock."""
+        if self._pump is not None and not self._closed:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_writer, b"x")
 
     def _has_ended(self, job: _Job) -> bool:
         if job.exit is None:
@@ -293,9 +302,6 @@ class ProcessExecutor(Executor):
                     self._read(key.fd, *self._listening[key.fd])
         for job in (*self._jobs.values(), *(job for job, _ in self._listening.values())):
             self._let_go(job)
-        self._selector.close()
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
 
     def _listen(self) -> None:
         """Make the selector follow the jobs there are now, all but those whose buffer is full."""

@@ -1,0 +1,70 @@
+"""System checks of the settings: wrong entries, executors that do not exist, and what is unwise in production."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from .conf import app_settings, setting_problems
+from .executors.registry import executor_class
+
+
+@register()
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Name every wrong entry, and every executor whose class is not to be had."""
+    if problems := setting_problems():
+        return [Error(problem, id="container_manager.E010") for problem in problems]
+    messages: list[CheckMessage] = []
+    for alias in app_settings().executors:
+        try:
+            executor_class(app_settings(), alias)
+        except ImproperlyConfigured as error:
+            messages.append(Error(str(error), id="container_manager.E011"))
+    return messages
+
+
+@register(Tags.security, deploy=True)
+def check_isolation(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of executors whose jobs can do all that their worker's user can."""
+    if settings.DEBUG or setting_problems():
+        return []
+    open_ones = []
+    for alias in app_settings().executors:
+        try:
+            if not executor_class(app_settings(), alias).capabilities.isolates:
+                open_ones.append(alias)
+        except ImproperlyConfigured:
+            continue
+    return [
+        checks.Warning(
+            f"Jobs of executor {alias!r} are not isolated: they can do whatever the worker's user can.",
+            hint="Run only commands that you trust, by a user that owns nothing else; or silence this check.",
+            id="container_manager.W001",
+        )
+        for alias in open_ones
+    ]
+
+
+@register(Tags.database)
+def check_sqlite(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn of an SQLite database in which two transactions that both read first cannot both go on to write."""
+    return [
+        checks.Warning(
+            f"Database {alias!r} is SQLite without immediate transactions: several processes will meet "
+            "'database is locked'.",
+            hint="Add 'transaction_mode': 'IMMEDIATE' to its OPTIONS.",
+            id="container_manager.W002",
+        )
+        for alias in databases or ()
+        if connections[alias].vendor == "sqlite"
+        and connections[alias].settings_dict.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE"
+    ]

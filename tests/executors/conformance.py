@@ -1,0 +1,266 @@
+"""What every executor must do. A test module derives from `Conformance` and says how to make its subject."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from container_manager.executors.base import (
+    Executor,
+    ExitStatus,
+    LaunchSpec,
+    LogChunk,
+    Observation,
+    Phase,
+    Rejected,
+    Unavailable,
+)
+
+_PATIENCE_SECONDS = 30
+
+
+class Subject(ABC):
+    """How to make one kind of executor, and how to see what it did from outside."""
+
+    @abstractmethod
+    def executor(self) -> Executor:
+        """Return a new executor, which knows nothing of what others before it started."""
+
+    @abstractmethod
+    def spec(self, script: str, **fields: object) -> LaunchSpec:
+        """Return what runs a shell script under a key of its own."""
+
+    @abstractmethod
+    def effects(self) -> Path:
+        """Return a folder that a script finds as $EFFECTS."""
+
+    def missing_program(self) -> LaunchSpec:
+        spec = self.spec("true")
+        return LaunchSpec(key=spec.key, argv=("no-such-program",), image=spec.image)
+
+
+def new_key() -> str:
+    return f"cm-test-{uuid.uuid4().hex}-1"
+
+
+def wait_until(executor: Executor, reached: Callable[[], object]) -> None:
+    """Wait for something that the executor's events announce."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not reached():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        executor.watch(0.05)
+
+
+def observation(executor: Executor, key: str) -> Observation | None:
+    return next((found for found in executor.observe() if found.key == key), None)
+
+
+def ended(executor: Executor, key: str) -> ExitStatus:
+    """Wait until an attempt has exited; return how."""
+
+    def has_exited() -> bool:
+        found = observation(executor, key)
+        return found is not None and found.phase is Phase.EXITED
+
+    wait_until(executor, has_exited)
+    found = observation(executor, key)
+    assert found is not None
+    assert found.exit is not None
+    return found.exit
+
+
+def output(executor: Executor, handle: str, *, limit: int = 1 << 20, until: str = "") -> list[LogChunk]:
+    """Read an attempt's output to its end, page by page; ``until`` is the key to wait for."""
+    chunks: list[LogChunk] = []
+    cursor, deadline = "", time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        over = not until or (found := observation(executor, until)) is None or found.phase is Phase.EXITED
+        page = executor.logs(handle, cursor, limit)
+        chunks += page.chunks
+        cursor = page.cursor
+        if over and not page.chunks:
+            return chunks
+        assert time.monotonic() < deadline
+        if not page.chunks:
+            executor.watch(0.05)
+
+
+def text(chunks: list[LogChunk], stream: str = "stdout") -> bytes:
+    return b"".join(chunk.data for chunk in chunks if chunk.stream == stream)
+
+
+class Conformance:
+    """The suite."""
+
+    @pytest.fixture
+    def executor(self, subject: Subject) -> Iterator[Executor]:
+        executor = subject.executor()
+        yield executor
+        executor.close()
+
+    def run(self, executor: Executor, spec: LaunchSpec) -> tuple[ExitStatus, list[LogChunk]]:
+        handle = executor.submit(spec)
+        chunks = output(executor, handle, until=spec.key)
+        return ended(executor, spec.key), chunks
+
+    def test_a_command_runs_and_says_how_it_ended(self, subject: Subject, executor: Executor) -> None:
+        status, chunks = self.run(executor, subject.spec("echo out; echo err >&2"))
+        assert (status.code, status.signal, status.succeeded, status.oom, status.lost) == (0, None, True, False, False)
+        assert (text(chunks), text(chunks, "stderr")) == (b"out\n", b"err\n")
+
+    def test_an_exit_code_and_a_signal_are_told_apart(self, subject: Subject, executor: Executor) -> None:
+        assert self.run(executor, subject.spec("exit 7"))[0].code == 7
+        status, _ = self.run(executor, subject.spec("kill -KILL $$"))
+        assert status.code in (None, 137)
+        assert not status.succeeded
+
+    def test_a_key_runs_once_however_often_it_is_submitted(self, subject: Subject, executor: Executor) -> None:
+        spec = subject.spec("echo ran >> $EFFECTS/runs; sleep 0.2")
+        handles: list[str] = []
+        barrier = threading.Barrier(6)
+
+        def submit() -> None:
+            barrier.wait()
+            handles.append(executor.submit(spec))
+
+        threads = [threading.Thread(target=submit) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ended(executor, spec.key)
+        assert executor.submit(spec) == handles[0]
+        assert len(handles) == 6
+        assert len(set(handles)) == 1
+        assert (subject.effects() / "runs").read_text() == "ran\n"
+        assert [found.key for found in executor.observe()] == [spec.key]
+
+    def test_a_missing_program_is_rejected_and_leaves_nothing(self, subject: Subject, executor: Executor) -> None:
+        spec = subject.missing_program()
+        with pytest.raises(Rejected, match="no-such-program") as rejection:
+            executor.submit(spec)
+        assert rejection.value.reason == "start"
+        assert observation(executor, spec.key) is None
+
+    def test_observe_lists_all_in_one_call(self, subject: Subject, executor: Executor) -> None:
+        specs = [subject.spec("sleep 60"), subject.spec("true"), subject.spec("exit 3")]
+        for spec in specs:
+            executor.submit(spec)
+        ended(executor, specs[1].key)
+        ended(executor, specs[2].key)
+        found = {o.key: (o.phase, o.exit.code if o.exit else None) for o in executor.observe()}
+        assert found == {
+            specs[0].key: (Phase.RUNNING, None),
+            specs[1].key: (Phase.EXITED, 0),
+            specs[2].key: (Phase.EXITED, 3),
+        }
+        executor.remove(specs[0].key)
+
+    def test_stopping_lets_a_command_end_itself(self, subject: Subject, executor: Executor) -> None:
+        spec = subject.spec("trap 'echo bye; exit 5' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
+        handle = executor.submit(spec)
+        wait_until(executor, (subject.effects() / "ready").exists)
+        executor.stop(handle, 30.0)
+        executor.stop(handle, 30.0)
+        assert ended(executor, spec.key).code == 5
+        assert b"bye\n" in text(output(executor, handle))
+        executor.stop(handle, 0.0)
+        assert ended(executor, spec.key).code == 5
+
+    def test_what_ignores_the_request_is_killed(self, subject: Subject, executor: Executor) -> None:
+        spec = subject.spec("trap '' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
+        handle = executor.submit(spec)
+        wait_until(executor, (subject.effects() / "ready").exists)
+        executor.stop(handle, 0.1)
+        status = ended(executor, spec.key)
+        assert status.signal == 9 or status.code == 137
+
+    def test_removing_twice_is_harmless_and_ends_what_runs(self, subject: Subject, executor: Executor) -> None:
+        spec = subject.spec("while :; do echo beat >> $EFFECTS/beat; sleep 0.05; done")
+        handle = executor.submit(spec)
+        wait_until(executor, (subject.effects() / "beat").exists)
+        executor.remove(handle)
+        executor.remove(handle)
+        wait_until(executor, lambda: observation(executor, spec.key) is None)
+        assert executor.logs(handle, "", 1000).chunks in ((), [])
+
+    def test_output_is_read_on_from_a_cursor(self, subject: Subject, executor: Executor) -> None:
+        spec = subject.spec("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done")
+        handle = executor.submit(spec)
+        ended(executor, spec.key)
+        chunks = output(executor, handle, limit=4096)
+        assert text(chunks) == b"".join(b"line %d\n" % number for number in range(3000))
+
+    @pytest.mark.parametrize(
+        ("script", "expected"),
+        [
+            (r"printf '\377\376\000\001no newline'", b"\xff\xfe\x00\x01no newline"),
+            ("head -c 10000000 /dev/zero", b"\0" * 10_000_000),
+        ],
+        ids=["bytes", "one long line"],
+    )
+    def test_any_bytes_come_through(self, subject: Subject, executor: Executor, script: str, expected: bytes) -> None:
+        status, chunks = self.run(executor, subject.spec(script))
+        assert status.code == 0
+        assert text(chunks) == expected
+
+    def test_a_fast_exit_loses_no_output(self, subject: Subject, executor: Executor) -> None:
+        for number in range(20):
+            _, chunks = self.run(executor, subject.spec(f"echo {number}; echo problem >&2; exit 1"))
+            assert (text(chunks), text(chunks, "stderr")) == (f"{number}\n".encode(), b"problem\n")
+
+    def test_an_end_is_announced(self, subject: Subject, executor: Executor) -> None:
+        executor.submit(subject.spec("sleep 0.2"))
+        told = threading.Event()
+
+        def watch() -> None:
+            while not executor.watch(_PATIENCE_SECONDS):
+                pass
+            told.set()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        assert told.wait(_PATIENCE_SECONDS)
+
+    def test_the_environment_is_what_was_given(
+        self, subject: Subject, executor: Executor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OF_THE_WORKER", "private")
+        spec = subject.spec("env", environment={"GIVEN": "two words\nand a line"})
+        _, chunks = self.run(executor, spec)
+        assert b"GIVEN=two words\nand a line\n" in text(chunks)
+        assert b"OF_THE_WORKER" not in text(chunks)
+        assert "two words" not in repr(spec)
+
+    def test_a_closed_executor_is_not_available(self, subject: Subject, executor: Executor) -> None:
+        assert executor.check().ok
+        executor.close()
+        assert not executor.check().ok
+        with pytest.raises(Unavailable):
+            executor.submit(subject.spec("true"))
+
+    def test_another_executor_finds_what_survives_and_nothing_else(self, subject: Subject) -> None:
+        first = subject.executor()
+        spec = subject.spec("echo ran >> $EFFECTS/runs; sleep 60")
+        handle = first.submit(spec)
+        wait_until(first, (subject.effects() / "runs").exists)
+        first.close()
+        second = subject.executor()
+        try:
+            found = observation(second, spec.key)
+            if second.capabilities.survives_worker:
+                assert found is not None
+                assert found.phase is Phase.RUNNING
+                assert second.submit(spec) == handle
+                second.remove(handle)
+            else:
+                assert found is None
+            assert (subject.effects() / "runs").read_text() == "ran\n"
+        finally:
+            second.close()

@@ -1,0 +1,229 @@
+"""The process executor: the suite, and what only local processes can show."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_manager.executors.base import Executor, LaunchSpec, Rejected
+from container_manager.executors.process import ProcessExecutor
+
+from .conformance import Conformance, Subject, ended, new_key, output, text, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_PATIENCE_SECONDS = 30
+
+
+class Processes(Subject):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def executor(self) -> ProcessExecutor:
+        return ProcessExecutor()
+
+    def spec(self, script: str, **fields: Any) -> LaunchSpec:
+        environment = {"EFFECTS": str(self._folder), **fields.pop("environment", {})}
+        return LaunchSpec(key=new_key(), argv=("sh", "-c", script), environment=environment, **fields)
+
+    def effects(self) -> Path:
+        return self._folder
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Processes:
+    return Processes(tmp_path)
+
+
+def eventually(reached: Callable[[], object]) -> None:
+    """Wait for something of another process, which has no event for us."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not reached():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def is_gone(pid: str) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def count(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir())
+
+
+TREE = """
+setsid sh -c 'echo $$ >> "$EFFECTS/pids"; exec sleep 300' &
+(setsid sh -c 'echo $$ >> "$EFFECTS/pids"; exec sleep 300' &) &
+echo $$ >> "$EFFECTS/pids"
+echo $$ > "$EFFECTS/main"
+while [ $(wc -l < "$EFFECTS/pids") -lt 3 ]; do sleep 0.02; done
+touch "$EFFECTS/ready"
+"""
+
+
+class TestProcessExecutor(Conformance):
+    @pytest.mark.parametrize("end", ["exit", "stop", "remove", "close", "keeper", "warden"])
+    def test_nothing_of_a_tree_is_left_however_it_ends(
+        self, subject: Processes, executor: ProcessExecutor, end: str
+    ) -> None:
+        spec = subject.spec(TREE + ("exit 0" if end == "exit" else "sleep 300"))
+        handle = executor.submit(spec)
+        wait_until(executor, (subject.effects() / "ready").exists)
+        pids = (subject.effects() / "pids").read_text().split()
+        assert len(pids) == 3
+        if end == "stop":
+            executor.stop(handle, 0.1)
+        elif end == "remove":
+            executor.remove(handle)
+        elif end == "close":
+            executor.close()
+        elif end == "keeper":
+            main = (subject.effects() / "main").read_text().strip()
+            os.kill(int(Path(f"/proc/{main}/stat").read_text().split()[3]), signal.SIGKILL)
+        elif end == "warden":
+            assert executor._warden is not None
+            executor._warden.kill()
+        eventually(lambda: all(map(is_gone, pids)))
+        if end in ("keeper", "warden"):
+            assert ended(executor, spec.key).lost
+
+    def test_it_dies_with_its_worker(self, subject: Processes) -> None:
+        program = (
+            "import sys, time\n"
+            "from container_manager.executors.process import ProcessExecutor\n"
+            "from container_manager.executors.base import LaunchSpec\n"
+            "ProcessExecutor().submit(LaunchSpec(key='k', argv=('sh', '-c', sys.argv[1]), environment={'EFFECTS': sys.argv[2]}))\n"
+            "time.sleep(300)\n"
+        )
+        arguments = [sys.executable, "-c", program, TREE + "sleep 300", str(subject.effects())]
+        worker = subprocess.Popen(arguments, cwd=ROOT)
+        eventually((subject.effects() / "ready").exists)
+        pids = (subject.effects() / "pids").read_text().split()
+        worker.kill()
+        worker.wait()
+        eventually(lambda: all(map(is_gone, pids)))
+
+    def test_a_worker_that_is_not_heard_loses_its_jobs(self, subject: Processes, executor: Executor) -> None:
+        executor.heartbeat(300.0)
+        spec = subject.spec("sleep 300")
+        executor.submit(spec)
+        executor.heartbeat(0.1)
+        status = ended(executor, spec.key)
+        assert status.lost
+        assert "not heard" in status.message
+
+    def test_it_has_a_session_of_its_own_and_no_input(self, subject: Processes, executor: Executor) -> None:
+        status, chunks = self.run(executor, subject.spec("ps -o sid= -p $$; echo $$; wc -c; readlink /proc/$$/fd/0"))
+        session, pid, size, source = text(chunks).split()
+        assert (status.code, session, size, source) == (0, pid, b"0", b"/dev/null")
+
+    def test_signals_are_as_a_shell_would_have_them(self, subject: Processes, executor: Executor) -> None:
+        _, chunks = self.run(executor, subject.spec("grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status"))
+        blocked, ignored = (int(line.split()[1], 16) for line in text(chunks).splitlines()[:2])
+        # Beyond the 31 signals of POSIX the C library keeps some for itself.
+        assert (blocked & 0x7FFFFFFF, ignored & 0x7FFFFFFF) == (0, 0)
+
+    @pytest.mark.parametrize(
+        ("argv", "directory", "words"),
+        [
+            (("/etc/passwd",), "", "Permission denied"),
+            (("no-such-program",), "", "No such file"),
+            (("true",), "/no/such/folder", "does not exist"),
+            ((), "", "no command"),
+        ],
+    )
+    def test_what_cannot_start_says_why(
+        self, executor: Executor, argv: tuple[str, ...], directory: str, words: str
+    ) -> None:
+        with pytest.raises(Rejected, match=words) as rejection:
+            executor.submit(LaunchSpec(key=new_key(), argv=argv, working_directory=directory))
+        assert rejection.value.reason == "start"
+
+    def test_it_runs_where_it_is_told_to(self, subject: Processes, executor: Executor, tmp_path: Path) -> None:
+        _, chunks = self.run(executor, subject.spec("pwd", working_directory=str(tmp_path)))
+        assert text(chunks).decode().strip() == str(tmp_path)
+
+    def test_memory_is_limited_and_measured(self, subject: Processes, executor: Executor) -> None:
+        hungry = [sys.executable, "-c", "x = b'x' * (64 * 1024 * 1024)"]
+        free = LaunchSpec(key=new_key(), argv=tuple(hungry))
+        status, _ = self.run(executor, free)
+        assert status.code == 0
+        assert status.peak_memory_bytes > 64 * 1024 * 1024
+        limited = LaunchSpec(key=new_key(), argv=tuple(hungry), memory_bytes=48 * 1024 * 1024)
+        assert not self.run(executor, limited)[0].succeeded
+
+    def test_processor_time_is_limited_and_measured(self, subject: Processes) -> None:
+        executor = ProcessExecutor(cpu_seconds=1)
+        try:
+            status, _ = self.run(executor, subject.spec("while :; do :; done"))
+        finally:
+            executor.close()
+        assert status.signal in (signal.SIGXCPU, signal.SIGKILL)
+        assert 0.5 < status.cpu_seconds < 5
+
+    def test_open_files_are_limited_and_variables_passed_on_by_name(
+        self, subject: Processes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SHARED", "yes")
+        executor = ProcessExecutor(open_files=64, inherit_environment=["SHARED", "ABSENT"])
+        try:
+            _, chunks = self.run(executor, subject.spec("ulimit -n; echo $SHARED"))
+        finally:
+            executor.close()
+        assert text(chunks) == b"64\nyes\n"
+
+    def test_64_megabytes_on_both_streams_leave_memory_flat(self, subject: Processes, executor: Executor) -> None:
+        self.run(executor, subject.spec("true"))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        spec = subject.spec("head -c 64000000 /dev/zero & head -c 64000000 /dev/zero >&2; wait")
+        handle = executor.submit(spec)
+        sizes, cursor = {"stdout": 0, "stderr": 0}, ""
+        while True:
+            page = executor.logs(handle, cursor, 1 << 20)
+            cursor = page.cursor
+            for chunk in page.chunks:
+                sizes[chunk.stream] += len(chunk.data)
+            if not page.chunks and executor.observe()[-1].exit is not None:
+                break
+            executor.watch(0.02)
+        assert sizes == {"stdout": 64_000_000, "stderr": 64_000_000}
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 30_000_000
+
+    def test_many_jobs_leave_no_descriptor_and_no_zombie(self, subject: Processes, executor: ProcessExecutor) -> None:
+        self.run(executor, subject.spec("true"))
+        descriptors = count(Path("/proc/self/fd"))
+        for _ in range(4):
+            specs = [subject.spec("true") for _ in range(50)]
+            for spec in specs:
+                executor.submit(spec)
+            for spec in specs:
+                ended(executor, spec.key)
+                executor.remove(spec.key)
+        eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
+        assert executor._warden is not None
+        children = Path(f"/proc/{executor._warden.pid}/task/{executor._warden.pid}/children")
+        eventually(lambda: children.read_text() == "")
+
+    def test_an_unrelated_holder_of_the_pipe_does_not_hold_the_job(
+        self, subject: Processes, executor: Executor
+    ) -> None:
+        # The test itself keeps the job's output open, as a service would that was handed the descriptor.
+        spec = subject.spec("echo $$ > $EFFECTS/pid; while [ ! -e $EFFECTS/go ]; do sleep 0.02; done; echo last")
+        handle = executor.submit(spec)
+        wait_until(executor, lambda: (subject.effects() / "pid").exists() and (subject.effects() / "pid").read_text())
+        pid = (subject.effects() / "pid").read_text().strip()
+        with Path(f"/proc/{pid}/fd/1").open("wb"):
+            (subject.effects() / "go").touch()
+            assert ended(executor, spec.key).code == 0
+            assert text(output(executor, handle)) == b"last\n"
