@@ -21,6 +21,7 @@ class ContainerManagerConfig(AppConfig):
             setting_checks,  # these too
         )
         from .queue import wakeup  # noqa: F401  # so does this
+        from .statemachine import checks as machine_checks  # noqa: F401  # and these
 
         post_migrate.connect(_sweep, sender=self)
 

@@ -51,6 +51,13 @@ class TransitionJournal(TriggerConstraint):
         self.version, self.at, self.actor, self.reason = version, at, actor, reason
         super().__init__(name=name)
 
+    def fields(self) -> tuple[str, ...]:
+        return (self.field, self.version, self.at, self.actor, self.reason)
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns of the journal's table that the trigger fills."""
+        return (self.subject, self.source, self.target, "at", "actor", "reason")
+
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         return dialect.create_journal(self._spec(model))
 

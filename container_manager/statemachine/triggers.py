@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
@@ -31,8 +31,16 @@ class _Nothing(str):
 NOTHING = _Nothing("SELECT 1")
 
 
+# PostgreSQL's 63 bytes, less the longest end that the dialects put behind a constraint's name.
+LONGEST_NAME = 63 - len("_insert")
+
+
 class TriggerConstraint(BaseConstraint):
     """A constraint that the database holds by triggers."""
+
+    def fields(self) -> Iterable[str]:
+        """Return the names of the model's fields that the triggers use."""
+        return ()
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         raise NotImplementedError
