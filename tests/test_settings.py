@@ -15,6 +15,9 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.executors.registry import build_executors
 from container_manager.setting_checks import check_sqlite
 
+# Django 6.1's checks look at the database.
+pytestmark = pytest.mark.django_db(databases="__all__")
+
 
 def test_without_settings_everything_has_a_default() -> None:
     assert app_settings() == AppSettings()

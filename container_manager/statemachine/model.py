@@ -187,7 +187,9 @@ class StateMachineModel(models.Model):
             if direct and can_be_direct(written := [(field, value) for field, _, value in kept]):
                 # Building the query in the ORM costs more than all the rest of a save.
                 conditions: Any = self._loaded_marks(machine, loaded, kept)
-                done: Any = bool(update_directly(base_qs.model, pk_val, written, conditions, using=using))
+                matched = update_directly(base_qs.model, pk_val, written, conditions, using=using)
+                # Django 6 asks for the rows' returned values, of which there are none; Django 5.2 if there are any.
+                done: Any = [()] * matched
             else:
                 unindexed = dialect_for(connections[using]).unindexed
                 conditions = self._conditions(machine, loaded, target, kept, unindexed=unindexed)
