@@ -22,6 +22,8 @@ from .machine import Effect, machine_of
 
 # What these hold goes to the driver as it is; converting it all the same is a tenth of a transition's time.
 _PLAIN_FIELDS = (models.CharField, models.TextField, models.PositiveIntegerField)
+# Not what is derived from them: PostgreSQL's driver writes an enum's name.
+_PLAIN_TYPES = (str, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ class GuardedUpdate:
             sql=sql,
             versioned_sql=f"{sql} AND {columns[version]} = %s" if version else sql,
             fields=tuple(
-                (written[name], value is None or type(written[name]) in _PLAIN_FIELDS)
+                (written[name], value is None or (type(value) in _PLAIN_TYPES and type(written[name]) in _PLAIN_FIELDS))
                 for name, value in changes.items()
                 if value is not Effect.INCREMENT
             ),
