@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ from django.dispatch import Signal
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .commands import split_command
 from .identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -203,7 +203,7 @@ class ContainerJob(StateMachineModel):
 
         Raises ValueError where the quoting is broken.
         """
-        return shlex.split(self.command)
+        return split_command(self.command)
 
     @property
     def is_terminal(self) -> bool:
@@ -321,9 +321,12 @@ class JobAttempt(models.Model):
 
 
 class JobTransition(models.Model):
-    """The journal: one row per change of a job's status, written by the database itself."""
+    """The journal: one row per change of a job's status, written by the database itself.
 
-    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="transitions")
+    It is made from the job's own row, so its key is not checked once more, which would cost more than the row.
+    """
+
+    job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="transitions", db_constraint=False)
     from_status = models.CharField(max_length=16, choices=JobStatus)
     to_status = models.CharField(max_length=16, choices=JobStatus)
     at = models.DateTimeField()

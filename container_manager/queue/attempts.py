@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import connections, transaction
 from django.utils import timezone
 
-from ..models import ContainerJob, JobStatus
+from ..models import ContainerJob
 from ..statemachine import Transition
 from ..statemachine.signals import send_transitions
 from .dialects import JOB_COLUMNS, dialect_for
+
+_CLAIMED_COLUMNS = (*JOB_COLUMNS, "elapsed_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,6 @@ class Outcome:
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
     retry_after_seconds: float | None = None
-    at: datetime = field(default_factory=timezone.now)
 
 
 def claim(
@@ -98,7 +98,7 @@ def claim(
     candidates = dialect.candidates(connection, executors, queues, only, limit)
     rows = dialect.claim(connection, worker, candidates)
     jobs = [_claimed(row) for row in rows]
-    _announce(((job.id, JobStatus.QUEUED, JobStatus.RUNNING, "") for job in jobs), worker, using)
+    _announce([(job.id, "queued", "running", "") for job in jobs], worker, using)
     return jobs
 
 
@@ -109,13 +109,13 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     `owned_attempts` which.
     """
     connection = connections[using]
-    with transaction.atomic(using=using):
+    with transaction.atomic(using=using, savepoint=False):
         done, closed = dialect_for(connection).finish(connection, worker, outcomes)
-        moved = [(o.job_id, JobStatus.RUNNING, o.status, o.reason) for o in outcomes if o.job_id in done]
+        moved = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]
         moved += [
-            (o.job_id, JobStatus.FAILED, JobStatus.RETRYING, o.reason)
+            (o.job_id, "failed", "retrying", o.reason)
             for o in outcomes
-            if o.job_id in done and o.retry_after_seconds is not None
+            if o.retry_after_seconds is not None and o.job_id in done
         ]
         _announce(moved, worker, using)
     return closed
@@ -200,24 +200,23 @@ def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
 
 
 def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
-    values = dict(zip((*JOB_COLUMNS, "elapsed_seconds"), row, strict=True))
+    values: dict[str, Any] = dict(zip(_CLAIMED_COLUMNS, row, strict=True))
     values["elapsed_seconds"] = float(values["elapsed_seconds"])
     if not isinstance(values["id"], uuid.UUID):
         values["id"] = uuid.UUID(values["id"])
     for name in ("environment", "secrets", "labels"):
-        if not isinstance(values[name], dict):
-            values[name] = json.loads(values[name])
+        values[name] = {} if values[name] == "{}" else json.loads(values[name])
     if attempt is not None:
         values["attempt"] = attempt
     return ClaimedJob(**values)
 
 
-def _announce(moves: Any, worker: str, using: str) -> None:
+def _announce(moves: Sequence[tuple[uuid.UUID, str, str, str]], worker: str, using: str) -> None:
     now = timezone.now()
 
     def transitions() -> tuple[Transition, ...]:
         return tuple(
-            Transition(pk=pk, source=str(source), target=str(target), at=now, actor=worker, reason=reason)
+            Transition(pk=pk, source=source, target=target, at=now, actor=worker, reason=reason)
             for pk, source, target, reason in moves
         )
 

@@ -42,17 +42,7 @@ _CLAIM = """
     failure_reason = '', last_error = '', status_version = {job}status_version + 1, status_changed_at = {now},
     status_changed_by = %s, status_changed_reason = ''"""
 _ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
-_OUTCOME_COLUMNS = (
-    "job_id",
-    "attempt",
-    "status",
-    "exit_code",
-    "signal",
-    "reason",
-    "message",
-    "peak_memory_bytes",
-    "cpu_seconds",
-)
+_OUTCOME_NUMBERS = ("attempt", "exit_code", "signal", "peak_memory_bytes", "cpu_seconds")
 Keys = set[tuple[uuid.UUID, int]]
 
 
@@ -154,7 +144,11 @@ class PostgreSQLDialect(Dialect):
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
     ) -> tuple[set[uuid.UUID], Keys]:
-        columns = [[getattr(o, name) for o in outcomes] for name in _OUTCOME_COLUMNS]
+        # The driver quotes each text of a list on its own, which takes longer than all the rest: so the ids go as one
+        # text, and what is empty not at all.
+        columns: list[Any] = ["{" + ",".join([o.job_id.hex for o in outcomes]) + "}"]
+        columns += [[getattr(o, name) or None for o in outcomes] for name in ("status", "reason", "message")]
+        columns += [[getattr(o, name) for o in outcomes] for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
             cursor.execute(_POSTGRESQL_FINISH.format(now=self.now), [*columns, worker, worker])
             rows = cursor.fetchall()
@@ -179,21 +173,22 @@ WITH candidate AS MATERIALIZED ({select} FOR UPDATE SKIP LOCKED), claimed AS (
 )
 SELECT {names}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 """
-# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). OFFSET 0 keeps the
-# planner to the unique indexes: it takes a worker's open attempts, or running jobs, for one row, and then compares
-# each with each.
+# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). The attempt is locked
+# before its job, as rescue() does. OFFSET 0 keeps the planner to the unique indexes: it takes a worker's open attempts,
+# or running jobs, for one row, and then compares each with each.
 _POSTGRESQL_FINISH = """
 WITH held AS MATERIALIZED (
-    SELECT o.*, a.id AS attempt_id,
+    SELECT o.job_id, o.number, o.status, COALESCE(o.reason, '') AS reason, COALESCE(o.message, '') AS message,
+        o.exit_code, o.signal, o.peak_memory_bytes, o.cpu_seconds, a.id AS attempt_id,
         CASE WHEN j.status <> 'running' OR j.attempt <> o.number THEN 'close'
              WHEN j.worker = a.worker AND o.status IS NOT NULL THEN 'finish' END AS fate
-    FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::int[], %s::int[], %s::text[], %s::text[], %s::bigint[],
-        %s::float8[]) AS o(job_id, number, status, exit_code, signal, reason, message, peak_memory_bytes, cpu_seconds)
-    CROSS JOIN LATERAL (
-        SELECT status, attempt, worker FROM container_manager_containerjob WHERE id = o.job_id OFFSET 0 FOR UPDATE) j
+    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[],
+        %s::float8[]) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
     CROSS JOIN LATERAL (
         SELECT id, worker, finished_at FROM container_manager_jobattempt
         WHERE job_id = o.job_id AND number = o.number OFFSET 0 FOR UPDATE) a
+    CROSS JOIN LATERAL (
+        SELECT status, attempt, worker FROM container_manager_containerjob WHERE id = o.job_id OFFSET 0 FOR UPDATE) j
     WHERE a.worker = %s AND a.finished_at IS NULL
 ), done AS (
     UPDATE container_manager_containerjob j SET status = held.status,
@@ -226,7 +221,7 @@ class RowByRowDialect(Dialect):
         self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
     ) -> Sequence[Sequence[Any]]:
         select, params = candidates
-        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        with transaction.atomic(using=connection.alias, savepoint=False), connection.cursor() as cursor:
             cursor.execute(select + self.lock, params)
             keys = [row[0] for row in cursor.fetchall()]
             if not keys:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -43,7 +42,7 @@ def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_AL
     job = ContainerJob(**fields, status=JobStatus.QUEUED, queued_at=timezone.now(), scheduled_for=scheduled_for)
     job.full_clean()
     job.save(using=using, force_insert=True)
-    transaction.on_commit(partial(wake_workers, using=using), using=using)
+    wake_workers(using=using)
     return job
 
 
@@ -66,7 +65,7 @@ def enqueue_many(
             raise ValidationError([f"Job {number}: {message}" for message in error.messages]) from error
     with transaction.atomic(using=using):
         ContainerJob.objects.using(using).bulk_create(ready, batch_size=_BATCH)
-        transaction.on_commit(partial(wake_workers, using=using), using=using)
+        wake_workers(using=using)
     return ready
 
 

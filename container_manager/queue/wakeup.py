@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from django.db import connections
+from django.db import connections, transaction
 
 from ..models import JobStatus
 from ..signals import job_transitioned
 from ..statemachine import Transition
 
 CHANNEL = "container_manager"
+READY, CANCELLED = "ready", "cancelled"
 
 
-def wake_workers(*, using: str) -> None:
-    """Send the hint, in a transaction of its own: a NOTIFY within another would make commits wait for each other."""
-    connection = connections[using]
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, '')", [CHANNEL])
+def wake_workers(hint: str = READY, *, using: str) -> None:
+    """Send the hint once the transaction commits: that jobs are ready, or that some were cancelled."""
+    if connections[using].vendor == "postgresql":
+        transaction.on_commit(partial(_notify, hint, using), using=using)
+
+
+def _notify(hint: str, using: str) -> None:
+    # In a transaction of its own, since a NOTIFY makes commits wait for each other; and nobody need wait until a hint
+    # is on disk.
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [CHANNEL, hint])
 
 
 def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:
     """Wake workers for jobs that became ready, or were cancelled."""
-    if any(t.target in (JobStatus.QUEUED, JobStatus.CANCELLED) for t in transitions):
-        wake_workers(using=using)
+    for target, hint in ((JobStatus.QUEUED, READY), (JobStatus.CANCELLED, CANCELLED)):
+        if any(t.target == target for t in transitions):
+            wake_workers(hint, using=using)
 
 
 # Not connected at all where no database could be told: a receiver costs each transition a little.

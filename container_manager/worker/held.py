@@ -29,6 +29,7 @@ class Stage(Enum):
 class HeldAttempt:
     """One attempt in this worker's hands. Changed by the worker's own thread only."""
 
+    id: AttemptKey = field(init=False)
     job: ClaimedJob
     executor: Executor
     key: str
@@ -45,9 +46,8 @@ class HeldAttempt:
     entries: list[LogEntry] = field(default_factory=list)
     launch_until: float = 0.0
 
-    @property
-    def id(self) -> AttemptKey:
-        return (self.job.id, self.job.attempt)
+    def __post_init__(self) -> None:
+        self.id = (self.job.id, self.job.attempt)
 
     def is_overdue(self) -> bool:
         return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
+from ..commands import split_command
 from ..conf import AppSettings
 from ..executors.base import LaunchSpec, Rejected
 from ..queue import ClaimedJob
@@ -22,17 +22,12 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
     Raises Rejected where the job's own words make no sense: it fails, and the worker lives on.
     """
     try:
-        argv = tuple(shlex.split(job.command))
+        argv = tuple(split_command(job.command))
     except ValueError as error:
         raise Rejected("start", f"The command's quoting is broken: {error}. Command: {job.command!r}") from error
     if not argv and not job.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
-    environment = {
-        "CONTAINER_MANAGER_JOB": str(job.id),
-        "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
-        **job.environment,
-        **{name: read_secret(ref, settings) for name, ref in job.secrets.items()},
-    }
+    environment = {**job.environment, **{name: read_secret(ref, settings) for name, ref in job.secrets.items()}}
     for name, value in environment.items():
         if not name or "=" in name or "\0" in name or "\0" in str(value):
             raise Rejected("start", f"{name!r} cannot be an environment variable.")
@@ -40,7 +35,11 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
         key=launch_key(job, settings),
         argv=argv,
         image=job.image,
-        environment={name: str(value) for name, value in environment.items()},
+        environment={
+            "CONTAINER_MANAGER_JOB": str(job.id),
+            "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
+            **{name: str(value) for name, value in environment.items()},
+        },
         working_directory=job.working_directory,
         memory_bytes=job.memory_bytes,
         cpu_count=job.cpu_count,

@@ -23,6 +23,7 @@ from ..conf import AppSettings
 from ..executors.base import Executor, ExitStatus, LaunchSpec, Phase, Rejected, Unavailable
 from ..identifiers import uuid7
 from ..models import Worker
+from ..queue.wakeup import CANCELLED, READY
 from .held import AttemptKey, HeldAttempt, Stage
 from .launch import launch_key, launch_spec
 from .outcomes import closed, failed, outcome_of
@@ -85,7 +86,7 @@ class WorkerLoop:
         self._settings, self._executors, self._options = settings, dict(executors), options
         self._held: dict[AttemptKey, HeldAttempt] = {}
         self._wake = threading.Event()
-        self._hinted = threading.Event()
+        self._hints: SimpleQueue[str] = SimpleQueue()
         self._stops = 0
         self._claimed = 0
         self._launched: SimpleQueue[tuple[HeldAttempt, str | Exception]] = SimpleQueue()
@@ -164,14 +165,14 @@ class WorkerLoop:
             timers += [self._renew, self._reconcile, *([self._poll] if self._room() else [])]
         self._wake.wait(min(timer.left() for timer in timers))
         self._wake.clear()
-        if self._hinted.is_set():
-            self._hinted.clear()
-            self._poll.hurry()
-            self._reconcile.hurry()
+        while not self._hints.empty():
+            timer = {READY: self._poll, CANCELLED: self._reconcile}.get(self._hints.get())
+            if timer is not None:
+                timer.hurry()
 
-    def _hint(self) -> None:
-        """Be told, from any thread, that the database has something new."""
-        self._hinted.set()
+    def _hint(self, hint: str) -> None:
+        """Be told, by the listener's thread, that the database has something new."""
+        self._hints.put(hint)
         self._wake.set()
 
     def _is_done(self) -> bool:
@@ -395,13 +396,11 @@ class WorkerLoop:
         try:
             spec = launch_spec(held.job, self._settings)
         except Rejected as rejection:
-            self._launched.put((held, rejection))
-            self._wake.set()
+            self._note_launched(held, rejection)
             return
         threads = held.executor.capabilities.launch_threads
         if not threads:
-            self._launched.put((held, _attempt(lambda: held.executor.submit(spec))))
-            self._wake.set()
+            self._note_launched(held, _attempt(lambda: held.executor.submit(spec)))
             return
         pool = self._pool(held.job.executor, threads)
         future = pool.submit(_submit, held, spec)
@@ -409,8 +408,12 @@ class WorkerLoop:
 
     def _note_launch(self, held: HeldAttempt, done: Future[str]) -> None:
         error = done.exception()
-        self._launched.put((held, done.result() if error is None else _as_exception(error)))
-        self._wake.set()
+        self._note_launched(held, done.result() if error is None else _as_exception(error))
+
+    def _note_launched(self, held: HeldAttempt, result: str | Exception) -> None:
+        self._launched.put((held, result))
+        if not self._wake.is_set():
+            self._wake.set()
 
     def _collect_launches(self) -> None:
         while not self._launched.empty():

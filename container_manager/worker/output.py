@@ -38,6 +38,8 @@ class CappedOutput:
 
     def take(self) -> list[tuple[int, LogChunk]]:
         """Return what can be stored now and was not returned before, with its sequence number."""
+        if not self._waiting:
+            return []
         taken = list(self._number(_merged(self._waiting)))
         self._waiting.clear()
         return taken

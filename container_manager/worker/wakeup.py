@@ -11,16 +11,16 @@ from typing import Any
 
 from django.db import DatabaseError, connections
 
-from ..queue.wakeup import CHANNEL
+from ..queue.wakeup import CANCELLED, CHANNEL, READY
 
 _RECONNECT_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """A thread with a connection of its own that calls ``hint`` when a notification comes."""
+    """A thread with a connection of its own that passes on the hints that come, and both once it begins to listen."""
 
-    def __init__(self, using: str, hint: Callable[[], None]) -> None:
+    def __init__(self, using: str, hint: Callable[[str], None]) -> None:
         self._using, self._hint = using, hint
         self._ended = threading.Event()
         self._stop_reader, self._stop_writer = socket.socketpair()
@@ -52,9 +52,10 @@ class Listener:
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
         # What came before LISTEN was in force.
-        self._hint()
+        for hint in (READY, CANCELLED):
+            self._hint(hint)
         with connection.wrap_database_errors:
             while not self._ended.is_set():
                 select.select([connection.connection, self._stop_reader], [], [])
-                if list(connection.connection.notifies(timeout=0)):
-                    self._hint()
+                for hint in {notice.payload for notice in connection.connection.notifies(timeout=0)}:
+                    self._hint(hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import psycopg
@@ -9,17 +10,19 @@ import psycopg
 from ..server import address
 from .base import Contender
 
+# What every queue keeps of a job: its order, its payload, who ran it and when.
 _TABLE = """
 CREATE TABLE IF NOT EXISTS floor_job (
-    id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'queued', payload text NOT NULL DEFAULT '')
+    id bigint PRIMARY KEY, priority smallint NOT NULL DEFAULT 0, payload text NOT NULL DEFAULT '',
+    status text NOT NULL DEFAULT 'queued', worker text, started_at timestamptz, finished_at timestamptz)
 """
-_INDEX = "CREATE INDEX IF NOT EXISTS floor_job_claim ON floor_job (id) WHERE status = 'queued'"
+_INDEX = "CREATE INDEX IF NOT EXISTS floor_job_claim ON floor_job (priority DESC, id) WHERE status = 'queued'"
 _CLAIM = """
-UPDATE floor_job SET status = 'running' WHERE id IN (
-    SELECT id FROM floor_job WHERE status = 'queued' ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED)
+UPDATE floor_job SET status = 'running', worker = %s, started_at = now() WHERE id = ANY(ARRAY(
+    SELECT id FROM floor_job WHERE status = 'queued' ORDER BY priority DESC, id LIMIT %s FOR UPDATE SKIP LOCKED))
 RETURNING id, payload
 """
-_FINISH = "UPDATE floor_job SET status = 'done' WHERE id = ANY(%s)"
+_FINISH = "UPDATE floor_job SET status = 'done', finished_at = now() WHERE id = ANY(%s)"
 
 
 class Floor(Contender):
@@ -44,8 +47,9 @@ class Floor(Contender):
 
     def work(self, folder: str, ready: Callable[[], None]) -> None:
         with psycopg.connect(address(folder), autocommit=True) as connection:
+            worker = str(os.getpid())
             ready()
-            while keys := [row[0] for row in connection.execute(_CLAIM, [self.batch])]:
+            while keys := [row[0] for row in connection.execute(_CLAIM, [worker, self.batch])]:
                 connection.execute(_FINISH, [keys])
 
 

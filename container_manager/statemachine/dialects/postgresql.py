@@ -2,7 +2,8 @@
 
 The legal pairs stand in the trigger's WHEN clause: a legal change never enters PL/pgSQL. The guard is a BEFORE
 trigger, so that its text comes before that of a CHECK constraint. ENABLE ALWAYS keeps it under
-``session_replication_role = replica``.
+``session_replication_role = replica``. The journal is written once for a whole statement, from its transition tables:
+that costs a third of a trigger for each row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec, sqlstate
 
 # serialization_failure: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SERIALIZATION_FAILURE = "40001"
+_BEFORE, _AFTER = "rows_before", "rows_after"
+# A session keeps the plan that suited its first statement: a nested loop is right for one row, and for ten thousand
+# compares each with each.
+_JOURNAL_SETTINGS = "SET enable_nestloop TO off"
 
 
 class PostgreSQLDialect(Dialect):
@@ -52,16 +57,18 @@ class PostgreSQLDialect(Dialect):
         )
         record = (
             f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
-            f'"at", "actor", "reason") VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, '
-            f"NEW.{q(spec.at)}, NEW.{q(spec.actor)}, NEW.{q(spec.reason)}); RETURN NULL;"
+            f'"at", "actor", "reason") SELECT n.{q(spec.primary_key)}, o.{q(spec.column)}, n.{q(spec.column)}, '
+            f"n.{q(spec.at)}, n.{q(spec.actor)}, n.{q(spec.reason)} "
+            f"FROM {_AFTER} n JOIN {_BEFORE} o ON o.{q(spec.primary_key)} = n.{q(spec.primary_key)} "
+            f"WHERE o.{q(spec.column)} IS DISTINCT FROM n.{q(spec.column)}; RETURN NULL;"
         )
         before = f"BEFORE UPDATE ON {TABLE} FOR EACH ROW WHEN ({changed} AND {unmarked})"
-        after = f"AFTER UPDATE ON {TABLE} FOR EACH ROW WHEN ({changed})"
+        after = f"AFTER UPDATE ON {TABLE} REFERENCING OLD TABLE AS {_BEFORE} NEW TABLE AS {_AFTER} FOR EACH STATEMENT"
         marker = spec.name + "_mark"
         return [
             self._function(marker, mark),
             *self._trigger(marker, before, function=marker),
-            self._function(spec.name, record),
+            self._function(spec.name, record, _JOURNAL_SETTINGS),
             *self._trigger(spec.name, after, function=spec.name),
         ]
 
@@ -114,9 +121,12 @@ class PostgreSQLDialect(Dialect):
             "TABLE = TG_TABLE_NAME, MESSAGE = refusal;"
         )
 
-    def _function(self, name: str, body: str) -> str:
+    def _function(self, name: str, body: str, settings: str = "") -> str:
         text = body if body.startswith("DECLARE") else f"BEGIN {body}"
-        return f"CREATE OR REPLACE FUNCTION {self.quote(name)}() RETURNS trigger LANGUAGE plpgsql AS $guard$ {text} END; $guard$"
+        return (
+            f"CREATE OR REPLACE FUNCTION {self.quote(name)}() RETURNS trigger LANGUAGE plpgsql {settings} "
+            f"AS $guard$ {text} END; $guard$"
+        )
 
     def _trigger(self, name: str, clause: str, *, function: str) -> list[str]:
         # The catalogue shows a WHEN clause rewritten; the mark lets a check compare what was installed.
