@@ -151,7 +151,12 @@ class GuardedUpdate:
 
 def can_be_direct(values: Sequence[tuple[Field[Any, Any], Any]]) -> bool:
     """Tell whether `update_directly` can write these: plain values only, of fields without SQL of their own."""
-    return not any(hasattr(value, "resolve_expression") or hasattr(field, "get_placeholder") for field, value in values)
+    return not any(hasattr(value, "resolve_expression") or _has_placeholder(field) for field, value in values)
+
+
+def _has_placeholder(field: Field[Any, Any]) -> bool:
+    # Django 6.1 has another name for it.
+    return hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql")
 
 
 def update_directly(
