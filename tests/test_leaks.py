@@ -329,7 +329,7 @@ def test_a_door_is_not_shut_in_capitals() -> None:
 
 def ignore_case_of_doors() -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')")
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu')")
         require("A PostgreSQL with ICU", cursor.fetchone()[0])
     guard = Door._meta.constraints[0]
     with connection.schema_editor() as editor:
