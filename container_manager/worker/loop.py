@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from .. import queue
 from ..conf import AppSettings
-from ..executors.base import Executor, ExitStatus, Phase, Rejected, Unavailable
+from ..executors.base import Executor, ExitStatus, LaunchSpec, Phase, Rejected, Unavailable
 from ..identifiers import uuid7
 from ..models import Worker
 from ..queue.wakeup import CANCELLED, READY
@@ -403,7 +403,7 @@ class WorkerLoop:
             self._note_launched(held, _attempt(lambda: held.executor.submit(spec)))
             return
         pool = self._pool(held.job.executor, threads)
-        future = pool.submit(held.executor.submit, spec)
+        future = pool.submit(_submit, held, spec)
         future.add_done_callback(lambda done: self._note_launch(held, done))
 
     def _note_launch(self, held: HeldAttempt, done: Future[str]) -> None:
@@ -424,8 +424,9 @@ class WorkerLoop:
                 held.handle, held.stage = result, Stage.RUNNING
                 self._unavailable_since.pop(held.job.executor, None)
                 self._changed[held.job.executor] = True
-                if not held.mine:
-                    self._forget(held)
+            if not held.mine:
+                self._forget(held)
+            elif isinstance(result, str):
                 if held.stopped_for is not None:
                     held.executor.stop(held.handle, held.job.grace_seconds)
             elif isinstance(result, Unavailable) and time.monotonic() < held.launch_until:
@@ -446,9 +447,7 @@ class WorkerLoop:
             reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
         held.stage = Stage.ENDED
         held.exit = ExitStatus(message=message)
-        if not held.mine:
-            self._held.pop(held.id, None)
-        elif held.stopped_for == "cancelled":
+        if held.stopped_for == "cancelled":
             held.outcome = closed(held.job, None, message)
         else:
             held.outcome = failed(held.job, reason, message, retry=self._settings.retry)
@@ -518,7 +517,7 @@ class WorkerLoop:
     def _forget(self, held: HeldAttempt) -> None:
         self._held.pop(held.id, None)
         # A container may have been adopted by whoever took the job: it is that worker's to end.
-        if not held.executor.capabilities.survives_worker:
+        if held.handle and not held.executor.capabilities.survives_worker:
             self._remove(held)
 
     def _let_go(self, held: HeldAttempt) -> None:
@@ -559,6 +558,13 @@ class WorkerLoop:
                     self._wake.set()
 
         return threading.Thread(target=watch, name=f"container-manager-watch-{alias}", daemon=True)
+
+
+def _submit(held: HeldAttempt, spec: LaunchSpec) -> str:
+    """Start an attempt, in a launch thread, unless it was taken from this worker while it waited for that thread."""
+    if not held.mine:
+        raise Unavailable("The job is another worker's by now.")
+    return held.executor.submit(spec)
 
 
 def _attempt(work: Callable[[], T]) -> T | Exception:

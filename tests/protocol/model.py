@@ -1,0 +1,599 @@
+"""A model of the claim, lease, fence and cancel protocol, small enough to look at every interleaving.
+
+One job that may be tried twice, two workers that run it as local processes, and a user who may cancel. The steps are
+those of `container_manager.queue` and `container_manager.worker.loop`: what is one transaction there is one step
+here, and between any two steps a worker may crash, or be frozen and wake up much later with what it knew then, or lose
+its lease, or its connection. A lost connection leaves three doubts, and the model has all: the transaction was
+committed and the answer is lost; it was not; or it is held up and is committed at some later time, perhaps when its
+sender is long dead.
+
+What keeps all this in order are the conditions in the queue's statements. Each is a switch in `Guards`: a check that
+cannot tell when one is missing would be worth nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MAX_ATTEMPTS = 2
+WORKERS = ("a", "b")
+NOBODY = ""
+# Ids of former lives. No worker has them any more, so all are one; but the sender of a request that is held up must be
+# told from the others, since it may be taken for the holder of an attempt.
+DEAD, DEAD_SENDER = "dead", "dead sender"
+
+TERMINAL = ("completed", "failed", "cancelled")
+LAUNCHING = ("launching", "launching to be stopped", "disowned while launching")
+ENDED = ("success", "failure", "stopped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """The protocol's conditions. All are in force in the code; a test takes one away and must see it missed."""
+
+    # finish(): WHERE worker = me AND attempt = n AND status = 'running'
+    finish_checks_worker: bool = True
+    finish_checks_attempt: bool = True
+    finish_checks_status: bool = True
+    # rescue(): UPDATE … SET worker = me, of the job and of its attempt, and only where there is no lease.
+    rescue_moves_job: bool = True
+    rescue_moves_attempt: bool = True
+    rescue_waits_for_lease: bool = True
+    # rescue() removes the rows of the dead, so one that wakes up must drop what it holds and take another id.
+    dead_register_anew: bool = True
+    # claim(): WHERE status = 'queued'
+    claim_checks_status: bool = True
+    # The warden ends a worker's processes before its lease ends, and starts none until the worker is heard again.
+    warden_ends_processes: bool = True
+    # The worker does not start what it knows is not its own.
+    launch_checks_owner: bool = True
+    # The worker compares what it holds with what the database says is its own.
+    worker_compares: bool = True
+
+
+class Job(NamedTuple):
+    status: str
+    worker: str
+    attempt: int
+
+
+class Attempt(NamedTuple):
+    """``fresh``: its holder is who claimed it. ``ends``: how many times an end of it was stored in the job."""
+
+    worker: str
+    fresh: bool
+    open: bool
+    ends: int
+
+
+class Worker(NamedTuple):
+    """A worker: its row, and by attempt what it holds in memory and what runs.
+
+    ``lease``: valid, expired, or gone with its row. ``held``: "", one of LAUNCHING, disowned, running, stopping, or one
+    of ENDED, not stored yet. ``process``: "", running, succeeded. ``answer``: of the database, on its way to it.
+
+    A frozen worker needs no mark: it is one that does nothing for a while. Nor does a dead one: a crash is a new start
+    with an empty memory and another id, after which it may do nothing, too.
+    """
+
+    lease: str = "valid"
+    held: tuple[str, ...] = ("",) * MAX_ATTEMPTS
+    process: tuple[str, ...] = ("",) * MAX_ATTEMPTS
+    answer: tuple[Any, ...] = ()
+
+
+class State(NamedTuple):
+    """``late``: a request that its sender has given up, and that the database will still receive."""
+
+    job: Job
+    attempts: tuple[Attempt, ...]
+    workers: tuple[Worker, Worker]
+    late: tuple[Any, ...] = ()
+
+
+START = State(Job("queued", NOBODY, 0), (), (Worker(), Worker()))
+
+
+class Step(NamedTuple):
+    """``by``: a worker whose own progress this is, or one of these.
+
+    FAULT: it may happen, or a user may do it; nothing may depend on it. ALL: it happens by itself. WITHOUT_a, …: it
+    happens by itself where that worker does nothing for ever.
+    """
+
+    label: str
+    by: str
+    state: State
+
+
+FAULT, ALL = "fault", "all"
+WITHOUT = {"a": "without a", "b": "without b"}
+
+
+class Broken(Exception):
+    """A step did what must never be done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """``problem``: what was found first, in words, with the ``trace`` of steps that leads to it; or None."""
+
+    states: int
+    steps: int
+    problem: str | None = None
+    trace: tuple[str, ...] = ()
+
+
+# -- the database's transactions -------------------------------------------------------------------------------------
+
+
+def claim(state: State, me: str, guards: Guards) -> tuple[State, int]:
+    """Return the state after a claim, and the number of the attempt; 0 where nothing was claimed."""
+    job = state.job
+    if job.status != "queued" and (guards.claim_checks_status or job.status != "running"):
+        return state, 0
+    number = job.attempt + 1
+    if number > MAX_ATTEMPTS:
+        return state, 0
+    if number != len(state.attempts) + 1:
+        raise Broken("an attempt's number is used twice")
+    attempts = (*state.attempts, Attempt(me, True, True, 0))
+    return State(Job("running", me, number), attempts, state.workers, state.late), number
+
+
+def finish(
+    state: State, me: str, outcomes: tuple[tuple[int, str], ...], guards: Guards
+) -> tuple[State, tuple[int, ...]]:
+    """Return the state after a batch of outcomes, and the numbers of the attempts that are now closed."""
+    closed = []
+    for number, outcome in outcomes:
+        before, job = state, state.job
+        attempt = owner = state.attempts[number - 1]
+        if outcome != "stopped" and _may_finish(job, me, number, guards):
+            status = "completed" if outcome == "success" else "failed"
+            if job.status == "cancelled":
+                raise Broken(f"a cancelled job becomes {status} when a worker sends {outcomes}")
+            if status == "failed" and job.attempt < MAX_ATTEMPTS:
+                status = "retrying"
+            job, attempt = Job(status, NOBODY, job.attempt), attempt._replace(ends=attempt.ends + 1)
+        mine = attempt.worker == me or not guards.finish_checks_worker
+        if mine and attempt.open and not (job.status == "running" and job.attempt == number):
+            attempt = Attempt(NOBODY, False, False, attempt.ends)
+            closed.append(number)
+        state = _with_attempt(State(job, state.attempts, state.workers, state.late), number, attempt)
+        if state != before and (owner.worker != me or not owner.open):
+            raise Broken(f"a worker that has lost attempt {number} changes something when it sends {outcomes}")
+    return state, tuple(closed)
+
+
+def _may_finish(job: Job, me: str, number: int, guards: Guards) -> bool:
+    return (
+        (job.status == "running" or (not guards.finish_checks_status and job.status in TERMINAL))
+        and (job.worker == me or not guards.finish_checks_worker)
+        and (job.attempt == number or not guards.finish_checks_attempt)
+    )
+
+
+def rescue(state: State, me: str, guards: Guards) -> State:
+    """Return the state in which this worker has what the dead held."""
+    workers = list(state.workers)
+    dead = {DEAD, DEAD_SENDER}
+    for index, name in enumerate(WORKERS):
+        if name == me:
+            continue
+        if workers[index].lease == "expired" and guards.dead_register_anew:
+            workers[index] = workers[index]._replace(lease="gone")
+        if workers[index].lease != "valid" or not guards.rescue_waits_for_lease:
+            dead.add(name)
+    job, attempts = state.job, list(state.attempts)
+    for index, attempt in enumerate(attempts):
+        if attempt.open and attempt.worker in dead:
+            if job.status == "running" and job.attempt == index + 1 and guards.rescue_moves_job:
+                job = Job(job.status, me, job.attempt)
+            if guards.rescue_moves_attempt:
+                attempts[index] = Attempt(me, False, True, attempt.ends)
+    return State(job, tuple(attempts), (workers[0], workers[1]), state.late)
+
+
+def owned(state: State, me: str) -> tuple[tuple[int, str, bool], ...]:
+    """Return this worker's open attempts: number, the job's status, and whether it was this worker that claimed it."""
+    return tuple(
+        (number, state.job.status if state.job.attempt == number else "", attempt.fresh)
+        for number, attempt in enumerate(state.attempts, start=1)
+        if attempt.worker == me
+    )
+
+
+# -- the steps -------------------------------------------------------------------------------------------------------
+
+
+def steps(state: State, guards: Guards) -> Iterator[Step]:
+    """Yield every step that can be next."""
+    job = state.job
+    if job.status not in ("completed", "cancelled"):
+        yield Step("the user cancels", FAULT, state._replace(job=job._replace(status="cancelled")))
+    if job.status == "retrying":
+        yield Step("the retry is queued", ALL, state._replace(job=Job("queued", NOBODY, job.attempt)))
+    if state.late:
+        yield Step(f"what {state.late[1]} sent arrives: {state.late[0]}", FAULT, _arrive(state, guards))
+    for index, name in enumerate(WORKERS):
+        yield from _faults(state, index, guards)
+        yield from _process_steps(state, index)
+        yield from _launch_steps(state, index, guards)
+        if answer := state.workers[index].answer:
+            yield Step(f"{name} hears: {answer[0]} {answer[1]}", name, _hear(state, index))
+            yield Step(f"{name} never hears: {answer[0]} {answer[1]}", FAULT, _asked(state, index, ()))
+        else:
+            yield from _worker_steps(state, index, guards)
+
+
+def _worker_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
+    """Yield what a worker that waits for nothing may do next: the loop's order is one of these orders."""
+    name, worker = WORKERS[index], state.workers[index]
+    if worker.lease != "valid":
+        yield Step(f"{name} renews its lease", name, _renew(state, index))
+    for number, (held, process) in enumerate(zip(worker.held, worker.process, strict=True), start=1):
+        if held in ("running", "stopping") and process != "running":
+            end = "stopped" if held == "stopping" else "success" if process == "succeeded" else "failure"
+            yield Step(f"{name} sees {end} of {number}", name, _with_held(state, index, number, end, ""))
+        elif held == "disowned":
+            yield Step(f"{name} ends its {number}", name, _with_held(state, index, number, "", ""))
+    outcomes = tuple((number, held) for number, held in enumerate(worker.held, start=1) if held in ENDED)
+    if outcomes:
+        label = f"{name} sends finish {outcomes}"
+        after, closed = finish(state, name, outcomes, guards)
+        yield Step(label, name, _asked(after, index, ("finish", closed)))
+        if not state.late:
+            yield Step(f"{label}, which is held up", FAULT, state._replace(late=("finish", name, outcomes)))
+    after, number = claim(state, name, guards)
+    if number:
+        yield Step(f"{name} claims", name, _asked(after, index, ("claim", number)))
+    if not state.late and state.job.status not in TERMINAL:
+        yield Step(f"{name} claims, which is held up", FAULT, state._replace(late=("claim", name)))
+    found = owned(state, name)
+    if guards.worker_compares and not _agree(worker, found):
+        yield Step(f"{name} asks what it owns", name, _asked(state, index, ("owned", found)))
+    after = rescue(state, name, guards)
+    if after != state:
+        yield Step(f"{name} rescues", name, after)
+
+
+def _launch_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
+    """Yield launches: a thread of their own does them, whatever the worker is at."""
+    name, worker = WORKERS[index], state.workers[index]
+    for number, held in enumerate(worker.held, start=1):
+        if held not in LAUNCHING:
+            continue
+        if held == LAUNCHING[2] and guards.launch_checks_owner:
+            yield Step(f"{name} does not start {number}", name, _with_held(state, index, number, "", ""))
+            continue
+        # A warden that does not hear its worker starts nothing.
+        process = "running" if worker.lease == "valid" or not guards.warden_ends_processes else ""
+        then = ("running", "stopping", "disowned")[LAUNCHING.index(held)]
+        yield Step(f"{name} starts {number}", name, _with_held(state, index, number, then, process))
+
+
+def _process_steps(state: State, index: int) -> Iterator[Step]:
+    """Yield ends of processes."""
+    name, worker = WORKERS[index], state.workers[index]
+    for number, process in enumerate(worker.process, start=1):
+        if process != "running":
+            continue
+        held = worker.held[number - 1]
+        if held == "stopping":
+            yield Step(f"{number} of {name} is stopped", name, _with_held(state, index, number, held, ""))
+            continue
+        # What ought to be stopped must not be taken to end by itself: that is no progress.
+        by = ALL if state.job == Job("running", name, number) else FAULT
+        yield Step(f"{number} of {name} succeeds", by, _with_held(state, index, number, held, "succeeded"))
+        yield Step(f"{number} of {name} fails", by, _with_held(state, index, number, held, ""))
+
+
+def _faults(state: State, index: int, guards: Guards) -> Iterator[Step]:
+    name, worker = WORKERS[index], state.workers[index]
+    if worker.lease == "valid":
+        process = worker.process
+        if guards.warden_ends_processes:
+            process = tuple("" if p == "running" else p for p in process)
+        after = _with_worker(state, index, worker._replace(lease="expired", process=process))
+        yield Step(f"the lease of {name} runs out", WITHOUT[name], after)
+    if worker != Worker():
+        # Its memory goes, and its processes with it. Its lease may end at once: were it to last, all would wait.
+        yield Step(f"{name} crashes and starts anew", FAULT, _register(_with_worker(state, index, Worker()), index))
+
+
+# -- what a worker does with an answer -------------------------------------------------------------------------------
+
+
+def _hear(state: State, index: int) -> State:
+    worker = state.workers[index]
+    kind, content = worker.answer
+    held, process = list(worker.held), list(worker.process)
+    if kind == "claim":
+        held[content - 1] = "launching"
+    elif kind == "finish":
+        for number in content:
+            held[number - 1] = ""
+    else:
+        _compare(content, held, process)
+    return _with_worker(state, index, worker._replace(held=tuple(held), process=tuple(process), answer=()))
+
+
+def _compare(found: tuple[tuple[int, str, bool], ...], held: list[str], process: list[str]) -> None:
+    """Drop what is not this worker's, stop what was cancelled, adopt what it did not know of."""
+    known = {number: (status, fresh) for number, status, fresh in found}
+    for position, what in enumerate(held):
+        if position + 1 not in known:
+            _disown(position, held, process)
+            continue
+        status, fresh = known[position + 1]
+        if not what:
+            # What it claimed itself and does not hold was never started: the answer was lost.
+            held[position] = "stopping" if status != "running" else "launching" if fresh else "running"
+        elif status != "running":
+            held[position] = {"launching": LAUNCHING[1], "running": "stopping"}.get(what, what)
+
+
+def _disown(position: int, held: list[str], process: list[str]) -> None:
+    if held[position] in LAUNCHING:
+        held[position] = LAUNCHING[2]
+    else:
+        held[position] = process[position] = ""
+
+
+def _agree(worker: Worker, found: tuple[tuple[int, str, bool], ...]) -> bool:
+    """Tell whether a comparison would change nothing, now or when its answer is heard."""
+    held, process = list(worker.held), list(worker.process)
+    _compare(found, held, process)
+    return tuple(held) == worker.held
+
+
+def _renew(state: State, index: int) -> State:
+    worker = state.workers[index]
+    if worker.lease != "gone":
+        return _with_worker(state, index, worker._replace(lease="valid"))
+    held, process = list(worker.held), list(worker.process)
+    for position in range(MAX_ATTEMPTS):
+        _disown(position, held, process)
+    dropped = worker._replace(held=tuple(held), process=tuple(process))
+    return _register(_with_worker(state, index, dropped), index)
+
+
+def _register(state: State, index: int) -> State:
+    """Return the state in which this worker has another id, and a lease."""
+    name, late = WORKERS[index], state.late
+    former = DEAD
+    if late and late[1] == name:
+        former, late = DEAD_SENDER, (late[0], DEAD_SENDER, *late[2:])
+    state = _renamed(State(state.job, state.attempts, state.workers, late), {name: former})
+    return _with_worker(state, index, state.workers[index]._replace(lease="valid"))
+
+
+def _arrive(state: State, guards: Guards) -> State:
+    """Return the state after the database has received what its sender gave up."""
+    kind, sender, *outcomes = state.late
+    if kind == "claim":
+        state, _ = claim(state, sender, guards)
+    else:
+        state, _ = finish(state, sender, outcomes[0], guards)
+    return _renamed(State(state.job, state.attempts, state.workers), {DEAD_SENDER: DEAD})
+
+
+# -- small things ----------------------------------------------------------------------------------------------------
+
+
+def _with_worker(state: State, index: int, worker: Worker) -> State:
+    first, second = state.workers
+    return State(state.job, state.attempts, (worker, second) if index == 0 else (first, worker), state.late)
+
+
+def _with_attempt(state: State, number: int, attempt: Attempt) -> State:
+    attempts = (*state.attempts[: number - 1], attempt, *state.attempts[number:])
+    return State(state.job, attempts, state.workers, state.late)
+
+
+def _with_held(state: State, index: int, number: int, held: str, process: str) -> State:
+    worker = state.workers[index]
+    return _with_worker(
+        state,
+        index,
+        Worker(worker.lease, _put(worker.held, number, held), _put(worker.process, number, process), worker.answer),
+    )
+
+
+def _put(values: tuple[str, ...], number: int, value: str) -> tuple[str, ...]:
+    return (*values[: number - 1], value, *values[number:])
+
+
+def _asked(state: State, index: int, answer: tuple[Any, ...]) -> State:
+    return _with_worker(state, index, state.workers[index]._replace(answer=answer))
+
+
+def _renamed(state: State, names: dict[str, str]) -> State:
+    def new(name: str) -> str:
+        return names.get(name, name)
+
+    job = Job(state.job.status, new(state.job.worker), state.job.attempt)
+    attempts = tuple(Attempt(new(a.worker), a.fresh, a.open, a.ends) for a in state.attempts)
+    return State(job, attempts, state.workers, state.late)
+
+
+# -- the check -------------------------------------------------------------------------------------------------------
+
+
+def problem_of(state: State) -> str | None:
+    """Return what no state may have, in words."""
+    job = state.job
+    if any(attempt.ends > 1 for attempt in state.attempts):
+        return "an attempt is ended twice"
+    if sum(attempt.open for attempt in state.attempts) > 1:
+        return "two attempts are open"
+    if job.status == "running":
+        current = state.attempts[job.attempt - 1]
+        if not current.open or current.worker != job.worker:
+            return "the job runs, and its attempt is closed or another's"
+    if sum(process == "running" for worker in state.workers for process in worker.process) > 1:
+        return "the job runs twice at once"
+    return None
+
+
+def is_settled(state: State) -> bool:
+    """Tell whether the job has ended, its attempts are closed and nothing of it runs."""
+    return (
+        state.job.status in TERMINAL
+        and not any(attempt.open for attempt in state.attempts)
+        and not any(process == "running" for worker in state.workers for process in worker.process)
+    )
+
+
+def check(guards: Guards, *, forgetting: bool = True, without: Collection[str] = ()) -> Result:
+    """Look at every state that can be reached, nearest first, and return the first problem; or that there is none.
+
+    First, that no step and no state is wrong. Then, that none is a dead end: from each the job settles by the progress
+    of one worker alone, whichever it is, while the other does nothing for ever. ``without``: problems to pass over.
+    """
+    search = _Search(guards, forgetting=forgetting and _may_forget(guards), without=without)
+    return search.explore() or search.dead_end() or search.result(None, 0)
+
+
+def _may_forget(guards: Guards) -> bool:
+    finish = guards.finish_checks_worker and guards.finish_checks_attempt and guards.finish_checks_status
+    return finish and guards.launch_checks_owner
+
+
+class _Search:
+    """A search, nearest first. Of two states that differ by the workers' names only, one is kept."""
+
+    def __init__(self, guards: Guards, *, forgetting: bool, without: Collection[str]) -> None:
+        self._guards, self._forgetting, self._without = guards, forgetting, without
+        self.states = [START]
+        self._numbers = {START: 0}
+        self._came_from = [0]
+        self._steps = 0
+        # For each state and worker, the states and workers from which that worker's progress leads there.
+        self._before: list[tuple[list[tuple[int, int]], list[tuple[int, int]]]] = [([], [])]
+
+    def explore(self) -> Result | None:
+        for source, state in enumerate(self.states):  # which grows meanwhile
+            try:
+                for step in steps(state, self._guards):
+                    self._steps += 1
+                    found, mirrored = self._kept(step.state)
+                    target = self._numbers.get(found)
+                    if target is None:
+                        target = self._add(found, source)
+                        problem = problem_of(found)
+                        if problem is not None and problem not in self._without:
+                            return self.result(problem, target)
+                    for index, name in enumerate(WORKERS):
+                        if step.by in (name, ALL, WITHOUT[_OTHER[name]]):
+                            self._before[target][index ^ mirrored].append((source, index))
+            except Broken as broken:
+                return self.result(str(broken), source)
+        return None
+
+    def dead_end(self) -> Result | None:
+        """Return the nearest state from which one worker alone does not get the job settled."""
+        good = {(number, index) for number, s in enumerate(self.states) if is_settled(s) for index in (0, 1)}
+        waiting = deque(good)
+        while waiting:
+            number, index = waiting.popleft()
+            for earlier in self._before[number][index]:
+                if earlier not in good:
+                    good.add(earlier)
+                    waiting.append(earlier)
+        for number in range(len(self.states)):
+            for index, name in enumerate(WORKERS):
+                if (number, index) not in good:
+                    return self.result(
+                        "one worker alone does not settle the job", number, f"{name}: {self.states[number]}"
+                    )
+        return None
+
+    def result(self, problem: str | None, number: int, *more: str) -> Result:
+        trace = () if problem is None else (*self._trace(number), *(more or (problem,)))
+        return Result(states=len(self.states), steps=self._steps, problem=problem, trace=trace)
+
+    def _add(self, state: State, source: int) -> int:
+        number = self._numbers[state] = len(self.states)
+        self.states.append(state)
+        self._came_from.append(source)
+        self._before.append(([], []))
+        return number
+
+    def _kept(self, state: State) -> tuple[State, bool]:
+        """Return what stands for a state, and whether the workers' names are exchanged in it."""
+        if self._forgetting:
+            state = forget(state)
+        first, second = state.workers
+        if first < second:
+            return state, False
+        other = mirrored(state)
+        return (other, True) if second < first or other < state else (state, False)
+
+    def _trace(self, number: int) -> list[str]:
+        """Return the labels of the steps to a state, each worker under one name throughout."""
+        path = [number]
+        while path[-1]:
+            path.append(self._came_from[path[-1]])
+        state, labels = START, []
+        for goal in reversed(path[:-1]):
+            for step in steps(state, self._guards):
+                if self._kept(step.state)[0] == self.states[goal]:
+                    break
+            labels.append(step.label)
+            state = forget(step.state) if self._forgetting else step.state
+        return labels
+
+
+_OTHER = {"a": "b", "b": "a"}
+
+
+def mirrored(state: State) -> State:
+    """Return the state with the workers' names exchanged."""
+    late = state.late and (state.late[0], _OTHER.get(state.late[1], state.late[1]), *state.late[2:])
+    first, second = state.workers
+    return _renamed(State(state.job, state.attempts, (second, first), late), _OTHER)
+
+
+def forget(state: State) -> State:
+    """Return the state without what no step depends on any more, so that fewer are left to look at.
+
+    True only where a finish and a launch have all their conditions. What a finish says is of no account once the job has ended: it closes an
+    attempt, or does nothing. What is held of a closed attempt comes to nothing, unless it runs or is yet to start. The
+    same goes for a late request about a closed attempt, or one that was taken from a sender that is dead, and for a late
+    claim when there is no attempt left.
+    """
+    job, attempts, workers, late = state
+    ended = job.status in TERMINAL
+    if late and late[0] == "claim":
+        if ended or job.attempt == MAX_ATTEMPTS:
+            late = ()
+    elif late:
+        kind, sender, outcomes = late
+        left = tuple(
+            (number, "stopped" if ended else outcome)
+            for number, outcome in outcomes
+            if attempts[number - 1].open and (sender != DEAD_SENDER or attempts[number - 1].worker == DEAD_SENDER)
+        )
+        late = (kind, sender, left) if left else ()
+    first, second = workers
+    return State(job, attempts, (_forget_of(first, attempts, ended), _forget_of(second, attempts, ended)), late)
+
+
+def _forget_of(worker: Worker, attempts: tuple[Attempt, ...], ended: bool) -> Worker:
+    lease, held, process, answer = worker
+    for number, attempt in enumerate(attempts, start=1):
+        what, runs = held[number - 1], process[number - 1] == "running"
+        if not attempt.open and not runs and what not in LAUNCHING[:2]:
+            held, process = _put(held, number, ""), _put(process, number, "")
+        elif ended and not runs:
+            held = _put(held, number, "stopped" if what in ENDED else what)
+            process = _put(process, number, "")
+    worker = Worker(lease, held, process, answer)
+    if answer and (answer[0] == "finish" or (answer[0] == "owned" and _agree(worker, answer[1]))):
+        return Worker(lease, held, process)
+    return worker

@@ -1,0 +1,258 @@
+"""The protocol of claim, lease, fence and cancel: its model, and the worker where a test cannot wait for chance."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import pytest
+from django.db import OperationalError, connection
+
+from container_manager import queue
+from container_manager.conf import AppSettings
+from container_manager.executors.base import Capabilities, Executor, LaunchSpec
+from container_manager.executors.process import ProcessExecutor
+from container_manager.models import ContainerJob, JobAttempt, Worker
+from container_manager.worker import WorkerLoop, WorkerOptions
+
+from .jobs import row_of
+from .protocol.__main__ import main
+from .protocol.model import Guards, check
+from .protocol.records import let_lease_run_out, records_of, register
+
+_LOST = "a worker that has lost attempt 1 changes something"
+_CANCELLED = "a cancelled job becomes"
+_MIXED = "the job runs, and its attempt is closed or another's"
+_TWICE = "the job runs twice at once"
+_STUCK = "one worker alone does not settle the job"
+_PATIENCE_SECONDS = 30
+
+
+class TestModel:
+    def test_no_order_of_steps_breaks_the_protocol(self) -> None:
+        result = check(Guards())
+        assert result.problem is None, "\n".join(result.trace)
+        # Two orders of magnitude more are looked at where nothing is forgotten and no two states count as one.
+        assert result.states > 10_000
+        assert result.steps > 100_000
+
+    @pytest.mark.parametrize(
+        ("missing", "problem"),
+        [
+            ({"finish_checks_worker", "finish_checks_attempt"}, _LOST),
+            ({"finish_checks_worker"}, _LOST),
+            ({"finish_checks_attempt"}, _LOST),
+            ({"finish_checks_status"}, _CANCELLED),
+            ({"rescue_moves_job"}, _MIXED),
+            ({"rescue_moves_attempt"}, _MIXED),
+            ({"rescue_waits_for_lease"}, _TWICE),
+            ({"dead_register_anew"}, _TWICE),
+            ({"claim_checks_status"}, "two attempts are open"),
+            ({"warden_ends_processes"}, _TWICE),
+            ({"launch_checks_owner"}, _TWICE),
+            ({"worker_compares"}, _STUCK),
+        ],
+        ids=lambda value: "_and_".join(sorted(value)) if isinstance(value, set) else "",
+    )
+    def test_no_guard_can_be_spared(self, missing: set[str], problem: str) -> None:
+        result = check(Guards(**dict.fromkeys(missing, False)))
+        assert result.problem is not None
+        assert result.problem.startswith(problem)
+        assert len(result.trace) > 1
+
+    def test_every_guard_has_its_counterexample(self) -> None:
+        marks = [m for m in TestModel.test_no_guard_can_be_spared.pytestmark if m.name == "parametrize"]
+        assert set().union(*(missing for missing, _ in marks[0].args[1])) == {field.name for field in fields(Guards)}
+
+    def test_a_worker_column_that_stays_lets_the_loser_finish(self) -> None:
+        result = check(Guards(rescue_moves_job=False), without={_MIXED})
+        assert (result.problem or "").startswith(_LOST)
+        assert result.trace[-2:] == ("b rescues", result.problem)
+
+    def test_without_its_worker_the_frozen_ones_command_would_run_for_ever(self) -> None:
+        result = check(Guards(warden_ends_processes=False), without={_TWICE})
+        assert result.problem == _STUCK
+
+    def test_the_way_to_a_problem_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["finish_checks_worker", "finish_checks_attempt"]) == 1
+        head, *way = capsys.readouterr().out.splitlines()
+        assert _LOST in head
+        assert [line.split(". ", 1)[1].split(" when ")[0] for line in way] == [
+            "the lease of a runs out",
+            "a claims",
+            "a hears: claim 1",
+            "a starts 1",
+            "a sees failure of 1",
+            "b rescues",
+            _LOST,
+        ]
+
+
+SETTINGS = AppSettings(poll_seconds=0.05, lease_seconds=60.0)
+
+
+@contextmanager
+def working(executor: Executor, *, settings: AppSettings = SETTINGS, **options: Any) -> Iterator[WorkerLoop]:
+    """Run a worker in a thread."""
+    loop = WorkerLoop(settings=settings, executors={"default": executor}, options=WorkerOptions(**options))
+
+    def run() -> None:
+        try:
+            loop.run()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        eventually(lambda: Worker.objects.filter(pk=loop.id).exists())
+        yield loop
+    finally:
+        loop.stop()
+        loop.stop()
+        thread.join(timeout=_PATIENCE_SECONDS)
+    assert not thread.is_alive()
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait for a condition; not every database has an event to wait for."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class GatedExecutor(ProcessExecutor):
+    """Starts one attempt at a time, and none before its gate is open."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.asked: list[str] = []
+
+    def submit(self, spec: LaunchSpec) -> str:
+        self.asked.append(spec.key)
+        self.gate.wait(_PATIENCE_SECONDS)
+        return super().submit(spec)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWorker:
+    def test_a_claim_whose_answer_was_lost_is_started(self) -> None:
+        """Here the test claims in the worker's name: the database knows of it, the worker does not."""
+        job = queue.enqueue(command="echo started", queue="another", max_retries=0)
+        with working(ProcessExecutor(), queues=("its own",)) as loop:
+            claimed = queue.claim(worker=loop.id, executors=["default"], limit=1, using="default")
+            assert [c.id for c in claimed] == [job.pk]
+            eventually(lambda: row_of(job)["status"] in ("completed", "failed"))
+        job.refresh_from_db()
+        assert (job.status, job.attempt, job.failure_reason) == ("completed", 1, "")
+        assert [row["data"] for row in records_of(job)["logs"]] == [b"started\n"]
+
+    def test_what_was_taken_before_it_was_started_is_not_started(self) -> None:
+        first, second = (queue.enqueue(command="sleep 600") for _ in range(2))
+        executor = GatedExecutor()
+        with working(executor) as loop:
+            former = loop.id
+            eventually(lambda: JobAttempt.objects.count() == 2 and executor.asked)
+            register("rescuer")
+            let_lease_run_out(former)
+            assert queue.rescue(worker="rescuer", executors=["default"], using="default") == 2
+            loop._renew.hurry()  # a minute's lease is too long to wait for
+            eventually(lambda: loop.id != former)
+            executor.gate.set()
+            eventually(lambda: not loop._held)
+            eventually(lambda: not executor.observe())
+        assert len(executor.asked) == 1
+        for job in (first, second):
+            assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "rescuer")
+
+    def test_an_attempt_that_its_job_left_behind_is_stopped(self) -> None:
+        job = queue.enqueue(command="sleep 600", grace_seconds=0)
+        with working(ProcessExecutor(), slots=1):
+            eventually(lambda: row_of(job)["status"] == "running")
+            job.refresh_from_db()
+            job.mark_as_failed(should_retry=True, actor="alice")
+            job.mark_as_queued(actor="alice")
+            assert len(queue.claim(worker="other", executors=["default"], limit=1, using="default")) == 1
+            register("other")
+            eventually(lambda: not job.attempts.filter(number=1, finished_at=None).exists())
+        assert (row_of(job)["status"], row_of(job)["worker"], row_of(job)["attempt"]) == ("running", "other", 2)
+
+    def test_the_lease_is_the_first_thing_when_the_database_is_back(self) -> None:
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        asked: list[str] = []
+
+        def away(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            # A new connection to MariaDB begins with Django's own settings.
+            if not sql.startswith("SET "):
+                asked.append(sql.split(" SET ", maxsplit=1)[0])
+                raise OperationalError("away")
+            return execute(sql, *args)
+
+        loop._register()
+        with connection.execute_wrapper(away):
+            for _ in range(3):
+                loop._database_back.hurry()
+                loop._with_database(loop._talk_to_database)
+        assert asked == ["UPDATE container_manager_worker"] * 3
+
+    def test_a_worker_without_its_database_does_not_spin(self) -> None:
+        def away(execute: Callable[..., Any], *args: Any) -> Any:
+            raise OperationalError("away")
+
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        loop._register()
+        with connection.execute_wrapper(away):
+            turns = 0
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until:
+                loop._wait()
+                loop._turn()
+                turns += 1
+        assert turns < 50
+
+    def test_a_lease_that_was_not_renewed_is_not_told_to_the_executor(self) -> None:
+        heard: list[float] = []
+
+        class Listening(ProcessExecutor):
+            def heartbeat(self, seconds: float) -> None:
+                heard.append(seconds)
+
+        def away(execute: Callable[..., Any], *args: Any) -> Any:
+            raise OperationalError("away")
+
+        executor = Listening()
+        loop = WorkerLoop(settings=SETTINGS, executors={"default": executor}, options=WorkerOptions())
+        try:
+            loop._register()
+            loop._beat()
+            assert len(heard) == 1
+            assert SETTINGS.lease_seconds - _PATIENCE_SECONDS < heard[0] <= SETTINGS.lease_seconds
+            with connection.execute_wrapper(away), pytest.raises(OperationalError):
+                loop._beat()
+            assert len(heard) == 1
+        finally:
+            executor.close()
+
+    def test_a_worker_that_registers_anew_drops_all_it_held(self) -> None:
+        jobs: list[ContainerJob] = [queue.enqueue(command="sleep 600") for _ in range(3)]
+        executor = ProcessExecutor()
+        with working(executor, queues=("default",)) as loop:
+            former = loop.id
+            eventually(lambda: len(executor.observe()) == 3)
+            queue.pause_queue("default")
+            register("rescuer")
+            let_lease_run_out(former)
+            assert queue.rescue(worker="rescuer", executors=["default"], using="default") == 3
+            loop._renew.hurry()  # a minute's lease is too long to wait for
+            eventually(lambda: loop.id != former)
+            eventually(lambda: not executor.observe())
+            assert not Worker.objects.filter(pk=former).exists()
+        assert {row_of(job)["worker"] for job in jobs} == {"rescuer"}
