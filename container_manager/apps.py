@@ -17,7 +17,6 @@ class ContainerManagerConfig(AppConfig):
     def ready(self) -> None:
         from . import (  # noqa: F401  # both register themselves on import
             checks,
-            logs,
             setting_checks,  # these too
         )
         from .queue import wakeup  # noqa: F401  # so does this

@@ -19,7 +19,7 @@ from .commands import split_command
 from .identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
-from .statemachine import Effect, JournalTable, TransitionConstraint, TransitionJournal
+from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.model import StateMachineModel
 
 
@@ -326,6 +326,7 @@ class JobTransition(models.Model):
     It is made from the job's own row, so its key is not checked once more, which would cost more than the row.
     """
 
+    id = RowIdField(primary_key=True)
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="transitions", db_constraint=False)
     from_status = models.CharField(max_length=16, choices=JobStatus)
     to_status = models.CharField(max_length=16, choices=JobStatus)

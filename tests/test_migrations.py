@@ -465,6 +465,29 @@ def test_the_app_may_be_migrated_to_zero_and_again() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_the_app_may_be_migrated_from_its_first_tables_and_back_with_jobs_in_them() -> None:
+    job = job_in("pending")
+    job.mark_as_queued()
+    try:
+        call_command("migrate", "container_manager", "0001", verbosity=0)
+        assert journal_of(job) == [("pending", "queued")]
+    finally:
+        call_command("migrate", "container_manager", verbosity=0)
+    assert [c.drift(ContainerJob, connection) for c in trigger_constraints(ContainerJob)] == [[], []]
+    job.mark_as_running()
+    assert journal_of(job) == [("pending", "queued"), ("queued", "running")]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="Only SQLite has AUTOINCREMENT.")
+def test_a_transition_writes_no_counter() -> None:
+    job_in("pending").mark_as_queued()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sqlite_sequence WHERE name = 'container_manager_jobtransition'")
+        assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("backwards", [False, True])
 def test_sqlmigrate_of_the_app_runs(backwards: bool) -> None:
     text = StringIO()

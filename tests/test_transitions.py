@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -242,6 +243,19 @@ def test_the_signal_comes_on_commit_only(django_capture_on_commit_callbacks: Cal
     finally:
         job_transitioned.disconnect(receive)
     assert seen == [("pending", "queued"), ("queued", "cancelled")]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transition_is_logged_once_it_is_committed(caplog: pytest.LogCaptureFixture) -> None:
+    job = job_in("pending")
+    with caplog.at_level(logging.INFO, logger="container_manager.statemachine"):
+        with transaction.atomic():
+            job.mark_as_running()
+            transaction.set_rollback(True)
+        with transaction.atomic():
+            ContainerJob.objects.all().transition_to("queued")
+            assert caplog.messages == []
+    assert caplog.messages == [f"ContainerJob {job.pk}: pending -> queued"]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -6,6 +6,7 @@ Independent of the rest of this app: declare a `TransitionConstraint` and, for a
 
 from .constraint import TransitionConstraint
 from .exceptions import InvalidTransition, MissingRow, StaleTransition, TransitionError, UnknownState, UnsavedInstance
+from .fields import RowIdField
 from .graph import Graph, GraphError
 from .journal import JournalTable, TransitionJournal
 from .machine import Effect, Transition
@@ -17,6 +18,7 @@ __all__ = [
     "InvalidTransition",
     "JournalTable",
     "MissingRow",
+    "RowIdField",
     "StaleTransition",
     "Transition",
     "TransitionConstraint",

@@ -51,7 +51,7 @@ class Machine:
     field: str
     journal: TransitionJournal | None
     effects: Mapping[State, Mapping[str, Any]]
-    guarded: tuple[str, ...]
+    guarded: frozenset[str]
     marks: tuple[str, ...]
 
     def state(self, value: object) -> State:
@@ -124,7 +124,7 @@ def machine_of(model: type[Model]) -> Machine:
         )
     guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
-    attnames = tuple(field.attname for field in fields)
+    attnames = frozenset(field.attname for field in fields)
     return Machine(
         graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames, marks=marks
     )

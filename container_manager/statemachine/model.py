@@ -16,7 +16,7 @@ from django.utils import timezone
 from .dialects.base import dialect_for
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
-from .guard import ExpectedRow, GuardedUpdate, can_be_direct, update_directly
+from .guard import ExpectedRow, GuardedUpdate, update_directly
 from .machine import Effect, Machine, Transition, actor_name, machine_of
 from .signals import send_transitions
 
@@ -96,7 +96,7 @@ class StateMachineModel(models.Model):
         values = self._resolved(changes, loaded)
         GuardedUpdate.of(type(self), target, using).run(self, expected, version, changes)
         self._assign(values)
-        self._remember(changes)
+        self._loaded, self._origin, self._prepared = {**loaded, **values}, (self._state.db, pk), None
         self._announce(expected, target, machine, using)
         return True
 
@@ -178,16 +178,24 @@ class StateMachineModel(models.Model):
         blind = machine.field not in loaded
         # Whoever does not know the row's state does not know its marks either: the database sets them.
         unknown = machine.marks if blind and target is not None else ()
-        kept = [v for v in values if v[0].attname not in unknown and self._is_written(v, machine, loaded)]
+        kept = [
+            value
+            for value in values
+            if (name := value[0].attname) not in machine.guarded
+            or (name not in unknown and loaded.get(name, _MISSING) != value[2])
+        ]
         direct = not blind and not any(rest) and not self._meta.select_on_save and bool(kept)
         row = ExpectedRow(
             model=type(self), pk=pk_val, field=machine.field, using=using, expected=loaded.get(machine.field)
         )
         try:
-            if direct and can_be_direct(written := [(field, value) for field, _, value in kept]):
+            matched = None
+            if direct:
                 # Building the query in the ORM costs more than all the rest of a save.
                 conditions: Any = self._loaded_marks(machine, loaded, kept)
+                written = [(field, value) for field, _, value in kept]
                 matched = update_directly(base_qs.model, pk_val, written, conditions, using=using)
+            if matched is not None:
                 # Django 6 asks for the rows' returned values, of which there are none; Django 5.2 if there are any.
                 done: Any = [()] * matched
             else:
@@ -211,10 +219,6 @@ class StateMachineModel(models.Model):
             return {}
         version = machine.journal.version if machine.journal else None
         return {name: loaded[name] for name in (machine.field, version) if name is not None and name in loaded}
-
-    def _is_written(self, value: Any, machine: Machine, loaded: Mapping[str, Any]) -> bool:
-        name = value[0].attname
-        return name not in machine.guarded or loaded.get(name, _MISSING) != value[2]
 
     def _conditions(self, machine: Machine, loaded: Mapping[str, Any], target: Any, kept: Any, *, unindexed: str) -> Q:
         """Return what must hold of the row for this save's UPDATE."""
@@ -247,6 +251,8 @@ class StateMachineModel(models.Model):
 
     def _resolved(self, changes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """Return the changes as plain values; ``before`` holds what an increment starts from."""
+        if Effect.INCREMENT not in changes.values():
+            return dict(changes)
         return {
             name: (before[name] if name in before else getattr(self, name)) + 1 if value is Effect.INCREMENT else value
             for name, value in changes.items()
@@ -286,14 +292,12 @@ class StateMachineModel(models.Model):
         self._loaded = {name: value for name, value in self._loaded.items() if name not in names}
 
     def _announce(self, source: State, target: State, machine: Machine, using: str) -> None:
-        journal = machine.journal
+        journal, pk = machine.journal, self.pk
         at: datetime = getattr(self, journal.at) if journal else timezone.now()
-        transition = Transition(
-            pk=self.pk,
-            source=source,
-            target=target,
-            at=at,
-            actor=getattr(self, journal.actor) if journal else "",
-            reason=getattr(self, journal.reason) if journal else "",
-        )
-        send_transitions(type(self), lambda: (transition,), using=using)
+        actor: str = getattr(self, journal.actor) if journal else ""
+        reason: str = getattr(self, journal.reason) if journal else ""
+
+        def made() -> tuple[Transition]:
+            return (Transition(pk=pk, source=source, target=target, at=at, actor=actor, reason=reason),)
+
+        send_transitions(type(self), made, using=using)

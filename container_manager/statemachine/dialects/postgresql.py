@@ -27,9 +27,6 @@ _TRIGGER = re.compile('CREATE TRIGGER "([^"]+)" ([A-Z]+ [A-Z]+) ON .+ EXECUTE FU
 # What stands between a schema and a table, in a name that comes quoted.
 _SCHEMA_END = '"."'
 _BEFORE, _AFTER = "rows_before", "rows_after"
-# A session keeps the plan that suited its first statement: a nested loop is right for one row, and for ten thousand
-# compares each with each.
-_JOURNAL_SETTINGS = "SET enable_nestloop TO off "
 
 
 class PostgreSQLDialect(Dialect):
@@ -56,16 +53,18 @@ class PostgreSQLDialect(Dialect):
             f"NEW.{q(spec.actor)} := ''; NEW.{q(spec.reason)} := ''; END IF; RETURN NEW; END;"
         )
         hidden = (
-            f"IF to_regclass({self.literal(f'pg_temp.{q(spec.table)}')}) IS NOT NULL THEN RAISE EXCEPTION "
+            f"IF pg_my_temp_schema() <> 0 AND to_regclass({self.literal(f'pg_temp.{q(spec.table)}')}) IS NOT NULL THEN RAISE EXCEPTION "
             "USING ERRCODE = 'check_violation', MESSAGE = 'A temporary table hides the journal'; END IF; "
         )
-        # A name with its schema cannot be hidden.
+        # A name with its schema cannot be hidden. Every row has its partner, but a session keeps the plan that suited its
+        # first statement: a nested loop is right for one row, compares each with each of ten thousand, and cannot do a
+        # FULL JOIN.
         record = (
             f"BEGIN {'' if _SCHEMA_END in spec.table else hidden}"
             f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
             f'"at", "actor", "reason") SELECT n.{q(spec.primary_key)}, o.{q(spec.column)}, n.{q(spec.column)}, '
             f"n.{q(spec.at)}, n.{q(spec.actor)}, n.{q(spec.reason)} "
-            f"FROM {_AFTER} n JOIN {_BEFORE} o ON o.{q(spec.primary_key)} = n.{q(spec.primary_key)} "
+            f"FROM {_AFTER} n FULL JOIN {_BEFORE} o ON o.{q(spec.primary_key)} = n.{q(spec.primary_key)} "
             f"WHERE o.{q(spec.column)} IS DISTINCT FROM n.{q(spec.column)}; RETURN NULL; END;"
         )
         scope = f"REFERENCING OLD TABLE AS {_BEFORE} NEW TABLE AS {_AFTER} FOR EACH STATEMENT"
@@ -73,7 +72,7 @@ class PostgreSQLDialect(Dialect):
         return [
             *self._function(marker, mark),
             *self._trigger(marker, "BEFORE UPDATE", function=marker),
-            *self._function(spec.name, record, _JOURNAL_SETTINGS),
+            *self._function(spec.name, record),
             *self._trigger(spec.name, "AFTER UPDATE", function=spec.name, scope=scope),
         ]
 
@@ -152,9 +151,9 @@ class PostgreSQLDialect(Dialect):
             "TABLE = TG_TABLE_NAME, MESSAGE = refusal; END;"
         )
 
-    def _function(self, name: str, body: str, settings: str = "") -> list[str]:
+    def _function(self, name: str, body: str) -> list[str]:
         return [
-            f"CREATE OR REPLACE FUNCTION {self.quote(name)}() RETURNS trigger LANGUAGE plpgsql {settings}"
+            f"CREATE OR REPLACE FUNCTION {self.quote(name)}() RETURNS trigger LANGUAGE plpgsql "
             f"AS $guard$ {body} $guard$",
             f"COMMENT ON FUNCTION {self.quote(name)}() IS {self.literal(_MADE_HERE)}",
         ]

@@ -99,12 +99,13 @@ class SQLiteDialect(Dialect):
     def _legal(self, spec: GuardSpec) -> str:
         column, graph = self.quote(spec.column), spec.graph
         old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
-        pairs = [
-            f"({old} = {self.literal(state)} AND {new} IN ({self.literals(graph.targets(state))}))"
+        cases = "".join(
+            f" WHEN {self.literal(state)} THEN {new} IN ({self.literals(graph.targets(state))})"
             for state in graph.states
             if graph.targets(state)
-        ]
-        return "(" + (" OR ".join(pairs) or "0") + ")"
+        )
+        # An OR of pairs says the same, and costs a tenth of an UPDATE.
+        return f"CASE {old}{cases} END" if cases else "0"
 
     def _key_guard(self, spec: GuardSpec) -> str:
         # UPDATE OR REPLACE onto another row's key would give that row this one's status. No "OF": SET rowid = …
