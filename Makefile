@@ -47,7 +47,7 @@ docs: $(VENV)/check  ## Build the documentation
 bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
 	$(BIN)/python -m benchmarks.readme
-	$(BIN)/python -m benchmarks.queue
+	-$(BIN)/python -m benchmarks.queue
 
 clean:  ## Remove what the commands above made
 	rm -rf $(VENV) docs/_build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
