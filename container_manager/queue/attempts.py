@@ -15,6 +15,7 @@ from ..models import ContainerJob
 from ..statemachine import Transition
 from ..statemachine.signals import send_transitions
 from .dialects import JOB_COLUMNS, dialect_for
+from .leases import bury_workers
 
 _CLAIMED_COLUMNS = (*JOB_COLUMNS, "elapsed_seconds")
 
@@ -110,7 +111,9 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     """
     connection = connections[using]
     with transaction.atomic(using=using, savepoint=False):
-        done, closed = dialect_for(connection).finish(connection, worker, outcomes)
+        # In one order everywhere, so that two batches cannot deadlock.
+        ordered = sorted(outcomes, key=lambda outcome: outcome.job_id)
+        done, closed = dialect_for(connection).finish(connection, worker, ordered)
         moved = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]
         moved += [
             (o.job_id, "failed", "retrying", o.reason)
@@ -165,9 +168,7 @@ def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
     with transaction.atomic(using=using), connection.cursor() as cursor:
         dialect = dialect_for(connection)
         # First, so that "dead" means "has no row", which neither the clock nor a late renewal can undo.
-        cursor.execute(
-            f"DELETE FROM container_manager_worker WHERE lease_expires_at < {dialect.now} AND id <> %s", [worker]
-        )
+        bury_workers(cursor, dialect, by=worker)
         served = dialect.unserved_executors(cursor, executors)
         if not served:
             return 0

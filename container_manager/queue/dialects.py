@@ -256,8 +256,7 @@ class RowByRowDialect(Dialect):
         signal = connection.ops.quote_name("signal")
         close = _CLOSE.format(now=self.now, signal=signal, worker=self.by_key.format("worker"))
         with connection.cursor() as cursor:
-            # In one order everywhere, so that two workers' batches cannot deadlock.
-            for o in sorted(outcomes, key=lambda o: o.job_id):
+            for o in outcomes:
                 key = key_field.get_db_prep_value(o.job_id, connection)
                 if o.status is not None and self._finish_job(cursor, worker, key, o):
                     done.add(o.job_id)

@@ -36,8 +36,14 @@ def _prune_batch(before: datetime, statuses: Collection[str], size: int, using: 
     old = ContainerJob.objects.using(using).filter(status__in=statuses, status_changed_at__lt=before)
     keys = list(old.exclude(attempts__finished_at=None, attempts__isnull=False).values_list("pk", flat=True)[:size])
     with transaction.atomic(using=using):
-        # A failed job may have been tried again since it was looked at.
-        keys = list(old.filter(pk__in=keys).select_for_update().values_list("pk", flat=True))
+        # A failed job may have been tried again since it was looked at. By key alone, and past rows that others hold:
+        # by the index of what has finished it would meet them in another order, which ends in a deadlock.
+        jobs = ContainerJob.objects.using(using).filter(pk__in=keys).order_by("pk").select_for_update(skip_locked=True)
+        keys = [
+            pk
+            for pk, status, at in jobs.values_list("pk", "status", "status_changed_at")
+            if status in statuses and at is not None and at < before
+        ]
         attempts = list(JobAttempt.objects.using(using).filter(job__in=keys).values_list("pk", flat=True))
         for model, condition in (
             (JobLog, {"attempt__in": attempts}),

@@ -11,6 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections, models, transaction
 from django.utils import timezone
 
+from .dialects.base import dialect_for
 from .graph import State
 from .machine import Transition, actor_name, machine_of, update_values
 from .signals import send_transitions
@@ -45,9 +46,9 @@ class StateMachineQuerySet(models.QuerySet[T]):
             found = self._found(machine.field)
             moving = {pk: source for pk, source in found.items() if machine.graph.has_edge(source, target)}
             values = update_values(machine.changes(target, at=at, actor=name, reason=reason))
-            rows = self.model._base_manager.using(self.db).filter(
-                **{f"{machine.field}__in": machine.graph.sources(target)}
-            )
+            rows = self.model._base_manager.using(self.db)
+            if not dialect_for(connections[self.db]).locks_indexes:
+                rows = rows.filter(**{f"{machine.field}__in": machine.graph.sources(target)})
             keys = list(moving)
             changed = sum(
                 rows.filter(pk__in=keys[start : start + _KEYS_PER_STATEMENT]).update(**values)
@@ -92,16 +93,20 @@ class StateMachineQuerySet(models.QuerySet[T]):
         return created
 
     def _found(self, field: str) -> dict[Any, State]:
-        """Return the state of each row of this queryset, locked where the database has row locks."""
-        if not connections[self.db].features.has_select_for_update or self.query.select_for_update:
+        """Return the state of each row of this queryset, locked where the database has row locks.
+
+        Locked in the order of the keys, as everybody does: else two that want the same rows end in a deadlock.
+        """
+        connection = connections[self.db]
+        if not connection.features.has_select_for_update or self.query.select_for_update:
             return dict(self.values_list("pk", field))
-        rows = self.all() if self.query.is_sliced else self.order_by()
-        if not rows._merges_rows():
+        rows = self.all() if self.query.is_sliced else self.order_by("pk")
+        if not (rows._merges_rows() or dialect_for(connection).locks_indexes):
             return dict(rows.select_for_update().values_list("pk", field))
         # FOR UPDATE takes neither outer joins nor anything that merges rows: lock by key, then look again, for what
         # has left the queryset meanwhile.
-        keys = list(rows.values_list("pk", flat=True))
-        base = self.model._base_manager.using(self.db).select_for_update()
+        keys = sorted(rows.values_list("pk", flat=True))
+        base = self.model._base_manager.using(self.db).order_by("pk").select_for_update()
         locked = {
             pk: state
             for start in range(0, len(keys), _KEYS_PER_STATEMENT)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .databases import DATABASES
+from .databases import DATABASES, installation
 
 LEASE_SECONDS = 3.0
 _BETWEEN_FAULTS = (0.2, 0.8)
@@ -241,18 +239,8 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     say(f"{arguments.database}, seed {seed}")
-    with tempfile.TemporaryDirectory(prefix="cm-chaos-") as name:
-        database = DATABASES[arguments.database](Path(name))
-        database.start()
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
-        os.environ["CHAOS_DATABASE"] = json.dumps(database.settings)
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-
-        call_command("migrate", verbosity=0)
-        chaos = Chaos(Path(name), database, jobs=arguments.jobs, seed=seed)
+    with installation(arguments.database, lease_seconds=LEASE_SECONDS) as (folder, database):
+        chaos = Chaos(folder, database, jobs=arguments.jobs, seed=seed)
         try:
             chaos.enqueue()
             chaos.run(arguments.limit)
@@ -261,11 +249,10 @@ def main() -> int:
             chaos.wake_everyone()
             for worker in chaos.workers:
                 worker.kill()
-            database.stop()
         for problem in problems[:50]:
             say(problem)
         if problems:
-            say((Path(name) / "workers.log").read_text()[-6000:])
+            say((folder / "workers.log").read_text()[-6000:])
     say(f"{len(problems)} problems")
     return 1 if problems else 0
 

@@ -1,13 +1,17 @@
-"""Databases that can be killed and started again."""
+"""Databases that can be killed and started again, and an installation on one of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +74,11 @@ class _Server:
 
     def crash(self) -> None:
         """End the server as a power cut would, and start it again."""
-        self._kill()
+        self.kill()
         self.start()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End the server as a power cut would."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -100,7 +105,7 @@ class PostgreSQL(_Server):
         engine = "django.db.backends.postgresql"
         self.settings = {"ENGINE": engine, "NAME": "postgres", "USER": "postgres", "HOST": str(self._folder)}
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         assert self._process is not None
         stop = [self._programs / "pg_ctl", "-D", self._data, "-m", "immediate", "stop"]
         subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._as_user())
@@ -118,10 +123,31 @@ class MariaDB(_Server):
         subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
         self.command = [program, "--no-defaults", f"--datadir={data}", f"--socket={self.socket_path}"]
-        self.command += ["--skip-networking", *user]
+        self.command += ["--skip-networking", f"--tmpdir={self._folder}", *user]
         options = {"unix_socket": str(self.socket_path), "charset": "utf8mb4"}
         engine = "django.db.backends.mysql"
         self.settings = {"ENGINE": engine, "NAME": "test", "USER": "root", "OPTIONS": options}
 
 
 DATABASES = {"sqlite": SQLite, "postgresql": PostgreSQL, "mariadb": MariaDB}
+
+
+@contextmanager
+def installation(name: str, *, lease_seconds: float) -> Iterator[tuple[Path, Any]]:
+    """Set Django up in this process and those it starts, on a new database; give its folder and the database."""
+    with tempfile.TemporaryDirectory(prefix="cm-installation-") as folder:
+        database = DATABASES[name](Path(folder))
+        database.start()
+        try:
+            os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
+            os.environ["CHAOS_DATABASE"] = json.dumps(database.settings)
+            os.environ["CHAOS_LEASE_SECONDS"] = str(lease_seconds)
+            import django
+
+            django.setup()
+            from django.core.management import call_command
+
+            call_command("migrate", verbosity=0)
+            yield Path(folder), database
+        finally:
+            database.stop()

@@ -1,4 +1,4 @@
-"""Settings of the workers in the chaos: short leases, quick retries. CHAOS_DATABASE holds the database, as JSON."""
+"""Settings of the workers in the chaos: quick retries. CHAOS_DATABASE holds the database, as JSON."""
 
 import json
 import os
@@ -9,7 +9,7 @@ INSTALLED_APPS = ["container_manager"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {"default": json.loads(os.environ["CHAOS_DATABASE"])}
 CONTAINER_MANAGER = {
-    "LEASE_SECONDS": 3,
+    "LEASE_SECONDS": float(os.environ["CHAOS_LEASE_SECONDS"]),
     "POLL_SECONDS": 0.2,
     "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 1.0},
 }

@@ -57,6 +57,8 @@ class Dialect(ABC):
     quote_mark: ClassVar[str] = '"'
     # Whether a plain SELECT may show less than an UPDATE of the same transaction has just met.
     reads_snapshot: ClassVar[bool] = False
+    # Whether FOR UPDATE and UPDATE lock what they read of any index, in that index's order.
+    locks_indexes: ClassVar[bool] = False
     exact_collation: ClassVar[str] = ""
     # How to compare a column, so that a row is found by its key and not by an index of this column.
     unindexed: ClassVar[str] = "%(expressions)s"

@@ -26,6 +26,7 @@ class MySQLDialect(Dialect):
     vendor = "mysql"
     quote_mark = "`"
     reads_snapshot = True
+    locks_indexes = True
     # InnoDB locks the part of an index that it reads: by an index of the state, that is other rows too.
     unindexed = "CAST(%(expressions)s AS BINARY)"
 
