@@ -16,6 +16,7 @@ from django.db import NotSupportedError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..models import ContainerJob
+from ..statemachine.dialects.base import VERSIONS
 
 if TYPE_CHECKING:
     from .attempts import Outcome
@@ -39,7 +40,7 @@ JOB_COLUMNS = (
 )
 _CLAIM = """
     status = 'running', worker = %s, attempt = {job}attempt + 1, launched_at = {now}, exit_code = NULL,
-    failure_reason = '', last_error = '', status_version = {job}status_version + 1, status_changed_at = {now},
+    failure_reason = '', last_error = '', status_version = {version}, status_changed_at = {now},
     status_changed_by = %s, status_changed_reason = ''"""
 _ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
 _OUTCOME_NUMBERS = ("attempt", "exit_code", "signal", "peak_memory_bytes", "cpu_seconds")
@@ -51,6 +52,8 @@ class Dialect(ABC):
 
     vendor: ClassVar[str]
     now: ClassVar[str]
+    # A version that no other transition has; never a counter, for the reasons of statemachine.machine.new_version().
+    version: ClassVar[str]
 
     @abstractmethod
     def after(self, seconds: str) -> str:
@@ -112,6 +115,7 @@ class Dialect(ABC):
 class PostgreSQLDialect(Dialect):
     vendor = "postgresql"
     now = "statement_timestamp()"
+    version = f"floor(random() * {VERSIONS})"
 
     def after(self, seconds: str) -> str:
         return f"statement_timestamp() + make_interval(secs => {seconds})"
@@ -131,7 +135,7 @@ class PostgreSQLDialect(Dialect):
             cursor.execute(
                 _POSTGRESQL_CLAIM.format(
                     select=select,
-                    change=_CLAIM.format(job="j.", now=self.now),
+                    change=_CLAIM.format(job="j.", now=self.now, version=self.version),
                     columns=columns,
                     attempt_columns=_ATTEMPT_COLUMNS,
                     names=", ".join(JOB_COLUMNS),
@@ -150,13 +154,13 @@ class PostgreSQLDialect(Dialect):
         columns += [[getattr(o, name) or None for o in outcomes] for name in ("status", "reason", "message")]
         columns += [[getattr(o, name) for o in outcomes] for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
-            cursor.execute(_POSTGRESQL_FINISH.format(now=self.now), [*columns, worker, worker])
+            cursor.execute(_POSTGRESQL_FINISH.format(now=self.now, version=self.version), [*columns, worker, worker])
             rows = cursor.fetchall()
             done = {key for key, _, finished in rows if finished}
             retries = [o for o in outcomes if o.retry_after_seconds is not None and o.job_id in done]
             if retries:
                 cursor.execute(
-                    _POSTGRESQL_RETRY.format(now=self.now),
+                    _POSTGRESQL_RETRY.format(now=self.now, version=self.version),
                     [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]],
                 )
         return done, {(key, number) for key, number, _ in rows}
@@ -193,7 +197,7 @@ WITH held AS MATERIALIZED (
 ), done AS (
     UPDATE container_manager_containerjob j SET status = held.status,
         completed_at = CASE WHEN held.status = 'completed' THEN {now} END, exit_code = held.exit_code,
-        failure_reason = held.reason, last_error = held.message, worker = '', status_version = j.status_version + 1,
+        failure_reason = held.reason, last_error = held.message, worker = '', status_version = {version},
         status_changed_at = {now}, status_changed_by = %s, status_changed_reason = held.reason
     FROM held WHERE j.id = held.job_id AND held.fate = 'finish'
 ), closed AS (
@@ -206,7 +210,7 @@ SELECT job_id, number, fate = 'finish' FROM held WHERE fate IS NOT NULL
 """
 _POSTGRESQL_RETRY = """
 UPDATE container_manager_containerjob j SET status = 'retrying', retry_count = j.retry_count + 1,
-    scheduled_for = {now} + make_interval(secs => r.seconds), status_version = j.status_version + 1,
+    scheduled_for = {now} + make_interval(secs => r.seconds), status_version = {version},
     status_changed_at = {now}, status_changed_by = %s
 FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
 """
@@ -229,8 +233,9 @@ class RowByRowDialect(Dialect):
             if not keys:
                 return []
             marks = ", ".join(["%s"] * len(keys))
+            change = _CLAIM.format(job="", now=self.now, version=self.version)
             cursor.execute(
-                f"UPDATE container_manager_containerjob SET {_CLAIM.format(job='', now=self.now)} "
+                f"UPDATE container_manager_containerjob SET {change} "
                 f"WHERE id IN ({marks}) AND {self.by_key.format('status')} = 'queued'",
                 [worker, worker, *keys],
             )
@@ -274,26 +279,30 @@ class RowByRowDialect(Dialect):
     def _finish_job(self, cursor: Any, worker: str, key: Any, o: Outcome) -> bool:
         completed = self.now if o.status == "completed" else "NULL"
         cursor.execute(
-            _FINISH.format(now=self.now, completed_at=completed, status=self.by_key.format("status")),
+            _FINISH.format(
+                now=self.now, version=self.version, completed_at=completed, status=self.by_key.format("status")
+            ),
             [o.status, o.exit_code, o.reason, o.message, worker, o.reason, key, worker, o.attempt],
         )
         if not cursor.rowcount:
             return False
         if o.retry_after_seconds is not None:
-            retry = _RETRY.format(now=self.now, due=self.after("%s"), status=self.by_key.format("status"))
+            retry = _RETRY.format(
+                now=self.now, version=self.version, due=self.after("%s"), status=self.by_key.format("status")
+            )
             cursor.execute(retry, [o.retry_after_seconds, worker, key])
         return True
 
 
 _FINISH = """
 UPDATE container_manager_containerjob SET status = %s, completed_at = {completed_at}, exit_code = %s,
-    failure_reason = %s, last_error = %s, worker = '', status_version = status_version + 1,
+    failure_reason = %s, last_error = %s, worker = '', status_version = {version},
     status_changed_at = {now}, status_changed_by = %s, status_changed_reason = %s
 WHERE id = %s AND {status} = 'running' AND worker = %s AND attempt = %s
 """
 _RETRY = """
 UPDATE container_manager_containerjob SET status = 'retrying', retry_count = retry_count + 1, scheduled_for = {due},
-    status_version = status_version + 1, status_changed_at = {now}, status_changed_by = %s
+    status_version = {version}, status_changed_at = {now}, status_changed_by = %s
 WHERE id = %s AND {status} = 'failed'
 """
 _CLOSE = """
@@ -310,6 +319,7 @@ class SQLiteDialect(RowByRowDialect):
     vendor = "sqlite"
     now = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
     lock = ""
+    version = f"random() & {VERSIONS - 1}"
 
     def after(self, seconds: str) -> str:
         return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {seconds} || ' seconds')"
@@ -325,6 +335,7 @@ class MySQLDialect(RowByRowDialect):
     vendor = "mysql"
     now = "UTC_TIMESTAMP(6)"
     lock = " FOR UPDATE SKIP LOCKED"
+    version = f"FLOOR(RAND() * {VERSIONS})"
     # InnoDB locks what it reads of an index: by another than the key that is in the other order, or other rows.
     by_key = "CAST({} AS BINARY)"
 
