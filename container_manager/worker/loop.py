@@ -34,6 +34,8 @@ T = TypeVar("T")
 _FLUSH_SECONDS = 0.5
 _FIRST_POLL_SECONDS = 0.05
 _DATABASE_RETRY_SECONDS = (0.05, 2.0)
+# Twice the longest pause between two tries: by then every worker that lives has found the database again.
+_OTHERS_RETURN_SECONDS = 4.0
 logger = logging.getLogger(__name__)
 
 
@@ -70,6 +72,9 @@ class Timer:
     def hurry(self) -> None:
         self._next = 0.0
 
+    def postpone(self, seconds: float) -> None:
+        self._next = max(self._next, time.monotonic() + seconds)
+
     def left(self) -> float:
         return max(0.0, self._next - time.monotonic())
 
@@ -96,6 +101,8 @@ class WorkerLoop:
         self._renew = Timer(settings.lease_seconds / 3)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
+        self._rescue = Timer(0.0)
+        self._renewed_at = time.monotonic()
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
@@ -260,17 +267,29 @@ class WorkerLoop:
             for held in list(self._held.values()):
                 self._disown(held)
             self._register()
+        if self._is_late():
+            self._rescue.postpone(_OTHERS_RETURN_SECONDS)
+        self._renewed_at = time.monotonic()
         # Only after the database has agreed: what cannot outlive its worker ends before its lease does.
         left = asked + self._settings.lease_seconds - time.monotonic()
         for executor in self._executors.values():
             executor.heartbeat(left)
         self._renew.is_due()
 
+    def _is_late(self) -> bool:
+        """Tell whether this worker was kept from the database for so long that it cannot judge others.
+
+        What kept it may have kept them too: their leases have run out although they live.
+        """
+        return time.monotonic() - self._renewed_at > self._settings.lease_seconds / 2
+
     def _do_maintenance(self) -> None:
         using = self._options.using
-        if adopted := queue.rescue(worker=self.id, executors=list(self._executors), using=using):
-            logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
-            self._compare_with_database()
+        if self._rescue.is_due() and not self._is_late():
+            adopted = queue.rescue(worker=self.id, executors=list(self._executors), using=using)
+            if adopted:
+                logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
+                self._compare_with_database()
         if queue.promote_retries(using=using):
             self._poll.hurry()
 
