@@ -9,7 +9,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.utils import timezone
 
 from container_manager import queue
@@ -197,6 +197,21 @@ class TestClaiming:
         assert sorted(rows) == sorted([*((k, 1, "first") for k in first), *((k, 1, "second") for k in second)])
         assert ContainerJob.objects.filter(status="running", attempt=1).count() == len(jobs)
 
+    @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
+    def test_a_claim_does_not_wait_for_another(self) -> None:
+        first, second = (queue.enqueue(command="true").pk for _ in range(2))
+
+        def claim_second() -> list[Any]:
+            try:
+                return claim("second", limit=1)
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(1) as pool, transaction.atomic():
+            assert claim("first", limit=1) == [first]
+            assert pool.submit(claim_second).result(timeout=_PATIENCE_SECONDS) == [second]
+
 
 class TestFinishing:
     def test_success_is_stored_in_the_job_and_its_attempt(self) -> None:
@@ -224,6 +239,14 @@ class TestFinishing:
         before = records_of(job)
         assert finish(outcome(job), worker="thief") == set()
         assert finish(outcome(job, status=None), worker="thief") == set()
+        assert records_of(job) == before
+
+    @pytest.mark.parametrize("status", ["completed", "failed", None])
+    def test_the_jobs_own_column_counts(self, status: str | None) -> None:
+        job = running("w")
+        ContainerJob.objects.filter(pk=job.pk).update(worker="other")
+        before = records_of(job)
+        assert finish(outcome(job, status=status)) == set()
         assert records_of(job) == before
 
     @pytest.mark.parametrize("status", ["completed", "failed", None])
