@@ -45,7 +45,8 @@ docs: $(VENV)/check  ## Build the documentation
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
-	$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
+	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
+	$(BIN)/python -m benchmarks.readme
 	$(BIN)/python -m benchmarks.queue
 
 clean:  ## Remove what the commands above made

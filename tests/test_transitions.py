@@ -6,10 +6,26 @@ from collections.abc import Callable
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import IntegrityError, connection, transaction
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError, connection, models, transaction
+from django.db.models import Count
+from django.db.transaction import TransactionManagementError
+from django.test.utils import isolate_apps
+from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
 from container_manager.models import ContainerJob
-from container_manager.statemachine import InvalidTransition, MissingRow, StaleTransition, UnknownState, UnsavedInstance
+from container_manager.signals import job_transitioned
+from container_manager.statemachine import (
+    Effect,
+    InvalidTransition,
+    MissingRow,
+    StaleTransition,
+    UnknownState,
+    UnsavedInstance,
+)
+from container_manager.statemachine.machine import machine_of
+from tests.machines.models import REVIEW, Article
 
 from .jobs import LEGAL, PAIRS, STATUSES, columns_for, job_in, journal_of, row_of
 
@@ -211,8 +227,6 @@ def test_one_statement_per_transition_and_per_save(django_assert_num_queries: Ca
 
 
 def test_the_signal_comes_on_commit_only(django_capture_on_commit_callbacks: Callable) -> None:
-    from container_manager.signals import job_transitioned
-
     seen: list[tuple[str, str]] = []
 
     def receive(transitions: tuple, **kwargs: object) -> None:
@@ -239,3 +253,235 @@ def test_the_async_twins_do_the_same() -> None:
         async_to_sync(job.amark_as_queued)()
     assert async_to_sync(ContainerJob.objects.all().atransition_to)("completed").changed == 1
     assert row_of(job)["status"] == "completed"
+
+
+def test_a_transition_after_a_prepared_one_starts_from_the_row() -> None:
+    job = job_in("failed")
+    job.transition_to("retrying", save=False)
+    job.transition_to("cancelled")
+    assert journal_of(job) == [("failed", "cancelled")]
+    job = job_in("pending")
+    job.transition_to("queued", save=False)
+    job.transition_to("running")
+    job.mark_as_completed()
+    assert journal_of(job) == [("pending", "running"), ("running", "completed")]
+
+
+def test_an_increment_starts_from_the_row_too() -> None:
+    job = job_in("failed", retry_count=1)
+    job.retry_count = 7
+    job.transition_to("retrying")
+    assert job.retry_count == row_of(job)["retry_count"] == 2
+
+
+def test_an_increment_of_a_column_that_was_not_loaded() -> None:
+    job = ContainerJob.objects.only("status").get(pk=job_in("failed", retry_count=1).pk)
+    job.transition_to("retrying")
+    assert job.retry_count == row_of(job)["retry_count"] == 2
+
+
+def test_a_prepared_transition_that_the_row_does_not_allow_is_refused() -> None:
+    job = job_in("pending")
+    for target in ("queued", "running", "completed"):
+        job.transition_to(target, save=False)
+    with pytest.raises(InvalidTransition, match="pending -> completed"):
+        job.save()
+    assert (row_of(job)["status"], journal_of(job)) == ("pending", [])
+
+
+def test_a_refresh_forgets_what_was_prepared() -> None:
+    job = job_in("pending")
+    job.transition_to("queued", save=False, actor="alice")
+    job.refresh_from_db()
+    job.status = "queued"
+    job.save()
+    assert row_of(job)["queued_at"] is not None
+    assert job.transitions.get().actor == ""
+
+
+def test_a_refresh_of_the_status_alone_is_enough_to_go_on() -> None:
+    job = job_in("pending")
+    watcher = ContainerJob.objects.get(pk=job.pk)
+    job.mark_as_queued()
+    watcher.refresh_from_db(fields=["status"])
+    watcher.mark_as_running()
+    assert row_of(job)["status"] == "running"
+
+
+def test_a_rolled_back_instance_cannot_act_for_the_one_that_holds_the_row() -> None:
+    mine = job_in("queued")
+    theirs = ContainerJob.objects.get(pk=mine.pk)
+    with transaction.atomic():
+        mine.mark_as_running()
+        transaction.set_rollback(True)
+    theirs.mark_as_running()
+    with pytest.raises(StaleTransition, match="has moved since"):
+        mine.mark_as_completed()
+    mine.status = "completed"
+    with pytest.raises(StaleTransition):
+        mine.save()
+    theirs.mark_as_completed()
+
+
+@pytest.mark.parametrize("way", [by_update, by_sql])
+def test_a_round_trip_past_the_instances_makes_them_stale(way: Callable[[ContainerJob, str], None]) -> None:
+    job = job_in("running")
+    stale = ContainerJob.objects.get(pk=job.pk)
+    for target in ("failed", "retrying", "queued", "running"):
+        way(job, target)
+    with pytest.raises(StaleTransition, match="has moved since"):
+        stale.mark_as_completed()
+
+
+@pytest.mark.parametrize("way", [by_update, by_sql])
+def test_a_change_past_the_instances_is_nobodys_in_the_row_too(way: Callable[[ContainerJob, str], None]) -> None:
+    job = job_in("pending")
+    job.mark_as_queued(actor="alice", reason="because")
+    earlier = row_of(job)
+    way(job, "running")
+    row, written = row_of(job), job.transitions.get(to_status="running")
+    assert (row["status_changed_by"], row["status_changed_reason"]) == ("", "")
+    assert row["status_changed_at"] != earlier["status_changed_at"]
+    assert (written.actor, written.reason, written.at) == ("", "", row["status_changed_at"])
+
+
+@pytest.mark.parametrize("status", ["running", "queued"])
+def test_a_save_does_not_bring_back_a_deleted_row(status: str) -> None:
+    job = job_in("queued")
+    ContainerJob.objects.all().delete()
+    job.status = status
+    with pytest.raises(MissingRow, match="no such row"):
+        job.save()
+    assert not ContainerJob.objects.exists()
+
+
+def test_a_copy_under_a_new_key_is_a_new_row() -> None:
+    job = job_in("pending")
+    job.mark_as_queued()
+    copied = ContainerJob.objects.get(pk=job.pk)
+    copied.pk = None
+    copied.save()
+    copied.mark_as_running()
+    assert (row_of(job)["status"], row_of(copied)["status"]) == ("queued", "running")
+    assert journal_of(copied) == [("queued", "running")]
+
+
+def test_the_key_of_another_row_brings_no_knowledge_of_it() -> None:
+    mine, other = job_in("queued"), job_in("running")
+    mine.pk = other.pk
+    mine.status = "cancelled"
+    mine.save()
+    assert journal_of(other) == [("running", "cancelled")]
+    mine.pk = job_in("completed").pk
+    mine.status = "running"
+    with pytest.raises(InvalidTransition, match="completed -> running"):
+        mine.save()
+
+
+def test_a_status_that_was_never_read_is_guarded_by_the_map() -> None:
+    job = job_in("pending")
+    job.mark_as_queued(actor="alice")
+    partial = ContainerJob.objects.defer("status").get(pk=job.pk)
+    partial.status = "cancelled"
+    partial.save()
+    assert list(job.transitions.values_list("to_status", "actor")) == [("queued", "alice"), ("cancelled", "")]
+    assert partial.status_changed_at == row_of(job)["status_changed_at"]
+    partial = ContainerJob.objects.defer("status").get(pk=job.pk)
+    partial.status = "queued"
+    with pytest.raises(InvalidTransition, match="cancelled -> queued"):
+        partial.save()
+
+
+def test_an_instance_goes_on_after_a_save_that_did_not_know_the_status() -> None:
+    job = job_in("pending")
+    partial = ContainerJob.objects.only("name").get(pk=job.pk)
+    partial.status, partial.queued_at = "queued", timezone.now()
+    partial.save()
+    partial.mark_as_running(actor="alice")
+    assert list(job.transitions.values_list("to_status", "actor")) == [("queued", ""), ("running", "alice")]
+
+
+def test_a_lifecycle_column_loaded_alone_is_not_reverted() -> None:
+    job = job_in("running")
+    partial = ContainerJob.objects.only("exit_code").get(pk=job.pk)
+    ContainerJob.objects.update(exit_code=3)
+    partial.exit_code = 0
+    with pytest.raises(StaleTransition, match="has changed since it was loaded"):
+        partial.save()
+    assert row_of(job)["exit_code"] == 3
+
+
+def test_a_bulk_updated_instance_goes_on_and_others_are_stale() -> None:
+    job = job_in("queued")
+    job.mark_as_running(actor="alice")
+    stale = ContainerJob.objects.get(pk=job.pk)
+    job.status = "failed"
+    ContainerJob.objects.bulk_update([job], ["status"])
+    assert job.status_changed_by == row_of(job)["status_changed_by"] == ""
+    with pytest.raises(StaleTransition):
+        stale.mark_as_completed()
+    job.transition_to("retrying")
+    assert journal_of(job)[1:] == [("running", "failed"), ("failed", "retrying")]
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda rows: rows.filter(transitions=None),
+        lambda rows: rows.filter(attempts=None, transitions=None).distinct(),
+        lambda rows: rows.annotate(runs=Count("attempts")).filter(runs=0),
+        lambda rows: rows.order_by("attempts__number"),
+        lambda rows: rows.order_by("attempts__number")[:9],
+        lambda rows: rows.order_by("name")[:9],
+        lambda rows: rows.filter(name="a") | rows.exclude(name="a"),
+        lambda rows: rows.filter(name="a").union(rows.filter(name="")),
+        lambda rows: rows.select_for_update().filter(name__in=["a", ""]),
+    ],
+    ids=["join", "distinct", "group", "order", "slice_of_join", "slice", "or", "union", "locked"],
+)
+def test_a_bulk_transition_of_any_queryset(select: Callable) -> None:
+    moved, refused = job_in("pending", name="a"), job_in("completed")
+    result = select(ContainerJob.objects.all()).transition_to("queued")
+    assert (result.changed, result.refused) == (1, {refused.pk: "completed"})
+    assert journal_of(moved) == [("pending", "queued")]
+
+
+def test_a_reason_may_be_translated_later() -> None:
+    job = job_in("pending")
+    job.mark_as_queued(reason=gettext_lazy("Yes"))
+    ContainerJob.objects.all().transition_to("running", reason=gettext_lazy("No"))
+    assert list(job.transitions.values_list("reason", flat=True)) == ["Yes", "No"]
+
+
+def test_no_transition_writes_to_a_second_table() -> None:
+    with isolate_apps("tests.machines"):
+
+        class Reviewed(Article):
+            transition_effects = {REVIEW: {"asked_at": Effect.NOW}}
+            asked_at = models.DateTimeField(null=True)
+
+            class Meta:
+                app_label = "machines"
+
+        with pytest.raises(ImproperlyConfigured, match="asked_at"):
+            machine_of(Reviewed)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_signal_comes_before_the_commit_of_a_transaction_by_hand() -> None:
+    seen: list[object] = []
+
+    def receive(transitions: tuple, **kwargs: object) -> None:
+        seen.extend(transitions)
+
+    job = job_in("pending")
+    job_transitioned.connect(receive)
+    transaction.set_autocommit(False)
+    try:
+        with pytest.raises(TransactionManagementError, match="on_commit"):
+            job.mark_as_queued()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+        job_transitioned.disconnect(receive)
+    assert (seen, row_of(job)["status"]) == ([], "pending")

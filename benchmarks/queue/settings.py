@@ -13,6 +13,7 @@ DATABASES = {
         "NAME": "bench",
         "USER": "postgres",
         "HOST": os.environ.get("BENCH_SOCKET", ""),
+        "OPTIONS": {"server_side_binding": True, "prepare_threshold": 1},
         # As the peers' drivers do by themselves, for all contenders that use Django.
         "CONN_MAX_AGE": None,
     }

@@ -393,6 +393,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["id"],
+                "constraints": [
+                    container_manager.statemachine.JournalTable(name="cm_job_transition_table"),
+                ],
             },
         ),
         migrations.AddIndex(

@@ -171,32 +171,28 @@ def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
         served = dialect.unserved_executors(cursor, executors)
         if not served:
             return 0
-        executor_marks = ", ".join(["%s"] * len(served))
         cursor.execute(
-            "SELECT DISTINCT worker FROM container_manager_jobattempt a WHERE finished_at IS NULL AND worker <> %s "
-            f"AND executor IN ({executor_marks}) "
-            "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker)",
+            "SELECT a.id, a.job_id, a.number, a.worker FROM container_manager_jobattempt a "
+            f"WHERE a.finished_at IS NULL AND a.worker <> %s AND a.executor IN ({', '.join(['%s'] * len(served))}) "
+            "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker) ORDER BY a.job_id",
             [worker, *served],
         )
-        dead = [row[0] for row in cursor.fetchall()]
-        if not dead:
-            return 0
-        # By name: where two rescue at once, PostgreSQL does not look into the workers' table again for a row that
-        # the other has just taken.
-        held = f"executor IN ({executor_marks}) AND worker IN ({', '.join(['%s'] * len(dead))})"
-        # The job before its attempt, as in finish(): two that take locks in the same order cannot deadlock.
-        cursor.execute(
-            f"UPDATE container_manager_containerjob SET worker = %s WHERE status = 'running' AND {held}",
-            [worker, *served, *dead],
-        )
-        # A claim of a dead worker may arrive between the two: an attempt never leaves its running job.
-        cursor.execute(
-            f"UPDATE container_manager_jobattempt SET worker = %s WHERE finished_at IS NULL AND {held} AND NOT EXISTS ("
-            "SELECT 1 FROM container_manager_containerjob j WHERE j.id = job_id AND j.status = 'running' "
-            "AND j.attempt = number AND j.worker <> %s)",
-            [worker, *served, *dead, worker],
-        )
-        return int(cursor.rowcount)
+        taken = 0
+        # Each from the worker that was found to hold it: another may rescue at the same time. The job before its
+        # attempt, as in finish(): two that take locks in the same order cannot deadlock.
+        for attempt, job, number, holder in cursor.fetchall():
+            cursor.execute(
+                "UPDATE container_manager_containerjob SET worker = %s "
+                f"WHERE id = %s AND {dialect.by_key.format('status')} = 'running' AND worker = %s AND attempt = %s",
+                [worker, job, holder, number],
+            )
+            cursor.execute(
+                "UPDATE container_manager_jobattempt SET worker = %s "
+                f"WHERE id = %s AND {dialect.by_key.format('worker')} = %s AND finished_at IS NULL",
+                [worker, attempt, holder],
+            )
+            taken += cursor.rowcount
+        return taken
 
 
 def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:

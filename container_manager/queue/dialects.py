@@ -51,6 +51,8 @@ class Dialect(ABC):
 
     vendor: ClassVar[str]
     now: ClassVar[str]
+    # How to compare a column, so that a row is found by its key and not by an index of this column.
+    by_key: ClassVar[str] = "{}"
 
     @abstractmethod
     def after(self, seconds: str) -> str:
@@ -229,7 +231,7 @@ class RowByRowDialect(Dialect):
             marks = ", ".join(["%s"] * len(keys))
             cursor.execute(
                 f"UPDATE container_manager_containerjob SET {_CLAIM.format(job='', now=self.now)} "
-                f"WHERE id IN ({marks}) AND status = 'queued'",
+                f"WHERE id IN ({marks}) AND {self.by_key.format('status')} = 'queued'",
                 [worker, worker, *keys],
             )
             mine = f"FROM container_manager_containerjob WHERE id IN ({marks}) AND status = 'running' AND worker = %s"
@@ -251,7 +253,8 @@ class RowByRowDialect(Dialect):
         closed: Keys = set()
         key_field = ContainerJob._meta.pk
         # MariaDB reserves the word.
-        close = _CLOSE.format(now=self.now, signal=connection.ops.quote_name("signal"))
+        signal = connection.ops.quote_name("signal")
+        close = _CLOSE.format(now=self.now, signal=signal, worker=self.by_key.format("worker"))
         with connection.cursor() as cursor:
             # In one order everywhere, so that two workers' batches cannot deadlock.
             for o in sorted(outcomes, key=lambda o: o.job_id):
@@ -272,13 +275,14 @@ class RowByRowDialect(Dialect):
     def _finish_job(self, cursor: Any, worker: str, key: Any, o: Outcome) -> bool:
         completed = self.now if o.status == "completed" else "NULL"
         cursor.execute(
-            _FINISH.format(now=self.now, completed_at=completed),
+            _FINISH.format(now=self.now, completed_at=completed, status=self.by_key.format("status")),
             [o.status, o.exit_code, o.reason, o.message, worker, o.reason, key, worker, o.attempt],
         )
         if not cursor.rowcount:
             return False
         if o.retry_after_seconds is not None:
-            cursor.execute(_RETRY.format(now=self.now, due=self.after("%s")), [o.retry_after_seconds, worker, key])
+            retry = _RETRY.format(now=self.now, due=self.after("%s"), status=self.by_key.format("status"))
+            cursor.execute(retry, [o.retry_after_seconds, worker, key])
         return True
 
 
@@ -286,17 +290,17 @@ _FINISH = """
 UPDATE container_manager_containerjob SET status = %s, completed_at = {completed_at}, exit_code = %s,
     failure_reason = %s, last_error = %s, worker = '', status_version = status_version + 1,
     status_changed_at = {now}, status_changed_by = %s, status_changed_reason = %s
-WHERE id = %s AND status = 'running' AND worker = %s AND attempt = %s
+WHERE id = %s AND {status} = 'running' AND worker = %s AND attempt = %s
 """
 _RETRY = """
 UPDATE container_manager_containerjob SET status = 'retrying', retry_count = retry_count + 1, scheduled_for = {due},
     status_version = status_version + 1, status_changed_at = {now}, status_changed_by = %s
-WHERE id = %s AND status = 'failed'
+WHERE id = %s AND {status} = 'failed'
 """
 _CLOSE = """
 UPDATE container_manager_jobattempt SET finished_at = {now}, exit_code = %s, {signal} = %s, reason = %s, message = %s,
     peak_memory_bytes = %s, cpu_seconds = %s
-WHERE job_id = %s AND number = %s AND worker = %s AND finished_at IS NULL AND NOT EXISTS (
+WHERE job_id = %s AND number = %s AND {worker} = %s AND finished_at IS NULL AND NOT EXISTS (
     SELECT 1 FROM container_manager_containerjob j WHERE j.id = %s AND j.status = 'running' AND j.attempt = %s)
 """
 
@@ -322,6 +326,8 @@ class MySQLDialect(RowByRowDialect):
     vendor = "mysql"
     now = "UTC_TIMESTAMP(6)"
     lock = " FOR UPDATE SKIP LOCKED"
+    # InnoDB locks what it reads of an index: by another than the key that is in the other order, or other rows.
+    by_key = "CAST({} AS BINARY)"
 
     def after(self, seconds: str) -> str:
         return f"UTC_TIMESTAMP(6) + INTERVAL {seconds} SECOND"

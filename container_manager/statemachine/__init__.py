@@ -7,7 +7,7 @@ Independent of the rest of this app: declare a `TransitionConstraint` and, for a
 from .constraint import TransitionConstraint
 from .exceptions import InvalidTransition, MissingRow, StaleTransition, TransitionError, UnknownState, UnsavedInstance
 from .graph import Graph, GraphError
-from .journal import TransitionJournal
+from .journal import JournalTable, TransitionJournal
 from .machine import Effect, Transition
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Graph",
     "GraphError",
     "InvalidTransition",
+    "JournalTable",
     "MissingRow",
     "StaleTransition",
     "Transition",

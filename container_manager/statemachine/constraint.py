@@ -43,6 +43,9 @@ class TransitionConstraint(TriggerConstraint):
             violation_error_message=violation_error_message,
         )
 
+    def fields(self) -> tuple[str, ...]:
+        return (self.field,)
+
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         return dialect.create_guard(self._spec(model))
 

@@ -22,6 +22,8 @@ from .machine import Effect, machine_of
 
 # What these hold goes to the driver as it is; converting it all the same is a tenth of a transition's time.
 _PLAIN_FIELDS = (models.CharField, models.TextField, models.PositiveIntegerField)
+# Not what is derived from them: PostgreSQL's driver writes an enum's name.
+_PLAIN_TYPES = (str, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ class GuardedUpdate:
             sql=sql,
             versioned_sql=f"{sql} AND {columns[version]} = %s" if version else sql,
             fields=tuple(
-                (written[name], value is None or type(written[name]) in _PLAIN_FIELDS)
+                (written[name], value is None or (type(value) in _PLAIN_TYPES and type(written[name]) in _PLAIN_FIELDS))
                 for name, value in changes.items()
                 if value is not Effect.INCREMENT
             ),
@@ -149,7 +151,12 @@ class GuardedUpdate:
 
 def can_be_direct(values: Sequence[tuple[Field[Any, Any], Any]]) -> bool:
     """Tell whether `update_directly` can write these: plain values only, of fields without SQL of their own."""
-    return not any(hasattr(value, "resolve_expression") or hasattr(field, "get_placeholder") for field, value in values)
+    return not any(hasattr(value, "resolve_expression") or _has_placeholder(field) for field, value in values)
+
+
+def _has_placeholder(field: Field[Any, Any]) -> bool:
+    # Django 6.1 has another name for it.
+    return hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql")
 
 
 def update_directly(

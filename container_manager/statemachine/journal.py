@@ -1,17 +1,25 @@
-"""`TransitionJournal`: the history of a field, written by the database in the statement that changes it."""
+"""`TransitionJournal`: the history of a field, written by the database in the statement that changes it.
+
+`JournalTable` belongs to the table that it is written into.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Model
 
-from .dialects.base import Dialect, JournalSpec
+from .dialects.base import Dialect, JournalSpec, dialect_for
 from .triggers import TriggerConstraint, column_of
 
+if TYPE_CHECKING:
+    from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+# How Django's schema editor names the new table while it rebuilds one on SQLite.
+_REBUILT = "new__"
 _FIELDS = ("field", "table", "subject", "source", "target", "version", "at", "actor", "reason")
 
 
@@ -42,6 +50,13 @@ class TransitionJournal(TriggerConstraint):
         self.source, self.target = source, target
         self.version, self.at, self.actor, self.reason = version, at, actor, reason
         super().__init__(name=name)
+
+    def fields(self) -> tuple[str, ...]:
+        return (self.field, self.version, self.at, self.actor, self.reason)
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns of the journal's table that the trigger fills."""
+        return (self.subject, self.source, self.target, "at", "actor", "reason")
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         return dialect.create_journal(self._spec(model))
@@ -85,3 +100,48 @@ class TransitionJournal(TriggerConstraint):
             source=self.source,
             target=self.target,
         )
+
+
+class JournalTable(TriggerConstraint):
+    """Let migrations rebuild a journal's table; for ``Meta.constraints`` of the journal's model.
+
+    SQLite cannot rename a new table into the place of the old one while a trigger of the guarded table writes to that:
+    so the trigger is taken away when the rebuild begins, and comes back when it ends. Other databases need nothing.
+    """
+
+    def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
+        return []
+
+    def drop_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
+        return []
+
+    def constraint_sql(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        assert model is not None
+        assert schema_editor is not None
+        connection = schema_editor.connection
+        dialect = dialect_for(connection)
+        table = model._meta.db_table.removeprefix(_REBUILT)
+        for name, statement in dialect.writers(connection, table).items():
+            schema_editor.execute(f"DROP TRIGGER {dialect.quote(name)}", params=None)
+            schema_editor.deferred_sql.append(statement)
+        return super().constraint_sql(model, schema_editor)
+
+    def validate(
+        self,
+        model: type[Model],
+        instance: Model,
+        exclude: Iterable[str] | None = None,
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> None:
+        """Accept everything."""
+
+    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
+        path, args, kwargs = super().deconstruct()
+        return path.replace("statemachine.journal", "statemachine"), args, kwargs
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, JournalTable):
+            return self.deconstruct() == other.deconstruct()
+        return NotImplemented
+
+    __hash__ = TriggerConstraint.__hash__

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import F, Model
+from django.db.models import BaseConstraint, F, Model
 
 from .constraint import TransitionConstraint
 from .dialects.base import VERSIONS
@@ -107,9 +107,7 @@ def machine_of(model: type[Model]) -> Machine:
     Raises ImproperlyConfigured where there is none, or more than one, or where a transition would have to write to
     another table than the state's.
     """
-    # A proxy names its concrete model as a parent too.
-    chain = dict.fromkeys([model._meta.concrete_model or model, *model._meta.get_parent_list()])
-    constraints = [constraint for link in chain for constraint in link._meta.constraints]
+    constraints = constraints_of(model)
     guards = [c for c in constraints if isinstance(c, TransitionConstraint)]
     if len(guards) != 1:
         raise ImproperlyConfigured(
@@ -130,6 +128,13 @@ def machine_of(model: type[Model]) -> Machine:
     return Machine(
         graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames, marks=marks
     )
+
+
+def constraints_of(model: type[Model]) -> list[BaseConstraint]:
+    """Return the constraints of a model and of its parents."""
+    # A proxy names its concrete model as a parent too.
+    chain = dict.fromkeys([model._meta.concrete_model or model, *model._meta.get_parent_list()])
+    return [constraint for link in chain for constraint in link._meta.constraints]
 
 
 def actor_name(actor: object) -> str:

@@ -80,7 +80,7 @@ class StateMachineModel(models.Model):
         machine, pk = machine_of(type(self)), self.pk
         target, source = machine.state(new), getattr(self, machine.field)
         machine.check(pk=pk, source=source, target=target)
-        changes = machine.changes(target, at=timezone.now(), actor=actor_name(actor), reason=reason)
+        changes = machine.changes(target, at=timezone.now(), actor=actor_name(actor), reason=str(reason))
         if not save:
             self._assign(self._resolved(changes, self.__dict__))
             self._prepared = target

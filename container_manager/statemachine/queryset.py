@@ -17,9 +17,9 @@ from .signals import send_transitions
 
 T = TypeVar("T", bound=models.Model)
 
-# Each UPDATE names its rows; this many keys stay below every database's limit of parameters
+# A statement names its rows; this many keys stay below every database's limit of parameters
 # (SQLite's default is 32,766: https://www.sqlite.org/limits.html).
-_KEYS_PER_UPDATE = 30_000
+_KEYS_PER_STATEMENT = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,10 @@ class StateMachineQuerySet(models.QuerySet[T]):
         Raises UnknownState. The rows are locked between the look and the UPDATE, so both agree.
         """
         machine = machine_of(self.model)
-        target, at, name = machine.state(new), timezone.now(), actor_name(actor)
+        target, at, name, reason = machine.state(new), timezone.now(), actor_name(actor), str(reason)
         self._for_write = True
         with transaction.atomic(using=self.db, savepoint=False):
-            found = dict(self._locked().values_list("pk", machine.field))
+            found = self._found(machine.field)
             moving = {pk: source for pk, source in found.items() if machine.graph.has_edge(source, target)}
             values = update_values(machine.changes(target, at=at, actor=name, reason=reason))
             rows = self.model._base_manager.using(self.db).filter(
@@ -50,8 +50,8 @@ class StateMachineQuerySet(models.QuerySet[T]):
             )
             keys = list(moving)
             changed = sum(
-                rows.filter(pk__in=keys[start : start + _KEYS_PER_UPDATE]).update(**values)
-                for start in range(0, len(keys), _KEYS_PER_UPDATE)
+                rows.filter(pk__in=keys[start : start + _KEYS_PER_STATEMENT]).update(**values)
+                for start in range(0, len(keys), _KEYS_PER_STATEMENT)
             )
             transitions = partial(_transitions, moving, target, at, name, reason)
             send_transitions(self.model, transitions, using=self.db)
@@ -91,26 +91,41 @@ class StateMachineQuerySet(models.QuerySet[T]):
             self._remember(created, None)
         return created
 
-    def _locked(self) -> models.QuerySet[T]:
-        """Return the rows of this queryset, locked where the database has row locks."""
-        query = self.query
-        if not connections[self.db].features.has_select_for_update or query.select_for_update:
-            return self
-        rows: models.QuerySet[T] = self.all() if query.is_sliced else self.order_by()
-        if len(query.alias_map) > 1 or query.distinct or query.group_by is not None or query.combinator:
-            # FOR UPDATE takes neither outer joins nor anything that merges rows. MariaDB's IN takes no LIMIT.
-            listed = query.is_sliced or query.combinator
-            keys: Any = list(rows.values_list("pk", flat=True)) if listed else rows.values("pk")
-            rows = self.model._base_manager.using(self.db).filter(pk__in=keys)
-        return rows.select_for_update()
+    def _found(self, field: str) -> dict[Any, State]:
+        """Return the state of each row of this queryset, locked where the database has row locks."""
+        if not connections[self.db].features.has_select_for_update or self.query.select_for_update:
+            return dict(self.values_list("pk", field))
+        rows = self.all() if self.query.is_sliced else self.order_by()
+        if not rows._merges_rows():
+            return dict(rows.select_for_update().values_list("pk", field))
+        # FOR UPDATE takes neither outer joins nor anything that merges rows: lock by key, then look again, for what
+        # has left the queryset meanwhile.
+        keys = list(rows.values_list("pk", flat=True))
+        base = self.model._base_manager.using(self.db).select_for_update()
+        locked = {
+            pk: state
+            for start in range(0, len(keys), _KEYS_PER_STATEMENT)
+            for pk, state in base.filter(pk__in=keys[start : start + _KEYS_PER_STATEMENT]).values_list("pk", field)
+        }
+        still = set(rows.values_list("pk", flat=True))
+        return {pk: state for pk, state in locked.items() if pk in still}
+
+    def _merges_rows(self) -> bool:
+        query = self.query.clone()
+        if query.combinator or query.distinct or query.group_by is not None:
+            return True
+        if query.is_sliced:
+            # Only now does the order join its tables.
+            query.get_compiler(self.db).pre_sql_setup()
+        return len(query.alias_map) > 1
 
     def _read_back(self, objs: Sequence[T], names: Sequence[str]) -> None:
         """Set attributes to what is in the rows."""
         rows = self.model._base_manager.using(self.db)
         by_key = {obj.pk: obj for obj in objs}
         keys = list(by_key)
-        for start in range(0, len(keys), _KEYS_PER_UPDATE):
-            found = rows.filter(pk__in=keys[start : start + _KEYS_PER_UPDATE]).values_list("pk", *names)
+        for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+            found = rows.filter(pk__in=keys[start : start + _KEYS_PER_STATEMENT]).values_list("pk", *names)
             for key, *values in found:
                 by_key[key].__dict__.update(zip(names, values, strict=True))
 

@@ -24,7 +24,7 @@ def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transit
         if made := transitions():
             signal.send_robust(sender=model, transitions=made, using=using)
 
-    if transaction.get_connection(using).in_atomic_block:
-        transaction.on_commit(send, using=using)
-    else:
+    if transaction.get_connection(using).get_autocommit():
         send()
+    else:
+        transaction.on_commit(send, using=using)

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from django.db import connections
 from django.db.backends.ddl_references import Statement, Table
 from django.db.models import BaseConstraint, Model
 
-from .dialects.base import TABLE, Dialect, dialect_for
+from .dialects.base import TABLE, Dialect, dialect_for, dialect_of
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 
+class _Nothing(str):
+    """SQL that does nothing, for a schema editor that asks for a statement and then runs it unseen.
+
+    False, so that one that looks first does not run it.
+    """
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+NOTHING = _Nothing("SELECT 1")
+
+
+# PostgreSQL's 63 bytes, less the longest end that the dialects put behind a constraint's name.
+LONGEST_NAME = 63 - len("_insert")
+
+
 class TriggerConstraint(BaseConstraint):
     """A constraint that the database holds by triggers."""
+
+    def fields(self) -> Iterable[str]:
+        """Return the names of the model's fields that the triggers use."""
+        return ()
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         raise NotImplementedError
@@ -31,7 +55,7 @@ class TriggerConstraint(BaseConstraint):
 
     def create_sql(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
         self._defer(model, schema_editor)
-        return None  # type: ignore[return-value]
+        return NOTHING
 
     def remove_sql(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
         assert model is not None
@@ -86,6 +110,16 @@ def column_of(model: type[Model], name: str) -> str:
     """Return the column of a model's field."""
     field: Any = model._meta.get_field(name)
     return str(field.column)
+
+
+def sweep(using: str) -> list[str]:
+    """Drop what dropped tables left behind; return the names.
+
+    Django drops a table without a word to its constraints, and PostgreSQL keeps a trigger's function then.
+    """
+    connection = connections[using]
+    dialect = dialect_of(connection)
+    return dialect.sweep(connection) if dialect else []
 
 
 def trigger_constraints(model: type[Model]) -> Sequence[TriggerConstraint]:

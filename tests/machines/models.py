@@ -5,7 +5,7 @@ An article has integer states, another field name, no journal and a declared ini
 
 from __future__ import annotations
 
-from django.db import models
+from django.db import connection, models
 
 from container_manager.statemachine import Effect, TransitionConstraint
 from container_manager.statemachine.model import StateMachineModel
@@ -68,10 +68,21 @@ class DoorQuerySet(StateMachineQuerySet["Door"]):
     """Doors."""
 
 
+class Keeper(models.TextChoices):
+    """Who is at the door."""
+
+    NIGHT = "night", "Night"
+
+
 class Door(StateMachineModel):
     """States whose column's collation ignores case, where the database has such a collation."""
 
-    state = models.CharField(max_length=10, default="open")
+    transition_effects = {"shut": {"keeper": Keeper.NIGHT}}
+
+    state = models.CharField(
+        max_length=10, default="open", db_collation="NOCASE" if connection.vendor == "sqlite" else None
+    )
+    keeper = models.CharField(max_length=10, default="")
 
     objects = DoorQuerySet.as_manager()
 

@@ -18,8 +18,8 @@ CREATE TABLE IF NOT EXISTS floor_job (
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS floor_job_claim ON floor_job (priority DESC, id) WHERE status = 'queued'"
 _CLAIM = """
-UPDATE floor_job SET status = 'running', worker = %s, started_at = now() WHERE id = ANY(ARRAY(
-    SELECT id FROM floor_job WHERE status = 'queued' ORDER BY priority DESC, id LIMIT %s FOR UPDATE SKIP LOCKED))
+UPDATE floor_job SET status = 'running', worker = %s, started_at = now() WHERE id IN (
+    SELECT id FROM floor_job WHERE status = 'queued' ORDER BY priority DESC, id LIMIT %s FOR UPDATE SKIP LOCKED)
 RETURNING id, payload
 """
 _FINISH = "UPDATE floor_job SET status = 'done', finished_at = now() WHERE id = ANY(%s)"

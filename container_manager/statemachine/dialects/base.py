@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from django.db import NotSupportedError
@@ -53,6 +54,7 @@ class Dialect(ABC):
     """The triggers' SQL for one database vendor. Stateless."""
 
     vendor: ClassVar[str]
+    quote_mark: ClassVar[str] = '"'
     # Whether a plain SELECT may show less than an UPDATE of the same transaction has just met.
     reads_snapshot: ClassVar[bool] = False
     exact_collation: ClassVar[str] = ""
@@ -66,7 +68,12 @@ class Dialect(ABC):
         return ", ".join(self.literal(state) for state in states)
 
     def quote(self, name: str) -> str:
-        return '"' + name.replace('"', '""') + '"'
+        """Quote a name, unless its owner has: as Django does with a ``db_table``."""
+        mark = self.quote_mark
+        return name if name[0] == name[-1] == mark else mark + name.replace(mark, mark * 2) + mark
+
+    def unquote(self, name: str) -> str:
+        return name.strip(self.quote_mark)
 
     def exact(self, column: str, graph: Graph) -> str:
         """Return a column's value as the map compares it: a collation may hold other texts for equal."""
@@ -100,6 +107,17 @@ class Dialect(ABC):
     def expected(self, statements: Sequence[str], table: str) -> dict[str, str]:
         """Return what `installed` would give had just these statements been run."""
 
+    def has_table(self, connection: BaseDatabaseWrapper, table: str) -> bool:
+        return self.unquote(table) in connection.introspection.table_names()
+
+    def writers(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
+        """Return the triggers of other tables that hinder a rebuild of this one: name → the statement that made it."""
+        return {}
+
+    def sweep(self, connection: BaseDatabaseWrapper) -> list[str]:
+        """Drop what this package has made and no table uses any more; return the names."""
+        return []
+
     def is_conflict(self, error: BaseException) -> bool:
         """Tell whether the database gave up this transaction for another one that wrote first."""
         return False
@@ -110,18 +128,26 @@ def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
 
     Raises NotSupportedError for a vendor whose triggers are not written yet: silence would be an unguarded table.
     """
+    if dialect := dialect_of(connection):
+        return dialect
+    raise NotSupportedError(
+        f"State machines need triggers, which are written for {', '.join(sorted(_dialects()))}, "
+        f"not for {connection.vendor!r}."
+    )
+
+
+def dialect_of(connection: BaseDatabaseWrapper) -> Dialect | None:
+    """Return the dialect of a connection's database, or None where there is none."""
+    return _dialects().get(connection.vendor)
+
+
+@cache
+def _dialects() -> dict[str, Dialect]:
     from .mysql import MySQLDialect
     from .postgresql import PostgreSQLDialect
     from .sqlite import SQLiteDialect
 
-    dialects: dict[str, Dialect] = {d.vendor: d for d in (SQLiteDialect(), PostgreSQLDialect(), MySQLDialect())}
-    try:
-        return dialects[connection.vendor]
-    except KeyError:
-        raise NotSupportedError(
-            f"State machines need triggers, which are written for {', '.join(sorted(dialects))}, "
-            f"not for {connection.vendor!r}."
-        ) from None
+    return {dialect.vendor: dialect for dialect in (SQLiteDialect(), PostgreSQLDialect(), MySQLDialect())}
 
 
 def sqlstate(error: BaseException) -> Any:

@@ -10,26 +10,30 @@ from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..graph import State
+from ..graph import Graph, State
 from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
 
 # ER_CONSTRAINT_FAILED, which Django's backend maps to IntegrityError.
 _SIGNAL = "SIGNAL SQLSTATE '23000' SET MYSQL_ERRNO = 4025, MESSAGE_TEXT = refusal;"
+# The longest message of a signal on MariaDB.
+_LONGEST = 512
+_DECLARE = f"DECLARE refusal VARCHAR({_LONGEST}) CHARACTER SET utf8mb4; "
 # ER_CHECKREAD: under innodb_snapshot_isolation, the row changed since this transaction's snapshot.
 _CHANGED_SINCE_SNAPSHOT = 1020
 
 
 class MySQLDialect(Dialect):
     vendor = "mysql"
+    quote_mark = "`"
     reads_snapshot = True
     # InnoDB locks the part of an index that it reads: by an index of the state, that is other rows too.
     unindexed = "CAST(%(expressions)s AS BINARY)"
 
-    def quote(self, name: str) -> str:
-        return "`" + name.replace("`", "``") + "`"
-
     def literal(self, state: State) -> str:
-        return super().literal(state.replace("\\", "\\\\") if isinstance(state, str) else state)
+        if isinstance(state, str) and "\\" in state:
+            # Whether a backslash escapes depends on the session, and the catalogue shows the text without it.
+            return f"CONVERT(X'{state.encode().hex()}' USING utf8mb4)"
+        return super().literal(state)
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
         return [self._update_guard(spec), self._insert_guard(spec), self._replace_mark(spec), self._replace_guard(spec)]
@@ -61,7 +65,7 @@ class MySQLDialect(Dialect):
             cursor.execute(
                 "SELECT trigger_name, action_statement FROM information_schema.triggers "
                 "WHERE event_object_schema = DATABASE() AND event_object_table = %s",
-                [table],
+                [self.unquote(table)],
             )
             return dict(cursor.fetchall())
 
@@ -73,8 +77,9 @@ class MySQLDialect(Dialect):
 
     def _update_guard(self, spec: GuardSpec) -> str:
         column, key, graph = self.quote(spec.column), self.quote(spec.primary_key), spec.graph
+        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
         legal = " OR ".join(
-            f"(BINARY OLD.{column} = {self._exact(state)} AND BINARY NEW.{column} IN "
+            f"({old} = {self._exact(state)} AND {new} IN "
             f"({', '.join(self._exact(target) for target in graph.targets(state))}))"
             for state in graph.states
             if graph.targets(state)
@@ -84,12 +89,13 @@ class MySQLDialect(Dialect):
         )
         return (
             f"CREATE TRIGGER {self.quote(spec.name)} BEFORE UPDATE ON {TABLE} FOR EACH ROW BEGIN "
-            "DECLARE refusal VARCHAR(512); "
+            f"{_DECLARE}"
             f"IF NOT (OLD.{key} <=> NEW.{key}) THEN "
             f"SET refusal = 'The primary key of a row with a status cannot change'; {_SIGNAL} END IF; "
-            f"IF NOT (BINARY OLD.{column} <=> BINARY NEW.{column}) AND NOT COALESCE({legal or 'FALSE'}, FALSE) THEN "
-            f"SET refusal = CONCAT('Invalid transition from ', OLD.{column}, ' to ', COALESCE(NEW.{column}, 'NULL'), "
-            f"'. ', COALESCE(CASE BINARY OLD.{column} {cases} END, '')); {_SIGNAL} END IF; END"
+            f"IF NOT ({old} <=> {new}) AND NOT COALESCE({legal or 'FALSE'}, FALSE) THEN "
+            f"SET refusal = LEFT(CONCAT('Invalid transition from ', {self._text(f'OLD.{column}')}, ' to ', "
+            f"{self._text(f'NEW.{column}')}, '. ', COALESCE(CASE {old} {cases} END, '')), {_LONGEST}); "
+            f"{_SIGNAL} END IF; END"
         )
 
     def _insert_guard(self, spec: GuardSpec) -> str:
@@ -97,10 +103,10 @@ class MySQLDialect(Dialect):
         exact = ", ".join(self._exact(state) for state in allowed)
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_insert')} BEFORE INSERT ON {TABLE} FOR EACH ROW BEGIN "
-            "DECLARE refusal VARCHAR(512); "
-            f"IF NOT COALESCE(BINARY NEW.{column} IN ({exact}), FALSE) THEN "
-            f"SET refusal = CONCAT('Invalid status ', COALESCE(NEW.{column}, 'NULL'), ' for a new row. ', "
-            f"{self.literal(f'Valid: {list(allowed)}')}); {_SIGNAL} END IF; END"
+            f"{_DECLARE}"
+            f"IF NOT COALESCE({self.exact(f'NEW.{column}', spec.graph)} IN ({exact}), FALSE) THEN "
+            f"SET refusal = LEFT(CONCAT('Invalid status ', {self._text(f'NEW.{column}')}, ' for a new row. ', "
+            f"{self.literal(f'Valid: {list(allowed)}')}), {_LONGEST}); {_SIGNAL} END IF; END"
         )
 
     def _replace_mark(self, spec: GuardSpec) -> str:
@@ -115,11 +121,18 @@ class MySQLDialect(Dialect):
         column, key = self.quote(spec.column), self.quote(spec.primary_key)
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_delete')} BEFORE DELETE ON {TABLE} FOR EACH ROW BEGIN "
-            "DECLARE refusal VARCHAR(512); "
+            f"{_DECLARE}"
             f"IF @replaced_at = NOW(6) AND @replaced_key = OLD.{key} "
             f"AND NOT (BINARY @replaced_state <=> BINARY OLD.{column}) THEN "
-            f"SET refusal = CONCAT('Invalid transition from ', OLD.{column}, ' by REPLACE'); {_SIGNAL} END IF; END"
+            f"SET refusal = CONCAT('Invalid transition from ', {self._text(f'OLD.{column}')}, ' by REPLACE'); {_SIGNAL} END IF; END"
         )
+
+    def exact(self, column: str, graph: Graph) -> str:
+        return f"BINARY CONVERT({column} USING utf8mb4)"
+
+    def _text(self, column: str) -> str:
+        # An explicit collation: columns and literals have others, which CONCAT would not mix.
+        return f"COALESCE(CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin, 'NULL')"
 
     def _exact(self, state: State) -> str:
         return f"BINARY {self.literal(state)}"

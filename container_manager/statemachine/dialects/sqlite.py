@@ -1,6 +1,8 @@
 """SQLite's triggers.
 
 ``RAISE`` takes only a literal text (expressions came with 3.47), so there is one ``SELECT RAISE`` per source state.
+There is no per cent sign in any of this: Django's schema editor reads it as a placeholder in some of its ways, and as
+itself in others.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..graph import State
 from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
+
+_NOW = "strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), 'now')"
 
 
 class SQLiteDialect(Dialect):
@@ -25,17 +30,16 @@ class SQLiteDialect(Dialect):
     def create_journal(self, spec: JournalSpec) -> list[str]:
         q = self.quote
         made_here = f"(NEW.{q(spec.version)} IS NOT OLD.{q(spec.version)} AND NEW.{q(spec.at)} IS NOT NULL)"
-        now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
         # A trigger cannot change NEW here: the row's own marks follow in a second UPDATE, of other columns.
         return [
             f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE OF {q(spec.column)} ON {TABLE} FOR EACH ROW "
             f"WHEN OLD.{q(spec.column)} IS NOT NEW.{q(spec.column)} BEGIN "
             f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
             f'"at", "actor", "reason") VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, '
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE {now} END, "
+            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE {_NOW} END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); "
-            f"UPDATE {TABLE} SET {q(spec.version)} = abs(random() % {VERSIONS}), {q(spec.at)} = {now}, "
+            f"UPDATE {TABLE} SET {q(spec.version)} = random() & {VERSIONS - 1}, {q(spec.at)} = {_NOW}, "
             f"{q(spec.actor)} = '', {q(spec.reason)} = '' "
             f"WHERE {q(spec.primary_key)} = NEW.{q(spec.primary_key)} AND NOT {made_here}; END"
         ]
@@ -45,8 +49,26 @@ class SQLiteDialect(Dialect):
 
     def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [table])
+            cursor.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [self.unquote(table)]
+            )
             return dict(cursor.fetchall())
+
+    def writers(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
+        # A rename, the last step of a rebuild, reads the whole schema, and fails where a trigger's table is not there.
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name <> %s AND instr(sql, %s) > 0",
+                [self.unquote(table), self.quote(table)],
+            )
+            return dict(cursor.fetchall())
+
+    def literal(self, state: State) -> str:
+        literal = super().literal(state)
+        return "(" + literal.replace("%", "' || char(37) || '") + ")" if "%" in literal else literal
+
+    def message(self, text: str) -> str:
+        return super().literal(text.replace("%", "\N{FULLWIDTH PERCENT SIGN}"))
 
     def expected(self, statements: Sequence[str], table: str) -> dict[str, str]:
         texts = [statement.replace(TABLE, self.quote(table)) for statement in statements]
@@ -56,7 +78,7 @@ class SQLiteDialect(Dialect):
         column, graph = self.quote(spec.column), spec.graph
         old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
         refusals = "".join(
-            f"SELECT RAISE(ABORT, {self.literal(self._refusal(spec, state))}) WHERE {old} = {self.literal(state)}"
+            f"SELECT RAISE(ABORT, {self.message(self._refusal(spec, state))}) WHERE {old} = {self.literal(state)}"
             f" AND {new} NOT IN ({self.literals((state, *graph.targets(state)))}); "
             for state in graph.states
         )
@@ -65,9 +87,9 @@ class SQLiteDialect(Dialect):
             f"CREATE TRIGGER {self.quote(spec.name)} BEFORE UPDATE OF {column} ON {TABLE} FOR EACH ROW "
             f"WHEN {old} IS NOT {new} AND NOT COALESCE({self._legal(spec)}, 0) BEGIN "
             f"{refusals}"
-            f"SELECT RAISE(ABORT, {self.literal(f'Invalid transition to a NULL status ({spec.name})')}) "
+            f"SELECT RAISE(ABORT, {self.message(f'Invalid transition to a NULL status ({spec.name})')}) "
             f"WHERE {new} IS NULL; "
-            f"SELECT RAISE(ABORT, {self.literal(f'Invalid transition from an unknown status ({spec.name})')}) "
+            f"SELECT RAISE(ABORT, {self.message(f'Invalid transition from an unknown status ({spec.name})')}) "
             f"WHERE {old} IS NULL OR {old} NOT IN ({known}); END"
         )
 
@@ -91,7 +113,7 @@ class SQLiteDialect(Dialect):
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_key')} AFTER UPDATE ON {TABLE} FOR EACH ROW "
             f"WHEN OLD.{key} IS NOT NEW.{key} BEGIN SELECT RAISE(ABORT, "
-            f"{self.literal(f'The primary key of a row with a status cannot change ({spec.name})')}); END"
+            f"{self.message(f'The primary key of a row with a status cannot change ({spec.name})')}); END"
         )
 
     def _insert_guard(self, spec: GuardSpec) -> str:
@@ -102,9 +124,9 @@ class SQLiteDialect(Dialect):
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_insert')} BEFORE INSERT ON {TABLE} FOR EACH ROW BEGIN "
             f"SELECT RAISE(ABORT, "
-            f"{self.literal(f'Invalid status for a new row. Valid: {list(allowed)} ({spec.name})')}) "
+            f"{self.message(f'Invalid status for a new row. Valid: {list(allowed)} ({spec.name})')}) "
             f"WHERE NEW.{column} IS NULL OR NEW.{column} NOT IN ({self.literals(allowed)}); "
             f"SELECT RAISE(ABORT, "
-            f"{self.literal(f'Invalid transition by INSERT: the row exists with another status ({spec.name})')}) "
+            f"{self.message(f'Invalid transition by INSERT: the row exists with another status ({spec.name})')}) "
             f"FROM {TABLE} WHERE {key} = NEW.{key} AND {column} IS NOT NEW.{column}; END"
         )

@@ -1,0 +1,152 @@
+"""System checks of the declared machines: what could only fail later, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's name for it
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import AutoField, Field, Model
+
+from .constraint import TransitionConstraint
+from .graph import GraphError, plain
+from .journal import JournalTable, TransitionJournal
+from .machine import constraints_of
+from .model import StateMachineModel
+from .triggers import LONGEST_NAME, trigger_constraints
+
+
+@register(Tags.models)
+def check_machines(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check every model that has a machine, or should have one."""
+    configs = apps.get_app_configs() if app_configs is None else app_configs
+    models = [model for config in configs for model in config.get_models() if not model._meta.proxy]
+    return [message for model in models for message in _problems(model)]
+
+
+def _problems(model: type[Model]) -> Iterator[CheckMessage]:
+    yield from _long_names(model)
+    missing = list(_missing_fields(model))
+    yield from missing
+    if missing:
+        return  # all that follows would stumble over them
+    for constraint in trigger_constraints(model):
+        if isinstance(constraint, TransitionConstraint):
+            yield from _odd_choices(model, constraint)
+        if isinstance(constraint, TransitionJournal):
+            yield from _journal(model, constraint)
+    if issubclass(model, StateMachineModel):
+        yield from _machine(model)
+
+
+def _long_names(model: type[Model]) -> Iterator[CheckMessage]:
+    for constraint in trigger_constraints(model):
+        if len(constraint.name.encode()) > LONGEST_NAME:
+            yield Error(
+                f"The name {constraint.name!r} is longer than {LONGEST_NAME} bytes: databases would cut off the ends "
+                "that tell its triggers apart.",
+                hint="Give the constraint a shorter name.",
+                obj=model,
+                id="container_manager.E007",
+            )
+
+
+def _missing_fields(model: type[Model]) -> Iterator[CheckMessage]:
+    for constraint in trigger_constraints(model):
+        for name in constraint.fields():
+            if _field(model, name) is None:
+                yield Error(
+                    f"{constraint.name} names {name!r}, which is no field of the model with a column.",
+                    hint="A renamed field needs its new name in the constraint too; makemigrations then sees both.",
+                    obj=model,
+                    id="container_manager.E005",
+                )
+
+
+def _odd_choices(model: type[Model], constraint: TransitionConstraint) -> Iterator[CheckMessage]:
+    field: Any = model._meta.get_field(constraint.field)
+    choices = {value for value, _label in field.flatchoices}
+    if choices and choices ^ set(constraint.graph.states):
+        odd = ", ".join(sorted(map(repr, choices ^ set(constraint.graph.states))))
+        yield Error(
+            f"The map of {constraint.name} and the choices of {constraint.field!r} differ in {odd}.",
+            hint="Give every status a line in the map and a choice.",
+            obj=model,
+            id="container_manager.E001",
+        )
+
+
+def _machine(model: type[StateMachineModel]) -> Iterator[CheckMessage]:
+    guards = [c for c in constraints_of(model) if isinstance(c, TransitionConstraint)]
+    if len(guards) != 1:
+        yield Error(
+            f"A StateMachineModel needs exactly one TransitionConstraint, this one has {len(guards)}.",
+            hint="Put it into Meta.constraints; a model without a machine needs another base.",
+            obj=model,
+            id="container_manager.E004",
+        )
+        return
+    texts = [*_wrong_effects(model, guards[0])]
+    texts += [
+        f"lifecycle_fields names {name!r}, which is no field of the model with a column."
+        for name in model.lifecycle_fields
+        if _field(model, name) is None
+    ]
+    yield from (Error(text, obj=model, id="container_manager.E006") for text in texts)
+
+
+def _wrong_effects(model: type[StateMachineModel], guard: TransitionConstraint) -> Iterator[str]:
+    owner = model._meta.get_field(guard.field).model
+    for state, changes in model.transition_effects.items():
+        try:
+            known = plain(state) in guard.graph.edges
+        except GraphError:
+            known = False
+        if not known:
+            yield f"transition_effects names {state!r}, which is no state of {guard.name}."
+        for name in changes:
+            field = _field(model, name)
+            if field is None:
+                yield f"transition_effects names {name!r}, which is no field of the model with a column."
+            elif field.model is not owner:
+                yield f"transition_effects names {name!r}, which is not in the table of {guard.field!r}."
+
+
+def _journal(model: type[Model], journal: TransitionJournal) -> Iterator[CheckMessage]:
+    """Yield what is wrong with the journal's table, where it has a model."""
+    tables = {other._meta.db_table: other for other in model._meta.apps.get_models()}
+    if (table := tables.get(journal.table)) is None:
+        return
+    columns = {field.column: field for field in table._meta.concrete_fields}
+    filled = journal.columns()
+    texts = [f"It has no column {name!r}." for name in filled if name not in columns]
+    texts += [f"Nothing fills its column {name!r}." for name, f in columns.items() if name not in filled and _empty(f)]
+    for text in texts:
+        yield Error(
+            f"{table._meta.label} cannot be the journal of {model._meta.label}. {text}",
+            hint="The database writes the journal: what it does not fill must be null or have a db_default.",
+            obj=table,
+            id="container_manager.E008",
+        )
+    if not any(isinstance(constraint, JournalTable) for constraint in trigger_constraints(table)):
+        yield Warning(
+            f"{table._meta.label} is a journal without a JournalTable: on SQLite no migration can rebuild it.",
+            hint="Add JournalTable(name=…) to its Meta.constraints.",
+            obj=table,
+            id="container_manager.W003",
+        )
+
+
+def _empty(field: Field[Any, Any]) -> bool:
+    """Tell whether an INSERT that does not name the column fails."""
+    return not (field.null or isinstance(field, AutoField) or field.has_db_default() or field.generated)
+
+
+def _field(model: type[Model], name: str) -> Field[Any, Any] | None:
+    try:
+        field: Any = model._meta.get_field(name)
+    except FieldDoesNotExist:
+        return None
+    return field if getattr(field, "column", None) else None
