@@ -178,10 +178,10 @@ class TestWorker:
         with working(ProcessExecutor(), slots=1):
             eventually(lambda: row_of(job)["status"] == "running")
             job.refresh_from_db()
+            register("other")
             job.mark_as_failed(should_retry=True, actor="alice")
             job.mark_as_queued(actor="alice")
             assert len(queue.claim(worker="other", executors=["default"], limit=1, using="default")) == 1
-            register("other")
             eventually(lambda: not job.attempts.filter(number=1, finished_at=None).exists())
         assert (row_of(job)["status"], row_of(job)["worker"], row_of(job)["attempt"]) == ("running", "other", 2)
 

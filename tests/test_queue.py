@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from threading import Barrier
 from typing import Any
@@ -594,3 +595,44 @@ class TestCancelling:
             assert journal_of(job) == [("queued", "running"), ("running", status)]
         assert 0 < sum(cancelled) < _RACES
         assert not JobAttempt.objects.filter(finished_at=None).exists()
+
+    @concurrent
+    @pytest.mark.parametrize("what", ["claim", "finish with a retry", "promote", "rescue"])
+    def test_a_cancellation_meets_no_deadlock(self, what: str) -> None:
+        """InnoDB locks what it reads of an index; whoever does not find rows by their keys locks them in another order."""
+        count = 100
+        register("w")
+        register("rescuer")
+        queue.enqueue_many([ContainerJob(command="true") for _ in range(count)])
+        if what != "claim":
+            claim("gone" if what == "rescue" else "w", limit=count)
+        jobs = list(ContainerJob.objects.order_by("pk"))
+        failed = [outcome(job, status="failed", reason="error", retry_after_seconds=-1.0) for job in jobs]
+        if what == "promote":
+            finish(*failed)
+            jobs = list(ContainerJob.objects.order_by("pk"))
+        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+        act: Callable[[int], object] = {
+            "claim": lambda number: claim("w", limit=1),
+            "finish with a retry": lambda number: finish(failed[number]),
+            "promote": lambda number: queue.promote_retries(using="default"),
+            "rescue": lambda number: rescue("rescuer"),
+        }[what]
+
+        def cancel() -> None:
+            for job in jobs:
+                barrier.wait()
+                with suppress(StaleTransition):
+                    job.mark_as_cancelled(actor="alice")
+
+        def other() -> None:
+            for number in range(count):
+                barrier.wait()
+                act(number)
+
+        together(cancel, other)
+        assert all(journal_of(job).count(("retrying", "queued")) <= 1 for job in jobs)
+        for job in jobs:
+            passed = journal_of(job)
+            assert passed[-1][1] == row_of(job)["status"]
+            assert ("cancelled" in passed[-1]) == (row_of(job)["status"] == "cancelled")
