@@ -175,8 +175,9 @@ class TestWorker:
 
     def test_an_attempt_that_its_job_left_behind_is_stopped(self) -> None:
         job = queue.enqueue(command="sleep 600", grace_seconds=0)
-        with working(ProcessExecutor(), slots=1):
+        with working(ProcessExecutor(), queues=("default",)):
             eventually(lambda: row_of(job)["status"] == "running")
+            ContainerJob.objects.update(queue="others")
             job.refresh_from_db()
             register("other")
             job.mark_as_failed(should_retry=True, actor="alice")

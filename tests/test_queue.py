@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -62,17 +62,25 @@ def rescue(worker: str, *executors: str) -> int:
     return queue.rescue(worker=worker, executors=executors or ("default",), using="default")
 
 
-def together(*works: Callable[[], Any]) -> list[Any]:
-    """Run each in a thread with a connection of its own; return their results."""
+def together(*works: Callable[[], Any], barrier: Barrier | None = None) -> list[Any]:
+    """Run each in a thread with a connection of its own; return their results. None waits for one that has failed."""
 
     def run(work: Callable[[], Any]) -> Any:
         try:
             return work()
+        except BaseException:
+            if barrier is not None:
+                barrier.abort()
+            raise
         finally:
             connections.close_all()
 
     with ThreadPoolExecutor(len(works)) as pool:
-        return [future.result() for future in [pool.submit(run, work) for work in works]]
+        futures = [pool.submit(run, work) for work in works]
+    for error in (future.exception() for future in futures):
+        if error is not None and not isinstance(error, BrokenBarrierError):
+            raise error
+    return [future.result() for future in futures]
 
 
 @pytest.fixture
@@ -188,7 +196,7 @@ class TestClaiming:
 
             return work
 
-        first, second = together(claimer("first"), claimer("second"))
+        first, second = together(claimer("first"), claimer("second"), barrier=barrier)
         assert min(len(first), len(second)) > 0
         # Where one passed over what the other had locked, some are left.
         first += claim("first", limit=_RACES)
@@ -209,9 +217,10 @@ class TestClaiming:
             finally:
                 connections.close_all()
 
+        # The transaction ends before the pool, should the second wait for it.
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
             assert claim("first", limit=1) == [first]
-            assert pool.submit(claim_second).result(timeout=_PATIENCE_SECONDS) == [second]
+            assert pool.submit(claim_second).result(timeout=_PATIENCE_SECONDS / 4) == [second]
 
 
 class TestFinishing:
@@ -504,7 +513,7 @@ class TestRescuing:
 
             return work
 
-        first, second = together(rescuer("living"), rescuer("rescuer"))
+        first, second = together(rescuer("living"), rescuer("rescuer"), barrier=barrier)
         assert [a + b for a, b in zip(first, second, strict=True)] == [each] * rounds
         for worker, taken in (("living", first), ("rescuer", second)):
             assert ContainerJob.objects.filter(worker=worker).count() == sum(taken)
@@ -540,7 +549,7 @@ class TestRetrying:
             barrier.wait()
             return queue.promote_retries(using="default")
 
-        assert sum(together(promote, promote)) == len(jobs)
+        assert sum(together(promote, promote, barrier=barrier)) == len(jobs)
         assert all(journal_of(job).count(("retrying", "queued")) == 1 for job in jobs)
 
 
@@ -588,7 +597,7 @@ class TestCancelling:
                 while not finish(outcome(job, exit_code=0)):
                     assert row_of(job)["status"] == "cancelled"
 
-        cancelled, _ = together(cancel, end)
+        cancelled, _ = together(cancel, end, barrier=barrier)
         for job, was_cancelled in zip(jobs, cancelled, strict=True):
             status = "cancelled" if was_cancelled else "completed"
             assert row_of(job)["status"] == status
@@ -630,7 +639,7 @@ class TestCancelling:
                 barrier.wait()
                 act(number)
 
-        together(cancel, other)
+        together(cancel, other, barrier=barrier)
         assert all(journal_of(job).count(("retrying", "queued")) <= 1 for job in jobs)
         for job in jobs:
             passed = journal_of(job)
