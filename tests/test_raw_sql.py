@@ -202,6 +202,16 @@ def test_a_new_version_without_a_new_status_is_no_change_but_makes_instances_sta
         job.mark_as_running()
 
 
+@pytest.mark.skipif(connection.vendor == _MARIADB, reason="there nothing can be done about it: the docs say so")
+def test_no_temporary_table_takes_the_journal() -> None:
+    job, journal = job_in("queued"), "container_manager_jobtransition"
+    run(f"CREATE TEMP TABLE {journal} AS SELECT * FROM {journal}")
+    refusal = refusal_of("UPDATE {jobs} SET {cancelled}")
+    run(f"DROP TABLE {'temp' if connection.vendor == _SQLITE else 'pg_temp'}.{journal}")
+    assert ("hides the journal" in refusal) == (connection.vendor == _POSTGRESQL)
+    assert journal_of(job) == ([] if refusal else [("queued", "cancelled")])
+
+
 @pytest.mark.parametrize("status", ["bogus", "Pending", "pending ", ""])
 def test_no_row_is_inserted_in_an_unknown_status(status: str) -> None:
     job_in("pending")

@@ -53,8 +53,11 @@ class PostgreSQLDialect(Dialect):
             f"NEW.{q(spec.version)} := floor(random() * {VERSIONS}); NEW.{q(spec.at)} := clock_timestamp(); "
             f"NEW.{q(spec.actor)} := ''; NEW.{q(spec.reason)} := ''; END IF; RETURN NEW; END;"
         )
+        hidden = self.literal(f"pg_temp.{q(spec.table)}")
         record = (
-            f"BEGIN INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
+            f"BEGIN IF to_regclass({hidden}) IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = 'check_violation', "
+            "MESSAGE = 'A temporary table hides the journal'; END IF; "
+            f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
             f'"at", "actor", "reason") SELECT n.{q(spec.primary_key)}, o.{q(spec.column)}, n.{q(spec.column)}, '
             f"n.{q(spec.at)}, n.{q(spec.actor)}, n.{q(spec.reason)} "
             f"FROM {_AFTER} n JOIN {_BEFORE} o ON o.{q(spec.primary_key)} = n.{q(spec.primary_key)} "
