@@ -137,7 +137,9 @@ def mariadb(folder: Path) -> Iterator[dict[str, str]]:
     install = ["mariadb-install-db", f"--datadir={data}", "--auth-root-authentication-method=normal", *user]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
-    server = [program, "--no-defaults", f"--datadir={data}", f"--socket={socket_path}", "--skip-networking", *user]
+    # A server that starts clears its folder for temporary tables, whoever else uses it.
+    own = [f"--datadir={data}", f"--socket={socket_path}", f"--tmpdir={folder}"]
+    server = [program, "--no-defaults", *own, "--skip-networking", *user]
     with _running(server, socket_path, folder, "mysql", signal.SIGTERM):
         yield {"CM_TEST_SOCKET": str(socket_path)}
 

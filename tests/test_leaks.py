@@ -24,6 +24,7 @@ from container_manager.statemachine import InvalidTransition, MissingRow, StaleT
 from tests.machines.models import DRAFT, PUBLISHED, REVIEW, Article, Door, Review, Shelf, ShortArticle
 
 from .jobs import STATUSES, THEN, job_in, journal_of, row_of
+from .parts import require
 
 pytestmark = pytest.mark.django_db
 REFUSED = (TransitionError, IntegrityError)
@@ -327,6 +328,9 @@ def test_a_door_is_not_shut_in_capitals() -> None:
 
 
 def ignore_case_of_doors() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu')")
+        require("A PostgreSQL with ICU", cursor.fetchone()[0])
     guard = Door._meta.constraints[0]
     with connection.schema_editor() as editor:
         editor.remove_constraint(Door, guard)

@@ -99,6 +99,21 @@ def test_an_unrelated_change_keeps_the_triggers(trial: Trial, change: str) -> No
     trial.assert_in_force()
 
 
+@on_trial
+def test_a_field_that_the_journal_names_may_be_renamed_alike(trial: Trial) -> None:
+    trial.create_tables()
+    after, before = trial.state.clone(), trial.rows()
+    after.rename_field(LABEL, "job", "actor", "who")
+    after.remove_constraint(LABEL, "job", "trial_journal")
+    after.add_constraint(LABEL, "job", journal(actor="who"))
+    trial.apply(*detect(trial.state, after))
+    assert trial.rows() == before
+    trial.assert_in_force()
+    trial.undo()
+    assert trial.rows() == before
+    trial.assert_in_force()
+
+
 TYPES = {
     "the status": migrations.AlterField("Job", "status", LONG_TEXT),
     "the primary key": migrations.AlterField("Job", "id", models.BigAutoField(primary_key=True)),

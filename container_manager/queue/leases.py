@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from django.db import connections
+from django.db import connections, transaction
 
 from ..models import Worker
 from .dialects import dialect_for
@@ -12,8 +12,10 @@ from .dialects import dialect_for
 
 def register_worker(worker: Worker, *, lease_seconds: float, using: str) -> None:
     """Store a worker's row, with a lease from now on."""
-    worker.save(using=using, force_insert=True)
-    renew_lease(worker.id, lease_seconds=lease_seconds, using=using)
+    # At once: a row without a lease would be taken for that of a dead worker.
+    with transaction.atomic(using=using):
+        worker.save(using=using, force_insert=True)
+        renew_lease(worker.id, lease_seconds=lease_seconds, using=using)
 
 
 def renew_lease(worker: str, *, lease_seconds: float, using: str) -> bool:

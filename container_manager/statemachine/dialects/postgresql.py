@@ -24,6 +24,8 @@ _MADE_HERE = "container_manager.statemachine"
 _EVENTS = {7: "BEFORE INSERT", 19: "BEFORE UPDATE", 16: "AFTER UPDATE"}
 _FUNCTION = re.compile(r'CREATE OR REPLACE FUNCTION "([^"]+)".+?\$guard\$(.+)\$guard\$', re.DOTALL)
 _TRIGGER = re.compile('CREATE TRIGGER "([^"]+)" ([A-Z]+ [A-Z]+) ON .+ EXECUTE FUNCTION "([^"]+)"', re.DOTALL)
+# What stands between a schema and a table, in a name that comes quoted.
+_SCHEMA_END = '"."'
 _BEFORE, _AFTER = "rows_before", "rows_after"
 # A session keeps the plan that suited its first statement: a nested loop is right for one row, and for ten thousand
 # compares each with each.
@@ -53,10 +55,13 @@ class PostgreSQLDialect(Dialect):
             f"NEW.{q(spec.version)} := floor(random() * {VERSIONS}); NEW.{q(spec.at)} := clock_timestamp(); "
             f"NEW.{q(spec.actor)} := ''; NEW.{q(spec.reason)} := ''; END IF; RETURN NEW; END;"
         )
-        hidden = self.literal(f"pg_temp.{q(spec.table)}")
+        hidden = (
+            f"IF to_regclass({self.literal(f'pg_temp.{q(spec.table)}')}) IS NOT NULL THEN RAISE EXCEPTION "
+            "USING ERRCODE = 'check_violation', MESSAGE = 'A temporary table hides the journal'; END IF; "
+        )
+        # A name with its schema cannot be hidden.
         record = (
-            f"BEGIN IF to_regclass({hidden}) IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = 'check_violation', "
-            "MESSAGE = 'A temporary table hides the journal'; END IF; "
+            f"BEGIN {'' if _SCHEMA_END in spec.table else hidden}"
             f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
             f'"at", "actor", "reason") SELECT n.{q(spec.primary_key)}, o.{q(spec.column)}, n.{q(spec.column)}, '
             f"n.{q(spec.at)}, n.{q(spec.actor)}, n.{q(spec.reason)} "
