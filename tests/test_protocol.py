@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, ClassVar
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 
 from container_manager import queue
 from container_manager.conf import AppSettings
@@ -180,8 +180,9 @@ class TestWorker:
             ContainerJob.objects.update(queue="others")
             job.refresh_from_db()
             register("other")
-            job.mark_as_failed(should_retry=True, actor="alice")
-            job.mark_as_queued(actor="alice")
+            with transaction.atomic():
+                job.mark_as_failed(should_retry=True, actor="alice")
+                job.mark_as_queued(actor="alice")
             assert len(queue.claim(worker="other", executors=["default"], limit=1, using="default")) == 1
             eventually(lambda: not job.attempts.filter(number=1, finished_at=None).exists())
         assert (row_of(job)["status"], row_of(job)["worker"], row_of(job)["attempt"]) == ("running", "other", 2)
