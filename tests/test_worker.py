@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from container_manager import queue
@@ -154,3 +154,52 @@ def test_a_job_of_a_dead_worker_is_run_again() -> None:
         drain()
         job.refresh_from_db()
     assert [(a.number, a.reason) for a in job.attempts.order_by("number")] == [(1, "lost"), (2, "")]
+
+
+class TestStartingWithoutTheDatabase:
+    def away(self, failures: int) -> tuple[WorkerLoop, list[str]]:
+        """Return a loop whose first registrations find no database, as when its server is restarting."""
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        tried: list[str] = []
+        real = loop._register
+
+        def register() -> None:
+            tried.append("register")
+            if len(tried) <= failures:
+                connection.close()
+                loop._wake.set()  # the pause is not what is tested
+                raise OperationalError("connection refused")
+            real()
+
+        loop._register = register  # type: ignore[method-assign]
+        return loop, tried
+
+    def test_it_waits_until_the_database_is_there(self) -> None:
+        loop, tried = self.away(3)
+        assert loop._register_when_possible()
+        assert len(tried) == 4
+        assert Worker.objects.filter(pk=loop.id).exists()
+
+    def test_a_stop_ends_the_waiting(self) -> None:
+        loop, tried = self.away(1_000_000)
+        loop.stop()
+        assert loop.run() == 0
+        assert tried == []
+
+    def test_one_that_is_to_drain_says_so_at_once(self) -> None:
+        loop, tried = self.away(1)
+        loop._options = WorkerOptions(drain=True)
+        with pytest.raises(OperationalError, match="refused"):
+            loop._register_when_possible()
+        assert len(tried) == 1
+
+    def test_a_database_that_answers_and_refuses_is_no_reason_to_wait(self) -> None:
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+
+        def refused() -> None:
+            connection.ensure_connection()
+            raise OperationalError("no such table")
+
+        loop._register = refused  # type: ignore[method-assign]
+        with pytest.raises(OperationalError, match="no such table"):
+            loop._register_when_possible()

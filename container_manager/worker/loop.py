@@ -110,10 +110,18 @@ class WorkerLoop:
 
     def run(self) -> int:
         """Work until told to stop, or drained; return how many jobs were claimed."""
+        registered = False
+        try:
+            registered = self._register_when_possible()
+        finally:
+            if not registered:
+                for executor in self._executors.values():
+                    executor.close()
+        if not registered:
+            return 0
         listener = Listener(self._options.using, self._hint)
         watchers = [self._watcher(alias) for alias in self._executors]
-        self._register()
-        self._beat()
+        self._with_database(self._beat)
         listener.start()
         for watcher in watchers:
             watcher.start()
@@ -208,6 +216,27 @@ class WorkerLoop:
 
     def _database_is_away(self) -> bool:
         return self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]
+
+    def _register_when_possible(self) -> bool:
+        """Register, and wait for a database that is away; False where the worker was stopped meanwhile.
+
+        A worker that is to drain the queue has nothing to wait for: it raises. So does one whose database answers
+        and refuses, for want of its tables, say.
+        """
+        while not self._stops:
+            try:
+                self._register()
+            except (OperationalError, InterfaceError) as error:
+                connection = connections[self._options.using]
+                answers = connection.connection is not None and connection.is_usable()
+                if answers or self._options.drain:
+                    raise
+                connection.close()
+                logger.warning("The database cannot be reached, the worker waits for it: %s", error)
+                self._wake.wait(_DATABASE_RETRY_SECONDS[1])
+            else:
+                return True
+        return False
 
     def _register(self) -> None:
         self.id = f"{socket.gethostname()[:24]}-{uuid7().hex}"

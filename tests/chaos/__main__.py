@@ -147,7 +147,18 @@ class Chaos:
                 time.sleep(0.2)  # it comes back by itself
         return look()
 
+    def await_registration(self) -> None:
+        """Wait until each worker serves: before that, SIGTERM would meet a Python that is still starting."""
+        from container_manager.models import Worker
+
+        deadline = time.monotonic() + _STOP_SECONDS
+        while {worker.pid for worker in self.workers} - set(Worker.objects.values_list("pid", flat=True)):
+            if time.monotonic() > deadline:
+                raise TimeoutError("A worker did not register.")
+            time.sleep(0.05)  # another process has no event for this one
+
     def stop(self) -> list[int]:
+        self.with_database(self.await_registration)
         for worker in self.workers:
             worker.terminate()
         return [self._wait(worker) for worker in self.workers]
