@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,7 +11,7 @@ from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import InterfaceError, InternalError, OperationalError, connection, connections, transaction
 from django.utils import timezone
 
 from container_manager import queue
@@ -67,13 +68,11 @@ def together(*works: Callable[[], Any], barrier: Barrier | None = None) -> list[
 
     def run(work: Callable[[], Any]) -> Any:
         try:
-            return work()
+            return in_thread(work)()
         except BaseException:
             if barrier is not None:
                 barrier.abort()
             raise
-        finally:
-            connections.close_all()
 
     with ThreadPoolExecutor(len(works)) as pool:
         futures = [pool.submit(run, work) for work in works]
@@ -81,6 +80,18 @@ def together(*works: Callable[[], Any], barrier: Barrier | None = None) -> list[
         if error is not None and not isinstance(error, BrokenBarrierError):
             raise error
     return [future.result() for future in futures]
+
+
+def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return work that closes its thread's connection."""
+
+    def run() -> Any:
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    return run
 
 
 @pytest.fixture
@@ -211,16 +222,11 @@ class TestClaiming:
     def test_a_claim_does_not_wait_for_another(self) -> None:
         first, second = (queue.enqueue(command="true").pk for _ in range(2))
 
-        def claim_second() -> list[Any]:
-            try:
-                return claim("second", limit=1)
-            finally:
-                connections.close_all()
-
         # The transaction ends before the pool, should the second wait for it.
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
             assert claim("first", limit=1) == [first]
-            assert pool.submit(claim_second).result(timeout=_PATIENCE_SECONDS / 4) == [second]
+            second_claim = pool.submit(in_thread(lambda: claim("second", limit=1)))
+            assert second_claim.result(timeout=_PATIENCE_SECONDS / 4) == [second]
 
 
 class TestFinishing:
@@ -497,6 +503,36 @@ class TestRescuing:
         assert queue.renew_lease("rescuer", lease_seconds=60.0, using="default")
 
     @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
+    @pytest.mark.parametrize("asleep_in", ["finish", "claim", "rescue", "promote", "logs"])
+    def test_nobody_waits_for_one_that_sleeps_in_a_transaction(self, asleep_in: str) -> None:
+        locked, free = running("zombie"), running("zombie")
+        running("gone")
+        register("zombie")
+        first, second = (queue.enqueue(command="true").pk for _ in range(2))
+
+        def go_on() -> tuple[int, list[Any]]:
+            register("heir")
+            assert queue.renew_lease("heir", lease_seconds=60.0, using="default")
+            let_lease_run_out("zombie")
+            return rescue("heir"), claim("heir", limit=1)
+
+        with ThreadPoolExecutor(1) as pool, transaction.atomic():
+            {
+                "logs": lambda: append(locked, b"last words", worker="zombie"),
+                "finish": lambda: finish(outcome(locked), worker="zombie"),
+                "claim": lambda: claim("zombie", limit=1),
+                "rescue": lambda: rescue("zombie"),
+                "promote": lambda: queue.promote_retries(using="default"),
+            }[asleep_in]()
+            rescued, claimed = pool.submit(in_thread(go_on)).result(timeout=_PATIENCE_SECONDS / 4)
+            transaction.set_rollback(True)
+        assert row_of(free)["worker"] == "heir"
+        assert claimed == [second if asleep_in == "claim" else first]
+        assert rescue("heir") == 3 - rescued
+        assert set(JobAttempt.objects.values_list("worker", flat=True)) == {"heir"}
+
+    @concurrent
     def test_two_rescuers_never_take_the_same_attempt(self) -> None:
         rounds, each = 40, 5
         barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
@@ -514,7 +550,9 @@ class TestRescuing:
             return work
 
         first, second = together(rescuer("living"), rescuer("rescuer"), barrier=barrier)
-        assert [a + b for a, b in zip(first, second, strict=True)] == [each] * rounds
+        # What the other was just at is left for next time.
+        second.append(rescue("rescuer"))
+        assert sum(first) + sum(second) == each * rounds
         for worker, taken in (("living", first), ("rescuer", second)):
             assert ContainerJob.objects.filter(worker=worker).count() == sum(taken)
             assert JobAttempt.objects.filter(worker=worker).count() == sum(taken)
@@ -568,6 +606,26 @@ class TestLeases:
         queue.drop_lease("w", using="default")
         assert not queue.renew_lease("w", lease_seconds=60.0, using="default")
         assert queue.live_workers(using="default") == []
+
+    @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
+    def test_a_transaction_that_sleeps_for_too_long_is_rolled_back(self) -> None:
+        register("rescuer")
+        job = running("frozen")
+        queue.limit_transactions(idle_seconds=1.0, using="default")
+
+        def take() -> None:
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while not rescue("rescuer"):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)  # a lock that is gone is no event
+
+        with pytest.raises((OperationalError, InterfaceError, InternalError)), transaction.atomic():  # noqa: PT012
+            assert finish(outcome(job), worker="frozen") == {(job.pk, 1)}
+            together(take)
+            ContainerJob.objects.exists()
+        connection.close()
+        assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "rescuer")
 
 
 class TestCancelling:
