@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -36,7 +37,7 @@ class Chaos:
         self.random = random.Random(seed)  # noqa: S311  # faults, not secrets
         self.faults: Counter[str] = Counter()
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.frozen: list[tuple[float, subprocess.Popen[bytes]]] = []
+        self.frozen: dict[subprocess.Popen[bytes], threading.Timer] = {}
         self.effects = folder / "effects"
         self.effects.mkdir()
         self.log = (folder / "workers.log").open("ab")
@@ -76,7 +77,7 @@ class Chaos:
     def strike(self) -> None:
         """Do one fault."""
         roll = self.random.random()
-        running = [worker for worker in self.workers if worker not in [frozen for _, frozen in self.frozen]]
+        running = [worker for worker in self.workers if worker not in self.frozen]
         if self.database.can_crash and roll < _RESTART_SHARE:
             self.faults["database killed"] += 1
             self.database.crash()
@@ -92,7 +93,10 @@ class Chaos:
         elif running:
             worker = self.random.choice(running)
             worker.send_signal(signal.SIGSTOP)
-            self.frozen.append((time.monotonic() + self.random.uniform(*_FREEZE_SECONDS), worker))
+            # By a thread: a worker that is frozen inside a transaction holds all of SQLite, and so this one too.
+            timer = threading.Timer(self.random.uniform(*_FREEZE_SECONDS), self.wake, [worker])
+            self.frozen[worker] = timer
+            timer.start()
             self.faults["worker frozen"] += 1
 
     def cancel(self) -> None:
@@ -108,12 +112,14 @@ class Chaos:
         except TransitionError:
             self.faults["cancel too late"] += 1
 
-    def thaw(self, *, everyone: bool = False) -> None:
-        for entry in list(self.frozen):
-            until, worker = entry
-            if everyone or time.monotonic() >= until:
-                worker.send_signal(signal.SIGCONT)
-                self.frozen.remove(entry)
+    def wake(self, worker: subprocess.Popen[bytes]) -> None:
+        worker.send_signal(signal.SIGCONT)
+        self.frozen.pop(worker, None)
+
+    def wake_everyone(self) -> None:
+        for worker, timer in list(self.frozen.items()):
+            timer.cancel()
+            self.wake(worker)
 
     def unfinished(self) -> int:
         from container_manager.models import ContainerJob, JobAttempt
@@ -129,11 +135,12 @@ class Chaos:
         left = self.jobs
         while left and time.monotonic() < deadline:
             time.sleep(self.random.uniform(*_BETWEEN_FAULTS))  # the time between faults is part of the experiment
-            self.thaw(everyone=left <= self.jobs // 20)
             if left > self.jobs // 20:
                 self.strike()
+            else:
+                self.wake_everyone()
             left = self.with_database(self.unfinished)
-        self.thaw(everyone=True)
+        self.wake_everyone()
 
     def with_database(self, look: Any) -> Any:
         """Ask the database, which may just have been killed."""
@@ -251,6 +258,7 @@ def main() -> int:
             chaos.run(arguments.limit)
             problems = chaos.verify(chaos.stop())
         finally:
+            chaos.wake_everyone()
             for worker in chaos.workers:
                 worker.kill()
             database.stop()
