@@ -205,6 +205,28 @@ class TestWorker:
                 loop._with_database(loop._talk_to_database)
         assert asked == ["UPDATE container_manager_worker"] * 3
 
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
+    def test_every_connection_of_a_worker_limits_its_transactions(self) -> None:
+        show = {
+            "postgresql": "SELECT setting FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
+            "mysql": "SELECT @@idle_transaction_timeout * 1000",
+        }[connection.vendor]
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        found = []
+
+        def look() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(show)
+                found.append(float(cursor.fetchone()[0]))
+
+        def lose() -> None:
+            raise OperationalError("away")
+
+        for work in (look, lose, look):
+            loop._database_back.hurry()
+            loop._with_database(work)
+        assert found == [SETTINGS.lease_seconds * 1000] * 2
+
     def test_a_worker_without_its_database_does_not_spin(self) -> None:
         def away(execute: Callable[..., Any], *args: Any) -> Any:
             raise OperationalError("away")
