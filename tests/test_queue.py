@@ -504,18 +504,20 @@ class TestRescuing:
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
-    @pytest.mark.parametrize("asleep_in", ["finish", "claim", "rescue", "promote", "logs"])
+    @pytest.mark.parametrize("asleep_in", ["finish", "claim", "rescue", "promote", "logs", "cancel"])
     def test_nobody_waits_for_one_that_sleeps_in_a_transaction(self, asleep_in: str) -> None:
-        locked, free = running("zombie"), running("zombie")
+        locked, free, again = (running("zombie") for _ in range(3))
         running("gone")
+        finish(outcome(again, status="failed", reason="error", retry_after_seconds=-1.0), worker="zombie")
+        again.refresh_from_db()
         register("zombie")
         first, second = (queue.enqueue(command="true").pk for _ in range(2))
 
-        def go_on() -> tuple[int, list[Any]]:
+        def go_on() -> tuple[int, list[Any], int]:
             register("heir")
             assert queue.renew_lease("heir", lease_seconds=60.0, using="default")
             let_lease_run_out("zombie")
-            return rescue("heir"), claim("heir", limit=1)
+            return rescue("heir"), claim("heir", limit=1), queue.promote_retries(using="default")
 
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
             {
@@ -524,13 +526,59 @@ class TestRescuing:
                 "claim": lambda: claim("zombie", limit=1),
                 "rescue": lambda: rescue("zombie"),
                 "promote": lambda: queue.promote_retries(using="default"),
+                "cancel": lambda: (locked.mark_as_cancelled(), again.mark_as_cancelled()),
             }[asleep_in]()
-            rescued, claimed = pool.submit(in_thread(go_on)).result(timeout=_PATIENCE_SECONDS / 4)
+            rescued, claimed, promoted = pool.submit(in_thread(go_on)).result(timeout=_PATIENCE_SECONDS / 4)
             transaction.set_rollback(True)
         assert row_of(free)["worker"] == "heir"
         assert claimed == [second if asleep_in == "claim" else first]
+        assert promoted == (0 if asleep_in in ("promote", "cancel") else 1)
+        assert queue.promote_retries(using="default") == 1 - promoted
         assert rescue("heir") == 3 - rescued
-        assert set(JobAttempt.objects.values_list("worker", flat=True)) == {"heir"}
+        assert set(JobAttempt.objects.filter(finished_at=None).values_list("worker", flat=True)) == {"heir"}
+
+    @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
+    @pytest.mark.parametrize("event", ["another rescues", "it finishes after all", "it is cancelled"])
+    def test_what_changes_hands_meanwhile_is_left_alone(self, event: str) -> None:
+        job = running("gone")
+
+        def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if sql.startswith("SELECT id FROM container_manager_containerjob WHERE id IN"):
+                act: dict[str, Callable[[], object]] = {
+                    "another rescues": lambda: rescue("living"),
+                    "it finishes after all": lambda: finish(outcome(job), worker="gone"),
+                    "it is cancelled": job.mark_as_cancelled,
+                }
+                together(act[event])
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(intrude):
+            assert rescue("rescuer") == (1 if event == "it is cancelled" else 0)
+        found = (row_of(job)["status"], row_of(job)["worker"], job.attempts.get().worker)
+        assert (
+            found
+            == {
+                "another rescues": ("running", "living", "living"),
+                "it finishes after all": ("completed", "", "gone"),
+                "it is cancelled": ("cancelled", "gone", "rescuer"),
+            }[event]
+        )
+
+    @concurrent
+    def test_a_lease_that_is_renewed_at_the_last_moment_holds(self) -> None:
+        register("late", lease_seconds=-1.0)
+        job = running("late")
+
+        def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if sql.startswith("DELETE FROM container_manager_worker"):
+                together(lambda: queue.renew_lease("late", lease_seconds=60.0, using="default"))
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(intrude):
+            assert rescue("rescuer") == 0
+        assert "late" in queue.live_workers(using="default")
+        assert row_of(job)["worker"] == "late"
 
     @concurrent
     def test_two_rescuers_never_take_the_same_attempt(self) -> None:
