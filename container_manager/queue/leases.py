@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import connections, transaction
 
 from ..models import Worker
-from .dialects import dialect_for
+from .dialects import Dialect, dialect_for
 
 
 def register_worker(worker: Worker, *, lease_seconds: float, using: str) -> None:
@@ -32,6 +33,26 @@ def renew_lease(worker: str, *, lease_seconds: float, using: str) -> bool:
 def drop_lease(worker: str, *, using: str) -> None:
     """Remove a worker's row: it has ended, and what it still holds is for others at once."""
     Worker.objects.using(using).filter(pk=worker).delete()
+
+
+def bury_workers(cursor: Any, dialect: Dialect, *, by: str) -> None:
+    """Remove the rows of workers whose lease has run out, but that of this one."""
+    expired = f"lease_expires_at < {dialect.now}"
+    cursor.execute(f"SELECT id FROM container_manager_worker WHERE {expired} AND id <> %s", [by])
+    for (worker,) in cursor.fetchall():
+        # One may have renewed it meanwhile. Each by its key: a DELETE that looks for them locks what it looks at.
+        cursor.execute(f"DELETE FROM container_manager_worker WHERE id = %s AND {expired}", [worker])
+
+
+def limit_transactions(*, idle_seconds: float, using: str) -> None:
+    """Let the database roll back what this connection has begun and not gone on with for so long.
+
+    A worker that freezes in the middle of a transaction, or loses its host, holds rows locked that others wait for.
+    """
+    connection = connections[using]
+    for statement in dialect_for(connection).idle_limit(connection, idle_seconds):
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
 
 
 def live_workers(*, using: str) -> Sequence[str]:

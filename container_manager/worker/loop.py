@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import InterfaceError, InternalError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from .. import queue
@@ -107,6 +107,7 @@ class WorkerLoop:
         self._observe = Timer(settings.poll_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
         self._database_back = Timer(_DATABASE_RETRY_SECONDS[0])
+        self._connection_prepared = False
         self._nothing_due = False
         self._ended = threading.Event()
 
@@ -209,17 +210,24 @@ class WorkerLoop:
         if self._database_is_away() and not self._database_back.is_due():
             return None
         try:
+            if not self._connection_prepared:
+                self._prepare_connection()
             result = work()
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, InternalError) as error:
             first, last = _DATABASE_RETRY_SECONDS
             self._database_back = Timer(min(last, max(2 * first, self._database_back.seconds * 2)))
             self._database_back.is_due()
             logger.warning("The database did not answer, trying again in %s s: %s", self._database_back.seconds, error)
             connections[self._options.using].close()
+            self._connection_prepared = False
             return None
         if self._database_is_away():
             self._database_back = Timer(_DATABASE_RETRY_SECONDS[0])
         return result
+
+    def _prepare_connection(self) -> None:
+        queue.limit_transactions(idle_seconds=self._settings.lease_seconds, using=self._options.using)
+        self._connection_prepared = True
 
     def _database_is_away(self) -> bool:
         return self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]
@@ -233,7 +241,7 @@ class WorkerLoop:
         while not self._stops:
             try:
                 self._register()
-            except (OperationalError, InterfaceError) as error:
+            except (OperationalError, InterfaceError, InternalError) as error:
                 connection = connections[self._options.using]
                 answers = connection.connection is not None and connection.is_usable()
                 if answers or self._options.drain:
