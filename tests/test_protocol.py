@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, ClassVar
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 
 from container_manager import queue
 from container_manager.conf import AppSettings
@@ -175,12 +175,14 @@ class TestWorker:
 
     def test_an_attempt_that_its_job_left_behind_is_stopped(self) -> None:
         job = queue.enqueue(command="sleep 600", grace_seconds=0)
-        with working(ProcessExecutor(), slots=1):
+        with working(ProcessExecutor(), queues=("default",)):
             eventually(lambda: row_of(job)["status"] == "running")
+            ContainerJob.objects.update(queue="others")
             job.refresh_from_db()
-            job.mark_as_failed(should_retry=True, actor="alice")
-            job.mark_as_queued(actor="alice")
             register("other")
+            with transaction.atomic():
+                job.mark_as_failed(should_retry=True, actor="alice")
+                job.mark_as_queued(actor="alice")
             assert len(queue.claim(worker="other", executors=["default"], limit=1, using="default")) == 1
             eventually(lambda: not job.attempts.filter(number=1, finished_at=None).exists())
         assert (row_of(job)["status"], row_of(job)["worker"], row_of(job)["attempt"]) == ("running", "other", 2)
@@ -202,6 +204,28 @@ class TestWorker:
                 loop._database_back.hurry()
                 loop._with_database(loop._talk_to_database)
         assert asked == ["UPDATE container_manager_worker"] * 3
+
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
+    def test_every_connection_of_a_worker_limits_its_transactions(self) -> None:
+        show = {
+            "postgresql": "SELECT setting FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
+            "mysql": "SELECT @@idle_transaction_timeout * 1000",
+        }[connection.vendor]
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        found = []
+
+        def look() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(show)
+                found.append(float(cursor.fetchone()[0]))
+
+        def lose() -> None:
+            raise OperationalError("away")
+
+        for work in (look, lose, look):
+            loop._database_back.hurry()
+            loop._with_database(work)
+        assert found == [SETTINGS.lease_seconds * 1000] * 2
 
     def test_a_worker_without_its_database_does_not_spin(self) -> None:
         def away(execute: Callable[..., Any], *args: Any) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import InterfaceError, InternalError, OperationalError, connection, connections, transaction
 from django.utils import timezone
 
 from container_manager import queue
@@ -61,17 +63,35 @@ def rescue(worker: str, *executors: str) -> int:
     return queue.rescue(worker=worker, executors=executors or ("default",), using="default")
 
 
-def together(*works: Callable[[], Any]) -> list[Any]:
-    """Run each in a thread with a connection of its own; return their results."""
+def together(*works: Callable[[], Any], barrier: Barrier | None = None) -> list[Any]:
+    """Run each in a thread with a connection of its own; return their results. None waits for one that has failed."""
 
     def run(work: Callable[[], Any]) -> Any:
+        try:
+            return in_thread(work)()
+        except BaseException:
+            if barrier is not None:
+                barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        futures = [pool.submit(run, work) for work in works]
+    for error in (future.exception() for future in futures):
+        if error is not None and not isinstance(error, BrokenBarrierError):
+            raise error
+    return [future.result() for future in futures]
+
+
+def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return work that closes its thread's connection."""
+
+    def run() -> Any:
         try:
             return work()
         finally:
             connections.close_all()
 
-    with ThreadPoolExecutor(len(works)) as pool:
-        return [future.result() for future in [pool.submit(run, work) for work in works]]
+    return run
 
 
 @pytest.fixture
@@ -187,7 +207,7 @@ class TestClaiming:
 
             return work
 
-        first, second = together(claimer("first"), claimer("second"))
+        first, second = together(claimer("first"), claimer("second"), barrier=barrier)
         assert min(len(first), len(second)) > 0
         # Where one passed over what the other had locked, some are left.
         first += claim("first", limit=_RACES)
@@ -196,6 +216,17 @@ class TestClaiming:
         rows = JobAttempt.objects.values_list("job", "number", "worker")
         assert sorted(rows) == sorted([*((k, 1, "first") for k in first), *((k, 1, "second") for k in second)])
         assert ContainerJob.objects.filter(status="running", attempt=1).count() == len(jobs)
+
+    @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
+    def test_a_claim_does_not_wait_for_another(self) -> None:
+        first, second = (queue.enqueue(command="true").pk for _ in range(2))
+
+        # The transaction ends before the pool, should the second wait for it.
+        with ThreadPoolExecutor(1) as pool, transaction.atomic():
+            assert claim("first", limit=1) == [first]
+            second_claim = pool.submit(in_thread(lambda: claim("second", limit=1)))
+            assert second_claim.result(timeout=_PATIENCE_SECONDS / 4) == [second]
 
 
 class TestFinishing:
@@ -224,6 +255,14 @@ class TestFinishing:
         before = records_of(job)
         assert finish(outcome(job), worker="thief") == set()
         assert finish(outcome(job, status=None), worker="thief") == set()
+        assert records_of(job) == before
+
+    @pytest.mark.parametrize("status", ["completed", "failed", None])
+    def test_the_jobs_own_column_counts(self, status: str | None) -> None:
+        job = running("w")
+        ContainerJob.objects.filter(pk=job.pk).update(worker="other")
+        before = records_of(job)
+        assert finish(outcome(job, status=status)) == set()
         assert records_of(job) == before
 
     @pytest.mark.parametrize("status", ["completed", "failed", None])
@@ -464,6 +503,84 @@ class TestRescuing:
         assert queue.renew_lease("rescuer", lease_seconds=60.0, using="default")
 
     @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
+    @pytest.mark.parametrize("asleep_in", ["finish", "claim", "rescue", "promote", "logs", "cancel"])
+    def test_nobody_waits_for_one_that_sleeps_in_a_transaction(self, asleep_in: str) -> None:
+        locked, free, again = (running("zombie") for _ in range(3))
+        running("gone")
+        finish(outcome(again, status="failed", reason="error", retry_after_seconds=-1.0), worker="zombie")
+        again.refresh_from_db()
+        register("zombie")
+        first, second = (queue.enqueue(command="true").pk for _ in range(2))
+
+        def go_on() -> tuple[int, list[Any], int]:
+            register("heir")
+            assert queue.renew_lease("heir", lease_seconds=60.0, using="default")
+            let_lease_run_out("zombie")
+            return rescue("heir"), claim("heir", limit=1), queue.promote_retries(using="default")
+
+        with ThreadPoolExecutor(1) as pool, transaction.atomic():
+            {
+                "logs": lambda: append(locked, b"last words", worker="zombie"),
+                "finish": lambda: finish(outcome(locked), worker="zombie"),
+                "claim": lambda: claim("zombie", limit=1),
+                "rescue": lambda: rescue("zombie"),
+                "promote": lambda: queue.promote_retries(using="default"),
+                "cancel": lambda: (locked.mark_as_cancelled(), again.mark_as_cancelled()),
+            }[asleep_in]()
+            rescued, claimed, promoted = pool.submit(in_thread(go_on)).result(timeout=_PATIENCE_SECONDS / 4)
+            transaction.set_rollback(True)
+        assert row_of(free)["worker"] == "heir"
+        assert claimed == [second if asleep_in == "claim" else first]
+        assert promoted == (0 if asleep_in in ("promote", "cancel") else 1)
+        assert queue.promote_retries(using="default") == 1 - promoted
+        assert rescue("heir") == 3 - rescued
+        assert set(JobAttempt.objects.filter(finished_at=None).values_list("worker", flat=True)) == {"heir"}
+
+    @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
+    @pytest.mark.parametrize("event", ["another rescues", "it finishes after all", "it is cancelled"])
+    def test_what_changes_hands_meanwhile_is_left_alone(self, event: str) -> None:
+        job = running("gone")
+
+        def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if sql.startswith("SELECT id FROM container_manager_containerjob WHERE id IN"):
+                act: dict[str, Callable[[], object]] = {
+                    "another rescues": lambda: rescue("living"),
+                    "it finishes after all": lambda: finish(outcome(job), worker="gone"),
+                    "it is cancelled": job.mark_as_cancelled,
+                }
+                together(act[event])
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(intrude):
+            assert rescue("rescuer") == (1 if event == "it is cancelled" else 0)
+        found = (row_of(job)["status"], row_of(job)["worker"], job.attempts.get().worker)
+        assert (
+            found
+            == {
+                "another rescues": ("running", "living", "living"),
+                "it finishes after all": ("completed", "", "gone"),
+                "it is cancelled": ("cancelled", "gone", "rescuer"),
+            }[event]
+        )
+
+    @concurrent
+    def test_a_lease_that_is_renewed_at_the_last_moment_holds(self) -> None:
+        register("late", lease_seconds=-1.0)
+        job = running("late")
+
+        def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if sql.startswith("DELETE FROM container_manager_worker"):
+                together(lambda: queue.renew_lease("late", lease_seconds=60.0, using="default"))
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(intrude):
+            assert rescue("rescuer") == 0
+        assert "late" in queue.live_workers(using="default")
+        assert row_of(job)["worker"] == "late"
+
+    @concurrent
     def test_two_rescuers_never_take_the_same_attempt(self) -> None:
         rounds, each = 40, 5
         barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
@@ -480,8 +597,10 @@ class TestRescuing:
 
             return work
 
-        first, second = together(rescuer("living"), rescuer("rescuer"))
-        assert [a + b for a, b in zip(first, second, strict=True)] == [each] * rounds
+        first, second = together(rescuer("living"), rescuer("rescuer"), barrier=barrier)
+        # What the other was just at is left for next time.
+        second.append(rescue("rescuer"))
+        assert sum(first) + sum(second) == each * rounds
         for worker, taken in (("living", first), ("rescuer", second)):
             assert ContainerJob.objects.filter(worker=worker).count() == sum(taken)
             assert JobAttempt.objects.filter(worker=worker).count() == sum(taken)
@@ -516,7 +635,7 @@ class TestRetrying:
             barrier.wait()
             return queue.promote_retries(using="default")
 
-        assert sum(together(promote, promote)) == len(jobs)
+        assert sum(together(promote, promote, barrier=barrier)) == len(jobs)
         assert all(journal_of(job).count(("retrying", "queued")) == 1 for job in jobs)
 
 
@@ -535,6 +654,26 @@ class TestLeases:
         queue.drop_lease("w", using="default")
         assert not queue.renew_lease("w", lease_seconds=60.0, using="default")
         assert queue.live_workers(using="default") == []
+
+    @concurrent
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
+    def test_a_transaction_that_sleeps_for_too_long_is_rolled_back(self) -> None:
+        register("rescuer")
+        job = running("frozen")
+        queue.limit_transactions(idle_seconds=1.0, using="default")
+
+        def take() -> None:
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while not rescue("rescuer"):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)  # a lock that is gone is no event
+
+        with pytest.raises((OperationalError, InterfaceError, InternalError)), transaction.atomic():  # noqa: PT012
+            assert finish(outcome(job), worker="frozen") == {(job.pk, 1)}
+            together(take)
+            ContainerJob.objects.exists()
+        connection.close()
+        assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "rescuer")
 
 
 class TestCancelling:
@@ -564,10 +703,51 @@ class TestCancelling:
                 while not finish(outcome(job, exit_code=0)):
                     assert row_of(job)["status"] == "cancelled"
 
-        cancelled, _ = together(cancel, end)
+        cancelled, _ = together(cancel, end, barrier=barrier)
         for job, was_cancelled in zip(jobs, cancelled, strict=True):
             status = "cancelled" if was_cancelled else "completed"
             assert row_of(job)["status"] == status
             assert journal_of(job) == [("queued", "running"), ("running", status)]
         assert 0 < sum(cancelled) < _RACES
         assert not JobAttempt.objects.filter(finished_at=None).exists()
+
+    @concurrent
+    @pytest.mark.parametrize("what", ["claim", "finish with a retry", "promote", "rescue"])
+    def test_a_cancellation_meets_no_deadlock(self, what: str) -> None:
+        """InnoDB locks what it reads of an index; whoever does not find rows by their keys locks them in another order."""
+        count = 100
+        register("w")
+        register("rescuer")
+        queue.enqueue_many([ContainerJob(command="true") for _ in range(count)])
+        if what != "claim":
+            claim("gone" if what == "rescue" else "w", limit=count)
+        jobs = list(ContainerJob.objects.order_by("pk"))
+        failed = [outcome(job, status="failed", reason="error", retry_after_seconds=-1.0) for job in jobs]
+        if what == "promote":
+            finish(*failed)
+            jobs = list(ContainerJob.objects.order_by("pk"))
+        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+        act: Callable[[int], object] = {
+            "claim": lambda number: claim("w", limit=1),
+            "finish with a retry": lambda number: finish(failed[number]),
+            "promote": lambda number: queue.promote_retries(using="default"),
+            "rescue": lambda number: rescue("rescuer"),
+        }[what]
+
+        def cancel() -> None:
+            for job in jobs:
+                barrier.wait()
+                with suppress(StaleTransition):
+                    job.mark_as_cancelled(actor="alice")
+
+        def other() -> None:
+            for number in range(count):
+                barrier.wait()
+                act(number)
+
+        together(cancel, other, barrier=barrier)
+        assert all(journal_of(job).count(("retrying", "queued")) <= 1 for job in jobs)
+        for job in jobs:
+            passed = journal_of(job)
+            assert passed[-1][1] == row_of(job)["status"]
+            assert ("cancelled" in passed[-1]) == (row_of(job)["status"] == "cancelled")

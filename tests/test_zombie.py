@@ -131,15 +131,8 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byte
     for worker in started:
         worker.kill()
         worker.wait()
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Callable[[str], Path]:
-    def make(name: str) -> Path:
-        os.mkfifo(tmp_path / name)
-        return tmp_path / name
-
-    return make
+    for log in sorted(tmp_path.glob("*.log")):
+        sys.stdout.write(f"{log.name}:\n{log.read_text()}\n")  # shown where the test fails
 
 
 def eventually(condition: Callable[[], Any]) -> Any:
@@ -161,9 +154,10 @@ def row_of_process(worker: subprocess.Popen[bytes]) -> Any:
 
 @pytest.mark.parametrize("settled", [False, True], ids=["as_its_job_starts", "while_its_job_runs"])
 def test_a_frozen_worker_loses_its_job_and_works_on(
-    start_worker: Callable[..., subprocess.Popen[bytes]], fifo: Callable[[str], Path], tmp_path: Path, settled: bool
+    start_worker: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, settled: bool
 ) -> None:
-    first, second, go = fifo("first"), fifo("second"), fifo("go")
+    first, second, go = (tmp_path / name for name in ("first", "second", "go"))
+    os.mkfifo(go)
     script = tmp_path / "job.sh"
     script.write_text(
         f"""
@@ -171,10 +165,10 @@ def test_a_frozen_worker_loses_its_job_and_works_on(
         if [ "$CONTAINER_MANAGER_ATTEMPT" = 1 ]; then
             trap '' TERM
             sleep 600 &
-            echo "$$ $!" > {first}
+            echo "$$ $!" > {first}.new && mv {first}.new {first}
             while :; do wait; done
         fi
-        echo $$ > {second}
+        : > {second}
         read pids < {go}
         for pid in $pids; do kill -0 $pid 2> /dev/null && echo "$pid of the first run is still there"; done
         echo done
@@ -183,6 +177,7 @@ def test_a_frozen_worker_loses_its_job_and_works_on(
     job = queue.enqueue(command=f"sh {script}")
 
     zombie = start_worker("zombie")
+    eventually(first.exists)
     pids = first.read_text()
     old_name = row_of_process(zombie).get().pk
     if settled:
@@ -190,7 +185,7 @@ def test_a_frozen_worker_loses_its_job_and_works_on(
     zombie.send_signal(signal.SIGSTOP)
 
     heir = start_worker("heir")
-    second.read_text()
+    eventually(second.exists)
     go.write_text(pids)
     eventually(status_is(job, "completed"))
     eventually(lambda: not JobAttempt.objects.filter(finished_at=None).exists())

@@ -6,7 +6,7 @@ worker has taken over, or the job was cancelled, it changes nothing.
 
 from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handles, rescue
 from .entry import enqueue, enqueue_many, retry
-from .leases import drop_lease, live_workers, register_worker, renew_lease
+from .leases import drop_lease, limit_transactions, live_workers, register_worker, renew_lease
 from .logs import LogEntry, append_logs
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import prune_jobs
@@ -26,6 +26,7 @@ __all__ = [
     "enqueue",
     "enqueue_many",
     "finish",
+    "limit_transactions",
     "live_workers",
     "owned_attempts",
     "pause_queue",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import connections, transaction
+from django.db.models import Model
 from django.utils import timezone
 
-from ..models import ContainerJob
+from ..models import ContainerJob, JobAttempt
 from ..statemachine import Transition
 from ..statemachine.signals import send_transitions
-from .dialects import JOB_COLUMNS, dialect_for
+from .dialects import JOB_COLUMNS, Dialect, dialect_for
 from .leases import bury_workers
 
+_RESCUE_BATCH = 1000
 _CLAIMED_COLUMNS = (*JOB_COLUMNS, "elapsed_seconds")
 
 
@@ -162,42 +164,56 @@ def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
     """Take over the attempts of workers that have no lease any more; return how many.
 
     Only those whose engine this worker can reach, or that no live worker can. The rows of the dead are removed: one
-    that was only frozen must register anew, under another id.
+    that was only frozen must register anew, under another id. What somebody else is at just now is left for next time.
     """
     connection = connections[using]
-    with transaction.atomic(using=using), connection.cursor() as cursor:
-        dialect = dialect_for(connection)
-        # First, so that "dead" means "has no row", which neither the clock nor a late renewal can undo.
+    dialect = dialect_for(connection)
+    with connection.cursor() as cursor:
+        # From here on "dead" means "has no row", which neither the clock nor a late renewal can undo.
         bury_workers(cursor, dialect, by=worker)
         served = dialect.unserved_executors(cursor, executors)
         if not served:
             return 0
-        executor_marks = ", ".join(["%s"] * len(served))
         cursor.execute(
-            "SELECT DISTINCT worker FROM container_manager_jobattempt a WHERE finished_at IS NULL AND worker <> %s "
-            f"AND executor IN ({executor_marks}) "
-            "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker)",
-            [worker, *served],
+            "SELECT a.id, a.job_id, a.number, a.worker FROM container_manager_jobattempt a "
+            f"WHERE a.finished_at IS NULL AND a.worker <> %s AND a.executor IN ({', '.join(['%s'] * len(served))}) "
+            "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker) LIMIT %s",
+            [worker, *served, _RESCUE_BATCH],
         )
-        dead = [row[0] for row in cursor.fetchall()]
-        if not dead:
-            return 0
-        # By name: where two rescue at once, PostgreSQL does not look into the workers' table again for a row that
-        # the other has just taken.
-        held = f"executor IN ({executor_marks}) AND worker IN ({', '.join(['%s'] * len(dead))})"
-        # The job before its attempt, as in finish(): two that take locks in the same order cannot deadlock.
-        cursor.execute(
-            f"UPDATE container_manager_containerjob SET worker = %s WHERE status = 'running' AND {held}",
-            [worker, *served, *dead],
-        )
-        # A claim of a dead worker may arrive between the two: an attempt never leaves its running job.
-        cursor.execute(
-            f"UPDATE container_manager_jobattempt SET worker = %s WHERE finished_at IS NULL AND {held} AND NOT EXISTS ("
-            "SELECT 1 FROM container_manager_containerjob j WHERE j.id = job_id AND j.status = 'running' "
-            "AND j.attempt = number AND j.worker <> %s)",
-            [worker, *served, *dead, worker],
-        )
-        return int(cursor.rowcount)
+        orphaned = cursor.fetchall()
+        return _take_over(cursor, dialect, worker, orphaned, using) if orphaned else 0
+
+
+def _take_over(cursor: Any, dialect: Dialect, worker: str, orphaned: Sequence[Sequence[Any]], using: str) -> int:
+    taken = 0
+    with transaction.atomic(using=using):
+        # A frozen worker may have gone to sleep in the middle of a finish, and holds rows locked.
+        free = _locked(cursor, dialect, ContainerJob, {job for _, job, _, _ in orphaned})
+        orphaned = [row for row in orphaned if row[1] in free]
+        free = _locked(cursor, dialect, JobAttempt, {attempt for attempt, *_ in orphaned})
+        # Each from the worker that was found to hold it: another may rescue at the same time.
+        for attempt, job, number, holder in (row for row in orphaned if row[0] in free):
+            cursor.execute(
+                "UPDATE container_manager_containerjob SET worker = %s "
+                f"WHERE id = %s AND {dialect.by_key.format('status')} = 'running' AND worker = %s AND attempt = %s",
+                [worker, job, holder, number],
+            )
+            cursor.execute(
+                "UPDATE container_manager_jobattempt SET worker = %s "
+                f"WHERE id = %s AND {dialect.by_key.format('worker')} = %s AND finished_at IS NULL",
+                [worker, attempt, holder],
+            )
+            taken += cursor.rowcount
+    return taken
+
+
+def _locked(cursor: Any, dialect: Dialect, model: type[Model], keys: Collection[Any]) -> set[Any]:
+    """Lock rows in the order of their keys; return those that nobody else has locked."""
+    if not keys:
+        return set()
+    marks = ", ".join(["%s"] * len(keys))
+    cursor.execute(f"SELECT id FROM {model._meta.db_table} WHERE id IN ({marks}) ORDER BY id{dialect.lock}", [*keys])
+    return {row[0] for row in cursor.fetchall()}
 
 
 def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:

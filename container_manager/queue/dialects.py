@@ -10,6 +10,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import NotSupportedError, transaction
@@ -54,6 +55,10 @@ class Dialect(ABC):
     now: ClassVar[str]
     # A version that no other transition has; never a counter, for the reasons of statemachine.machine.new_version().
     version: ClassVar[str]
+    # How to compare a column, so that a row is found by its key and not by an index of this column.
+    by_key: ClassVar[str] = "{}"
+    # How to lock the rows of a SELECT, all but those that others have locked.
+    lock: ClassVar[str]
 
     @abstractmethod
     def after(self, seconds: str) -> str:
@@ -62,6 +67,10 @@ class Dialect(ABC):
     @abstractmethod
     def seconds_since(self, moment: str) -> str:
         """Return SQL for the seconds gone since a time."""
+
+    def idle_limit(self, connection: BaseDatabaseWrapper, seconds: float) -> Sequence[str]:
+        """Return what makes the database end a transaction that is idle for so long; nothing where it cannot."""
+        return ()
 
     @abstractmethod
     def insert_ignoring_duplicates(self, rest: str) -> str:
@@ -116,12 +125,16 @@ class PostgreSQLDialect(Dialect):
     vendor = "postgresql"
     now = "statement_timestamp()"
     version = f"floor(random() * {VERSIONS})"
+    lock = " FOR UPDATE SKIP LOCKED"
 
     def after(self, seconds: str) -> str:
         return f"statement_timestamp() + make_interval(secs => {seconds})"
 
     def seconds_since(self, moment: str) -> str:
         return f"EXTRACT(EPOCH FROM statement_timestamp() - {moment})"
+
+    def idle_limit(self, connection: BaseDatabaseWrapper, seconds: float) -> Sequence[str]:
+        return (f"SET idle_in_transaction_session_timeout = {ceil(seconds * 1000)}",)
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
@@ -135,6 +148,7 @@ class PostgreSQLDialect(Dialect):
             cursor.execute(
                 _POSTGRESQL_CLAIM.format(
                     select=select,
+                    lock=self.lock,
                     change=_CLAIM.format(job="j.", now=self.now, version=self.version),
                     columns=columns,
                     attempt_columns=_ATTEMPT_COLUMNS,
@@ -168,7 +182,7 @@ class PostgreSQLDialect(Dialect):
 
 # The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.
 _POSTGRESQL_CLAIM = """
-WITH candidate AS MATERIALIZED ({select} FOR UPDATE SKIP LOCKED), claimed AS (
+WITH candidate AS MATERIALIZED ({select}{lock}), claimed AS (
     UPDATE container_manager_containerjob j SET {change} WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
     RETURNING {columns}, j.priority, j.queued_at, j.launched_at
 ), opened AS (
@@ -218,10 +232,6 @@ FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.
 
 class RowByRowDialect(Dialect):
     """Claims by SELECT and UPDATE, finishes row by row, within one transaction."""
-
-    lock: ClassVar[str]
-    # How to compare a column, so that a row is found by its key and not by an index of this column.
-    by_key: ClassVar[str] = "{}"
 
     def claim(
         self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
@@ -344,6 +354,11 @@ class MySQLDialect(RowByRowDialect):
 
     def seconds_since(self, moment: str) -> str:
         return f"TIMESTAMPDIFF(MICROSECOND, {moment}, UTC_TIMESTAMP(6)) / 1000000.0"
+
+    def idle_limit(self, connection: BaseDatabaseWrapper, seconds: float) -> Sequence[str]:
+        # MySQL has no such thing.
+        is_mariadb = getattr(connection, "mysql_is_mariadb", False)
+        return (f"SET SESSION idle_transaction_timeout = {ceil(seconds)}",) if is_mariadb else ()
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT IGNORE INTO {rest}"

@@ -44,6 +44,17 @@ def bury_workers(cursor: Any, dialect: Dialect, *, by: str) -> None:
         cursor.execute(f"DELETE FROM container_manager_worker WHERE id = %s AND {expired}", [worker])
 
 
+def limit_transactions(*, idle_seconds: float, using: str) -> None:
+    """Let the database roll back what this connection has begun and not gone on with for so long.
+
+    A worker that freezes in the middle of a transaction, or loses its host, holds rows locked that others wait for.
+    """
+    connection = connections[using]
+    for statement in dialect_for(connection).idle_limit(connection, idle_seconds):
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
 def live_workers(*, using: str) -> Sequence[str]:
     """Return the ids of workers with a lease, the oldest first."""
     connection = connections[using]

@@ -13,5 +13,6 @@ def promote_retries(*, using: str) -> int:
     keys = list(due.values_list("pk", flat=True))
     if not keys:
         return 0
-    still_due = ContainerJob.objects.using(using).retries_due().filter(pk__in=keys)
+    # By key, and what others are at is left for next time: nothing is waited for, so there can be no deadlock.
+    still_due = ContainerJob.objects.using(using).filter(pk__in=keys).select_for_update(skip_locked=True)
     return still_due.transition_to(JobStatus.QUEUED, reason="retry is due").changed

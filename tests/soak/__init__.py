@@ -1,1 +1,1 @@
-"""What takes too long for the tests: many jobs, a long absence of the database, full tables. ``python -m tests.soak``."""
+"""Everything that touches the queue, at once, for a minute: ``python -m tests.soak DATABASE``."""

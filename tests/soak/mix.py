@@ -12,9 +12,6 @@ import time
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-from .workers import say
 
 _WORKERS, _SECONDS, _WAITING = 4, 60.0, 200
 _DEADLOCKS = {
@@ -23,7 +20,7 @@ _DEADLOCKS = {
 }
 
 
-def run(folder: Path, database: Any) -> list[str]:
+def run(folder: Path) -> list[str]:
     from django.db import connection
 
     from container_manager.doctor import examine
@@ -46,9 +43,8 @@ def run(folder: Path, database: Any) -> list[str]:
             deadlocks = int(cursor.fetchone()[0])
     if deadlocks:
         problems.append(f"the database reports {deadlocks} deadlocks: {_last_deadlock(folder)}")
-    for report in reports:
-        say(report)
-    say(f"{_WORKERS} workers, {_SECONDS:.0f} s: {deadlocks} deadlocks")
+    sys.stdout.writelines(f"{report}\n" for report in reports)
+    sys.stdout.write(f"{_WORKERS} workers, {_SECONDS:.0f} s: {deadlocks} deadlocks\n")
     return problems
 
 

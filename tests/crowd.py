@@ -1,0 +1,66 @@
+"""A table with very many jobs, made by the database itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connection
+
+from container_manager.models import ContainerJob
+
+from .jobs import columns_for
+
+_TABLE = ContainerJob._meta.db_table
+# The n-th row's key from its number, which makes keys grow as uuid7's do; and the numbers from 1 on.
+_KEYS = {
+    "postgresql": "lpad(to_hex(n), 32, '0')::uuid",
+    "sqlite": "printf('%%032x', n)",
+    "mysql": "LPAD(HEX(n), 32, '0')",
+}
+_NUMBERS = {
+    "postgresql": "generate_series({first}::bigint, {last}) AS numbers(n)",
+    "sqlite": "(WITH RECURSIVE r(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM r WHERE n < {last}) SELECT n FROM r)",
+    "mysql": "(SELECT seq AS n FROM seq_{first}_to_{last}) AS numbers",
+}
+_SECONDS_LATER = {
+    "postgresql": "queued_at + make_interval(secs => n)",
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', queued_at, n || ' seconds')",
+    "mysql": "queued_at + INTERVAL n SECOND",
+}
+
+
+class Crowd:
+    """Rows of jobs, each made as a copy of one that Django made."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, status: str, count: int, **fields: Any) -> None:
+        """Add jobs in a status, with priorities of 0 to 49 unless one is given, queued a second after each other."""
+        sample = ContainerJob.objects.create(command="true", status=status, **{**columns_for(status), **fields})
+        first, self._count = self._count + 1, self._count + count
+        changed = {"id": _KEYS[connection.vendor]}
+        if status == "queued":
+            changed["queued_at"] = _SECONDS_LATER[connection.vendor]
+        if "priority" not in fields:
+            changed["priority"] = "n %% 50"
+        columns = [field.column for field in ContainerJob._meta.local_fields]
+        values = ", ".join(changed.get(column, column) for column in columns)
+        numbers = _NUMBERS[connection.vendor].format(first=first, last=self._count)
+        key = ContainerJob._meta.pk.get_db_prep_value(sample.pk, connection)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {_TABLE} ({', '.join(columns)}) SELECT {values} FROM {_TABLE}, {numbers} WHERE id = %s",
+                [key],
+            )
+        sample.delete()
+
+    def settle(self) -> None:
+        """Let the planner know the table, as it knows one of some age."""
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute(f"VACUUM ANALYZE {_TABLE}")
+            elif connection.vendor == "mysql":
+                cursor.execute(f"ANALYZE TABLE {_TABLE}")
+            else:
+                cursor.execute(f"ANALYZE {_TABLE}")

@@ -1,0 +1,33 @@
+"""A database that goes away while jobs end finds them ended when it is back; `tests.chaos.outage` has the long form."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from django.db import connection
+
+_DATABASES = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mariadb"}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "seconds", "lease"),
+    [
+        # Every lease has run out when it is back, and yet all workers live: none may take another for dead.
+        (20, 5.0, 3.0),
+        pytest.param(200, 20.0, 30.0, marks=pytest.mark.slow),
+    ],
+    ids=["longer than a lease", "long"],
+)
+def test_what_ends_while_the_database_is_away_is_stored_when_it_is_back(
+    jobs: int, seconds: float, lease: float
+) -> None:
+    """The database is one of the test's own: others still need theirs."""
+    command = [sys.executable, "-m", "tests.chaos.outage", _DATABASES[connection.vendor]]
+    command += ["--jobs", str(jobs), "--seconds", str(seconds), "--lease", str(lease)]
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert f"{jobs} jobs ended within" in found.stdout
