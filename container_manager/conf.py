@@ -40,6 +40,7 @@ class AppSettings:
     ``install``: part of every container's name, so that installations can share an engine.
     ``lease_seconds``: how long a worker is believed alive after it was last heard; it renews every third of that.
     ``unreachable_seconds``: how long an engine may be away before its jobs count as lost.
+    ``prune_after_seconds``: how long after their end the workers delete jobs; None: never.
     """
 
     executors: Mapping[str, Mapping[str, Any]] = field(
@@ -50,6 +51,7 @@ class AppSettings:
     lease_seconds: float = 30.0
     poll_seconds: float = 1.0
     unreachable_seconds: float = 60.0
+    prune_after_seconds: float | None = None
     log_limit_bytes: int = 1024 * 1024
     secrets_directory: str = "/run/secrets"
     retry: RetrySettings = field(default_factory=RetrySettings)
@@ -91,6 +93,11 @@ def _problems(given: object) -> Iterator[str]:
     for name in ("LEASE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS", "LOG_LIMIT_BYTES"):
         if name in given and not _is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
+    if given.get("PRUNE_AFTER_SECONDS") is not None and not _is_positive(given["PRUNE_AFTER_SECONDS"]):
+        yield (
+            f"{_NAME}['PRUNE_AFTER_SECONDS'] must be a positive number, or None for never, "
+            f"not {given['PRUNE_AFTER_SECONDS']!r}."
+        )
     if "INSTALL" in given and not _is_name(given["INSTALL"]):
         yield f"{_NAME}['INSTALL'] must be letters, digits and hyphens, not {given['INSTALL']!r}."
     queues = given.get("QUEUES")

@@ -649,6 +649,19 @@ class TestLeases:
         assert queue.renew_lease("w", lease_seconds=0.5, using="default")
         assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS
 
+    def test_the_oldest_worker_alive_maintains(self) -> None:
+        register("first")
+        register("second")
+
+        def maintainers() -> list[str]:
+            return [worker for worker in ("first", "second") if queue.is_maintainer(worker, using="default")]
+
+        assert maintainers() == ["first"]
+        let_lease_run_out("first")
+        assert maintainers() == ["second"]
+        queue.drop_lease("second", using="default")
+        assert maintainers() == []
+
     def test_a_worker_without_a_row_has_no_lease_to_renew(self) -> None:
         register("w")
         queue.drop_lease("w", using="default")

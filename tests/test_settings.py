@@ -41,6 +41,7 @@ def test_entries_are_taken_and_lists_become_tuples() -> None:
         ({"EXECUTORS": {"default": {"BACKEND": "x", "OPTION": {}}}}, "unknown keys"),
         ({"LEASE_SECONDS": 0}, "positive number"),
         ({"POLL_SECONDS": "1"}, "positive number"),
+        ({"PRUNE_AFTER_SECONDS": -1}, "or None for never"),
         ({"INSTALL": "with space"}, "letters, digits and hyphens"),
         ({"QUEUES": []}, "list of names"),
         ({"RETRY": {"MAX": 1}}, "'MAX'] is no setting"),

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ def queued(command: str, **fields: Any) -> ContainerJob:
     return job
 
 
-def drain(**options: Any) -> WorkerLoop:
+def drain(*, settings: AppSettings = SETTINGS, **options: Any) -> WorkerLoop:
     executors = {"default": ProcessExecutor()}
-    loop = WorkerLoop(settings=SETTINGS, executors=executors, options=WorkerOptions(drain=True, **options))
+    loop = WorkerLoop(settings=settings, executors=executors, options=WorkerOptions(drain=True, **options))
     loop.run()
     return loop
 
@@ -108,6 +109,17 @@ def test_a_failure_has_its_reason_and_its_words(command: str, reason: str, text:
     assert (job.status, job.failure_reason) == ("failed", reason)
     assert text in job.last_error
     assert job.attempts.get().message == job.last_error
+
+
+def test_a_worker_prunes_what_ended_long_ago_if_it_is_told_to() -> None:
+    ended = queued("true")
+    drain()
+    drain()
+    assert ContainerJob.objects.filter(pk=ended.pk).exists()
+    waiting = queued("true", scheduled_for=timezone.now() + timedelta(days=1))
+    drain(settings=replace(SETTINGS, prune_after_seconds=0.001))
+    assert list(ContainerJob.objects.all()) == [waiting]
+    assert not JobAttempt.objects.exists()
 
 
 def test_a_timeout_stops_the_command() -> None:

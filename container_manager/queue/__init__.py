@@ -6,15 +6,16 @@ worker has taken over, or the job was cancelled, it changes nothing.
 
 from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handles, rescue
 from .entry import enqueue, enqueue_many, retry
-from .leases import drop_lease, limit_transactions, live_workers, register_worker, renew_lease
+from .leases import drop_lease, is_maintainer, limit_transactions, live_workers, register_worker, renew_lease
 from .logs import LogEntry, append_logs
 from .pauses import pause_queue, paused_queues, resume_queue
-from .pruning import prune_jobs
+from .pruning import PRUNE_BATCH, prune_jobs
 from .retries import promote_retries
 from .statistics import QueueStatistics, queue_statistics
 from .wakeup import wake_workers
 
 __all__ = [
+    "PRUNE_BATCH",
     "ClaimedJob",
     "LogEntry",
     "Outcome",
@@ -26,6 +27,7 @@ __all__ = [
     "enqueue",
     "enqueue_many",
     "finish",
+    "is_maintainer",
     "limit_transactions",
     "live_workers",
     "owned_attempts",

@@ -35,6 +35,15 @@ def drop_lease(worker: str, *, using: str) -> None:
     Worker.objects.using(using).filter(pk=worker).delete()
 
 
+def is_maintainer(worker: str, *, using: str) -> bool:
+    """Tell whether a worker holds the maintenance lease: that of the oldest worker alive.
+
+    It needs no row of its own: it ends with the worker's lease, and the next oldest has it at once. What the
+    maintainer does is harmless when two do it, as they may in the moment in which one of them freezes.
+    """
+    return next(iter(live_workers(using=using)), None) == worker
+
+
 def bury_workers(cursor: Any, dialect: Dialect, *, by: str) -> None:
     """Remove the rows of workers whose lease has run out, but that of this one."""
     expired = f"lease_expires_at < {dialect.now}"

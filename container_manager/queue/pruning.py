@@ -10,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS, transaction
 from ..models import ContainerJob, JobAttempt, JobLog, JobStatus, JobTransition
 
 FINISHED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
-_BATCH = 500
+PRUNE_BATCH = 500
 
 
 def prune_jobs(
@@ -25,7 +25,7 @@ def prune_jobs(
         raise ValueError(f"Only finished jobs can be pruned, not {', '.join(odd)}.")
     deleted = 0
     while limit is None or deleted < limit:
-        size = _BATCH if limit is None else min(_BATCH, limit - deleted)
+        size = PRUNE_BATCH if limit is None else min(PRUNE_BATCH, limit - deleted)
         if not (found := _prune_batch(before, statuses, size, using)):
             break
         deleted += found

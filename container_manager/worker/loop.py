@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import TypeVar
 from uuid import UUID
@@ -32,6 +33,7 @@ from .wakeup import Listener
 
 T = TypeVar("T")
 _FLUSH_SECONDS = 0.5
+_PRUNE_SECONDS = 60.0
 _FIRST_POLL_SECONDS = 0.05
 _DATABASE_RETRY_SECONDS = (0.05, 2.0)
 # Twice the longest pause between two tries: by then every worker that lives has found the database again.
@@ -102,6 +104,7 @@ class WorkerLoop:
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
         self._rescue = Timer(0.0)
+        self._prune = Timer(_PRUNE_SECONDS)
         self._renewed_at = time.monotonic()
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
@@ -298,8 +301,15 @@ class WorkerLoop:
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
+        if not queue.is_maintainer(self.id, using=using):
+            return
         if queue.promote_retries(using=using):
             self._poll.hurry()
+        if self._settings.prune_after_seconds is not None and self._prune.is_due():
+            before = timezone.now() - timedelta(seconds=self._settings.prune_after_seconds)
+            # A batch at a time: meanwhile this thread does nothing else.
+            if queue.prune_jobs(before=before, limit=queue.PRUNE_BATCH, using=using) == queue.PRUNE_BATCH:
+                self._prune.hurry()
 
     def _compare_with_database(self) -> None:
         """Find what was cancelled or taken from this worker, and what it was given."""
