@@ -8,12 +8,10 @@ all of its output.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .__main__ import say
-from .databases import DATABASES
+from .databases import DATABASES, installation
 
 _PATIENCE_SECONDS = 120
 _LINES = 20
@@ -31,8 +29,8 @@ _WORKERS = 2
 class Outage:
     """Jobs that all wait for one word, their workers, and a database that is away when it is said."""
 
-    def __init__(self, folder: Path, database: Any, *, jobs: int, seconds: float, lease: float) -> None:
-        self.folder, self.database, self.jobs, self.seconds, self.lease = folder, database, jobs, seconds, lease
+    def __init__(self, folder: Path, database: Any, *, jobs: int, seconds: float) -> None:
+        self.folder, self.database, self.jobs, self.seconds = folder, database, jobs, seconds
         self.started, self.ended, self.go = (folder / name for name in ("started", "ended", "go"))
         self.log = folder / "workers.log"
         os.mkfifo(self.go)
@@ -73,10 +71,9 @@ class Outage:
         queue.enqueue_many(ContainerJob(command=f"sh {script}", max_retries=0) for _ in range(self.jobs))
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "CHAOS_LEASE_SECONDS": str(self.lease)}
         command = [sys.executable, "-m", "django", "container", "worker", "--slots", str(-(-self.jobs // _WORKERS))]
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            return subprocess.Popen(command, stdout=log, stderr=log)
 
     @contextmanager
     def database_away(self) -> Iterator[None]:
@@ -152,24 +149,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--lease", type=float, default=30.0, help="The workers' LEASE_SECONDS.")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cm-outage-") as name:
-        database = DATABASES[arguments.database](Path(name))
-        database.start()
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
-        os.environ["CHAOS_DATABASE"] = json.dumps(database.settings)
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-
-        outage = Outage(Path(name), database, jobs=arguments.jobs, seconds=arguments.seconds, lease=arguments.lease)
+    with installation(arguments.database, lease_seconds=arguments.lease) as (folder, database):
+        outage = Outage(folder, database, jobs=arguments.jobs, seconds=arguments.seconds)
         try:
-            call_command("migrate", verbosity=0)
             problems = outage.run()
         except TimeoutError as error:
             problems = [str(error)]
-        finally:
-            database.stop()
         for problem in problems[:20]:
             say(problem)
         if problems:
