@@ -26,7 +26,7 @@ from ..models import Worker
 from ..queue.wakeup import CANCELLED, READY
 from .held import AttemptKey, HeldAttempt, Stage
 from .launch import launch_key, launch_spec
-from .outcomes import closed, failed, outcome_of
+from .outcomes import closed, failed, outcome_of, unschedulable_message
 from .output import CappedOutput
 from .wakeup import Listener
 
@@ -102,6 +102,10 @@ class WorkerLoop:
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
         self._rescue = Timer(0.0)
+        # It looks through all that is queued.
+        self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
+        # A queue that the settings do not know is not served by those who serve all.
+        self._queues = options.queues if options.queues is not None else settings.queues
         self._renewed_at = time.monotonic()
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
@@ -259,7 +263,7 @@ class WorkerLoop:
             id=self.id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            queues=list(self._options.queues or ()),
+            queues=list(self._queues or ()),
             executors=list(self._executors),
             slots=self._options.slots,
             lease_expires_at=timezone.now(),
@@ -300,6 +304,23 @@ class WorkerLoop:
                 self._compare_with_database()
         if queue.promote_retries(using=using):
             self._poll.hurry()
+        if self._sweep.is_due():
+            self._fail_unschedulable()
+
+    def _fail_unschedulable(self) -> None:
+        """Fail what is queued for an executor or a queue that nobody knows: it would wait for ever."""
+        using, settings = self._options.using, self._settings
+        executors, queues = sorted(settings.executors), settings.queues
+        for job, executor, name in queue.unschedulable_jobs(
+            executors=executors, queues=queues, older_than_seconds=settings.unreachable_seconds, using=using
+        ):
+            message = unschedulable_message(executor, name, executors=executors, queues=queues)
+            with transaction.atomic(using=using):
+                claimed = queue.claim(worker=self.id, executors=[executor], only=job, limit=1, using=using)
+                outcomes = [failed(each, "unschedulable", message, retry=settings.retry) for each in claimed]
+                if outcomes:
+                    queue.finish(outcomes, worker=self.id, using=using)
+                    logger.error("Job %s failed: %s", job, message)
 
     def _compare_with_database(self) -> None:
         """Find what was cancelled or taken from this worker, and what it was given."""
@@ -350,7 +371,7 @@ class WorkerLoop:
         return queue.claim(
             worker=self.id,
             executors=[alias for alias in self._executors if alias not in self._unavailable_since],
-            queues=self._options.queues,
+            queues=self._queues,
             only=self._options.only,
             limit=limit,
             using=self._options.using,
@@ -451,8 +472,9 @@ class WorkerLoop:
     def _launch(self, held: HeldAttempt) -> None:
         try:
             spec = launch_spec(held.job, self._settings)
-        except Rejected as rejection:
-            self._note_launched(held, rejection)
+        except Exception as error:
+            # Whatever it is, it is this job's: the next worker must not die of it too.
+            self._note_launched(held, error)
             return
         threads = held.executor.capabilities.launch_threads
         if not threads:
