@@ -112,6 +112,8 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     `owned_attempts` which.
     """
     connection = connections[using]
+    # Rows are locked in the order of their keys everywhere, so that nobody waits in a circle.
+    outcomes = sorted(outcomes, key=lambda o: o.job_id)
     with transaction.atomic(using=using, savepoint=False):
         done, closed = dialect_for(connection).finish(connection, worker, outcomes)
         moved = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]

@@ -36,8 +36,9 @@ def _prune_batch(before: datetime, statuses: Collection[str], size: int, using: 
     old = ContainerJob.objects.using(using).filter(status__in=statuses, status_changed_at__lt=before)
     keys = list(old.exclude(attempts__finished_at=None, attempts__isnull=False).values_list("pk", flat=True)[:size])
     with transaction.atomic(using=using):
-        # A failed job may have been tried again since it was looked at.
-        keys = list(old.filter(pk__in=keys).select_for_update().values_list("pk", flat=True))
+        # A failed job may have been tried again since it was looked at. What others are at is left for next time: they
+        # may wait for an index that this has locked, and then neither could wait for the other.
+        keys = list(old.filter(pk__in=keys).select_for_update(skip_locked=True).values_list("pk", flat=True))
         attempts = list(JobAttempt.objects.using(using).filter(job__in=keys).values_list("pk", flat=True))
         for model, condition in (
             (JobLog, {"attempt__in": attempts}),

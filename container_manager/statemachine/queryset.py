@@ -95,13 +95,14 @@ class StateMachineQuerySet(models.QuerySet[T]):
         """Return the state of each row of this queryset, locked where the database has row locks."""
         if not connections[self.db].features.has_select_for_update or self.query.select_for_update:
             return dict(self.values_list("pk", field))
-        rows = self.all() if self.query.is_sliced else self.order_by()
+        # By key, so that two who move the same rows lock them in one order and cannot deadlock.
+        rows = self.all() if self.query.is_sliced else self.order_by("pk")
         if not rows._merges_rows():
             return dict(rows.select_for_update().values_list("pk", field))
         # FOR UPDATE takes neither outer joins nor anything that merges rows: lock by key, then look again, for what
         # has left the queryset meanwhile.
-        keys = list(rows.values_list("pk", flat=True))
-        base = self.model._base_manager.using(self.db).select_for_update()
+        keys = sorted(rows.values_list("pk", flat=True))
+        base = self.model._base_manager.using(self.db).order_by("pk").select_for_update()
         locked = {
             pk: state
             for start in range(0, len(keys), _KEYS_PER_STATEMENT)
