@@ -1,5 +1,6 @@
 """Settings of a worker process beside the tests: the tests' own database, a short lease, quick retries."""
 
+import json
 import os
 
 from .settings import *  # noqa: F403
@@ -7,6 +8,7 @@ from .settings import DATABASES
 
 DATABASES["default"]["NAME"] = os.environ["CM_WORKER_DATABASE"]
 CONTAINER_MANAGER = {
+    **json.loads(os.environ.get("CM_WORKER_SETTINGS", "{}")),
     "LEASE_SECONDS": float(os.environ["CM_WORKER_LEASE_SECONDS"]),
     "POLL_SECONDS": 0.1,
     "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 0.1},

@@ -12,6 +12,7 @@ from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import PRUNE_BATCH, prune_jobs
 from .retries import promote_retries
 from .statistics import QueueStatistics, queue_statistics
+from .unschedulable import unschedulable_jobs
 from .wakeup import wake_workers
 
 __all__ = [
@@ -42,5 +43,6 @@ __all__ = [
     "rescue",
     "resume_queue",
     "retry",
+    "unschedulable_jobs",
     "wake_workers",
 ]

@@ -112,6 +112,8 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     `owned_attempts` which.
     """
     connection = connections[using]
+    # Rows are locked in the order of their keys everywhere, so that nobody waits in a circle.
+    outcomes = sorted(outcomes, key=lambda o: o.job_id)
     with transaction.atomic(using=using, savepoint=False):
         # In one order everywhere, so that two batches cannot deadlock.
         ordered = sorted(outcomes, key=lambda outcome: outcome.job_id)

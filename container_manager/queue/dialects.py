@@ -57,6 +57,8 @@ class Dialect(ABC):
     version: ClassVar[str]
     # How to compare a column, so that a row is found by its key and not by an index of this column.
     by_key: ClassVar[str] = "{}"
+    # How to have several rows found by their keys.
+    by_primary: ClassVar[str] = ""
     # How to lock the rows of a SELECT, all but those that others have locked.
     lock: ClassVar[str]
 
@@ -245,7 +247,7 @@ class RowByRowDialect(Dialect):
             marks = ", ".join(["%s"] * len(keys))
             change = _CLAIM.format(job="", now=self.now, version=self.version)
             cursor.execute(
-                f"UPDATE container_manager_containerjob SET {change} "
+                f"UPDATE container_manager_containerjob {self.by_primary} SET {change} "
                 f"WHERE id IN ({marks}) AND {self.by_key.format('status')} = 'queued'",
                 [worker, worker, *keys],
             )
@@ -348,6 +350,8 @@ class MySQLDialect(RowByRowDialect):
     version = f"FLOOR(RAND() * {VERSIONS})"
     # InnoDB locks what it reads of an index: by another than the key that is in the other order, or other rows.
     by_key = "CAST({} AS BINARY)"
+    # A small table would be scanned instead, and each row on the way locked.
+    by_primary = "FORCE INDEX (PRIMARY)"
 
     def after(self, seconds: str) -> str:
         return f"UTC_TIMESTAMP(6) + INTERVAL {seconds} SECOND"

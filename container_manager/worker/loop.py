@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from queue import SimpleQueue
 from typing import TypeVar
 from uuid import UUID
@@ -27,13 +26,14 @@ from ..models import Worker
 from ..queue.wakeup import CANCELLED, READY
 from .held import AttemptKey, HeldAttempt, Stage
 from .launch import launch_key, launch_spec
+from .maintenance import Maintenance
 from .outcomes import closed, failed, outcome_of
 from .output import CappedOutput
+from .timers import Timer
 from .wakeup import Listener
 
 T = TypeVar("T")
 _FLUSH_SECONDS = 0.5
-_PRUNE_SECONDS = 60.0
 _FIRST_POLL_SECONDS = 0.05
 _DATABASE_RETRY_SECONDS = (0.05, 2.0)
 # Twice the longest pause between two tries: by then every worker that lives has found the database again.
@@ -55,30 +55,6 @@ class WorkerOptions:
     max_jobs: int | None = None
     only: UUID | None = None
     using: str = "default"
-
-
-class Timer:
-    """Says when something is due again."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._next = 0.0
-
-    def is_due(self) -> bool:
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self.seconds
-        return True
-
-    def hurry(self) -> None:
-        self._next = 0.0
-
-    def postpone(self, seconds: float) -> None:
-        self._next = max(self._next, time.monotonic() + seconds)
-
-    def left(self) -> float:
-        return max(0.0, self._next - time.monotonic())
 
 
 class WorkerLoop:
@@ -104,7 +80,9 @@ class WorkerLoop:
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
         self._rescue = Timer(0.0)
-        self._prune = Timer(_PRUNE_SECONDS)
+        self._maintenance = Maintenance(settings, using=options.using)
+        # A queue that the settings do not know is not served by those who serve all.
+        self._queues = options.queues if options.queues is not None else settings.queues
         self._renewed_at = time.monotonic()
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
@@ -262,7 +240,7 @@ class WorkerLoop:
             id=self.id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            queues=list(self._options.queues or ()),
+            queues=list(self._queues or ()),
             executors=list(self._executors),
             slots=self._options.slots,
             lease_expires_at=timezone.now(),
@@ -301,15 +279,8 @@ class WorkerLoop:
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
-        if not queue.is_maintainer(self.id, using=using):
-            return
-        if queue.promote_retries(using=using):
+        if self._maintenance.run(self.id):
             self._poll.hurry()
-        if self._settings.prune_after_seconds is not None and self._prune.is_due():
-            before = timezone.now() - timedelta(seconds=self._settings.prune_after_seconds)
-            # A batch at a time: meanwhile this thread does nothing else.
-            if queue.prune_jobs(before=before, limit=queue.PRUNE_BATCH, using=using) == queue.PRUNE_BATCH:
-                self._prune.hurry()
 
     def _compare_with_database(self) -> None:
         """Find what was cancelled or taken from this worker, and what it was given."""
@@ -360,7 +331,7 @@ class WorkerLoop:
         return queue.claim(
             worker=self.id,
             executors=[alias for alias in self._executors if alias not in self._unavailable_since],
-            queues=self._options.queues,
+            queues=self._queues,
             only=self._options.only,
             limit=limit,
             using=self._options.using,
@@ -461,8 +432,9 @@ class WorkerLoop:
     def _launch(self, held: HeldAttempt) -> None:
         try:
             spec = launch_spec(held.job, self._settings)
-        except Rejected as rejection:
-            self._note_launched(held, rejection)
+        except Exception as error:
+            # Whatever it is, it is this job's: the next worker must not die of it too.
+            self._note_launched(held, error)
             return
         threads = held.executor.capabilities.launch_threads
         if not threads:

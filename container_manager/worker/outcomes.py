@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Sequence
 
 from ..conf import RetrySettings
 from ..executors.base import ExitStatus
@@ -58,6 +59,12 @@ def failure_message(job: ClaimedJob, exit_status: ExitStatus, reason: str) -> st
     if exit_status.signal is not None:
         return f"Ended by signal {exit_status.signal} ({_signal_name(exit_status.signal)})."
     return f"Exit code {exit_status.code}."
+
+
+def unschedulable_message(executor: str, queue: str, *, executors: Sequence[str], queues: Sequence[str] | None) -> str:
+    if executor not in executors:
+        return f"There is no executor {executor!r}. Known: {', '.join(executors)}."
+    return f"There is no queue {queue!r}. Known: {', '.join(queues or ())}."
 
 
 def retry_delay(retry_number: int, retry: RetrySettings) -> float:

@@ -1,0 +1,58 @@
+"""What one worker does for all: the oldest alive."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from .. import queue
+from ..conf import AppSettings
+from .outcomes import failed, unschedulable_message
+from .timers import Timer
+
+_PRUNE_SECONDS = 60.0
+logger = logging.getLogger(__name__)
+
+
+class Maintenance:
+    """Queues retries that are due, prunes, and fails what nobody will ever run."""
+
+    def __init__(self, settings: AppSettings, *, using: str) -> None:
+        self._settings, self._using = settings, using
+        self._prune = Timer(_PRUNE_SECONDS)
+        # It looks through all that is queued.
+        self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
+
+    def run(self, worker: str) -> bool:
+        """Do what is due, if it is this worker's to do; tell whether jobs have become ready."""
+        if not queue.is_maintainer(worker, using=self._using):
+            return False
+        if self._settings.prune_after_seconds is not None and self._prune.is_due():
+            self._prune_jobs(self._settings.prune_after_seconds)
+        if self._sweep.is_due():
+            self._fail_unschedulable(worker)
+        return bool(queue.promote_retries(using=self._using))
+
+    def _prune_jobs(self, after_seconds: float) -> None:
+        before = timezone.now() - timedelta(seconds=after_seconds)
+        # A batch at a time: meanwhile the worker does nothing else.
+        if queue.prune_jobs(before=before, limit=queue.PRUNE_BATCH, using=self._using) == queue.PRUNE_BATCH:
+            self._prune.hurry()
+
+    def _fail_unschedulable(self, worker: str) -> None:
+        """Fail what is queued for an executor or a queue that nobody knows: it would wait for ever."""
+        using, settings = self._using, self._settings
+        executors, queues = sorted(settings.executors), settings.queues
+        for job, executor, name in queue.unschedulable_jobs(
+            executors=executors, queues=queues, older_than_seconds=settings.unreachable_seconds, using=using
+        ):
+            message = unschedulable_message(executor, name, executors=executors, queues=queues)
+            with transaction.atomic(using=using):
+                claimed = queue.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
+                outcomes = [failed(each, "unschedulable", message, retry=settings.retry) for each in claimed]
+                if outcomes:
+                    queue.finish(outcomes, worker=worker, using=using)
+                    logger.error("Job %s failed: %s", job, message)

@@ -1,0 +1,162 @@
+"""What no check has kept from the queue fails with its reason, and the worker lives on; wrong settings end it at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import DataError, IntegrityError, transaction
+from django.utils import timezone
+
+from container_manager import queue
+from container_manager.models import ContainerJob, Worker
+
+from .jobs import journal_of
+from .protocol.records import register
+from .workers import eventually, start_worker, worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_SETTINGS = {"QUEUES": ["default", "other"], "UNREACHABLE_SECONDS": 0.2}
+
+
+def put(**fields: Any) -> ContainerJob:
+    """Queue a job past every check of Django's."""
+    job = ContainerJob(**{"command": "true", "max_retries": 0, **fields}, status="queued", queued_at=timezone.now())
+    return ContainerJob.objects.bulk_create([job])[0]
+
+
+def settled(job: ContainerJob) -> ContainerJob:
+    eventually(lambda: ContainerJob.objects.filter(pk=job.pk).exclude(status__in=["queued", "running"]).exists())
+    job.refresh_from_db()
+    return job
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def running_worker(log: Path) -> Iterator[Any]:
+    """A worker that is still there at the end, runs a good job, ends well and had nothing to trace."""
+    with worker("--slots", "2", log=log, CM_WORKER_SETTINGS=json.dumps(_SETTINGS)) as process:
+        yield process
+        assert settled(put()).status == "completed"
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    assert "Traceback" not in log.read_text()
+
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "empty command": ({"command": ""}, "start", "empty"),
+    "only space": ({"command": " \n"}, "start", "empty"),
+    "missing program": ({"command": "/no/such/program"}, "start", "No such file"),
+    "not in PATH": ({"command": "no-such-program-anywhere"}, "start", "No such file"),
+    "broken quoting": ({"command": "echo 'oops"}, "start", "quoting"),
+    "no variable name": ({"environment": {"": "x"}}, "start", "cannot be an environment variable"),
+    "equals sign": ({"environment": {"A=B": "x"}}, "start", "cannot be an environment variable"),
+    "missing secret": ({"secrets": {"S": "env:CM_SECRET_NONE"}}, "start", "CM_SECRET_NONE"),
+    "odd secret": ({"secrets": {"S": "/etc/shadow"}}, "start", "neither"),
+    "missing folder": ({"working_directory": "/no/such/folder"}, "start", "/no/such/folder"),
+    "unknown executor": ({"executor": "mainframe"}, "unschedulable", "no executor 'mainframe'. Known: default."),
+    "unknown queue": ({"queue": "nowhere"}, "unschedulable", "no queue 'nowhere'. Known: default, other."),
+    "environment is a list": ({"environment": ["A"]}, "start", "environment"),
+    "environment is a number": ({"environment": 5}, "start", "environment"),
+    "secrets are text": ({"secrets": "env:CM_SECRET_A"}, "start", "secrets"),
+    "no memory": ({"memory_bytes": 0}, "", ""),
+    "negative CPU": ({"cpu_count": -1.0}, "", ""),
+    "no time": ({"command": "sleep 60", "timeout_seconds": 0, "grace_seconds": 0}, "timeout", "longer than 0 s"),
+}
+
+
+@pytest.mark.usefixtures("running_worker")
+def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:
+    jobs = {name: put(**fields) for name, (fields, _, _) in BAD.items()}
+    found = {}
+    for name, job in jobs.items():
+        settled(job)
+        found[name] = (job.status, job.failure_reason, job.last_error)
+    problems = {
+        name: found[name]
+        for name, (_, reason, words) in BAD.items()
+        if reason and (found[name][:2] != ("failed", reason) or words not in found[name][2])
+    }
+    assert problems == {}
+    for job in jobs.values():
+        assert journal_of(job) in ([("queued", "running"), ("running", end)] for end in ("failed", "completed"))
+        attempt = job.attempts.get()
+        assert attempt.finished_at is not None
+        assert (attempt.reason, attempt.message) == (job.failure_reason, job.last_error)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"memory_bytes": -1},
+        {"timeout_seconds": -1},
+        {"grace_seconds": -1},
+        {"max_retries": -1},
+        {"retry_count": -1},
+        {"priority": -1},
+        {"priority": 101},
+    ],
+    ids=str,
+)
+def test_the_database_takes_no_negative_limits(fields: dict[str, int]) -> None:
+    with pytest.raises((IntegrityError, DataError)), transaction.atomic():
+        put(**fields)
+    assert not ContainerJob.objects.exists()
+
+
+def unknown(**options: Any) -> list[Any]:
+    values: dict[str, Any] = {"executors": ["default"], "queues": None, "older_than_seconds": 0.0, **options}
+    return [job for job, _, _ in queue.unschedulable_jobs(**values, using="default")]
+
+
+def test_what_another_worker_knows_or_is_new_or_not_due_is_not_given_up() -> None:
+    job = put(executor="docker", queue="nightly")
+    assert unknown() == [job.pk]
+    assert unknown(executors=["default", "docker"]) == []
+    assert unknown(executors=["docker"], queues=["default"]) == [job.pk]
+    assert unknown(executors=["docker"], queues=["nightly"]) == []
+    assert unknown(older_than_seconds=60.0) == []
+    register("expired", executors=("docker",), lease_seconds=-1.0)
+    assert unknown() == [job.pk]
+    register("alive", executors=("docker",))
+    assert unknown() == []
+    Worker.objects.filter(pk="alive").update(queues=["nightly"])
+    assert unknown(queues=["default"]) == []
+    Worker.objects.all().delete()
+    ContainerJob.objects.filter(pk=job.pk).update(scheduled_for=timezone.now() + timezone.timedelta(hours=1))
+    assert unknown() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "words"),
+    [
+        (["--slots", "0"], {}, "--slots must be at least 1"),
+        (["--max-jobs", "-1"], {}, "--max-jobs must be at least 1"),
+        (["--executor", "mainframe"], {}, "no executor 'mainframe'. Known: default."),
+        (["--queue", "nowhere"], {"QUEUES": ["default"]}, "no queue 'nowhere'. Known: default."),
+        ([], {"POLL_SECOND": 1}, "'POLL_SECOND'"),
+        ([], {"UNREACHABLE_SECONDS": -1}, "must be a positive number, not -1"),
+        ([], {"EXECUTORS": {"default": {"BACKEND": "no.such.Executor"}}}, "no.such.Executor"),
+        ([], {"EXECUTORS": {"default": {"BACKEND": "container_manager.executors.process.ProcessExecutor", "OPTIONS": {"colour": 1}}}}, "colour"),
+    ],
+)  # fmt: skip
+def test_a_worker_with_wrong_settings_says_so_and_ends(
+    options: list[str], settings: dict[str, Any], words: str, log: Path
+) -> None:
+    process = start_worker(*options, log=log, CM_WORKER_SETTINGS=json.dumps(settings))
+    try:
+        assert process.wait(timeout=60) not in (0, None)
+    finally:
+        process.kill()
+        process.wait()
+    said = log.read_text()
+    assert words in said
+    assert "Traceback" not in said
+    assert not Worker.objects.exists()
