@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 JOBS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos soak check docs bench clean
+.PHONY: help demo serve test chaos check docs bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,15 +30,6 @@ chaos: $(VENV)/test  ## Kill and freeze workers and databases, then look for a j
 	$(BIN)/python -m tests.chaos postgresql --jobs $(JOBS)
 	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
 	    $(BIN)/python -m tests.chaos mariadb --jobs $(JOBS); \
-	else \
-	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
-	fi
-
-soak: $(VENV)/test  ## Do everything that touches the queue at once, for a minute
-	$(BIN)/python -m tests.soak sqlite
-	$(BIN)/python -m tests.soak postgresql
-	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
-	    $(BIN)/python -m tests.soak mariadb; \
 	else \
 	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
 	fi

@@ -27,9 +27,9 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
         raise Rejected("start", f"The command's quoting is broken: {error}. Command: {job.command!r}") from error
     if not argv and not job.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
-    for name, given in (("environment", job.environment), ("secrets", job.secrets), ("labels", job.labels)):
-        if not isinstance(given, dict):
-            raise Rejected("start", f"The job's {name} must be a JSON object, not {type(given).__name__}.")
+    for column in ("environment", "secrets", "labels"):
+        if not isinstance(given := getattr(job, column), dict):
+            raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
     environment = {**job.environment, **{name: read_secret(ref, settings) for name, ref in job.secrets.items()}}
     for name, value in environment.items():
         if not name or "=" in name or "\0" in name or "\0" in str(value):

@@ -1,0 +1,97 @@
+"""What a worker withstands: 64 MB of output, a cancel as its job ends, and SIGTERM at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from container_manager import queue
+from container_manager.conf import AppSettings
+from container_manager.doctor import examine
+from container_manager.models import ContainerJob, JobAttempt, JobLog
+from container_manager.statemachine import TransitionError
+
+from .jobs import journal_of
+from .workers import eventually, worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_MEBIBYTE = 1024 * 1024
+_OUTPUT_BYTES = 64 * _MEBIBYTE
+_RACES = 500
+# An idle machine stores the end of a command some ms after it.
+_SPREAD_SECONDS = 0.03
+
+
+def has_ended(job: ContainerJob) -> bool:
+    return ContainerJob.objects.filter(pk=job.pk).exclude(status__in=["queued", "running"]).exists()
+
+
+def resident_bytes(process: psutil.Process) -> int:
+    """Return the memory of a worker and its warden, without that of jobs."""
+    total = 0
+    for each in (process, *process.children()):
+        try:
+            total += each.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(tmp_path: Path) -> None:
+    script, half = tmp_path / "flood.sh", _OUTPUT_BYTES // 2
+    script.write_text(f"head -c {half} /dev/zero >&2 &\nhead -c {half} /dev/zero\nwait\necho end\n")
+    with worker("--slots", "1", log=tmp_path / "log") as process:
+        first = queue.enqueue(command="echo first")
+        eventually(lambda: has_ended(first))
+        observed = psutil.Process(process.pid)
+        before = most = resident_bytes(observed)
+        job = queue.enqueue(command=f"sh {script}")
+        while not has_ended(job):
+            most = max(most, resident_bytes(observed))
+            time.sleep(0.01)  # samples, taken from outside
+    assert most - before < 30 * _MEBIBYTE
+    job.refresh_from_db()
+    assert (job.status, job.attempt) == ("completed", 1)
+    rows = JobLog.objects.filter(attempt__job=job).order_by("sequence").values_list("stream", "data")
+    pieces = [(stream, bytes(data)) for stream, data in rows]
+    limit = AppSettings().log_limit_bytes
+    assert sum(len(data) for stream, data in pieces if stream != "system") == limit
+    (note,) = (data.decode() for stream, data in pieces if stream == "system")
+    assert note == f"[{_OUTPUT_BYTES + len('end.') - limit} bytes of output dropped here: the log is limited]\n"
+    assert pieces[-1][1].endswith(b"end\n")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("races", [40, pytest.param(_RACES, marks=pytest.mark.slow)])
+def test_of_a_cancel_and_the_end_of_a_command_one_wins_and_no_process_is_left(races: int, tmp_path: Path) -> None:
+    """Each command waits for the word to end, which is given in the moment that its job is cancelled."""
+    pids, outcomes = tmp_path / "pids", []
+    with worker("--slots", "4", log=tmp_path / "log"):
+        for number in range(races):
+            go = tmp_path / f"go-{number}"
+            os.mkfifo(go)
+            job = queue.enqueue(command=f"sh -c 'echo $$ >> {pids}; read word < {go}'", grace_seconds=0)
+            with go.open("w") as word:  # returns once the command reads
+                job.refresh_from_db()
+                word.write("\n")
+                word.flush()
+                # From before the end of the command is stored to after it.
+                time.sleep(_SPREAD_SECONDS * (number % 20) / 20)
+                try:
+                    job.mark_as_cancelled(actor="alice")
+                except TransitionError:
+                    outcomes.append("completed")
+                else:
+                    outcomes.append("cancelled")
+            eventually(lambda job=job: not JobAttempt.objects.filter(job=job, finished_at=None).exists())
+            job.refresh_from_db()
+            assert (job.status, journal_of(job)) == (outcomes[-1], [("queued", "running"), ("running", outcomes[-1])])
+    assert set(outcomes) == {"completed", "cancelled"}, "all races went one way"
+    found = pids.read_text().split()
+    assert len(found) == races
+    assert [pid for pid in found if Path(f"/proc/{pid}").exists()] == []
+    assert examine().problems == []

@@ -1,0 +1,82 @@
+"""SIGTERM ends a worker well at any moment: with jobs at work, and while it is still starting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from container_manager import queue
+from container_manager.doctor import examine
+from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+
+from .workers import eventually, start_worker, worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_PATIENCE_SECONDS = 60
+
+
+def test_at_work_it_lets_its_jobs_end_and_takes_no_more(tmp_path: Path) -> None:
+    go, started = tmp_path / "go", tmp_path / "started"
+    os.mkfifo(go)
+    command = f"sh -c 'echo begun; echo >> {started}; read word < {go}; echo ended'"
+    jobs = queue.enqueue_many(ContainerJob(command=command) for _ in range(8))
+    with worker("--slots", "4", log=tmp_path / "log") as process:
+        eventually(lambda: started.exists() and len(started.read_text()) == 4)
+        process.send_signal(signal.SIGTERM)
+        with go.open("w") as word:
+            word.write("\n" * 8)
+            word.flush()
+            assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+    statuses = ContainerJob.objects.order_by("pk").values_list("status", "attempt")
+    assert list(statuses) == [("completed", 1)] * 4 + [("queued", 0)] * 4
+    for job in jobs[:4]:
+        assert b"".join(bytes(row.data) for row in JobLog.objects.filter(attempt__job=job)) == b"begun\nended\n"
+    assert not Worker.objects.exists()
+    with worker("--drain", log=tmp_path / "log") as process, go.open("w") as word:
+        word.write("\n" * 8)
+        word.flush()
+        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+    assert ContainerJob.objects.filter(status="completed", attempt=1).count() == 8
+    assert examine().problems == []
+
+
+def test_a_second_one_hands_its_jobs_on_at_once(tmp_path: Path) -> None:
+    job = queue.enqueue(command="sleep 600", grace_seconds=0, max_retries=1)
+    with worker("--slots", "1", log=tmp_path / "log") as process:
+        eventually(JobAttempt.objects.exists)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)  # two signals at once count as one
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+    job.refresh_from_db()
+    assert (job.status, job.failure_reason, job.attempts.get().reason) == ("retrying", "lost", "lost")
+    assert not Worker.objects.exists()
+    assert examine().problems == []
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.slow)])
+def test_while_it_starts_it_leaves_nothing_behind(rounds: int, tmp_path: Path) -> None:
+    """From before its handlers are set, when it just ends, to after it has begun to work."""
+    jobs = queue.enqueue_many(ContainerJob(command="true") for _ in range(rounds))
+    codes = set()
+    for number in range(rounds):
+        process = start_worker("--slots", "1", log=tmp_path / "log", lease_seconds=60.0)
+        try:
+            time.sleep(1.2 * number / rounds)  # spreads the signal over the start
+            process.send_signal(signal.SIGTERM)
+            codes.add(process.wait(timeout=_PATIENCE_SECONDS))
+        finally:
+            process.kill()
+            process.wait()
+        assert not Worker.objects.exists()
+        assert not JobAttempt.objects.filter(finished_at=None).exists()
+    assert codes == {0, -signal.SIGTERM}
+    assert set(ContainerJob.objects.values_list("status", flat=True)) <= {"queued", "completed"}
+    assert len(jobs) == rounds
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert examine().problems == []
