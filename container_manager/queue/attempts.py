@@ -115,9 +115,7 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     # Rows are locked in the order of their keys everywhere, so that nobody waits in a circle.
     outcomes = sorted(outcomes, key=lambda o: o.job_id)
     with transaction.atomic(using=using, savepoint=False):
-        # In one order everywhere, so that two batches cannot deadlock.
-        ordered = sorted(outcomes, key=lambda outcome: outcome.job_id)
-        done, closed = dialect_for(connection).finish(connection, worker, ordered)
+        done, closed = dialect_for(connection).finish(connection, worker, outcomes)
         moved = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]
         moved += [
             (o.job_id, "failed", "retrying", o.reason)
