@@ -1,0 +1,111 @@
+"""A deadlock that the database reports to a worker is retried: nobody sees it but the log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from container_manager import queue
+from container_manager.doctor import examine
+from container_manager.models import ContainerJob
+
+from .workers import eventually, worker
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time"),
+]
+# MariaDB ends the one of two transactions that has changed less.
+_WEIGHT = 1000
+_WAITING = {
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    "mysql": "SELECT variable_value + 0 FROM information_schema.global_status WHERE variable_name = 'Innodb_row_lock_current_waits'",
+}
+
+
+class Other:
+    """Somebody else, in a transaction that locks jobs one by one."""
+
+    def __init__(self, other: Any) -> None:
+        self._connection = other
+
+    def lock(self, job: ContainerJob) -> None:
+        key = ContainerJob._meta.pk.get_db_prep_value(job.pk, self._connection)
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM container_manager_containerjob WHERE id = %s FOR UPDATE", [key])
+
+    def put_on_weight(self) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO auth_group (name) VALUES (%s)", [(f"g{n}",) for n in range(_WEIGHT)])
+
+    def let_go(self) -> None:
+        self._connection.rollback()
+
+
+@contextmanager
+def other() -> Iterator[Other]:
+    own = connection.copy()
+    own.set_autocommit(False)
+    try:
+        yield Other(own)
+    finally:
+        own.rollback()
+        own.close()
+
+
+def someone_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(_WAITING[connection.vendor])
+        return bool(cursor.fetchone()[0])
+
+
+def is_completed(job: ContainerJob) -> Callable[[], bool]:
+    return ContainerJob.objects.filter(pk=job.pk, status="completed").exists
+
+
+def test_a_deadlock_while_a_worker_stores_ends_is_retried(tmp_path: Path) -> None:
+    """Two ends come to be stored at once, since a third is held up; of these two, the other locks the second first."""
+    names, log, pids = ("first", "second", "third"), tmp_path / "log", tmp_path / "pids"
+    gos = {name: tmp_path / name for name in names}
+    for go in gos.values():
+        os.mkfifo(go)
+    command = "sh -c 'echo $$ >> {}; read word < {}; echo done'"
+    first, second, third = (queue.enqueue(command=command.format(pids, gos[name])) for name in names)
+    with ExitStack() as stack:
+        words = {}
+        holder, rival = stack.enter_context(other()), stack.enter_context(other())
+        process = stack.enter_context(worker("--slots", "3", log=log))
+        for name in names:
+            words[name] = stack.enter_context(gos[name].open("w"))  # returns once the command reads
+
+        def say(name: str) -> None:
+            words[name].write("\n")
+            words[name].flush()
+
+        holder.lock(third)
+        rival.lock(second)
+        rival.put_on_weight()
+        say("third")
+        eventually(someone_waits)
+        say("first")
+        say("second")
+        eventually(lambda: not [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()])
+        holder.let_go()
+        eventually(lambda: is_completed(third)() and someone_waits())
+        rival.lock(first)
+        rival.let_go()
+        for job in (first, second):
+            eventually(is_completed(job))
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    assert set(ContainerJob.objects.values_list("status", "attempt")) == {("completed", 1)}
+    assert examine().problems == []
+    said = log.read_text()
+    assert said.lower().count("deadlock") >= 1
+    assert "Traceback" not in said
