@@ -167,7 +167,7 @@ class TestWorker:
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
             executor.gate.set()
-            eventually(lambda: not loop._held)
+            eventually(lambda: not loop._engines.held)
             eventually(lambda: not executor.observe())
         assert len(executor.asked) == 1
         for job in (first, second):
@@ -198,11 +198,11 @@ class TestWorker:
                 raise OperationalError("away")
             return execute(sql, *args)
 
-        loop._register()
+        assert loop._register()
         with connection.execute_wrapper(away):
             for _ in range(3):
-                loop._database_back.hurry()
-                loop._with_database(loop._talk_to_database)
+                loop._database.back.hurry()
+                loop._database.attempt(loop._talk_to_database)
         assert asked == ["UPDATE container_manager_worker"] * 3
 
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
@@ -223,8 +223,8 @@ class TestWorker:
             raise OperationalError("away")
 
         for work in (look, lose, look):
-            loop._database_back.hurry()
-            loop._with_database(work)
+            loop._database.back.hurry()
+            loop._database.attempt(work)
         assert found == [SETTINGS.lease_seconds * 1000] * 2
 
     def test_a_worker_without_its_database_does_not_spin(self) -> None:
@@ -232,7 +232,7 @@ class TestWorker:
             raise OperationalError("away")
 
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
-        loop._register()
+        assert loop._register()
         with connection.execute_wrapper(away):
             turns = 0
             until = time.monotonic() + 1.0
@@ -255,7 +255,7 @@ class TestWorker:
         executor = Listening()
         loop = WorkerLoop(settings=SETTINGS, executors={"default": executor}, options=WorkerOptions())
         try:
-            loop._register()
+            assert loop._register()
             loop._beat()
             assert len(heard) == 1
             assert SETTINGS.lease_seconds - _PATIENCE_SECONDS < heard[0] <= SETTINGS.lease_seconds

@@ -173,22 +173,22 @@ class TestStartingWithoutTheDatabase:
         """Return a loop whose first registrations find no database, as when its server is restarting."""
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
         tried: list[str] = []
-        real = loop._register
+        real = loop._lease.register
 
-        def register() -> None:
+        def register(using: str) -> None:
             tried.append("register")
             if len(tried) <= failures:
                 connection.close()
                 loop._wake.set()  # the pause is not what is tested
                 raise OperationalError("connection refused")
-            real()
+            real(using)
 
-        loop._register = register  # type: ignore[method-assign]
+        loop._lease.register = register  # type: ignore[method-assign]
         return loop, tried
 
     def test_it_waits_until_the_database_is_there(self) -> None:
         loop, tried = self.away(3)
-        assert loop._register_when_possible()
+        assert loop._register()
         assert len(tried) == 4
         assert Worker.objects.filter(pk=loop.id).exists()
 
@@ -202,16 +202,16 @@ class TestStartingWithoutTheDatabase:
         loop, tried = self.away(1)
         loop._options = WorkerOptions(drain=True)
         with pytest.raises(OperationalError, match="refused"):
-            loop._register_when_possible()
+            loop._register()
         assert len(tried) == 1
 
     def test_a_database_that_answers_and_refuses_is_no_reason_to_wait(self) -> None:
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
 
-        def refused() -> None:
+        def refused(using: str) -> None:
             connection.ensure_connection()
             raise OperationalError("no such table")
 
-        loop._register = refused  # type: ignore[method-assign]
+        loop._lease.register = refused  # type: ignore[method-assign]
         with pytest.raises(OperationalError, match="no such table"):
-            loop._register_when_possible()
+            loop._register()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,14 +115,13 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     connection = connections[using]
     # Rows are locked in the order of their keys everywhere, so that nobody waits in a circle.
     outcomes = sorted(outcomes, key=lambda o: o.job_id)
-    with transaction.atomic(using=using, savepoint=False):
-        done, closed = dialect_for(connection).finish(connection, worker, outcomes)
+    retried = [o for o in outcomes if o.retry_after_seconds is not None]
+    dialect = dialect_for(connection)
+    one_statement = dialect.finishes_in_one_statement and not retried
+    with nullcontext() if one_statement else transaction.atomic(using=using, savepoint=False):
+        done, closed = dialect.finish(connection, worker, outcomes)
         moved = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]
-        moved += [
-            (o.job_id, "failed", "retrying", o.reason)
-            for o in outcomes
-            if o.retry_after_seconds is not None and o.job_id in done
-        ]
+        moved += [(o.job_id, "failed", "retrying", o.reason) for o in retried if o.job_id in done]
         _announce(moved, worker, using)
     return closed
 

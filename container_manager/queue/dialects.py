@@ -53,6 +53,8 @@ class Dialect(ABC):
 
     vendor: ClassVar[str]
     now: ClassVar[str]
+    # Whether an outcome that is not to be retried needs no transaction around it.
+    finishes_in_one_statement: ClassVar[bool] = False
     # A version that no other transition has; never a counter, for the reasons of statemachine.machine.new_version().
     version: ClassVar[str]
     # How to compare a column, so that a row is found by its key and not by an index of this column.
@@ -88,7 +90,10 @@ class Dialect(ABC):
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
     ) -> tuple[set[uuid.UUID], Keys]:
-        """Store outcomes inside a transaction; return the jobs moved and the attempts closed."""
+        """Store outcomes; return the jobs moved and the attempts closed.
+
+        Inside a transaction, unless ``finishes_in_one_statement`` and none is to be retried.
+        """
 
     def unserved_executors(self, cursor: Any, executors: Sequence[str]) -> list[str]:
         """Return these executors, and those that have an open attempt but no live worker to serve them."""
@@ -126,6 +131,7 @@ class Dialect(ABC):
 class PostgreSQLDialect(Dialect):
     vendor = "postgresql"
     now = "statement_timestamp()"
+    finishes_in_one_statement = True
     version = f"floor(random() * {VERSIONS})"
     lock = " FOR UPDATE SKIP LOCKED"
 
@@ -164,11 +170,13 @@ class PostgreSQLDialect(Dialect):
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
     ) -> tuple[set[uuid.UUID], Keys]:
-        # The driver quotes each text of a list on its own, which takes longer than all the rest: so the ids go as one
-        # text, and what is empty not at all.
-        columns: list[Any] = ["{" + ",".join([o.job_id.hex for o in outcomes]) + "}"]
-        columns += [[getattr(o, name) or None for o in outcomes] for name in ("status", "reason", "message")]
-        columns += [[getattr(o, name) for o in outcomes] for name in _OUTCOME_NUMBERS]
+        # The driver turns each member of a list into text on its own, which takes longer than all the rest: so what
+        # needs no quoting goes as one text, and what nobody has not at all.
+        columns: list[Any] = [_array([o.job_id.hex for o in outcomes]), _array([o.status for o in outcomes])]
+        for name in ("reason", "message"):
+            texts = [getattr(o, name) for o in outcomes]
+            columns.append(texts if any(texts) else None)
+        columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
             cursor.execute(_POSTGRESQL_FINISH.format(now=self.now, version=self.version), [*columns, worker, worker])
             rows = cursor.fetchall()
@@ -180,6 +188,13 @@ class PostgreSQLDialect(Dialect):
                     [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]],
                 )
         return done, {(key, number) for key, number, _ in rows}
+
+
+def _array(values: Sequence[str | float | None]) -> str | None:
+    """Return PostgreSQL's text for an array of numbers or plain words; None where all are."""
+    if all(value is None for value in values):
+        return None
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
 # The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.

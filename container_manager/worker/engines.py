@@ -1,0 +1,306 @@
+"""The attempts in a worker's hands, and the engines that run them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TypeVar
+
+from .. import queue
+from ..conf import AppSettings
+from ..executors.base import Executor, ExitStatus, LaunchSpec, Phase, Rejected, Unavailable
+from .held import AttemptKey, HeldAttempt, Stage
+from .launch import launch_key, launch_spec
+from .outcomes import closed, failed, outcome_of
+from .output import CappedOutput
+from .timers import Timer
+
+T = TypeVar("T")
+_FLUSH_SECONDS = 0.5
+logger = logging.getLogger(__name__)
+
+
+class Engines:
+    """Starts attempts, watches them, stops and removes them. It never touches the database.
+
+    Only the worker's own thread calls it; others wait for engines, and call ``wake`` when there is something new.
+    """
+
+    def __init__(self, executors: Mapping[str, Executor], settings: AppSettings, wake: Callable[[], None]) -> None:
+        self.held: dict[AttemptKey, HeldAttempt] = {}
+        self._executors, self._settings, self._wake = dict(executors), settings, wake
+        self._launched: SimpleQueue[tuple[HeldAttempt, str | Exception]] = SimpleQueue()
+        self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
+        self._unavailable_since: dict[str, float] = {}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._flush = Timer(_FLUSH_SECONDS)
+        self._observe = Timer(settings.poll_seconds)
+        self._ended = threading.Event()
+        self._watchers = [self._watcher(alias) for alias in self._executors]
+
+    @property
+    def aliases(self) -> list[str]:
+        return list(self._executors)
+
+    @property
+    def reachable(self) -> list[str]:
+        """The aliases whose engines answered when last asked."""
+        return [alias for alias in self._executors if alias not in self._unavailable_since]
+
+    @property
+    def timers(self) -> list[Timer]:
+        """What it waits for."""
+        return [self._flush, self._observe] if self.held else []
+
+    def start(self) -> None:
+        for watcher in self._watchers:
+            watcher.start()
+
+    def close(self) -> None:
+        """Let go of the engines; what does not survive its worker ends."""
+        self._ended.set()
+        for pool in self._pools.values():
+            pool.shutdown()
+        for executor in self._executors.values():
+            executor.close()
+        for watcher in self._watchers:
+            if watcher.is_alive():
+                watcher.join()
+
+    def heartbeat(self, seconds: float) -> None:
+        for executor in self._executors.values():
+            executor.heartbeat(seconds)
+
+    def turn(self) -> None:
+        """Take note of what has happened since."""
+        self._collect_launches()
+        self._collect_exits()
+        self._stop_overdue()
+        if self._flush.is_due():
+            self._read_outputs()
+
+    def take_on(self, job: queue.ClaimedJob) -> None:
+        """Start a claimed job."""
+        held = self._hold(job)
+        self._launch(held)
+
+    def adopt(self, found: queue.OwnedAttempt, *, by: str) -> None:
+        """Take an attempt that another worker began (or this one, before the database forgot to answer)."""
+        job = found.job
+        held = self._hold(job)
+        held.handle, held.handle_stored, held.stage = found.handle or held.key, bool(found.handle), Stage.RUNNING
+        if found.status != "running":
+            self.stop(held, "cancelled", grace=job.grace_seconds)
+        elif not found.handle and (held.executor.capabilities.survives_worker or found.claimed_by == by):
+            # Nobody knows whether it was started (starting is idempotent), or the answer to the claim was lost.
+            held.stage = Stage.LAUNCHING
+            self._launch(held)
+        self._changed[job.executor] = True
+
+    def stop(self, held: HeldAttempt, why: str, *, grace: float) -> None:
+        """Have an attempt stopped; ``why`` decides what its end will mean."""
+        held.stopped_for = why
+        if held.stage is Stage.RUNNING:
+            result = _attempt(lambda: held.executor.stop(held.handle, grace))
+            if isinstance(result, Unavailable):
+                held.stopped_for = None
+
+    def disown(self, held: HeldAttempt) -> None:
+        """Drop an attempt that is no longer this worker's, and end what still runs of it here."""
+        held.mine = False
+        if held.stage is not Stage.LAUNCHING:
+            self._forget(held)
+
+    def let_go(self, held: HeldAttempt) -> None:
+        """Drop an attempt whose end is stored, and remove what the engine has of it."""
+        self.held.pop(held.id, None)
+        if held.handle:
+            self._remove(held)
+
+    def _hold(self, job: queue.ClaimedJob) -> HeldAttempt:
+        now = time.monotonic()
+        held = HeldAttempt(
+            job=job,
+            executor=self._executors[job.executor],
+            key=launch_key(job, self._settings),
+            output=CappedOutput(self._settings.log_limit_bytes),
+            deadline=None if job.timeout_seconds is None else now + job.timeout_seconds - job.elapsed_seconds,
+            launch_until=now + self._settings.unreachable_seconds,
+        )
+        self.held[held.id] = held
+        return held
+
+    def _launch(self, held: HeldAttempt) -> None:
+        try:
+            spec = launch_spec(held.job, self._settings)
+        except Exception as error:
+            # Whatever it is, it is this job's: the next worker must not die of it too.
+            self._note_launched(held, error)
+            return
+        threads = held.executor.capabilities.launch_threads
+        if not threads:
+            self._note_launched(held, _attempt(lambda: held.executor.submit(spec)))
+            return
+        pool = self._pool(held.job.executor, threads)
+        future = pool.submit(_submit, held, spec)
+        future.add_done_callback(lambda done: self._note_launch(held, done))
+
+    def _note_launch(self, held: HeldAttempt, done: Future[str]) -> None:
+        error = done.exception()
+        self._note_launched(held, done.result() if error is None else _as_exception(error))
+
+    def _note_launched(self, held: HeldAttempt, result: str | Exception) -> None:
+        self._launched.put((held, result))
+        self._wake()
+
+    def _collect_launches(self) -> None:
+        while not self._launched.empty():
+            held, result = self._launched.get()
+            if held.stage is not Stage.LAUNCHING:
+                continue
+            if isinstance(result, str):
+                held.handle, held.stage = result, Stage.RUNNING
+                self._unavailable_since.pop(held.job.executor, None)
+                self._changed[held.job.executor] = True
+            if not held.mine:
+                self._forget(held)
+            elif isinstance(result, str):
+                if held.stopped_for is not None:
+                    held.executor.stop(held.handle, held.job.grace_seconds)
+            elif isinstance(result, Unavailable) and time.monotonic() < held.launch_until:
+                self._unavailable_since.setdefault(held.job.executor, time.monotonic())
+                timer = threading.Timer(1.0, self._launch, [held])
+                timer.daemon = True
+                timer.start()
+            else:
+                self._end_unstarted(held, result)
+
+    def _end_unstarted(self, held: HeldAttempt, error: Exception) -> None:
+        if isinstance(error, Rejected):
+            reason, message = error.reason, str(error)
+        elif isinstance(error, Unavailable):
+            reason, message = "lost", f"The engine could not be reached: {error}"
+        else:
+            logger.error("Executor %s failed to launch job=%s", held.job.executor, held.job.id, exc_info=error)
+            reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
+        held.stage = Stage.ENDED
+        held.exit = ExitStatus(message=message)
+        if held.stopped_for == "cancelled":
+            held.outcome = closed(held.job, None, message)
+        else:
+            held.outcome = failed(held.job, reason, message, retry=self._settings.retry)
+
+    def _collect_exits(self) -> None:
+        every = self._observe.is_due()
+        for alias, executor in self._executors.items():
+            if not (every or self._changed[alias]):
+                continue
+            running = [
+                held for held in self.held.values() if held.stage is Stage.RUNNING and held.job.executor == alias
+            ]
+            if not running and alias not in self._unavailable_since:
+                continue
+            self._changed[alias] = False
+            try:
+                observed = {o.key: o for o in executor.observe()}
+            except Unavailable as error:
+                self._note_unavailable(alias, running, error)
+                continue
+            self._unavailable_since.pop(alias, None)
+            for held in running:
+                observation = observed.get(held.key)
+                if observation is None:
+                    self._end(held, ExitStatus(lost=True, message="The engine no longer knows this attempt."))
+                elif observation.phase is Phase.EXITED:
+                    self._end(held, observation.exit or ExitStatus(lost=True))
+
+    def _note_unavailable(self, alias: str, running: Iterable[HeldAttempt], error: Unavailable) -> None:
+        since = self._unavailable_since.setdefault(alias, time.monotonic())
+        if time.monotonic() - since < self._settings.unreachable_seconds:
+            return
+        for held in running:
+            self._end(held, ExitStatus(lost=True, message=f"The engine could not be reached: {error}"))
+
+    def _end(self, held: HeldAttempt, exit_status: ExitStatus) -> None:
+        try:
+            held.read_output(to_end=True)
+        except Unavailable:
+            logger.warning("The end of the output of job=%s attempt=%s could not be read", *held.id)
+        held.stage, held.exit = Stage.ENDED, exit_status
+        if not held.mine:
+            self._forget(held)
+        elif held.stopped_for == "cancelled":
+            held.outcome = closed(held.job, exit_status, "Stopped: the job was cancelled.")
+        else:
+            held.outcome = outcome_of(held.job, exit_status, stopped_for=held.stopped_for, retry=self._settings.retry)
+
+    def _stop_overdue(self) -> None:
+        for held in self.held.values():
+            if held.stage is Stage.RUNNING and held.is_overdue():
+                self.stop(held, "timeout", grace=held.job.grace_seconds)
+
+    def _forget(self, held: HeldAttempt) -> None:
+        self.held.pop(held.id, None)
+        # A container may have been adopted by whoever took the job: it is that worker's to end.
+        if held.handle and not held.executor.capabilities.survives_worker:
+            self._remove(held)
+
+    def _remove(self, held: HeldAttempt) -> None:
+        threads = held.executor.capabilities.launch_threads
+        if threads:
+            self._pool(held.job.executor, threads).submit(_attempt, lambda: held.executor.remove(held.handle))
+        else:
+            _attempt(lambda: held.executor.remove(held.handle))
+
+    def _read_outputs(self) -> None:
+        for held in self.held.values():
+            if held.stage is Stage.RUNNING:
+                _attempt(held.read_output)
+
+    def _pool(self, alias: str, threads: int) -> ThreadPoolExecutor:
+        if alias not in self._pools:
+            self._pools[alias] = ThreadPoolExecutor(threads, thread_name_prefix=f"container-manager-{alias}")
+        return self._pools[alias]
+
+    def _watcher(self, alias: str) -> threading.Thread:
+        executor = self._executors[alias]
+
+        def watch() -> None:
+            while not self._ended.is_set():
+                try:
+                    changed = executor.watch(0.5)
+                except Unavailable:
+                    self._ended.wait(0.5)
+                    continue
+                if changed:
+                    self._changed[alias] = True
+                    self._flush.hurry()
+                    self._wake()
+
+        return threading.Thread(target=watch, name=f"container-manager-watch-{alias}", daemon=True)
+
+
+def _submit(held: HeldAttempt, spec: LaunchSpec) -> str:
+    """Start an attempt, in a launch thread, unless it was taken from this worker while it waited for that thread."""
+    if not held.mine:
+        raise Unavailable("The job is another worker's by now.")
+    return held.executor.submit(spec)
+
+
+def _attempt(work: Callable[[], T]) -> T | Exception:
+    """Return a result, or the executor's error as a value."""
+    try:
+        return work()
+    except Unavailable as error:
+        return error
+    except Exception as error:
+        logger.exception("An executor failed")
+        return error
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
