@@ -60,9 +60,18 @@ class PostgreSQL:
     """A claim is one statement; its work is counted in pages."""
 
     def plan(self) -> tuple[Any, list[Any]]:
-        (statement,) = statements()
-        with undone():
-            ((document,),) = fetch("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON)", statement)
+        """Return the plan that serves any parameters: a worker whose driver prepares statements has no other."""
+        ((sql, params),) = statements()
+        numbered = sql.replace("%s", "{}").format(*(f"${n}" for n in range(1, len(params) + 1)))
+        values = ", ".join(["%s"] * len(params))
+        with undone(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+            cursor.execute(f"PREPARE claim AS {numbered.replace('%', '%%')}", [])
+            try:
+                explain = "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE claim"
+                ((document,),) = fetch(explain, (f"({values})", params))
+            finally:
+                cursor.execute("DEALLOCATE claim")
         whole = (document if isinstance(document, list) else json.loads(document))[0]["Plan"]
         return whole, list(self.nodes(whole))
 

@@ -673,7 +673,7 @@ class TestLeases:
     def test_a_transaction_that_sleeps_for_too_long_is_rolled_back(self) -> None:
         register("rescuer")
         job = running("frozen")
-        queue.limit_transactions(idle_seconds=1.0, using="default")
+        queue.prepare_session(idle_seconds=1.0, using="default")
 
         def take() -> None:
             deadline = time.monotonic() + _PATIENCE_SECONDS

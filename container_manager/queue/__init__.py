@@ -6,7 +6,7 @@ worker has taken over, or the job was cancelled, it changes nothing.
 
 from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handles, rescue
 from .entry import enqueue, enqueue_many, retry
-from .leases import drop_lease, is_maintainer, limit_transactions, live_workers, register_worker, renew_lease
+from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
 from .logs import LogEntry, append_logs
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import PRUNE_BATCH, prune_jobs
@@ -29,11 +29,11 @@ __all__ = [
     "enqueue_many",
     "finish",
     "is_maintainer",
-    "limit_transactions",
     "live_workers",
     "owned_attempts",
     "pause_queue",
     "paused_queues",
+    "prepare_session",
     "promote_retries",
     "prune_jobs",
     "queue_statistics",

@@ -72,8 +72,8 @@ class Dialect(ABC):
     def seconds_since(self, moment: str) -> str:
         """Return SQL for the seconds gone since a time."""
 
-    def idle_limit(self, connection: BaseDatabaseWrapper, seconds: float) -> Sequence[str]:
-        """Return what makes the database end a transaction that is idle for so long; nothing where it cannot."""
+    def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
+        """Return what a worker tells the database first; to end transactions that sleep for so long, where it can."""
         return ()
 
     @abstractmethod
@@ -141,8 +141,12 @@ class PostgreSQLDialect(Dialect):
     def seconds_since(self, moment: str) -> str:
         return f"EXTRACT(EPOCH FROM statement_timestamp() - {moment})"
 
-    def idle_limit(self, connection: BaseDatabaseWrapper, seconds: float) -> Sequence[str]:
-        return (f"SET idle_in_transaction_session_timeout = {ceil(seconds * 1000)}",)
+    def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
+        return (
+            f"SET idle_in_transaction_session_timeout = {ceil(idle_seconds * 1000)}",
+            # Where statements are prepared: to plan one anew takes as long as to claim or finish a job.
+            "SET plan_cache_mode = force_generic_plan",
+        )
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
@@ -374,10 +378,10 @@ class MySQLDialect(RowByRowDialect):
     def seconds_since(self, moment: str) -> str:
         return f"TIMESTAMPDIFF(MICROSECOND, {moment}, UTC_TIMESTAMP(6)) / 1000000.0"
 
-    def idle_limit(self, connection: BaseDatabaseWrapper, seconds: float) -> Sequence[str]:
+    def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
         # MySQL has no such thing.
         is_mariadb = getattr(connection, "mysql_is_mariadb", False)
-        return (f"SET SESSION idle_transaction_timeout = {ceil(seconds)}",) if is_mariadb else ()
+        return (f"SET SESSION idle_transaction_timeout = {ceil(idle_seconds)}",) if is_mariadb else ()
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT IGNORE INTO {rest}"

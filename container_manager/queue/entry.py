@@ -37,10 +37,11 @@ _BATCH = 1000
 def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS, **fields: Any) -> ContainerJob:
     """Create a job that is queued from the start; within the caller's transaction, if there is one.
 
-    Raises ValidationError that names each wrong field.
+    Raises ValidationError that names each wrong field, and IntegrityError for an id that is taken.
     """
     job = ContainerJob(**fields, status=JobStatus.QUEUED, queued_at=timezone.now(), scheduled_for=scheduled_for)
-    job.full_clean()
+    # The database itself holds the rest, without being asked first.
+    job.full_clean(validate_unique=False, validate_constraints=False)
     job.save(using=using, force_insert=True)
     wake_workers(using=using)
     return job

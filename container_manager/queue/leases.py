@@ -53,13 +53,13 @@ def bury_workers(cursor: Any, dialect: Dialect, *, by: str) -> None:
         cursor.execute(f"DELETE FROM container_manager_worker WHERE id = %s AND {expired}", [worker])
 
 
-def limit_transactions(*, idle_seconds: float, using: str) -> None:
-    """Let the database roll back what this connection has begun and not gone on with for so long.
+def prepare_session(*, idle_seconds: float, using: str) -> None:
+    """Make a connection a worker's: the database rolls back what it has begun and not gone on with for so long.
 
     A worker that freezes in the middle of a transaction, or loses its host, holds rows locked that others wait for.
     """
     connection = connections[using]
-    for statement in dialect_for(connection).idle_limit(connection, idle_seconds):
+    for statement in dialect_for(connection).session_settings(connection, idle_seconds=idle_seconds):
         with connection.cursor() as cursor:
             cursor.execute(statement)
 

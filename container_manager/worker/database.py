@@ -51,7 +51,7 @@ class Database:
         """Do something; raise what the database raises, and connect anew the next time."""
         try:
             if not self._prepared:
-                queue.limit_transactions(idle_seconds=self._idle_seconds, using=self.using)
+                queue.prepare_session(idle_seconds=self._idle_seconds, using=self.using)
                 self._prepared = True
             return work()
         except AWAY:
