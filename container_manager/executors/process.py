@@ -210,7 +210,7 @@ class ProcessExecutor(Executor):
         passed = (theirs.fileno(), out_writer, err_writer)
         job = _Job(key=spec.key, control=ours, open_streams={out_reader: "stdout", err_reader: "stderr"})
         try:
-            _send(channel, self._message(spec), passed)
+            warden.send(channel, self._message(spec), passed)
         except OSError as error:
             for descriptor in (out_reader, err_reader):
                 os.close(descriptor)
@@ -273,7 +273,7 @@ class ProcessExecutor(Executor):
     def _pass_heartbeat(self, channel: socket.socket) -> None:
         if self._alive_until is not None:
             with contextlib.suppress(OSError):
-                _send(channel, {"heartbeat": self._alive_until - time.monotonic()}, ())
+                warden.send(channel, {"heartbeat": self._alive_until - time.monotonic()}, ())
 
     def _wake(self) -> None:
         """Let the pump look at the jobs anew. The caller holds the lock."""
@@ -384,15 +384,6 @@ class ProcessExecutor(Executor):
         job.started.set()
         if job.exit is not None:
             self._changed.set()
-
-
-def _send(channel: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-    body = json.dumps(message).encode()
-    header = warden.HEADER.pack(len(body))
-    if descriptors:
-        sent = socket.send_fds(channel, [header], list(descriptors))
-        header = header[sent:]
-    channel.sendall(header + body)
 
 
 def _start_error(spec: LaunchSpec, number: int) -> str:

@@ -1,9 +1,10 @@
 """The process executor's warden: a small process that forks jobs and outlives nothing it should not.
 
 Run as a script by `ProcessExecutor`, with the number of an inherited socket; it imports the standard library only, so
-that it starts and forks fast. For each job it forks a keeper, which starts the command in a session of its own and is
-told by its control socket when to stop it. Whoever dies, the command dies too: the worker (the control socket ends),
-the warden (the keeper is signalled), the keeper (the command is signalled, and what it left falls to the warden).
+that it starts and forks fast. Each job has a keeper, which starts the command in a session of its own and is told by
+its control socket when to stop it; the next one's is forked ahead. Whoever dies, the command dies too: the worker (the
+control socket ends), the warden (the keeper is signalled), the keeper (the command is signalled, and what it left falls
+to the warden).
 A worker that is frozen is not heard by the warden any more, which then ends all its jobs, and starts no other until it
 is heard again.
 """
@@ -21,28 +22,34 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-HEADER = struct.Struct("!I")
+_HEADER = struct.Struct("!I")
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _EXEC_FAILED = 127
+# The next keeper is forked once nothing has happened for so long.
+_QUIET_SECONDS = 0.01
 
 
 def main(channel: socket.socket) -> None:
-    """Fork a keeper per launch message until the worker is gone."""
+    """Give each launch message to a keeper until the worker is gone."""
     _adopt_orphans()
     wakeup = _wakeup_on(signal.SIGCHLD)
-    keepers: set[int] = set()
+    keepers = _Keepers((channel.fileno(), wakeup))
     deadline: float | None = None
     overdue = False
     while True:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not keepers.one_waits:
+            timeout = _QUIET_SECONDS
         ready = _ready([channel, wakeup], timeout)
+        if not ready:
+            keepers.fork_ahead()
         if channel in ready:
-            message, descriptors = _receive(channel)
+            message, descriptors = receive(channel)
             if message is None:
                 return
             if "heartbeat" in message:
@@ -50,28 +57,34 @@ def main(channel: socket.socket) -> None:
             elif overdue:
                 _refuse(descriptors)
             else:
-                keepers.add(_fork_keeper(message, descriptors, (channel.fileno(), wakeup)))
+                keepers.launch(message, descriptors)
         if wakeup in ready:
             os.read(wakeup, 4096)
-            _reap(keepers)
+            keepers.reap()
         if deadline is not None and time.monotonic() >= deadline:
             deadline, overdue = None, True
-            for keeper in keepers:
-                os.kill(keeper, signal.SIGUSR1)
+            keepers.end_jobs()
 
 
-def _ready(sources: Sequence[Any], timeout: float | None) -> list[Any]:
-    return select.select(sources, [], [], timeout)[0]
+def send(channel: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    """Send a message, and open files with it."""
+    body = json.dumps(message).encode()
+    header = _HEADER.pack(len(body))
+    if descriptors:
+        sent = socket.send_fds(channel, [header], list(descriptors))
+        header = header[sent:]
+    channel.sendall(header + body)
 
 
-def _receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Return a message and its open files; None once the other end is closed."""
     # recv_fds leaves descriptors open across exec unless told otherwise.
-    header, descriptors, _, _ = socket.recv_fds(channel, HEADER.size, 3, socket.MSG_CMSG_CLOEXEC)
-    while header and len(header) < HEADER.size:
-        header += channel.recv(HEADER.size - len(header))
+    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 3, socket.MSG_CMSG_CLOEXEC)
+    while header and len(header) < _HEADER.size:
+        header += channel.recv(_HEADER.size - len(header))
     if not header:
         return None, []
-    missing, parts = HEADER.unpack(header)[0], []
+    missing, parts = _HEADER.unpack(header)[0], []
     while missing:
         part = channel.recv(min(missing, 65536))
         if not part:
@@ -81,14 +94,76 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     return json.loads(b"".join(parts)), descriptors
 
 
-def _reap(keepers: set[int]) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while pid := os.waitpid(-1, os.WNOHANG)[0]:
-            keepers.discard(pid)
-    # What a killed keeper left behind is now a child of the warden.
-    for pid in _children(os.getpid()):
-        if pid not in keepers:
-            _kill(pid, signal.SIGKILL)
+def _ready(sources: Sequence[Any], timeout: float | None) -> list[Any]:
+    return select.select(sources, [], [], timeout)[0]
+
+
+class _Keepers:
+    """The keepers of jobs, and one that waits for the next: to fork it takes longer than to start a command.
+
+    ``inherited``: descriptors that are the warden's alone.
+    """
+
+    def __init__(self, inherited: Sequence[int]) -> None:
+        self._inherited = inherited
+        self._busy: set[int] = set()
+        self._next: tuple[int, socket.socket] | None = None
+
+    @property
+    def one_waits(self) -> bool:
+        return self._next is not None
+
+    def fork_ahead(self) -> None:
+        """Fork the next job's keeper, if there is none."""
+        if self._next is None:
+            self._next = self._forked()
+
+    def launch(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        keeper, channel = self._next or self._forked()
+        self._next = None
+        try:
+            send(channel, message, descriptors)
+        except OSError:
+            # It was killed while it waited.
+            channel.close()
+            keeper, channel = self._forked()
+            send(channel, message, descriptors)
+        channel.close()
+        self._busy.add(keeper)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def end_jobs(self) -> None:
+        for keeper in self._busy:
+            os.kill(keeper, signal.SIGUSR1)
+
+    def reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                self._busy.discard(pid)
+                if self._next and self._next[0] == pid:
+                    self._next[1].close()
+                    self._next = None
+        # What a killed keeper left behind is now a child of the warden.
+        keepers = self._busy | ({self._next[0]} if self._next else set())
+        for pid in _children(os.getpid()):
+            if pid not in keepers:
+                _kill(pid, signal.SIGKILL)
+
+    def _forked(self) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                for descriptor in (*self._inherited, ours.detach()):
+                    os.close(descriptor)
+                _wait_for_job(theirs)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+        return pid, ours
 
 
 def _refuse(descriptors: list[int]) -> None:
@@ -100,28 +175,19 @@ def _refuse(descriptors: list[int]) -> None:
     os.close(err)
 
 
-def _fork_keeper(spec: dict[str, Any], descriptors: list[int], inherited: tuple[int, ...]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            for descriptor in inherited:
-                os.close(descriptor)
-            _keep(spec, *descriptors)
-            status = 0
-        finally:
-            os._exit(status)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return pid
-
-
-def _keep(spec: dict[str, Any], control_descriptor: int, out: int, err: int) -> None:
-    """Start the command, see it to its end, leave nothing of it behind, and report."""
+def _wait_for_job(channel: socket.socket) -> None:
     _adopt_orphans()
     _die_with_parent(signal.SIGTERM)
-    control = socket.socket(fileno=control_descriptor)
     wakeup = _wakeup_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
+    spec, descriptors = receive(channel)
+    channel.close()
+    if spec is not None:
+        _keep(spec, wakeup, *descriptors)
+
+
+def _keep(spec: dict[str, Any], wakeup: int, control_descriptor: int, out: int, err: int) -> None:
+    """Start the command, see it to its end, leave nothing of it behind, and report."""
+    control = socket.socket(fileno=control_descriptor)
     command, error = _start(spec, out, err)
     os.close(out)
     os.close(err)
@@ -212,8 +278,7 @@ def _exec(spec: dict[str, Any], out: int, err: int, error_out: int) -> NoReturn:
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
-        # Also those that a shell ignores for what it starts in the background.
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        for number in _IGNORED:
             signal.signal(number, signal.SIG_DFL)
         _die_with_parent(signal.SIGKILL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -304,6 +369,8 @@ def _die_with_parent(number: int) -> None:
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# What Python ignores, and what a shell ignores for what it starts in the background. All else is reset by exec.
+_IGNORED = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 
 if __name__ == "__main__":
     main(socket.socket(fileno=int(sys.argv[1])))

@@ -213,7 +213,20 @@ class TestProcessExecutor(Conformance):
         eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
         assert executor._warden is not None
         children = Path(f"/proc/{executor._warden.pid}/task/{executor._warden.pid}/children")
-        eventually(lambda: children.read_text() == "")
+        # Only the next job's keeper waits.
+        eventually(lambda: len(children.read_text().split()) <= 1)
+
+    def test_a_keeper_that_is_killed_while_it_waits_is_replaced(
+        self, subject: Processes, executor: ProcessExecutor
+    ) -> None:
+        self.run(executor, subject.spec("true"))
+        assert executor._warden is not None
+        children = Path(f"/proc/{executor._warden.pid}/task/{executor._warden.pid}/children")
+        eventually(lambda: len(children.read_text().split()) == 1)
+        (waiting,) = children.read_text().split()
+        os.kill(int(waiting), signal.SIGKILL)
+        eventually(lambda: is_gone(waiting))
+        assert self.run(executor, subject.spec("exit 3"))[0].code == 3
 
     def test_an_unrelated_holder_of_the_pipe_does_not_hold_the_job(
         self, subject: Processes, executor: Executor

@@ -115,4 +115,4 @@ class Ours(Contender):
         loop.run()
 
 
-CONTENDERS = [Ours(100, 9000), Ours(1, 600)]
+CONTENDERS = [Ours(100, 14000), Ours(1, 900)]
