@@ -65,11 +65,11 @@ class Hand:
         self.random.shuffle(self.held)
 
     def write(self) -> None:
-        entries = [
-            queue.LogEntry(job_id=job.id, attempt=job.attempt, sequence=0, stream="stdout", data=b"x")
-            for job in self.held
+        entry = queue.LogEntry(sequence=0, stream="stdout", data=b"x")
+        changes = [
+            queue.LogChange(job_id=job.id, attempt=job.attempt, entries=[entry], gone=(0, 1)) for job in self.held
         ]
-        queue.append_logs(entries, worker=self.name, using="default")
+        queue.store_logs(changes, worker=self.name, using="default")
 
     def finish(self) -> None:
         ended = self.held[:4]

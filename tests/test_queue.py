@@ -52,11 +52,9 @@ def finish(*outcomes: queue.Outcome, worker: str = "w") -> set[Any]:
 
 
 def append(job: ContainerJob, *texts: bytes, attempt: int = 1, worker: str = "w") -> None:
-    entries = [
-        queue.LogEntry(job_id=job.pk, attempt=attempt, sequence=number, stream="stdout", data=text)
-        for number, text in enumerate(texts)
-    ]
-    queue.append_logs(entries, worker=worker, using="default")
+    entries = [queue.LogEntry(sequence=number, stream="stdout", data=text) for number, text in enumerate(texts)]
+    change = queue.LogChange(job_id=job.pk, attempt=attempt, entries=entries)
+    queue.store_logs([change], worker=worker, using="default")
 
 
 def rescue(worker: str, *executors: str) -> int:

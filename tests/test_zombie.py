@@ -72,9 +72,18 @@ def outcome(job: ContainerJob, attempt: int, status: str | None, **values: Any) 
     return queue.Outcome(job_id=job.pk, attempt=attempt, status=status, **values)
 
 
-def append(job: ContainerJob, attempt: int, sequence: int, data: bytes, *, worker: str) -> None:
-    entry = queue.LogEntry(job_id=job.pk, attempt=attempt, sequence=sequence, stream="stdout", data=data)
-    queue.append_logs([entry], worker=worker, using="default")
+def append(
+    job: ContainerJob,
+    attempt: int,
+    sequence: int,
+    data: bytes,
+    *,
+    worker: str,
+    gone: tuple[int, int] | None = None,
+) -> None:
+    entry = queue.LogEntry(sequence=sequence, stream="stdout", data=data)
+    change = queue.LogChange(job_id=job.pk, attempt=attempt, entries=[entry], gone=gone)
+    queue.store_logs([change], worker=worker, using="default")
 
 
 @pytest.mark.parametrize("moment", [rescued, running_again, completed, cancelled])
@@ -102,7 +111,7 @@ def test_a_zombie_can_neither_renew_nor_write_nor_take_back(moment: Callable[[],
     before = records_of(job)
     assert not queue.renew_lease("zombie", lease_seconds=60.0, using="default")
     for attempt, sequence in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0)):
-        append(job, attempt, sequence, b"from the grave\n", worker="zombie")
+        append(job, attempt, sequence, b"from the grave\n", worker="zombie", gone=(0, 9))
     queue.record_handles([((job.pk, number), "zombie's") for number in (1, 2)], worker="zombie", using="default")
     assert queue.owned_attempts(worker="zombie", using="default") == []
     assert queue.rescue(worker="zombie", executors=["default"], using="default") == 0

@@ -12,6 +12,8 @@ from ..models import ContainerJob, JobAttempt, JobLog
 from .base import Output, find_job
 
 _POLL_SECONDS = 0.3
+# For whom the output was too fast. Who comes later finds the worker's own line, of the stream "system", in its place.
+_GAP = b"[more output came than the log holds: some was dropped here]\n"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -40,14 +42,16 @@ def run(options: Mapping[str, Any], out: Output) -> int:
 
 def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
     """Yield a job's output with its stream as it is stored, through all its attempts, until it can run no more."""
-    using, number, sequence = job._state.db, max(job.attempt, 1), -1
+    using, number, sequence, previous = job._state.db, max(job.attempt, 1), -1, ""
     while True:
         # Looked at before the output, so that nothing stored before the end is missed.
         job.refresh_from_db(fields=["status", "attempt"])
         newest = JobAttempt.objects.using(using).filter(job=job, number=number).first()
         rows = JobLog.objects.using(using).filter(attempt__job=job, attempt__number=number, sequence__gt=sequence)
         for entry in rows.iterator(chunk_size=16):
-            sequence = entry.sequence
+            if entry.sequence > sequence + 1 and previous != "system":
+                yield "system", _GAP
+            sequence, previous = entry.sequence, entry.stream
             yield entry.stream, bytes(entry.data)
         if newest is not None and newest.finished_at is not None and job.attempt > number:
             number, sequence = number + 1, -1

@@ -7,7 +7,7 @@ worker has taken over, or the job was cancelled, it changes nothing.
 from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handles, rescue
 from .entry import enqueue, enqueue_many, retry
 from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
-from .logs import LogEntry, append_logs
+from .logs import LogChange, LogEntry, store_logs
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import PRUNE_BATCH, prune_jobs
 from .retries import promote_retries
@@ -18,11 +18,11 @@ from .wakeup import wake_workers
 __all__ = [
     "PRUNE_BATCH",
     "ClaimedJob",
+    "LogChange",
     "LogEntry",
     "Outcome",
     "OwnedAttempt",
     "QueueStatistics",
-    "append_logs",
     "claim",
     "drop_lease",
     "enqueue",
@@ -43,6 +43,7 @@ __all__ = [
     "rescue",
     "resume_queue",
     "retry",
+    "store_logs",
     "unschedulable_jobs",
     "wake_workers",
 ]

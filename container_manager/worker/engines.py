@@ -91,7 +91,7 @@ class Engines:
     def adopt(self, found: queue.OwnedAttempt, *, by: str) -> None:
         """Take an attempt that another worker began (or this one, before the database forgot to answer)."""
         job = found.job
-        held = self._hold(job)
+        held = self._hold(job, adopted=True)
         held.handle, held.handle_stored, held.stage = found.handle or held.key, bool(found.handle), Stage.RUNNING
         if found.status != "running":
             self.stop(held, "cancelled", grace=job.grace_seconds)
@@ -121,13 +121,13 @@ class Engines:
         if held.handle:
             self._remove(held)
 
-    def _hold(self, job: queue.ClaimedJob) -> HeldAttempt:
+    def _hold(self, job: queue.ClaimedJob, *, adopted: bool = False) -> HeldAttempt:
         now = time.monotonic()
         held = HeldAttempt(
             job=job,
             executor=self._executors[job.executor],
             key=launch_key(job, self._settings),
-            output=CappedOutput(self._settings.log_limit_bytes),
+            output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
             deadline=None if job.timeout_seconds is None else now + job.timeout_seconds - job.elapsed_seconds,
             launch_until=now + self._settings.unreachable_seconds,
         )

@@ -58,7 +58,7 @@ class Finisher:
         using = self._database.using
 
         def store() -> set[AttemptKey]:
-            queue.append_logs([entry for held in ended for entry in held.entries], worker=worker, using=using)
+            queue.store_logs([change for held in ended for change in held.log_changes], worker=worker, using=using)
             return queue.finish([held.outcome for held in ended if held.outcome], worker=worker, using=using)
 
         return self._database.do(store)

@@ -7,12 +7,15 @@ import uuid
 from dataclasses import dataclass, field
 from enum import Enum
 
+from .. import queue
 from ..executors.base import Executor, ExitStatus
-from ..queue import ClaimedJob, LogEntry, Outcome
 from .output import CappedOutput
+from .timers import Timer
 
 # One read of an attempt's output takes at most this much.
 _PAGE_BYTES = 1024 * 1024
+# How often the end of a long output is stored anew: a job that never stops printing costs no more than this.
+_TAIL_SECONDS = 2.0
 
 AttemptKey = tuple[uuid.UUID, int]
 
@@ -30,7 +33,7 @@ class HeldAttempt:
     """One attempt in this worker's hands. Changed by the worker's own thread only."""
 
     id: AttemptKey = field(init=False)
-    job: ClaimedJob
+    job: queue.ClaimedJob
     executor: Executor
     key: str
     output: CappedOutput
@@ -42,8 +45,9 @@ class HeldAttempt:
     stopped_for: str | None = None
     mine: bool = True
     exit: ExitStatus | None = None
-    outcome: Outcome | None = None
-    entries: list[LogEntry] = field(default_factory=list)
+    outcome: queue.Outcome | None = None
+    log_changes: list[queue.LogChange] = field(default_factory=list)
+    tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     launch_until: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,7 +57,10 @@ class HeldAttempt:
         return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline
 
     def read_output(self, *, to_end: bool = False) -> None:
-        """Fetch what the executor has of the output."""
+        """Fetch what the executor has of the output, and make of it what is to be stored.
+
+        While the last change waits for the database there is no other: what comes meanwhile stays under its cap.
+        """
         while True:
             page = self.executor.logs(self.handle, self.cursor, _PAGE_BYTES)
             self.cursor = page.cursor
@@ -61,16 +68,8 @@ class HeldAttempt:
                 self.output.feed(page.chunks)
             if not (page.chunks and to_end):
                 break
-        pieces = self.output.take()
-        if to_end:
-            pieces += self.output.close()
-        self.entries.extend(
-            LogEntry(
-                job_id=self.job.id,
-                attempt=self.job.attempt,
-                sequence=sequence,
-                stream=chunk.stream,
-                data=chunk.data,
-            )
-            for sequence, chunk in pieces
-        )
+        if to_end or not self.log_changes:
+            entries, gone = self.output.take(tail=to_end or self.tail_timer.is_due())
+            if entries:
+                job, attempt = self.id
+                self.log_changes.append(queue.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))

@@ -244,7 +244,7 @@ class WorkerLoop:
             if held.id in done:
                 self._engines.let_go(held)
             else:
-                held.entries = []
+                held.log_changes = []
         if len(done) < len(batch):
             # Taken over, or cancelled this very moment: then the next finish closes the attempt alone.
             self._compare_with_database()
@@ -297,12 +297,12 @@ class WorkerLoop:
         return max(0, room)
 
     def _store_outputs(self) -> None:
-        waiting = [held for held in self._engines.held.values() if held.entries and held.outcome is None]
+        waiting = [held for held in self._engines.held.values() if held.log_changes and held.outcome is None]
         if waiting:
-            entries = [entry for held in waiting for entry in held.entries]
-            queue.append_logs(entries, worker=self.id, using=self._options.using)
+            changes = [change for held in waiting for change in held.log_changes]
+            queue.store_logs(changes, worker=self.id, using=self._options.using)
             for held in waiting:
-                held.entries = []
+                held.log_changes = []
 
     def _store_handles(self) -> None:
         """Note what engines call the attempts that outlive this worker: whoever adopts one need not start it again."""

@@ -1,0 +1,144 @@
+"""Output under its cap: head and tail, live, nothing twice and nothing out of order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from hypothesis import given
+from hypothesis import strategies as st
+
+from container_manager import queue
+from container_manager.cli.logs import follow
+from container_manager.executors.base import LogChunk, Stream
+from container_manager.models import ContainerJob, JobLog
+from container_manager.worker.output import CappedOutput
+
+from .workers import eventually, worker
+
+_STREAMS: list[Stream] = ["stdout", "stderr"]
+_LIMIT = 200
+# What may be missing of a tail that was cut: the rest of one row.
+_ROW = _LIMIT // 2 // 16
+
+
+class Stored:
+    """What the database has of one attempt: rows by their place, each stored once."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[str, bytes]] = {}
+
+    def apply(self, output: CappedOutput, *, tail: bool) -> None:
+        entries, gone = output.take(tail=tail)
+        for _ in range(2):  # a change whose fate was unknown is sent again
+            if gone is not None:
+                self.rows = {n: row for n, row in self.rows.items() if not gone[0] <= n < gone[1]}
+            for entry in entries:
+                self.rows.setdefault(entry.sequence, (entry.stream, entry.data))
+        assert sum(len(data) for stream, data in self.rows.values() if stream != "system") <= _LIMIT
+
+    def in_order(self) -> list[tuple[str, bytes]]:
+        return [self.rows[number] for number in sorted(self.rows)]
+
+
+@given(
+    chunks=st.lists(st.tuples(st.sampled_from(_STREAMS), st.integers(1, 90), st.sampled_from(["", "head", "all"]))),
+    inherited=st.booleans(),
+)
+def test_what_is_stored_is_the_head_and_the_tail(chunks: list[tuple[Stream, int, str]], inherited: bool) -> None:
+    output, stored = CappedOutput(_LIMIT, replaces=inherited), Stored()
+    if inherited and chunks:
+        stored.rows = dict.fromkeys(range(3), ("stdout", b"another worker's"))
+    written = bytearray()
+    streams = bytearray()
+    for number, (stream, size, taken) in enumerate(chunks):
+        data = bytes([number % 256]) * size
+        written += data
+        streams += stream[3].encode() * size
+        output.feed([LogChunk(stream=stream, data=data)])
+        if taken:
+            stored.apply(output, tail=taken == "all")
+    stored.apply(output, tail=True)
+    rows = stored.in_order()
+    kept = b"".join(data for stream, data in rows if stream != "system")
+    kept_streams = b"".join(stream[3].encode() * len(data) for stream, data in rows if stream != "system")
+    dropped = len(written) - len(kept)
+    notes = [place for place, (stream, _) in enumerate(rows) if stream == "system"]
+    if len(written) <= _LIMIT:
+        assert (bytes(written), bytes(streams), notes) == (kept, kept_streams, [])
+        return
+    head, tail = _LIMIT // 2, len(kept) - _LIMIT // 2
+    assert _LIMIT // 2 - _ROW < tail <= _LIMIT // 2
+    assert kept == bytes(written[:head] + written[len(written) - tail :])
+    assert kept_streams == bytes(streams[:head] + streams[len(streams) - tail :])
+    (note,) = notes
+    assert rows[note] == ("system", f"[{dropped} bytes of output dropped here: the log is limited]\n".encode())
+    assert sum(len(data) for _, data in rows[:note]) == head
+
+
+def claimed() -> queue.ClaimedJob:
+    queue.enqueue(command="true")
+    (job,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
+    return job
+
+
+def store(job: queue.ClaimedJob, *rows: tuple[int, str, bytes], gone: tuple[int, int] | None = None) -> None:
+    entries = [queue.LogEntry(sequence=number, stream=stream, data=data) for number, stream, data in rows]
+    change = queue.LogChange(job_id=job.id, attempt=job.attempt, entries=entries, gone=gone)
+    queue.store_logs([change], worker="w", using="default")
+
+
+@pytest.mark.django_db(transaction=True)
+class TestFollowing:
+    def test_a_reader_who_is_too_slow_is_told(self) -> None:
+        job = claimed()
+        store(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
+        reading = follow(ContainerJob.objects.get(pk=job.id))
+        assert [next(reading) for _ in range(3)][-1] == ("stdout", b"two ")
+        store(job, (1, "system", b"[8 bytes dropped]\n"), (5, "stdout", b"five"), gone=(1, 5))
+        stream, said = next(reading)
+        assert (stream, b"some was dropped here" in said) == ("system", True)
+        assert next(reading) == ("stdout", b"five")
+
+    def test_a_reader_who_comes_later_reads_the_worker_s_own_words(self) -> None:
+        job = claimed()
+        store(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
+        store(job, (1, "system", b"[8 bytes dropped]\n"), (5, "stdout", b"five"), gone=(1, 5))
+        reading = follow(ContainerJob.objects.get(pk=job.id))
+        assert [next(reading) for _ in range(3)] == [
+            ("stdout", b"head "),
+            ("system", b"[8 bytes dropped]\n"),
+            ("stdout", b"five"),
+        ]
+
+    def test_the_end_of_a_long_output_is_seen_while_the_job_runs(self, tmp_path: Path) -> None:
+        go, script = tmp_path / "go", tmp_path / "long.sh"
+        os.mkfifo(go)
+        script.write_text(
+            f"head -c 3000000 /dev/zero | tr '\\0' x\necho; echo so far\nread word < {go}\necho at last\n"
+        )
+        with worker("--slots", "1", log=tmp_path / "log"):
+            job = queue.enqueue(command=f"sh {script}")
+            command = [sys.executable, "-m", "django", "container", "logs", "-f", str(job.pk)]
+            environment = {
+                **os.environ,
+                "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+                "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
+                "CM_WORKER_LEASE_SECONDS": "30",
+            }
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as reader, go.open("w") as word:
+                assert reader.stdout is not None
+                assert any(b"so far" in line for line in reader.stdout)
+                job.refresh_from_db()
+                assert job.status == "running"
+                word.write("\n")
+                word.flush()
+                assert b"at last\n" in reader.stdout.read()
+            assert reader.returncode == 0
+            eventually(lambda: ContainerJob.objects.filter(pk=job.pk, status="completed").exists())
+        rows = JobLog.objects.filter(attempt__job=job).values_list("stream", "data")
+        assert [bytes(data)[-8:] for stream, data in rows if stream == "stdout"][-1] == b"at last\n"
