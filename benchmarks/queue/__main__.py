@@ -39,6 +39,7 @@ def main() -> int:
 
 def _measure(connection: psycopg.Connection, folder: str, *, quick: bool) -> Iterator[Figure]:
     from .bulk import measure_bulk
+    from .claims import measure_claims
     from .contenders import contenders
     from .drain import WORKERS, measure_drains
     from .idle import measure_idle
@@ -67,6 +68,10 @@ def _measure(connection: psycopg.Connection, folder: str, *, quick: bool) -> Ite
     yield Figure(name="bulk enqueue: ours", value=ours, unit="jobs/s")
     yield Figure(name="bulk enqueue: hand-written INSERT", value=floor_rate, unit="jobs/s")
     yield Figure(name="bulk enqueue: INSERT / ours", value=floor_rate / ours, unit="times", at_most=2.0)
+    few, many = measure_claims(connection, quick=quick)
+    yield Figure(name="claim of ten among a thousand queued", value=few * 1e3, unit="ms")
+    yield Figure(name="claim of ten among many, finished and queued", value=many * 1e3, unit="ms")
+    yield Figure(name="claim: among many / among a thousand", value=many / few, unit="times", at_most=1.5)
     queued, plain = measure_pickup(20 if quick else 60)
     yield Figure(name="pickup: enqueue to command, p50", value=queued * 1e3, unit="ms")
     yield Figure(name="pickup: fork and exec, p50", value=plain * 1e3, unit="ms")
