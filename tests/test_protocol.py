@@ -265,6 +265,23 @@ class TestWorker:
         finally:
             executor.close()
 
+    def test_a_worker_that_was_kept_away_judges_nobody_at_once(self) -> None:
+        """What kept it from the database may have kept the others too: they get time to renew their leases."""
+        queue.enqueue(command="true", max_retries=0)
+        register("other")
+        (claimed,) = queue.claim(worker="other", executors=["default"], limit=1, using="default")
+        let_lease_run_out("other")
+        job = ContainerJob.objects.get(pk=claimed.id)
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        assert loop._register()
+        loop._lease._renewed_at -= SETTINGS.lease_seconds
+        loop._beat()
+        loop._do_maintenance()
+        assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "other")
+        loop._rescue.hurry()
+        loop._do_maintenance()
+        assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
+
     def test_a_worker_that_registers_anew_drops_all_it_held(self) -> None:
         jobs: list[ContainerJob] = [queue.enqueue(command="sleep 600") for _ in range(3)]
         executor = ProcessExecutor()

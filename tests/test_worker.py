@@ -20,6 +20,7 @@ from container_manager.conf import AppSettings, RetrySettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
+from container_manager.worker.outcomes import retry_delay
 
 from .jobs import journal_of
 
@@ -109,6 +110,18 @@ def test_a_failure_has_its_reason_and_its_words(command: str, reason: str, text:
     assert (job.status, job.failure_reason) == ("failed", reason)
     assert text in job.last_error
     assert job.attempts.get().message == job.last_error
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.25])
+def test_the_delay_of_a_retry_follows_its_formula(jitter: float) -> None:
+    """INITIAL_SECONDS * FACTOR ** (n - 1), at most MAX_SECONDS, and up to JITTER of that more."""
+    retry = RetrySettings(initial_seconds=2.0, factor=3.0, max_seconds=100.0, jitter=jitter)
+    for number, least in {1: 2.0, 2: 6.0, 3: 18.0, 4: 54.0, 5: 100.0, 5000: 100.0}.items():
+        delays = [retry_delay(number, retry) for _ in range(200)]
+        assert min(delays) >= least
+        assert max(delays) <= least * (1.0 + jitter)
+        # At random, so that jobs that failed together do not come back together.
+        assert (len(set(delays)) > 1) == bool(jitter)
 
 
 def test_a_worker_prunes_what_ended_long_ago_if_it_is_told_to() -> None:
