@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .commands import split_command
+from .container import container_request
 from .identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -92,6 +93,12 @@ class ContainerJob(StateMachineModel):
         _("secrets"), default=dict, blank=True, help_text=_("Variable name → where the worker reads the value.")
     )
     working_directory = models.CharField(_("working directory"), max_length=1024, blank=True)
+    container = models.JSONField(
+        _("container"),
+        default=dict,
+        blank=True,
+        help_text=_("What it asks for: user, tmpfs, volumes, network, …"),
+    )
     memory_bytes = models.PositiveBigIntegerField(_("memory limit (bytes)"), null=True, blank=True)
     cpu_count = models.FloatField(_("CPU limit (cores)"), null=True, blank=True, validators=[MinValueValidator(0.001)])
     timeout_seconds = models.PositiveIntegerField(_("timeout (s)"), null=True, blank=True)
@@ -196,6 +203,10 @@ class ContainerJob(StateMachineModel):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
+        try:
+            container_request(self.container)
+        except ValueError as error:
+            raise ValidationError({"container": str(error)}) from error
 
     @property
     def argv(self) -> list[str]:

@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
+
+from ..conf import AppSettings
+from ..container import ContainerRequest
 
 Stream = Literal["stdout", "stderr", "system"]
 
@@ -45,11 +48,13 @@ class LaunchSpec:
     memory_bytes: int | None = None
     cpu_count: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    container: ContainerRequest = field(default_factory=ContainerRequest)
 
 
 class Phase(Enum):
-    """How far an attempt has come."""
+    """How far an attempt has come. One that is only created has never run."""
 
+    CREATED = "created"
     RUNNING = "running"
     EXITED = "exited"
 
@@ -58,13 +63,15 @@ class Phase(Enum):
 class ExitStatus:
     """How a command ended: an exit code, or the signal that ended it, and what it used where that is known.
 
-    ``lost``: the engine gave it up; the command itself did not fail.
+    Both where the engine tells only the code that stands for a signal. ``lost``: the engine gave it up; the command
+    itself did not fail. ``unstarted``: there was no command that could be started, which was seen only now.
     """
 
     code: int | None = None
     signal: int | None = None
     oom: bool = False
     lost: bool = False
+    unstarted: bool = False
     message: str = ""
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
@@ -94,11 +101,11 @@ class LogChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPage:
-    """Output after a cursor. Pass ``cursor`` to read on; ``dropped`` bytes were given up before these."""
+    """Output after a cursor. Pass ``cursor`` to read on; ``complete``: after these there never will be more."""
 
     chunks: Sequence[LogChunk]
     cursor: str
-    dropped: int = 0
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,16 +123,26 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the engine answers, and what it says of itself."""
+    """Whether the engine answers, what it says of itself, and what it has in all, where it says so."""
 
     ok: bool
     message: str
+    cpu_count: int | None = None
+    memory_bytes: int | None = None
 
 
 class Executor(ABC):
     """Runs attempts. Every method may be called from any thread, and may raise `Unavailable`."""
 
     capabilities: ClassVar[Capabilities]
+
+    @classmethod
+    def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
+        """Return an executor with the ``OPTIONS`` of its alias.
+
+        Raises TypeError for an option that it does not have, and ImproperlyConfigured for one that is wrong.
+        """
+        return cls(**options)
 
     @abstractmethod
     def submit(self, spec: LaunchSpec) -> str:
@@ -144,15 +161,24 @@ class Executor(ABC):
 
     @abstractmethod
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
-        """Return at most ``limit`` bytes of output after the cursor ("" for the start); never wait for more."""
+        """Return about ``limit`` bytes of output after the cursor ("" for the start); never wait for more.
+
+        What comes before the cursor may be given up.
+        """
 
     @abstractmethod
     def stop(self, handle: str, grace_seconds: float) -> None:
-        """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated."""
+        """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated.
+
+        Where `submit` is still at it, it may be given up.
+        """
 
     @abstractmethod
-    def remove(self, handle: str) -> None:
-        """Kill what still runs and forget the attempt. Harmless when it is gone already."""
+    def remove(self, handle: str, *, failed: bool = False) -> None:
+        """Kill what still runs and forget the attempt. Harmless when it is gone already.
+
+        One that ``failed`` may be kept for a while, for people to look at: then this is called again from time to time.
+        """
 
     @abstractmethod
     def check(self) -> Health:
@@ -162,4 +188,4 @@ class Executor(ABC):
         """Be told that the worker lives, and by when it will say so again."""
 
     def close(self) -> None:  # noqa: B027  # nor this
-        """Let go of the engine. What does not survive its worker is killed."""
+        """Let go of the engine. What does not survive its worker is killed; what is on its way is given up."""

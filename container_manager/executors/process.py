@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +32,10 @@ from .base import (
     Stream,
     Unavailable,
 )
+from .buffer import OutputBuffer
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READ_BYTES = 65536
-# A job that prints faster than its output is fetched waits at its pipe, so that memory stays flat.
-_BUFFER_BYTES = 1024 * 1024
 # After the command's whole tree has been ended its pipes end at once; a descriptor passed elsewhere must not hold us.
 _DRAIN_SECONDS = 2.0
 
@@ -51,10 +49,9 @@ class _Job:
     exit: ExitStatus | None = None
     exited_at: float = 0.0
     open_streams: dict[int, Stream] = field(default_factory=dict)
+    # A job that prints faster than its output is fetched waits at its pipe.
     paused: bool = False
-    output: deque[LogChunk] = field(default_factory=deque)
-    first: int = 0
-    buffered: int = 0
+    output: OutputBuffer = field(default_factory=OutputBuffer)
     lines: bytes = b""
 
     @property
@@ -136,21 +133,11 @@ class ProcessExecutor(Executor):
         with self._lock:
             job = self._jobs.get(handle)
             if job is None:
-                return LogPage(chunks=(), cursor=cursor)
-            number = int(cursor or 0)
-            while job.output and job.first < number:
-                job.buffered -= len(job.output.popleft().data)
-                job.first += 1
-            chunks: list[LogChunk] = []
-            size = 0
-            for chunk in job.output:
-                if chunks and size + len(chunk.data) > limit:
-                    break
-                chunks.append(chunk)
-                size += len(chunk.data)
-            if job.paused and job.buffered < _BUFFER_BYTES:
+                return LogPage(chunks=(), cursor=cursor, complete=True)
+            chunks, after = job.output.take(cursor, limit)
+            if job.paused and not job.output.is_full:
                 self._wake()
-            return LogPage(chunks=chunks, cursor=str(job.first + len(chunks)))
+            return LogPage(chunks=chunks, cursor=after, complete=not chunks and self._has_ended(job))
 
     def stop(self, handle: str, grace_seconds: float) -> None:
         with self._lock:
@@ -159,7 +146,7 @@ class ProcessExecutor(Executor):
             with contextlib.suppress(OSError):
                 job.control.sendall(json.dumps({"stop": grace_seconds}).encode() + b"\n")
 
-    def remove(self, handle: str) -> None:
+    def remove(self, handle: str, *, failed: bool = False) -> None:
         with self._lock:
             job = self._jobs.pop(handle, None)
             if job is not None:
@@ -307,7 +294,7 @@ class ProcessExecutor(Executor):
         """Make the selector follow the jobs there are now, all but those whose buffer is full."""
         wanted: dict[int, tuple[_Job, Stream | None]] = {}
         for job in self._jobs.values():
-            job.paused = job.buffered >= _BUFFER_BYTES
+            job.paused = job.output.is_full
             if job.exit is None:
                 wanted[job.control.fileno()] = (job, None)
             if not job.paused:
@@ -340,9 +327,8 @@ class ProcessExecutor(Executor):
             return
         with self._lock:
             if data:
-                job.output.append(LogChunk(stream=stream, data=data))
-                job.buffered += len(data)
-                if job.buffered >= _BUFFER_BYTES:
+                job.output.add([LogChunk(stream=stream, data=data)])
+                if job.output.is_full:
                     self._changed.set()
                 return
             self._selector.unregister(descriptor)

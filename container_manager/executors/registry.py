@@ -23,7 +23,7 @@ def build_executor(settings: AppSettings, alias: str) -> Executor:
     """Return one executor; raises what `build_executors` raises."""
     cls = executor_class(settings, alias)
     try:
-        return cls(**settings.executors[alias].get("OPTIONS", {}))
+        return cls.from_settings(settings.executors[alias].get("OPTIONS", {}), settings)
     except TypeError as error:
         raise ImproperlyConfigured(f"CONTAINER_MANAGER['EXECUTORS'][{alias!r}]['OPTIONS']: {error}.") from error
 

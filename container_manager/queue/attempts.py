@@ -38,6 +38,7 @@ class ClaimedJob:
     environment: Mapping[str, str]
     secrets: Mapping[str, str]
     working_directory: str
+    container: Mapping[str, Any]
     memory_bytes: int | None
     cpu_count: float | None
     timeout_seconds: int | None
@@ -221,7 +222,7 @@ def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
     values["elapsed_seconds"] = float(values["elapsed_seconds"])
     if not isinstance(values["id"], uuid.UUID):
         values["id"] = uuid.UUID(values["id"])
-    for name in ("environment", "secrets", "labels"):
+    for name in ("environment", "secrets", "labels", "container"):
         values[name] = {} if values[name] == "{}" else json.loads(values[name])
     if attempt is not None:
         values["attempt"] = attempt

@@ -31,6 +31,7 @@ JOB_COLUMNS = (
     "environment",
     "secrets",
     "working_directory",
+    "container",
     "memory_bytes",
     "cpu_count",
     "timeout_seconds",

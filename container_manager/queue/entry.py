@@ -21,6 +21,7 @@ _REPEATED = (
     "environment",
     "secrets",
     "working_directory",
+    "container",
     "memory_bytes",
     "cpu_count",
     "timeout_seconds",

@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
 from .. import queue
 from ..conf import AppSettings
-from ..executors.base import Executor, ExitStatus, LaunchSpec, Phase, Rejected, Unavailable
+from ..executors.base import Executor, ExitStatus, LaunchSpec, Observation, Phase, Rejected, Unavailable
 from .held import AttemptKey, HeldAttempt, Stage
-from .launch import launch_key, launch_spec
+from .launch import attempt_of, launch_key, launch_spec
 from .outcomes import closed, failed, outcome_of
 from .output import CappedOutput
 from .timers import Timer
@@ -36,6 +37,7 @@ class Engines:
         self._launched: SimpleQueue[tuple[HeldAttempt, str | Exception]] = SimpleQueue()
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
         self._unavailable_since: dict[str, float] = {}
+        self._returned = False
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
@@ -51,6 +53,11 @@ class Engines:
         """The aliases whose engines answered when last asked."""
         return [alias for alias in self._executors if alias not in self._unavailable_since]
 
+    def take_returned(self) -> bool:
+        """Tell whether an engine that was away has come back since this was last asked."""
+        returned, self._returned = self._returned, False
+        return returned
+
     @property
     def timers(self) -> list[Timer]:
         """What it waits for."""
@@ -63,10 +70,10 @@ class Engines:
     def close(self) -> None:
         """Let go of the engines; what does not survive its worker ends."""
         self._ended.set()
-        for pool in self._pools.values():
-            pool.shutdown()
         for executor in self._executors.values():
             executor.close()
+        for pool in self._pools.values():
+            pool.shutdown()
         for watcher in self._watchers:
             if watcher.is_alive():
                 watcher.join()
@@ -82,6 +89,7 @@ class Engines:
         self._stop_overdue()
         if self._flush.is_due():
             self._read_outputs()
+        self._read_last_outputs()
 
     def take_on(self, job: queue.ClaimedJob) -> None:
         """Start a claimed job."""
@@ -104,8 +112,8 @@ class Engines:
     def stop(self, held: HeldAttempt, why: str, *, grace: float) -> None:
         """Have an attempt stopped; ``why`` decides what its end will mean."""
         held.stopped_for = why
-        if held.stage is Stage.RUNNING:
-            result = _attempt(lambda: held.executor.stop(held.handle, grace))
+        if held.stage in (Stage.LAUNCHING, Stage.RUNNING):
+            result = _attempt(lambda: held.executor.stop(held.handle or held.key, grace))
             if isinstance(result, Unavailable):
                 held.stopped_for = None
 
@@ -118,8 +126,24 @@ class Engines:
     def let_go(self, held: HeldAttempt) -> None:
         """Drop an attempt whose end is stored, and remove what the engine has of it."""
         self.held.pop(held.id, None)
-        if held.handle:
-            self._remove(held)
+        self._remove(held, failed=held.outcome is not None and held.outcome.status == "failed")
+
+    def orphans(self) -> dict[str, dict[AttemptKey, str]]:
+        """Return by alias what engines hold that this worker does not: attempts, and what the engine calls them."""
+        found: dict[str, dict[AttemptKey, str]] = {}
+        for alias, executor in self._executors.items():
+            if executor.capabilities.survives_worker and alias not in self._unavailable_since:
+                observed = _attempt(executor.observe)
+                if not isinstance(observed, Exception):
+                    others = {attempt_of(o.key): o.handle for o in observed}
+                    found[alias] = {key: handle for key, handle in others.items() if key not in self.held}
+        return found
+
+    def sweep(self, alias: str, handle: str, *, failed: bool) -> None:
+        """Remove what an engine holds of an attempt that is over."""
+        executor = self._executors[alias]
+        threads = executor.capabilities.launch_threads
+        self._pool(alias, threads).submit(_attempt, lambda: executor.remove(handle, failed=failed))
 
     def _hold(self, job: queue.ClaimedJob, *, adopted: bool = False) -> HeldAttempt:
         now = time.monotonic()
@@ -164,13 +188,13 @@ class Engines:
                 continue
             if isinstance(result, str):
                 held.handle, held.stage = result, Stage.RUNNING
-                self._unavailable_since.pop(held.job.executor, None)
+                self._note_available(held.job.executor)
                 self._changed[held.job.executor] = True
             if not held.mine:
                 self._forget(held)
             elif isinstance(result, str):
                 if held.stopped_for is not None:
-                    held.executor.stop(held.handle, held.job.grace_seconds)
+                    self.stop(held, held.stopped_for, grace=held.job.grace_seconds)
             elif isinstance(result, Unavailable) and time.monotonic() < held.launch_until:
                 self._unavailable_since.setdefault(held.job.executor, time.monotonic())
                 timer = threading.Timer(1.0, self._launch, [held])
@@ -189,6 +213,8 @@ class Engines:
             reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
         held.stage = Stage.ENDED
         held.exit = ExitStatus(message=message)
+        _attempt(held.read_output)
+        held.hand_out(everything=True)
         if held.stopped_for == "cancelled":
             held.outcome = closed(held.job, None, message)
         else:
@@ -210,26 +236,43 @@ class Engines:
             except Unavailable as error:
                 self._note_unavailable(alias, running, error)
                 continue
-            self._unavailable_since.pop(alias, None)
+            self._note_available(alias)
             for held in running:
-                observation = observed.get(held.key)
-                if observation is None:
-                    self._end(held, ExitStatus(lost=True, message="The engine no longer knows this attempt."))
-                elif observation.phase is Phase.EXITED:
-                    self._end(held, observation.exit or ExitStatus(lost=True))
+                self._take_note(held, observed.get(held.key))
+
+    def _note_available(self, alias: str) -> None:
+        if self._unavailable_since.pop(alias, None) is not None:
+            self._returned = True
 
     def _note_unavailable(self, alias: str, running: Iterable[HeldAttempt], error: Unavailable) -> None:
         since = self._unavailable_since.setdefault(alias, time.monotonic())
         if time.monotonic() - since < self._settings.unreachable_seconds:
             return
         for held in running:
-            self._end(held, ExitStatus(lost=True, message=f"The engine could not be reached: {error}"))
+            self._give_up(held, f"The engine could not be reached: {error}")
+
+    def _take_note(self, held: HeldAttempt, observation: Observation | None) -> None:
+        if observation is None or observation.phase is Phase.CREATED:
+            self._give_up(held, "The engine no longer runs this attempt.")
+        elif observation.phase is Phase.EXITED:
+            held.stage, held.exit = Stage.EXITED, observation.exit or ExitStatus(lost=True)
+            held.exited_at = time.monotonic()
+
+    def _read_last_outputs(self) -> None:
+        """Read on from what has exited, and end what is read; in the end without that which cannot be read."""
+        for held in [held for held in self.held.values() if held.stage is Stage.EXITED]:
+            complete = _attempt(partial(held.read_output, to_end=True)) is True
+            if complete or time.monotonic() - held.exited_at > self._settings.unreachable_seconds:
+                if not complete:
+                    logger.warning("The end of the output of job=%s attempt=%s could not be read", *held.id)
+                self._end(held, held.exit or ExitStatus(lost=True))
+
+    def _give_up(self, held: HeldAttempt, message: str) -> None:
+        _attempt(held.read_output)
+        self._end(held, ExitStatus(lost=True, message=message))
 
     def _end(self, held: HeldAttempt, exit_status: ExitStatus) -> None:
-        try:
-            held.read_output(to_end=True)
-        except Unavailable:
-            logger.warning("The end of the output of job=%s attempt=%s could not be read", *held.id)
+        held.hand_out(everything=True)
         held.stage, held.exit = Stage.ENDED, exit_status
         if not held.mine:
             self._forget(held)
@@ -249,16 +292,17 @@ class Engines:
         if held.handle and not held.executor.capabilities.survives_worker:
             self._remove(held)
 
-    def _remove(self, held: HeldAttempt) -> None:
-        threads = held.executor.capabilities.launch_threads
+    def _remove(self, held: HeldAttempt, *, failed: bool = False) -> None:
+        threads, handle = held.executor.capabilities.launch_threads, held.handle or held.key
         if threads:
-            self._pool(held.job.executor, threads).submit(_attempt, lambda: held.executor.remove(held.handle))
+            remove = partial(held.executor.remove, handle, failed=failed)
+            self._pool(held.job.executor, threads).submit(_attempt, remove)
         else:
-            _attempt(lambda: held.executor.remove(held.handle))
+            _attempt(partial(held.executor.remove, handle, failed=failed))
 
     def _read_outputs(self) -> None:
         for held in self.held.values():
-            if held.stage is Stage.RUNNING:
+            if held.stage in (Stage.LAUNCHING, Stage.RUNNING):
                 _attempt(held.read_output)
 
     def _pool(self, alias: str, threads: int) -> ThreadPoolExecutor:

@@ -14,6 +14,8 @@ from .timers import Timer
 
 # One read of an attempt's output takes at most this much.
 _PAGE_BYTES = 1024 * 1024
+# The worker has other things to do than to read one attempt's output.
+_PAGES_AT_ONCE = 16
 # How often the end of a long output is stored anew: a job that never stops printing costs no more than this.
 _TAIL_SECONDS = 2.0
 
@@ -25,6 +27,8 @@ class Stage(Enum):
 
     LAUNCHING = "launching"
     RUNNING = "running"
+    # It has exited, and its output is still being read.
+    EXITED = "exited"
     ENDED = "ended"
 
 
@@ -49,6 +53,7 @@ class HeldAttempt:
     log_changes: list[queue.LogChange] = field(default_factory=list)
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     launch_until: float = 0.0
+    exited_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.id = (self.job.id, self.job.attempt)
@@ -56,20 +61,25 @@ class HeldAttempt:
     def is_overdue(self) -> bool:
         return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline
 
-    def read_output(self, *, to_end: bool = False) -> None:
-        """Fetch what the executor has of the output, and make of it what is to be stored.
-
-        While the last change waits for the database there is no other: what comes meanwhile stays under its cap.
-        """
-        while True:
-            page = self.executor.logs(self.handle, self.cursor, _PAGE_BYTES)
+    def read_output(self, *, to_end: bool = False) -> bool:
+        """Fetch a page of what the executor has of the output, or all it has; tell whether nothing will follow."""
+        for _ in range(_PAGES_AT_ONCE):
+            page = self.executor.logs(self.handle or self.key, self.cursor, _PAGE_BYTES)
             self.cursor = page.cursor
             if page.chunks:
                 self.output.feed(page.chunks)
-            if not (page.chunks and to_end):
+            if page.complete or not (page.chunks and to_end):
                 break
-        if to_end or not self.log_changes:
-            entries, gone = self.output.take(tail=to_end or self.tail_timer.is_due())
+        self.hand_out()
+        return page.complete
+
+    def hand_out(self, *, everything: bool = False) -> None:
+        """Make of the output what is to be stored.
+
+        While the last change waits for the database there is no other: what comes meanwhile stays under its cap.
+        """
+        if everything or not self.log_changes:
+            entries, gone = self.output.take(tail=everything or self.tail_timer.is_due())
             if entries:
                 job, attempt = self.id
                 self.log_changes.append(queue.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import re
+import uuid
 
 from ..commands import split_command
 from ..conf import AppSettings
+from ..container import container_request
 from ..executors.base import LaunchSpec, Rejected
 from ..queue import ClaimedJob
+from ..secret_references import read_secret
+from .held import AttemptKey
+
+_VARIABLE = re.compile(r"[^=\s\x00-\x1f\x7f]+")
 
 
 def launch_key(job: ClaimedJob, settings: AppSettings) -> str:
     """Return the attempt's name in every engine: the same for every worker, another for every attempt."""
     return f"cm-{settings.install}-{job.id.hex}-{job.attempt}"
+
+
+def attempt_of(key: str) -> AttemptKey:
+    """Return the job's id and the attempt's number that a launch key was made of."""
+    *_, job, attempt = key.split("-")
+    return uuid.UUID(hex=job), int(attempt)
 
 
 def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
@@ -30,10 +41,10 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
     for column in ("environment", "secrets", "labels"):
         if not isinstance(given := getattr(job, column), dict):
             raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
-    environment = {**job.environment, **{name: read_secret(ref, settings) for name, ref in job.secrets.items()}}
-    for name, value in environment.items():
-        if not name or "=" in name or "\0" in name or "\0" in str(value):
-            raise Rejected("start", f"{name!r} cannot be an environment variable.")
+    try:
+        container = container_request(job.container)
+    except ValueError as error:
+        raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
     return LaunchSpec(
         key=launch_key(job, settings),
         argv=argv,
@@ -41,29 +52,29 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
         environment={
             "CONTAINER_MANAGER_JOB": str(job.id),
             "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
-            **{name: str(value) for name, value in environment.items()},
+            **_environment(job, settings),
         },
         working_directory=job.working_directory,
         memory_bytes=job.memory_bytes,
         cpu_count=job.cpu_count,
         labels=job.labels,
+        container=container,
     )
 
 
-def read_secret(reference: str, settings: AppSettings) -> str:
-    """Return the value that ``env:NAME`` or ``file:NAME`` stands for on this worker.
-
-    Only variables that begin with ``CM_SECRET_`` and files of the secrets directory can be named: a job cannot ask
-    for the worker's own secrets. Raises Rejected, without the value, where there is none.
-    """
-    kind, _, name = str(reference).partition(":")
-    if kind == "env" and name.startswith("CM_SECRET_"):
-        if name in os.environ:
-            return os.environ[name]
-        raise Rejected("start", f"The worker has no variable {name!r} for the secret reference {reference!r}.")
-    if kind == "file" and name and Path(name).name == name and name not in (".", ".."):
-        try:
-            return (Path(settings.secrets_directory) / name).read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Rejected("start", f"The secret {reference!r} cannot be read: {type(error).__name__}.") from error
-    raise Rejected("start", f"The secret reference {reference!r} is neither env:CM_SECRET_NAME nor file:NAME.")
+def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
+    environment = {name: str(value) for name, value in job.environment.items()}
+    for name, value in environment.items():
+        # So that nobody who reads variables by lines is told of one that is none; a key or the like is a secret.
+        if "\n" in value or "\r" in value:
+            raise Rejected("start", f"The variable {name!r} has a line break. Give such a value as a secret.")
+    try:
+        environment |= {
+            name: read_secret(ref, directory=settings.secrets_directory) for name, ref in job.secrets.items()
+        }
+    except LookupError as error:
+        raise Rejected("start", str(error.args[0])) from error
+    for name, value in environment.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise Rejected("start", f"{name!r} cannot be an environment variable.")
+    return environment

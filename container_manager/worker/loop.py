@@ -27,6 +27,7 @@ from .wakeup import Listener
 _FIRST_POLL_SECONDS = 0.05
 # Longer than two pauses between two tries: by then every worker that lives has found the database again.
 _OTHERS_RETURN_SECONDS = 4.0
+_SWEEP_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 
@@ -71,6 +72,7 @@ class WorkerLoop:
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
         self._rescue = Timer(0.0)
+        self._sweep = Timer(_SWEEP_SECONDS)
         self._poll = Timer(_FIRST_POLL_SECONDS)
 
     @property
@@ -204,8 +206,20 @@ class WorkerLoop:
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
+        if self._engines.take_returned():
+            self._sweep.hurry()
+        if self._sweep.is_due():
+            self._sweep_engines()
         if self._maintenance.run(self.id):
             self._poll.hurry()
+
+    def _sweep_engines(self) -> None:
+        """Remove what engines still hold of attempts that are over: of workers that died before they did, say."""
+        for alias, attempts in self._engines.orphans().items():
+            if attempts:
+                closed = queue.closed_attempts(attempts, using=self._options.using)
+                for key, failed in closed.items():
+                    self._engines.sweep(alias, attempts[key], failed=failed)
 
     def _compare_with_database(self) -> None:
         """Find what was cancelled or taken from this worker, and what it was given."""

@@ -42,6 +42,8 @@ def failure_reason(exit_status: ExitStatus, stopped_for: str | None) -> str:
         return stopped_for
     if exit_status.lost:
         return "lost"
+    if exit_status.unstarted:
+        return "start"
     if exit_status.oom:
         return "oom"
     return "signal" if exit_status.signal is not None else "error"

@@ -75,16 +75,15 @@ def ended(executor: Executor, key: str) -> ExitStatus:
     return found.exit
 
 
-def output(executor: Executor, handle: str, *, limit: int = 1 << 20, until: str = "") -> list[LogChunk]:
-    """Read an attempt's output to its end, page by page; ``until`` is the key to wait for."""
+def output(executor: Executor, handle: str, *, limit: int = 1 << 20) -> list[LogChunk]:
+    """Read an attempt's output to its end, page by page."""
     chunks: list[LogChunk] = []
     cursor, deadline = "", time.monotonic() + _PATIENCE_SECONDS
     while True:
-        over = not until or (found := observation(executor, until)) is None or found.phase is Phase.EXITED
         page = executor.logs(handle, cursor, limit)
         chunks += page.chunks
         cursor = page.cursor
-        if over and not page.chunks:
+        if page.complete:
             return chunks
         assert time.monotonic() < deadline
         if not page.chunks:
@@ -106,7 +105,7 @@ class Conformance:
 
     def run(self, executor: Executor, spec: LaunchSpec) -> tuple[ExitStatus, list[LogChunk]]:
         handle = executor.submit(spec)
-        chunks = output(executor, handle, until=spec.key)
+        chunks = output(executor, handle)
         return ended(executor, spec.key), chunks
 
     def test_a_command_runs_and_says_how_it_ended(self, subject: Subject, executor: Executor) -> None:

@@ -56,12 +56,12 @@ class NoopExecutor(Executor):
         return False
 
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
-        return LogPage(chunks=(), cursor=cursor)
+        return LogPage(chunks=(), cursor=cursor, complete=True)
 
     def stop(self, handle: str, grace_seconds: float) -> None:
         """Nothing runs."""
 
-    def remove(self, handle: str) -> None:
+    def remove(self, handle: str, *, failed: bool = False) -> None:
         self._exited.pop(handle, None)
 
     def check(self) -> Health:

@@ -1,0 +1,81 @@
+"""What a job asks of its container beyond image, command and memory: the job's column ``container``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+_USER = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_ULIMIT = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRequest:
+    """What a job asks for. What it may have is the executor's to say.
+
+    ``user``: name or id, with a group after a colon; "": the image's. ``pids``: processes and threads at most.
+    ``read_only``: whether the image's files cannot be changed; None: the executor's default. ``tmpfs``: absolute path →
+    bytes of memory. ``ulimits``: name as in getrlimit, in small letters → value. ``volumes``: name in the executor's
+    settings → absolute path. ``network``: one of the executor's settings; "": its default. ``gpus``: how many; -1: all.
+    """
+
+    user: str = ""
+    pids: int | None = None
+    read_only: bool | None = None
+    tmpfs: Mapping[str, int] = field(default_factory=dict)
+    ulimits: Mapping[str, int] = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    network: str = ""
+    gpus: int = 0
+
+
+def container_request(value: object) -> ContainerRequest:
+    """Return what a job's column means.
+
+    Raises ValueError that names what is wrong, and what it may be.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"It must be a JSON object, not {type(value).__name__}.")
+    for name, given in value.items():
+        if name not in _RULES:
+            raise ValueError(f"{name!r} is not known. Known: {', '.join(f.name for f in fields(ContainerRequest))}.")
+        is_right, expected = _RULES[name]
+        if not is_right(given):
+            raise ValueError(f"{name!r} must be {expected}, not {given!r}.")
+    return ContainerRequest(**value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_path(value: object) -> bool:
+    return (
+        isinstance(value, str) and value.startswith("/") and not any(part in value for part in ("\0", "\n", ":", ".."))
+    )
+
+
+def _is_mapping(is_key: Callable[[Any], object], is_value: Callable[[Any], object]) -> Callable[[object], bool]:
+    def check(value: object) -> bool:
+        return isinstance(value, Mapping) and all(is_key(key) and is_value(item) for key, item in value.items())
+
+    return check
+
+
+def _matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "user": (_matches(_USER), 'a user such as "1000" or "app:app"'),
+    "pids": (_is_count, "a positive number"),
+    "read_only": (lambda value: isinstance(value, bool), "true or false"),
+    "tmpfs": (_is_mapping(_is_path, _is_count), "an object of absolute paths and sizes in bytes"),
+    "ulimits": (_is_mapping(_matches(_ULIMIT), _is_count), 'an object of limits, such as {"nofile": 1024}'),
+    "volumes": (_is_mapping(_matches(_NAME), _is_path), "an object of the settings' volume names and absolute paths"),
+    "network": (_matches(_NAME), "the name of a network"),
+    "gpus": (lambda value: _is_count(value) or value == -1, "a positive number, or -1 for all"),
+}

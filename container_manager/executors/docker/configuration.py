@@ -1,0 +1,163 @@
+"""Turn an attempt into what the daemon is asked to create: pure functions, where every wish meets its allow-list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..base import LaunchSpec, Rejected
+from .options import DockerOptions
+
+INSTALL_LABEL = "container-manager.install"
+KEY_LABEL = "container-manager.key"
+_OUR_LABELS = "container-manager."
+_HUB = ("docker.io/", "index.docker.io/")
+_LOG_FILES = 2
+
+
+def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
+    """Return the body of the daemon's call to create the container.
+
+    Raises Rejected where the job asks for what it may not have.
+    """
+    if not spec.image:
+        raise Rejected("image", "The job names no image.")
+    if not is_allowed(spec.image, options):
+        allowed = ", ".join(options.images) or "none"
+        raise Rejected(
+            "image", f"The image {spec.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}."
+        )
+    if odd := sorted(name for name in spec.labels if not name or name.startswith(_OUR_LABELS)):
+        raise Rejected("start", f"A job cannot have the label {odd[0]!r}: those that begin so are the worker's own.")
+    configuration: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "WorkingDir": spec.working_directory,
+        "User": spec.container.user or options.user,
+        "Labels": {**spec.labels, INSTALL_LABEL: install, KEY_LABEL: spec.key},
+        "HostConfig": _host_configuration(spec, options),
+    }
+    if spec.argv:
+        configuration["Cmd"] = list(spec.argv)
+    return configuration
+
+
+def is_allowed(image: str, options: DockerOptions) -> bool:
+    """Tell whether an image fits one of the patterns, name and tag each for itself."""
+    name, version = _split(image)
+    for pattern in options.images:
+        allowed_name, allowed_version = _split(pattern)
+        if fnmatchcase(name, allowed_name) and (
+            not allowed_version or fnmatchcase(version or "latest", allowed_version)
+        ):
+            return True
+    return False
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """Return an image's name, without the hub's, and its tag or digest.
+
+    A colon before the last slash is a registry's port: no pattern's tag must ever match it.
+    """
+    name, _, digest = reference.partition("@")
+    path, slash, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    name = path + slash + last
+    for hub in _HUB:
+        name = name.removeprefix(hub)
+    return name.removeprefix("library/"), digest or tag
+
+
+def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
+    asked = spec.container
+    memory = spec.memory_bytes or options.memory_bytes
+    cpus = spec.cpu_count or options.cpu_count
+    return {
+        "Init": True,
+        "CapDrop": ["ALL"],
+        "CapAdd": list(options.capabilities),
+        "SecurityOpt": ["no-new-privileges"],
+        "Privileged": False,
+        "IpcMode": "private",
+        "RestartPolicy": {"Name": "no"},
+        "NetworkMode": _network(spec, options),
+        "ReadonlyRootfs": options.read_only if asked.read_only is None else asked.read_only,
+        "Tmpfs": {
+            path: f"rw,noexec,nosuid,nodev,size={size}" for path, size in {**options.tmpfs, **asked.tmpfs}.items()
+        },
+        "Mounts": _mounts(spec, options),
+        "PidsLimit": _at_most("pids", asked.pids or options.pids, options.pids),
+        "Ulimits": _ulimits(asked.ulimits, options),
+        # Swap counts as memory: a job over its limit is ended, not slowed down.
+        **({"Memory": memory, "MemorySwap": memory} if memory else {}),
+        **({"NanoCpus": round(cpus * 1e9)} if cpus else {}),
+        **({"Runtime": options.runtime} if options.runtime else {}),
+        "DeviceRequests": _devices(asked.gpus, options),
+        # json-file, the daemon's default, replaces bytes that are not UTF-8.
+        "LogConfig": {
+            "Type": "local",
+            "Config": {"max-size": str(max(1, options.log_bytes // _LOG_FILES)), "max-file": str(_LOG_FILES)},
+        },
+    }
+
+
+def _network(spec: LaunchSpec, options: DockerOptions) -> str:
+    network = spec.container.network
+    if network and network != options.network and network not in options.networks:
+        allowed = ", ".join(options.networks) or "none"
+        raise Rejected(
+            "start", f"The network {network!r} is not allowed. Allowed by the executor's option 'networks': {allowed}."
+        )
+    return network or options.network
+
+
+def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
+    mounts = []
+    for name, target in spec.container.volumes.items():
+        if name not in options.volumes:
+            allowed = ", ".join(options.volumes) or "none"
+            raise Rejected(
+                "start", f"There is no volume {name!r}. Allowed by the executor's option 'volumes': {allowed}."
+            )
+        volume = options.volumes[name]
+        is_path = volume["source"].startswith("/")
+        mounts.append(
+            {
+                "Type": "bind" if is_path else "volume",
+                "Source": volume["source"],
+                "Target": target,
+                "ReadOnly": volume.get("read_only", True),
+                **({"BindOptions": {"Propagation": "rprivate"}} if is_path else {}),
+            }
+        )
+    return mounts
+
+
+def _ulimits(asked: Mapping[str, int], options: DockerOptions) -> list[dict[str, Any]]:
+    if unknown := sorted(set(asked) - set(options.ulimits)):
+        allowed = ", ".join(options.ulimits) or "none"
+        raise Rejected(
+            "start",
+            f"A job cannot set the limit {unknown[0]!r}. Allowed by the executor's option 'ulimits': {allowed}.",
+        )
+    return [
+        {"Name": name, "Soft": value, "Hard": value}
+        for name, most in options.ulimits.items()
+        for value in [_at_most(name, asked.get(name, most), most)]
+    ]
+
+
+def _devices(gpus: int, options: DockerOptions) -> list[dict[str, Any]]:
+    if not gpus:
+        return []
+    if options.gpus != -1 and not 0 < gpus <= options.gpus:
+        asked = "all GPUs" if gpus == -1 else f"{gpus} GPUs"
+        raise Rejected("start", f"The job asks for {asked}; the executor's option 'gpus' allows {options.gpus}.")
+    return [{"Driver": "", "Count": gpus, "Capabilities": [["gpu"]]}]
+
+
+def _at_most(name: str, value: int, most: int) -> int:
+    if value > most:
+        raise Rejected("start", f"The job asks for {name}={value}; the executor allows {most}.")
+    return value

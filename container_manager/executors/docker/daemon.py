@@ -1,0 +1,145 @@
+"""Talk to the daemon: connect when first asked, and turn what the SDK raises into the contract's errors."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+import requests
+import urllib3
+from docker.errors import APIError, DockerException
+from docker.tls import TLSConfig
+
+from ..base import Unavailable
+from .options import DockerOptions
+
+_READ_BYTES = 65536
+# Each container that is followed has a connection; the SDK complains of those it cannot put back into its pool.
+_POOL_SIZE = 1024
+_BROKEN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    DockerException,
+    OSError,
+    # The SDK's, of a connection that another thread broke off.
+    ValueError,
+    AttributeError,
+)
+
+
+class Gone(Exception):
+    """The daemon answers, and has no such container."""
+
+
+class Daemon:
+    """One Docker daemon. Any thread may ask it."""
+
+    def __init__(self, options: DockerOptions) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._api: docker.APIClient | None = None
+
+    @contextmanager
+    def asked(self) -> Iterator[docker.APIClient]:
+        """Give the SDK's client; raise Gone for a container that is not there, and Unavailable for what is no answer.
+
+        Whoever expects another refusal (APIError) must understand it within.
+        """
+        try:
+            yield self._client()
+        except docker.errors.NotFound as error:
+            raise Gone(explanation(error)) from error
+        except APIError as error:
+            raise Unavailable(f"The Docker daemon failed: {explanation(error)}") from error
+        except (requests.RequestException, DockerException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unavailable(f"The Docker daemon at {self._options.base_url} does not answer: {error}") from error
+
+    @contextmanager
+    def stream(self, path: str, parameters: Mapping[str, str | int]) -> Iterator[Stream]:
+        """Give an answer that comes bit by bit; raise Gone and Unavailable."""
+        with self.asked() as api:
+            url = f"{api.base_url}/v{api.api_version}{path}"
+            connect_seconds = self._options.timeout_seconds
+            response = api.get(url, params=parameters, stream=True, timeout=(connect_seconds, None))
+            if response.status_code != requests.codes.ok:
+                text = response.text
+                response.close()
+                if response.status_code == requests.codes.not_found:
+                    raise Gone(text)
+                raise Unavailable(f"The Docker daemon failed: {text}")
+        stream = Stream(response)
+        try:
+            yield stream
+        finally:
+            stream.close()
+
+    def _client(self) -> docker.APIClient:
+        with self._lock:
+            if self._api is None:
+                self._api = docker.APIClient(
+                    self._options.base_url,
+                    version="auto",
+                    timeout=self._options.timeout_seconds,
+                    tls=_tls(self._options),
+                    max_pool_size=_POOL_SIZE,
+                    # The SDK's other way needs a library, and does not heed the user's ssh configuration.
+                    use_ssh_client=True,
+                )
+            return self._api
+
+
+class Stream:
+    """An answer that comes bit by bit. One thread reads it; any thread may break it off."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield what comes, until it ends well. Raises Unavailable where it is cut or broken off."""
+        try:
+            yield from self._response.raw.stream(_READ_BYTES, decode_content=False)
+        except _BROKEN as error:
+            raise Unavailable(f"The Docker daemon's answer was cut: {error}") from error
+
+    def lines(self) -> Iterator[Any]:
+        """Yield the JSON values of an answer that has one a line."""
+        rest = b""
+        for piece in self.pieces():
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in filter(None, lines):
+                yield json.loads(line)
+
+    def break_off(self) -> None:
+        """Have the reader's next read fail."""
+        connection = self._response.raw.connection
+        own = getattr(connection, "sock", None)
+        if (process := getattr(own, "proc", None)) is not None:
+            # An ssh client stands between.
+            process.kill()
+        elif own is not None:
+            with contextlib.suppress(OSError):
+                own.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.break_off()
+        with contextlib.suppress(*_BROKEN):
+            self._response.close()
+
+
+def explanation(error: APIError) -> str:
+    """Return the daemon's own words."""
+    return str(error.explanation or error)
+
+
+def _tls(options: DockerOptions) -> TLSConfig | bool:
+    if options.tls is None:
+        return False
+    return TLSConfig(client_cert=(options.tls["cert"], options.tls["key"]), ca_cert=options.tls["ca"], verify=True)

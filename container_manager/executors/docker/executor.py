@@ -1,0 +1,285 @@
+"""Run attempts as containers of one Docker daemon: the contract of executors, call by call."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+import docker
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.dateparse import parse_datetime
+from docker.errors import APIError
+
+from ...conf import AppSettings
+from ..base import (
+    Capabilities,
+    Executor,
+    ExecutorError,
+    ExitStatus,
+    Health,
+    LaunchSpec,
+    LogPage,
+    Observation,
+    Phase,
+    Rejected,
+    Unavailable,
+)
+from .configuration import container_configuration
+from .daemon import Daemon, Gone, explanation
+from .exits import INIT_FAILURES, exit_status
+from .images import Images
+from .options import DockerOptions, docker_options
+from .output import Output
+from .view import View
+
+_CONFLICT = 409
+_RETRY_SECONDS = 1.0
+_LAST_WORDS_BYTES = 4096
+
+
+class DockerExecutor(Executor):
+    """Starts each attempt as a container that is named for it, hardened, and with what the settings allow.
+
+    ``install`` tells the containers of this installation from others' on the same daemon. Several daemons are several
+    executors.
+    """
+
+    # Measured on two cores: more than four launches at a time make none of them sooner.
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=True, launch_threads=4)
+
+    def __init__(self, options: DockerOptions, *, install: str, secrets_directory: str = "/run/secrets") -> None:
+        self._options, self._install = options, install
+        self._daemon = Daemon(options)
+        self._images = Images(self._daemon, options, secrets_directory=secrets_directory)
+        self._changed = threading.Event()
+        self._view = View(self._daemon, install=install, exit_status=self._exit_status, changed=self._changed.set)
+        self._lock = threading.Lock()
+        self._launch_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._outputs: dict[str, Output] = {}
+        self._launching: set[str] = set()
+        self._given_up: set[str] = set()
+        self._stopping: set[str] = set()
+        self._closed = threading.Event()
+        self._alive_until: float | None = None
+
+    @classmethod
+    def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
+        if settings.install == AppSettings().install:
+            raise ImproperlyConfigured(
+                "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
+                "same daemon is told apart by it, and what belongs to nobody is removed."
+            )
+        return cls(docker_options(options), install=settings.install, secrets_directory=settings.secrets_directory)
+
+    def submit(self, spec: LaunchSpec) -> str:
+        configuration = container_configuration(spec, self._options, install=self._install)
+        with self._lock:
+            self._launching.add(spec.key)
+            lock = self._launch_locks[spec.key]
+        try:
+            # To start a container that has exited would run it again: nobody may start one that another thread starts.
+            with lock:
+                found = self._view.find(spec.key)
+                if found is None or found.phase is Phase.CREATED:
+                    self._launch(spec, configuration)
+        finally:
+            with self._lock:
+                self._launching.discard(spec.key)
+                self._given_up.discard(spec.key)
+        self._output(spec.key).follow()
+        return spec.key
+
+    def observe(self) -> Sequence[Observation]:
+        return self._view.look()
+
+    def watch(self, timeout: float) -> bool:
+        changed = self._changed.wait(timeout)
+        self._changed.clear()
+        return changed
+
+    def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
+        output = self._output(handle)
+        with self._lock:
+            is_launching = handle in self._launching
+        if not is_launching:
+            output.follow()
+        found = self._view.find(handle)
+        return output.page(cursor, limit, has_exited=found is not None and found.phase is Phase.EXITED)
+
+    def stop(self, handle: str, grace_seconds: float) -> None:
+        with self._lock:
+            if handle in self._launching:
+                self._given_up.add(handle)
+            if handle in self._stopping:
+                return
+            self._stopping.add(handle)
+        name, arguments = f"container-manager-stop-{handle}", (handle, math.ceil(grace_seconds))
+        threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
+
+    def remove(self, handle: str, *, failed: bool = False) -> None:
+        with self._lock:
+            output = self._outputs.pop(handle, None)
+            self._launch_locks.pop(handle, None)
+        if output is not None:
+            output.close()
+        if failed and self._is_to_be_kept(handle):
+            return
+        with suppress(Gone), self._daemon.asked() as api:
+            try:
+                api.remove_container(handle, v=True, force=True)
+            except APIError as error:
+                # Somebody else is removing it.
+                if error.status_code != _CONFLICT:
+                    raise
+        self._view.forget(handle)
+
+    def check(self) -> Health:
+        if self._closed.is_set():
+            return Health(ok=False, message="This executor is closed.")
+        try:
+            with self._daemon.asked() as api:
+                info = api.info()
+        except (Unavailable, Gone) as error:
+            return Health(ok=False, message=str(error))
+        running = info["ContainersRunning"]
+        return Health(
+            ok=True,
+            message=f"Docker {info['ServerVersion']} on {info['Name']}, {running} containers running.",
+            cpu_count=info["NCPU"],
+            memory_bytes=info["MemTotal"],
+        )
+
+    def heartbeat(self, seconds: float) -> None:
+        self._alive_until = time.monotonic() + seconds
+
+    def close(self) -> None:
+        self._closed.set()
+        self._changed.set()
+        self._view.close()
+        with self._lock:
+            outputs = list(self._outputs.values())
+        for output in outputs:
+            output.close()
+
+    def _launch(self, spec: LaunchSpec, configuration: dict[str, Any]) -> None:
+        if self._options.pull == "always" and not self._exists(spec.key):
+            self._pull(spec)
+        if not self._create(spec, configuration):
+            if self._options.pull == "never":
+                raise Rejected("image", f"There is no image {spec.image!r}, and 'pull' is 'never'.")
+            self._pull(spec)
+            if not self._create(spec, configuration):
+                raise Unavailable(f"The image {spec.image!r} was removed as soon as it was pulled.")
+        self._start(spec)
+        self._view.note_started(spec.key)
+
+    def _pull(self, spec: LaunchSpec) -> None:
+        output = self._output(spec.key)
+        self._images.pull(spec.image, note=output.note, check=lambda: self._require_launch(spec.key))
+
+    def _exists(self, key: str) -> bool:
+        try:
+            with self._daemon.asked() as api:
+                api.inspect_container(key)
+        except Gone:
+            return False
+        return True
+
+    def _create(self, spec: LaunchSpec, configuration: dict[str, Any]) -> bool:
+        """Create the container, or find it created; False where its image is missing."""
+        self._require_launch(spec.key)
+        with self._daemon.asked() as api:
+            try:
+                api.create_container_from_config(configuration, name=spec.key)
+            except docker.errors.ImageNotFound:
+                return False
+            except APIError as error:
+                if error.status_code == _CONFLICT:
+                    return True
+                if error.is_client_error():
+                    message = f"The container could not be created: {explanation(error)}"
+                    raise Rejected("start", message) from error
+                raise
+        return True
+
+    def _start(self, spec: LaunchSpec) -> None:
+        try:
+            with self._daemon.asked() as api:
+                if api.inspect_container(spec.key)["State"]["Status"] != "created":
+                    return
+                self._require_launch(spec.key)
+                try:
+                    api.start(spec.key)
+                except APIError as error:
+                    # The daemon answers 500, too, where the runtime cannot make the container.
+                    if error.is_client_error() or "OCI runtime" in explanation(error):
+                        self._reject(spec, explanation(error))
+                    raise
+        except Gone as error:
+            raise Unavailable(f"The container was removed before it was started: {error}") from error
+
+    def _reject(self, spec: LaunchSpec, message: str) -> None:
+        with suppress(ExecutorError):
+            self.remove(spec.key)
+        raise Rejected("start", f"The container could not be started: {message}")
+
+    def _require_launch(self, key: str) -> None:
+        """Go on only while the attempt is wanted, and this worker's."""
+        if self._closed.is_set():
+            raise Unavailable("This executor is closed.")
+        if self._alive_until is not None and time.monotonic() > self._alive_until:
+            raise Unavailable("This worker's lease has run out: another one may have the attempt.")
+        with self._lock:
+            if key in self._given_up:
+                raise Rejected("start", "It was stopped before it had started.")
+
+    def _output(self, key: str) -> Output:
+        with self._lock:
+            if key not in self._outputs:
+                self._outputs[key] = Output(key, self._daemon, self._changed.set)
+                if self._closed.is_set():
+                    self._outputs[key].close()
+            return self._outputs[key]
+
+    def _stop(self, handle: str, grace_seconds: int) -> None:
+        """Stop a container, however often the daemon is away meanwhile (a thread of its own)."""
+        try:
+            while not self._closed.is_set():
+                try:
+                    with self._daemon.asked() as api:
+                        api.stop(handle, timeout=grace_seconds)
+                except Gone:
+                    return
+                except Unavailable:
+                    self._closed.wait(_RETRY_SECONDS)
+                else:
+                    return
+        finally:
+            with self._lock:
+                self._stopping.discard(handle)
+
+    def _is_to_be_kept(self, handle: str) -> bool:
+        if not self._options.keep_failed_seconds:
+            return False
+        try:
+            with self._daemon.asked() as api:
+                state = api.inspect_container(handle)["State"]
+        except Gone:
+            return False
+        finished_at = parse_datetime(state["FinishedAt"][:19] + "+00:00")
+        if state["Status"] != "exited" or finished_at is None:
+            return False
+        return (datetime.now(UTC) - finished_at).total_seconds() < self._options.keep_failed_seconds
+
+    def _exit_status(self, found: Mapping[str, Any], out_of_memory: bool) -> ExitStatus:
+        state, words = found["State"], ""
+        if state["ExitCode"] in INIT_FAILURES:
+            with self._daemon.asked() as api:
+                words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
+        return exit_status(state, out_of_memory=out_of_memory, last_words=words[-_LAST_WORDS_BYTES:])

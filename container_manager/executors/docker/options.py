@@ -1,0 +1,159 @@
+"""What the settings say of one Docker daemon: how to reach it, what jobs may have of it, and what they get unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ...container import container_request
+
+_DEFAULT_URL = "unix:///var/run/docker.sock"
+PULL_POLICIES = ("missing", "always", "never")
+# These would let a job into the host's or another container's network, whoever wrote them into the settings.
+_FORBIDDEN_NETWORKS = ("host", "container:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerOptions:
+    """``OPTIONS`` of a Docker executor.
+
+    The daemon. ``base_url``: ``unix://``, ``tcp://`` (then ``tls`` is needed) or ``ssh://``. ``tls``: paths of
+    ``ca``, ``cert`` and ``key``. ``timeout_seconds``: how long an answer may take.
+
+    What jobs may have. ``images``: patterns such as ``"python:3.*"`` or ``"registry.example.com/team/*"``; one without
+    a tag allows every tag. ``volumes``: name → ``{"source": volume or path on the daemon's host, "read_only": …}``,
+    read-only unless said otherwise. ``networks``: names. ``gpus``: how many at most; -1: all. ``pids``: processes and
+    threads at most. ``ulimits``: name → the most a job may ask for, and what it gets unasked. ``capabilities``: those
+    of the kernel that every container keeps; none by default.
+
+    What a job gets unless it asks otherwise. ``network``, ``user``, ``read_only`` (the image's files), ``tmpfs`` (path
+    → bytes), ``memory_bytes`` and ``cpu_count`` (None: no limit), ``runtime`` (of the daemon's, such as ``runsc``).
+
+    Images. ``pull``: ``missing``, ``always`` or ``never``. ``registries``: host → ``{"username": …, "password":
+    reference}``, a reference such as jobs use for secrets.
+
+    Keeping. ``log_bytes``: how much output the daemon itself keeps of a container. ``keep_failed_seconds``: how long
+    the container of a failed attempt stays, to be looked at.
+    """
+
+    base_url: str = _DEFAULT_URL
+    tls: Mapping[str, str] | None = None
+    timeout_seconds: float = 60.0
+    images: Sequence[str] = ()
+    volumes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    networks: Sequence[str] = ()
+    gpus: int = 0
+    pids: int = 512
+    ulimits: Mapping[str, int] = field(default_factory=dict)
+    capabilities: Sequence[str] = ()
+    network: str = "none"
+    user: str = ""
+    read_only: bool = False
+    tmpfs: Mapping[str, int] = field(default_factory=dict)
+    memory_bytes: int | None = None
+    cpu_count: float | None = None
+    runtime: str = ""
+    pull: str = "missing"
+    registries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    log_bytes: int = 128 * 1024 * 1024
+    keep_failed_seconds: float = 0.0
+
+
+def docker_options(given: Mapping[str, Any]) -> DockerOptions:
+    """Return the options of an alias.
+
+    Raises ImproperlyConfigured that names every wrong one and what it should be.
+    """
+    if problems := list(_problems(given)):
+        raise ImproperlyConfigured(" ".join(problems))
+    return DockerOptions(**given)
+
+
+def _problems(given: Mapping[str, Any]) -> Iterator[str]:
+    known = [f.name for f in fields(DockerOptions)]
+    for name, value in given.items():
+        if name not in known:
+            yield f"A Docker executor has no option {name!r}. Known: {', '.join(known)}."
+        elif name in _RULES and not _RULES[name][0](value):
+            yield f"The option {name!r} must be {_RULES[name][1]}, not {value!r}."
+    yield from _url_problems(given)
+    for network in (given.get("network", ""), *_texts(given.get("networks", ()))):
+        if str(network).startswith(_FORBIDDEN_NETWORKS):
+            yield f"The network {network!r} would let jobs out of their containers: it cannot be allowed."
+    try:
+        container_request({name: given[name] for name in ("user", "tmpfs", "ulimits") if given.get(name)})
+    except ValueError as error:
+        yield f"Of the options: {error}"
+
+
+def _url_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    url = str(given.get("base_url", _DEFAULT_URL))
+    scheme = urlsplit(url).scheme
+    if scheme not in ("unix", "tcp", "ssh"):
+        yield f"The option 'base_url' must begin with unix://, tcp:// or ssh://, not {url!r}."
+    if scheme == "tcp" and not given.get("tls"):
+        yield "A daemon at tcp:// without 'tls' would obey whoever reaches its port: give 'tls', or use ssh://."
+    tls = given.get("tls")
+    if tls is not None and not (_is_mapping_of_texts(tls) and set(tls) == {"ca", "cert", "key"}):
+        yield f"The option 'tls' must name the files 'ca', 'cert' and 'key', not {tls!r}."
+
+
+def _texts(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
+
+
+def _is_mapping_of_texts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(item, str) for pair in value.items() for item in pair)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
+def _are_volumes(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(volume, Mapping)
+        and isinstance(volume.get("source"), str)
+        and set(volume) <= {"source", "read_only"}
+        and isinstance(volume.get("read_only", True), bool)
+        for volume in value.values()
+    )
+
+
+def _are_registries(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_mapping_of_texts(login) and set(login) == {"username", "password"} for login in value.values()
+    )
+
+
+_LISTS = "a list of names"
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "timeout_seconds": (_is_number, "a positive number"),
+    "images": (_is_texts, "a list of patterns"),
+    "volumes": (_are_volumes, 'names and {"source": volume or path, "read_only": true or false}'),
+    "networks": (_is_texts, _LISTS),
+    "gpus": (lambda value: value in (0, -1) or _is_count(value), "a number, or -1 for all"),
+    "pids": (_is_count, "a positive number"),
+    "capabilities": (_is_texts, _LISTS),
+    "network": (lambda value: isinstance(value, str) and bool(value), "the name of a network"),
+    "read_only": (lambda value: isinstance(value, bool), "true or false"),
+    "memory_bytes": (lambda value: value is None or _is_count(value), "a positive number, or None"),
+    "cpu_count": (lambda value: value is None or _is_number(value), "a positive number, or None"),
+    "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
+    "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
+    "registries": (_are_registries, 'hosts and {"username": name, "password": reference}'),
+    "log_bytes": (_is_count, "a positive number"),
+    "keep_failed_seconds": (lambda value: value == 0 or _is_number(value), "a number of seconds"),
+}

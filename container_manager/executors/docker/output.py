@@ -1,0 +1,118 @@
+"""One container's output, fetched ahead by a thread of its own as far as its buffer has room."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from ..base import LogChunk, LogPage, Unavailable
+from ..buffer import OutputBuffer
+from .daemon import Daemon, Gone
+from .daemon import Stream as Answer
+from .frames import FrameDecoder
+
+_RETRY_SECONDS = 1.0
+# A log that is followed from after its container's end may never be said to be over (the driver `local`, 20.10).
+_SILENCE_SECONDS = 1.0
+_RUNNING = ("running", "paused", "restarting")
+
+
+class Output:
+    """The output of the container of this name; ``changed`` is called when there is no room left, and at the end."""
+
+    def __init__(self, name: str, daemon: Daemon, changed: Callable[[], None]) -> None:
+        self._name, self._daemon, self._changed = name, daemon, changed
+        self._buffer = OutputBuffer()
+        self._state = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._answer: Answer | None = None
+        self._received: Counter[str] = Counter()
+        self._heard_at = time.monotonic()
+        self._complete = self._closed = False
+
+    def note(self, text: str) -> None:
+        """Add a line of the worker's own."""
+        with self._state:
+            self._buffer.add([LogChunk(stream="system", data=text.encode() + b"\n")])
+
+    def follow(self) -> None:
+        """Begin to fetch, if that has not begun."""
+        with self._state:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._fetch, name=f"container-manager-{self._name}", daemon=True)
+                self._thread.start()
+
+    def page(self, cursor: str, limit: int, *, has_exited: bool) -> LogPage:
+        """Return what is there after a cursor; knowing of the container's end, wait no longer than it takes."""
+        with self._state:
+            chunks, after = self._buffer.take(cursor, limit)
+            self._state.notify_all()
+            silent = time.monotonic() - self._heard_at > _SILENCE_SECONDS
+            if has_exited and silent and self._buffer.is_empty and self._answer is not None:
+                self._answer.break_off()
+            return LogPage(chunks=chunks, cursor=after, complete=not chunks and self._complete)
+
+    def close(self) -> None:
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
+            if self._answer is not None:
+                self._answer.break_off()
+
+    def _fetch(self) -> None:
+        while not self._closed:
+            try:
+                with self._daemon.asked() as api:
+                    was_running = api.inspect_container(self._name)["State"]["Status"] in _RUNNING
+                self._read(follow=was_running)
+                with self._daemon.asked() as api:
+                    if not was_running or api.inspect_container(self._name)["State"]["Status"] not in _RUNNING:
+                        break
+            except Gone:
+                break
+            except Unavailable:
+                with self._state:
+                    self._state.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
+        with self._state:
+            self._complete = True
+        self._changed()
+
+    def _read(self, *, follow: bool) -> None:
+        """Read the log from its beginning to its end, and pass on what was not received before."""
+        known = self._received.copy()
+        decoder = FrameDecoder()
+        parameters = {"stdout": 1, "stderr": 1, "follow": int(follow)}
+        with self._daemon.stream(f"/containers/{self._name}/logs", parameters) as answer:
+            try:
+                with self._state:
+                    if self._closed:
+                        return
+                    self._answer, self._heard_at = answer, time.monotonic()
+                for piece in answer.pieces():
+                    self._add(list(_without(known, decoder.feed(piece))))
+            finally:
+                with self._state:
+                    self._answer = None
+
+    def _add(self, chunks: list[LogChunk]) -> None:
+        with self._state:
+            self._heard_at = time.monotonic()
+            self._buffer.add(chunks)
+            for chunk in chunks:
+                self._received[chunk.stream] += len(chunk.data)
+        if self._buffer.is_full:
+            self._changed()
+            with self._state:
+                self._state.wait_for(lambda: self._closed or not self._buffer.is_full)
+                self._heard_at = time.monotonic()
+
+
+def _without(known: Counter[str], chunks: list[LogChunk]) -> Iterator[LogChunk]:
+    """Yield chunks without the bytes of each stream that are known, and count those down."""
+    for chunk in chunks:
+        skipped = min(known[chunk.stream], len(chunk.data))
+        known[chunk.stream] -= skipped
+        if skipped < len(chunk.data):
+            yield LogChunk(stream=chunk.stream, data=chunk.data[skipped:])

@@ -1,0 +1,25 @@
+"""What a secret reference stands for on this machine. The value is never stored or logged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def read_secret(reference: str, *, directory: str) -> str:
+    """Return the value that ``env:NAME`` or ``file:NAME`` stands for.
+
+    Only variables that begin with ``CM_SECRET_`` and files of the secrets directory can be named: a job cannot ask
+    for the worker's own secrets. Raises LookupError, without the value, where there is none.
+    """
+    kind, _, name = str(reference).partition(":")
+    if kind == "env" and name.startswith("CM_SECRET_"):
+        if name in os.environ:
+            return os.environ[name]
+        raise LookupError(f"The worker has no variable {name!r} for the secret reference {reference!r}.")
+    if kind == "file" and name and Path(name).name == name and name not in (".", ".."):
+        try:
+            return (Path(directory) / name).read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LookupError(f"The secret {reference!r} cannot be read: {type(error).__name__}.") from error
+    raise LookupError(f"The secret reference {reference!r} is neither env:CM_SECRET_NAME nor file:NAME.")
