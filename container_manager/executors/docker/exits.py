@@ -11,8 +11,8 @@ from ..base import ExitStatus
 
 # A shell's way to tell of a signal, which the daemon and its init process share.
 _SIGNAL_BASE = 128
-# How the init process ends where it could not start the command: found and not executable, not found.
-INIT_FAILURES = (126, 127)
+# How the init process ends where it could not start the command: for another reason, not executable, not found.
+INIT_FAILURES = (1, 126, 127)
 _INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.+) failed: (?P<why>.+)")
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ..base import LogChunk, LogPage, Unavailable
 from ..buffer import OutputBuffer
 from .daemon import Daemon, Gone
 from .daemon import Stream as Answer
-from .frames import FrameDecoder
+from .frames import FrameDecoder, Position
 
 _RETRY_SECONDS = 1.0
-# A log that is followed from after its container's end may never be said to be over (the driver `local`, 20.10).
+# A log that is followed from after its container's end may never be said to be over (measured with 20.10).
 _SILENCE_SECONDS = 1.0
 _RUNNING = ("running", "paused", "restarting")
 
@@ -28,7 +27,7 @@ class Output:
         self._state = threading.Condition()
         self._thread: threading.Thread | None = None
         self._answer: Answer | None = None
-        self._received: Counter[str] = Counter()
+        self._received: Position | None = None
         self._heard_at = time.monotonic()
         self._complete = self._closed = False
 
@@ -62,14 +61,16 @@ class Output:
                 self._answer.break_off()
 
     def _fetch(self) -> None:
+        follow = True
         while not self._closed:
             try:
-                with self._daemon.asked() as api:
-                    was_running = api.inspect_container(self._name)["State"]["Status"] in _RUNNING
-                self._read(follow=was_running)
-                with self._daemon.asked() as api:
-                    if not was_running or api.inspect_container(self._name)["State"]["Status"] not in _RUNNING:
-                        break
+                if follow:
+                    with self._daemon.asked() as api:
+                        follow = api.inspect_container(self._name)["State"]["Status"] in _RUNNING
+                self._read(follow=follow)
+                # A log that is followed may lose its last piece at the container's end (measured with 20.10).
+                if not follow:
+                    break
             except Gone:
                 break
             except Unavailable:
@@ -80,10 +81,11 @@ class Output:
         self._changed()
 
     def _read(self, *, follow: bool) -> None:
-        """Read the log from its beginning to its end, and pass on what was not received before."""
-        known = self._received.copy()
-        decoder = FrameDecoder()
-        parameters = {"stdout": 1, "stderr": 1, "follow": int(follow)}
+        """Read the log from where it was left to its end."""
+        parameters: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
+        if self._received is not None:
+            parameters["since"] = self._received.since
+        decoder = FrameDecoder(self._received)
         with self._daemon.stream(f"/containers/{self._name}/logs", parameters) as answer:
             try:
                 with self._state:
@@ -91,7 +93,9 @@ class Output:
                         return
                     self._answer, self._heard_at = answer, time.monotonic()
                 for piece in answer.pieces():
-                    self._add(list(_without(known, decoder.feed(piece))))
+                    chunks = decoder.feed(piece)
+                    self._received = decoder.position
+                    self._add(chunks)
             finally:
                 with self._state:
                     self._answer = None
@@ -100,19 +104,9 @@ class Output:
         with self._state:
             self._heard_at = time.monotonic()
             self._buffer.add(chunks)
-            for chunk in chunks:
-                self._received[chunk.stream] += len(chunk.data)
-        if self._buffer.is_full:
+            is_full = self._buffer.is_full
+        if is_full:
             self._changed()
             with self._state:
                 self._state.wait_for(lambda: self._closed or not self._buffer.is_full)
                 self._heard_at = time.monotonic()
-
-
-def _without(known: Counter[str], chunks: list[LogChunk]) -> Iterator[LogChunk]:
-    """Yield chunks without the bytes of each stream that are known, and count those down."""
-    for chunk in chunks:
-        skipped = min(known[chunk.stream], len(chunk.data))
-        known[chunk.stream] -= skipped
-        if skipped < len(chunk.data):
-            yield LogChunk(stream=chunk.stream, data=chunk.data[skipped:])
