@@ -43,6 +43,7 @@ class FrameDecoder:
         self._header = b""
         self._left = 0
         self._stream: Stream = "stdout"
+        # What is known of this frame's; None behind it.
         self._timestamp: bytes | None = None
         self._last, self._frames, self._size = b"", 0, 0
         self._known = self._skip = 0
@@ -62,7 +63,7 @@ class FrameDecoder:
             if not self._left:
                 at = self._take_header(data, at)
             elif self._timestamp is not None:
-                at = self._take_timestamp(data, at)
+                at = self._take_timestamp(self._timestamp, data, at)
             else:
                 payload = view[at : at + self._left]
                 at += len(payload)
@@ -85,11 +86,10 @@ class FrameDecoder:
             self._header, self._timestamp = b"", b""
         return at + len(part)
 
-    def _take_timestamp(self, data: bytes, at: int) -> int:
-        assert self._timestamp is not None
+    def _take_timestamp(self, begun: bytes, data: bytes, at: int) -> int:
         space = data.find(b" ", at, at + self._left)
         end = space + 1 if space >= 0 else min(len(data), at + self._left)
-        self._timestamp += data[at:end]
+        self._timestamp = begun + data[at:end]
         self._left -= end - at
         if space >= 0:
             self._begin(self._timestamp[:-1])
