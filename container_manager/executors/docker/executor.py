@@ -39,6 +39,8 @@ from .output import Output
 from .view import View
 
 _CONFLICT = 409
+# To start such a container the daemon fails with 500, as it does where something may be better next time.
+_FINAL_FAILURES = ("OCI runtime", "unable to find user", "unable to find group")
 _RETRY_SECONDS = 1.0
 _LAST_WORDS_BYTES = 4096
 
@@ -217,8 +219,7 @@ class DockerExecutor(Executor):
                 try:
                     api.start(spec.key)
                 except APIError as error:
-                    # The daemon answers 500, too, where the runtime cannot make the container.
-                    if error.is_client_error() or "OCI runtime" in explanation(error):
+                    if error.is_client_error() or any(words in explanation(error) for words in _FINAL_FAILURES):
                         self._reject(spec, explanation(error))
                     raise
         except Gone as error:

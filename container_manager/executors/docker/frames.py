@@ -5,55 +5,67 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ..base import LogChunk, Stream
 
 _HEADER_BYTES = 8
 _STREAMS: dict[int, Stream] = {0: "stdout", 1: "stdout", 2: "stderr", 3: "system"}
-# The length of 2006-01-02T15:04:05, and where its fraction ends.
-_SECONDS_END, _FRACTION_END = 19, 29
+_NEWLINE = ord("\n")
+_FRACTION = re.compile(r"\.\d+")
+_SKEW_SECONDS = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Position:
-    """How far a log was received: so many bytes of the ``frames``-th frame of this timestamp."""
+    """How far one stream was received: so many bytes of the ``frames``-th frame of this timestamp.
 
-    timestamp: bytes
-    frames: int
-    size: int
+    ``in_line``: the line goes on in the next frame, which then has the same timestamp, however much later it comes.
+    """
 
-    @property
-    def since(self) -> str:
-        """The timestamp as the daemon wants it: seconds since 1970 with nine decimals."""
-        text = self.timestamp.decode("ascii")
-        seconds = datetime.fromisoformat(text[:_SECONDS_END] + text[_FRACTION_END:].replace("Z", "+00:00")).timestamp()
-        return f"{int(seconds)}{text[_SECONDS_END:_FRACTION_END]}"
+    timestamp: bytes = b""
+    frames: int = 0
+    size: int = 0
+    in_line: bool = False
+
+
+Positions = Mapping[Stream, Position]
+
+
+def since(positions: Positions) -> str | None:
+    """Return the time from which on the daemon has to send again, in seconds since 1970; None: from the start.
+
+    Streams are stamped each for itself, so that one may be a little behind the other.
+    """
+    if not positions:
+        return None
+    latest = max(_seconds(position.timestamp) for position in positions.values()) - _SKEW_SECONDS
+    return str(min([latest, *(_seconds(position.timestamp) for position in positions.values() if position.in_line)]))
+
+
+def _seconds(timestamp: bytes) -> int:
+    return int(datetime.fromisoformat(_FRACTION.sub("", timestamp.decode("ascii"))).timestamp())
 
 
 class FrameDecoder:
     """Takes the bytes in pieces of any size, gives the output as it comes, without what comes before ``after``.
 
-    Frames that begin at the same nanosecond are told apart by their number.
+    Frames of a stream that have the same timestamp are told apart by their number.
     """
 
-    def __init__(self, after: Position | None = None) -> None:
-        self._after = after
+    def __init__(self, after: Positions | None = None) -> None:
+        self.positions: dict[Stream, Position] = {stream: replace(place) for stream, place in (after or {}).items()}
+        self._after = dict(after or {})
         self._header = b""
         self._left = 0
         self._stream: Stream = "stdout"
         # What is known of this frame's; None behind it.
         self._timestamp: bytes | None = None
-        self._last, self._frames, self._size = b"", 0, 0
-        self._known = self._skip = 0
-
-    @property
-    def position(self) -> Position | None:
-        """Where to go on should the bytes end here."""
-        if self._after is not None or not self._frames:
-            return self._after
-        return Position(timestamp=self._last, frames=self._frames, size=max(self._size, self._known))
+        self._counts: dict[Stream, tuple[bytes, int]] = {}
+        self._skip = 0
 
     def feed(self, data: bytes) -> list[LogChunk]:
         """Return what is known of the streams now; neighbours of one stream are one chunk."""
@@ -68,13 +80,13 @@ class FrameDecoder:
                 payload = view[at : at + self._left]
                 at += len(payload)
                 self._left -= len(payload)
-                self._size += len(payload)
                 skipped = min(self._skip, len(payload))
                 self._skip -= skipped
                 if skipped < len(payload):
                     if not runs or runs[-1][0] != self._stream:
                         runs.append((self._stream, []))
                     runs[-1][1].append(payload[skipped:])
+                    self._advance(payload[skipped:])
         return [LogChunk(stream=stream, data=b"".join(parts)) for stream, parts in runs]
 
     def _take_header(self, data: bytes, at: int) -> int:
@@ -97,14 +109,19 @@ class FrameDecoder:
         return end
 
     def _begin(self, timestamp: bytes) -> None:
-        self._frames = self._frames + 1 if timestamp == self._last else 1
-        self._last, self._size, self._known = timestamp, 0, 0
+        last, count = self._counts.get(self._stream, (b"", 0))
+        here = (timestamp, count + 1 if timestamp == last else 1)
+        self._counts[self._stream] = here
         self._skip = 0
-        if self._after is None:
-            return
-        if (timestamp, self._frames) < (self._after.timestamp, self._after.frames):
-            self._skip = self._left
-            return
-        if (timestamp, self._frames) == (self._after.timestamp, self._after.frames):
-            self._known = self._skip = self._after.size
-        self._after = None
+        if (after := self._after.get(self._stream)) is not None:
+            there = (after.timestamp, after.frames)
+            if here <= there:
+                self._skip = after.size if here == there else self._left
+                return
+            del self._after[self._stream]
+        self.positions[self._stream] = Position(timestamp, here[1])
+
+    def _advance(self, payload: memoryview) -> None:
+        position = self.positions[self._stream]
+        position.size += len(payload)
+        position.in_line = payload[-1] != _NEWLINE

@@ -10,7 +10,7 @@ from ..base import LogChunk, LogPage, Unavailable
 from ..buffer import OutputBuffer
 from .daemon import Daemon, Gone
 from .daemon import Stream as Answer
-from .frames import FrameDecoder, Position
+from .frames import FrameDecoder, Positions, since
 
 _RETRY_SECONDS = 1.0
 # A log that is followed from after its container's end may never be said to be over (measured with 20.10).
@@ -27,7 +27,7 @@ class Output:
         self._state = threading.Condition()
         self._thread: threading.Thread | None = None
         self._answer: Answer | None = None
-        self._received: Position | None = None
+        self._received: Positions = {}
         self._heard_at = time.monotonic()
         self._complete = self._closed = False
 
@@ -83,8 +83,8 @@ class Output:
     def _read(self, *, follow: bool) -> None:
         """Read the log from where it was left to its end."""
         parameters: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
-        if self._received is not None:
-            parameters["since"] = self._received.since
+        if (from_time := since(self._received)) is not None:
+            parameters["since"] = from_time
         decoder = FrameDecoder(self._received)
         with self._daemon.stream(f"/containers/{self._name}/logs", parameters) as answer:
             try:
@@ -94,7 +94,7 @@ class Output:
                     self._answer, self._heard_at = answer, time.monotonic()
                 for piece in answer.pieces():
                     chunks = decoder.feed(piece)
-                    self._received = decoder.position
+                    self._received = decoder.positions
                     self._add(chunks)
             finally:
                 with self._state:

@@ -144,6 +144,8 @@ class View:
             try:
                 with self._daemon.stream("/events", {"filters": filters}) as answer:
                     with self._lock:
+                        if self._closed.is_set():
+                            return
                         self._answer = answer
                     self._hurry()
                     for event in answer.lines():

@@ -1,0 +1,172 @@
+"""What a job may ask of its container, and what it is refused: before the daemon is asked at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from container_manager.container import ContainerRequest, container_request
+from container_manager.executors.base import LaunchSpec, Rejected
+from container_manager.executors.docker.configuration import container_configuration, is_allowed
+from container_manager.executors.docker.options import docker_options
+
+OPTIONS: dict[str, Any] = {
+    "images": ["busybox", "team.example.com:5000/tools/*:1.*"],
+    "volumes": {"data": {"source": "/srv/data"}, "cache": {"source": "cache", "read_only": False}},
+    "networks": ["backend"],
+    "ulimits": {"nofile": 1024},
+    "gpus": 2,
+    "pids": 64,
+}
+
+
+def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any] | None = None, **fields: Any) -> Any:
+    fields = {"key": "cm-i-0-1", "argv": ("true",), "image": "busybox", **fields}
+    spec = LaunchSpec(container=container_request(asked or {}), **fields)
+    return container_configuration(spec, docker_options({**OPTIONS, **(options or {})}), install="i")
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields", "said"),
+    [
+        ({"volumes": {"root": "/host"}}, {}, r"no volume 'root'.*data, cache"),
+        ({"network": "host"}, {}, r"network 'host' is not allowed.*backend"),
+        ({"network": "bridge"}, {}, "network 'bridge' is not allowed"),
+        ({"gpus": 3}, {}, "asks for 3 GPUs; .* allows 2"),
+        ({"gpus": -1}, {}, "asks for all GPUs; .* allows 2"),
+        ({"pids": 65}, {}, "asks for pids=65; the executor allows 64"),
+        ({"ulimits": {"nofile": 1025}}, {}, "asks for nofile=1025; the executor allows 1024"),
+        ({"ulimits": {"memlock": 1}}, {}, "cannot set the limit 'memlock'.*nofile"),
+        ({}, {"labels": {"container-manager.install": "other"}}, "cannot have the label 'container-manager.install'"),
+        ({}, {"labels": {"": "x"}}, "cannot have the label ''"),
+        ({}, {"image": ""}, "names no image"),
+        ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
+    ],
+)
+def test_what_is_not_allowed_is_rejected_and_said(asked: dict[str, Any], fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(Rejected, match=said) as rejection:
+        configuration(asked, **fields)
+    assert rejection.value.reason == ("image" if "image" in said else "start")
+
+
+@pytest.mark.parametrize(
+    ("image", "allowed"),
+    [
+        ("busybox", True),
+        ("busybox:1.36", True),
+        ("docker.io/library/busybox:latest", True),
+        ("busybox@sha256:" + "0" * 64, True),
+        ("busybox:5000/evil", False),
+        ("evil/busybox", False),
+        ("busyboxes", False),
+        ("registry.example.com/busybox", False),
+        ("team.example.com:5000/tools/lint:1.2", True),
+        ("team.example.com:5000/tools/lint:2.0", False),
+        ("team.example.com:5000/tools/lint", False),
+        ("team.example.com:5000/tools/lint:1.2@sha256:" + "0" * 64, False),
+        ("team.example.com/tools/lint:1.2", False),
+    ],
+)
+def test_images_are_allowed_by_name_and_tag(image: str, allowed: bool) -> None:
+    assert is_allowed(image, docker_options(OPTIONS)) is allowed
+
+
+def test_no_image_is_allowed_unless_the_settings_say_so() -> None:
+    assert not is_allowed("busybox", docker_options({}))
+    assert is_allowed("any.example.com/thing:1", docker_options({"images": ["*"]}))
+
+
+def test_what_nobody_asked_for_is_hardened() -> None:
+    host = configuration(memory_bytes=2**24)["HostConfig"]
+    expected = {
+        "Init": True, "CapDrop": ["ALL"], "CapAdd": [], "SecurityOpt": ["no-new-privileges"], "Privileged": False,
+        "NetworkMode": "none", "Mounts": [], "PidsLimit": 64, "Memory": 2**24, "MemorySwap": 2**24, "IpcMode": "private",
+        "DeviceRequests": [],
+    }  # fmt: skip
+    assert {name: host[name] for name in expected} == expected
+    assert "Binds" not in host
+
+
+def test_what_is_allowed_is_given() -> None:
+    asked = {
+        "user": "1000:1000", "read_only": True, "tmpfs": {"/scratch": 4096}, "ulimits": {"nofile": 100}, "gpus": 1,
+        "volumes": {"data": "/data", "cache": "/cache"}, "network": "backend", "pids": 8,
+    }  # fmt: skip
+    found = configuration(asked, cpu_count=1.5, working_directory="/w", labels={"team": "a"}, environment={"A": "b c"})
+    host = found["HostConfig"]
+    assert (found["User"], found["WorkingDir"], found["Env"], found["Cmd"]) == ("1000:1000", "/w", ["A=b c"], ["true"])
+    assert found["Labels"] == {
+        "team": "a",
+        "container-manager.install": "i",
+        "container-manager.key": "cm-i-0-1",
+    }
+    assert host["Tmpfs"] == {"/scratch": "rw,noexec,nosuid,nodev,size=4096"}
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 100, "Hard": 100}]
+    assert [(m["Type"], m["Source"], m["Target"], m["ReadOnly"]) for m in host["Mounts"]] == [
+        ("bind", "/srv/data", "/data", True),
+        ("volume", "cache", "/cache", False),
+    ]
+    assert (host["NetworkMode"], host["NanoCpus"], host["PidsLimit"], host["ReadonlyRootfs"]) == (
+        "backend", 1_500_000_000, 8, True,
+    )  # fmt: skip
+    assert host["DeviceRequests"] == [{"Driver": "", "Count": 1, "Capabilities": [["gpu"]]}]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([], "JSON object, not list"),
+        ({"privileged": True}, "'privileged' is not known. Known: user, pids"),
+        ({"volumes": {"/etc": "/host"}}, "'volumes' must be"),
+        ({"volumes": {"data": "/a:/b"}}, "'volumes' must be"),
+        ({"volumes": {"data": "/a/../b"}}, "'volumes' must be"),
+        ({"tmpfs": {"/scratch": "1g,exec"}}, "'tmpfs' must be"),
+        ({"tmpfs": {"tmp": 1}}, "'tmpfs' must be"),
+        ({"user": "0;id"}, "'user' must be"),
+        ({"network": "container:other"}, "'network' must be"),
+        ({"pids": 0}, "'pids' must be a positive number"),
+        ({"pids": True}, "'pids' must be a positive number"),
+        ({"gpus": -2}, "'gpus' must be"),
+        ({"read_only": "no"}, "'read_only' must be true or false"),
+        ({"ulimits": {"NOFILE": 1}}, "'ulimits' must be"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_named(value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        container_request(value)
+
+
+def test_no_wish_is_a_wish_for_the_defaults() -> None:
+    assert container_request({}) == ContainerRequest()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image": ["a"]}, "no option 'image'. Known: base_url, tls"),
+        ({"images": "busybox"}, "'images' must be a list of patterns"),
+        ({"volumes": {"a": "/srv"}}, "'volumes' must be"),
+        ({"volumes": {"a": {"source": "/srv", "readonly": True}}}, "'volumes' must be"),
+        ({"networks": ["host"]}, "network 'host' would let jobs out"),
+        ({"network": "container:db"}, "network 'container:db' would let jobs out"),
+        ({"base_url": "http://there"}, "must begin with unix://, tcp:// or ssh://"),
+        ({"base_url": "tcp://127.0.0.1:2375"}, "without 'tls' would obey whoever reaches"),
+        ({"tls": {"ca": "ca.pem"}}, "must name the files 'ca', 'cert' and 'key'"),
+        ({"pull": "sometimes"}, "'pull' must be one of missing, always, never"),
+        ({"pids": 0}, "'pids' must be"),
+        ({"gpus": "all"}, "'gpus' must be"),
+        ({"registries": {"r": {"username": "u"}}}, "'registries' must be"),
+        ({"tmpfs": {"tmp": 1}}, "'tmpfs' must be"),
+        ({"memory_bytes": "1g"}, "'memory_bytes' must be"),
+        ({"cpu_count": 0}, "'cpu_count' must be"),
+        ({"keep_failed_seconds": -1}, "'keep_failed_seconds' must be"),
+        ({"log_bytes": 0}, "'log_bytes' must be"),
+        ({"timeout_seconds": None}, "'timeout_seconds' must be"),
+        ({"runtime": 1, "capabilities": "CHOWN"}, "'runtime' must be.*'capabilities' must be"),
+    ],
+)
+def test_every_wrong_option_is_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said):
+        docker_options(options)

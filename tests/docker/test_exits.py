@@ -1,0 +1,49 @@
+"""What the daemon says of an end becomes the right kind of end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from container_manager.executors.docker.exits import exit_status
+from container_manager.worker.outcomes import failure_reason
+
+_TINI = "[FATAL tini (7)] exec {} failed: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "out_of_memory", "last_words", "reason"),
+    [
+        ({"ExitCode": 3}, False, "", "error"),
+        ({"ExitCode": 137}, False, "", "signal"),
+        ({"ExitCode": 143}, False, "", "signal"),
+        ({"ExitCode": 128}, False, "", "error"),
+        ({"ExitCode": 255}, False, "", "error"),
+        ({"ExitCode": 137, "OOMKilled": True}, False, "", "oom"),
+        ({"ExitCode": 137, "OOMKilled": False}, True, "", "oom"),
+        ({"ExitCode": 1, "OOMKilled": True}, False, "", "oom"),
+        ({"ExitCode": 127}, False, _TINI.format("no-such", "No such file or directory"), "start"),
+        ({"ExitCode": 126}, False, _TINI.format("/etc/passwd", "Permission denied"), "start"),
+        ({"ExitCode": 1}, False, _TINI.format("/loop", "Too many levels of symbolic links"), "start"),
+        ({"ExitCode": 127}, False, "sh: no-such: not found\n", "error"),
+        ({"ExitCode": 3}, False, _TINI.format("a", "b"), "error"),
+    ],
+)
+def test_reasons(state: dict[str, Any], out_of_memory: bool, last_words: str, reason: str) -> None:
+    status = exit_status(state, out_of_memory=out_of_memory, last_words=last_words)
+    assert status.code == state["ExitCode"]
+    assert not status.succeeded
+    assert failure_reason(status, None) == reason
+
+
+@pytest.mark.parametrize("oom", [False, True])
+def test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well(oom: bool) -> None:
+    status = exit_status({"ExitCode": 0, "OOMKilled": True}, out_of_memory=oom)
+    assert (status.succeeded, status.oom, status.signal) == (True, False, None)
+
+
+def test_the_program_that_could_not_be_started_is_named() -> None:
+    words = "earlier\n" + _TINI.format("no such", "No such file or directory")
+    status = exit_status({"ExitCode": 127}, out_of_memory=False, last_words=words)
+    assert status.message == "'no such' could not be started: No such file or directory."

@@ -1,0 +1,89 @@
+"""The daemon's frames are taken apart whatever pieces they come in, and gone on with where they were left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from container_manager.executors.docker.frames import FrameDecoder, Position, Positions, since
+
+_NUMBERS = {"stdout": 1, "stderr": 2}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A piece of a line: all pieces of a line have the timestamp of the first, as the daemon stamps them."""
+
+    nanoseconds: int
+    stream: str
+    data: bytes
+
+    def frame(self) -> bytes:
+        seconds, nanoseconds = divmod(self.nanoseconds, 10**9)
+        payload = f"2026-01-02T03:04:{seconds:02}.{nanoseconds:09}Z ".encode() + self.data
+        return bytes([_NUMBERS[self.stream], 0, 0, 0]) + len(payload).to_bytes(4, "big") + payload
+
+
+@st.composite
+def message_lists(draw: st.DrawFn) -> list[Message]:
+    """Draw what two streams print, line by line and piece by piece, as time goes on."""
+    now, messages = 0, []
+    lines: dict[str, int] = {}
+    for stream in draw(st.lists(st.sampled_from(["stdout", "stderr"]), max_size=12)):
+        now += draw(st.sampled_from([0, 1, 10**9, 4 * 10**9]))
+        data = draw(
+            st.binary(min_size=1, max_size=12) | st.sampled_from([b"line\n", b" 2026-01-02T03:04:05.000000001Z "])
+        )
+        messages.append(Message(lines.get(stream, now), stream, data))
+        if data.endswith(b"\n"):
+            lines.pop(stream, None)
+        else:
+            lines.setdefault(stream, now)
+    return messages
+
+
+MESSAGES = message_lists()
+_START = 1767323040
+
+
+def log(messages: list[Message], since: str | None = None) -> bytes:
+    """Return what the daemon sends of messages from a time on."""
+    first = (int(since or _START) - _START) * 10**9
+    return b"".join(message.frame() for message in messages if message.nanoseconds >= first)
+
+
+def in_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def streams(messages: list[Message]) -> list[tuple[str, int]]:
+    return [(message.stream, byte) for message in messages for byte in message.data]
+
+
+@given(MESSAGES, st.integers(1, 60))
+def test_any_pieces_give_the_same_output_in_its_order(messages: list[Message], size: int) -> None:
+    decoder = FrameDecoder()
+    chunks = [chunk for piece in in_pieces(log(messages), size) for chunk in decoder.feed(piece)]
+    assert [(chunk.stream, byte) for chunk in chunks for byte in chunk.data] == streams(messages)
+
+
+@given(MESSAGES, st.lists(st.integers(0, 400), max_size=4))
+def test_wherever_it_is_cut_nothing_is_lost_and_nothing_comes_twice(messages: list[Message], cuts: list[int]) -> None:
+    received: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+    positions: Positions = {}
+    for cut in [*cuts, None]:
+        decoder = FrameDecoder(positions)
+        answer = log(messages, since(positions))[:cut]
+        for piece in in_pieces(answer, 7):
+            for chunk in decoder.feed(piece):
+                received[chunk.stream] += chunk.data
+        positions = decoder.positions
+    for stream, found in received.items():
+        assert found == b"".join(message.data for message in messages if message.stream == stream)
+
+
+def test_a_time_is_told_in_seconds_whatever_the_daemons_zone() -> None:
+    for text in (b"2026-01-02T03:04:05.000000007Z", b"2026-01-02T05:04:05.000000007+02:00"):
+        assert since({"stdout": Position(text, 1, 0, in_line=True)}) == "1767323043"

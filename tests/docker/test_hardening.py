@@ -1,0 +1,138 @@
+"""What a container cannot do, seen from inside it, and what a job cannot get, on a real daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_manager.executors.base import Executor, LaunchSpec, Rejected
+
+from ..executors.conformance import ended, new_key, output, text
+from .subject import IMAGE, DockerSubject
+
+
+@pytest.fixture
+def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
+    subject = DockerSubject(docker_url, tmp_path)
+    yield subject
+    subject.clean_up()
+
+
+@pytest.fixture
+def executor(subject: DockerSubject) -> Iterator[Executor]:
+    executor = subject.executor()
+    yield executor
+    executor.close()
+
+
+def printed(subject: DockerSubject, script: str, *, options: dict[str, Any] | None = None, **fields: Any) -> str:
+    """Return what a script prints in a container."""
+    executor = subject.executor(**(options or {}))
+    try:
+        spec = subject.spec(script, **fields)
+        handle = executor.submit(spec)
+        found = text(output(executor, handle)).decode()
+        assert ended(executor, spec.key).succeeded, found
+        return found
+    finally:
+        executor.close()
+
+
+def test_a_default_container_has_no_powers(subject: DockerSubject) -> None:
+    status = dict(line.split(":", 1) for line in printed(subject, "cat /proc/self/status").splitlines())
+    found = {name: status[name].strip() for name in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")}
+    none = "0" * 16
+    assert found == {"CapEff": none, "CapPrm": none, "CapBnd": none, "NoNewPrivs": "1", "Seccomp": "2"}
+
+
+def test_it_has_limits_of_processes_and_memory_and_no_swap(subject: DockerSubject) -> None:
+    script = (
+        "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
+        " /sys/fs/cgroup/memory/memory.memsw.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/pids.max"
+        " /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.swap.max"
+    )
+    pids, memory, swap = printed(subject, script, memory_bytes=32 << 20).split()
+    assert (int(pids), int(memory)) == (512, 32 << 20)
+    # With the second version of control groups, that of swap alone; with the first, that of memory and swap.
+    assert int(swap) in (0, 32 << 20)
+
+
+def test_it_sees_no_network_but_its_own_loopback(subject: DockerSubject) -> None:
+    devices = [line.split(":")[0].strip() for line in printed(subject, "cat /proc/net/dev").splitlines()[2:]]
+    assert "lo" in devices
+    assert not [name for name in devices if name.startswith(("eth", "docker", "veth"))]
+
+
+def test_it_runs_as_the_user_that_is_asked_for(subject: DockerSubject) -> None:
+    assert printed(subject, "id -u; id -g", container={"user": "1000:1000"}).split() == ["1000", "1000"]
+    assert printed(subject, "id -u", options={"user": "1000"}).split() == ["1000"]
+
+
+def test_its_files_can_be_read_only_but_for_a_tmpfs(subject: DockerSubject) -> None:
+    script = "touch /here 2>&1 || true; touch /scratch/there && df -k /scratch | tail -1"
+    found = printed(subject, script, container={"read_only": True, "tmpfs": {"/scratch": 1 << 20}})
+    assert "Read-only file system" in found
+    assert "1024" in found.splitlines()[-1].split()
+
+
+def test_a_volume_is_read_only_unless_the_settings_say_otherwise(subject: DockerSubject) -> None:
+    volumes = {**subject.options["volumes"], "fixed": {"source": str(subject.effects())}}
+    asked = {"volumes": {"effects": str(subject.effects()), "fixed": "/fixed"}}
+    script = "touch $EFFECTS/written; touch /fixed/not 2>&1 || true"
+    found = printed(subject, script, options={"volumes": volumes}, container=asked)
+    assert "Read-only file system" in found
+    assert [path.name for path in subject.effects().iterdir()] == ["written"]
+
+
+def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
+    found = printed(subject, "grep CapEff /proc/self/status", options={"capabilities": ["CHOWN"]})
+    assert int(found.split()[1], 16) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"container": {"volumes": {"effects": "/e", "root": "/host"}}},
+        {"container": {"network": "host"}},
+        {"image": "debian:12"},
+        {"labels": {"container-manager.install": "another"}},
+        {"container": {"gpus": 1}},
+        {"container": {"pids": 100000}},
+        {"working_directory": "not/absolute"},
+        {"container": {"user": "nobody-knows-this-user"}},
+        {"key": "not a/valid name"},
+    ],
+    ids="-".join,
+)
+def test_what_a_job_may_not_have_is_refused_and_leaves_nothing(
+    subject: DockerSubject, executor: Executor, fields: dict[str, Any]
+) -> None:
+    spec = subject.spec("echo ran > $EFFECTS/ran", **fields)
+    with pytest.raises(Rejected):
+        executor.submit(spec)
+    assert subject.containers() == []
+    assert not (subject.effects() / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"), [(("/etc/passwd",), "Permission denied"), (("/no/such",), "No such file or directory")]
+)
+def test_a_program_that_cannot_be_started_is_no_failure_of_the_program(
+    subject: DockerSubject, executor: Executor, argv: tuple[str, ...], said: str
+) -> None:
+    spec = LaunchSpec(key=new_key(), argv=argv, image=IMAGE)
+    executor.submit(spec)
+    status = ended(executor, spec.key)
+    assert status.unstarted
+    assert said in status.message
+    assert argv[0] in status.message
+
+
+def test_a_missing_volume_source_is_said(subject: DockerSubject) -> None:
+    executor = subject.executor(volumes={"effects": {"source": "/no/such/folder"}})
+    with pytest.raises(Rejected, match="/no/such/folder"):
+        executor.submit(subject.spec("true"))
+    executor.close()

@@ -1,0 +1,119 @@
+"""Containers' output: complete, in order, and never much of it in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from container_manager.executors.base import Executor
+
+from ..executors.conformance import ended, output, text
+from .subject import DockerSubject
+
+_MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
+    subject = DockerSubject(docker_url, tmp_path)
+    yield subject
+    subject.clean_up()
+
+
+@pytest.fixture
+def executor(subject: DockerSubject) -> Iterator[Executor]:
+    executor = subject.executor()
+    yield executor
+    executor.close()
+
+
+def test_64_megabytes_on_both_streams_come_whole_and_stay_out_of_memory(
+    subject: DockerSubject, executor: Executor
+) -> None:
+    process, half = psutil.Process(), 32 * _MEGABYTE
+    script = f"head -c {half} /dev/zero & head -c {half} /dev/zero | tr '\\0' e >&2; wait"
+    handle = executor.submit(subject.spec(script))
+    before = most = process.memory_info().rss
+    received, cursor = {"stdout": 0, "stderr": 0}, ""
+    while True:
+        page = executor.logs(handle, cursor, _MEGABYTE)
+        for chunk in page.chunks:
+            received[chunk.stream] += len(chunk.data)
+            assert not chunk.data.strip(b"\0" if chunk.stream == "stdout" else b"e")
+        cursor, most = page.cursor, max(most, process.memory_info().rss)
+        if page.complete:
+            break
+        if not page.chunks:
+            executor.watch(0.05)
+    assert received == {"stdout": half, "stderr": half}
+    assert most - before < 30 * _MEGABYTE
+
+
+def test_what_is_not_read_waits_with_the_daemon(subject: DockerSubject, executor: Executor) -> None:
+    spec = subject.spec(f"head -c {16 * _MEGABYTE} /dev/zero")
+    handle = executor.submit(spec)
+    # The container does not wait for its reader.
+    assert ended(executor, spec.key).code == 0
+    assert len(text(output(executor, handle))) == 16 * _MEGABYTE
+
+
+def test_lines_of_both_streams_keep_their_order_within_each(subject: DockerSubject, executor: Executor) -> None:
+    script = "i=0; while [ $i -lt 2000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
+    handle = executor.submit(subject.spec(script))
+    chunks = output(executor, handle)
+    for stream, word in (("stdout", b"out"), ("stderr", b"err")):
+        assert text(chunks, stream) == b"".join(b"%s %d\n" % (word, number) for number in range(2000))
+
+
+def test_output_comes_while_the_command_runs(subject: DockerSubject, executor: Executor) -> None:
+    handle = executor.submit(subject.spec("echo first; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo second"))
+    found, cursor = b"", ""
+    while found != b"first\n":
+        page = executor.logs(handle, cursor, 1000)
+        found += text(list(page.chunks))
+        cursor = page.cursor
+        executor.watch(0.05)
+    (subject.effects() / "go").touch()
+    while not page.complete:
+        page = executor.logs(handle, cursor, 1000)
+        found += text(list(page.chunks))
+        cursor = page.cursor
+        executor.watch(0.05)
+    assert found == b"first\nsecond\n"
+
+
+def test_another_executor_reads_all_of_it_from_the_start(subject: DockerSubject) -> None:
+    first = subject.executor()
+    spec = subject.spec("echo early; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo late")
+    handle = first.submit(spec)
+    while not first.logs(handle, "", 1000).chunks:
+        first.watch(0.05)
+    first.close()
+    second = subject.executor()
+    (subject.effects() / "go").touch()
+    assert text(output(second, handle)) == b"early\nlate\n"
+    third = subject.executor()
+    # After its end, too.
+    assert text(output(third, handle)) == b"early\nlate\n"
+    assert ended(third, spec.key).code == 0
+    second.close()
+    third.close()
+
+
+def test_nobody_follows_a_container_that_is_over(subject: DockerSubject) -> None:
+    executor = subject.executor()
+    for _ in range(3):
+        spec = subject.spec("echo done")
+        handle = executor.submit(spec)
+        output(executor, handle)
+        ended(executor, spec.key)
+        executor.remove(handle)
+    executor.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("container-manager"):
+            thread.join(timeout=10)
+            assert not thread.is_alive(), thread.name
