@@ -168,7 +168,7 @@ class TestWorker:
             eventually(lambda: loop.id != former)
             executor.gate.set()
             eventually(lambda: not loop._engines.held)
-            eventually(lambda: not executor.observe())
+            eventually(lambda: not executor.observe().attempts)
         assert len(executor.asked) == 1
         for job in (first, second):
             assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "rescuer")
@@ -287,13 +287,13 @@ class TestWorker:
         executor = ProcessExecutor()
         with working(executor, queues=("default",)) as loop:
             former = loop.id
-            eventually(lambda: len(executor.observe()) == 3)
+            eventually(lambda: len(executor.observe().attempts) == 3)
             queue.pause_queue("default")
             register("rescuer")
             let_lease_run_out(former)
             assert queue.rescue(worker="rescuer", executors=["default"], using="default") == 3
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
-            eventually(lambda: not executor.observe())
+            eventually(lambda: not executor.observe().attempts)
             assert not Worker.objects.filter(pk=former).exists()
         assert {row_of(job)["worker"] for job in jobs} == {"rescuer"}

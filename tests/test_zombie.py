@@ -232,9 +232,9 @@ def test_what_a_waking_worker_still_starts_does_not_run() -> None:
         assert executor.check().ok
         executor.heartbeat(-1.0)
         assert executor.submit(LaunchSpec(key="late", argv=("sleep", "600"))) == "late"
-        eventually(lambda: [o.exit.lost for o in executor.observe() if o.exit] == [True])
+        eventually(lambda: [o.exit.lost for o in executor.observe().attempts if o.exit] == [True])
         executor.heartbeat(60.0)
         executor.submit(LaunchSpec(key="in time", argv=("sleep", "600")))
-        assert {o.key: o.phase for o in executor.observe()} == {"late": Phase.EXITED, "in time": Phase.RUNNING}
+        assert {o.key: o.phase for o in executor.observe().attempts} == {"late": Phase.EXITED, "in time": Phase.RUNNING}
     finally:
         executor.close()

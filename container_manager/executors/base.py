@@ -92,6 +92,17 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Observations:
+    """The attempts of this installation that the engine holds.
+
+    One that began before ``as_of`` (monotonic seconds), and is not among them, is held no more.
+    """
+
+    attempts: Sequence[Observation]
+    as_of: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogChunk:
     """A piece of one stream, in the order it was read."""
 
@@ -152,8 +163,8 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def observe(self) -> Sequence[Observation]:
-        """Return every attempt of this installation that the engine holds, in one call."""
+    def observe(self) -> Observations:
+        """Return every attempt of this installation that the engine holds, as far as it is known; never wait for it."""
 
     @abstractmethod
     def watch(self, timeout: float) -> bool:

@@ -27,6 +27,7 @@ from .base import (
     LogChunk,
     LogPage,
     Observation,
+    Observations,
     Phase,
     Rejected,
     Stream,
@@ -111,9 +112,9 @@ class ProcessExecutor(Executor):
             raise Rejected("start", _start_error(spec, job.error))
         return spec.key
 
-    def observe(self) -> Sequence[Observation]:
+    def observe(self) -> Observations:
         with self._lock:
-            return [
+            attempts = [
                 Observation(
                     key=job.key,
                     handle=job.handle,
@@ -123,6 +124,7 @@ class ProcessExecutor(Executor):
                 for job in self._jobs.values()
                 if job.started.is_set() and job.error is None
             ]
+            return Observations(attempts=attempts, as_of=time.monotonic())
 
     def watch(self, timeout: float) -> bool:
         changed = self._changed.wait(timeout)

@@ -101,6 +101,7 @@ class Engines:
         job = found.job
         held = self._hold(job, adopted=True)
         held.handle, held.handle_stored, held.stage = found.handle or held.key, bool(found.handle), Stage.RUNNING
+        held.running_since = time.monotonic()
         if found.status != "running":
             self.stop(held, "cancelled", grace=job.grace_seconds)
         elif not found.handle and (held.executor.capabilities.survives_worker or found.claimed_by == by):
@@ -135,7 +136,7 @@ class Engines:
             if executor.capabilities.survives_worker and alias not in self._unavailable_since:
                 observed = _attempt(executor.observe)
                 if not isinstance(observed, Exception):
-                    others = {attempt_of(o.key): o.handle for o in observed}
+                    others = {attempt_of(o.key): o.handle for o in observed.attempts}
                     found[alias] = {key: handle for key, handle in others.items() if key not in self.held}
         return found
 
@@ -187,7 +188,7 @@ class Engines:
             if held.stage is not Stage.LAUNCHING:
                 continue
             if isinstance(result, str):
-                held.handle, held.stage = result, Stage.RUNNING
+                held.handle, held.stage, held.running_since = result, Stage.RUNNING, time.monotonic()
                 self._note_available(held.job.executor)
                 self._changed[held.job.executor] = True
             if not held.mine:
@@ -228,17 +229,18 @@ class Engines:
             running = [
                 held for held in self.held.values() if held.stage is Stage.RUNNING and held.job.executor == alias
             ]
-            if not running and alias not in self._unavailable_since:
+            if not running and alias not in self._unavailable_since and not executor.capabilities.survives_worker:
                 continue
             self._changed[alias] = False
             try:
-                observed = {o.key: o for o in executor.observe()}
+                observed = executor.observe()
             except Unavailable as error:
                 self._note_unavailable(alias, running, error)
                 continue
             self._note_available(alias)
+            by_key = {o.key: o for o in observed.attempts}
             for held in running:
-                self._take_note(held, observed.get(held.key))
+                self._take_note(held, by_key.get(held.key), observed.as_of)
 
     def _note_available(self, alias: str) -> None:
         if self._unavailable_since.pop(alias, None) is not None:
@@ -251,9 +253,10 @@ class Engines:
         for held in running:
             self._give_up(held, f"The engine could not be reached: {error}")
 
-    def _take_note(self, held: HeldAttempt, observation: Observation | None) -> None:
+    def _take_note(self, held: HeldAttempt, observation: Observation | None, as_of: float) -> None:
         if observation is None or observation.phase is Phase.CREATED:
-            self._give_up(held, "The engine no longer runs this attempt.")
+            if as_of >= held.running_since:
+                self._give_up(held, "The engine no longer runs this attempt.")
         elif observation.phase is Phase.EXITED:
             held.stage, held.exit = Stage.EXITED, observation.exit or ExitStatus(lost=True)
             held.exited_at = time.monotonic()

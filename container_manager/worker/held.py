@@ -53,6 +53,7 @@ class HeldAttempt:
     log_changes: list[queue.LogChange] = field(default_factory=list)
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     launch_until: float = 0.0
+    running_since: float = 0.0
     exited_at: float = 0.0
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ def wait_until(executor: Executor, reached: Callable[[], object]) -> None:
 
 
 def observation(executor: Executor, key: str) -> Observation | None:
-    return next((found for found in executor.observe() if found.key == key), None)
+    return next((found for found in executor.observe().attempts if found.key == key), None)
 
 
 def ended(executor: Executor, key: str) -> ExitStatus:
@@ -138,7 +138,7 @@ class Conformance:
         assert len(handles) == 6
         assert len(set(handles)) == 1
         assert (subject.effects() / "runs").read_text() == "ran\n"
-        assert [found.key for found in executor.observe()] == [spec.key]
+        assert [found.key for found in executor.observe().attempts] == [spec.key]
 
     def test_a_missing_program_is_said_to_be_missing_and_leaves_nothing(
         self, subject: Subject, executor: Executor
@@ -163,7 +163,7 @@ class Conformance:
             executor.submit(spec)
         ended(executor, specs[1].key)
         ended(executor, specs[2].key)
-        found = {o.key: (o.phase, o.exit.code if o.exit else None) for o in executor.observe()}
+        found = {o.key: (o.phase, o.exit.code if o.exit else None) for o in executor.observe().attempts}
         assert found == {
             specs[0].key: (Phase.RUNNING, None),
             specs[1].key: (Phase.EXITED, 0),
@@ -261,7 +261,9 @@ class Conformance:
         wait_until(first, (subject.effects() / "runs").exists)
         first.close()
         second = subject.executor()
+        began = time.monotonic()
         try:
+            wait_until(second, lambda: second.observe().as_of >= began)
             found = observation(second, spec.key)
             if second.capabilities.survives_worker:
                 assert found is not None

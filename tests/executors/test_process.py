@@ -194,7 +194,7 @@ class TestProcessExecutor(Conformance):
             cursor = page.cursor
             for chunk in page.chunks:
                 sizes[chunk.stream] += len(chunk.data)
-            if not page.chunks and executor.observe()[-1].exit is not None:
+            if not page.chunks and executor.observe().attempts[-1].exit is not None:
                 break
             executor.watch(0.02)
         assert sizes == {"stdout": 64_000_000, "stderr": 64_000_000}

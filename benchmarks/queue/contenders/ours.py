@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from typing import ClassVar
 
 import psycopg
@@ -17,6 +18,7 @@ from container_manager.executors.base import (
     LaunchSpec,
     LogPage,
     Observation,
+    Observations,
     Phase,
 )
 
@@ -48,8 +50,8 @@ class NoopExecutor(Executor):
         self._exited[spec.key] = Observation(key=spec.key, handle=spec.key, phase=Phase.EXITED, exit=ExitStatus(code=0))
         return spec.key
 
-    def observe(self) -> Sequence[Observation]:
-        return list(self._exited.values())
+    def observe(self) -> Observations:
+        return Observations(attempts=list(self._exited.values()), as_of=time.monotonic())
 
     def watch(self, timeout: float) -> bool:
         self._closed.wait(timeout)

@@ -13,6 +13,8 @@ INSTALL_LABEL = "container-manager.install"
 KEY_LABEL = "container-manager.key"
 _OUR_LABELS = "container-manager."
 _HUB = ("docker.io/", "index.docker.io/")
+# Where one file is full the next is begun, and the one before it dropped; a reader may then miss some, or see some
+# twice (measured with 20.10).
 _LOG_FILES = 2
 
 
@@ -97,7 +99,7 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         # json-file, the daemon's default, replaces bytes that are not UTF-8.
         "LogConfig": {
             "Type": "local",
-            "Config": {"max-size": str(max(1, options.log_bytes // _LOG_FILES)), "max-file": str(_LOG_FILES)},
+            "Config": {"max-size": str(options.log_bytes), "max-file": str(_LOG_FILES)},
         },
     }
 

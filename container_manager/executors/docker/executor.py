@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
@@ -25,7 +25,7 @@ from ..base import (
     Health,
     LaunchSpec,
     LogPage,
-    Observation,
+    Observations,
     Phase,
     Rejected,
     Unavailable,
@@ -97,7 +97,7 @@ class DockerExecutor(Executor):
         self._output(spec.key).follow()
         return spec.key
 
-    def observe(self) -> Sequence[Observation]:
+    def observe(self) -> Observations:
         return self._view.look()
 
     def watch(self, timeout: float) -> bool:

@@ -36,8 +36,8 @@ class DockerOptions:
     Images. ``pull``: ``missing``, ``always`` or ``never``. ``registries``: host → ``{"username": …, "password":
     reference}``, a reference such as jobs use for secrets.
 
-    Keeping. ``log_bytes``: how much output the daemon itself keeps of a container. ``keep_failed_seconds``: how long
-    the container of a failed attempt stays, to be looked at.
+    Keeping. ``log_bytes``: how much output of a container the daemon keeps at least; at most it keeps twice as much.
+    ``keep_failed_seconds``: how long the container of a failed attempt stays, to be looked at.
     """
 
     base_url: str = _DEFAULT_URL

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..base import ExitStatus, Observation, Phase, Unavailable
+from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
 from .daemon import Daemon, Gone
 from .daemon import Stream as Answer
 
 # A list of 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
-_RECONNECT_SECONDS = 0.5
+_RETRY_SECONDS = 0.5
 _PHASES = {
     "created": Phase.CREATED,
     "running": Phase.RUNNING,
@@ -37,7 +37,7 @@ class Seen:
 
 
 class View:
-    """Containers by their keys; ``changed`` is called when there may be something new."""
+    """Containers by their keys, kept up to date by two threads; ``changed`` is called when something may be new."""
 
     def __init__(
         self,
@@ -49,59 +49,92 @@ class View:
     ) -> None:
         self._daemon, self._install, self._changed = daemon, install, changed
         self._exit_status = exit_status
-        self._lock = threading.Lock()
+        # Guards all that follows; notified when there is something to ask the daemon.
+        self._state = threading.Condition()
         self._seen: dict[str, Seen] = {}
         self._removed: dict[str, float] = {}
         self._unknown_ends: set[str] = set()
         self._out_of_memory: set[str] = set()
-        self._list_at = 0.0
-        self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._list_at = self._listed_at = 0.0
+        self._error: Unavailable | None = None
+        self._threads: list[threading.Thread] = []
         self._answer: Answer | None = None
+        self._closed = False
 
-    def look(self) -> Sequence[Observation]:
-        """Return what there is; ask the daemon for what is not known. Raises Unavailable."""
-        self._listen()
-        if time.monotonic() >= self._list_at:
-            self._list()
-        for key in list(self._unknown_ends):
-            self._inspect(key)
-        with self._lock:
-            return [
+    def look(self) -> Observations:
+        """Return what is known; raise Unavailable where the daemon did not answer when it was asked last."""
+        self._start()
+        with self._state:
+            if self._error is not None:
+                raise Unavailable(str(self._error)) from self._error
+            attempts = [
                 # An end is told with all that is known of it.
                 Observation(key=key, handle=key, phase=seen.phase, exit=seen.exit)
                 if seen.phase is not Phase.EXITED or seen.exit is not None
                 else Observation(key=key, handle=key, phase=Phase.RUNNING)
                 for key, seen in self._seen.items()
             ]
+            return Observations(attempts=attempts, as_of=self._listed_at)
 
     def find(self, key: str) -> Seen | None:
-        with self._lock:
+        with self._state:
             return self._seen.get(key)
 
     def note_started(self, key: str) -> None:
-        with self._lock:
+        with self._state:
             if key not in self._seen or self._seen[key].phase is Phase.CREATED:
                 self._seen[key] = Seen(phase=Phase.RUNNING, at=time.monotonic())
 
     def forget(self, key: str) -> None:
-        with self._lock:
+        with self._state:
             self._seen.pop(key, None)
             self._unknown_ends.discard(key)
             self._out_of_memory.discard(key)
             self._removed[key] = time.monotonic()
 
     def close(self) -> None:
-        self._closed.set()
-        with self._lock:
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
             if self._answer is not None:
                 self._answer.break_off()
+
+    def _start(self) -> None:
+        with self._state:
+            if not self._threads and not self._closed:
+                for name, work in (("events", self._hear), ("view", self._keep_up)):
+                    thread = threading.Thread(target=work, name=f"container-manager-{name}", daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _keep_up(self) -> None:
+        """Ask the daemon for what is not known, until closed (a thread of its own)."""
+        while True:
+            with self._state:
+                if not self._unknown_ends:
+                    self._state.wait(max(0.0, self._list_at - time.monotonic()))
+                if self._closed:
+                    return
+                unknown, is_due = list(self._unknown_ends), time.monotonic() >= self._list_at
+            try:
+                if is_due:
+                    self._list()
+                for key in unknown:
+                    self._inspect(key)
+                self._error = None
+            except Unavailable as error:
+                self._error = error
+                with self._state:
+                    self._list_at = 0.0
+                    if not self._closed:
+                        self._state.wait(_RETRY_SECONDS)
+            self._changed()
 
     def _list(self) -> None:
         asked = time.monotonic()
         with self._daemon.asked() as api:
             rows = api.containers(all=True, filters={"label": f"{INSTALL_LABEL}={self._install}"})
-        with self._lock:
+        with self._state:
             # What has happened while the daemon made its list is not in it.
             seen = {key: found for key, found in self._seen.items() if found.at >= asked}
             for row in rows:
@@ -113,7 +146,7 @@ class View:
             self._seen = seen
             self._removed = {key: at for key, at in self._removed.items() if at >= asked}
             self._unknown_ends |= {k for k, found in seen.items() if found.phase is Phase.EXITED and not found.exit}
-            self._list_at = asked + _LIST_SECONDS
+            self._listed_at, self._list_at = asked, asked + _LIST_SECONDS
 
     def _inspect(self, key: str) -> None:
         status = None
@@ -123,52 +156,49 @@ class View:
             if _PHASES.get(found["State"]["Status"]) is Phase.EXITED:
                 status = self._exit_status(found, key in self._out_of_memory)
         except Gone:
-            with self._lock:
+            with self._state:
                 self._seen.pop(key, None)
-        with self._lock:
+        with self._state:
             if status is not None and key in self._unknown_ends:
                 self._seen[key] = Seen(phase=Phase.EXITED, at=time.monotonic(), exit=status)
             self._unknown_ends.discard(key)
 
-    def _listen(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(target=self._hear, name="container-manager-events", daemon=True)
-                self._thread.start()
-
     def _hear(self) -> None:
+        """Hear the daemon's events, until closed (a thread of its own)."""
         filters = json.dumps(
             {"type": ["container"], "event": ["die", "oom"], "label": [f"{INSTALL_LABEL}={self._install}"]}
         )
-        while not self._closed.is_set():
+        while not self._closed:
             try:
                 with self._daemon.stream("/events", {"filters": filters}) as answer:
-                    with self._lock:
-                        if self._closed.is_set():
+                    with self._state:
+                        if self._closed:
                             return
                         self._answer = answer
-                    self._hurry()
+                    self._list_soon()
                     for event in answer.lines():
                         self._take(event)
             except (Gone, Unavailable):
                 pass
             # Whatever happened while nobody listened is in the list.
-            self._hurry()
-            self._closed.wait(_RECONNECT_SECONDS)
+            self._list_soon()
+            with self._state:
+                self._state.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
 
     def _take(self, event: Mapping[str, Any]) -> None:
         key = event.get("Actor", {}).get("Attributes", {}).get(KEY_LABEL)
         if key is None:
             return
-        with self._lock:
+        with self._state:
             if event.get("Action") == "oom":
                 self._out_of_memory.add(key)
                 return
             if key not in self._removed:
                 self._seen.setdefault(key, Seen(phase=Phase.RUNNING, at=time.monotonic()))
                 self._unknown_ends.add(key)
-        self._changed()
+                self._state.notify_all()
 
-    def _hurry(self) -> None:
-        self._list_at = 0.0
-        self._changed()
+    def _list_soon(self) -> None:
+        with self._state:
+            self._list_at = 0.0
+            self._state.notify_all()
