@@ -16,9 +16,9 @@ from .held import AttemptKey
 _VARIABLE = re.compile(r"[^=\s\x00-\x1f\x7f]+")
 
 
-def launch_key(job: ClaimedJob, settings: AppSettings) -> str:
-    """Return the attempt's name in every engine: the same for every worker, another for every attempt."""
-    return f"cm-{settings.install}-{job.id.hex}-{job.attempt}"
+def launch_key(job: ClaimedJob, settings: AppSettings, *, number: int | None = None) -> str:
+    """Return the name in every engine of a job's present attempt, or of another: the same for every worker."""
+    return f"cm-{settings.install}-{job.id.hex}-{job.attempt if number is None else number}"
 
 
 def attempt_of(key: str) -> AttemptKey:

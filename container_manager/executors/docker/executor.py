@@ -125,21 +125,16 @@ class DockerExecutor(Executor):
         threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
 
     def remove(self, handle: str, *, failed: bool = False) -> None:
+        self.release(handle)
+        if not (failed and self._is_to_be_kept(handle)):
+            self._remove(handle)
+
+    def release(self, handle: str) -> None:
         with self._lock:
             output = self._outputs.pop(handle, None)
             self._launch_locks.pop(handle, None)
         if output is not None:
             output.close()
-        if failed and self._is_to_be_kept(handle):
-            return
-        with suppress(Gone), self._daemon.asked() as api:
-            try:
-                api.remove_container(handle, v=True, force=True)
-            except APIError as error:
-                # Somebody else is removing it.
-                if error.status_code != _CONFLICT:
-                    raise
-        self._view.forget(handle)
 
     def check(self) -> Health:
         if self._closed.is_set():
@@ -225,9 +220,20 @@ class DockerExecutor(Executor):
         except Gone as error:
             raise Unavailable(f"The container was removed before it was started: {error}") from error
 
+    def _remove(self, handle: str) -> None:
+        with suppress(Gone), self._daemon.asked() as api:
+            try:
+                api.remove_container(handle, v=True, force=True)
+            except APIError as error:
+                # Somebody else is removing it.
+                if error.status_code != _CONFLICT:
+                    raise
+        self._view.forget(handle)
+
     def _reject(self, spec: LaunchSpec, message: str) -> None:
+        # What was noted of it, the pull of its image say, is still to be read.
         with suppress(ExecutorError):
-            self.remove(spec.key)
+            self._remove(spec.key)
         raise Rejected("start", f"The container could not be started: {message}")
 
     def _require_launch(self, key: str) -> None:
