@@ -12,7 +12,7 @@ from . import remains
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE
 from .registry import Registry
-from .ssh import LEAKS_SSH, Server
+from .ssh import Server
 
 if TYPE_CHECKING:
     import docker
@@ -121,7 +121,6 @@ def test_a_registry_lets_in_who_knows_the_password(registry: Registry, own_daemo
         assert api.wait(container)["StatusCode"] == 2
 
 
-@LEAKS_SSH
 def test_a_daemon_is_reached_through_ssh(ssh_daemon: Server) -> None:
     with client(ssh_daemon.url, use_ssh_client=True) as api:
         container = run(api, "echo out; exit 2")

@@ -123,6 +123,7 @@ class DockerExecutor(Executor):
         with self._lock:
             if handle in self._launching:
                 self._given_up.add(handle)
+                self._images.break_off(handle)
             if handle in self._stopping:
                 return
             self._stopping.add(handle)
@@ -164,6 +165,7 @@ class DockerExecutor(Executor):
         self._closed.set()
         self._changed.set()
         self._view.close()
+        self._images.break_off()
         with self._lock:
             outputs = list(self._outputs.values())
         for output in outputs:
@@ -183,7 +185,7 @@ class DockerExecutor(Executor):
 
     def _pull(self, spec: LaunchSpec) -> None:
         output = self._output(spec.key)
-        self._images.pull(spec.image, note=output.note, check=lambda: self._require_launch(spec.key))
+        self._images.pull(spec.image, spec.key, note=output.note, check=lambda: self._require_launch(spec.key))
 
     def _exists(self, key: str) -> bool:
         try:
