@@ -296,7 +296,12 @@ class DockerExecutor(Executor):
         if state["ExitCode"] in INIT_FAILURES:
             with self._daemon.asked() as api:
                 words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
-        return exit_status(state, out_of_memory=out_of_memory, last_words=words[-_LAST_WORDS_BYTES:])
+        return exit_status(
+            state,
+            memory_bytes=found["HostConfig"]["Memory"],
+            out_of_memory=out_of_memory,
+            last_words=words[-_LAST_WORDS_BYTES:],
+        )
 
 
 def _is_final(error: APIError) -> bool:
