@@ -73,7 +73,7 @@ class DockerExecutor(Executor):
 
     @classmethod
     def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
-        if settings.install == AppSettings().install:
+        if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
                 "same daemon is told apart by it, and what belongs to nobody is removed."
