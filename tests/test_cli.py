@@ -173,3 +173,18 @@ class TestWithoutProject:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Every job ended as it should." in done.stdout
         assert "Invalid transition from completed to running" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["--image", "busybox"], "--image is for --executor docker"),
+            (["--executor", "docker"], "django-container-manager[docker]"),
+        ],
+    )
+    def test_a_demo_that_cannot_be_played_says_why(
+        self, alone: dict[str, str], tmp_path: Path, words: list[str], text: str
+    ) -> None:
+        (tmp_path / "docker.py").write_text("raise ImportError('as if it were not installed')\n")
+        done = standalone(alone, "demo", *words)
+        assert done.returncode == 2
+        assert text in done.stderr
