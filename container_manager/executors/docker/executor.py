@@ -72,12 +72,17 @@ class DockerExecutor(Executor):
 
     @classmethod
     def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
+        cls.check_options(options, settings)
+        return cls(docker_options(options), install=settings.install, secrets_directory=settings.secrets_directory)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
+        docker_options(options)
         if settings.install == AppSettings().install:
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
                 "same daemon is told apart by it, and what belongs to nobody is removed."
             )
-        return cls(docker_options(options), install=settings.install, secrets_directory=settings.secrets_directory)
 
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
