@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .standalone import CONFIG_VARIABLE, DATABASE_VARIABLE, configure
+from .standalone import CONFIG_VARIABLE, DATABASE_VARIABLE, configure, docker_daemon
 
 if TYPE_CHECKING:
     from .executors.base import Executor
@@ -31,7 +31,6 @@ _LIMIT_SECONDS = 60
 _REDRAW_SECONDS = 0.2
 _CANNOT = 2
 _DEFAULT_IMAGE = "busybox"
-_DEFAULT_DAEMON = "unix:///var/run/docker.sock"
 _MISSING_IMAGE = "no-such-image"
 # Each job's name, its columns, and how it must end: its status, its failure's reason, its number of attempts.
 _Cast = Mapping[str, tuple[Mapping[str, Any], tuple[str, str, int]]]
@@ -90,19 +89,19 @@ class _NoDaemon(Exception):
 
 def _docker_config(image: str) -> str:
     """Return the settings of two executors on the daemon that docker's own variables name: one pulls images."""
-    options = [
-        f"base_url = {json.dumps(os.environ.get('DOCKER_HOST') or _DEFAULT_DAEMON)}",
-        f"images = {json.dumps([image, _MISSING_IMAGE])}",
-    ]
-    if os.environ.get("DOCKER_TLS_VERIFY"):
-        folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-        files = ", ".join(f"{name} = {json.dumps(str(folder / name) + '.pem')}" for name in ("ca", "cert", "key"))
-        options.append(f"tls = {{{files}}}")
+    given = {**docker_daemon(os.environ), "images": [image, _MISSING_IMAGE]}
+    options = [f"{name} = {_toml(value)}" for name, value in given.items()]
     backend = 'BACKEND = "container_manager.executors.docker.DockerExecutor"'
     lines = []
     for alias, pull in (("default", "missing"), ("never-pulls", "never")):
         lines += [f"[EXECUTORS.{alias}]", backend, f"[EXECUTORS.{alias}.OPTIONS]", *options, f'pull = "{pull}"']
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + "}"
+    return json.dumps(value)
 
 
 @contextmanager
