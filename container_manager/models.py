@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .commands import split_command
 from .container import container_request
+from .environment import check_environment
 from .identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -203,6 +204,10 @@ class ContainerJob(StateMachineModel):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
+        try:
+            check_environment(self.environment, secrets=self.secrets)
+        except ValueError as error:
+            raise ValidationError({"environment": str(error)}) from error
         try:
             container_request(self.container)
         except ValueError as error:

@@ -202,6 +202,9 @@ class Executor(ABC):
     def check(self) -> Health:
         """Tell whether attempts could be started now. Never raises."""
 
+    def release(self, handle: str) -> None:  # noqa: B027  # nothing to do where attempts end with their worker
+        """Follow an attempt no longer: it is another worker's now, and goes on. Never raises."""
+
     def heartbeat(self, seconds: float) -> None:  # noqa: B027  # not every engine needs it
         """Be told that the worker lives, and by when it will say so again."""
 

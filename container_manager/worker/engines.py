@@ -171,7 +171,9 @@ class Engines:
             self._note_launched(held, _attempt(lambda: held.executor.submit(spec)))
             return
         pool = self._pool(held.job.executor, threads)
-        future = pool.submit(_submit, held, spec)
+        future = pool.submit(
+            _submit, held, spec, before=launch_key(held.job, self._settings, number=held.job.attempt - 1)
+        )
         future.add_done_callback(lambda done: self._note_launch(held, done))
 
     def _note_launch(self, held: HeldAttempt, done: Future[str]) -> None:
@@ -218,6 +220,8 @@ class Engines:
         held.hand_out(everything=True)
         if held.stopped_for == "cancelled":
             held.outcome = closed(held.job, None, message)
+        elif held.stopped_for is not None:
+            held.outcome = outcome_of(held.job, ExitStatus(), stopped_for=held.stopped_for, retry=self._settings.retry)
         else:
             held.outcome = failed(held.job, reason, message, retry=self._settings.retry)
 
@@ -251,7 +255,9 @@ class Engines:
         if time.monotonic() - since < self._settings.unreachable_seconds:
             return
         for held in running:
-            self._give_up(held, f"The engine could not be reached: {error}")
+            # What was cancelled is over only when it is known to be.
+            if held.stopped_for != "cancelled":
+                self._give_up(held, f"The engine could not be reached: {error}")
 
     def _take_note(self, held: HeldAttempt, observation: Observation | None, as_of: float) -> None:
         if observation is None or observation.phase is Phase.CREATED:
@@ -286,13 +292,15 @@ class Engines:
 
     def _stop_overdue(self) -> None:
         for held in self.held.values():
-            if held.stage is Stage.RUNNING and held.is_overdue():
+            if held.stage in (Stage.LAUNCHING, Stage.RUNNING) and held.is_overdue():
                 self.stop(held, "timeout", grace=held.job.grace_seconds)
 
     def _forget(self, held: HeldAttempt) -> None:
         self.held.pop(held.id, None)
-        # A container may have been adopted by whoever took the job: it is that worker's to end.
-        if held.handle and not held.executor.capabilities.survives_worker:
+        if held.executor.capabilities.survives_worker:
+            # Whoever took the job may have adopted the container: it is that worker's to end.
+            held.executor.release(held.handle or held.key)
+        elif held.handle:
             self._remove(held)
 
     def _remove(self, held: HeldAttempt, *, failed: bool = False) -> None:
@@ -331,10 +339,17 @@ class Engines:
         return threading.Thread(target=watch, name=f"container-manager-watch-{alias}", daemon=True)
 
 
-def _submit(held: HeldAttempt, spec: LaunchSpec) -> str:
-    """Start an attempt, in a launch thread, unless it was taken from this worker while it waited for that thread."""
+def _submit(held: HeldAttempt, spec: LaunchSpec, *, before: str) -> str:
+    """Start an attempt, in a launch thread, unless that has changed while it waited for it.
+
+    ``before``: the key of the attempt before this one. If that was given up while its engine was away, it may run on.
+    """
     if not held.mine:
         raise Unavailable("The job is another worker's by now.")
+    if held.stopped_for is not None:
+        raise Rejected("start", "It was stopped before it had started.")
+    if held.job.attempt > 1 and held.executor.capabilities.survives_worker:
+        held.executor.remove(before, failed=True)
     return held.executor.submit(spec)
 
 

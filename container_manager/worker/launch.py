@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 
 from ..commands import split_command
 from ..conf import AppSettings
 from ..container import container_request
+from ..environment import check_environment
 from ..executors.base import LaunchSpec, Rejected
 from ..queue import ClaimedJob
 from ..secret_references import read_secret
 from .held import AttemptKey
 
-_VARIABLE = re.compile(r"[^=\s\x00-\x1f\x7f]+")
 
-
-def launch_key(job: ClaimedJob, settings: AppSettings) -> str:
-    """Return the attempt's name in every engine: the same for every worker, another for every attempt."""
-    return f"cm-{settings.install}-{job.id.hex}-{job.attempt}"
+def launch_key(job: ClaimedJob, settings: AppSettings, *, number: int | None = None) -> str:
+    """Return the name in every engine of a job's present attempt, or of another: the same for every worker."""
+    return f"cm-{settings.install}-{job.id.hex}-{job.attempt if number is None else number}"
 
 
 def attempt_of(key: str) -> AttemptKey:
@@ -64,17 +62,15 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
 
 def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
     environment = {name: str(value) for name, value in job.environment.items()}
-    for name, value in environment.items():
-        # So that nobody who reads variables by lines is told of one that is none; a key or the like is a secret.
-        if "\n" in value or "\r" in value:
-            raise Rejected("start", f"The variable {name!r} has a line break. Give such a value as a secret.")
     try:
-        environment |= {
-            name: read_secret(ref, directory=settings.secrets_directory) for name, ref in job.secrets.items()
-        }
+        check_environment(environment, secrets=job.secrets)
+    except ValueError as error:
+        raise Rejected("start", str(error)) from error
+    try:
+        for name, reference in job.secrets.items():
+            environment[name] = read_secret(reference, directory=settings.secrets_directory)
     except LookupError as error:
         raise Rejected("start", str(error.args[0])) from error
-    for name, value in environment.items():
-        if not _VARIABLE.fullmatch(name) or "\0" in value:
-            raise Rejected("start", f"{name!r} cannot be an environment variable.")
+    if odd := [name for name in job.secrets if "\0" in environment[name]]:
+        raise Rejected("start", f"The secret for {odd[0]!r} has a NUL byte, which no variable can have.")
     return environment

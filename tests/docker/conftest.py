@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from ..parts import require
-from . import daemon, image
+from . import daemon, image, registry, ssh
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,16 @@ def docker_url() -> str:
     url = os.environ.get("CM_TEST_DOCKER", "")
     require("A Docker daemon (python -m tests.docker starts one)", url)
     return url
+
+
+@pytest.fixture(scope="session", name="registry")
+def private_registry(docker_url: str) -> Iterator[registry.Registry]:
+    """A registry that asks for a password, and has the test image as ``team/job:1``."""
+    obstacle = registry.obstacle()
+    require(f"A registry of the tests' own ({obstacle})", not obstacle)
+    with registry.running() as started:
+        started.push(docker_url, "team/job:1")
+        yield started
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +66,20 @@ def tls_daemon(_can_start: None, tmp_path_factory: pytest.TempPathFactory) -> It
     """A daemon that also listens on the loopback, at ``tls_url``, for clients with its ``certificates``."""
     with ExitStack() as stack:
         yield _started(stack, tls=tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def ssh_daemon(own_daemon: daemon.Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssh.Server]:
+    """The way to this test's own daemon through an SSH server: its ``url``, for docker's own ssh client.
+
+    The SDK leaves what it opened for that to the garbage collector, so a test is marked `LEAKS_SSH` too.
+    """
+    obstacle = ssh.obstacle()
+    require(f"An SSH server of a test's own ({obstacle})", not obstacle)
+    require("The Python package paramiko", find_spec("paramiko"))
+    with ssh.running(own_daemon.url) as server:
+        monkeypatch.setenv("PATH", server.path)
+        yield server
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

@@ -11,6 +11,8 @@ import pytest
 from . import remains
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE
+from .registry import Registry
+from .ssh import LEAKS_SSH, Server
 
 if TYPE_CHECKING:
     import docker
@@ -104,6 +106,29 @@ def test_a_client_with_a_certificate_is_let_in(tls_daemon: Daemon) -> None:
     anonymous = TLSConfig(ca_cert=str(files.ca), verify=True)
     with pytest.raises(ConnectionError), client(tls_daemon.tls_url, tls=anonymous) as api:
         api.ping()
+
+
+def test_a_registry_lets_in_who_knows_the_password(registry: Registry, own_daemon: Daemon) -> None:
+    from docker.errors import APIError
+
+    repository, login = f"{registry.address}/team/job", {"username": registry.user, "password": registry.password}
+    with client(own_daemon.url) as api:
+        for wrong in ({}, {**login, "password": "wrong"}):
+            with pytest.raises(APIError, match=r"no basic auth credentials|unauthorized"):
+                api.pull(repository, "1", auth_config=wrong)
+        assert "Downloaded newer image" in api.pull(repository, "1", auth_config=login)
+        container = run(api, "exit 2", image=f"{repository}:1")
+        assert api.wait(container)["StatusCode"] == 2
+
+
+@LEAKS_SSH
+def test_a_daemon_is_reached_through_ssh(ssh_daemon: Server) -> None:
+    with client(ssh_daemon.url, use_ssh_client=True) as api:
+        container = run(api, "echo out; exit 2")
+        assert api.wait(container)["StatusCode"] == 2
+        assert api.logs(container) == b"out\n"
+        ssh_daemon.cut()
+        assert state(api, container) == ("exited", 2)
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["running", "killed"])

@@ -87,3 +87,24 @@ def test_wherever_it_is_cut_nothing_is_lost_and_nothing_comes_twice(messages: li
 def test_a_time_is_told_in_seconds_whatever_the_daemons_zone() -> None:
     for text in (b"2026-01-02T03:04:05.000000007Z", b"2026-01-02T05:04:05.000000007+02:00"):
         assert since({"stdout": Position(text, 1, 0, in_line=True)}) == "1767323043"
+
+
+def test_the_newline_that_the_daemon_loses_after_a_long_line_is_put_back() -> None:
+    first, second = 1, 2
+    messages = [
+        Message(first, "stdout", b"piece "),
+        Message(first, "stderr", b"other"),
+        Message(first, "stdout", b"last piece"),
+        Message(second, "stdout", b"line\n"),
+        # A line that ends with its frame is followed by a frame of nothing.
+        Message(second, "stderr", b"more"),
+        Message(second, "stderr", b""),
+    ]
+    for cut in range(len(log(messages))):
+        received: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        decoder = FrameDecoder()
+        for answer in (log(messages)[:cut], log(messages)):
+            for chunk in decoder.feed(answer):
+                received[chunk.stream] += chunk.data
+            decoder = FrameDecoder(decoder.positions)
+        assert received == {"stdout": b"piece last piece\nline\n", "stderr": b"other\nmore\n"}

@@ -117,3 +117,10 @@ def test_nobody_follows_a_container_that_is_over(subject: DockerSubject) -> None
         if thread.name.startswith("container-manager"):
             thread.join(timeout=10)
             assert not thread.is_alive(), thread.name
+
+
+def test_the_newline_after_a_long_line_is_kept(subject: DockerSubject, executor: Executor) -> None:
+    script = "for n in 16383 16384 16385 40000; do head -c $n /dev/zero | tr '\\0' x; echo; done; echo; printf end"
+    handle = executor.submit(subject.spec(script))
+    expected = b"".join(b"x" * size + b"\n" for size in (16383, 16384, 16385, 40000)) + b"\nend"
+    assert text(output(executor, handle)) == expected

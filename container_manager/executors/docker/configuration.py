@@ -99,7 +99,7 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         # json-file, the daemon's default, replaces bytes that are not UTF-8.
         "LogConfig": {
             "Type": "local",
-            "Config": {"max-size": str(options.log_bytes), "max-file": str(_LOG_FILES)},
+            "Config": {"max-size": str(options.log_bytes), "max-file": str(_LOG_FILES), "compress": "false"},
         },
     }
 

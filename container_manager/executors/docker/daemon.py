@@ -14,6 +14,7 @@ from typing import Any
 import docker
 import requests
 import urllib3
+from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException
 from docker.tls import TLSConfig
 
@@ -84,16 +85,25 @@ class Daemon:
     def _client(self) -> docker.APIClient:
         with self._lock:
             if self._api is None:
-                self._api = docker.APIClient(
-                    self._options.base_url,
-                    version="auto",
-                    timeout=self._options.timeout_seconds,
-                    tls=_tls(self._options),
-                    max_pool_size=_POOL_SIZE,
-                    # The SDK's other way needs a library, and does not heed the user's ssh configuration.
-                    use_ssh_client=True,
-                )
+                version = self._connect(DEFAULT_DOCKER_API_VERSION).version(api_version=False)["ApiVersion"]
+                self._api = self._connect(version)
             return self._api
+
+    def _connect(self, version: str) -> docker.APIClient:
+        """Return a client that has not asked anything yet."""
+        api = docker.APIClient(
+            self._options.base_url,
+            version=version,
+            timeout=self._options.timeout_seconds,
+            tls=_tls(self._options),
+            max_pool_size=_POOL_SIZE,
+            # The SDK's other way does not heed the user's ssh configuration.
+            use_ssh_client=True,
+        )
+        # Proxies and certificate authorities in the worker's environment are not meant for its daemon, and would take
+        # precedence over the options'.
+        api.trust_env = False
+        return api
 
 
 class Stream:

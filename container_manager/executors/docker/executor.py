@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
 import docker
@@ -39,8 +40,8 @@ from .output import Output
 from .view import View
 
 _CONFLICT = 409
-# To start such a container the daemon fails with 500, as it does where something may be better next time.
-_FINAL_FAILURES = ("OCI runtime", "unable to find user", "unable to find group")
+# Here the daemon answers 500, as it does where something may be better next time (measured with 20.10).
+_FINAL_FAILURES = ("OCI runtime", "unable to find user", "unable to find group", "Cannot mkdir")
 _RETRY_SECONDS = 1.0
 _LAST_WORDS_BYTES = 4096
 
@@ -82,6 +83,10 @@ class DockerExecutor(Executor):
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
                 "same daemon is told apart by it, and what belongs to nobody is removed."
+            )
+        if str(options.get("base_url", "")).startswith("ssh://") and find_spec("paramiko") is None:
+            raise ImproperlyConfigured(
+                "A daemon at ssh:// needs the SDK's part for it: pip install 'django-container-manager[docker-ssh]'."
             )
 
     def submit(self, spec: LaunchSpec) -> str:
@@ -130,21 +135,16 @@ class DockerExecutor(Executor):
         threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
 
     def remove(self, handle: str, *, failed: bool = False) -> None:
+        self.release(handle)
+        if not (failed and self._is_to_be_kept(handle)):
+            self._remove(handle)
+
+    def release(self, handle: str) -> None:
         with self._lock:
             output = self._outputs.pop(handle, None)
             self._launch_locks.pop(handle, None)
         if output is not None:
             output.close()
-        if failed and self._is_to_be_kept(handle):
-            return
-        with suppress(Gone), self._daemon.asked() as api:
-            try:
-                api.remove_container(handle, v=True, force=True)
-            except APIError as error:
-                # Somebody else is removing it.
-                if error.status_code != _CONFLICT:
-                    raise
-        self._view.forget(handle)
 
     def check(self) -> Health:
         if self._closed.is_set():
@@ -209,7 +209,7 @@ class DockerExecutor(Executor):
             except APIError as error:
                 if error.status_code == _CONFLICT:
                     return True
-                if error.is_client_error():
+                if _is_final(error):
                     message = f"The container could not be created: {explanation(error)}"
                     raise Rejected("start", message) from error
                 raise
@@ -224,15 +224,26 @@ class DockerExecutor(Executor):
                 try:
                     api.start(spec.key)
                 except APIError as error:
-                    if error.is_client_error() or any(words in explanation(error) for words in _FINAL_FAILURES):
+                    if _is_final(error):
                         self._reject(spec, explanation(error))
                     raise
         except Gone as error:
             raise Unavailable(f"The container was removed before it was started: {error}") from error
 
+    def _remove(self, handle: str) -> None:
+        with suppress(Gone), self._daemon.asked() as api:
+            try:
+                api.remove_container(handle, v=True, force=True)
+            except APIError as error:
+                # Somebody else is removing it.
+                if error.status_code != _CONFLICT:
+                    raise
+        self._view.forget(handle)
+
     def _reject(self, spec: LaunchSpec, message: str) -> None:
+        # What was noted of it, the pull of its image say, is still to be read.
         with suppress(ExecutorError):
-            self.remove(spec.key)
+            self._remove(spec.key)
         raise Rejected("start", f"The container could not be started: {message}")
 
     def _require_launch(self, key: str) -> None:
@@ -289,3 +300,8 @@ class DockerExecutor(Executor):
             with self._daemon.asked() as api:
                 words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
         return exit_status(state, out_of_memory=out_of_memory, last_words=words[-_LAST_WORDS_BYTES:])
+
+
+def _is_final(error: APIError) -> bool:
+    """Tell whether the daemon will say the same next time."""
+    return error.is_client_error() or any(words in explanation(error) for words in _FINAL_FAILURES)

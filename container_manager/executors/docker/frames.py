@@ -75,7 +75,9 @@ class FrameDecoder:
             if not self._left:
                 at = self._take_header(data, at)
             elif self._timestamp is not None:
-                at = self._take_timestamp(self._timestamp, data, at)
+                at, lost = self._take_timestamp(self._timestamp, data, at)
+                if lost:
+                    _add(runs, self._stream, memoryview(lost))
             else:
                 payload = view[at : at + self._left]
                 at += len(payload)
@@ -83,9 +85,7 @@ class FrameDecoder:
                 skipped = min(self._skip, len(payload))
                 self._skip -= skipped
                 if skipped < len(payload):
-                    if not runs or runs[-1][0] != self._stream:
-                        runs.append((self._stream, []))
-                    runs[-1][1].append(payload[skipped:])
+                    _add(runs, self._stream, payload[skipped:])
                     self._advance(payload[skipped:])
         return [LogChunk(stream=stream, data=b"".join(parts)) for stream, parts in runs]
 
@@ -98,17 +98,23 @@ class FrameDecoder:
             self._header, self._timestamp = b"", b""
         return at + len(part)
 
-    def _take_timestamp(self, begun: bytes, data: bytes, at: int) -> int:
+    def _take_timestamp(self, begun: bytes, data: bytes, at: int) -> tuple[int, bytes]:
+        lost = b""
         space = data.find(b" ", at, at + self._left)
         end = space + 1 if space >= 0 else min(len(data), at + self._left)
         self._timestamp = begun + data[at:end]
         self._left -= end - at
         if space >= 0:
-            self._begin(self._timestamp[:-1])
+            lost = self._begin(self._timestamp[:-1])
             self._timestamp = None
-        return end
+        return end, lost
 
-    def _begin(self, timestamp: bytes) -> None:
+    def _begin(self, timestamp: bytes) -> bytes:
+        """Begin a frame's payload; return the newline that the daemon has lost before it.
+
+        The log driver `local` (20.10) keeps no newline of a line that is longer than a frame. The next frame then has
+        another timestamp, or nothing in it.
+        """
         last, count = self._counts.get(self._stream, (b"", 0))
         here = (timestamp, count + 1 if timestamp == last else 1)
         self._counts[self._stream] = here
@@ -117,11 +123,20 @@ class FrameDecoder:
             there = (after.timestamp, after.frames)
             if here <= there:
                 self._skip = after.size if here == there else self._left
-                return
+                return b""
             del self._after[self._stream]
+        before = self.positions.get(self._stream)
         self.positions[self._stream] = Position(timestamp, here[1])
+        is_over = before is not None and before.in_line and (before.timestamp != timestamp or not self._left)
+        return b"\n" if is_over else b""
 
     def _advance(self, payload: memoryview) -> None:
         position = self.positions[self._stream]
         position.size += len(payload)
         position.in_line = payload[-1] != _NEWLINE
+
+
+def _add(runs: list[tuple[Stream, list[memoryview]]], stream: Stream, payload: memoryview) -> None:
+    if not runs or runs[-1][0] != stream:
+        runs.append((stream, []))
+    runs[-1][1].append(payload)

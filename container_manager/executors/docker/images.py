@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,7 +41,7 @@ class Images:
 
     def __init__(self, daemon: Daemon, options: DockerOptions, *, secrets_directory: str) -> None:
         self._daemon, self._options, self._secrets_directory = daemon, options, secrets_directory
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[str, threading.Lock] = {}
 
     def pull(self, image: str, *, note: Callable[[str], None], check: Callable[[], None]) -> None:
         """Pull an image, note each step of it, and call ``check`` between, which may raise to give it up.
@@ -50,7 +49,7 @@ class Images:
         Raises Rejected where the registry refuses, and Unavailable where it cannot be asked.
         """
         login = self._login(image)
-        with self._locks[image], self._daemon.asked() as api:
+        with self._locks.setdefault(image, threading.Lock()), self._daemon.asked() as api:
             repository, tag = parse_repository_tag(image)
             try:
                 for line in api.pull(repository, tag=tag or "latest", stream=True, decode=True, auth_config=login):

@@ -66,7 +66,12 @@ class Output:
             try:
                 if follow:
                     with self._daemon.asked() as api:
-                        follow = api.inspect_container(self._name)["State"]["Status"] in _RUNNING
+                        status = api.inspect_container(self._name)["State"]["Status"]
+                    if status == "created":
+                        # To follow what has not begun ends at once.
+                        self._pause()
+                        continue
+                    follow = status in _RUNNING
                 self._read(follow=follow)
                 # A log that is followed may lose its last piece at the container's end (measured with 20.10).
                 if not follow:
@@ -74,11 +79,14 @@ class Output:
             except Gone:
                 break
             except Unavailable:
-                with self._state:
-                    self._state.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
+                self._pause()
         with self._state:
             self._complete = True
         self._changed()
+
+    def _pause(self) -> None:
+        with self._state:
+            self._state.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
 
     def _read(self, *, follow: bool) -> None:
         """Read the log from where it was left to its end."""

@@ -98,6 +98,9 @@ class View:
             self._state.notify_all()
             if self._answer is not None:
                 self._answer.break_off()
+        for thread in self._threads:
+            # Not for long: one that waits for a daemon that hangs ends by itself, some time.
+            thread.join(timeout=_RETRY_SECONDS)
 
     def _start(self) -> None:
         with self._state:

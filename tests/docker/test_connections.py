@@ -1,0 +1,150 @@
+"""The daemon is reached by its socket, by TLS and by ssh, and what is no answer is no verdict."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from container_manager.conf import AppSettings
+from container_manager.executors.base import Executor, LaunchSpec, Unavailable
+from container_manager.executors.docker import DockerExecutor
+from container_manager.executors.docker.options import docker_options
+
+from ..executors.conformance import ended, new_key, output, text, wait_until
+from . import ssh
+from .daemon import Daemon
+from .subject import IMAGE
+
+# The SDK leaves the sockets of connections that fail to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_the_sdk_leaves() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@contextmanager
+def executing(base_url: str, **options: Any) -> Iterator[Executor]:
+    executor = DockerExecutor(
+        docker_options({"base_url": base_url, "images": [IMAGE], **options}), install="connections"
+    )
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def printed(executor: Executor) -> bytes:
+    spec = LaunchSpec(key=new_key(), argv=("echo", "ran"), image=IMAGE)
+    handle = executor.submit(spec)
+    chunks = output(executor, handle)
+    assert ended(executor, spec.key).succeeded
+    executor.remove(handle)
+    return text(chunks)
+
+
+def tls(daemon: Daemon) -> dict[str, str]:
+    assert daemon.certificates is not None
+    return {name: str(getattr(daemon.certificates, name)) for name in ("ca", "cert", "key")}
+
+
+def test_by_its_socket(docker_url: str) -> None:
+    with executing(docker_url) as executor:
+        assert printed(executor) == b"ran\n"
+        health = executor.check()
+        assert health.ok
+        assert health.message.startswith("Docker ")
+        assert (health.cpu_count or 0) > 0
+        assert (health.memory_bytes or 0) > 1 << 20
+
+
+def test_by_tls(tls_daemon: Daemon) -> None:
+    with executing(tls_daemon.tls_url, tls=tls(tls_daemon)) as executor:
+        assert printed(executor) == b"ran\n"
+
+
+def test_a_daemon_whose_certificate_is_another_authoritys_is_not_trusted(tls_daemon: Daemon, tmp_path: Path) -> None:
+    from .certificates import Certificates
+
+    others = Certificates.make(tmp_path)
+    with executing(tls_daemon.tls_url, tls={**tls(tls_daemon), "ca": str(others.ca)}) as executor:
+        health = executor.check()
+        assert not health.ok
+        assert "CERTIFICATE_VERIFY_FAILED" in health.message
+
+
+def test_the_workers_own_authorities_and_proxies_have_no_say(
+    tls_daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with executing(tls_daemon.tls_url, tls=tls(tls_daemon)) as executor:
+        assert executor.check().ok
+
+
+def test_files_of_tls_that_are_not_there_are_named(tls_daemon: Daemon) -> None:
+    with executing(tls_daemon.tls_url, tls={**tls(tls_daemon), "key": "/no/such/key.pem"}) as executor:
+        health = executor.check()
+    assert not health.ok
+    assert "cert" in health.message.lower()
+
+
+def test_by_ssh(ssh_daemon: ssh.Server) -> None:
+    with executing(ssh_daemon.url) as executor:
+        assert printed(executor) == b"ran\n"
+
+
+def test_a_daemon_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    with executing(f"unix://{tmp_path}/no.sock") as executor:
+        health = executor.check()
+        assert not health.ok
+        assert "no.sock does not answer" in health.message
+        with pytest.raises(Unavailable, match=r"no\.sock does not answer"):
+            executor.submit(LaunchSpec(key=new_key(), argv=("true",), image=IMAGE))
+        with pytest.raises(Unavailable):
+            executor.remove("cm-nothing")
+        with pytest.raises(Unavailable):
+            wait_until(executor, lambda: executor.observe() and False)
+
+
+def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen(16)
+        with executing(f"unix://{path}", timeout_seconds=1.0) as executor:
+            began = time.monotonic()
+            # What the worker's loop asks never waits for the daemon.
+            executor.observe()
+            executor.logs("cm-some-1", "", 1000)
+            executor.stop("cm-some-1", 1.0)
+            assert time.monotonic() - began < 1.0
+            assert not executor.check().ok
+
+
+@pytest.mark.parametrize("missing", ["install", "paramiko"])
+def test_settings_that_cannot_work_are_said_before_anything_is_asked(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing == "install":
+        with pytest.raises(ImproperlyConfigured, match=r"\['INSTALL'\] must name this installation"):
+            DockerExecutor.from_settings({}, AppSettings())
+        return
+    monkeypatch.setattr("container_manager.executors.docker.executor.find_spec", lambda name: None)
+    with pytest.raises(ImproperlyConfigured, match="docker-ssh"):
+        DockerExecutor.from_settings({"base_url": "ssh://there"}, AppSettings(install="mine"))

@@ -1,0 +1,138 @@
+"""Images are pulled as the policy says, with the registry's login, and what goes wrong is told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
+
+from ..executors.conformance import ended, new_key, output, text
+from .daemon import free_port
+from .registry import Registry
+from .subject import DockerSubject
+
+VARIABLE = "CM_SECRET_REGISTRY"
+
+
+@pytest.fixture
+def subject(
+    docker_url: str, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DockerSubject]:
+    monkeypatch.setenv(VARIABLE, registry.password)
+    logins = {registry.address: {"username": registry.user, "password": f"env:{VARIABLE}"}}
+    subject = DockerSubject(docker_url, tmp_path, images=["*"], registries=logins)
+    forget(subject, reference(registry))
+    yield subject
+    subject.clean_up()
+
+
+def reference(registry: Registry) -> str:
+    return f"{registry.address}/team/job:1"
+
+
+def forget(subject: DockerSubject, image: str) -> None:
+    try:
+        subject.api.remove_image(image, force=True)
+    except docker.errors.ImageNotFound:
+        return
+
+
+def has(subject: DockerSubject, image: str) -> bool:
+    try:
+        subject.api.inspect_image(image)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def run(executor: Executor, image: str) -> tuple[str, str]:
+    """Run a command in an image; return what it and the worker have printed."""
+    spec = LaunchSpec(key=new_key(), argv=("echo", "ran"), image=image)
+    handle = executor.submit(spec)
+    chunks = output(executor, handle)
+    assert ended(executor, spec.key).succeeded
+    return text(chunks).decode(), text(chunks, "system").decode()
+
+
+def refusal(subject: DockerSubject, image: str, **options: Any) -> tuple[str, str]:
+    """Return why an image is refused: the reason, and what is said."""
+    executor = subject.executor(**options)
+    try:
+        with pytest.raises(Rejected) as rejection:
+            executor.submit(LaunchSpec(key=new_key(), argv=("true",), image=image))
+    finally:
+        executor.close()
+    assert subject.containers() == []
+    return rejection.value.reason, str(rejection.value)
+
+
+def test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log(
+    subject: DockerSubject, registry: Registry
+) -> None:
+    executor = subject.executor()
+    printed, steps = run(executor, reference(registry))
+    assert printed == "ran\n"
+    assert "Pulling from team/job" in steps
+    assert "Downloaded newer image" in steps
+    assert registry.password not in steps
+    # It is there now: nothing is asked of the registry.
+    assert run(executor, reference(registry)) == ("ran\n", "")
+    executor.close()
+
+
+def test_always_asks_the_registry_each_time(subject: DockerSubject, registry: Registry) -> None:
+    executor = subject.executor(pull="always")
+    assert "Downloaded newer image" in run(executor, reference(registry))[1]
+    assert "Image is up to date" in run(executor, reference(registry))[1]
+    executor.close()
+
+
+def test_never_takes_what_is_there(subject: DockerSubject, registry: Registry) -> None:
+    assert refusal(subject, reference(registry), pull="never") == (
+        "image",
+        f"There is no image '{reference(registry)}', and 'pull' is 'never'.",
+    )
+    assert not has(subject, reference(registry))
+
+
+def test_an_image_that_the_registry_does_not_have_is_final(subject: DockerSubject, registry: Registry) -> None:
+    for image in (f"{registry.address}/team/job:no-such-tag", f"{registry.address}/no/such:1"):
+        reason, said = refusal(subject, image)
+        assert reason == "image"
+        assert image in said
+
+
+@pytest.mark.parametrize("given", ["wrong password", "no login", "no such secret"])
+def test_a_login_that_is_no_good_is_final_and_says_no_password(
+    subject: DockerSubject, registry: Registry, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {}
+    if given == "wrong password":
+        monkeypatch.setenv(VARIABLE, "not-the-password")
+    elif given == "no login":
+        options["registries"] = {}
+    else:
+        monkeypatch.delenv(VARIABLE)
+    reason, said = refusal(subject, reference(registry), **options)
+    assert reason == "image"
+    assert "not-the-password" not in said
+    assert (VARIABLE if given == "no such secret" else reference(registry)) in said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "no-such-host.invalid"])
+def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSubject, host: str) -> None:
+    executor = subject.executor()
+    image = f"{host.format(port=free_port())}/team/job:1"
+    with pytest.raises(Unavailable, match="could not be pulled"):
+        executor.submit(LaunchSpec(key=new_key(), argv=("true",), image=image))
+    executor.close()
+
+
+def test_a_name_that_is_none_is_final(subject: DockerSubject) -> None:
+    for image in ("UPPER/case", "a b", "-x", "name:"):
+        assert refusal(subject, image)[0] in ("image", "start")
