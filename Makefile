@@ -10,8 +10,8 @@ JOBS ?= 10000
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/installed  ## Run jobs through their whole life, on SQLite and real processes
-	$(BIN)/python -m container_manager demo
+demo: $(VENV)/$(if $(filter docker,$(EXECUTOR)),docker,installed)  ## Run jobs through their whole life, on SQLite and real processes; EXECUTOR=docker: in containers
+	$(BIN)/python -m container_manager demo $(if $(EXECUTOR),--executor $(EXECUTOR) $(if $(IMAGE),--image $(IMAGE)))
 
 serve: $(VENV)/installed  ## Serve the admin with a worker beside it, on http://127.0.0.1:8000
 	$(BIN)/python -m example.serve
@@ -58,6 +58,10 @@ $(VENV)/bin/python:
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@
+
+$(VENV)/docker: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docker]'
+	@touch $@ $(VENV)/installed
 
 $(VENV)/test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'

@@ -6,10 +6,10 @@ import sys
 
 
 def main() -> None:
-    if sys.argv[1:] == ["demo"]:
+    if sys.argv[1:2] == ["demo"]:
         from . import demo
 
-        sys.exit(demo.main())
+        sys.exit(demo.main(sys.argv[2:]))
     from .standalone import configure
 
     configure()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.db.models import Field
 from django.http import HttpRequest
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from .container import WISHES
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
 from .statemachine.machine import machine_of
@@ -66,6 +69,15 @@ class ContainerJobAdmin(JobModelAdmin):
         if obj is not None and obj.status != JobStatus.PENDING:
             names += [f.name for f in ContainerJob._meta.concrete_fields if f.editable and f.name != "created_by"]
         return list(dict.fromkeys([*names, "id"] if obj is not None else names))
+
+    def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
+        """Say at the field what may be asked of a container."""
+        if db_field.name == "container":
+            wishes = "; ".join(f"{name}: {expected}" for name, expected in WISHES.items())
+            kwargs["help_text"] = format_html(
+                "{} {}.", _("A JSON object with any of these. What a job may have is its executor's to say."), wishes
+            )
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: ContainerJob, form: Any, change: bool) -> None:
         if not change:

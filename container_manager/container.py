@@ -79,3 +79,6 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "network": (_matches(_NAME), "the name of a network"),
     "gpus": (lambda value: _is_count(value) or value == -1, "a positive number, or -1 for all"),
 }
+
+# What each wish must be, in words.
+WISHES: Mapping[str, str] = {name: expected for name, (_, expected) in _RULES.items()}

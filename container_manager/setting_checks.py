@@ -13,12 +13,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from .conf import app_settings, setting_problems
-from .executors.registry import executor_class
+from .executors.registry import check_executor_options, executor_class
 
 
 @register()
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Name every wrong entry, and every executor whose class is not to be had."""
+    """Name every wrong entry, and every executor whose class is not to be had or whose options are wrong."""
     if problems := setting_problems():
         return [Error(problem, id="container_manager.E010") for problem in problems]
     messages: list[CheckMessage] = []
@@ -27,6 +27,11 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
             executor_class(app_settings(), alias)
         except ImproperlyConfigured as error:
             messages.append(Error(str(error), id="container_manager.E011"))
+            continue
+        try:
+            check_executor_options(app_settings(), alias)
+        except ImproperlyConfigured as error:
+            messages.append(Error(str(error), id="container_manager.E012"))
     return messages
 
 

@@ -1,19 +1,44 @@
-"""A Django project with the app in it, for ``make serve``: the admin, on SQLite and local processes."""
+"""A Django project with the app in it: the admin.
+
+``make serve`` runs it on SQLite and local processes; compose.yaml, by variables, on PostgreSQL and Docker.
+"""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
-from container_manager.standalone import sqlite_database
+from container_manager.standalone import docker_daemon, sqlite_database
 
 BASE = Path(__file__).resolve().parent
-SECRET_KEY = os.environ.get("EXAMPLE_SECRET_KEY", "for a server on the loopback interface only")
-DEBUG = True
-ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+DEBUG = os.environ.get("EXAMPLE_DEBUG", "1") == "1"
+SECRET_KEY = os.environ.get("EXAMPLE_SECRET_KEY") or ("for a server on the loopback interface only" if DEBUG else "")
+ALLOWED_HOSTS = os.environ.get("EXAMPLE_HOSTS", "127.0.0.1,localhost").split(",")
 ROOT_URLCONF = "example.urls"
 USE_TZ = True
 STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {"default": sqlite_database(BASE / "example.sqlite3")}
+if host := os.environ.get("EXAMPLE_DATABASE_HOST"):
+    DATABASES["default"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": host,
+        "NAME": "jobs",
+        "USER": "jobs",
+        "PASSWORD": os.environ["EXAMPLE_DATABASE_PASSWORD"],
+        "OPTIONS": {"server_side_binding": True, "prepare_threshold": 1},
+    }
+CONTAINER_MANAGER = {}
+if os.environ.get("EXAMPLE_EXECUTOR") == "docker":
+    CONTAINER_MANAGER = {
+        "INSTALL": "example",
+        "EXECUTORS": {
+            "default": {
+                "BACKEND": "container_manager.executors.docker.DockerExecutor",
+                "OPTIONS": {**docker_daemon(os.environ), "images": os.environ["EXAMPLE_IMAGES"].split(",")},
+            }
+        },
+    }
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -25,6 +50,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    # Without DEBUG nobody else serves the admin's style sheets.
+    *(["whitenoise.middleware.WhiteNoiseMiddleware"] if find_spec("whitenoise") else []),
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

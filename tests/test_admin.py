@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
+from container_manager.admin import ContainerJobAdmin
+from container_manager.container import ContainerRequest
 from container_manager.models import ContainerJob
 
 from .jobs import STATUSES, job_in, journal_of, row_of
@@ -60,6 +64,32 @@ def test_broken_quoting_is_a_message_at_the_field(client: Client) -> None:
     assert not ContainerJob.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('{"volumes": {"/etc": "/etc"}}', "&#x27;volumes&#x27; must be an object of the settings&#x27; volume names"),
+        ('{"privileged": true}', "&#x27;privileged&#x27; is not known. Known: user, pids,"),
+        ('{"network": "container:other"}', "&#x27;network&#x27; must be the name of a network"),
+        ("[]", "It must be a JSON object, not list."),
+        ("{", "Enter a valid JSON."),
+    ],
+)
+def test_a_wrong_wish_for_a_container_is_a_message_at_the_field(client: Client, value: str, said: str) -> None:
+    answer = client.post(reverse(ADD), form(container=value))
+    assert answer.status_code == 200
+    assert "container" in answer.context["adminform"].form.errors
+    assert said in answer.content.decode()
+    assert not ContainerJob.objects.exists()
+
+
+def test_the_form_says_what_may_be_asked_of_a_container(client: Client) -> None:
+    page = client.get(reverse(ADD)).content.decode()
+    for wish in fields(ContainerRequest):
+        assert f"{wish.name}: " in page
+    client.post(reverse(ADD), form(container='{"user": "1000"}'))
+    assert ContainerJob.objects.get().container == {"user": "1000"}
+
+
 def test_an_action_moves_what_has_the_edge_and_reports_the_rest(client: Client) -> None:
     waiting, done = job_in("queued"), job_in("completed")
     answer = client.post(
@@ -78,7 +108,8 @@ def test_who_may_only_look_can_move_nothing() -> None:
     client, job = Client(), job_in("queued")
     client.force_login(viewer)
     assert client.get(reverse(CHANGE, args=[job.pk])).status_code == 200
-    client.post(reverse(LIST), {"action": "cancel_jobs", "_selected_action": [job.pk]})
+    for action in ContainerJobAdmin.actions:
+        client.post(reverse(LIST), {"action": action, "_selected_action": [job.pk]})
     assert client.post(reverse(CHANGE, args=[job.pk]), form(name="other")).status_code == 403
     assert row_of(job)["status"] == "queued"
     assert row_of(job)["name"] == ""

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import override_settings
 
+from container_manager.conf import PROCESS_EXECUTOR
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
@@ -34,6 +36,30 @@ class TestQueueVerbs:
         assert (job.status, job.argv, job.environment) == ("queued", ["echo", "two words"], {"A": "1=2"})
         assert job.memory_bytes == 2 * 1024 * 1024
 
+    def test_submit_takes_what_a_job_asks_of_its_container(self) -> None:
+        container(
+            "submit", "--image", "busybox", "--label", "team=a", "--user", "5:6", "--network", "inner",
+            "--volume", "data:/data", "--tmpfs", "/run:64m", "--pids-limit", "9", "--read-only",
+            "--ulimit", "nofile=64", "--ulimit", "nproc=8", "--gpus", "all",
+        )  # fmt: skip
+        job = ContainerJob.objects.get()
+        assert job.labels == {"team": "a"}
+        assert job.container == {
+            "user": "5:6",
+            "network": "inner",
+            "volumes": {"data": "/data"},
+            "tmpfs": {"/run": 64 * 1024 * 1024},
+            "pids": 9,
+            "read_only": True,
+            "ulimits": {"nofile": 64, "nproc": 8},
+            "gpus": -1,
+        }
+
+    def test_what_is_not_asked_of_a_container_is_the_executors_to_say(self) -> None:
+        container("submit", "--no-read-only", "--", "true")
+        container("submit", "--", "true")
+        assert [job.container for job in ContainerJob.objects.order_by("pk")] == [{"read_only": False}, {}]
+
     def test_submit_with_a_delay_schedules(self) -> None:
         container("submit", "--delay", "3600", "--", "true")
         assert ContainerJob.objects.get().queue_status == "scheduled"
@@ -45,6 +71,15 @@ class TestQueueVerbs:
             (["submit", "--executor", "nope", "--", "true"], "no executor 'nope'"),
             (["submit", "--priority", "101", "--", "true"], "priority"),
             (["submit", "--env", "=x", "--", "true"], "NAME=VALUE"),
+            (["submit", "--label", "team", "--", "true"], "NAME=VALUE"),
+            (["submit", "--volume", "data", "--", "true"], "NAME:PATH, not 'data'"),
+            (["submit", "--volume", "/etc:/etc", "--", "true"], "container: 'volumes' must be"),
+            (["submit", "--tmpfs", "/run:much", "--", "true"], "--tmpfs takes PATH:SIZE: 'much' is no size"),
+            (["submit", "--ulimit", "nofile=x", "--", "true"], "--ulimit takes NAME=VALUE"),
+            (["submit", "--network", "a b", "--", "true"], "container: 'network' must be"),
+            (["submit", "--pids-limit", "0", "--", "true"], "container: 'pids' must be a positive number"),
+            (["submit", "--gpus", "some", "--", "true"], "neither a number nor"),
+            (["submit", "--memory", "1t", "--", "true"], "'1t' is no size"),
             (["cancel", "nobody"], "No job is called 'nobody'"),
             (["worker", "--slots", "0"], "at least 1"),
             (["worker", "--executor", "nope"], "no executor 'nope'"),
@@ -95,6 +130,33 @@ class TestQueueVerbs:
         assert drawn.count("-->") == sum(map(len, job.VALID_TRANSITIONS.values())) + 3
         assert "current" in drawn
         assert '"running" -> "completed"' in container("diagram", "--format", "dot")
+
+
+class TestExecutors:
+    def test_one_that_is_well_says_what_it_is(self) -> None:
+        with override_settings(CONTAINER_MANAGER={}):
+            assert "ProcessExecutor" in container("executors")
+            [found] = json.loads(container("executors", "--json"))
+        assert (found["alias"], found["class"], found["ok"]) == ("default", PROCESS_EXECUTOR, True)
+
+    @pytest.mark.parametrize(
+        ("entry", "text"),
+        [
+            ({"BACKEND": "no.such.Class"}, "cannot be imported"),
+            ({"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"x": 1}}, "'x'"),
+        ],
+    )
+    def test_one_that_is_not_ends_with_1_and_says_what_to_do(self, entry: dict[str, object], text: str) -> None:
+        out, err = io.StringIO(), io.StringIO()
+        given = {"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR}, "ill": entry}, "INSTALL": "here"}
+        with override_settings(CONTAINER_MANAGER=given), pytest.raises(SystemExit) as ended:
+            call_command("container", "executors", stdout=out, stderr=err)
+        assert ended.value.code == 1
+        lines = {line.split()[0]: line for line in out.getvalue().splitlines()}
+        assert lines["default"].split()[1] == "yes"
+        assert lines["ill"].split()[1] == "NO"
+        assert text in lines["ill"]
+        assert "manage.py check" in err.getvalue()
 
 
 @pytest.fixture
@@ -173,3 +235,18 @@ class TestWithoutProject:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Every job ended as it should." in done.stdout
         assert "Invalid transition from completed to running" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["--image", "busybox"], "--image is for --executor docker"),
+            (["--executor", "docker"], "django-container-manager[docker]"),
+        ],
+    )
+    def test_a_demo_that_cannot_be_played_says_why(
+        self, alone: dict[str, str], tmp_path: Path, words: list[str], text: str
+    ) -> None:
+        (tmp_path / "docker.py").write_text("raise ImportError('as if it were not installed')\n")
+        done = standalone(alone, "demo", *words)
+        assert done.returncode == 2
+        assert text in done.stderr

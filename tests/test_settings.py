@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import override_settings
 
-from container_manager.conf import AppSettings, app_settings
+from container_manager.conf import PROCESS_EXECUTOR, AppSettings, app_settings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.executors.registry import build_executors
 from container_manager.setting_checks import check_sqlite
@@ -101,3 +103,50 @@ def test_each_database_is_an_installation_of_its_own_to_an_engine() -> None:
     settings = AppSettings(install="shop")
     assert settings.for_database("default") is settings
     assert settings.for_database("archive").install == "shop-archive"
+
+
+DOCKER = "container_manager.executors.docker.DockerExecutor"
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"x": 1}}}}, "'x'"),
+        ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}}, "Executor 'far': .*'INSTALL'\\] must name this installation"),
+        ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}, "INSTALL": "default"}, "'INSTALL'\\] must name"),
+        (
+            {"EXECUTORS": {"far": {"BACKEND": DOCKER, "OPTIONS": {"image": []}}}, "INSTALL": "a"},
+            "Executor 'far': .*no option 'image'",
+        ),
+        (
+            {"EXECUTORS": {"far": {"BACKEND": DOCKER, "OPTIONS": {"base_url": "tcp://far:2375"}}}, "INSTALL": "a"},
+            "without 'tls'",
+        ),
+    ],
+)
+def test_wrong_options_are_named_by_a_check_that_asks_no_engine(given: Any, text: str) -> None:
+    with override_settings(CONTAINER_MANAGER=given):
+        found = [message for message in run_checks() if message.id == "container_manager.E012"]
+        assert len(found) == 1
+        assert re.search(text, found[0].msg)
+        with pytest.raises(ImproperlyConfigured, match=text):
+            build_executors(app_settings())
+
+
+def test_right_options_are_no_matter_for_a_check_though_nobody_answers() -> None:
+    options = {"base_url": "unix:///nowhere/docker.sock", "images": ["busybox"]}
+    given = {"EXECUTORS": {"default": {"BACKEND": DOCKER, "OPTIONS": options}}, "INSTALL": "a"}
+    with override_settings(CONTAINER_MANAGER=given):
+        assert not [
+            message for message in run_checks() if message.id in ("container_manager.E011", "container_manager.E012")
+        ]
+
+
+def test_an_engine_whose_sdk_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("container_manager.executors.docker")]:
+        monkeypatch.delitem(sys.modules, name)
+    # So that importing it fails.
+    monkeypatch.setitem(sys.modules, "docker", None)
+    with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"default": {"BACKEND": DOCKER}}, "INSTALL": "a"}):
+        found = [message for message in run_checks() if message.id == "container_manager.E011"]
+    assert "pip install 'django-container-manager[docker]'" in found[0].msg

@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from . import cancel, diagram, doctor, history, logs, prune, ps, queue, retry, run, submit, triggers, worker
+from . import cancel, diagram, doctor, executors, history, logs, prune, ps, queue, retry, run, submit, triggers, worker
 
 VERBS: dict[str, ModuleType] = {
     "run": run,
@@ -14,6 +14,7 @@ VERBS: dict[str, ModuleType] = {
     "cancel": cancel,
     "retry": retry,
     "queue": queue,
+    "executors": executors,
     "prune": prune,
     "doctor": doctor,
     "diagram": diagram,

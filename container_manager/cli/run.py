@@ -16,8 +16,8 @@ from ..models import ContainerJob, JobStatus
 from ..statemachine import TransitionError
 from ..worker import WorkerLoop, WorkerOptions
 from .base import Output, short_id
+from .job_arguments import add_job_arguments, create_job
 from .logs import follow, write_bytes
-from .submit import add_job_arguments, create
 
 _FAILED = 1
 # What a shell says of a command that a signal ended: 128 + the signal's number.
@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     settings = app_settings().for_database(options["database"])
-    job = create(options)
+    job = create_job(options)
     worker = WorkerLoop(
         settings=settings,
         executors={job.executor: build_executor(settings, job.executor)},

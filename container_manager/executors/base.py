@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from inspect import signature
 from typing import Any, ClassVar, Literal, Self
 
 from ..conf import AppSettings
@@ -153,7 +154,13 @@ class Executor(ABC):
 
         Raises TypeError for an option that it does not have, and ImproperlyConfigured for one that is wrong.
         """
+        cls.check_options(options, settings)
         return cls(**options)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
+        """Raise what `from_settings` raises, and touch nothing: for a system check."""
+        signature(cls).bind(**options)
 
     @abstractmethod
     def submit(self, spec: LaunchSpec) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -22,10 +23,26 @@ def build_executors(settings: AppSettings, aliases: Iterable[str] | None = None)
 def build_executor(settings: AppSettings, alias: str) -> Executor:
     """Return one executor; raises what `build_executors` raises."""
     cls = executor_class(settings, alias)
-    try:
+    with _named(alias):
         return cls.from_settings(settings.executors[alias].get("OPTIONS", {}), settings)
+
+
+def check_executor_options(settings: AppSettings, alias: str) -> None:
+    """Raise what `build_executor` would, and make none."""
+    cls = executor_class(settings, alias)
+    with _named(alias):
+        cls.check_options(settings.executors[alias].get("OPTIONS", {}), settings)
+
+
+@contextmanager
+def _named(alias: str) -> Iterator[None]:
+    """Name the alias whose options are wrong."""
+    try:
+        yield
     except TypeError as error:
         raise ImproperlyConfigured(f"CONTAINER_MANAGER['EXECUTORS'][{alias!r}]['OPTIONS']: {error}.") from error
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"Executor {alias!r}: {error}") from error
 
 
 def executor_class(settings: AppSettings, alias: str) -> type[Executor]:

@@ -258,7 +258,9 @@ class Conformance:
         first = subject.executor()
         spec = subject.spec("echo ran >> $EFFECTS/runs; sleep 60")
         handle = first.submit(spec)
-        wait_until(first, (subject.effects() / "runs").exists)
+        # There before it is written.
+        runs = subject.effects() / "runs"
+        wait_until(first, lambda: runs.exists() and runs.read_text())
         first.close()
         second = subject.executor()
         began = time.monotonic()
@@ -272,6 +274,6 @@ class Conformance:
                 second.remove(handle)
             else:
                 assert found is None
-            assert (subject.effects() / "runs").read_text() == "ran\n"
+            assert runs.read_text() == "ran\n"
         finally:
             second.close()

@@ -73,6 +73,12 @@ class DockerExecutor(Executor):
 
     @classmethod
     def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
+        cls.check_options(options, settings)
+        return cls(docker_options(options), install=settings.install, secrets_directory=settings.secrets_directory)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
+        docker_options(options)
         if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
@@ -82,7 +88,6 @@ class DockerExecutor(Executor):
             raise ImproperlyConfigured(
                 "A daemon at ssh:// needs the SDK's part for it: pip install 'django-container-manager[docker-ssh]'."
             )
-        return cls(docker_options(options), install=settings.install, secrets_directory=settings.secrets_directory)
 
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)

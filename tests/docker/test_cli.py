@@ -1,0 +1,76 @@
+"""The ``container`` command with a real daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .subject import IMAGE, DockerSubject
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
+    subject = DockerSubject(docker_url, tmp_path)
+    yield subject
+    subject.clean_up()
+
+
+def container(subject: DockerSubject, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb without a project, on a database in a folder and an executor ``default`` on the subject's daemon."""
+    config = folder / "config.toml"
+    config.write_text(
+        f"""INSTALL = "{subject.install}"
+[EXECUTORS.default]
+BACKEND = "container_manager.executors.docker.DockerExecutor"
+OPTIONS = {{base_url = "{subject.url}", images = ["{IMAGE}"], ulimits = {{nofile = 128}}}}
+"""
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    own = {
+        "CONTAINER_MANAGER_DATABASE": str(folder / "jobs.sqlite3"),
+        "CONTAINER_MANAGER_CONFIG": str(config),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "container_manager", *words]
+    return subprocess.run(command, env={**kept, **own}, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_executors_tells_what_a_daemon_has(subject: DockerSubject, tmp_path: Path) -> None:
+    info = subject.api.info()
+    done = container(subject, tmp_path, "executors", "--json")
+    assert done.returncode == 0, done.stderr
+    [found] = json.loads(done.stdout)
+    assert (found["ok"], found["cpu_count"], found["memory_bytes"]) == (True, info["NCPU"], info["MemTotal"])
+    assert info["ServerVersion"] in found["message"]
+
+
+def test_executors_says_so_where_no_daemon_answers(subject: DockerSubject, tmp_path: Path) -> None:
+    subject.url = "unix:///nowhere/docker.sock"
+    done = container(subject, tmp_path, "executors")
+    assert done.returncode == 1
+    assert "unix:///nowhere/docker.sock does not answer" in done.stdout
+    assert "a Docker daemon must run and let this user in" in done.stderr
+
+
+def test_run_gives_a_container_what_was_asked_for(subject: DockerSubject, tmp_path: Path) -> None:
+    script = "id -u; id -g; ulimit -n; touch /file || touch /run/file; df -k /run | tail -n 1 | awk '{print $2}'"
+    asked = ("--user", "5:6", "--tmpfs", "/run:1m", "--ulimit", "nofile=64", "--read-only", "--label", "team=a")
+    done = container(subject, tmp_path, "run", "--image", IMAGE, *asked, "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["5", "6", "64", "1024"]
+    assert "/file: Read-only file system" in done.stderr
+    assert subject.containers() == []
+
+
+def test_run_of_what_is_not_allowed_says_so(subject: DockerSubject, tmp_path: Path) -> None:
+    done = container(subject, tmp_path, "run", "--image", IMAGE, "--network", "inner", "--", "true")
+    assert done.returncode == 1
+    assert "The network 'inner' is not allowed" in done.stderr

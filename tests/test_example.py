@@ -1,0 +1,158 @@
+"""The example project: its settings, its compose file and its image name what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from container_manager.management.commands.container import Command
+from container_manager.standalone import docker_daemon
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "example"
+GIVEN = {"EXAMPLE_SECRET_KEY": "long and random", "EXAMPLE_DATABASE_PASSWORD": "hidden", "DOCKER_GID": "123"}
+SOCKET = "/var/run/docker.sock"
+DJANGO = ["python", "-m", "django"]
+
+
+def interpolated(text: str) -> str:
+    """Return a text with its variables' values, as compose does: ${NAME:?message} and ${NAME:-default}."""
+
+    def value(found: re.Match[str]) -> str:
+        return GIVEN.get(found["name"]) or (found["text"] if found["sign"] == ":-" else pytest.fail(found["text"]))
+
+    return re.sub(r"\$\{(?P<name>\w+)(?P<sign>:[?-])(?P<text>[^}]*)\}", value, text)
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(interpolated((EXAMPLE / "compose.yaml").read_text("utf-8")))
+    return loaded
+
+
+def python(code: str, **variables: str) -> str:
+    own = {**os.environ, "DJANGO_SETTINGS_MODULE": "example.settings", "PYTHONPATH": str(ROOT), **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=own, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_service_has_an_image_and_waits_for_what_is_there() -> None:
+    described = compose()
+    services = described["services"]
+    assert set(services) == {"database", "migrate", "web", "worker"}
+    for service in services.values():
+        assert service["image"]
+        for name, wanted in service.get("depends_on", {}).items():
+            condition = wanted["condition"]
+            assert "healthcheck" in services[name] if condition == "service_healthy" else services[name]["command"]
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            assert source == SOCKET or source in described["volumes"]
+    assert (ROOT / "example" / described["x-app"]["build"]["context"]).resolve() == ROOT
+    assert (ROOT / described["x-app"]["build"]["dockerfile"]).exists()
+
+
+def test_only_the_worker_has_the_daemons_socket() -> None:
+    holders = [name for name, s in compose()["services"].items() if SOCKET in json.dumps(s.get("volumes", ()))]
+    assert holders == ["worker"]
+
+
+def test_what_is_not_the_database_has_no_powers() -> None:
+    for name, service in compose()["services"].items():
+        if name != "database":
+            assert service["cap_drop"] == ["ALL"]
+            assert service["security_opt"] == ["no-new-privileges:true"]
+            assert service["read_only"] is True
+
+
+def test_every_command_exists() -> None:
+    parser = Command().create_parser("manage.py", "container")
+    for service in compose()["services"].values():
+        for command in (service.get("command"), service.get("healthcheck", {}).get("test", ["CMD"])[1:]):
+            if not command or command[:3] != DJANGO:
+                continue
+            if command[3] == "container":
+                assert parser.parse_args(command[4:]).verb == command[4]
+            else:
+                assert command[3:] == ["migrate"]
+
+
+def test_with_its_variables_the_settings_are_postgresql_and_docker() -> None:
+    code = """
+import django, json
+django.setup()
+from django.conf import settings
+from container_manager.conf import app_settings
+from container_manager.setting_checks import check_settings
+database = settings.DATABASES["default"]
+print(json.dumps([
+    [m.msg for m in check_settings(None)], settings.DEBUG, settings.SECRET_KEY, database["ENGINE"], database["HOST"],
+    database["PASSWORD"], app_settings().executors["default"]["OPTIONS"],
+]))
+"""
+    problems, debug, key, engine, host, password, options = json.loads(
+        python(code, **compose()["services"]["worker"]["environment"], DOCKER_HOST="")
+    )
+    assert problems == []
+    assert not debug
+    assert (key, engine, host, password) == (
+        GIVEN["EXAMPLE_SECRET_KEY"], "django.db.backends.postgresql", "database", GIVEN["EXAMPLE_DATABASE_PASSWORD"],
+    )  # fmt: skip
+    assert options == {"base_url": f"unix://{SOCKET}", "images": ["busybox", "python:3.*"]}
+
+
+def test_without_variables_they_are_sqlite_and_processes() -> None:
+    code = """
+import example.wsgi
+from django.conf import settings
+from container_manager.conf import app_settings
+print(settings.DEBUG, settings.DATABASES["default"]["ENGINE"], app_settings().executors["default"]["BACKEND"])
+"""
+    assert python(code).split() == [
+        "True", "django.db.backends.sqlite3", "container_manager.executors.process.ProcessExecutor",
+    ]  # fmt: skip
+
+
+def test_dockers_own_variables_name_the_daemon() -> None:
+    assert docker_daemon({}) == {"base_url": f"unix://{SOCKET}"}
+    assert docker_daemon({"DOCKER_HOST": "ssh://far"}) == {"base_url": "ssh://far"}
+    variables = {"DOCKER_HOST": "tcp://far:2376", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/certificates"}
+    assert docker_daemon(variables) == {
+        "base_url": "tcp://far:2376",
+        "tls": {"ca": "/certificates/ca.pem", "cert": "/certificates/cert.pem", "key": "/certificates/key.pem"},
+    }
+
+
+def test_the_image_is_made_of_what_is_there_and_runs_as_nobody_special() -> None:
+    lines = (EXAMPLE / "Dockerfile").read_text("utf-8").splitlines()
+    copied = [path for line in lines if line.startswith("COPY ") for path in line.split()[1:-1]]
+    assert copied
+    assert all((ROOT / path).exists() for path in copied)
+    kept = (EXAMPLE / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
+    assert {f"!{path}" for path in copied} <= set(kept)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    asked = re.search(r"\.\[([\w,-]+)\]", "\n".join(lines))
+    assert asked is not None
+    assert set(asked[1].split(",")) <= set(extras)
+    assert [line for line in lines if line.startswith("USER ")] == ["USER app"]
+
+
+def test_compose_itself_takes_the_file() -> None:
+    program = shutil.which("docker")
+    if program is None or subprocess.run([program, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker's plugin compose is not here.")
+    command = [program, "compose", "--file", str(EXAMPLE / "compose.yaml"), "config", "--quiet"]
+    done = subprocess.run(command, env={**os.environ, **GIVEN}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
