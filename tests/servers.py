@@ -144,7 +144,7 @@ def mariadb(folder: Path) -> Iterator[dict[str, str]]:
         yield {"CM_TEST_SOCKET": str(socket_path)}
 
 
-def _run(command: list[str], environment: dict[str, str]) -> int:
+def run_command(command: list[str], environment: dict[str, str]) -> int:
     """Run the command; end it when this process is told to end, and return its exit code."""
     process = subprocess.Popen(command, env=environment)
     try:
@@ -159,17 +159,24 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
             _end(process)
 
 
+def end_when_told() -> None:
+    """Let SIGTERM end this process in an orderly way: what it started, it ends."""
+    signal.signal(signal.SIGTERM, _told_to_end)
+
+
 def _told_to_end(number: int, _frame: FrameType | None) -> None:
+    # Once is enough: a second one must not interrupt the clearing away.
+    signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) < 3 or arguments[0] not in ("postgresql", "mariadb") or arguments[1] != "--":
         sys.exit("usage: python -m tests.servers postgresql|mariadb -- COMMAND …")
-    signal.signal(signal.SIGTERM, _told_to_end)
+    end_when_told()
     start, parent = (postgresql, None) if arguments[0] == "postgresql" else (mariadb, _memory())
     with tempfile.TemporaryDirectory(prefix="cm-", dir=parent) as name, start(Path(name)) as addresses:
-        return _run(arguments[2:], {**os.environ, "CM_TEST_DATABASE": arguments[0], **addresses})
+        return run_command(arguments[2:], {**os.environ, "CM_TEST_DATABASE": arguments[0], **addresses})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,85 @@
+"""Real engines: the daemon that `python -m tests.docker` has started, and daemons of a test's own."""
+
+from __future__ import annotations
+
+import gc
 import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
+from ..parts import require
+from . import daemon, image, registry, ssh
+
 
 @pytest.fixture(scope="session")
-def docker_url():
-    return os.environ["CM_TEST_DOCKER"]
+def docker_url() -> str:
+    """The address of a daemon that has the test images, and is shared by all tests."""
+    require("The Python package docker", find_spec("docker"))
+    url = os.environ.get("CM_TEST_DOCKER", "")
+    require("A Docker daemon (python -m tests.docker starts one)", url)
+    return url
+
+
+@pytest.fixture(scope="session", name="registry")
+def private_registry(docker_url: str) -> Iterator[registry.Registry]:
+    """A registry that asks for a password, and has the test image as ``team/job:1``."""
+    obstacle = registry.obstacle()
+    require(f"A registry of the tests' own ({obstacle})", not obstacle)
+    with registry.running() as started:
+        started.push(docker_url, "team/job:1")
+        yield started
+
+
+@pytest.fixture(scope="session")
+def _can_start(docker_url: str) -> None:
+    # Whoever runs the tests without the shared daemon does not want others either.
+    obstacle = daemon.obstacle() or image.obstacle()
+    require(f"A Docker daemon of a test's own ({obstacle})", not obstacle)
+
+
+def _started(stack: ExitStack, **options: Any) -> daemon.Daemon:
+    engine = stack.enter_context(daemon.Daemon(**options))
+    image.import_images(engine.url)
+    return engine
+
+
+@pytest.fixture
+def new_daemon(_can_start: None) -> Iterator[Callable[..., daemon.Daemon]]:
+    """Make daemons of this test's own, with the options of `Daemon`: started, with the test images."""
+    with ExitStack() as stack:
+        yield lambda **options: _started(stack, **options)
+
+
+@pytest.fixture
+def own_daemon(new_daemon: Callable[..., daemon.Daemon]) -> daemon.Daemon:
+    """A daemon of this test's own, which it may stop, kill and start."""
+    return new_daemon()
+
+
+@pytest.fixture(scope="module")
+def tls_daemon(_can_start: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[daemon.Daemon]:
+    """A daemon that also listens on the loopback, at ``tls_url``, for clients with its ``certificates``."""
+    with ExitStack() as stack:
+        yield _started(stack, tls=tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def ssh_daemon(own_daemon: daemon.Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssh.Server]:
+    """The way to this test's own daemon through an SSH server: its ``url``, for docker's own ssh client.
+
+    The SDK leaves what it opened for that to the garbage collector, so a test is marked `LEAKS_SSH` too.
+    """
+    obstacle = ssh.obstacle()
+    require(f"An SSH server of a test's own ({obstacle})", not obstacle)
+    require("The Python package paramiko", find_spec("paramiko"))
+    with ssh.running(own_daemon.url) as server:
+        monkeypatch.setenv("PATH", server.path)
+        yield server
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

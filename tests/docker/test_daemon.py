@@ -1,0 +1,177 @@
+"""The daemons themselves: what the tests of the executor stand on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import remains
+from .daemon import Daemon
+from .image import ENTRYPOINT_IMAGE, IMAGE
+from .registry import Registry
+from .ssh import LEAKS_SSH, Server
+
+if TYPE_CHECKING:
+    import docker
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@contextmanager
+def client(url: str, **options: Any) -> Iterator[docker.APIClient]:
+    import docker
+
+    client = docker.APIClient(base_url=url, timeout=60, version="1.41", **options)
+    # Else REQUESTS_CA_BUNDLE and the proxies of the environment come before what the client was told.
+    client.trust_env = False
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def run(client: docker.APIClient, script: str, image: str = IMAGE) -> str:
+    container = str(client.create_container(image, ["sh", "-c", script])["Id"])
+    client.start(container)
+    return container
+
+
+def state(client: docker.APIClient, container: str) -> tuple[str, int]:
+    state = client.inspect_container(container)["State"]
+    return state["Status"], state["ExitCode"]
+
+
+def test_a_container_runs(docker_url: str) -> None:
+    with client(docker_url) as api:
+        container = run(api, "id -u; echo $PATH; stat -c %a /tmp; exit 3")
+        assert api.wait(container)["StatusCode"] == 3
+        assert api.logs(container) == b"0\n/usr/local/bin:/usr/bin:/bin\n1777\n"
+        api.remove_container(container)
+
+
+def test_an_image_can_have_an_entrypoint(docker_url: str) -> None:
+    with client(docker_url) as api:
+        container = api.create_container(ENTRYPOINT_IMAGE)["Id"]
+        api.start(container)
+        api.wait(container)
+        assert api.logs(container) == b"entrypoint command\n"
+        api.remove_container(container)
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+def test_an_exit_code_outlives_the_daemon(own_daemon: Daemon, crash: bool) -> None:
+    with client(own_daemon.url) as api:
+        container = run(api, "exit 7")
+        api.wait(container)
+        (own_daemon.kill if crash else own_daemon.stop)()
+        assert not own_daemon.answers()
+        own_daemon.start()
+        assert state(api, container) == ("exited", 7)
+
+
+def test_a_stopped_daemon_stops_its_containers(own_daemon: Daemon) -> None:
+    with client(own_daemon.url) as api:
+        container = run(api, "trap 'exit 5' TERM; while :; do sleep 0.05; done")
+        own_daemon.stop()
+        assert own_daemon.processes() == set()
+        own_daemon.start()
+        assert state(api, container) == ("exited", 5)
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+def test_with_live_restore_a_container_goes_on(new_daemon: Callable[..., Daemon], crash: bool) -> None:
+    engine = new_daemon(live_restore=True)
+    with client(engine.url) as api:
+        container = run(api, "trap 'exit 5' TERM; echo started; while :; do sleep 0.05; done")
+        before = api.inspect_container(container)["State"]
+        (engine.kill if crash else engine.stop)()
+        assert before["Pid"] in engine.processes()
+        engine.start()
+        after = api.inspect_container(container)["State"]
+        assert (after["Status"], after["Pid"], after["StartedAt"]) == ("running", before["Pid"], before["StartedAt"])
+        api.stop(container)
+        assert state(api, container) == ("exited", 5)
+
+
+def test_a_client_with_a_certificate_is_let_in(tls_daemon: Daemon) -> None:
+    from docker.tls import TLSConfig
+    from requests.exceptions import ConnectionError  # noqa: A004  # the builtin is another
+
+    files = tls_daemon.certificates
+    assert files is not None
+    tls = TLSConfig(client_cert=(str(files.cert), str(files.key)), ca_cert=str(files.ca), verify=True)
+    with client(tls_daemon.tls_url, tls=tls) as api:
+        assert api.ping()
+    anonymous = TLSConfig(ca_cert=str(files.ca), verify=True)
+    with pytest.raises(ConnectionError), client(tls_daemon.tls_url, tls=anonymous) as api:
+        api.ping()
+
+
+def test_a_registry_lets_in_who_knows_the_password(registry: Registry, own_daemon: Daemon) -> None:
+    from docker.errors import APIError
+
+    repository, login = f"{registry.address}/team/job", {"username": registry.user, "password": registry.password}
+    with client(own_daemon.url) as api:
+        for wrong in ({}, {**login, "password": "wrong"}):
+            with pytest.raises(APIError, match=r"no basic auth credentials|unauthorized"):
+                api.pull(repository, "1", auth_config=wrong)
+        assert "Downloaded newer image" in api.pull(repository, "1", auth_config=login)
+        container = run(api, "exit 2", image=f"{repository}:1")
+        assert api.wait(container)["StatusCode"] == 2
+
+
+@LEAKS_SSH
+def test_a_daemon_is_reached_through_ssh(ssh_daemon: Server) -> None:
+    with client(ssh_daemon.url, use_ssh_client=True) as api:
+        container = run(api, "echo out; exit 2")
+        assert api.wait(container)["StatusCode"] == 2
+        assert api.logs(container) == b"out\n"
+        ssh_daemon.cut()
+        assert state(api, container) == ("exited", 2)
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["running", "killed"])
+def test_closing_leaves_nothing(crash: bool, new_daemon: Callable[..., Daemon]) -> None:
+    first, second = (new_daemon(live_restore=True) for _ in range(2))
+    for engine in (first, second):
+        with client(engine.url) as api:
+            for _ in range(2):
+                stubborn = run(api, "trap '' TERM; while :; do sleep 0.05; done")
+            api.pause(stubborn)
+    sockets = remains.shim_sockets(first.folder / "exec")
+    assert len(sockets) == 2
+    assert all(path.is_socket() for path in sockets)
+    if crash:
+        first.kill()
+    first.close()
+    assert first.processes() == set()
+    assert not first.folder.exists()
+    assert remains.mounts(first.folder) == []
+    assert remains.cgroups(first.folder.name) == []
+    assert not any(path.exists() for path in sockets)
+    first.close()
+    assert second.answers()
+    assert len(remains.mounts(second.folder)) > 0
+
+
+def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
+    command = [sys.executable, "-m", "tests.docker", "--", "sh", "-c", "echo $CM_TEST_DOCKER; exec sleep 60"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        folder = Path(url.removeprefix("unix://")).parent
+        assert url != docker_url
+        assert folder.is_dir()
+        # The second one comes while it clears away.
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not folder.exists()
+    assert remains.mounts(folder) == []
