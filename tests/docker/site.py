@@ -20,7 +20,10 @@ from .subject import IMAGE, DockerSubject
 
 LEASE_SECONDS = 3.0
 # Writes down when a run begins and ends. What runs it needs $EFFECTS.
-BEGUN, DONE = 'echo "begin $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs', 'echo "end $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs'
+BEGUN, DONE = (
+    'echo "begin $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs',
+    'echo "end $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs',
+)
 
 
 class Site(DockerSubject):
