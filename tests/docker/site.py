@@ -81,6 +81,11 @@ class Site(DockerSubject):
         job.refresh_from_db()
         return job
 
+    def said(self, job: ContainerJob) -> bytes:
+        """Return what the daemon has of a first attempt's output."""
+        output: bytes = self.api.logs(f"cm-{self.install}-{job.pk.hex}-1")
+        return output
+
     def assert_clean(self) -> None:
         """Assert that no container is left, after a while, no job lies, and no worker stumbled."""
         eventually(lambda: self.containers() == [])

@@ -79,13 +79,14 @@ class Daemon:
         """Give an answer that comes bit by bit; raise Gone, Failed and Unavailable."""
         with self.asked() as api:
             url = f"{api.base_url}/v{api.api_version}{path}"
-            timeouts = (self._options.timeout_seconds, None)
-            response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=timeouts)
+            seconds = self._options.timeout_seconds
+            response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=seconds)
             if response.status_code != requests.codes.ok:
                 text = _message(response)
                 response.close()
                 raise Gone(text) if response.status_code == requests.codes.not_found else Failed(text)
         stream = Stream(response)
+        stream.allow_pauses()
         try:
             yield stream
         finally:
@@ -136,16 +137,23 @@ class Stream:
             for line in filter(None, lines):
                 yield json.loads(line)
 
+    def allow_pauses(self) -> None:
+        """Wait as long as it takes from one piece to the next. (Only the beginning had to come in time.)"""
+        if (own := self._socket()) is not None:
+            own.settimeout(None)
+
     def break_off(self) -> None:
         """Have the reader's next read fail."""
-        connection = self._response.raw.connection
-        own = getattr(connection, "sock", None)
+        own = self._socket()
         if (process := getattr(own, "proc", None)) is not None:
             # An ssh client stands between.
             process.kill()
         elif own is not None:
             with contextlib.suppress(OSError):
                 own.shutdown(socket.SHUT_RDWR)
+
+    def _socket(self) -> Any:
+        return getattr(self._response.raw.connection, "sock", None)
 
     def close(self) -> None:
         self.break_off()
