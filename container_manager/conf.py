@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.db import DEFAULT_DB_ALIAS
 
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
@@ -55,6 +56,10 @@ class AppSettings:
     log_limit_bytes: int = 1024 * 1024
     secrets_directory: str = "/run/secrets"
     retry: RetrySettings = field(default_factory=RetrySettings)
+
+    def for_database(self, alias: str) -> AppSettings:
+        """Return the settings for the jobs of a database: those of another are another installation to an engine."""
+        return self if alias == DEFAULT_DB_ALIAS else replace(self, install=f"{self.install}-{alias}")
 
 
 @cache

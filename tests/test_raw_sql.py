@@ -215,7 +215,7 @@ def test_no_temporary_table_takes_the_journal() -> None:
 @pytest.mark.parametrize("status", ["bogus", "Pending", "pending ", ""])
 def test_no_row_is_inserted_in_an_unknown_status(status: str) -> None:
     job_in("pending")
-    statement = "INSERT INTO {jobs} SELECT " + ", ".join(
+    statement = f"INSERT INTO {{jobs}} ({_COLUMNS}) SELECT " + ", ".join(
         {"id": "'0198aaaa00007000800000000000cafe'", "status": f"'{status}'"}.get(column, column)
         for column in _COLUMNS.split(", ")
     )

@@ -99,6 +99,12 @@ def test_the_default_executor_runs_local_processes() -> None:
         executors["default"].close()
 
 
+def test_each_database_is_an_installation_of_its_own_to_an_engine() -> None:
+    settings = AppSettings(install="shop")
+    assert settings.for_database("default") is settings
+    assert settings.for_database("archive").install == "shop-archive"
+
+
 DOCKER = "container_manager.executors.docker.DockerExecutor"
 
 

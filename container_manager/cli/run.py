@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    settings = app_settings()
+    settings = app_settings().for_database(options["database"])
     job = create_job(options)
     worker = WorkerLoop(
         settings=settings,

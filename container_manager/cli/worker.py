@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     logging.getLogger("container_manager").setLevel(options["log_level"])
-    settings = app_settings()
+    settings = app_settings().for_database(options["database"])
     for name in ("slots", "max_jobs"):
         if options[name] is not None and options[name] < 1:
             raise ImproperlyConfigured(f"--{name.replace('_', '-')} must be at least 1, not {options[name]}.")

@@ -137,7 +137,7 @@ class Engines:
                 observed = _attempt(executor.observe)
                 if not isinstance(observed, Exception):
                     others = {attempt_of(o.key): o.handle for o in observed.attempts}
-                    found[alias] = {key: handle for key, handle in others.items() if key not in self.held}
+                    found[alias] = {key: handle for key, handle in others.items() if key and key not in self.held}
         return found
 
     def sweep(self, alias: str, handle: str, *, failed: bool) -> None:
@@ -160,6 +160,8 @@ class Engines:
         return held
 
     def _launch(self, held: HeldAttempt) -> None:
+        if self._ended.is_set():
+            return
         try:
             spec = launch_spec(held.job, self._settings)
         except Exception as error:

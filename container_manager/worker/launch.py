@@ -19,10 +19,13 @@ def launch_key(job: ClaimedJob, settings: AppSettings, *, number: int | None = N
     return f"cm-{settings.install}-{job.id.hex}-{job.attempt if number is None else number}"
 
 
-def attempt_of(key: str) -> AttemptKey:
-    """Return the job's id and the attempt's number that a launch key was made of."""
-    *_, job, attempt = key.split("-")
-    return uuid.UUID(hex=job), int(attempt)
+def attempt_of(key: str) -> AttemptKey | None:
+    """Return the job's id and the attempt's number that a launch key was made of; None for another text."""
+    try:
+        _, job, attempt = key.rsplit("-", 2)
+        return uuid.UUID(hex=job), int(attempt)
+    except ValueError:
+        return None
 
 
 def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:

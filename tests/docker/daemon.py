@@ -196,11 +196,10 @@ class Daemon:
         """End everything, and leave nothing. Containers get no time to end themselves."""
         # An orderly end would take dockerd a second, for nothing that anyone will read again.
         self.kill()
-        sockets = remains.shim_sockets(self._exec_root)
         while remains.end(remains.helpers(self._exec_root)):
             pass
         remains.end_members(self._cgroup)
-        for path in sockets:
+        for path in remains.shim_sockets(self._exec_root):
             path.unlink(missing_ok=True)
         remains.remove_cgroups(self._cgroup)
         remains.unmount(self.folder)

@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pytest
 
 from . import remains
 from .daemon import free_port
 
 _START_SECONDS = 60
 _SSHD = "/usr/sbin/sshd"
-
-# The mark of a test in which the SDK's ssh connections are dropped: it never closes their pipes and sockets.
-LEAKS_SSH = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 def obstacle() -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,17 +21,6 @@ from ..executors.conformance import ended, new_key, output, text, wait_until
 from . import ssh
 from .daemon import Daemon
 from .subject import IMAGE
-
-# The SDK leaves the sockets of connections that fail to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collect_what_the_sdk_leaves() -> Iterator[None]:
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @contextmanager

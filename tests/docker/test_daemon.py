@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +16,12 @@ from . import remains
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE
 from .registry import Registry
-from .ssh import LEAKS_SSH, Server
+from .ssh import Server
 
 if TYPE_CHECKING:
     import docker
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @contextmanager
@@ -121,7 +127,6 @@ def test_a_registry_lets_in_who_knows_the_password(registry: Registry, own_daemo
         assert api.wait(container)["StatusCode"] == 2
 
 
-@LEAKS_SSH
 def test_a_daemon_is_reached_through_ssh(ssh_daemon: Server) -> None:
     with client(ssh_daemon.url, use_ssh_client=True) as api:
         container = run(api, "echo out; exit 2")
@@ -153,3 +158,19 @@ def test_closing_leaves_nothing(crash: bool, new_daemon: Callable[..., Daemon]) 
     first.close()
     assert second.answers()
     assert len(remains.mounts(second.folder)) > 0
+
+
+def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
+    command = [sys.executable, "-m", "tests.docker", "--", "sh", "-c", "echo $CM_TEST_DOCKER; exec sleep 60"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        folder = Path(url.removeprefix("unix://")).parent
+        assert url != docker_url
+        assert folder.is_dir()
+        # The second one comes while it clears away.
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not folder.exists()
+    assert remains.mounts(folder) == []

@@ -43,6 +43,13 @@ def test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well(oom: bo
     assert (status.succeeded, status.oom, status.signal) == (True, False, None)
 
 
+def test_what_was_killed_under_a_limit_of_memory_may_have_been_out_of_it() -> None:
+    status = exit_status({"ExitCode": 137, "OOMKilled": False}, memory_bytes=4096)
+    assert (status.oom, status.signal) == (False, 9)
+    assert "Perhaps it was out of memory (limit: 4096 bytes)" in status.message
+    assert exit_status({"ExitCode": 137, "OOMKilled": False}).message == ""
+
+
 def test_the_program_that_could_not_be_started_is_named() -> None:
     words = "earlier\n" + _TINI.format("no such", "No such file or directory")
     status = exit_status({"ExitCode": 127}, out_of_memory=False, last_words=words)

@@ -40,6 +40,10 @@ class Gone(Exception):
     """The daemon answers, and has no such container."""
 
 
+class Failed(Unavailable):
+    """The daemon answers that it could not do it. The text is its own."""
+
+
 class Daemon:
     """One Docker daemon. Any thread may ask it."""
 
@@ -59,23 +63,28 @@ class Daemon:
         except docker.errors.NotFound as error:
             raise Gone(explanation(error)) from error
         except APIError as error:
-            raise Unavailable(f"The Docker daemon failed: {explanation(error)}") from error
+            raise Failed(explanation(error)) from error
         except (requests.RequestException, DockerException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"The Docker daemon at {self._options.base_url} does not answer: {error}") from error
 
     @contextmanager
-    def stream(self, path: str, parameters: Mapping[str, str | int]) -> Iterator[Stream]:
-        """Give an answer that comes bit by bit; raise Gone and Unavailable."""
+    def stream(
+        self,
+        path: str,
+        parameters: Mapping[str, str | int],
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[Stream]:
+        """Give an answer that comes bit by bit; raise Gone, Failed and Unavailable."""
         with self.asked() as api:
             url = f"{api.base_url}/v{api.api_version}{path}"
-            connect_seconds = self._options.timeout_seconds
-            response = api.get(url, params=parameters, stream=True, timeout=(connect_seconds, None))
+            timeouts = (self._options.timeout_seconds, None)
+            response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=timeouts)
             if response.status_code != requests.codes.ok:
-                text = response.text
+                text = _message(response)
                 response.close()
-                if response.status_code == requests.codes.not_found:
-                    raise Gone(text)
-                raise Unavailable(f"The Docker daemon failed: {text}")
+                raise Gone(text) if response.status_code == requests.codes.not_found else Failed(text)
         stream = Stream(response)
         try:
             yield stream
@@ -147,6 +156,13 @@ class Stream:
 def explanation(error: APIError) -> str:
     """Return the daemon's own words."""
     return str(error.explanation or error)
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        return str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text
 
 
 def _tls(options: DockerOptions) -> TLSConfig | bool:

@@ -79,7 +79,7 @@ class DockerExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         docker_options(options)
-        if settings.install == AppSettings().install:
+        if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
                 "same daemon is told apart by it, and what belongs to nobody is removed."
@@ -128,6 +128,7 @@ class DockerExecutor(Executor):
         with self._lock:
             if handle in self._launching:
                 self._given_up.add(handle)
+                self._images.break_off(handle)
             if handle in self._stopping:
                 return
             self._stopping.add(handle)
@@ -169,6 +170,7 @@ class DockerExecutor(Executor):
         self._closed.set()
         self._changed.set()
         self._view.close()
+        self._images.break_off()
         with self._lock:
             outputs = list(self._outputs.values())
         for output in outputs:
@@ -188,7 +190,7 @@ class DockerExecutor(Executor):
 
     def _pull(self, spec: LaunchSpec) -> None:
         output = self._output(spec.key)
-        self._images.pull(spec.image, note=output.note, check=lambda: self._require_launch(spec.key))
+        self._images.pull(spec.image, spec.key, note=output.note, check=lambda: self._require_launch(spec.key))
 
     def _exists(self, key: str) -> bool:
         try:
@@ -299,7 +301,12 @@ class DockerExecutor(Executor):
         if state["ExitCode"] in INIT_FAILURES:
             with self._daemon.asked() as api:
                 words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
-        return exit_status(state, out_of_memory=out_of_memory, last_words=words[-_LAST_WORDS_BYTES:])
+        return exit_status(
+            state,
+            memory_bytes=found["HostConfig"]["Memory"],
+            out_of_memory=out_of_memory,
+            last_words=words[-_LAST_WORDS_BYTES:],
+        )
 
 
 def _is_final(error: APIError) -> bool:

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from docker.auth import resolve_repository_name
-from docker.errors import APIError, DockerException
+from docker.auth import encode_header, get_config_header, resolve_repository_name
+from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
 from ...secret_references import read_secret
 from ..base import Rejected, Unavailable
-from .daemon import Daemon, explanation
+from .daemon import Daemon, Failed, Gone, Stream
 from .options import DockerOptions
 
 # The daemon answers 500, or an error in its stream, both where a registry refuses and where it cannot be reached.
@@ -42,38 +42,63 @@ class Images:
     def __init__(self, daemon: Daemon, options: DockerOptions, *, secrets_directory: str) -> None:
         self._daemon, self._options, self._secrets_directory = daemon, options, secrets_directory
         self._locks: dict[str, threading.Lock] = {}
+        self._pulls: dict[str, Stream] = {}
 
-    def pull(self, image: str, *, note: Callable[[str], None], check: Callable[[], None]) -> None:
-        """Pull an image, note each step of it, and call ``check`` between, which may raise to give it up.
+    def pull(self, image: str, key: str, *, note: Callable[[str], None], check: Callable[[], None]) -> None:
+        """Pull an image for an attempt, and note each step; call ``check`` before and after, which raises if it is off.
 
         Raises Rejected where the registry refuses, and Unavailable where it cannot be asked.
         """
-        login = self._login(image)
-        with self._locks.setdefault(image, threading.Lock()), self._daemon.asked() as api:
-            repository, tag = parse_repository_tag(image)
+        registry, repository, tag = _parts(image)
+        headers = self._login(registry)
+        parameters = {"fromImage": repository, "tag": tag}
+        with self._locks.setdefault(image, threading.Lock()):
+            check()
             try:
-                for line in api.pull(repository, tag=tag or "latest", stream=True, decode=True, auth_config=login):
+                with self._daemon.stream("/images/create", parameters, method="POST", headers=headers) as stream:
+                    self._pulls[key] = stream
                     check()
-                    if "error" in line:
-                        raise _refusal(image, str(line["error"]))
-                    if "status" in line and not line.get("progressDetail"):
-                        note(_step(line))
-            except APIError as error:
-                raise _refusal(image, explanation(error)) from error
+                    for line in stream.lines():
+                        if "error" in line:
+                            raise Failed(str(line["error"]))
+                        if "status" in line and not line.get("progressDetail"):
+                            note(_step(line))
+            except (Gone, Failed) as error:
+                raise _refusal(image, str(error)) from error
+            except Unavailable:
+                # Perhaps it was broken off.
+                check()
+                raise
+            finally:
+                self._pulls.pop(key, None)
 
-    def _login(self, image: str) -> dict[str, str] | None:
-        try:
-            registry, _ = resolve_repository_name(parse_repository_tag(image)[0])
-        except DockerException as error:
-            raise Rejected("image", f"{image!r} is no image's name: {error}") from error
+    def break_off(self, key: str | None = None) -> None:
+        """Break the pull for an attempt off, or all."""
+        for stream in [*self._pulls.values()] if key is None else filter(None, [self._pulls.get(key)]):
+            stream.break_off()
+
+    def _login(self, registry: str) -> dict[str, str]:
         login = self._options.registries.get(registry)
         if login is None:
-            return None
+            with self._daemon.asked() as api:
+                # What `docker login` has left for the worker's user.
+                header = get_config_header(api, registry)
+            return {"X-Registry-Auth": header.decode()} if header else {}
         try:
             password = read_secret(login["password"], directory=self._secrets_directory)
         except LookupError as error:
             raise Rejected("image", f"The password for the registry {registry!r}: {error.args[0]}") from error
-        return {"username": login["username"], "password": password}
+        return {"X-Registry-Auth": encode_header({"username": login["username"], "password": password}).decode()}
+
+
+def _parts(image: str) -> tuple[str, str, str]:
+    """Return an image's registry, its name with it, and its tag or digest."""
+    repository, tag = parse_repository_tag(image)
+    try:
+        registry, _ = resolve_repository_name(repository)
+    except DockerException as error:
+        raise Rejected("image", f"{image!r} is no image's name: {error}") from error
+    return registry, repository, tag or "latest"
 
 
 def _refusal(image: str, text: str) -> Exception:

@@ -147,6 +147,7 @@ class View:
                 known = self._seen.get(key)
                 seen[key] = known if known is not None and known.exit else Seen(phase=phase, at=asked)
             self._seen = seen
+            self._out_of_memory &= set(seen)
             self._removed = {key: at for key, at in self._removed.items() if at >= asked}
             self._unknown_ends |= {k for k, found in seen.items() if found.phase is Phase.EXITED and not found.exit}
             self._listed_at, self._list_at = asked, asked + _LIST_SECONDS
