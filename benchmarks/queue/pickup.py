@@ -17,11 +17,11 @@ _JOB_SECONDS = 10
 
 
 @contextmanager
-def running_worker() -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker as a user would, until it has its lease."""
+def running_worker(*options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker as a user would, from when it has its lease."""
     from container_manager.queue import live_workers
 
-    process = subprocess.Popen(worker_command())
+    process = subprocess.Popen(worker_command(*options))
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not live_workers(using="default"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -14,13 +15,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ..servers import end_when_told
 from .databases import DATABASES, installation
+from .engines import ENGINES, obstacle
 
 LEASE_SECONDS = 3.0
-_BETWEEN_FAULTS = (0.2, 0.8)
 _FREEZE_SECONDS = (LEASE_SECONDS * 0.3, LEASE_SECONDS * 1.8)
 _SLOTS = 6
 _STOP_SECONDS = 60
+# The workers look for what is left every 30 s.
+_SWEEP_SECONDS = 90
 _RESTART_SHARE = 0.06
 _CANCEL_SHARE = 0.15
 # An attempt that a fault took away is not the job's fault; a job must outlive all of them.
@@ -28,9 +32,9 @@ _RETRIES = 1000
 
 
 class Chaos:
-    """Workers, a database, and a hand that kills them."""
+    """Workers, a database, an engine, and a hand that kills them."""
 
-    def __init__(self, folder: Path, database: Any, *, jobs: int, seed: int) -> None:
+    def __init__(self, folder: Path, database: Any, *, executor: str, jobs: int, seed: int) -> None:
         self.folder, self.database, self.jobs = folder, database, jobs
         self.random = random.Random(seed)  # noqa: S311  # faults, not secrets
         self.faults: Counter[str] = Counter()
@@ -38,6 +42,7 @@ class Chaos:
         self.frozen: dict[subprocess.Popen[bytes], threading.Timer] = {}
         self.effects = folder / "effects"
         self.effects.mkdir()
+        self.engine = ENGINES[executor](self.effects, self.random)
         self.log = (folder / "workers.log").open("ab")
 
     def enqueue(self) -> None:
@@ -63,6 +68,7 @@ class Chaos:
                     max_retries=retries,
                     timeout_seconds=timeout,
                     grace_seconds=1,
+                    **self.engine.job,
                     priority=self.random.randrange(101),
                 )
             )
@@ -70,10 +76,18 @@ class Chaos:
 
     def start_worker(self) -> None:
         command = [sys.executable, "-m", "django", "container", "worker", "--slots", str(_SLOTS)]
-        self.workers.append(subprocess.Popen([*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log))
+        environment = {**os.environ, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
+        worker = subprocess.Popen(
+            [*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log, env=environment
+        )
+        self.workers.append(worker)
 
     def strike(self) -> None:
         """Do one fault."""
+        if self.random.random() < self.engine.fault_share:
+            if fault := self.engine.strike():
+                self.faults[fault] += 1
+            return
         roll = self.random.random()
         running = [worker for worker in self.workers if worker not in self.frozen]
         if self.database.can_crash and roll < _RESTART_SHARE:
@@ -127,18 +141,25 @@ class Chaos:
 
     def run(self, limit_seconds: float) -> None:
         """Strike until most is done, then let the rest come to an end."""
+        self.engine.start()
         for _ in range(self.database.workers):
             self.start_worker()
         deadline = time.monotonic() + limit_seconds
         left = self.jobs
         while left and time.monotonic() < deadline:
-            time.sleep(self.random.uniform(*_BETWEEN_FAULTS))  # the time between faults is part of the experiment
+            time.sleep(
+                self.random.uniform(*self.engine.between_faults)
+            )  # the time between faults is part of the experiment
             if left > self.jobs // 20:
                 self.strike()
             else:
                 self.wake_everyone()
             left = self.with_database(self.unfinished)
         self.wake_everyone()
+        self.engine.recover()
+        deadline = min(deadline, time.monotonic() + _SWEEP_SECONDS)
+        while self.engine.left() and time.monotonic() < deadline:
+            time.sleep(0.5)  # the workers' sweep has no event for this process
 
     def with_database(self, look: Any) -> Any:
         """Ask the database, which may just have been killed."""
@@ -181,7 +202,7 @@ class Chaos:
         from container_manager.models import JobAttempt
 
         diagnosis = examine()
-        problems = list(diagnosis.problems)
+        problems = [*diagnosis.problems, *self.engine.problems]
         for status in ("pending", "queued", "running", "retrying"):
             if count := diagnosis.jobs[status]:
                 problems.append(f"{count} jobs are still {status}")
@@ -198,6 +219,7 @@ class Chaos:
             f"{job} is completed and never ran" for job in completed - {path.name for path in self.effects.iterdir()}
         ]
         problems += [f"process {pid} is left" for pid in _processes_with(str(self.effects))]
+        problems += [f"{name} is left" for name in self.engine.left()]
         problems += [f"a worker ended with {code}" for code in exit_codes if code]
         say(
             f"{self.jobs} jobs: {dict(sorted(diagnosis.jobs.items()))}; {diagnosis.attempts} attempts, "
@@ -233,14 +255,19 @@ def _processes_with(text: str) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("database", choices=sorted(DATABASES))
+    parser.add_argument("--executor", choices=sorted(ENGINES), default="process")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="The same faults again, as far as time allows.")
     parser.add_argument("--limit", type=float, default=3600.0, help="Seconds until it is given up.")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
-    say(f"{arguments.database}, seed {seed}")
+    if reason := obstacle(arguments.executor):
+        say(f"Skipped: {reason}.")
+        return 1 if os.environ.get("CM_TEST_REQUIRE") else 0
+    say(f"{arguments.database}, {arguments.executor}, seed {seed}")
+    end_when_told()
     with installation(arguments.database, lease_seconds=LEASE_SECONDS) as (folder, database):
-        chaos = Chaos(folder, database, jobs=arguments.jobs, seed=seed)
+        chaos = Chaos(folder, database, executor=arguments.executor, jobs=arguments.jobs, seed=seed)
         try:
             chaos.enqueue()
             chaos.run(arguments.limit)
@@ -249,6 +276,7 @@ def main() -> int:
             chaos.wake_everyone()
             for worker in chaos.workers:
                 worker.kill()
+            chaos.engine.stop()
         for problem in problems[:50]:
             say(problem)
         if problems:

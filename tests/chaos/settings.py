@@ -1,4 +1,4 @@
-"""Settings of the workers in the chaos: quick retries. CHAOS_DATABASE holds the database, as JSON."""
+"""Settings of the workers in the chaos: quick retries. CHAOS_DATABASE and CHAOS_EXECUTORS are JSON."""
 
 import json
 import os
@@ -9,10 +9,13 @@ INSTALLED_APPS = ["container_manager"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {"default": json.loads(os.environ["CHAOS_DATABASE"])}
 CONTAINER_MANAGER = {
+    "INSTALL": "chaos",
     "LEASE_SECONDS": float(os.environ["CHAOS_LEASE_SECONDS"]),
     "POLL_SECONDS": 0.2,
     "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 1.0},
 }
+if executors := json.loads(os.environ.get("CHAOS_EXECUTORS", "{}")):
+    CONTAINER_MANAGER["EXECUTORS"] = executors
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,0 +1,1 @@
+"""The Docker executor beside its daemon's raw API: ``python -m benchmarks.docker``."""
