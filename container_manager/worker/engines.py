@@ -38,6 +38,8 @@ class Engines:
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
         self._unavailable_since: dict[str, float] = {}
         self._returned = False
+        # The aliases whose engines have said what they hold.
+        self._heard: set[str] = set()
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
@@ -54,7 +56,7 @@ class Engines:
         return [alias for alias in self._executors if alias not in self._unavailable_since]
 
     def take_returned(self) -> bool:
-        """Tell whether an engine that was away has come back since this was last asked."""
+        """Tell whether an engine that was away, or was not asked yet, has answered since this was last asked."""
         returned, self._returned = self._returned, False
         return returned
 
@@ -244,6 +246,9 @@ class Engines:
                 self._note_unavailable(alias, running, error)
                 continue
             self._note_available(alias)
+            if observed.as_of and alias not in self._heard:
+                self._heard.add(alias)
+                self._returned = True
             by_key = {o.key: o for o in observed.attempts}
             for held in running:
                 self._take_note(held, by_key.get(held.key), observed.as_of)

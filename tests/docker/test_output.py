@@ -124,3 +124,16 @@ def test_the_newline_after_a_long_line_is_kept(subject: DockerSubject, executor:
     handle = executor.submit(subject.spec(script))
     expected = b"".join(b"x" * size + b"\n" for size in (16383, 16384, 16385, 40000)) + b"\nend"
     assert text(output(executor, handle)) == expected
+
+
+def test_output_asked_for_before_its_container_is_there_is_not_given_up(subject: DockerSubject) -> None:
+    """An attempt may wait long for its launch, and what is pulled for it is to be seen meanwhile."""
+    executor = subject.executor()
+    spec = subject.spec("echo here")
+    executor.observe()
+    for _ in range(20):
+        assert not executor.logs(spec.key, "", 1000).complete
+        executor.watch(0.05)
+    executor.submit(spec)
+    assert text(output(executor, spec.key)) == b"here\n"
+    executor.close()

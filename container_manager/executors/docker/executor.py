@@ -116,12 +116,10 @@ class DockerExecutor(Executor):
         return changed
 
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
-        output = self._output(handle)
-        with self._lock:
-            is_launching = handle in self._launching
-        if not is_launching:
+        output, found = self._output(handle), self._view.find(handle)
+        # Where there is no container there is no more to come, and one that still waits for its launch has none yet.
+        if found is not None and found.phase is not Phase.CREATED:
             output.follow()
-        found = self._view.find(handle)
         return output.page(cursor, limit, has_exited=found is not None and found.phase is Phase.EXITED)
 
     def stop(self, handle: str, grace_seconds: float) -> None:

@@ -77,6 +77,7 @@ class View:
             return Observations(attempts=attempts, as_of=self._listed_at)
 
     def find(self, key: str) -> Seen | None:
+        self._start()
         with self._state:
             return self._seen.get(key)
 

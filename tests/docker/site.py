@@ -1,0 +1,98 @@
+"""An installation with worker processes of its own on a real daemon, and what its jobs left there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from container_manager import queue
+from container_manager.doctor import examine
+from container_manager.models import ContainerJob, JobAttempt, JobLog
+
+from ..workers import eventually, worker
+from .subject import IMAGE, DockerSubject
+
+LEASE_SECONDS = 3.0
+# Writes down when a run begins and ends. What runs it needs $EFFECTS.
+BEGUN, DONE = (
+    'echo "begin $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs',
+    'echo "end $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs',
+)
+
+
+class Site(DockerSubject):
+    """Jobs of one installation. Scripts find $EFFECTS, a folder that the tests see, and wait there for a `go`."""
+
+    def __init__(self, url: str, folder: Path, **options: Any) -> None:
+        super().__init__(url, folder, **options)
+        self.log = folder / "log"
+
+    def settings(self, *, url: str | None = None, **settings: Any) -> str:
+        options = {**self.options, "base_url": url or self.url}
+        backend = "container_manager.executors.docker.DockerExecutor"
+        executors = {"docker": {"BACKEND": backend, "OPTIONS": options}}
+        return json.dumps({"INSTALL": self.install, "EXECUTORS": executors, **settings})
+
+    @contextmanager
+    def worker(
+        self, *options: str, url: str | None = None, lease_seconds: float = LEASE_SECONDS, **settings: Any
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a worker, whose way to the daemon may be another one."""
+        environment = {"CM_WORKER_SETTINGS": self.settings(url=url, **settings)}
+        with worker(*options, log=self.log, lease_seconds=lease_seconds, **environment) as process:
+            yield process
+
+    def enqueue(self, script: str, **fields: Any) -> ContainerJob:
+        """Queue a shell script."""
+        return self.enqueue_command(shlex.join(["sh", "-c", script]), **fields)
+
+    def enqueue_command(self, command: str, **fields: Any) -> ContainerJob:
+        container = {"volumes": {"effects": str(self._effects)}, **fields.pop("container", {})}
+        environment = {"EFFECTS": str(self._effects)}
+        fields = {"image": IMAGE, "executor": "docker", "grace_seconds": 1, "max_retries": 0, **fields}
+        return queue.enqueue(command=command, environment=environment, container=container, **fields)
+
+    def gate(self, name: str = "go") -> Path:
+        """Return a pipe. A script waits with ``read word < $EFFECTS/go`` until it is opened here."""
+        path = self._effects / name
+        os.mkfifo(path)
+        path.chmod(0o666)
+        return path
+
+    def runs(self) -> list[str]:
+        """Return what BEGUN and DONE have written."""
+        path = self._effects / "runs"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def await_runs(self, *expected: str) -> None:
+        eventually(lambda: self.runs() == list(expected))
+
+    def await_status(self, job: ContainerJob, *statuses: str, attempts: bool = True) -> ContainerJob:
+        """Return a job once it is in one of these, and all its attempts are closed unless told otherwise."""
+        eventually(lambda: ContainerJob.objects.filter(pk=job.pk, status__in=statuses).exists())
+        if attempts:
+            eventually(lambda: not JobAttempt.objects.filter(job=job, finished_at=None).exists())
+        job.refresh_from_db()
+        return job
+
+    def assert_clean(self) -> None:
+        """Assert that no container is left, after a while, no job lies, and no worker stumbled."""
+        eventually(lambda: self.containers() == [])
+        assert examine().problems == []
+        assert "Traceback" not in self.log.read_text(), self.log.read_text()
+
+
+def attempts_of(job: ContainerJob) -> list[tuple[int, int | None, str]]:
+    """Return number, exit code and reason of each attempt."""
+    return list(job.attempts.order_by("number").values_list("number", "exit_code", "reason"))
+
+
+def output_of(job: ContainerJob, stream: str = "stdout", *, attempt: int = 1) -> bytes:
+    rows = JobLog.objects.filter(attempt__job=job, attempt__number=attempt, stream=stream).order_by("sequence")
+    return b"".join(bytes(row.data) for row in rows)

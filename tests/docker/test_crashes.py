@@ -1,0 +1,124 @@
+"""A worker is killed at each step of an attempt: the next one goes on, and each container has run once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from container_manager.models import JobAttempt, Worker
+
+from ..jobs import journal_of
+from ..workers import eventually
+from .proxy import Side, proxy
+from .site import BEGUN, DONE, Site, attempts_of, output_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_ONCE = [("queued", "running"), ("running", "completed")]
+
+
+@pytest.fixture
+def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
+    site = Site(docker_url, tmp_path)
+    yield site
+    site.clean_up()
+
+
+@pytest.mark.parametrize(
+    ("request_line", "side", "before"),
+    [
+        ("POST /[^ ]*/containers/create", "request", []),
+        ("POST /[^ ]*/containers/create", "answer", ["created"]),
+        ("POST /[^ ]*/start", "request", ["created"]),
+        ("POST /[^ ]*/start", "answer", ["running"]),
+    ],
+    ids=["before create", "created and not told", "before start", "started and not told"],
+)
+def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Side, before: list[str]) -> None:
+    with proxy(site.url, tmp_path) as way:
+        way.hold(request_line, side)
+        with site.worker("--slots", "1", url=way.url) as first:
+            job = site.enqueue(f"{BEGUN}; echo once; {DONE}", max_retries=3)
+            way.await_held()
+            # The daemon's answer to the test may overtake what it does for the worker.
+            eventually(
+                lambda: [each["State"] for each in site.containers()] in (before, ["exited"] * (before == ["running"]))
+            )
+            first.kill()
+            first.wait()
+    assert JobAttempt.objects.get(job=job).handle == ""
+    with site.worker("--slots", "1"):
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert attempts_of(job) == [(1, 0, "")]
+    assert site.runs() == ["begin 1", "end 1"]
+    assert (output_of(job), journal_of(job)) == (b"once\n", _ONCE)
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_while_it_runs(site: Site, code: int) -> None:
+    go = site.gate()
+    with site.worker("--slots", "1") as first:
+        job = site.enqueue(f"echo first; {BEGUN}; read word < $EFFECTS/go; echo last; {DONE}; exit {code}")
+        eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
+        site.await_runs("begin 1")
+        first.kill()
+        first.wait()
+    with site.worker("--slots", "1") as second:
+        heir = Worker.objects.get(pid=second.pid).pk
+        eventually(lambda: JobAttempt.objects.filter(job=job, worker=heir).exists())
+        go.write_text("\n")
+        site.await_status(job, "completed" if code == 0 else "failed")
+        site.assert_clean()
+    assert attempts_of(job) == [(1, code, "error" if code else "")]
+    assert site.runs() == ["begin 1", "end 1"]
+    assert output_of(job) == b"first\nlast\n"
+
+
+def test_with_many_at_work(site: Site) -> None:
+    """Three workers are killed one after the other, in the middle of everything."""
+    jobs = [
+        site.enqueue(
+            f'echo {number}; echo "begin $CONTAINER_MANAGER_ATTEMPT-{number}" >> $EFFECTS/runs; sleep 0.5; echo "end $CONTAINER_MANAGER_ATTEMPT-{number}" >> $EFFECTS/runs',
+            max_retries=3,
+        )
+        for number in range(16)
+    ]
+    for round_ in range(1, 4):
+        with site.worker("--slots", "4") as doomed:
+            eventually(lambda round_=round_: JobAttempt.objects.count() >= 4 * round_)
+            doomed.kill()
+    with site.worker("--slots", "6"):
+        for job in jobs:
+            site.await_status(job, "completed")
+        site.assert_clean()
+    assert [attempts_of(job) for job in jobs] == [[(1, 0, "")]] * 16
+    assert sorted(site.runs()) == sorted(f"{word} 1-{number}" for word in ("begin", "end") for number in range(16))
+    assert [output_of(job) for job in jobs] == [f"{number}\n".encode() for number in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "stored"),
+    [("GET /[^ ]*/containers/cm-[^ ]*/json", False), ("DELETE /[^ ]*/containers/", True)],
+    ids=["before its end is stored", "before its container is removed"],
+)
+def test_after_the_exit(site: Site, tmp_path: Path, request_line: str, stored: bool) -> None:
+    go = site.gate()
+    with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:
+        job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; echo last; {DONE}")
+        site.await_runs("begin 1")
+        eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
+        way.hold(request_line, "request")
+        go.write_text("\n")
+        way.await_held()
+        eventually(lambda: [each["State"] for each in site.containers()] == ["exited"])
+        site.await_status(job, "completed" if stored else "running", attempts=stored)
+        first.kill()
+        first.wait()
+    with site.worker("--slots", "1"):
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert attempts_of(job) == [(1, 0, "")]
+    assert site.runs() == ["begin 1", "end 1"]
+    assert (output_of(job), journal_of(job)) == (b"last\n", _ONCE)

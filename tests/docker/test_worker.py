@@ -1,0 +1,244 @@
+"""Real workers on a real daemon: each way to end has its reason, its words and its exit code, on job and attempt."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from container_manager.conf import AppSettings
+from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+
+from ..jobs import journal_of
+from ..workers import eventually
+from .site import BEGUN, DONE, Site, attempts_of, output_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_MEBIBYTE = 1024 * 1024
+_OUTPUT_BYTES = 64 * _MEBIBYTE
+
+
+@pytest.fixture
+def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
+    site = Site(docker_url, tmp_path)
+    yield site
+    site.clean_up()
+
+
+def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None:
+    memory = {"memory_bytes": 16 * _MEBIBYTE}
+    # The kernel's word of it may come late, and the daemon's after that of the end: never where it comes with the start.
+    eat = "sleep 1; tail /dev/zero"
+    cases: dict[str, tuple[Any, ...]] = {}
+
+    def case(name: str, job: ContainerJob, *expected: Any) -> None:
+        cases[name] = (job, *expected)
+
+    case("exit", site.enqueue("exit 7"), "error", 7, None, "Exit code 7.", True)
+    case("signal", site.enqueue("kill -TERM $$"), "signal", 143, 15, "Ended by signal 15 (SIGTERM).", True)
+    case("kill", site.enqueue("kill -KILL $$"), "signal", 137, 9, "Ended by signal 9 (SIGKILL).", True)
+    case(
+        "oom",
+        site.enqueue(f"exec sh -c '{eat}; exit $?'", **memory),
+        "oom",
+        137,
+        None,
+        f"limit: {16 * _MEBIBYTE} bytes",
+        True,
+    )
+    case("timeout", site.enqueue("sleep 600", timeout_seconds=5), "timeout", 143, 15, "longer than 5 s", True)
+    case(
+        "deaf",
+        site.enqueue("trap '' TERM; while :; do sleep 0.1; done", timeout_seconds=5),
+        "timeout",
+        137,
+        9,
+        "longer than 5 s",
+        True,
+    )
+    case("missing image", site.enqueue("true", image="cm-test:missing"), "image", None, None, "cm-test:missing", False)
+    case("other image", site.enqueue("true", image="other:1"), "image", None, None, "not allowed", False)
+    case("missing program", site.enqueue_command("/no/such/program"), "start", 127, None, "No such file", False)
+    case("permission", site.enqueue_command("/etc/passwd"), "start", 126, None, "ermission denied", False)
+    case("directory", site.enqueue("true", working_directory="relative"), "start", None, None, "", False)
+    well = site.enqueue("echo out; echo err >&2")
+    child = site.enqueue("sleep 1; tail /dev/zero; echo $?; exit 0", **memory)
+    with site.worker("--slots", "6"):
+        for name, (job, reason, code, number, text, _) in cases.items():
+            site.await_status(job, "failed")
+            attempt = job.attempts.get()
+            found = (job.failure_reason, job.exit_code, attempt.reason, attempt.exit_code, attempt.signal)
+            assert found == (reason, code, reason, code, number), (name, job.last_error)
+            assert text in job.last_error, name
+            assert attempt.message == job.last_error, name
+        for job in (well, child):
+            site.await_status(job, "completed")
+            assert (job.exit_code, job.failure_reason, job.last_error, attempts_of(job)) == (0, "", "", [(1, 0, "")])
+        assert (output_of(well), output_of(well, "stderr")) == (b"out\n", b"err\n")
+        assert output_of(child) == b"137\n"
+        assert journal_of(well) == [("queued", "running"), ("running", "completed")]
+        site.assert_clean()
+    # Permanent or worth a retry, as the settings' documentation says.
+    reasons = AppSettings().retry.reasons
+    assert {name: reason in reasons for name, (_, reason, *_) in cases.items()} == {
+        name: case[-1] for name, case in cases.items()
+    }
+
+
+def test_what_fails_is_run_again_in_a_new_container(site: Site) -> None:
+    job = site.enqueue(f"{BEGUN}; test $CONTAINER_MANAGER_ATTEMPT = 3 || exit 4; {DONE}", max_retries=3)
+    with site.worker("--slots", "1"):
+        site.await_status(job, "completed")
+        assert attempts_of(job) == [(1, 4, "error"), (2, 4, "error"), (3, 0, "")]
+        assert site.runs() == ["begin 1", "begin 2", "begin 3", "end 3"]
+        site.assert_clean()
+
+
+def test_many_short_jobs_lose_no_exit_and_no_output(site: Site) -> None:
+    jobs = [site.enqueue(f"echo {number}; exit {number % 3}") for number in range(24)]
+    with site.worker("--slots", "12"):
+        for number, job in enumerate(jobs):
+            site.await_status(job, "completed" if number % 3 == 0 else "failed")
+            assert (job.exit_code, job.attempt, output_of(job)) == (number % 3, 1, f"{number}\n".encode())
+        site.assert_clean()
+
+
+def test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on(site: Site) -> None:
+    go = site.gate()
+    script = f"{BEGUN}; echo begun; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; read word < $EFFECTS/go; echo last; {DONE}"
+    job = site.enqueue(script, max_retries=3)
+    expected = b"begun\n" + b"".join(b"line %d\n" % number for number in range(2000)) + b"last\n"
+    with site.worker("--slots", "2") as first:
+        site.await_runs("begin 1")
+        # Some of it is stored by now: it must not be there twice.
+        eventually(lambda: JobLog.objects.filter(attempt__job=job).exists())
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(timeout=60) == 0
+    assert [container["State"] for container in site.containers()] == ["running"]
+    assert not Worker.objects.exists()
+    job.refresh_from_db()
+    assert job.status == "running"
+    with site.worker("--slots", "2"):
+        eventually(lambda: Worker.objects.filter(pk=JobAttempt.objects.get(job=job).worker).exists())
+        go.write_text("\n")
+        site.await_status(job, "completed")
+        assert attempts_of(job) == [(1, 0, "")]
+        assert output_of(job) == expected
+        assert site.runs() == ["begin 1", "end 1"]
+        site.assert_clean()
+
+
+def test_a_container_that_another_worker_has_just_started_is_taken_over(site: Site) -> None:
+    """The heir has seen the daemon's list before that container was there."""
+    gate, other = site.gate(), site.gate("other")
+    with site.worker("--slots", "1", lease_seconds=60.0) as heir:
+        # Each of its turns looks at what it runs itself.
+        own = site.enqueue("read word < $EFFECTS/other")
+        site.await_status(own, "running", attempts=False)
+        eventually(lambda: JobAttempt.objects.get(job=own).handle)
+        with site.worker("--slots", "1", lease_seconds=60.0) as first:
+            job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; {DONE}", max_retries=3)
+            eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
+            first.send_signal(signal.SIGTERM)
+            assert first.wait(timeout=60) == 0
+        heirs = Worker.objects.get(pid=heir.pid).pk
+        eventually(lambda: JobAttempt.objects.filter(job=job, number=1, worker=heirs).exists())
+        time.sleep(1.0)  # it has looked at the daemon by now
+        gate.write_text("\n")
+        site.await_status(job, "completed")
+        assert attempts_of(job) == [(1, 0, "")]
+        other.write_text("\n")
+        site.await_status(own, "completed")
+        site.assert_clean()
+
+
+def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(site: Site) -> None:
+    half = _OUTPUT_BYTES // 2
+    with site.worker("--slots", "1", lease_seconds=30.0) as process:
+        first = site.enqueue("echo first")
+        site.await_status(first, "completed")
+        observed = psutil.Process(process.pid)
+        before = most = observed.memory_info().rss
+        job = site.enqueue(f"head -c {half} /dev/zero >&2 & head -c {half} /dev/zero; wait; echo; echo end")
+        while ContainerJob.objects.filter(pk=job.pk, status__in=["queued", "running"]).exists():
+            most = max(most, observed.memory_info().rss)
+            time.sleep(0.02)  # samples, taken from outside
+        assert most - before < 30 * _MEBIBYTE
+        site.await_status(job, "completed")
+        rows = JobLog.objects.filter(attempt__job=job).order_by("sequence").values_list("stream", "data")
+        pieces = [(stream, bytes(data)) for stream, data in rows]
+        limit = AppSettings().log_limit_bytes
+        kept = sum(len(data) for stream, data in pieces if stream != "system")
+        assert 0.9 * limit < kept <= limit
+        (note,) = (data.decode() for stream, data in pieces if stream == "system")
+        assert note == f"[{_OUTPUT_BYTES + len('.end.') - kept} bytes of output dropped here: the log is limited]\n"
+        assert [data for stream, data in pieces if stream == "stdout"][-1].endswith(b"end\n")
+        site.assert_clean()
+
+
+class TestSweep:
+    def alien(self, site: Site, name: str, *, key: str, install: str, script: str = "sleep 600") -> str:
+        """Start a container that no worker knows of."""
+        labels = {"container-manager.install": install, "container-manager.key": key}
+        container: dict[str, Any] = site.api.create_container(
+            "cm-test:latest",
+            ["sh", "-c", script],
+            name=name,
+            labels=labels,
+            host_config=site.api.create_host_config(init=True),
+        )
+        site.api.start(container["Id"])
+        return str(container["Id"])
+
+    def names(self, site: Site) -> set[str]:
+        return {name.lstrip("/") for container in site.api.containers(all=True) for name in container["Names"]}
+
+    def test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not(self, site: Site) -> None:
+        unknown = f"cm-{site.install}-{'0' * 32}-1"
+        odd, foreign = f"odd-{site.install}", f"foreign-{site.install}"
+        go = site.gate()
+        with site.worker("--slots", "1", lease_seconds=60.0) as other:
+            job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; {DONE}")
+            site.await_runs("begin 1")
+            open_one = f"cm-{site.install}-{job.pk.hex}-1"
+            self.alien(site, unknown, key=unknown, install=site.install)
+            self.alien(site, odd, key="not one of ours", install=site.install)
+            self.alien(site, foreign, key=unknown, install=f"other-{site.install}")
+            try:
+                # Each worker sweeps when it begins.
+                with site.worker("--slots", "1", lease_seconds=60.0):
+                    eventually(lambda: unknown not in self.names(site), seconds=20)
+                    assert {open_one, foreign, odd} <= self.names(site)
+                    later = site.enqueue("true")
+                    site.await_status(later, "completed")
+                    go.write_text("\n")
+                    site.await_status(job, "completed")
+                assert attempts_of(job) == [(1, 0, "")]
+                assert other.poll() is None
+                site.api.remove_container(odd, force=True)
+                site.assert_clean()
+            finally:
+                site.api.remove_container(foreign, force=True)
+
+    def test_a_failed_one_is_kept_for_a_while(self, docker_url: str, tmp_path: Path) -> None:
+        site = Site(docker_url, tmp_path, keep_failed_seconds=8)
+        try:
+            with site.worker("--slots", "2"):
+                failing, well = site.enqueue("exit 3"), site.enqueue("true")
+                site.await_status(failing, "failed")
+                site.await_status(well, "completed")
+                eventually(lambda: len(site.containers()) == 1)
+                (kept,) = site.containers()
+                assert kept["Labels"]["container-manager.key"].split("-")[-2] == failing.pk.hex
+            with site.worker("--slots", "2"):
+                assert len(site.containers()) == 1
+            time.sleep(8)  # as long as it is kept
+            with site.worker("--slots", "2"):
+                site.assert_clean()
+        finally:
+            site.clean_up()
