@@ -20,16 +20,24 @@ CLAIMS = {
     ],
     "Another worker adopts": ["test_worker.py::test_a_job_of_a_dead_worker_is_run_again"],
     "Its containers go on": [
+        "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
+        "docker/test_crashes.py::test_while_it_runs",
         "executors/conformance.py::test_another_executor_finds_what_survives_and_nothing_else",
         "docker/test_conformance.py::subject",
     ],
-    "Whoever adopts their attempts": ["docker/test_output.py::test_another_executor_reads_all_of_it_from_the_start"],
+    "Whoever adopts their attempts": [
+        "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
+        "docker/test_crashes.py::test_after_the_exit",
+        "docker/test_output.py::test_another_executor_reads_all_of_it_from_the_start",
+    ],
     "A container that was created": [
+        "docker/test_crashes.py::test_as_it_launches",
         "docker/test_adoption.py::test_what_was_created_and_never_started_is_started_once",
         "executors/conformance.py::test_a_key_runs_once_however_often_it_is_submitted",
     ],
     "What an engine still holds": [
-        "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys"
+        "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
+        "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
     ],
     "For the database it is as if": ["test_worker.py::test_a_job_of_a_dead_worker_is_run_again"],
     "When its lease is over, its warden": [
@@ -112,6 +120,7 @@ CLAIMS = {
     ],
     "The n-th retry waits": ["test_worker.py::test_the_delay_of_a_retry_follows_its_formula"],
     "A container was out of memory": [
+        "docker/test_worker.py::test_each_end_has_its_reason_its_words_and_its_exit_code",
         "docker/test_exits.py::test_reasons",
         "docker/test_exits.py::test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well",
     ],
@@ -119,6 +128,7 @@ CLAIMS = {
         "docker/test_exits.py::test_what_was_killed_under_a_limit_of_memory_may_have_been_out_of_it"
     ],
     "A program that the container's init process": [
+        "docker/test_worker.py::test_each_end_has_its_reason_its_words_and_its_exit_code",
         "docker/test_hardening.py::test_a_program_that_cannot_be_started_is_no_failure_of_the_program",
         "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
     ],
@@ -139,9 +149,11 @@ CLAIMS = {
 CONTAINERS = ROOT / "docs/howto/docker.md"
 SECTIONS = {
     "Run jobs in containers": [
+        "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
         "test_docs.py::test_the_code_of_a_page_runs_from_top_to_bottom",
         "test_settings.py::test_wrong_options_are_named_by_a_check_that_asks_no_engine",
         "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
+        "test_settings.py::test_each_database_is_an_installation_of_its_own_to_an_engine",
         "docker/test_cli.py::test_executors_tells_what_a_daemon_has",
         "docker/test_demo.py::test_the_demo_in_containers_ends_well_and_leaves_none",
     ],
@@ -187,9 +199,11 @@ SECTIONS = {
         "test_queue.py::test_only_executors_that_it_serves_or_nobody_alive_does",
     ],
     "Look into the container of a failed attempt": [
-        "docker/test_adoption.py::test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to"
+        "docker/test_worker.py::test_a_failed_one_is_kept_for_a_while",
+        "docker/test_adoption.py::test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to",
     ],
     "Set the daemon up": [
+        "executors/conformance.py::test_any_bytes_come_through",
         "docker/test_daemon.py::test_a_stopped_daemon_stops_its_containers",
         "docker/test_daemon.py::test_with_live_restore_a_container_goes_on",
     ],
