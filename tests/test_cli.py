@@ -192,6 +192,9 @@ class TestWithoutProject:
         assert done.returncode == 1
         assert "No such file" in done.stderr
 
+    def test_local_processes_pay_no_heed_to_what_is_asked_of_a_container(self, alone: dict[str, str]) -> None:
+        assert standalone(alone, "run", "--network", "inner", "--pids-limit", "1", "--", "true").returncode == 0
+
     def test_interrupting_run_cancels_the_job_and_ends_its_process(self, alone: dict[str, str], tmp_path: Path) -> None:
         command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]
         pipe = subprocess.PIPE

@@ -8,15 +8,21 @@ import re
 import shlex
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from django.test import override_settings
 
 from container_manager import checks, conf
 from container_manager.cli import VERBS
+from container_manager.cli.job_arguments import add_job_arguments
+from container_manager.container import WISHES, ContainerRequest
+from container_manager.executors.docker.options import DockerOptions, docker_options
 from container_manager.models import ContainerJob
+from container_manager.setting_checks import check_settings
 from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 
@@ -44,7 +50,12 @@ def with_blocks(language: str, containing: str = "") -> list[Path]:
 def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
     names: dict[str, object] = {}
     for block in blocks(page, "python"):
+        names.pop("CONTAINER_MANAGER", None)
+        names.pop("OPTIONS", None)
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own docs
+        with override_settings(CONTAINER_MANAGER=names.get("CONTAINER_MANAGER", {})):
+            assert check_settings(None) == []
+        docker_options(names.get("OPTIONS", {}))
 
 
 @pytest.mark.parametrize("page", with_blocks("console", COMMAND), ids=lambda page: page.stem)
@@ -112,6 +123,42 @@ def test_the_settings_page_lists_every_setting_with_its_default() -> None:
     for name, text in shown.items():
         if name != "EXECUTORS":
             assert text == "`" + repr(names[name]).replace("'", '"') + "`"
+
+
+def table(page: str, heading: str) -> dict[str, tuple[str, ...]]:
+    """Return the rows of the table under a page's heading, by their first cells."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    section = re.split(r"^## ", text, flags=re.M)
+    [found] = [part for part in section if part.startswith(heading + "\n")]
+    lines = [line for line in found.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {first.strip("`"): tuple(rest) for first, *rest in cells}
+
+
+def test_the_executors_page_lists_every_option_with_its_default() -> None:
+    options = DockerOptions()
+    assert {name: default for name, (default, _) in table("reference/executors.md", "Docker").items()} == {
+        f.name: "`" + repr(getattr(options, f.name)).replace("'", '"') + "`" for f in fields(options)
+    }
+
+
+def test_the_executors_page_lists_every_wish_with_its_option() -> None:
+    shown = table("reference/executors.md", "What a job may ask for")
+    assert {name: said for name, (_, said) in shown.items()} == WISHES
+    assert set(WISHES) == {f.name for f in fields(ContainerRequest)}
+    parser = ArgumentParser()
+    add_job_arguments(parser)
+    for options, _ in shown.values():
+        for option in options.split(", "):
+            assert option.strip("`") in parser.format_help()
+
+
+def test_the_commands_page_lists_every_argument_of_a_job() -> None:
+    parser = ArgumentParser(add_help=False)
+    add_job_arguments(parser)
+    page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    named = {action.option_strings[0] for action in parser._actions if action.option_strings}
+    assert named <= set(re.findall(r"`(--[\w-]+)", page))
 
 
 def test_the_commands_page_lists_every_verb() -> None:

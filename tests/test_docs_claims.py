@@ -1,8 +1,9 @@
-"""Each sentence on what happens when something dies names the tests that show it."""
+"""What the docs say of dying, each sentence, and of containers, each section, names the tests that show it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +19,26 @@ CLAIMS = {
         "test_docs.py::test_the_settings_page_lists_every_setting_with_its_default",
     ],
     "Another worker adopts": ["test_worker.py::test_a_job_of_a_dead_worker_is_run_again"],
+    "Its containers go on": [
+        "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
+        "docker/test_crashes.py::test_while_it_runs",
+        "executors/conformance.py::test_another_executor_finds_what_survives_and_nothing_else",
+        "docker/test_conformance.py::subject",
+    ],
+    "Whoever adopts their attempts": [
+        "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
+        "docker/test_crashes.py::test_after_the_exit",
+        "docker/test_output.py::test_another_executor_reads_all_of_it_from_the_start",
+    ],
+    "A container that was created": [
+        "docker/test_crashes.py::test_as_it_launches",
+        "docker/test_adoption.py::test_what_was_created_and_never_started_is_started_once",
+        "executors/conformance.py::test_a_key_runs_once_however_often_it_is_submitted",
+    ],
+    "What an engine still holds": [
+        "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
+        "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
+    ],
     "For the database it is as if": ["test_worker.py::test_a_job_of_a_dead_worker_is_run_again"],
     "When its lease is over, its warden": [
         "executors/test_process.py::test_a_worker_that_is_not_heard_loses_its_jobs",
@@ -30,6 +51,26 @@ CLAIMS = {
     "It registers under a new name": [
         "test_zombie.py::test_a_frozen_worker_loses_its_job_and_works_on",
         "test_protocol.py::test_a_worker_that_registers_anew_drops_all_it_held",
+    ],
+    "A worker that has not heard of its lease": [
+        "docker/test_adoption.py::test_who_does_not_know_of_its_lease_starts_nothing"
+    ],
+    "An engine that does not answer": [
+        "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back"
+    ],
+    "Meanwhile its worker claims no more": [
+        "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back",
+        "test_engine_away.py::test_while_one_is_away_another_is_served",
+        "docker/test_connections.py::test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up",
+    ],
+    "After `UNREACHABLE_SECONDS`": ["test_engine_away.py::test_after_a_while_its_jobs_are_lost"],
+    "When it is back before that": [
+        "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back",
+        "docker/test_daemon.py::test_an_exit_code_outlives_the_daemon",
+    ],
+    "A Docker daemon that is stopped": [
+        "docker/test_daemon.py::test_a_stopped_daemon_stops_its_containers",
+        "docker/test_daemon.py::test_with_live_restore_a_container_goes_on",
     ],
     "The worker keeps what it knows": [
         "test_outage.py::test_what_ends_while_the_database_is_away_is_stored_when_it_is_back",
@@ -64,6 +105,10 @@ CLAIMS = {
         "executors/conformance.py::test_what_ignores_the_request_is_killed",
         "test_operations.py::test_workers_are_woken_when_a_job_is_queued_or_cancelled",
     ],
+    "A container is stopped by its daemon": [
+        "executors/conformance.py::test_stopping_lets_a_command_end_itself",
+        "executors/conformance.py::test_what_ignores_the_request_is_killed",
+    ],
     "The attempt is closed when": [
         "test_worker_limits.py::test_of_a_cancel_and_the_end_of_a_command_one_wins_and_no_process_is_left"
     ],
@@ -74,11 +119,103 @@ CLAIMS = {
         "test_bad_input.py::test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on",
     ],
     "The n-th retry waits": ["test_worker.py::test_the_delay_of_a_retry_follows_its_formula"],
+    "A container was out of memory": [
+        "docker/test_worker.py::test_each_end_has_its_reason_its_words_and_its_exit_code",
+        "docker/test_exits.py::test_reasons",
+        "docker/test_exits.py::test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well",
+    ],
+    "Of some the daemon never hears": [
+        "docker/test_exits.py::test_what_was_killed_under_a_limit_of_memory_may_have_been_out_of_it"
+    ],
+    "A program that the container's init process": [
+        "docker/test_worker.py::test_each_end_has_its_reason_its_words_and_its_exit_code",
+        "docker/test_hardening.py::test_a_program_that_cannot_be_started_is_no_failure_of_the_program",
+        "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
+    ],
+    "A registry that says no": [
+        "docker/test_images.py::test_an_image_that_the_registry_does_not_have_is_final",
+        "docker/test_images.py::test_a_login_that_is_no_good_is_final_and_says_no_password",
+        "docker/test_images.py::test_a_registry_that_cannot_be_reached_may_be_there_later",
+    ],
     "`manage.py container doctor` compares": [
         "test_operations.py::test_a_true_life_has_no_problems",
         "test_operations.py::test_each_lie_is_found",
     ],
     "It ends with 1": ["test_operations.py::test_each_lie_is_found"],
+}
+
+
+# Each section of the page on containers, in its order, and what shows it.
+CONTAINERS = ROOT / "docs/howto/docker.md"
+SECTIONS = {
+    "Run jobs in containers": [
+        "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
+        "test_docs.py::test_the_code_of_a_page_runs_from_top_to_bottom",
+        "test_settings.py::test_wrong_options_are_named_by_a_check_that_asks_no_engine",
+        "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
+        "test_settings.py::test_each_database_is_an_installation_of_its_own_to_an_engine",
+        "docker/test_cli.py::test_executors_tells_what_a_daemon_has",
+        "docker/test_demo.py::test_the_demo_in_containers_ends_well_and_leaves_none",
+    ],
+    "Submit a job": [
+        "docker/test_cli.py::test_run_gives_a_container_what_was_asked_for",
+        "test_docs.py::test_the_executors_page_lists_every_wish_with_its_option",
+    ],
+    "Say what jobs may have": [
+        "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
+        "docker/test_hardening.py::test_a_volume_is_read_only_unless_the_settings_say_otherwise",
+        "docker/test_configuration.py::test_what_is_not_allowed_is_rejected_and_said",
+        "docker/test_configuration.py::test_images_are_allowed_by_name_and_tag",
+        "docker/test_configuration.py::test_no_image_is_allowed_unless_the_settings_say_so",
+        "docker/test_configuration.py::test_what_is_allowed_is_given",
+        "docker/test_configuration.py::test_every_wrong_option_is_named",
+    ],
+    "Relax what is hardened": [
+        "docker/test_hardening.py::test_a_default_container_has_no_powers",
+        "docker/test_hardening.py::test_it_has_limits_of_processes_and_memory_and_no_swap",
+        "docker/test_hardening.py::test_it_sees_no_network_but_its_own_loopback",
+        "docker/test_hardening.py::test_it_runs_as_the_user_that_is_asked_for",
+        "docker/test_hardening.py::test_its_files_can_be_read_only_but_for_a_tmpfs",
+        "docker/test_hardening.py::test_a_kept_capability_is_the_only_one",
+        "docker/test_configuration.py::test_what_nobody_asked_for_is_hardened",
+    ],
+    "Pull from a private registry": [
+        "docker/test_images.py::test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log",
+        "docker/test_images.py::test_always_asks_the_registry_each_time",
+        "docker/test_images.py::test_never_takes_what_is_there",
+        "docker/test_images.py::test_an_image_that_the_registry_does_not_have_is_final",
+        "docker/test_images.py::test_a_login_that_is_no_good_is_final_and_says_no_password",
+        "docker/test_images.py::test_a_registry_that_cannot_be_reached_may_be_there_later",
+    ],
+    "Reach a daemon elsewhere": [
+        "docker/test_connections.py::test_by_tls",
+        "docker/test_connections.py::test_a_daemon_whose_certificate_is_another_authoritys_is_not_trusted",
+        "docker/test_connections.py::test_by_ssh",
+        "test_settings.py::test_wrong_options_are_named_by_a_check_that_asks_no_engine",
+        "test_example.py::test_dockers_own_variables_name_the_daemon",
+    ],
+    "Use several daemons": [
+        "test_engine_away.py::test_while_one_is_away_another_is_served",
+        "test_queue.py::test_only_executors_that_it_serves_or_nobody_alive_does",
+    ],
+    "Look into the container of a failed attempt": [
+        "docker/test_worker.py::test_a_failed_one_is_kept_for_a_while",
+        "docker/test_adoption.py::test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to",
+    ],
+    "Set the daemon up": [
+        "executors/conformance.py::test_any_bytes_come_through",
+        "docker/test_daemon.py::test_a_stopped_daemon_stops_its_containers",
+        "docker/test_daemon.py::test_with_live_restore_a_container_goes_on",
+    ],
+    "Start all of it with compose": [
+        "test_example.py::test_every_service_has_an_image_and_waits_for_what_is_there",
+        "test_example.py::test_only_the_worker_has_the_daemons_socket",
+    ],
+    "Let others submit jobs": [
+        "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
+        "test_admin.py::test_who_may_only_look_can_move_nothing",
+        "test_settings.py::test_a_deployment_is_told_that_local_processes_are_not_isolated",
+    ],
 }
 
 
@@ -97,7 +234,16 @@ def test_each_sentence_has_its_tests() -> None:
     assert len(found) == len(CLAIMS)
     for sentence, beginning in zip(found, CLAIMS, strict=True):
         assert sentence.startswith(beginning), sentence
-    for named in CLAIMS.values():
-        for test in named:
-            module, _, name = test.partition("::")
-            assert f"def {name}(" in (ROOT / "tests" / module).read_text(encoding="utf-8"), test
+    assert_exist(CLAIMS)
+
+
+def test_each_section_on_containers_has_its_tests() -> None:
+    assert re.findall(r"^#+ (.+)$", CONTAINERS.read_text(encoding="utf-8"), re.M) == list(SECTIONS)
+    assert all(SECTIONS.values())
+    assert_exist(SECTIONS)
+
+
+def assert_exist(claims: Mapping[str, Sequence[str]]) -> None:
+    for test in {test for named in claims.values() for test in named}:
+        module, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / module).read_text(encoding="utf-8"), test

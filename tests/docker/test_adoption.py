@@ -1,0 +1,91 @@
+"""What another worker makes of a container that one has left behind."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from container_manager.executors.base import Executor, Phase, Unavailable
+from container_manager.executors.docker.configuration import container_configuration
+from container_manager.executors.docker.options import docker_options
+
+from ..executors.conformance import observation, wait_until
+from .subject import DockerSubject
+
+
+@pytest.fixture
+def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
+    subject = DockerSubject(docker_url, tmp_path)
+    yield subject
+    subject.clean_up()
+
+
+@pytest.fixture
+def executor(subject: DockerSubject) -> Iterator[Executor]:
+    executor = subject.executor()
+    yield executor
+    executor.close()
+
+
+def has_exited(executor: Executor, key: str) -> bool:
+    found = observation(executor, key)
+    return found is not None and found.phase is Phase.EXITED
+
+
+def test_what_was_created_and_never_started_is_started_once(subject: DockerSubject, executor: Executor) -> None:
+    spec = subject.spec("echo ran >> $EFFECTS/runs")
+    left = container_configuration(spec, docker_options(subject.options), install=subject.install)
+    subject.api.create_container_from_config(left, name=spec.key)
+    assert executor.submit(spec) == spec.key
+    wait_until(executor, lambda: has_exited(executor, spec.key))
+    heir = subject.executor()
+    assert heir.submit(spec) == spec.key
+    wait_until(heir, lambda: has_exited(heir, spec.key))
+    heir.close()
+    assert (subject.effects() / "runs").read_text() == "ran\n"
+
+
+def test_who_does_not_know_of_its_lease_starts_nothing(subject: DockerSubject, executor: Executor) -> None:
+    executor.heartbeat(-1.0)
+    with pytest.raises(Unavailable, match="lease has run out"):
+        executor.submit(subject.spec("true"))
+    assert subject.containers() == []
+    executor.heartbeat(60.0)
+    executor.submit(subject.spec("true"))
+    assert len(subject.containers()) == 1
+
+
+def test_a_stop_goes_on_though_whoever_asked_is_gone(subject: DockerSubject, executor: Executor) -> None:
+    spec = subject.spec("trap '' TERM; touch $EFFECTS/deaf; while :; do sleep 0.1; done")
+    executor.submit(spec)
+    wait_until(executor, (subject.effects() / "deaf").exists)
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(subject.url.removeprefix("unix://"))
+        asking.sendall(
+            f"POST /containers/{spec.key}/stop?t=2 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode()
+        )
+        time.sleep(0.5)  # until the daemon has read it: before the end there is no sign of that
+    wait_until(executor, lambda: has_exited(executor, spec.key))
+    found = observation(executor, spec.key)
+    assert found is not None
+    assert found.exit is not None
+    assert found.exit.signal == signal.SIGKILL
+
+
+def test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to(subject: DockerSubject) -> None:
+    spec, keeping = subject.spec("exit 3"), subject.executor(keep_failed_seconds=3600)
+    keeping.submit(spec)
+    wait_until(keeping, lambda: has_exited(keeping, spec.key))
+    keeping.remove(spec.key, failed=True)
+    keeping.close()
+    assert len(subject.containers()) == 1
+    # As after an hour: the one that is asked to remove it again keeps none for that long.
+    later = subject.executor(keep_failed_seconds=0.001)
+    later.remove(spec.key, failed=True)
+    later.close()
+    assert subject.containers() == []

@@ -1,0 +1,83 @@
+"""An engine that does not answer says nothing of its jobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from container_manager import queue
+from container_manager.executors.base import Capabilities, LaunchSpec, Observations, Unavailable
+from container_manager.executors.process import ProcessExecutor
+from container_manager.models import JobAttempt, Worker
+from container_manager.worker import WorkerLoop, WorkerOptions
+
+from .jobs import row_of
+from .test_protocol import SETTINGS, eventually, working
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class RemoteExecutor(ProcessExecutor):
+    """Local processes behind a way that can be cut."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=1)
+    is_away = False
+
+    def submit(self, spec: LaunchSpec) -> str:
+        self._ask()
+        return super().submit(spec)
+
+    def observe(self) -> Observations:
+        self._ask()
+        return super().observe()
+
+    def _ask(self) -> None:
+        if self.is_away:
+            raise Unavailable("The way is cut.")
+
+
+def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_path: Path) -> None:
+    ended, executor = tmp_path / "ended", RemoteExecutor()
+    job = queue.enqueue(
+        command=f"sh -c 'until test -e {tmp_path}/go; do sleep 0.02; done; touch {ended}; exit 3'", max_retries=0
+    )
+    with working(executor, settings=replace(SETTINGS, lease_seconds=3.0)) as loop:
+        eventually(lambda: executor.observe().attempts)
+        executor.is_away = True
+        (tmp_path / "go").touch()
+        eventually(ended.exists)
+        eventually(lambda: loop._engines.reachable == [])
+        later = queue.enqueue(command="true")
+        lease = Worker.objects.get(pk=loop.id).lease_expires_at
+        eventually(lambda: Worker.objects.get(pk=loop.id).lease_expires_at > lease)
+        assert (row_of(job)["status"], row_of(later)["status"]) == ("running", "queued")
+        executor.is_away = False
+        eventually(lambda: (row_of(job)["status"], row_of(later)["status"]) == ("failed", "completed"))
+    assert (row_of(job)["exit_code"], row_of(job)["failure_reason"]) == (3, "error")
+    assert (row_of(later)["attempt"], JobAttempt.objects.count()) == (1, 2)
+
+
+def test_while_one_is_away_another_is_served() -> None:
+    away, here = RemoteExecutor(), ProcessExecutor()
+    away.is_away = True
+    queue.enqueue(command="true", executor="away", max_retries=0)
+    job = queue.enqueue(command="true", executor="here")
+    settings = replace(SETTINGS, executors={"away": {}, "here": {}}, unreachable_seconds=0.5)
+    WorkerLoop(settings=settings, executors={"away": away, "here": here}, options=WorkerOptions(drain=True)).run()
+    assert row_of(job)["status"] == "completed"
+
+
+def test_after_a_while_its_jobs_are_lost() -> None:
+    executor = RemoteExecutor()
+    job = queue.enqueue(command="sleep 600", max_retries=0)
+    with working(executor, settings=replace(SETTINGS, unreachable_seconds=1.0)):
+        eventually(lambda: JobAttempt.objects.exists() and executor.observe().attempts)
+        executor.is_away, began = True, time.monotonic()
+        eventually(lambda: row_of(job)["status"] == "failed")
+        assert time.monotonic() - began >= 1.0
+    assert row_of(job)["failure_reason"] == "lost"
+    assert "could not be reached" in row_of(job)["last_error"]

@@ -1,0 +1,29 @@
+"""Which of the attempts that an engine holds are nobody's any more."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from container_manager.queue.orphans import closed_attempts
+
+from .jobs import THEN, job_in
+
+pytestmark = pytest.mark.django_db
+
+
+def test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys() -> None:
+    job = job_in("running", attempt=3)
+    for number, finished_at, reason in ((1, THEN, "error"), (2, THEN, ""), (3, None, "")):
+        job.attempts.create(
+            number=number, worker="w", executor="default", launched_at=THEN, finished_at=finished_at, reason=reason
+        )
+    unknown = uuid.uuid4()
+    held = [(job.pk, 1), (job.pk, 2), (job.pk, 3), (job.pk, 4), (unknown, 1)]
+    assert closed_attempts(held, using="default") == {
+        (job.pk, 1): True,
+        (job.pk, 2): False,
+        (job.pk, 4): False,
+        (unknown, 1): False,
+    }
