@@ -30,8 +30,9 @@ def _notify(hint: str, using: str) -> None:
 
 def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:
     """Wake workers for jobs that became ready, or were cancelled."""
+    targets = {transition.target for transition in transitions}
     for target, hint in ((JobStatus.QUEUED, READY), (JobStatus.CANCELLED, CANCELLED)):
-        if any(t.target == target for t in transitions):
+        if target in targets:
             wake_workers(hint, using=using)
 
 
