@@ -159,19 +159,8 @@ class PostgreSQLDialect(Dialect):
         self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
     ) -> Sequence[Sequence[Any]]:
         select, params = candidates
-        columns = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
         with connection.cursor() as cursor:
-            cursor.execute(
-                _POSTGRESQL_CLAIM.format(
-                    select=select,
-                    lock=self.lock,
-                    change=_CLAIM.format(job="j.", now=self.now, version=self.version),
-                    columns=columns,
-                    attempt_columns=_ATTEMPT_COLUMNS,
-                    names=", ".join(JOB_COLUMNS),
-                ),
-                [*params, worker, worker, worker],
-            )
+            cursor.execute(_postgresql_claim(select), [*params, worker, worker, worker])
             rows: list[Sequence[Any]] = cursor.fetchall()
             return rows
 
@@ -186,15 +175,13 @@ class PostgreSQLDialect(Dialect):
             columns.append(texts if any(texts) else None)
         columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
-            cursor.execute(
-                _POSTGRESQL_FINISH.format(now=self.now, version=self.version), [*columns, worker, worker, worker]
-            )
+            cursor.execute(_POSTGRESQL_FINISH, [*columns, worker, worker, worker])
             exceptions = cursor.fetchall()
             done = {o.job_id for o in outcomes} - {key for key, _, is_done, _ in exceptions if not is_done}
             retries = [o for o in outcomes if o.retry_after_seconds is not None and o.job_id in done]
             if retries:
                 cursor.execute(
-                    _POSTGRESQL_RETRY.format(now=self.now, version=self.version),
+                    _POSTGRESQL_RETRY,
                     [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]],
                 )
         closed = {(o.job_id, o.attempt) for o in outcomes}
@@ -208,17 +195,25 @@ def _array(values: Sequence[str | float | None]) -> str | None:
     return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
-# The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.
-_POSTGRESQL_CLAIM = """
-WITH candidate AS MATERIALIZED ({select}{lock}), claimed AS (
-    UPDATE container_manager_containerjob j SET {change} WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
-    RETURNING {columns}, j.priority, j.queued_at, j.launched_at
+_OF_POSTGRESQL = {"now": PostgreSQLDialect.now, "version": PostgreSQLDialect.version}
+
+
+@cache
+def _postgresql_claim(select: str) -> str:
+    # The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.
+    return f"""
+WITH candidate AS MATERIALIZED ({select}{PostgreSQLDialect.lock}), claimed AS (
+    UPDATE container_manager_containerjob j SET {_CLAIM.format(job="j.", **_OF_POSTGRESQL)}
+    WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
+    RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.priority, j.queued_at, j.launched_at
 ), opened AS (
-    INSERT INTO container_manager_jobattempt ({attempt_columns})
+    INSERT INTO container_manager_jobattempt ({_ATTEMPT_COLUMNS})
     SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed
 )
-SELECT {names}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
+SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 """
+
+
 # An attempt is closed with its job, or alone where the job was moved on by others (cancelled). The answer names only
 # what was not both done and closed. No index serves a CASE, which keeps the planner to the keys: it takes a worker's
 # open attempts, or running jobs, for one row, and then compares each with each.
@@ -250,13 +245,13 @@ WITH outcome AS MATERIALIZED (
         (job_id, number) IN (SELECT job_id, number FROM closed) AS is_closed FROM outcome
 )
 SELECT * FROM fate WHERE NOT (is_done AND is_closed)
-"""
+""".format(**_OF_POSTGRESQL)
 _POSTGRESQL_RETRY = """
 UPDATE container_manager_containerjob j SET status = 'retrying', retry_count = j.retry_count + 1,
     scheduled_for = {now} + make_interval(secs => r.seconds), status_version = {version},
     status_changed_at = {now}, status_changed_by = %s
 FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
-"""
+""".format(**_OF_POSTGRESQL)
 
 
 class RowByRowDialect(Dialect):
