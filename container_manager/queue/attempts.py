@@ -15,9 +15,10 @@ from django.utils import timezone
 
 from ..models import ContainerJob, JobAttempt
 from ..statemachine import Transition
-from ..statemachine.signals import send_transitions
+from ..statemachine.signals import send_transitions, transitions_logged
 from .dialects import JOB_COLUMNS, Dialect, dialect_for
 from .leases import bury_workers
+from .wakeup import others_listen
 
 _RESCUE_BATCH = 1000
 
@@ -227,6 +228,9 @@ def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
 
 
 def _announce(moves: Sequence[tuple[uuid.UUID, str, str, str]], worker: str, using: str) -> None:
+    # These moves wake no worker: most often nobody wants to hear of them.
+    if not (others_listen() or transitions_logged()):
+        return
     now = timezone.now()
 
     def transitions() -> tuple[Transition, ...]:

@@ -36,6 +36,12 @@ def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs
             wake_workers(hint, using=using)
 
 
+def others_listen() -> bool:
+    """Tell whether anybody but `notice_transitions` wants to know of transitions."""
+    return len(job_transitioned.receivers) > _NOTICES
+
+
 # Not connected at all where no database could be told: a receiver costs each transition a little.
-if any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values()):
+_NOTICES = any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values())
+if _NOTICES:
     job_transitioned.connect(notice_transitions)
