@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, Worker
+from container_manager.queue.dialects import JOB_COLUMNS
 from container_manager.statemachine import StaleTransition
 
 from .jobs import journal_of, row_of
@@ -97,6 +98,10 @@ def strange_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process believe that it is a day later than the database does."""
     real = timezone.now
     monkeypatch.setattr(timezone, "now", lambda: real() + timedelta(days=1))
+
+
+def test_a_claimed_job_has_the_columns_in_their_order() -> None:
+    assert queue.ClaimedJob._fields == (*JOB_COLUMNS, "elapsed_seconds")
 
 
 class TestClaiming:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 from django.db.models import Model
@@ -15,18 +15,19 @@ from django.utils import timezone
 
 from ..models import ContainerJob, JobAttempt
 from ..statemachine import Transition
-from ..statemachine.signals import send_transitions
+from ..statemachine.signals import send_transitions, transitions_logged
 from .dialects import JOB_COLUMNS, Dialect, dialect_for
 from .leases import bury_workers
+from .wakeup import others_listen
 
 _RESCUE_BATCH = 1000
-_CLAIMED_COLUMNS = (*JOB_COLUMNS, "elapsed_seconds")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """What a worker needs to know of a job it holds. ``id`` and ``attempt`` are its fencing token.
 
+    `JOB_COLUMNS`, and one more. A tuple, as `Outcome` is: there is one for every job, and to make a frozen dataclass
+    takes several times as long.
     ``elapsed_seconds``: how long the attempt has been going on, by the database's clock.
     """
 
@@ -63,8 +64,7 @@ class OwnedAttempt:
     claimed_by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an attempt ended.
 
     ``status``: completed or failed, or None where only the attempt is to be closed (its job was cancelled).
@@ -217,19 +217,21 @@ def _locked(cursor: Any, dialect: Dialect, model: type[Model], keys: Collection[
     return {row[0] for row in cursor.fetchall()}
 
 
+_JSON_COLUMNS = tuple(ClaimedJob._fields.index(name) for name in ("environment", "secrets", "labels", "container"))
+
+
 def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
-    values: dict[str, Any] = dict(zip(_CLAIMED_COLUMNS, row, strict=True))
-    values["elapsed_seconds"] = float(values["elapsed_seconds"])
-    if not isinstance(values["id"], uuid.UUID):
-        values["id"] = uuid.UUID(values["id"])
-    for name in ("environment", "secrets", "labels", "container"):
-        values[name] = {} if values[name] == "{}" else json.loads(values[name])
-    if attempt is not None:
-        values["attempt"] = attempt
-    return ClaimedJob(**values)
+    key, number, *rest, elapsed = row
+    values = [key if isinstance(key, uuid.UUID) else uuid.UUID(key), attempt or number, *rest, float(elapsed)]
+    for column in _JSON_COLUMNS:
+        values[column] = {} if values[column] == "{}" else json.loads(values[column])
+    return ClaimedJob._make(values)
 
 
 def _announce(moves: Sequence[tuple[uuid.UUID, str, str, str]], worker: str, using: str) -> None:
+    # These moves wake no worker: most often nobody wants to hear of them.
+    if not (others_listen() or transitions_logged()):
+        return
     now = timezone.now()
 
     def transitions() -> tuple[Transition, ...]:

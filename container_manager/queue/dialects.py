@@ -147,6 +147,10 @@ class PostgreSQLDialect(Dialect):
             f"SET idle_in_transaction_session_timeout = {ceil(idle_seconds * 1000)}",
             # Where statements are prepared: to plan one anew takes as long as to claim or finish a job.
             "SET plan_cache_mode = force_generic_plan",
+            # A plan that is kept must not be the one that suits a table while it is small. (Where no index serves, that
+            # looks so dear that it would be compiled.)
+            "SET enable_seqscan = off",
+            "SET jit = off",
         )
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
@@ -156,19 +160,8 @@ class PostgreSQLDialect(Dialect):
         self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
     ) -> Sequence[Sequence[Any]]:
         select, params = candidates
-        columns = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
         with connection.cursor() as cursor:
-            cursor.execute(
-                _POSTGRESQL_CLAIM.format(
-                    select=select,
-                    lock=self.lock,
-                    change=_CLAIM.format(job="j.", now=self.now, version=self.version),
-                    columns=columns,
-                    attempt_columns=_ATTEMPT_COLUMNS,
-                    names=", ".join(JOB_COLUMNS),
-                ),
-                [*params, worker, worker, worker],
-            )
+            cursor.execute(_postgresql_claim(select), [*params, worker, worker, worker])
             rows: list[Sequence[Any]] = cursor.fetchall()
             return rows
 
@@ -183,16 +176,17 @@ class PostgreSQLDialect(Dialect):
             columns.append(texts if any(texts) else None)
         columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
-            cursor.execute(_POSTGRESQL_FINISH.format(now=self.now, version=self.version), [*columns, worker, worker])
-            rows = cursor.fetchall()
-            done = {key for key, _, finished in rows if finished}
+            cursor.execute(_POSTGRESQL_FINISH, [*columns, worker, worker, worker])
+            exceptions = cursor.fetchall()
+            done = {o.job_id for o in outcomes} - {key for key, _, is_done, _ in exceptions if not is_done}
             retries = [o for o in outcomes if o.retry_after_seconds is not None and o.job_id in done]
             if retries:
                 cursor.execute(
-                    _POSTGRESQL_RETRY.format(now=self.now, version=self.version),
+                    _POSTGRESQL_RETRY,
                     [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]],
                 )
-        return done, {(key, number) for key, number, _ in rows}
+        closed = {(o.job_id, o.attempt) for o in outcomes}
+        return done, closed - {(key, number) for key, number, _, is_closed in exceptions if not is_closed}
 
 
 def _array(values: Sequence[str | float | None]) -> str | None:
@@ -202,54 +196,63 @@ def _array(values: Sequence[str | float | None]) -> str | None:
     return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
-# The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.
-_POSTGRESQL_CLAIM = """
-WITH candidate AS MATERIALIZED ({select}{lock}), claimed AS (
-    UPDATE container_manager_containerjob j SET {change} WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
-    RETURNING {columns}, j.priority, j.queued_at, j.launched_at
+_OF_POSTGRESQL = {"now": PostgreSQLDialect.now, "version": PostgreSQLDialect.version}
+
+
+@cache
+def _postgresql_claim(select: str) -> str:
+    # The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.
+    return f"""
+WITH candidate AS MATERIALIZED ({select}{PostgreSQLDialect.lock}), claimed AS (
+    UPDATE container_manager_containerjob j SET {_CLAIM.format(job="j.", **_OF_POSTGRESQL)}
+    WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
+    RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.priority, j.queued_at, j.launched_at
 ), opened AS (
-    INSERT INTO container_manager_jobattempt ({attempt_columns})
+    INSERT INTO container_manager_jobattempt ({_ATTEMPT_COLUMNS})
     SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed
 )
-SELECT {names}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
+SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 """
-# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). The attempt is locked
-# before its job, as rescue() does. OFFSET 0 keeps the planner to the unique indexes: it takes a worker's open attempts,
-# or running jobs, for one row, and then compares each with each.
+
+
+# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). The answer names only
+# what was not both done and closed. No index serves a CASE, which keeps the planner to the keys: it takes a worker's
+# open attempts, or running jobs, for one row, and then compares each with each.
 _POSTGRESQL_FINISH = """
-WITH held AS MATERIALIZED (
-    SELECT o.job_id, o.number, o.status, COALESCE(o.reason, '') AS reason, COALESCE(o.message, '') AS message,
-        o.exit_code, o.signal, o.peak_memory_bytes, o.cpu_seconds, a.id AS attempt_id,
-        CASE WHEN j.status <> 'running' OR j.attempt <> o.number THEN 'close'
-             WHEN j.worker = a.worker AND o.status IS NOT NULL THEN 'finish' END AS fate
+WITH outcome AS MATERIALIZED (
+    SELECT job_id, number, status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message, exit_code, signal,
+        peak_memory_bytes, cpu_seconds
     FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[],
         %s::float8[]) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
-    CROSS JOIN LATERAL (
-        SELECT id, worker, finished_at FROM container_manager_jobattempt
-        WHERE job_id = o.job_id AND number = o.number OFFSET 0 FOR UPDATE) a
-    CROSS JOIN LATERAL (
-        SELECT status, attempt, worker FROM container_manager_containerjob WHERE id = o.job_id OFFSET 0 FOR UPDATE) j
-    WHERE a.worker = %s AND a.finished_at IS NULL
 ), done AS (
-    UPDATE container_manager_containerjob j SET status = held.status,
-        completed_at = CASE WHEN held.status = 'completed' THEN {now} END, exit_code = held.exit_code,
-        failure_reason = held.reason, last_error = held.message, worker = '', status_version = {version},
-        status_changed_at = {now}, status_changed_by = %s, status_changed_reason = held.reason
-    FROM held WHERE j.id = held.job_id AND held.fate = 'finish'
+    UPDATE container_manager_containerjob j SET status = o.status,
+        completed_at = CASE WHEN o.status = 'completed' THEN {now} END, exit_code = o.exit_code,
+        failure_reason = o.reason, last_error = o.message, worker = '', status_version = {version},
+        status_changed_at = {now}, status_changed_by = %s, status_changed_reason = o.reason
+    FROM outcome o WHERE j.id = o.job_id AND o.status IS NOT NULL
+        AND CASE WHEN j.status = 'running' AND j.attempt = o.number THEN j.worker END = %s
+    RETURNING j.id
 ), closed AS (
-    UPDATE container_manager_jobattempt a SET finished_at = {now}, exit_code = held.exit_code, signal = held.signal,
-        reason = held.reason, message = held.message, peak_memory_bytes = held.peak_memory_bytes,
-        cpu_seconds = held.cpu_seconds
-    FROM held WHERE a.id = held.attempt_id AND held.fate IN ('finish', 'close')
+    UPDATE container_manager_jobattempt a SET finished_at = {now}, exit_code = o.exit_code, signal = o.signal,
+        reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds
+    FROM outcome o WHERE a.job_id = o.job_id AND a.number = o.number
+        AND CASE WHEN a.finished_at IS NULL THEN a.worker END = %s
+        AND (o.job_id IN (SELECT id FROM done) OR NOT EXISTS (
+            SELECT FROM container_manager_containerjob j
+            WHERE j.id = o.job_id AND CASE WHEN j.status = 'running' THEN j.attempt END = o.number))
+    RETURNING a.job_id, a.number
+), fate AS (
+    SELECT job_id, number, job_id IN (SELECT id FROM done) AS is_done,
+        (job_id, number) IN (SELECT job_id, number FROM closed) AS is_closed FROM outcome
 )
-SELECT job_id, number, fate = 'finish' FROM held WHERE fate IS NOT NULL
-"""
+SELECT * FROM fate WHERE NOT (is_done AND is_closed)
+""".format(**_OF_POSTGRESQL)
 _POSTGRESQL_RETRY = """
 UPDATE container_manager_containerjob j SET status = 'retrying', retry_count = j.retry_count + 1,
     scheduled_for = {now} + make_interval(secs => r.seconds), status_version = {version},
     status_changed_at = {now}, status_changed_by = %s
 FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
-"""
+""".format(**_OF_POSTGRESQL)
 
 
 class RowByRowDialect(Dialect):

@@ -30,11 +30,18 @@ def _notify(hint: str, using: str) -> None:
 
 def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:
     """Wake workers for jobs that became ready, or were cancelled."""
+    targets = {transition.target for transition in transitions}
     for target, hint in ((JobStatus.QUEUED, READY), (JobStatus.CANCELLED, CANCELLED)):
-        if any(t.target == target for t in transitions):
+        if target in targets:
             wake_workers(hint, using=using)
 
 
+def others_listen() -> bool:
+    """Tell whether anybody but `notice_transitions` wants to know of transitions."""
+    return len(job_transitioned.receivers) > _NOTICES
+
+
 # Not connected at all where no database could be told: a receiver costs each transition a little.
-if any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values()):
+_NOTICES = any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values())
+if _NOTICES:
     job_transitioned.connect(notice_transitions)

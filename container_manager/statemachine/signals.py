@@ -14,13 +14,18 @@ from .machine import Transition
 logger = logging.getLogger(__name__)
 
 
+def transitions_logged() -> bool:
+    """Tell whether each transition is a line of the log."""
+    return logger.isEnabledFor(logging.INFO)
+
+
 def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transition, ...]], *, using: str) -> None:
     """Log a line per transition, at INFO, and send the model's ``transition_signal``, once the transaction commits.
 
     A receiver that raises is logged by Django's dispatcher: the status has moved, and the caller is told so.
     """
     signal: Signal | None = getattr(model, "transition_signal", None)
-    logged = logger.isEnabledFor(logging.INFO)
+    logged = transitions_logged()
     # Not has_listeners(): that costs more than to send in vain.
     if signal is None or not (signal.receivers or logged):
         return

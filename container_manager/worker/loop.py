@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -88,6 +89,8 @@ class WorkerLoop:
     def run(self) -> int:
         """Work until told to stop, or drained; return how many jobs were claimed."""
         listener = Listener(self._options.using, self._hint)
+        # What was loaded so far stays, and need not be looked through for garbage again and again.
+        gc.freeze()
         try:
             if not self._register():
                 return 0
@@ -103,6 +106,7 @@ class WorkerLoop:
             self._engines.close()
             listener.stop()
             self._finisher.close()
+            gc.unfreeze()
         self._database.attempt(lambda: queue.drop_lease(self.id, using=self._options.using))
         logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
         return self._claimed

@@ -1,0 +1,61 @@
+"""A finish on PostgreSQL finds each row by its key, whatever the tables were like when its plan was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from container_manager import queue
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_KEYS = {
+    "container_manager_containerjob": "container_manager_containerjob_pkey",
+    "container_manager_jobattempt": "cm_attempt_unique",
+}
+
+
+def finish_statement() -> tuple[str, Any]:
+    """Finish a job; return what the database was asked."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        asked.append((sql, params))
+        return execute(sql, params, many, context)
+
+    job = queue.enqueue(command="true")
+    queue.claim(worker="w", executors=["default"], limit=1, using="default")
+    outcome = queue.Outcome(job_id=job.pk, attempt=1, status="completed", exit_code=0)
+    with connection.execute_wrapper(note):
+        assert queue.finish([outcome], worker="w", using="default") == {(job.pk, 1)}
+    (statement,) = asked
+    return statement
+
+
+def nodes(node: Any) -> Iterator[Any]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes(child)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="Others finish row by row.")
+def test_a_finish_planned_on_empty_tables_finds_rows_by_their_keys() -> None:
+    sql, params = finish_statement()
+    numbered = sql.replace("%s", "{}").format(*(f"${n}" for n in range(1, len(params) + 1)))
+    with transaction.atomic(), connection.cursor() as cursor:
+        queue.prepare_session(idle_seconds=60, using="default")
+        cursor.execute(f"PREPARE finish AS {numbered}")
+        try:
+            cursor.execute(f"EXPLAIN (FORMAT JSON) EXECUTE finish ({', '.join(['%s'] * len(params))})", params)
+            ((document,),) = cursor.fetchall()
+        finally:
+            cursor.execute("DEALLOCATE finish")
+        # The session's settings end with it.
+        transaction.set_rollback(True)
+    plan = (document if isinstance(document, list) else json.loads(document))[0]["Plan"]
+    scans = [node for node in nodes(plan) if node.get("Relation Name") in _KEYS and "Scan" in node["Node Type"]]
+    assert scans
+    assert [scan.get("Index Name") for scan in scans] == [_KEYS[scan["Relation Name"]] for scan in scans]
