@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Who may write a job can read what these stand for, and nothing else of the worker's.
+JOB_VARIABLES = "CM_SECRET_"
+# Logins of registries: of the settings alone.
+REGISTRY_VARIABLES, REGISTRY_FILES = "CM_REGISTRY_", "registries"
 
-def read_secret(reference: str, *, directory: str) -> str:
+
+def read_secret(reference: str, *, directory: str | Path, variables: str = JOB_VARIABLES) -> str:
     """Return the value that ``env:NAME`` or ``file:NAME`` stands for.
 
-    Only variables that begin with ``CM_SECRET_`` and files of the secrets directory can be named: a job cannot ask
-    for the worker's own secrets. Raises LookupError, without the value, where there is none.
+    Only variables that begin with ``variables``, and files in ``directory`` itself, can be named. Raises LookupError,
+    without the value, where there is none.
     """
     kind, _, name = str(reference).partition(":")
-    if kind == "env" and name.startswith("CM_SECRET_"):
+    if kind == "env" and name.startswith(variables):
         if name in os.environ:
             return os.environ[name]
         raise LookupError(f"The worker has no variable {name!r} for the secret reference {reference!r}.")
@@ -22,4 +27,4 @@ def read_secret(reference: str, *, directory: str) -> str:
             return (Path(directory) / name).read_text(encoding="utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise LookupError(f"The secret {reference!r} cannot be read: {type(error).__name__}.") from error
-    raise LookupError(f"The secret reference {reference!r} is neither env:CM_SECRET_NAME nor file:NAME.")
+    raise LookupError(f"The secret reference {reference!r} is neither env:{variables}NAME nor file:NAME.")

@@ -19,6 +19,8 @@ OPTIONS: dict[str, Any] = {
     "ulimits": {"nofile": 1024},
     "gpus": 2,
     "pids": 64,
+    "memory_bytes": 2**30,
+    "cpu_count": 2,
 }
 
 
@@ -39,8 +41,8 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
         ({"pids": 65}, {}, "asks for pids=65; the executor allows 64"),
         ({"ulimits": {"nofile": 1025}}, {}, "asks for nofile=1025; the executor allows 1024"),
         ({"ulimits": {"memlock": 1}}, {}, "cannot set the limit 'memlock'.*nofile"),
-        ({}, {"labels": {"container-manager.install": "other"}}, "cannot have the label 'container-manager.install'"),
-        ({}, {"labels": {"": "x"}}, "cannot have the label ''"),
+        ({}, {"memory_bytes": 2**30 + 1}, f"asks for memory_bytes={2**30 + 1}; the executor allows {2**30}"),
+        ({}, {"cpu_count": 2.5}, "asks for cpu_count=2.5; the executor allows 2"),
         ({}, {"image": ""}, "names no image"),
         ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
     ],
@@ -98,7 +100,7 @@ def test_what_is_allowed_is_given() -> None:
     host = found["HostConfig"]
     assert (found["User"], found["WorkingDir"], found["Env"], found["Cmd"]) == ("1000:1000", "/w", ["A=b c"], ["true"])
     assert found["Labels"] == {
-        "team": "a",
+        "container-manager.job.team": "a",
         "container-manager.install": "i",
         "container-manager.key": "cm-i-0-1",
     }
@@ -170,3 +172,32 @@ def test_no_wish_is_a_wish_for_the_defaults() -> None:
 def test_every_wrong_option_is_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=said):
         docker_options(options)
+
+
+def test_what_the_executor_fixes_no_job_changes() -> None:
+    fixed = {"user": "1000:1000", "read_only": True}
+    found = configuration(options=fixed)
+    assert (found["User"], found["HostConfig"]["ReadonlyRootfs"]) == ("1000:1000", True)
+    assert configuration({"user": "1000:1000", "read_only": True}, options=fixed) == found
+    for asked in ({"user": "root"}, {"read_only": False}):
+        with pytest.raises(Rejected, match="the executor's option says"):
+            configuration(asked, options=fixed)
+
+
+def test_limits_are_what_a_job_gets_unasked_and_less_if_it_asks() -> None:
+    host = configuration()["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**30, 2**30, 2_000_000_000)
+    host = configuration(memory_bytes=2**24, cpu_count=0.5)["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**24, 2**24, 500_000_000)
+    host = configuration(options={"memory_bytes": None, "cpu_count": None})["HostConfig"]
+    assert not {"Memory", "MemorySwap", "NanoCpus"} & set(host)
+
+
+def test_a_jobs_labels_are_told_apart_from_all_others() -> None:
+    labels = {"container-manager.install": "other", "traefik.enable": "true"}
+    assert configuration(labels=labels)["Labels"] == {
+        "container-manager.job.container-manager.install": "other",
+        "container-manager.job.traefik.enable": "true",
+        "container-manager.install": "i",
+        "container-manager.key": "cm-i-0-1",
+    }

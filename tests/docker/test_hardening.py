@@ -98,7 +98,6 @@ def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
         {"container": {"volumes": {"effects": "/e", "root": "/host"}}},
         {"container": {"network": "host"}},
         {"image": "debian:12"},
-        {"labels": {"container-manager.install": "another"}},
         {"container": {"gpus": 1}},
         {"container": {"pids": 100000}},
         {"working_directory": "not/absolute"},

@@ -10,13 +10,14 @@ import docker
 import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
+from container_manager.secret_references import read_secret
 
 from ..executors.conformance import ended, new_key, output, text
 from .daemon import free_port
 from .registry import Registry
 from .subject import DockerSubject
 
-VARIABLE = "CM_SECRET_REGISTRY"
+VARIABLE = "CM_REGISTRY_TESTS"
 
 
 @pytest.fixture
@@ -136,3 +137,9 @@ def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSub
 def test_a_name_that_is_none_is_final(subject: DockerSubject) -> None:
     for image in ("UPPER/case", "a b", "-x", "name:"):
         assert refusal(subject, image)[0] in ("image", "start")
+
+
+def test_a_jobs_secret_cannot_name_a_registrys_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, registry.password)
+    with pytest.raises(LookupError, match="neither env:CM_SECRET_NAME nor file:NAME"):
+        read_secret(f"env:{VARIABLE}", directory="/run/secrets")

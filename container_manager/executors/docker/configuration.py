@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from ..base import LaunchSpec, Rejected
 from .options import DockerOptions
 
+T = TypeVar("T", int, float)
+V = TypeVar("V", str, bool)
 INSTALL_LABEL = "container-manager.install"
 KEY_LABEL = "container-manager.key"
-_OUR_LABELS = "container-manager."
+# Before a job's own labels: there are programs that do what labels of a daemon's containers tell them.
+JOB_LABELS = "container-manager.job."
 _HUB = ("docker.io/", "index.docker.io/")
 # Where one file is full the next is begun, and the one before it dropped; a reader may then miss some, or see some
 # twice (measured with 20.10).
@@ -30,14 +33,16 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
         raise Rejected(
             "image", f"The image {spec.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}."
         )
-    if odd := sorted(name for name in spec.labels if not name or name.startswith(_OUR_LABELS)):
-        raise Rejected("start", f"A job cannot have the label {odd[0]!r}: those that begin so are the worker's own.")
     configuration: dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         "WorkingDir": spec.working_directory,
-        "User": spec.container.user or options.user,
-        "Labels": {**spec.labels, INSTALL_LABEL: install, KEY_LABEL: spec.key},
+        "User": _fixed("user", spec.container.user, options.user),
+        "Labels": {
+            **{f"{JOB_LABELS}{name}": str(value) for name, value in spec.labels.items()},
+            INSTALL_LABEL: install,
+            KEY_LABEL: spec.key,
+        },
         "HostConfig": _host_configuration(spec, options),
     }
     if spec.argv:
@@ -73,8 +78,8 @@ def _split(reference: str) -> tuple[str, str]:
 
 def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
     asked = spec.container
-    memory = spec.memory_bytes or options.memory_bytes
-    cpus = spec.cpu_count or options.cpu_count
+    memory = _at_most("memory_bytes", spec.memory_bytes, options.memory_bytes)
+    cpus = _at_most("cpu_count", spec.cpu_count, options.cpu_count)
     return {
         "Init": True,
         "CapDrop": ["ALL"],
@@ -84,12 +89,12 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         "IpcMode": "private",
         "RestartPolicy": {"Name": "no"},
         "NetworkMode": _network(spec, options),
-        "ReadonlyRootfs": options.read_only if asked.read_only is None else asked.read_only,
+        "ReadonlyRootfs": _fixed("read_only", asked.read_only, options.read_only),
         "Tmpfs": {
             path: f"rw,noexec,nosuid,nodev,size={size}" for path, size in {**options.tmpfs, **asked.tmpfs}.items()
         },
         "Mounts": _mounts(spec, options),
-        "PidsLimit": _at_most("pids", asked.pids or options.pids, options.pids),
+        "PidsLimit": _at_most("pids", asked.pids, options.pids),
         "Ulimits": _ulimits(asked.ulimits, options),
         # Swap counts as memory: a job over its limit is ended, not slowed down.
         **({"Memory": memory, "MemorySwap": memory} if memory else {}),
@@ -146,7 +151,7 @@ def _ulimits(asked: Mapping[str, int], options: DockerOptions) -> list[dict[str,
     return [
         {"Name": name, "Soft": value, "Hard": value}
         for name, most in options.ulimits.items()
-        for value in [_at_most(name, asked.get(name, most), most)]
+        for value in [_at_most(name, asked.get(name), most)]
     ]
 
 
@@ -159,7 +164,15 @@ def _devices(gpus: int, options: DockerOptions) -> list[dict[str, Any]]:
     return [{"Driver": "", "Count": gpus, "Capabilities": [["gpu"]]}]
 
 
-def _at_most(name: str, value: int, most: int) -> int:
-    if value > most:
-        raise Rejected("start", f"The job asks for {name}={value}; the executor allows {most}.")
-    return value
+def _at_most(name: str, asked: T | None, most: T | None) -> T | None:
+    """Return what a job asks for, or the most it may have, which it gets unasked; None: no limit."""
+    if asked is not None and most is not None and asked > most:
+        raise Rejected("start", f"The job asks for {name}={asked}; the executor allows {most}.")
+    return asked or most
+
+
+def _fixed(name: str, asked: V | None, given: V) -> V:
+    """Return what the executor gives; where it gives nothing, what a job asks for."""
+    if given and asked not in (None, "", given):
+        raise Rejected("start", f"The job asks for {name}={asked!r}; the executor's option says {given!r}.")
+    return given or asked or given

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from docker.auth import encode_header, get_config_header, resolve_repository_name
 from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
-from ...secret_references import read_secret
+from ...secret_references import REGISTRY_FILES, REGISTRY_VARIABLES, read_secret
 from ..base import Rejected, Unavailable
 from .daemon import Daemon, Failed, Gone, Stream
 from .options import DockerOptions
@@ -85,7 +86,8 @@ class Images:
                 header = get_config_header(api, registry)
             return {"X-Registry-Auth": header.decode()} if header else {}
         try:
-            password = read_secret(login["password"], directory=self._secrets_directory)
+            directory = Path(self._secrets_directory) / REGISTRY_FILES
+            password = read_secret(login["password"], directory=directory, variables=REGISTRY_VARIABLES)
         except LookupError as error:
             raise Rejected("image", f"The password for the registry {registry!r}: {error.args[0]}") from error
         return {"X-Registry-Auth": encode_header({"username": login["username"], "password": password}).decode()}

@@ -26,15 +26,17 @@ class DockerOptions:
 
     What jobs may have. ``images``: patterns such as ``"python:3.*"`` or ``"registry.example.com/team/*"``; one without
     a tag allows every tag. ``volumes``: name → ``{"source": volume or path on the daemon's host, "read_only": …}``,
-    read-only unless said otherwise. ``networks``: names. ``gpus``: how many at most; -1: all. ``pids``: processes and
-    threads at most. ``ulimits``: name → the most a job may ask for, and what it gets unasked. ``capabilities``: those
-    of the kernel that every container keeps; none by default.
+    read-only unless said otherwise. ``networks``: names. ``gpus``: how many at most; -1: all.
 
-    What a job gets unless it asks otherwise. ``network``, ``user``, ``read_only`` (the image's files), ``tmpfs`` (path
-    → bytes), ``memory_bytes`` and ``cpu_count`` (None: no limit), ``runtime`` (of the daemon's, such as ``runsc``).
+    The most that a job may ask for, and what it gets unasked. ``pids``: processes and threads. ``memory_bytes`` and
+    ``cpu_count``; None: no limit. ``ulimits``: name → value.
+
+    What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime``: of the
+    daemon's, such as ``runsc``. ``user`` and ``read_only`` (the image's files), where they are given; else a job may
+    ask. ``network``, unless a job asks for one of ``networks``.
 
     Images. ``pull``: ``missing``, ``always`` or ``never``. ``registries``: host → ``{"username": …, "password":
-    reference}``, a reference such as jobs use for secrets.
+    reference}``; ``env:CM_REGISTRY_NAME``, or ``file:NAME`` in the folder ``registries`` of SECRETS_DIRECTORY.
 
     Keeping. ``log_bytes``: how much output of a container the daemon keeps at least; at most it keeps twice as much.
     ``keep_failed_seconds``: how long the container of a failed attempt stays, to be looked at.
