@@ -64,10 +64,15 @@ def test_while_it_starts_it_leaves_nothing_behind(rounds: int, tmp_path: Path) -
     """From before its handlers are set, when it just ends, to after it has begun to work."""
     jobs = queue.enqueue_many(ContainerJob(command="true") for _ in range(rounds))
     codes = set()
+    began = time.monotonic()
+    with worker("--slots", "1", "--queue", "empty", log=tmp_path / "log"):
+        # How long a start takes here and now, and a little more.
+        window = 1.5 * (time.monotonic() - began)
+    Worker.objects.all().delete()
     for number in range(rounds):
         process = start_worker("--slots", "1", log=tmp_path / "log", lease_seconds=60.0)
         try:
-            time.sleep(1.2 * number / rounds)  # spreads the signal over the start
+            time.sleep(window * (number + 1) / rounds)  # spreads the signal over the start
             process.send_signal(signal.SIGTERM)
             codes.add(process.wait(timeout=_PATIENCE_SECONDS))
         finally:
