@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ _RETRY_SECONDS = 0.5
 # By then the daemon has said of what the kernel killed that it was out of memory, if it ever does (2 in 100 come after
 # the end, some ms, measured with 20.10).
 _OUT_OF_MEMORY_SECONDS = 1.0
+logger = logging.getLogger(__name__)
 _PHASES = {
     "created": Phase.CREATED,
     "running": Phase.RUNNING,
@@ -134,8 +136,11 @@ class View:
                 for key in unknown:
                     self._inspect(key)
                 self._error = None
-            except Unavailable as error:
-                self._error = error
+            except Exception as error:
+                # Whatever it is, without this thread no end would ever be seen again.
+                if not isinstance(error, Unavailable):
+                    logger.exception("The Docker daemon's answer was not understood")
+                self._error = Unavailable(str(error))
                 with self._state:
                     self._list_at = 0.0
                     if not self._closed:
