@@ -29,7 +29,7 @@ class Unavailable(ExecutorError):
 class Rejected(ExecutorError):
     """The engine answered, and will never run this.
 
-    ``reason`` is a failure reason: ``image`` or ``start``.
+    ``reason`` is a failure reason: ``image`` or ``start``; ``lost`` where it may have run this already.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -13,14 +13,16 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from container_manager.conf import AppSettings
-from container_manager.executors.base import Executor, LaunchSpec, Unavailable
+from container_manager.executors.base import Executor, ExitStatus, LaunchSpec, Unavailable
 from container_manager.executors.docker import DockerExecutor
+from container_manager.executors.docker.daemon import Daemon as Engine
 from container_manager.executors.docker.options import docker_options
+from container_manager.executors.docker.view import View
 
 from ..executors.conformance import ended, new_key, output, text, wait_until
 from . import ssh
 from .daemon import Daemon
-from .subject import IMAGE
+from .subject import IMAGE, DockerSubject
 
 
 @contextmanager
@@ -135,3 +137,32 @@ def test_settings_that_cannot_work_are_said_before_anything_is_asked(
     monkeypatch.setattr("container_manager.executors.docker.executor.find_spec", lambda name: None)
     with pytest.raises(ImproperlyConfigured, match="docker-ssh"):
         DockerExecutor.from_settings({"base_url": "ssh://there"}, AppSettings(install="mine"))
+
+
+def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(docker_url: str, tmp_path: Path) -> None:
+    subject = DockerSubject(docker_url, tmp_path)
+    meanings: dict[str, ExitStatus] = {}
+    view = View(
+        Engine(docker_options(subject.options)),
+        install=subject.install,
+        exit_status=lambda found, oom: meanings["of this"],
+        changed=lambda: None,
+    )
+    executor = subject.executor()
+    executor.submit(subject.spec("true"))
+
+    def is_lost() -> bool:
+        try:
+            view.look()
+        except Unavailable:
+            return True
+        return False
+
+    try:
+        wait_until(executor, is_lost)
+        meanings["of this"] = ExitStatus(code=0)
+        wait_until(executor, lambda: not is_lost() and any(seen.exit for seen in view.look().attempts))
+    finally:
+        view.close()
+        executor.close()
+        subject.clean_up()

@@ -14,6 +14,7 @@ import pytest
 from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
+from ..executors.conformance import ended
 from ..jobs import journal_of
 from ..workers import eventually
 from .site import BEGUN, DONE, Site, attempts_of, output_of
@@ -88,6 +89,23 @@ def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None
     assert {name: reason in reasons for name, (_, reason, *_) in cases.items()} == {
         name: case[-1] for name, case in cases.items()
     }
+
+
+def test_the_word_that_memory_ran_out_may_come_after_the_end(site: Site) -> None:
+    """As it does now and then: here it is the test's own, of a container that was killed otherwise."""
+    executor = site.executor()
+    late, never = (site.spec("sleep 0.5; kill -KILL $$", memory_bytes=16 * _MEBIBYTE) for _ in range(2))
+    for spec in (late, never):
+        executor.submit(spec)
+        executor.observe()
+    eventually(lambda: late.key in executor._view._doubts)
+    executor._view._take({"Action": "oom", "Actor": {"Attributes": {"container-manager.key": late.key}}})
+    status = ended(executor, late.key)
+    assert (status.code, status.signal, status.oom) == (137, None, True)
+    status = ended(executor, never.key)
+    assert (status.code, status.signal, status.oom) == (137, 9, False)
+    assert "Perhaps it was out of memory" in status.message
+    executor.close()
 
 
 def test_what_fails_is_run_again_in_a_new_container(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections import defaultdict
@@ -42,6 +43,8 @@ from .view import View
 _CONFLICT = 409
 # Here the daemon answers 500, as it does where something may be better next time (measured with 20.10).
 _FINAL_FAILURES = ("OCI runtime", "unable to find user", "unable to find group", "Cannot mkdir")
+# What it answers of a container that ran when it died, though not as far as it knows (measured with 20.10).
+_STARTED_BEFORE = re.compile("task [0-9a-f]+: already exists")
 _RETRY_SECONDS = 1.0
 _LAST_WORDS_BYTES = 4096
 
@@ -67,6 +70,8 @@ class DockerExecutor(Executor):
         self._outputs: dict[str, Output] = {}
         self._launching: set[str] = set()
         self._given_up: set[str] = set()
+        # Those whose start was asked for, and the daemon has not said how it went.
+        self._unanswered: set[str] = set()
         self._stopping: set[str] = set()
         self._closed = threading.Event()
         self._alive_until: float | None = None
@@ -142,6 +147,7 @@ class DockerExecutor(Executor):
         with self._lock:
             output = self._outputs.pop(handle, None)
             self._launch_locks.pop(handle, None)
+            self._unanswered.discard(handle)
         if output is not None:
             output.close()
 
@@ -220,13 +226,20 @@ class DockerExecutor(Executor):
             with self._daemon.asked() as api:
                 if api.inspect_container(spec.key)["State"]["Status"] != "created":
                     return
+                if spec.key in self._unanswered:
+                    self._lose(spec)
                 self._require_launch(spec.key)
+                self._unanswered.add(spec.key)
                 try:
                     api.start(spec.key)
                 except APIError as error:
+                    if _STARTED_BEFORE.search(explanation(error)):
+                        self._lose(spec)
+                    self._unanswered.discard(spec.key)
                     if _is_final(error):
                         self._reject(spec, explanation(error))
                     raise
+                self._unanswered.discard(spec.key)
         except Gone as error:
             raise Unavailable(f"The container was removed before it was started: {error}") from error
 
@@ -239,6 +252,12 @@ class DockerExecutor(Executor):
                 if error.status_code != _CONFLICT:
                     raise
         self._view.forget(handle)
+
+    def _lose(self, spec: LaunchSpec) -> None:
+        """Give up what may have run: a daemon that dies as it starts a container calls it created ever after."""
+        with suppress(ExecutorError):
+            self._remove(spec.key)
+        raise Rejected("lost", "The daemon broke off as it started the container: it may have run.")
 
     def _reject(self, spec: LaunchSpec, message: str) -> None:
         # What was noted of it, the pull of its image say, is still to be read.

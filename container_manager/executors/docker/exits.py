@@ -39,6 +39,12 @@ def exit_status(
     return ExitStatus(code=code, signal=None if oom else _signal(code), oom=oom, message=message)
 
 
+def may_be_out_of_memory(found: Mapping[str, Any]) -> bool:
+    """Tell whether a container, as it was inspected, ended as one that is out of memory, without its being said so."""
+    state = found["State"]
+    return bool(state["ExitCode"] == _KILLED and not state.get("OOMKilled") and found["HostConfig"].get("Memory"))
+
+
 def _signal(code: int) -> int | None:
     number = code - _SIGNAL_BASE
     return number if number in signal.valid_signals() else None

@@ -1,0 +1,156 @@
+"""A daemon that is stopped, killed or absent for a while: jobs are not failed by that, and none runs twice at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from container_manager.models import ContainerJob, JobAttempt
+
+from ..jobs import journal_of
+from ..workers import eventually
+from .daemon import Daemon
+from .site import BEGUN, DONE, Site, attempts_of, output_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_ABSENT_SECONDS = 30
+# Says that it runs as long as it does: two attempts at a time would be seen.
+_ALONE = f"mkdir $EFFECTS/alone || echo DOUBLE >> $EFFECTS/runs; trap 'rmdir $EFFECTS/alone; exit 9' TERM; {BEGUN}"
+_TICKS = "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); sleep 0.01; done"
+
+
+def start(site: Site, script: str, **fields: object) -> ContainerJob:
+    """Queue a job, and return once its container runs and the worker has noted it."""
+    before = len(site.runs())
+    job = site.enqueue(script, **fields)
+    eventually(lambda: len(site.runs()) > before)
+    eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
+    return job
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_path: Path, crash: bool) -> None:
+    engine = new_daemon(live_restore=True)
+    site = Site(engine.url, tmp_path)
+    short, long = site.gate("short"), site.gate("long")
+    expected = b"".join(b"line %d\n" % number for number in range(400))
+    with site.worker("--slots", "4"):
+        ending = start(site, f"{BEGUN}; read word < $EFFECTS/short", max_retries=3)
+        failing = start(site, f"{BEGUN}; read word < $EFFECTS/long; echo late; exit 7")
+        printing = start(site, f"{BEGUN}; {_TICKS}", max_retries=3)
+        (engine.kill if crash else engine.stop)()
+        # This one ends while there is no daemon that could hear of it.
+        short.write_text("\n")
+        waiting = site.enqueue(f"{BEGUN}; echo waited", max_retries=3)
+        time.sleep(2)  # so long the daemon is away
+        assert not ContainerJob.objects.exclude(status__in=["queued", "running"]).exists()
+        engine.start()
+        for job in (ending, printing, waiting):
+            site.await_status(job, "completed")
+            assert attempts_of(job) == [(1, 0, "")]
+        long.write_text("\n")
+        site.await_status(failing, "failed")
+        assert attempts_of(failing) == [(1, 7, "error")]
+        assert output_of(failing) == b"late\n"
+        assert output_of(printing) == expected
+        assert output_of(waiting) == b"waited\n"
+        assert site.runs() == ["begin 1"] * 4
+        site.assert_clean()
+    site.clean_up()
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+def test_without_it_what_the_daemon_ended_runs_again(own_daemon: Daemon, tmp_path: Path, crash: bool) -> None:
+    site = Site(own_daemon.url, tmp_path)
+    script = f"{_ALONE}; if [ $CONTAINER_MANAGER_ATTEMPT = 1 ]; then while :; do sleep 0.05; done; fi; rmdir $EFFECTS/alone; {DONE}"
+    with site.worker("--slots", "4"):
+        job = start(site, script, max_retries=3)
+        deaf = start(site, f"trap '' TERM; {BEGUN}; while :; do sleep 0.05; done")
+        (own_daemon.kill if crash else own_daemon.stop)()
+        assert not ContainerJob.objects.filter(status__in=["completed", "cancelled"]).exists()
+        own_daemon.start()
+        site.await_status(job, "completed")
+        assert attempts_of(job) == [(1, 9, "error"), (2, 0, "")]
+        site.await_status(deaf, "failed")
+        assert attempts_of(deaf) == [(1, 137, "signal")]
+        assert [line for line in site.runs() if line != "begin 1"] == ["begin 2", "end 2"]
+        site.assert_clean()
+    assert journal_of(job)[:3] == [("queued", "running"), ("running", "failed"), ("failed", "retrying")]
+    site.clean_up()
+
+
+def test_a_daemon_absent_for_half_a_minute_fails_nothing(new_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    engine = new_daemon(live_restore=True)
+    site = Site(engine.url, tmp_path)
+    go = site.gate()
+    with site.worker("--slots", "4"):
+        job = start(site, f"{BEGUN}; read word < $EFFECTS/go; echo back; {DONE}", max_retries=3)
+        cancelled = start(site, f"{BEGUN}; while :; do sleep 0.05; done", grace_seconds=0)
+        engine.kill()
+        waiting = site.enqueue("echo waited", max_retries=3)
+        cancelled.refresh_from_db()
+        cancelled.mark_as_cancelled()
+        deadline = time.monotonic() + _ABSENT_SECONDS
+        while time.monotonic() < deadline:
+            statuses = {each.pk: each.status for each in ContainerJob.objects.all()}
+            assert (statuses[job.pk], statuses[cancelled.pk]) == ("running", "cancelled")
+            assert statuses[waiting.pk] in ("queued", "running")
+            # Nobody knows whether it still runs.
+            assert JobAttempt.objects.filter(job=cancelled, finished_at=None).exists()
+            time.sleep(0.2)  # samples
+        engine.start()
+        go.write_text("\n")
+        for each in (job, waiting):
+            site.await_status(each, "completed")
+            assert attempts_of(each) == [(1, 0, "")]
+        assert output_of(job) == b"back\n"
+        site.await_status(cancelled, "cancelled")
+        site.assert_clean()
+    assert site.runs() == ["begin 1", "begin 1", "end 1"]
+    site.clean_up()
+
+
+def test_one_absent_for_too_long_loses_jobs_and_none_runs_beside_its_predecessor(
+    new_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    engine = new_daemon(live_restore=True)
+    site = Site(engine.url, tmp_path)
+    # The second attempt looks whether the first one's heart still beats.
+    heartbeat = f"{BEGUN}; while [ $CONTAINER_MANAGER_ATTEMPT = 1 ]; do date +%s.%N > $EFFECTS/beat; sleep 0.05; done"
+    script = f"{heartbeat}; cp $EFFECTS/beat $EFFECTS/then; sleep 1; cmp $EFFECTS/beat $EFFECTS/then && {DONE}"
+    with site.worker("--slots", "4", UNREACHABLE_SECONDS=3):
+        job = start(site, script, max_retries=3)
+        engine.kill()
+        site.await_status(job, "retrying", "queued")
+        assert attempts_of(job) == [(1, None, "lost")]
+        engine.start()
+        site.await_status(job, "completed")
+        assert attempts_of(job) == [(1, None, "lost"), (2, 0, "")]
+        assert site.runs() == ["begin 1", "begin 2", "end 2"]
+        site.assert_clean()
+    site.clean_up()
+
+
+def test_a_daemon_that_dies_as_it_starts_containers(own_daemon: Daemon, tmp_path: Path) -> None:
+    """Each attempt has run at most once, and what is said to be completed has run to its end."""
+    site = Site(own_daemon.url, tmp_path)
+    script = 'echo "begin $NUMBER $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs; sleep 0.3; echo "end $NUMBER $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs'
+    with site.worker("--slots", "8"):
+        jobs = [site.enqueue(f"NUMBER={number}; {script}", max_retries=9) for number in range(16)]
+        for _ in range(2):
+            running = len(site.runs())
+            eventually(lambda running=running: len(site.runs()) > running + 2)
+            own_daemon.kill()
+            own_daemon.start()
+        for job in jobs:
+            site.await_status(job, "completed")
+        site.assert_clean()
+    runs = site.runs()
+    assert sorted(set(runs)) == sorted(runs)
+    for number, job in enumerate(jobs):
+        assert f"end {number} {job.attempt}" in runs
+        assert [reason for *_, reason in attempts_of(job)][-1] == ""
+    site.clean_up()
