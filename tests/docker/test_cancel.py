@@ -21,7 +21,7 @@ from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _LIST = "admin:container_manager_containerjob_changelist"
-_VARIABLE = "CM_SECRET_REGISTRY"
+_VARIABLE = "CM_REGISTRY_TESTS"
 _CANCELLED = [("queued", "running"), ("running", "cancelled")]
 _POLITE = f"trap '{DONE}; echo bye; exit 0' TERM; {BEGUN}; while :; do sleep 0.05; done"
 _DEAF = f"trap 'echo no' TERM; {BEGUN}; while :; do sleep 0.05; done"
