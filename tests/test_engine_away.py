@@ -81,3 +81,24 @@ def test_after_a_while_its_jobs_are_lost() -> None:
         assert time.monotonic() - began >= 1.0
     assert row_of(job)["failure_reason"] == "lost"
     assert "could not be reached" in row_of(job)["last_error"]
+
+
+class SlowExecutor(RemoteExecutor):
+    """Takes long for its first launch, say for an image, and is away for a moment when that is there."""
+
+    has_failed = False
+
+    def submit(self, spec: LaunchSpec) -> str:
+        if not self.has_failed:
+            self.has_failed = True
+            time.sleep(1.0)  # longer than an engine may be away
+            raise Unavailable("The way is cut.")
+        return super().submit(spec)
+
+
+def test_a_launch_that_took_long_is_tried_again_when_it_fails_for_a_moment() -> None:
+    executor = SlowExecutor()
+    job = queue.enqueue(command="true", max_retries=0)
+    settings = replace(SETTINGS, unreachable_seconds=0.5)
+    WorkerLoop(settings=settings, executors={"default": executor}, options=WorkerOptions(drain=True)).run()
+    assert (row_of(job)["status"], row_of(job)["attempt"], row_of(job)["last_error"]) == ("completed", 1, "")

@@ -156,7 +156,6 @@ class Engines:
             key=launch_key(job, self._settings),
             output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
             deadline=None if job.timeout_seconds is None else now + job.timeout_seconds - job.elapsed_seconds,
-            launch_until=now + self._settings.unreachable_seconds,
         )
         self.held[held.id] = held
         return held
@@ -202,13 +201,19 @@ class Engines:
             elif isinstance(result, str):
                 if held.stopped_for is not None:
                     self.stop(held, held.stopped_for, grace=held.job.grace_seconds)
-            elif isinstance(result, Unavailable) and time.monotonic() < held.launch_until:
+            elif isinstance(result, Unavailable) and self._may_come_back(held):
                 self._unavailable_since.setdefault(held.job.executor, time.monotonic())
                 timer = threading.Timer(1.0, self._launch, [held])
                 timer.daemon = True
                 timer.start()
             else:
                 self._end_unstarted(held, result)
+
+    def _may_come_back(self, held: HeldAttempt) -> bool:
+        """Tell whether to try a launch again: its engine is not away for too long since the first time it failed."""
+        # Not since the claim: an image may have been pulled for longer than that.
+        held.launch_until = held.launch_until or time.monotonic() + self._settings.unreachable_seconds
+        return time.monotonic() < held.launch_until
 
     def _end_unstarted(self, held: HeldAttempt, error: Exception) -> None:
         if isinstance(error, Rejected):
