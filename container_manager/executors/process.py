@@ -43,10 +43,8 @@ _DRAIN_SECONDS = 2.0
 
 @dataclass(slots=True, kw_only=True)
 class _Job:
-    key: str
+    spec: LaunchSpec
     control: socket.socket
-    started: threading.Event = field(default_factory=threading.Event)
-    error: int | None = None
     exit: ExitStatus | None = None
     exited_at: float = 0.0
     open_streams: dict[int, Stream] = field(default_factory=dict)
@@ -56,8 +54,8 @@ class _Job:
     lines: bytes = b""
 
     @property
-    def handle(self) -> str:
-        return self.key
+    def key(self) -> str:
+        return self.spec.key
 
 
 class ProcessExecutor(Executor):
@@ -67,7 +65,7 @@ class ProcessExecutor(Executor):
     for each process of a job. A job's ``memory_bytes`` limits its address space.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=0)
 
     def __init__(
         self,
@@ -101,15 +99,10 @@ class ProcessExecutor(Executor):
     def submit(self, spec: LaunchSpec) -> str:
         if not spec.argv:
             raise Rejected("start", "There is no command to run.")
+        # To wait here until it runs, in another thread, would take longer than the start: an error is an end.
         with self._lock:
-            job = self._jobs.get(spec.key)
-            if job is None:
-                job = self._launch(spec)
-        if not job.started.wait(timeout=30):
-            raise Unavailable("The warden process did not answer within 30 s.")
-        if job.error is not None:
-            self.remove(spec.key)
-            raise Rejected("start", _start_error(spec, job.error))
+            if spec.key not in self._jobs:
+                self._launch(spec)
         return spec.key
 
     def observe(self) -> Observations:
@@ -117,12 +110,11 @@ class ProcessExecutor(Executor):
             attempts = [
                 Observation(
                     key=job.key,
-                    handle=job.handle,
+                    handle=job.key,
                     phase=Phase.EXITED if self._has_ended(job) else Phase.RUNNING,
                     exit=job.exit if self._has_ended(job) else None,
                 )
                 for job in self._jobs.values()
-                if job.started.is_set() and job.error is None
             ]
             return Observations(attempts=attempts, as_of=time.monotonic())
 
@@ -191,13 +183,13 @@ class ProcessExecutor(Executor):
         if self._warden is not None:
             self._warden.wait()
 
-    def _launch(self, spec: LaunchSpec) -> _Job:
+    def _launch(self, spec: LaunchSpec) -> None:
         channel = self._started_warden()
         ours, theirs = socket.socketpair()
         out_reader, out_writer = os.pipe()
         err_reader, err_writer = os.pipe()
         passed = (theirs.fileno(), out_writer, err_writer)
-        job = _Job(key=spec.key, control=ours, open_streams={out_reader: "stdout", err_reader: "stderr"})
+        job = _Job(spec=spec, control=ours, open_streams={out_reader: "stdout", err_reader: "stderr"})
         try:
             warden.send(channel, self._message(spec), passed)
         except OSError as error:
@@ -215,7 +207,6 @@ class ProcessExecutor(Executor):
         ours.setblocking(False)
         self._jobs[spec.key] = job
         self._wake()
-        return job
 
     def _message(self, spec: LaunchSpec) -> dict[str, Any]:
         environment = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **self._inherited, **spec.environment}
@@ -317,7 +308,6 @@ class ProcessExecutor(Executor):
         for descriptor in job.open_streams:
             os.close(descriptor)
         job.open_streams.clear()
-        job.started.set()
 
     def _read(self, descriptor: int, job: _Job, stream: Stream | None) -> None:
         if stream is None:
@@ -356,8 +346,7 @@ class ProcessExecutor(Executor):
 
     def _take_report(self, job: _Job, report: Mapping[str, Any]) -> None:
         if "error" in report:
-            job.error = report["error"]
-            job.exit = ExitStatus(message=os.strerror(report["error"]))
+            job.exit = ExitStatus(unstarted=True, message=_start_error(job.spec, report["error"]))
         elif "pid" not in report:
             lost = report["lost"]
             job.exit = ExitStatus(
@@ -369,7 +358,6 @@ class ProcessExecutor(Executor):
                 cpu_seconds=report.get("cpu_seconds"),
             )
         job.exited_at = time.monotonic()
-        job.started.set()
         if job.exit is not None:
             self._changed.set()
 

@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
 from .. import queue
 from ..conf import AppSettings
-from ..executors.base import Executor, ExitStatus, LaunchSpec, Observation, Phase, Rejected, Unavailable
+from ..executors.base import Executor, ExecutorError, ExitStatus, LaunchSpec, Observation, Phase, Rejected, Unavailable
 from .held import AttemptKey, HeldAttempt, Stage
 from .launch import attempt_of, launch_key, launch_spec
 from .outcomes import closed, failed, outcome_of
@@ -169,19 +169,13 @@ class Engines:
             # Whatever it is, it is this job's: the next worker must not die of it too.
             self._note_launched(held, error)
             return
+        submit = partial(_attempt, partial(_submit, held, spec, self._settings))
         threads = held.executor.capabilities.launch_threads
         if not threads:
-            self._note_launched(held, _attempt(lambda: held.executor.submit(spec)))
+            self._note_launched(held, submit())
             return
-        pool = self._pool(held.job.executor, threads)
-        future = pool.submit(
-            _submit, held, spec, before=launch_key(held.job, self._settings, number=held.job.attempt - 1)
-        )
-        future.add_done_callback(lambda done: self._note_launch(held, done))
-
-    def _note_launch(self, held: HeldAttempt, done: Future[str]) -> None:
-        error = done.exception()
-        self._note_launched(held, done.result() if error is None else _as_exception(error))
+        future = self._pool(held.job.executor, threads).submit(submit)
+        future.add_done_callback(lambda done: self._note_launched(held, done.result()))
 
     def _note_launched(self, held: HeldAttempt, result: str | Exception) -> None:
         self._launched.put((held, result))
@@ -282,7 +276,10 @@ class Engines:
     def _read_last_outputs(self) -> None:
         """Read on from what has exited, and end what is read; in the end without that which cannot be read."""
         for held in [held for held in self.held.values() if held.stage is Stage.EXITED]:
-            complete = _attempt(partial(held.read_output, to_end=True)) is True
+            try:
+                complete = held.read_output(to_end=True)
+            except ExecutorError:
+                complete = False
             if complete or time.monotonic() - held.exited_at > self._settings.unreachable_seconds:
                 if not complete:
                     logger.warning("The end of the output of job=%s attempt=%s could not be read", *held.id)
@@ -351,17 +348,15 @@ class Engines:
         return threading.Thread(target=watch, name=f"container-manager-watch-{alias}", daemon=True)
 
 
-def _submit(held: HeldAttempt, spec: LaunchSpec, *, before: str) -> str:
-    """Start an attempt, in a launch thread, unless that has changed while it waited for it.
-
-    ``before``: the key of the attempt before this one. If that was given up while its engine was away, it may run on.
-    """
+def _submit(held: HeldAttempt, spec: LaunchSpec, settings: AppSettings) -> str:
+    """Start an attempt, unless what was to be has changed while it waited for a launch thread."""
     if not held.mine:
         raise Unavailable("The job is another worker's by now.")
     if held.stopped_for is not None:
         raise Rejected("start", "It was stopped before it had started.")
     if held.job.attempt > 1 and held.executor.capabilities.survives_worker:
-        held.executor.remove(before, failed=True)
+        # The attempt before this one may run on, if it was given up while its engine was away.
+        held.executor.remove(launch_key(held.job, settings, number=held.job.attempt - 1), failed=True)
     return held.executor.submit(spec)
 
 
@@ -369,12 +364,8 @@ def _attempt(work: Callable[[], T]) -> T | Exception:
     """Return a result, or the executor's error as a value."""
     try:
         return work()
-    except Unavailable as error:
+    except ExecutorError as error:
         return error
     except Exception as error:
         logger.exception("An executor failed")
         return error
-
-
-def _as_exception(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else RuntimeError(repr(error))

@@ -69,10 +69,12 @@ class HeldAttempt:
             self.cursor = page.cursor
             if page.chunks:
                 self.output.feed(page.chunks)
-            if page.complete or not (page.chunks and to_end):
+            if page.complete:
+                return True
+            if not (page.chunks and to_end):
                 break
         self.hand_out()
-        return page.complete
+        return False
 
     def hand_out(self, *, everything: bool = False) -> None:
         """Make of the output what is to be stored.

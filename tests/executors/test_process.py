@@ -140,15 +140,20 @@ class TestProcessExecutor(Conformance):
             (("/etc/passwd",), "", "Permission denied"),
             (("no-such-program",), "", "No such file"),
             (("true",), "/no/such/folder", "does not exist"),
-            ((), "", "no command"),
         ],
     )
     def test_what_cannot_start_says_why(
         self, executor: Executor, argv: tuple[str, ...], directory: str, words: str
     ) -> None:
-        with pytest.raises(Rejected, match=words) as rejection:
-            executor.submit(LaunchSpec(key=new_key(), argv=argv, working_directory=directory))
-        assert rejection.value.reason == "start"
+        spec = LaunchSpec(key=new_key(), argv=argv, working_directory=directory)
+        executor.submit(spec)
+        status = ended(executor, spec.key)
+        assert (status.unstarted, status.code, status.signal) == (True, None, None)
+        assert words in status.message
+
+    def test_no_command_is_rejected(self, executor: Executor) -> None:
+        with pytest.raises(Rejected, match="no command"):
+            executor.submit(LaunchSpec(key=new_key(), argv=()))
 
     def test_it_runs_where_it_is_told_to(self, subject: Processes, executor: Executor, tmp_path: Path) -> None:
         _, chunks = self.run(executor, subject.spec("pwd", working_directory=str(tmp_path)))
