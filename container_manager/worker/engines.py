@@ -37,9 +37,9 @@ class Engines:
         self._launched: SimpleQueue[tuple[HeldAttempt, str | Exception]] = SimpleQueue()
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
         self._unavailable_since: dict[str, float] = {}
-        self._returned = False
+        self._came_back = False
         # The aliases whose engines have said what they hold.
-        self._heard: set[str] = set()
+        self._answered_once: set[str] = set()
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
@@ -55,10 +55,10 @@ class Engines:
         """The aliases whose engines answered when last asked."""
         return [alias for alias in self._executors if alias not in self._unavailable_since]
 
-    def take_returned(self) -> bool:
+    def take_came_back(self) -> bool:
         """Tell whether an engine that was away, or was not asked yet, has answered since this was last asked."""
-        returned, self._returned = self._returned, False
-        return returned
+        came_back, self._came_back = self._came_back, False
+        return came_back
 
     @property
     def timers(self) -> list[Timer]:
@@ -129,7 +129,8 @@ class Engines:
     def let_go(self, held: HeldAttempt) -> None:
         """Drop an attempt whose end is stored, and remove what the engine has of it."""
         self.held.pop(held.id, None)
-        self._remove(held, failed=held.outcome is not None and held.outcome.status == "failed")
+        failed = held.outcome is not None and held.outcome.status == "failed"
+        self._remove(held.job.executor, held.handle or held.key, failed=failed)
 
     def orphans(self) -> dict[str, dict[AttemptKey, str]]:
         """Return by alias what engines hold that this worker does not: attempts, and what the engine calls them."""
@@ -142,11 +143,9 @@ class Engines:
                     found[alias] = {key: handle for key, handle in others.items() if key and key not in self.held}
         return found
 
-    def sweep(self, alias: str, handle: str, *, failed: bool) -> None:
+    def remove_orphan(self, alias: str, handle: str, *, failed: bool) -> None:
         """Remove what an engine holds of an attempt that is over."""
-        executor = self._executors[alias]
-        threads = executor.capabilities.launch_threads
-        self._pool(alias, threads).submit(_attempt, lambda: executor.remove(handle, failed=failed))
+        self._remove(alias, handle, failed=failed)
 
     def _hold(self, job: queue.ClaimedJob, *, adopted: bool = False) -> HeldAttempt:
         now = time.monotonic()
@@ -213,7 +212,7 @@ class Engines:
         if isinstance(error, Rejected):
             reason, message = error.reason, str(error)
         elif isinstance(error, Unavailable):
-            reason, message = "lost", f"The engine could not be reached: {error}"
+            reason, message = "lost", str(error)
         else:
             logger.error("Executor %s failed to launch job=%s", held.job.executor, held.job.id, exc_info=error)
             reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
@@ -245,16 +244,16 @@ class Engines:
                 self._note_unavailable(alias, running, error)
                 continue
             self._note_available(alias)
-            if observed.as_of and alias not in self._heard:
-                self._heard.add(alias)
-                self._returned = True
+            if observed.as_of and alias not in self._answered_once:
+                self._answered_once.add(alias)
+                self._came_back = True
             by_key = {o.key: o for o in observed.attempts}
             for held in running:
                 self._take_note(held, by_key.get(held.key), observed.as_of)
 
     def _note_available(self, alias: str) -> None:
         if self._unavailable_since.pop(alias, None) is not None:
-            self._returned = True
+            self._came_back = True
 
     def _note_unavailable(self, alias: str, running: Iterable[HeldAttempt], error: Unavailable) -> None:
         since = self._unavailable_since.setdefault(alias, time.monotonic())
@@ -310,15 +309,15 @@ class Engines:
             # Whoever took the job may have adopted the container: it is that worker's to end.
             held.executor.release(held.handle or held.key)
         elif held.handle:
-            self._remove(held)
+            self._remove(held.job.executor, held.handle, failed=False)
 
-    def _remove(self, held: HeldAttempt, *, failed: bool = False) -> None:
-        threads, handle = held.executor.capabilities.launch_threads, held.handle or held.key
-        if threads:
-            remove = partial(held.executor.remove, handle, failed=failed)
-            self._pool(held.job.executor, threads).submit(_attempt, remove)
+    def _remove(self, alias: str, handle: str, *, failed: bool) -> None:
+        executor = self._executors[alias]
+        remove = partial(_attempt, partial(executor.remove, handle, failed=failed))
+        if threads := executor.capabilities.launch_threads:
+            self._pool(alias, threads).submit(remove)
         else:
-            _attempt(partial(held.executor.remove, handle, failed=failed))
+            remove()
 
     def _read_outputs(self) -> None:
         for held in self.held.values():

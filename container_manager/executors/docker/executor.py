@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 
 import docker
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.dateparse import parse_datetime
 from docker.errors import APIError
 
 from ...conf import AppSettings
@@ -34,7 +33,7 @@ from ..base import (
 )
 from .configuration import container_configuration
 from .daemon import Daemon, Gone, explanation
-from .exits import INIT_FAILURES, exit_status
+from .exits import INIT_FAILURES, PHASES, exit_status
 from .images import Images
 from .options import DockerOptions, docker_options
 from .output import Output
@@ -59,7 +58,7 @@ class DockerExecutor(Executor):
     # Measured on two cores: more than four launches at a time make none of them sooner.
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=True, launch_threads=4)
 
-    def __init__(self, options: DockerOptions, *, install: str, secrets_directory: str = "/run/secrets") -> None:
+    def __init__(self, options: DockerOptions, *, install: str, secrets_directory: str) -> None:
         self._options, self._install = options, install
         self._daemon = Daemon(options)
         self._images = Images(self._daemon, options, secrets_directory=secrets_directory)
@@ -84,6 +83,7 @@ class DockerExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         docker_options(options)
+        # The default itself, or what `for_database` makes of it.
         if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
@@ -224,7 +224,7 @@ class DockerExecutor(Executor):
     def _start(self, spec: LaunchSpec) -> None:
         try:
             with self._daemon.asked() as api:
-                if api.inspect_container(spec.key)["State"]["Status"] != "created":
+                if PHASES.get(api.inspect_container(spec.key)["State"]["Status"]) is not Phase.CREATED:
                     return
                 if spec.key in self._unanswered:
                     self._lose(spec)
@@ -308,10 +308,10 @@ class DockerExecutor(Executor):
                 state = api.inspect_container(handle)["State"]
         except Gone:
             return False
-        finished_at = parse_datetime(state["FinishedAt"][:19] + "+00:00")
-        if state["Status"] != "exited" or finished_at is None:
+        if PHASES.get(state["Status"]) is not Phase.EXITED:
             return False
-        return (datetime.now(UTC) - finished_at).total_seconds() < self._options.keep_failed_seconds
+        age = datetime.now(UTC) - datetime.fromisoformat(state["FinishedAt"])
+        return age.total_seconds() < self._options.keep_failed_seconds
 
     def _exit_status(self, found: Mapping[str, Any], out_of_memory: bool) -> ExitStatus:
         state, words = found["State"], ""

@@ -12,9 +12,8 @@ from typing import Any
 
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
-from .daemon import Daemon, Gone
-from .daemon import Stream as Answer
-from .exits import may_be_out_of_memory
+from .daemon import Answer, Daemon, Gone
+from .exits import PHASES, may_be_out_of_memory
 
 # A list of 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
@@ -23,14 +22,6 @@ _RETRY_SECONDS = 0.5
 # the end, some ms, measured with 20.10).
 _OUT_OF_MEMORY_SECONDS = 1.0
 logger = logging.getLogger(__name__)
-_PHASES = {
-    "created": Phase.CREATED,
-    "running": Phase.RUNNING,
-    "paused": Phase.RUNNING,
-    "restarting": Phase.RUNNING,
-    "exited": Phase.EXITED,
-    "dead": Phase.EXITED,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +150,7 @@ class View:
             # What has happened while the daemon made its list is not in it.
             seen = {key: found for key, found in self._seen.items() if found.at >= asked}
             for row in rows:
-                key, phase = row["Labels"].get(KEY_LABEL), _PHASES.get(row["State"])
+                key, phase = row["Labels"].get(KEY_LABEL), PHASES.get(row["State"])
                 if key is None or phase is None or key in seen or self._removed.get(key, 0.0) >= asked:
                     continue
                 known = self._seen.get(key)
@@ -176,7 +167,7 @@ class View:
         try:
             with self._daemon.asked() as api:
                 found = api.inspect_container(key)
-            if _PHASES.get(found["State"]["Status"]) is Phase.EXITED:
+            if PHASES.get(found["State"]["Status"]) is Phase.EXITED:
                 if self._doubt(key, found):
                     return
                 status = self._exit_status(found, key in self._out_of_memory)
