@@ -28,7 +28,9 @@ from .subject import IMAGE, DockerSubject
 @contextmanager
 def executing(base_url: str, **options: Any) -> Iterator[Executor]:
     executor = DockerExecutor(
-        docker_options({"base_url": base_url, "images": [IMAGE], **options}), install="connections"
+        docker_options({"base_url": base_url, "images": [IMAGE], **options}),
+        install="connections",
+        secrets_directory="/run/secrets",
     )
     try:
         yield executor

@@ -21,6 +21,7 @@ from docker.tls import TLSConfig
 from ..base import Unavailable
 from .options import DockerOptions
 
+CONFLICT = 409
 _READ_BYTES = 65536
 # Each container that is followed has a connection; the SDK complains of those it cannot put back into its pool.
 _POOL_SIZE = 1024
@@ -91,6 +92,16 @@ class Daemon:
             yield answer
         finally:
             answer.close()
+
+    def remove(self, name: str) -> None:
+        """Kill and remove a container, if it is there."""
+        with contextlib.suppress(Gone), self.asked() as api:
+            try:
+                api.remove_container(name, v=True, force=True)
+            except APIError as error:
+                # Somebody else is removing it.
+                if error.status_code != CONFLICT:
+                    raise
 
     def _client(self) -> docker.APIClient:
         with self._lock:

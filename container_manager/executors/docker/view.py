@@ -13,11 +13,12 @@ from typing import Any
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
 from .daemon import Answer, Daemon, Gone
-from .exits import PHASES, may_be_out_of_memory
+from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
 
 # A list of 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
+_LAST_WORDS_BYTES = 4096
 # By then the daemon has said of what the kernel killed that it was out of memory, if it ever does (2 in 100 come after
 # the end, some ms, measured with 20.10).
 _OUT_OF_MEMORY_SECONDS = 1.0
@@ -41,11 +42,9 @@ class View:
         daemon: Daemon,
         *,
         install: str,
-        exit_status: Callable[[Mapping[str, Any], bool], ExitStatus],
         changed: Callable[[], None],
     ) -> None:
         self._daemon, self._install, self._changed = daemon, install, changed
-        self._exit_status = exit_status
         # Guards all that follows; notified when there is something to ask the daemon.
         self._state = threading.Condition()
         self._seen: dict[str, Seen] = {}
@@ -170,7 +169,7 @@ class View:
             if PHASES.get(found["State"]["Status"]) is Phase.EXITED:
                 if self._doubt(key, found):
                     return
-                status = self._exit_status(found, key in self._out_of_memory)
+                status = self._exit_status(found, out_of_memory=key in self._out_of_memory)
         except Gone:
             with self._state:
                 self._seen.pop(key, None)
@@ -178,6 +177,18 @@ class View:
             if status is not None and key in self._unknown_ends:
                 self._seen[key] = Seen(phase=Phase.EXITED, at=time.monotonic(), exit=status)
             self._unknown_ends.discard(key)
+
+    def _exit_status(self, found: Mapping[str, Any], *, out_of_memory: bool) -> ExitStatus:
+        state, words = found["State"], ""
+        if state["ExitCode"] in INIT_FAILURES:
+            with self._daemon.asked() as api:
+                words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
+        return exit_status(
+            state,
+            memory_bytes=found["HostConfig"]["Memory"],
+            out_of_memory=out_of_memory,
+            last_words=words[-_LAST_WORDS_BYTES:],
+        )
 
     def _doubt(self, key: str, found: Mapping[str, Any]) -> bool:
         """Tell whether to wait for the daemon's word that a container was out of memory."""
