@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _NAME = re.compile(r"[^=\s\x00-\x1f\x7f]+")
 
 
-def check_environment(environment: Mapping[str, str], *, secrets: Mapping[str, str]) -> None:
+def check_names(variables: Iterable[str]) -> None:
+    """Raise ValueError where a name cannot be a variable's."""
+    for name in variables:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of an environment variable.")
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
     """Raise ValueError where a name or a value cannot be a variable's.
 
     Whoever reads variables by lines must not be told of one that is none, so a value is one line. A key or a
     certificate has more, and is a secret.
     """
-    for name in (*environment, *secrets):
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot be the name of an environment variable.")
+    check_names(environment)
     for name, value in environment.items():
         if any(odd in value for odd in "\n\r\0"):
             raise ValueError(f"The value of {name!r} is more than one line. Give such a value as a secret.")

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .commands import split_command
 from .container import container_request
-from .environment import check_environment
+from .environment import check_environment, check_names
 from .identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -204,14 +204,15 @@ class ContainerJob(StateMachineModel):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
-        try:
-            check_environment(self.environment, secrets=self.secrets)
-        except ValueError as error:
-            raise ValidationError({"environment": str(error)}) from error
-        try:
-            container_request(self.container)
-        except ValueError as error:
-            raise ValidationError({"container": str(error)}) from error
+        for name, check in (
+            ("environment", check_environment),
+            ("secrets", check_names),
+            ("container", container_request),
+        ):
+            try:
+                check(getattr(self, name))
+            except ValueError as error:
+                raise ValidationError({name: str(error)}) from error
 
     @property
     def argv(self) -> list[str]:

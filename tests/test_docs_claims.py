@@ -195,6 +195,7 @@ SECTIONS = {
         "test_example.py::test_dockers_own_variables_name_the_daemon",
     ],
     "Use several daemons": [
+        "docker/test_aliases.py::test_each_daemon_runs_the_jobs_that_name_it",
         "test_engine_away.py::test_while_one_is_away_another_is_served",
         "test_queue.py::test_only_executors_that_it_serves_or_nobody_alive_does",
     ],
@@ -204,8 +205,8 @@ SECTIONS = {
     ],
     "Set the daemon up": [
         "executors/conformance.py::test_any_bytes_come_through",
-        "docker/test_daemon.py::test_a_stopped_daemon_stops_its_containers",
-        "docker/test_daemon.py::test_with_live_restore_a_container_goes_on",
+        "docker/test_restarts.py::test_with_live_restore_jobs_go_on",
+        "docker/test_restarts.py::test_without_it_what_the_daemon_ended_runs_again",
     ],
     "Start all of it with compose": [
         "test_example.py::test_every_service_has_an_image_and_waits_for_what_is_there",

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from container_manager.queue.orphans import closed_attempts
+from container_manager.queue.orphans import attempts_over
 
 from .jobs import THEN, job_in
 
@@ -21,7 +21,7 @@ def test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys() ->
         )
     unknown = uuid.uuid4()
     held = [(job.pk, 1), (job.pk, 2), (job.pk, 3), (job.pk, 4), (unknown, 1)]
-    assert closed_attempts(held, using="default") == {
+    assert attempts_over(held, using="default") == {
         (job.pk, 1): True,
         (job.pk, 2): False,
         (job.pk, 4): False,

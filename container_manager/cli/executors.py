@@ -15,10 +15,7 @@ from ..executors.registry import build_executor
 from .base import Output, print_json, print_table
 
 _GIBIBYTE = 1024**3
-_ADVICE = (
-    "Workers start no jobs on what is not well. Mend its entry in CONTAINER_MANAGER['EXECUTORS'], or what it needs: "
-    "'manage.py check' looks at the settings, and a Docker daemon must run and let this user in.\n"
-)
+_ADVICE = "Mend its entry in CONTAINER_MANAGER['EXECUTORS'], or what it says it needs.\n"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

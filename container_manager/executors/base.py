@@ -23,7 +23,10 @@ class ExecutorError(Exception):
 
 
 class Unavailable(ExecutorError):
-    """The engine does not answer. Nothing is known about its jobs: their status must stay as it is."""
+    """It could not be done now, and may be later: the engine does not answer, or something that it needs.
+
+    Nothing is known about its jobs: their status must stay as it is.
+    """
 
 
 class Rejected(ExecutorError):

@@ -8,7 +8,7 @@ from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_at
 from .entry import enqueue, enqueue_many, retry
 from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
 from .logs import LogChange, LogEntry, store_logs
-from .orphans import closed_attempts
+from .orphans import attempts_over
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import PRUNE_BATCH, prune_jobs
 from .retries import promote_retries
@@ -24,8 +24,8 @@ __all__ = [
     "Outcome",
     "OwnedAttempt",
     "QueueStatistics",
+    "attempts_over",
     "claim",
-    "closed_attempts",
     "drop_lease",
     "enqueue",
     "enqueue_many",

@@ -10,8 +10,11 @@ from ..models import JobAttempt
 _BATCH = 500
 
 
-def closed_attempts(keys: Collection[tuple[uuid.UUID, int]], *, using: str) -> dict[tuple[uuid.UUID, int], bool]:
-    """Return those of the attempts, by job id and number, that are closed or not known, and whether they failed."""
+def attempts_over(keys: Collection[tuple[uuid.UUID, int]], *, using: str) -> dict[tuple[uuid.UUID, int], bool]:
+    """Return which of the attempts (job id, number) nobody will go on with, and whether each failed.
+
+    They are closed, or the database does not know them.
+    """
     found: dict[tuple[uuid.UUID, int], bool] = dict.fromkeys(keys, False)
     jobs = sorted({job for job, _ in keys})
     for start in range(0, len(jobs), _BATCH):

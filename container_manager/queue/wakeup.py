@@ -38,7 +38,7 @@ def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs
 
 def others_listen() -> bool:
     """Tell whether anybody but `notice_transitions` wants to know of transitions."""
-    return len(job_transitioned.receivers) > _NOTICES
+    return len(job_transitioned.receivers) > int(_NOTICES)
 
 
 # Not connected at all where no database could be told: a receiver costs each transition a little.

@@ -6,21 +6,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from queue import SimpleQueue
-from typing import TypeVar
 
 from .. import queue
 from ..conf import AppSettings
-from ..executors.base import Executor, ExecutorError, ExitStatus, LaunchSpec, Observation, Phase, Rejected, Unavailable
+from ..executors.base import Executor, ExecutorError, ExitStatus, Observation, Phase, Rejected, Unavailable
 from .held import AttemptKey, HeldAttempt, Stage
-from .launch import attempt_of, launch_key, launch_spec
+from .launch import attempt_of, launch_key
+from .launching import Launches, attempt
 from .outcomes import closed, failed, outcome_of
 from .output import CappedOutput
 from .timers import Timer
 
-T = TypeVar("T")
 _FLUSH_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
@@ -34,13 +31,12 @@ class Engines:
     def __init__(self, executors: Mapping[str, Executor], settings: AppSettings, wake: Callable[[], None]) -> None:
         self.held: dict[AttemptKey, HeldAttempt] = {}
         self._executors, self._settings, self._wake = dict(executors), settings, wake
-        self._launched: SimpleQueue[tuple[HeldAttempt, str | Exception]] = SimpleQueue()
+        self._launches = Launches(settings, wake)
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
         self._unavailable_since: dict[str, float] = {}
-        self._returned = False
+        self._came_back = False
         # The aliases whose engines have said what they hold.
-        self._heard: set[str] = set()
-        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._answered_once: set[str] = set()
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
         self._ended = threading.Event()
@@ -55,10 +51,10 @@ class Engines:
         """The aliases whose engines answered when last asked."""
         return [alias for alias in self._executors if alias not in self._unavailable_since]
 
-    def take_returned(self) -> bool:
+    def take_came_back(self) -> bool:
         """Tell whether an engine that was away, or was not asked yet, has answered since this was last asked."""
-        returned, self._returned = self._returned, False
-        return returned
+        came_back, self._came_back = self._came_back, False
+        return came_back
 
     @property
     def timers(self) -> list[Timer]:
@@ -74,8 +70,7 @@ class Engines:
         self._ended.set()
         for executor in self._executors.values():
             executor.close()
-        for pool in self._pools.values():
-            pool.shutdown()
+        self._launches.close()
         for watcher in self._watchers:
             if watcher.is_alive():
                 watcher.join()
@@ -96,7 +91,7 @@ class Engines:
     def take_on(self, job: queue.ClaimedJob) -> None:
         """Start a claimed job."""
         held = self._hold(job)
-        self._launch(held)
+        self._launches.begin(held)
 
     def adopt(self, found: queue.OwnedAttempt, *, by: str) -> None:
         """Take an attempt that another worker began (or this one, before the database forgot to answer)."""
@@ -109,14 +104,14 @@ class Engines:
         elif not found.handle and (held.executor.capabilities.survives_worker or found.claimed_by == by):
             # Nobody knows whether it was started (starting is idempotent), or the answer to the claim was lost.
             held.stage = Stage.LAUNCHING
-            self._launch(held)
+            self._launches.begin(held)
         self._changed[job.executor] = True
 
     def stop(self, held: HeldAttempt, why: str, *, grace: float) -> None:
         """Have an attempt stopped; ``why`` decides what its end will mean."""
         held.stopped_for = why
         if held.stage in (Stage.LAUNCHING, Stage.RUNNING):
-            result = _attempt(lambda: held.executor.stop(held.handle or held.key, grace))
+            result = attempt(lambda: held.executor.stop(held.handle or held.key, grace))
             if isinstance(result, Unavailable):
                 held.stopped_for = None
 
@@ -129,24 +124,23 @@ class Engines:
     def let_go(self, held: HeldAttempt) -> None:
         """Drop an attempt whose end is stored, and remove what the engine has of it."""
         self.held.pop(held.id, None)
-        self._remove(held, failed=held.outcome is not None and held.outcome.status == "failed")
+        failed = held.outcome is not None and held.outcome.status == "failed"
+        self._remove(held.job.executor, held.handle or held.key, failed=failed)
 
     def orphans(self) -> dict[str, dict[AttemptKey, str]]:
         """Return by alias what engines hold that this worker does not: attempts, and what the engine calls them."""
         found: dict[str, dict[AttemptKey, str]] = {}
         for alias, executor in self._executors.items():
             if executor.capabilities.survives_worker and alias not in self._unavailable_since:
-                observed = _attempt(executor.observe)
+                observed = attempt(executor.observe)
                 if not isinstance(observed, Exception):
                     others = {attempt_of(o.key): o.handle for o in observed.attempts}
                     found[alias] = {key: handle for key, handle in others.items() if key and key not in self.held}
         return found
 
-    def sweep(self, alias: str, handle: str, *, failed: bool) -> None:
+    def remove_orphan(self, alias: str, handle: str, *, failed: bool) -> None:
         """Remove what an engine holds of an attempt that is over."""
-        executor = self._executors[alias]
-        threads = executor.capabilities.launch_threads
-        self._pool(alias, threads).submit(_attempt, lambda: executor.remove(handle, failed=failed))
+        self._remove(alias, handle, failed=failed)
 
     def _hold(self, job: queue.ClaimedJob, *, adopted: bool = False) -> HeldAttempt:
         now = time.monotonic()
@@ -160,48 +154,28 @@ class Engines:
         self.held[held.id] = held
         return held
 
-    def _launch(self, held: HeldAttempt) -> None:
-        if self._ended.is_set():
-            return
-        try:
-            spec = launch_spec(held.job, self._settings)
-        except Exception as error:
-            # Whatever it is, it is this job's: the next worker must not die of it too.
-            self._note_launched(held, error)
-            return
-        submit = partial(_attempt, partial(_submit, held, spec, self._settings))
-        threads = held.executor.capabilities.launch_threads
-        if not threads:
-            self._note_launched(held, submit())
-            return
-        future = self._pool(held.job.executor, threads).submit(submit)
-        future.add_done_callback(lambda done: self._note_launched(held, done.result()))
-
-    def _note_launched(self, held: HeldAttempt, result: str | Exception) -> None:
-        self._launched.put((held, result))
-        self._wake()
-
     def _collect_launches(self) -> None:
-        while not self._launched.empty():
-            held, result = self._launched.get()
+        for held, result in self._launches.results():
             if held.stage is not Stage.LAUNCHING:
                 continue
             if isinstance(result, str):
-                held.handle, held.stage, held.running_since = result, Stage.RUNNING, time.monotonic()
-                self._note_available(held.job.executor)
-                self._changed[held.job.executor] = True
-            if not held.mine:
+                self._note_running(held, result)
+            elif not held.mine:
                 self._forget(held)
-            elif isinstance(result, str):
-                if held.stopped_for is not None:
-                    self.stop(held, held.stopped_for, grace=held.job.grace_seconds)
             elif isinstance(result, Unavailable) and self._may_come_back(held):
                 self._unavailable_since.setdefault(held.job.executor, time.monotonic())
-                timer = threading.Timer(1.0, self._launch, [held])
-                timer.daemon = True
-                timer.start()
+                self._launches.begin_later(held)
             else:
                 self._end_unstarted(held, result)
+
+    def _note_running(self, held: HeldAttempt, handle: str) -> None:
+        held.handle, held.stage, held.running_since = handle, Stage.RUNNING, time.monotonic()
+        self._note_available(held.job.executor)
+        self._changed[held.job.executor] = True
+        if not held.mine:
+            self._forget(held)
+        elif held.stopped_for is not None:
+            self.stop(held, held.stopped_for, grace=held.job.grace_seconds)
 
     def _may_come_back(self, held: HeldAttempt) -> bool:
         """Tell whether to try a launch again: its engine is not away for too long since the first time it failed."""
@@ -213,13 +187,13 @@ class Engines:
         if isinstance(error, Rejected):
             reason, message = error.reason, str(error)
         elif isinstance(error, Unavailable):
-            reason, message = "lost", f"The engine could not be reached: {error}"
+            reason, message = "lost", str(error)
         else:
             logger.error("Executor %s failed to launch job=%s", held.job.executor, held.job.id, exc_info=error)
             reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
         held.stage = Stage.ENDED
         held.exit = ExitStatus(message=message)
-        _attempt(held.read_output)
+        attempt(held.read_output)
         held.hand_out(everything=True)
         if held.stopped_for == "cancelled":
             held.outcome = closed(held.job, None, message)
@@ -245,16 +219,16 @@ class Engines:
                 self._note_unavailable(alias, running, error)
                 continue
             self._note_available(alias)
-            if observed.as_of and alias not in self._heard:
-                self._heard.add(alias)
-                self._returned = True
+            if observed.as_of and alias not in self._answered_once:
+                self._answered_once.add(alias)
+                self._came_back = True
             by_key = {o.key: o for o in observed.attempts}
             for held in running:
                 self._take_note(held, by_key.get(held.key), observed.as_of)
 
     def _note_available(self, alias: str) -> None:
         if self._unavailable_since.pop(alias, None) is not None:
-            self._returned = True
+            self._came_back = True
 
     def _note_unavailable(self, alias: str, running: Iterable[HeldAttempt], error: Unavailable) -> None:
         since = self._unavailable_since.setdefault(alias, time.monotonic())
@@ -286,7 +260,7 @@ class Engines:
                 self._end(held, held.exit or ExitStatus(lost=True))
 
     def _give_up(self, held: HeldAttempt, message: str) -> None:
-        _attempt(held.read_output)
+        attempt(held.read_output)
         self._end(held, ExitStatus(lost=True, message=message))
 
     def _end(self, held: HeldAttempt, exit_status: ExitStatus) -> None:
@@ -310,25 +284,17 @@ class Engines:
             # Whoever took the job may have adopted the container: it is that worker's to end.
             held.executor.release(held.handle or held.key)
         elif held.handle:
-            self._remove(held)
+            self._remove(held.job.executor, held.handle, failed=False)
 
-    def _remove(self, held: HeldAttempt, *, failed: bool = False) -> None:
-        threads, handle = held.executor.capabilities.launch_threads, held.handle or held.key
-        if threads:
-            remove = partial(held.executor.remove, handle, failed=failed)
-            self._pool(held.job.executor, threads).submit(_attempt, remove)
-        else:
-            _attempt(partial(held.executor.remove, handle, failed=failed))
+    def _remove(self, alias: str, handle: str, *, failed: bool) -> None:
+        executor = self._executors[alias]
+        # One that cannot be removed now is found by the next sweep.
+        self._launches.run(alias, executor, partial(executor.remove, handle, failed=failed), done=lambda _: None)
 
     def _read_outputs(self) -> None:
         for held in self.held.values():
             if held.stage in (Stage.LAUNCHING, Stage.RUNNING):
-                _attempt(held.read_output)
-
-    def _pool(self, alias: str, threads: int) -> ThreadPoolExecutor:
-        if alias not in self._pools:
-            self._pools[alias] = ThreadPoolExecutor(threads, thread_name_prefix=f"container-manager-{alias}")
-        return self._pools[alias]
+                attempt(held.read_output)
 
     def _watcher(self, alias: str) -> threading.Thread:
         executor = self._executors[alias]
@@ -346,26 +312,3 @@ class Engines:
                     self._wake()
 
         return threading.Thread(target=watch, name=f"container-manager-watch-{alias}", daemon=True)
-
-
-def _submit(held: HeldAttempt, spec: LaunchSpec, settings: AppSettings) -> str:
-    """Start an attempt, unless what was to be has changed while it waited for a launch thread."""
-    if not held.mine:
-        raise Unavailable("The job is another worker's by now.")
-    if held.stopped_for is not None:
-        raise Rejected("start", "It was stopped before it had started.")
-    if held.job.attempt > 1 and held.executor.capabilities.survives_worker:
-        # The attempt before this one may run on, if it was given up while its engine was away.
-        held.executor.remove(launch_key(held.job, settings, number=held.job.attempt - 1), failed=True)
-    return held.executor.submit(spec)
-
-
-def _attempt(work: Callable[[], T]) -> T | Exception:
-    """Return a result, or the executor's error as a value."""
-    try:
-        return work()
-    except ExecutorError as error:
-        return error
-    except Exception as error:
-        logger.exception("An executor failed")
-        return error

@@ -34,7 +34,11 @@ class Stage(Enum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class HeldAttempt:
-    """One attempt in this worker's hands. Changed by the worker's own thread only."""
+    """One attempt in this worker's hands. Changed by the worker's own thread only.
+
+    ``deadline``, ``launch_until``, ``running_since`` and ``exited_at`` are monotonic seconds. ``mine``: not taken from
+    this worker yet, as far as it knows. ``stopped_for``: why it was told to stop: cancelled, timeout, lost.
+    """
 
     id: AttemptKey = field(init=False)
     job: queue.ClaimedJob

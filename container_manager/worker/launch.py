@@ -7,7 +7,7 @@ import uuid
 from ..commands import split_command
 from ..conf import AppSettings
 from ..container import container_request
-from ..environment import check_environment
+from ..environment import check_environment, check_names
 from ..executors.base import LaunchSpec, Rejected
 from ..queue import ClaimedJob
 from ..secret_references import read_secret
@@ -66,7 +66,8 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
 def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
     environment = {name: str(value) for name, value in job.environment.items()}
     try:
-        check_environment(environment, secrets=job.secrets)
+        check_environment(environment)
+        check_names(job.secrets)
     except ValueError as error:
         raise Rejected("start", str(error)) from error
     try:

@@ -210,7 +210,7 @@ class WorkerLoop:
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
-        if self._engines.take_returned():
+        if self._engines.take_came_back():
             self._sweep.hurry()
         if self._sweep.is_due():
             self._sweep_engines()
@@ -221,9 +221,9 @@ class WorkerLoop:
         """Remove what engines still hold of attempts that are over: of workers that died before they did, say."""
         for alias, attempts in self._engines.orphans().items():
             if attempts:
-                closed = queue.closed_attempts(attempts, using=self._options.using)
+                closed = queue.attempts_over(attempts, using=self._options.using)
                 for key, failed in closed.items():
-                    self._engines.sweep(alias, attempts[key], failed=failed)
+                    self._engines.remove_orphan(alias, attempts[key], failed=failed)
 
     def _compare_with_database(self) -> None:
         """Find what was cancelled or taken from this worker, and what it was given."""

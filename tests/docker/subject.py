@@ -37,7 +37,9 @@ class DockerSubject(Subject):
         self.api = docker.APIClient(url)
 
     def executor(self, **options: Any) -> DockerExecutor:
-        return DockerExecutor(docker_options({**self.options, **options}), install=self.install)
+        return DockerExecutor(
+            docker_options({**self.options, **options}), install=self.install, secrets_directory="/run/secrets"
+        )
 
     def spec(self, script: str, **fields: Any) -> LaunchSpec:
         environment = {"EFFECTS": str(self._effects), **fields.pop("environment", {})}

@@ -161,6 +161,10 @@ def test_no_wish_is_a_wish_for_the_defaults() -> None:
         ({"gpus": "all"}, "'gpus' must be"),
         ({"registries": {"r": {"username": "u"}}}, "'registries' must be"),
         ({"tmpfs": {"tmp": 1}}, "'tmpfs' must be"),
+        ({"tmpfs": 0}, "'tmpfs' must be"),
+        ({"ulimits": []}, "'ulimits' must be"),
+        ({"user": None}, "'user' must be"),
+        ({"volumes": {"a": {"source": ""}}}, "'volumes' must be"),
         ({"memory_bytes": "1g"}, "'memory_bytes' must be"),
         ({"cpu_count": 0}, "'cpu_count' must be"),
         ({"keep_failed_seconds": -1}, "'keep_failed_seconds' must be"),
@@ -201,3 +205,7 @@ def test_a_jobs_labels_are_told_apart_from_all_others() -> None:
         "container-manager.install": "i",
         "container-manager.key": "cm-i-0-1",
     }
+
+
+def test_a_network_may_be_called_almost_anything() -> None:
+    assert docker_options({"networks": ["hosted", "containers"]}).networks == ["hosted", "containers"]

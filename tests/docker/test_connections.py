@@ -28,7 +28,9 @@ from .subject import IMAGE, DockerSubject
 @contextmanager
 def executing(base_url: str, **options: Any) -> Iterator[Executor]:
     executor = DockerExecutor(
-        docker_options({"base_url": base_url, "images": [IMAGE], **options}), install="connections"
+        docker_options({"base_url": base_url, "images": [IMAGE], **options}),
+        install="connections",
+        secrets_directory="/run/secrets",
     )
     try:
         yield executor
@@ -139,15 +141,15 @@ def test_settings_that_cannot_work_are_said_before_anything_is_asked(
         DockerExecutor.from_settings({"base_url": "ssh://there"}, AppSettings(install="mine"))
 
 
-def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(docker_url: str, tmp_path: Path) -> None:
+def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(
+    docker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject = DockerSubject(docker_url, tmp_path)
     meanings: dict[str, ExitStatus] = {}
-    view = View(
-        Engine(docker_options(subject.options)),
-        install=subject.install,
-        exit_status=lambda found, oom: meanings["of this"],
-        changed=lambda: None,
+    monkeypatch.setattr(
+        "container_manager.executors.docker.view.exit_status", lambda *args, **kwargs: meanings["of this"]
     )
+    view = View(Engine(docker_options(subject.options)), install=subject.install, changed=lambda: None)
     executor = subject.executor()
     executor.submit(subject.spec("true"))
 

@@ -244,7 +244,7 @@ class TestSweep:
                 site.api.remove_container(foreign, force=True)
 
     def test_a_failed_one_is_kept_for_a_while(self, docker_url: str, tmp_path: Path) -> None:
-        site = Site(docker_url, tmp_path, keep_failed_seconds=8)
+        site = Site(docker_url, tmp_path, keep_failed_seconds=3600)
         try:
             with site.worker("--slots", "2"):
                 failing, well = site.enqueue("exit 3"), site.enqueue("true")
@@ -253,9 +253,13 @@ class TestSweep:
                 eventually(lambda: len(site.containers()) == 1)
                 (kept,) = site.containers()
                 assert kept["Labels"]["container-manager.key"].split("-")[-2] == failing.pk.hex
+            unknown = f"cm-{site.install}-{'0' * 32}-1"
+            self.alien(site, unknown, key=unknown, install=site.install)
             with site.worker("--slots", "2"):
-                assert len(site.containers()) == 1
-            time.sleep(8)  # as long as it is kept
+                # When that is gone it has swept.
+                eventually(lambda: unknown not in self.names(site))
+                assert [container["Id"] for container in site.containers()] == [kept["Id"]]
+            site.options["keep_failed_seconds"] = 0.0
             with site.worker("--slots", "2"):
                 site.assert_clean()
         finally:

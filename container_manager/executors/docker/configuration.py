@@ -16,8 +16,8 @@ KEY_LABEL = "container-manager.key"
 # Before a job's own labels: there are programs that do what labels of a daemon's containers tell them.
 JOB_LABELS = "container-manager.job."
 _HUB = ("docker.io/", "index.docker.io/")
-# Where one file is full the next is begun, and the one before it dropped; a reader may then miss some, or see some
-# twice (measured with 20.10).
+# Where one file is full the next is begun, and the one before it dropped: with one alone, all would be gone then. A
+# reader may miss some at that moment, or see some twice (measured with 20.10).
 _LOG_FILES = 2
 
 

@@ -21,6 +21,7 @@ from docker.tls import TLSConfig
 from ..base import Unavailable
 from .options import DockerOptions
 
+CONFLICT = 409
 _READ_BYTES = 65536
 # Each container that is followed has a connection; the SDK complains of those it cannot put back into its pool.
 _POOL_SIZE = 1024
@@ -54,9 +55,9 @@ class Daemon:
 
     @contextmanager
     def asked(self) -> Iterator[docker.APIClient]:
-        """Give the SDK's client; raise Gone for a container that is not there, and Unavailable for what is no answer.
+        """Give the SDK's client, and turn its errors: Gone for a container that is not there, Unavailable for all else.
 
-        Whoever expects another refusal (APIError) must understand it within.
+        A caller that expects another refusal catches APIError inside.
         """
         try:
             yield self._client()
@@ -75,7 +76,7 @@ class Daemon:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
-    ) -> Iterator[Stream]:
+    ) -> Iterator[Answer]:
         """Give an answer that comes bit by bit; raise Gone, Failed and Unavailable."""
         with self.asked() as api:
             url = f"{api.base_url}/v{api.api_version}{path}"
@@ -85,12 +86,22 @@ class Daemon:
                 text = _message(response)
                 response.close()
                 raise Gone(text) if response.status_code == requests.codes.not_found else Failed(text)
-        stream = Stream(response)
-        stream.allow_pauses()
+        answer = Answer(response)
+        answer.allow_pauses()
         try:
-            yield stream
+            yield answer
         finally:
-            stream.close()
+            answer.close()
+
+    def remove(self, name: str) -> None:
+        """Kill and remove a container, if it is there."""
+        with contextlib.suppress(Gone), self.asked() as api:
+            try:
+                api.remove_container(name, v=True, force=True)
+            except APIError as error:
+                # Somebody else is removing it.
+                if error.status_code != CONFLICT:
+                    raise
 
     def _client(self) -> docker.APIClient:
         with self._lock:
@@ -116,7 +127,7 @@ class Daemon:
         return api
 
 
-class Stream:
+class Answer:
     """An answer that comes bit by bit. One thread reads it; any thread may break it off."""
 
     def __init__(self, response: requests.Response) -> None:
@@ -135,7 +146,10 @@ class Stream:
         for piece in self.pieces():
             *lines, rest = (rest + piece).split(b"\n")
             for line in filter(None, lines):
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise Unavailable(f"The Docker daemon's answer is no JSON: {line[:100]!r}") from error
 
     def allow_pauses(self) -> None:
         """Wait as long as it takes from one piece to the next. (Only the beginning had to come in time.)"""

@@ -7,7 +7,17 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from ..base import ExitStatus
+from ..base import ExitStatus, Phase
+
+# The daemon's words for how far a container has come.
+PHASES = {
+    "created": Phase.CREATED,
+    "running": Phase.RUNNING,
+    "paused": Phase.RUNNING,
+    "restarting": Phase.RUNNING,
+    "exited": Phase.EXITED,
+    "dead": Phase.EXITED,
+}
 
 # A shell's way to tell of a signal, which the daemon and its init process share.
 _SIGNAL_BASE = 128

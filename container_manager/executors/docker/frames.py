@@ -5,7 +5,6 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operat
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +14,6 @@ from ..base import LogChunk, Stream
 _HEADER_BYTES = 8
 _STREAMS: dict[int, Stream] = {0: "stdout", 1: "stdout", 2: "stderr", 3: "system"}
 _NEWLINE = ord("\n")
-_FRACTION = re.compile(r"\.\d+")
 _SKEW_SECONDS = 2
 
 
@@ -47,7 +45,7 @@ def since(positions: Positions) -> str | None:
 
 
 def _seconds(timestamp: bytes) -> int:
-    return int(datetime.fromisoformat(_FRACTION.sub("", timestamp.decode("ascii"))).timestamp())
+    return int(datetime.fromisoformat(timestamp.decode("ascii")).timestamp())
 
 
 class FrameDecoder:

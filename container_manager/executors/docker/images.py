@@ -13,7 +13,7 @@ from docker.utils import parse_repository_tag
 
 from ...secret_references import REGISTRY_FILES, REGISTRY_VARIABLES, read_secret
 from ..base import Rejected, Unavailable
-from .daemon import Daemon, Failed, Gone, Stream
+from .daemon import Answer, Daemon, Failed, Gone
 from .options import DockerOptions
 
 # The daemon answers 500, or an error in its stream, both where a registry refuses and where it cannot be reached.
@@ -43,12 +43,13 @@ class Images:
     def __init__(self, daemon: Daemon, options: DockerOptions, *, secrets_directory: str) -> None:
         self._daemon, self._options, self._secrets_directory = daemon, options, secrets_directory
         self._locks: dict[str, threading.Lock] = {}
-        self._pulls: dict[str, Stream] = {}
+        self._pulls: dict[str, Answer] = {}
 
     def pull(self, image: str, key: str, *, note: Callable[[str], None], check: Callable[[], None]) -> None:
-        """Pull an image for an attempt, and note each step; call ``check`` before and after, which raises if it is off.
+        """Pull an image for an attempt, and note each step.
 
-        Raises Rejected where the registry refuses, and Unavailable where it cannot be asked.
+        ``check`` raises where it is not wanted any more; it is called before, and where the pull was broken off. Raises
+        Rejected where the registry refuses, and Unavailable where it cannot be asked.
         """
         registry, repository, tag = _parts(image)
         headers = self._login(registry)
@@ -56,10 +57,10 @@ class Images:
         with self._locks.setdefault(image, threading.Lock()):
             check()
             try:
-                with self._daemon.stream("/images/create", parameters, method="POST", headers=headers) as stream:
-                    self._pulls[key] = stream
+                with self._daemon.stream("/images/create", parameters, method="POST", headers=headers) as answer:
+                    self._pulls[key] = answer
                     check()
-                    for line in stream.lines():
+                    for line in answer.lines():
                         if "error" in line:
                             raise Failed(str(line["error"]))
                         if "status" in line and not line.get("progressDetail"):

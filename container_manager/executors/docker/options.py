@@ -13,8 +13,6 @@ from ...container import container_request
 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 PULL_POLICIES = ("missing", "always", "never")
-# These would let a job into the host's or another container's network, whoever wrote them into the settings.
-_FORBIDDEN_NETWORKS = ("host", "container:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +82,11 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"The option {name!r} must be {_RULES[name][1]}, not {value!r}."
     yield from _url_problems(given)
     for network in (given.get("network", ""), *_texts(given.get("networks", ()))):
-        if str(network).startswith(_FORBIDDEN_NETWORKS):
+        if str(network) == "host" or str(network).startswith("container:"):
             yield f"The network {network!r} would let jobs out of their containers: it cannot be allowed."
     try:
-        container_request({name: given[name] for name in ("user", "tmpfs", "ulimits") if given.get(name)})
+        # The same rules as for what a job asks.
+        container_request({name: given[name] for name in ("user", "tmpfs", "ulimits") if given.get(name, "") != ""})
     except ValueError as error:
         yield f"Of the options: {error}"
 
@@ -128,6 +127,7 @@ def _are_volumes(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(volume, Mapping)
         and isinstance(volume.get("source"), str)
+        and volume["source"] != ""
         and set(volume) <= {"source", "read_only"}
         and isinstance(volume.get("read_only", True), bool)
         for volume in value.values()

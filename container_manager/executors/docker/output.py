@@ -6,16 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..base import LogChunk, LogPage, Unavailable
+from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..buffer import OutputBuffer
-from .daemon import Daemon, Gone
-from .daemon import Stream as Answer
+from .daemon import Answer, Daemon, Gone
+from .exits import PHASES
 from .frames import FrameDecoder, Positions, since
 
 _RETRY_SECONDS = 1.0
 # A log that is followed from after its container's end may never be said to be over (measured with 20.10).
 _SILENCE_SECONDS = 1.0
-_RUNNING = ("running", "paused", "restarting")
 
 
 class Output:
@@ -66,12 +65,12 @@ class Output:
             try:
                 if follow:
                     with self._daemon.asked() as api:
-                        status = api.inspect_container(self._name)["State"]["Status"]
-                    if status == "created":
+                        phase = PHASES.get(api.inspect_container(self._name)["State"]["Status"])
+                    if phase is Phase.CREATED:
                         # To follow what has not begun ends at once.
                         self._pause()
                         continue
-                    follow = status in _RUNNING
+                    follow = phase is Phase.RUNNING
                 self._read(follow=follow)
                 # A log that is followed may lose its last piece at the container's end (measured with 20.10).
                 if not follow:

@@ -12,25 +12,17 @@ from typing import Any
 
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
-from .daemon import Daemon, Gone
-from .daemon import Stream as Answer
-from .exits import may_be_out_of_memory
+from .daemon import Answer, Daemon, Gone
+from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
 
 # A list of 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
+_LAST_WORDS_BYTES = 4096
 # By then the daemon has said of what the kernel killed that it was out of memory, if it ever does (2 in 100 come after
 # the end, some ms, measured with 20.10).
 _OUT_OF_MEMORY_SECONDS = 1.0
 logger = logging.getLogger(__name__)
-_PHASES = {
-    "created": Phase.CREATED,
-    "running": Phase.RUNNING,
-    "paused": Phase.RUNNING,
-    "restarting": Phase.RUNNING,
-    "exited": Phase.EXITED,
-    "dead": Phase.EXITED,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +42,9 @@ class View:
         daemon: Daemon,
         *,
         install: str,
-        exit_status: Callable[[Mapping[str, Any], bool], ExitStatus],
         changed: Callable[[], None],
     ) -> None:
         self._daemon, self._install, self._changed = daemon, install, changed
-        self._exit_status = exit_status
         # Guards all that follows; notified when there is something to ask the daemon.
         self._state = threading.Condition()
         self._seen: dict[str, Seen] = {}
@@ -159,7 +149,7 @@ class View:
             # What has happened while the daemon made its list is not in it.
             seen = {key: found for key, found in self._seen.items() if found.at >= asked}
             for row in rows:
-                key, phase = row["Labels"].get(KEY_LABEL), _PHASES.get(row["State"])
+                key, phase = row["Labels"].get(KEY_LABEL), PHASES.get(row["State"])
                 if key is None or phase is None or key in seen or self._removed.get(key, 0.0) >= asked:
                     continue
                 known = self._seen.get(key)
@@ -176,10 +166,10 @@ class View:
         try:
             with self._daemon.asked() as api:
                 found = api.inspect_container(key)
-            if _PHASES.get(found["State"]["Status"]) is Phase.EXITED:
+            if PHASES.get(found["State"]["Status"]) is Phase.EXITED:
                 if self._doubt(key, found):
                     return
-                status = self._exit_status(found, key in self._out_of_memory)
+                status = self._exit_status(found, out_of_memory=key in self._out_of_memory)
         except Gone:
             with self._state:
                 self._seen.pop(key, None)
@@ -187,6 +177,18 @@ class View:
             if status is not None and key in self._unknown_ends:
                 self._seen[key] = Seen(phase=Phase.EXITED, at=time.monotonic(), exit=status)
             self._unknown_ends.discard(key)
+
+    def _exit_status(self, found: Mapping[str, Any], *, out_of_memory: bool) -> ExitStatus:
+        state, words = found["State"], ""
+        if state["ExitCode"] in INIT_FAILURES:
+            with self._daemon.asked() as api:
+                words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
+        return exit_status(
+            state,
+            memory_bytes=found["HostConfig"]["Memory"],
+            out_of_memory=out_of_memory,
+            last_words=words[-_LAST_WORDS_BYTES:],
+        )
 
     def _doubt(self, key: str, found: Mapping[str, Any]) -> bool:
         """Tell whether to wait for the daemon's word that a container was out of memory."""
