@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 10000
+CONTAINERS ?= 150
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test chaos check docs bench clean
@@ -25,11 +26,14 @@ test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB wh
 	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
 	fi
 
-chaos: $(VENV)/test  ## Kill and freeze workers and databases, then look for a job that lies
+chaos: $(VENV)/test  ## Kill and freeze workers, databases and Docker daemons, then look for a job that lies
 	$(BIN)/python -m tests.chaos sqlite --jobs $(JOBS)
+	$(BIN)/python -m tests.chaos sqlite --executor docker --jobs $(CONTAINERS)
 	$(BIN)/python -m tests.chaos postgresql --jobs $(JOBS)
+	$(BIN)/python -m tests.chaos postgresql --executor docker --jobs $(CONTAINERS)
 	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
-	    $(BIN)/python -m tests.chaos mariadb --jobs $(JOBS); \
+	    $(BIN)/python -m tests.chaos mariadb --jobs $(JOBS) && \
+	    $(BIN)/python -m tests.chaos mariadb --executor docker --jobs $(CONTAINERS); \
 	else \
 	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
 	fi
@@ -46,6 +50,7 @@ docs: $(VENV)/check  ## Build the documentation
 
 bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
+	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
 	$(BIN)/python -m benchmarks.readme
 	-$(BIN)/python -m benchmarks.queue
 

@@ -75,7 +75,9 @@ def _measure(url: str, *, parts: Sequence[str], quick: bool) -> Iterator[Figure]
     if "watching" in parts:
         count, seconds = (100, 10.0) if quick else (300, 20.0)
         share = measure_watching(count, seconds)
-        yield Figure(name=f"worker that watches {count} containers", value=share * 100, unit="% core", at_most=5.0)
+        yield Figure(
+            name=f"watching {count} containers: CPU of the worker", value=share * 100, unit="% of a core", at_most=5.0
+        )
 
 
 if __name__ == "__main__":

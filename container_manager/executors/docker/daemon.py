@@ -17,14 +17,15 @@ import urllib3
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException
 from docker.tls import TLSConfig
+from docker.transport import UnixHTTPAdapter
 
 from ..base import Unavailable
 from .options import DockerOptions
 
 CONFLICT = 409
 _READ_BYTES = 65536
-# Each container that is followed has a connection; the SDK complains of those it cannot put back into its pool.
-_POOL_SIZE = 1024
+# More than there are threads that ask: the SDK complains of connections that it cannot put back into their pool.
+_POOL_SIZE = 32
 _BROKEN = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -51,7 +52,9 @@ class Daemon:
     def __init__(self, options: DockerOptions) -> None:
         self._options = options
         self._lock = threading.Lock()
-        self._api: docker.APIClient | None = None
+        # For answers that come at once, and for those that come bit by bit: a connection that may be broken off is
+        # not to be another call's by then.
+        self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
 
     @contextmanager
     def asked(self) -> Iterator[docker.APIClient]:
@@ -59,8 +62,13 @@ class Daemon:
 
         A caller that expects another refusal catches APIError inside.
         """
+        with self._understood():
+            yield self._connected()[0]
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
         try:
-            yield self._client()
+            yield
         except docker.errors.NotFound as error:
             raise Gone(explanation(error)) from error
         except APIError as error:
@@ -78,7 +86,8 @@ class Daemon:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[Answer]:
         """Give an answer that comes bit by bit; raise Gone, Failed and Unavailable."""
-        with self.asked() as api:
+        with self._understood():
+            api = self._connected()[1]
             url = f"{api.base_url}/v{api.api_version}{path}"
             seconds = self._options.timeout_seconds
             response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=seconds)
@@ -103,12 +112,13 @@ class Daemon:
                 if error.status_code != CONFLICT:
                     raise
 
-    def _client(self) -> docker.APIClient:
+    def _connected(self) -> tuple[docker.APIClient, docker.APIClient]:
         with self._lock:
-            if self._api is None:
+            if self._clients is None:
                 version = self._connect(DEFAULT_DOCKER_API_VERSION).version(api_version=False)["ApiVersion"]
-                self._api = self._connect(version)
-            return self._api
+                self._clients = self._connect(version), self._connect(version)
+                _share_connections(self._clients[0])
+            return self._clients
 
     def _connect(self, version: str) -> docker.APIClient:
         """Return a client that has not asked anything yet."""
@@ -173,6 +183,17 @@ class Answer:
         self.break_off()
         with contextlib.suppress(*_BROKEN):
             self._response.close()
+
+
+def _share_connections(api: docker.APIClient) -> None:
+    """Have all calls through a socket use one pool.
+
+    The SDK makes one for each path, so for each container: no connection would ever be used twice.
+    """
+    adapter = api.get_adapter(api.base_url)
+    if isinstance(adapter, UnixHTTPAdapter):
+        connections = adapter.get_connection
+        adapter.get_connection = lambda _url, proxies=None: connections(api.base_url, proxies)
 
 
 def explanation(error: APIError) -> str:

@@ -86,13 +86,15 @@ class Launcher:
     def _launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], note: Callable[[str], None]) -> None:
         if self._pull_policy == "always" and not self._exists(spec.key):
             self._pull(spec, note)
-        if not self._create(spec, configuration):
+        created = self._create(spec, configuration)
+        if created is None:
             if self._pull_policy == "never":
                 raise Rejected("image", f"There is no image {spec.image!r}, and 'pull' is 'never'.")
             self._pull(spec, note)
-            if not self._create(spec, configuration):
+            created = self._create(spec, configuration)
+            if created is None:
                 raise Unavailable(f"The image {spec.image!r} was removed as soon as it was pulled.")
-        self._start(spec)
+        self._start(spec, is_new=created)
         self._view.note_started(spec.key)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> None:
@@ -106,27 +108,28 @@ class Launcher:
             return False
         return True
 
-    def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any]) -> bool:
-        """Create the container, or find it created; False where its image is missing."""
+    def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any]) -> bool | None:
+        """Create the container; False where it is there already, None where its image is missing."""
         self._require_launch(spec.key)
         with self._daemon.asked() as api:
             try:
                 api.create_container_from_config(configuration, name=spec.key)
             except docker.errors.ImageNotFound:
-                return False
+                return None
             except APIError as error:
                 if error.status_code == CONFLICT:
-                    return True
+                    return False
                 if _is_final(error):
                     message = f"The container could not be created: {explanation(error)}"
                     raise Rejected("start", message) from error
                 raise
         return True
 
-    def _start(self, spec: LaunchSpec) -> None:
+    def _start(self, spec: LaunchSpec, *, is_new: bool) -> None:
         try:
             with self._daemon.asked() as api:
-                if PHASES.get(api.inspect_container(spec.key)["State"]["Status"]) is not Phase.CREATED:
+                # One that is new cannot have been started: a call less for nearly every launch.
+                if not is_new and PHASES.get(api.inspect_container(spec.key)["State"]["Status"]) is not Phase.CREATED:
                     return
                 if spec.key in self._unanswered:
                     self._lose(spec)
