@@ -75,11 +75,21 @@ class Site(DockerSubject):
 
     def await_status(self, job: ContainerJob, *statuses: str, attempts: bool = True) -> ContainerJob:
         """Return a job once it is in one of these, and all its attempts are closed unless told otherwise."""
-        eventually(lambda: ContainerJob.objects.filter(pk=job.pk, status__in=statuses).exists())
-        if attempts:
-            eventually(lambda: not JobAttempt.objects.filter(job=job, finished_at=None).exists())
+        try:
+            eventually(lambda: ContainerJob.objects.filter(pk=job.pk, status__in=statuses).exists())
+            if attempts:
+                eventually(lambda: not JobAttempt.objects.filter(job=job, finished_at=None).exists())
+        except AssertionError as error:
+            error.add_note(self._story(job))
+            raise
         job.refresh_from_db()
         return job
+
+    def _story(self, job: ContainerJob) -> str:
+        job.refresh_from_db()
+        attempts = list(job.attempts.order_by("number").values())
+        containers = [(each["Names"], each["Status"]) for each in self.containers()]
+        return f"{job.status}: {job.last_error}\n{attempts}\n{containers}\n{self.log.read_text()[-4000:]}"
 
     def said(self, job: ContainerJob) -> bytes:
         """Return what the daemon has of a first attempt's output."""

@@ -57,7 +57,7 @@ def test_executors_says_so_where_no_daemon_answers(subject: DockerSubject, tmp_p
     done = container(subject, tmp_path, "executors")
     assert done.returncode == 1
     assert "unix:///nowhere/docker.sock does not answer" in done.stdout
-    assert "a Docker daemon must run and let this user in" in done.stderr
+    assert "A Docker daemon must run there and let this user in." in done.stdout
 
 
 def test_run_gives_a_container_what_was_asked_for(subject: DockerSubject, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_by_ssh(ssh_daemon: ssh.Server) -> None:
         assert printed(executor) == b"ran\n"
 
 
+@pytest.mark.usefixtures("docker_url")
 def test_a_daemon_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with executing(f"unix://{tmp_path}/no.sock") as executor:
         health = executor.check()
@@ -113,6 +114,7 @@ def test_a_daemon_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
             wait_until(executor, lambda: executor.observe() and False)
 
 
+@pytest.mark.usefixtures("docker_url")
 def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: Path) -> None:
     path = tmp_path / "silent.sock"
     with socket.socket(socket.AF_UNIX) as silent:

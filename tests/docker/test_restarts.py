@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
 from container_manager.models import ContainerJob, JobAttempt
 
 from ..jobs import journal_of
 from ..workers import eventually
 from .daemon import Daemon
 from .site import BEGUN, DONE, Site, attempts_of, output_of
+from .subject import DockerSubject
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _ABSENT_SECONDS = 30
@@ -154,3 +157,31 @@ def test_a_daemon_that_dies_as_it_starts_containers(own_daemon: Daemon, tmp_path
         assert f"end {number} {job.attempt}" in runs
         assert [reason for *_, reason in attempts_of(job)][-1] == ""
     site.clean_up()
+
+
+def test_another_worker_learns_at_once_that_a_start_was_broken_off(own_daemon: Daemon, tmp_path: Path) -> None:
+    """The daemon says that in its own way, which must not be taken for its being away."""
+    subject = DockerSubject(own_daemon.url, tmp_path)
+    first, second = subject.executor(), subject.executor()
+    specs = [subject.spec("echo >> $EFFECTS/runs; sleep 600") for _ in range(12)]
+
+    def launch(executor: Executor, spec: LaunchSpec) -> str:
+        try:
+            executor.submit(spec)
+        except Rejected as error:
+            return error.reason
+        except Unavailable as error:
+            return f"unavailable: {error}"
+        return "started"
+
+    with ThreadPoolExecutor(len(specs)) as threads:
+        results = [threads.submit(launch, first, spec) for spec in specs]
+        eventually((subject.effects() / "runs").exists)
+        own_daemon.kill()
+        for result in results:
+            result.result()
+        own_daemon.start()
+    assert {launch(second, spec) for spec in specs} <= {"started", "lost"}
+    first.close()
+    second.close()
+    subject.clean_up()

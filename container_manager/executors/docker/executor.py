@@ -130,7 +130,7 @@ class DockerExecutor(Executor):
             with self._daemon.asked() as api:
                 info = api.info()
         except (Unavailable, Gone) as error:
-            return Health(ok=False, message=str(error))
+            return Health(ok=False, message=f"{error} A Docker daemon must run there and let this user in.")
         running = info["ContainersRunning"]
         return Health(
             ok=True,
