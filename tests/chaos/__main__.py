@@ -38,6 +38,7 @@ class Chaos:
         self.folder, self.database, self.jobs = folder, database, jobs
         self.random = random.Random(seed)  # noqa: S311  # faults, not secrets
         self.faults: Counter[str] = Counter()
+        self.strikes: list[str] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         self.frozen: dict[subprocess.Popen[bytes], threading.Timer] = {}
         self.effects = folder / "effects"
@@ -49,7 +50,9 @@ class Chaos:
         from container_manager import queue
         from container_manager.models import ContainerJob
 
-        write = f'echo "$CONTAINER_MANAGER_ATTEMPT" >> {self.effects}/$CONTAINER_MANAGER_JOB'
+        # A container's host name is its id: which one ran twice, and when, says why.
+        line = "$CONTAINER_MANAGER_ATTEMPT in ${HOSTNAME:-} at $up"
+        write = f'read up rest < /proc/uptime; echo "{line}" >> {self.effects}/$CONTAINER_MANAGER_JOB'
         kinds = [
             ("quick", "true", _RETRIES, None),
             ("slow", "sleep 0.2", _RETRIES, None),
@@ -86,22 +89,22 @@ class Chaos:
         """Do one fault."""
         if self.random.random() < self.engine.fault_share:
             if fault := self.engine.strike():
-                self.faults[fault] += 1
+                self.note(fault)
             return
         roll = self.random.random()
         running = [worker for worker in self.workers if worker not in self.frozen]
         if self.database.can_crash and roll < _RESTART_SHARE:
-            self.faults["database killed"] += 1
+            self.note("database killed")
             self.database.crash()
         elif roll < _RESTART_SHARE + _CANCEL_SHARE:
             self.cancel()
         elif roll < 0.6 and running:
             worker = self.random.choice(running)
+            self.note("worker killed")
             worker.kill()
             worker.wait()
             self.workers.remove(worker)
             self.start_worker()
-            self.faults["worker killed"] += 1
         elif running:
             worker = self.random.choice(running)
             worker.send_signal(signal.SIGSTOP)
@@ -109,7 +112,11 @@ class Chaos:
             timer = threading.Timer(self.random.uniform(*_FREEZE_SECONDS), self.wake, [worker])
             self.frozen[worker] = timer
             timer.start()
-            self.faults["worker frozen"] += 1
+            self.note("worker frozen")
+
+    def note(self, fault: str) -> None:
+        self.faults[fault] += 1
+        self.strikes.append(f"{fault} at {time.clock_gettime(time.CLOCK_BOOTTIME):.2f};")
 
     def cancel(self) -> None:
         from container_manager.models import ContainerJob
@@ -120,9 +127,9 @@ class Chaos:
             return
         try:
             job.mark_as_cancelled(actor="chaos")
-            self.faults["job cancelled"] += 1
+            self.note("job cancelled")
         except TransitionError:
-            self.faults["cancel too late"] += 1
+            self.note("cancel too late")
 
     def wake(self, worker: subprocess.Popen[bytes]) -> None:
         worker.send_signal(signal.SIGCONT)
@@ -209,11 +216,15 @@ class Chaos:
         if diagnosis.jobs.total() != self.jobs:
             problems.append(f"{self.jobs} jobs were made, {diagnosis.jobs.total()} are there")
         known = {(str(job), number) for job, number in JobAttempt.objects.values_list("job", "number")}
-        runs = Counter((path.name, int(line)) for path in self.effects.iterdir() for line in path.read_text().split())
+        lines = [(path.name, line) for path in self.effects.iterdir() for line in path.read_text().splitlines()]
+        runs = Counter((job, int(line.split()[0])) for job, line in lines)
         problems += [
             f"{job} ran as attempt {number}, which nobody knows" for job, number in runs if (job, number) not in known
         ]
-        problems += [f"{job}: attempt {number} ran {count} times" for (job, number), count in runs.items() if count > 1]
+        twice = {run for run, count in runs.items() if count > 1}
+        problems += [
+            f"{job}: ran more than once: {line}" for job, line in lines if (job, int(line.split()[0])) in twice
+        ]
         completed = {str(job) for (job,) in _completed()}
         problems += [
             f"{job} is completed and never ran" for job in completed - {path.name for path in self.effects.iterdir()}
@@ -280,6 +291,7 @@ def main() -> int:
         for problem in problems[:50]:
             say(problem)
         if problems:
+            say(" ".join(chaos.strikes))
             say((folder / "workers.log").read_text()[-6000:])
     say(f"{len(problems)} problems")
     return 1 if problems else 0

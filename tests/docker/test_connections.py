@@ -16,6 +16,7 @@ from container_manager.conf import AppSettings
 from container_manager.executors.base import Executor, ExitStatus, LaunchSpec, Unavailable
 from container_manager.executors.docker import DockerExecutor
 from container_manager.executors.docker.daemon import Daemon as Engine
+from container_manager.executors.docker.daemon import Gone
 from container_manager.executors.docker.options import docker_options
 from container_manager.executors.docker.view import View
 
@@ -170,3 +171,13 @@ def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(
         view.close()
         executor.close()
         subject.clean_up()
+
+
+def test_calls_about_different_containers_share_a_connection(docker_url: str) -> None:
+    engine = Engine(docker_options({"base_url": docker_url}))
+    for _ in range(3):
+        with pytest.raises(Gone), engine.asked() as api:
+            api.inspect_container(new_key())
+    with engine.asked() as api:
+        pool = api.get_adapter(api.base_url).get_connection("any")
+    assert len([connection for connection in pool.pool.queue if connection]) == 1

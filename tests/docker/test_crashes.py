@@ -11,6 +11,7 @@ from container_manager.models import JobAttempt, Worker
 
 from ..jobs import journal_of
 from ..workers import eventually
+from .daemon import Daemon
 from .proxy import Side, proxy
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
@@ -54,6 +55,29 @@ def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Sid
     assert attempts_of(job) == [(1, 0, "")]
     assert site.runs() == ["begin 1", "end 1"]
     assert (output_of(job), journal_of(job)) == (b"once\n", _ONCE)
+
+
+def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_again(
+    own_daemon: Daemon, tmp_path: Path
+) -> None:
+    """A daemon that dies as it starts a container calls it created; nobody is left who asked for that."""
+    site = Site(own_daemon.url, tmp_path)
+    with proxy(site.url, tmp_path) as way:
+        way.hold("POST /[^ ]*/start", "request")
+        with site.worker("--slots", "1", url=way.url) as first:
+            job = site.enqueue(f"{BEGUN}; {DONE}", max_retries=3)
+            way.await_held()
+            first.kill()
+            first.wait()
+    own_daemon.kill()
+    own_daemon.start()
+    assert [each["State"] for each in site.containers()] == ["created"]
+    with site.worker("--slots", "1"):
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert attempts_of(job) == [(1, None, "lost"), (2, 0, "")]
+    assert site.runs() == ["begin 2", "end 2"]
+    site.clean_up()
 
 
 @pytest.mark.parametrize("code", [0, 5])

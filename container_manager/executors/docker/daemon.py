@@ -14,6 +14,7 @@ from typing import Any
 import docker
 import requests
 import urllib3
+from django.utils.dateparse import parse_datetime
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException
 from docker.tls import TLSConfig
@@ -112,6 +113,20 @@ class Daemon:
                 if error.status_code != CONFLICT:
                     raise
 
+    def saw_created(self, found: Mapping[str, Any]) -> bool:
+        """Tell whether the daemon has run on since it created a container, here as it was inspected.
+
+        Then its word that the container has not been started is true. It says the same of one that it had just started
+        when it died, but remembers nothing of what it did before. (Nor what is 256 events ago: then this is False too.)
+        """
+        with self.asked() as api:
+            now = api.info()["SystemTime"]
+        filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
+        since, until = _seconds(found["Created"]), _seconds(now) + 1
+        parameters: dict[str, str | int] = {"since": since, "until": until, "filters": filters}
+        with self.stream("/events", parameters) as answer:
+            return any(True for _ in answer.lines())
+
     def _connected(self) -> tuple[docker.APIClient, docker.APIClient]:
         with self._lock:
             if self._clients is None:
@@ -199,6 +214,14 @@ def _share_connections(api: docker.APIClient) -> None:
 def explanation(error: APIError) -> str:
     """Return the daemon's own words."""
     return str(error.explanation or error)
+
+
+def _seconds(text: str) -> int:
+    """Return a time that the daemon tells, in whatever zone it lives, as whole seconds since 1970."""
+    time = parse_datetime(text)
+    if time is None:
+        raise Unavailable(f"The Docker daemon's time is no time: {text!r}")
+    return int(time.timestamp())
 
 
 def _message(response: requests.Response) -> str:

@@ -128,9 +128,13 @@ class Launcher:
     def _start(self, spec: LaunchSpec, *, is_new: bool) -> None:
         try:
             with self._daemon.asked() as api:
-                # One that is new cannot have been started: a call less for nearly every launch.
-                if not is_new and PHASES.get(api.inspect_container(spec.key)["State"]["Status"]) is not Phase.CREATED:
-                    return
+                # One that is new cannot have been started: calls less for nearly every launch.
+                if not is_new:
+                    found = api.inspect_container(spec.key)
+                    if PHASES.get(found["State"]["Status"]) is not Phase.CREATED:
+                        return
+                    if not self._daemon.saw_created(found):
+                        self._lose(spec)
                 if spec.key in self._unanswered:
                     self._lose(spec)
                 self._require_launch(spec.key)
@@ -153,7 +157,7 @@ class Launcher:
         with suppress(ExecutorError):
             self._daemon.remove(spec.key)
             self._view.forget(spec.key)
-        raise Rejected("lost", "The daemon broke off as it started the container: it may have run.")
+        raise Rejected("lost", "The daemon may have broken off as it started the container, which may have run.")
 
     def _reject(self, spec: LaunchSpec, message: str) -> None:
         # What was noted of it, the pull of its image say, is still to be read.
