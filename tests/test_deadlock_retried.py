@@ -1,15 +1,16 @@
-"""A deadlock that the database reports to a worker is retried: nobody sees it but the log."""
+"""A deadlock that the database reports is tried again: nobody sees it but the log."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, connections, transaction
 
 from container_manager import queue
 from container_manager.doctor import examine
@@ -51,6 +52,7 @@ class Other:
 @contextmanager
 def other() -> Iterator[Other]:
     own = connection.copy()
+    own.inc_thread_sharing()
     if connection.vendor == "postgresql":
         with own.cursor() as cursor:
             # PostgreSQL ends the one that looks while they wait for each other, and each looks once: the worker shall.
@@ -115,3 +117,41 @@ def test_a_deadlock_while_a_worker_stores_ends_is_retried(tmp_path: Path) -> Non
     said = log.read_text()
     assert said.lower().count("deadlock") >= 1
     assert "Traceback" not in said
+
+
+@contextmanager
+def a_deadlock() -> Iterator[tuple[ContainerJob, ContainerJob]]:
+    """Give two jobs; whoever wants both, in the order of their keys, is broken off once."""
+    first, second = sorted((queue.enqueue(command="true") for _ in range(2)), key=lambda job: job.pk)
+    with other() as rival, ThreadPoolExecutor(1) as pool:
+        rival.lock(second)
+        rival.put_on_weight()
+
+        def cross() -> None:
+            try:
+                eventually(someone_waits)
+                rival.lock(first)
+            finally:
+                rival.let_go()
+                connections.close_all()
+
+        crossed = pool.submit(cross)
+        yield first, second
+        crossed.result()
+
+
+def cancel(*jobs: ContainerJob) -> None:
+    ContainerJob.objects.filter(pk__in=[job.pk for job in jobs]).transition_to("cancelled")
+
+
+def test_a_deadlock_while_many_jobs_are_moved_is_retried(caplog: pytest.LogCaptureFixture) -> None:
+    with a_deadlock() as jobs:
+        cancel(*jobs)
+    assert set(ContainerJob.objects.values_list("status", flat=True)) == {"cancelled"}
+    assert "The database broke a deadlock, trying again" in caplog.text
+
+
+def test_a_deadlock_within_the_callers_transaction_is_the_callers() -> None:
+    with a_deadlock() as jobs, pytest.raises(OperationalError, match=r"(?i)deadlock"), transaction.atomic():
+        cancel(*jobs)
+    assert set(ContainerJob.objects.values_list("status", flat=True)) == {"queued"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from ..models import ContainerJob, JobAttempt
 from ..statemachine import Transition
+from ..statemachine.deadlocks import retries_deadlocks
 from ..statemachine.signals import send_transitions, transitions_logged
 from .dialects import JOB_COLUMNS, Dialect, dialect_for
 from .leases import bury_workers
@@ -83,6 +84,7 @@ class Outcome(NamedTuple):
     retry_after_seconds: float | None = None
 
 
+@retries_deadlocks
 def claim(
     *,
     worker: str,
@@ -107,6 +109,7 @@ def claim(
     return jobs
 
 
+@retries_deadlocks
 def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple[uuid.UUID, int]]:
     """Store how attempts of this worker ended; return (job id, attempt) of those now closed.
 
@@ -150,7 +153,8 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
     ]
 
 
-def record_handles(handles: Iterable[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> None:
+@retries_deadlocks
+def record_handles(handles: Collection[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> None:
     """Note what the engine calls attempts, by job id and attempt; those that are not this worker's stay as they are."""
     connection, key = connections[using], ContainerJob._meta.pk
     with transaction.atomic(using=using), connection.cursor() as cursor:
@@ -161,6 +165,7 @@ def record_handles(handles: Iterable[tuple[tuple[uuid.UUID, int], str]], *, work
         )
 
 
+@retries_deadlocks
 def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
     """Take over the attempts of workers that have no lease any more; return how many.
 

@@ -10,6 +10,7 @@ from django.db import connections
 from django.db.models import BinaryField
 
 from ..models import ContainerJob
+from ..statemachine.deadlocks import retries_deadlocks
 from .dialects import dialect_for
 
 # An attempt that is open and this worker's.
@@ -35,6 +36,7 @@ class LogChange:
     gone: tuple[int, int] | None = None
 
 
+@retries_deadlocks
 def store_logs(changes: Sequence[LogChange], *, worker: str, using: str) -> None:
     """Store output of attempts that are open and this worker's; that of others is dropped.
 

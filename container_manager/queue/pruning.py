@@ -8,6 +8,7 @@ from datetime import datetime
 from django.db import DEFAULT_DB_ALIAS, transaction
 
 from ..models import ContainerJob, JobAttempt, JobLog, JobStatus, JobTransition
+from ..statemachine.deadlocks import retries_deadlocks
 
 FINISHED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 PRUNE_BATCH = 500
@@ -26,13 +27,14 @@ def prune_jobs(
     deleted = 0
     while limit is None or deleted < limit:
         size = PRUNE_BATCH if limit is None else min(PRUNE_BATCH, limit - deleted)
-        if not (found := _prune_batch(before, statuses, size, using)):
+        if not (found := _prune_batch(before, statuses, size, using=using)):
             break
         deleted += found
     return deleted
 
 
-def _prune_batch(before: datetime, statuses: Collection[str], size: int, using: str) -> int:
+@retries_deadlocks
+def _prune_batch(before: datetime, statuses: Collection[str], size: int, *, using: str) -> int:
     old = ContainerJob.objects.using(using).filter(status__in=statuses, status_changed_at__lt=before)
     keys = list(old.exclude(attempts__finished_at=None, attempts__isnull=False).values_list("pk", flat=True)[:size])
     with transaction.atomic(using=using):

@@ -11,9 +11,10 @@ from asgiref.sync import sync_to_async
 from django.db import connections, models, transaction
 from django.utils import timezone
 
+from .deadlocks import retry_deadlocks
 from .dialects.base import dialect_for
 from .graph import State
-from .machine import Transition, actor_name, machine_of, update_values
+from .machine import Machine, Transition, actor_name, machine_of, update_values
 from .signals import send_transitions
 
 T = TypeVar("T", bound=models.Model)
@@ -40,8 +41,12 @@ class StateMachineQuerySet(models.QuerySet[T]):
         Raises UnknownState. The rows are locked between the look and the UPDATE, so both agree.
         """
         machine = machine_of(self.model)
-        target, at, name, reason = machine.state(new), timezone.now(), actor_name(actor), str(reason)
+        target, name, reason = machine.state(new), actor_name(actor), str(reason)
         self._for_write = True
+        return retry_deadlocks(lambda: self._move(machine, target, name, reason), using=self.db)
+
+    def _move(self, machine: Machine, target: State, name: str, reason: str) -> BulkTransition:
+        at = timezone.now()
         with transaction.atomic(using=self.db, savepoint=False):
             found = self._found(machine.field)
             moving = {pk: source for pk, source in found.items() if machine.graph.has_edge(source, target)}

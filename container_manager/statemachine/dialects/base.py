@@ -124,6 +124,10 @@ class Dialect(ABC):
         """Tell whether the database gave up this transaction for another one that wrote first."""
         return False
 
+    def is_deadlock(self, error: BaseException) -> bool:
+        """Tell whether the database ended this transaction since it waited in a circle with another."""
+        return False
+
 
 def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
     """Return the dialect of a connection's database.

@@ -20,6 +20,8 @@ _LONGEST = 512
 _DECLARE = f"DECLARE refusal VARCHAR({_LONGEST}) CHARACTER SET utf8mb4; "
 # ER_CHECKREAD: under innodb_snapshot_isolation, the row changed since this transaction's snapshot.
 _CHANGED_SINCE_SNAPSHOT = 1020
+# ER_LOCK_DEADLOCK: https://mariadb.com/kb/en/mariadb-error-codes/
+_DEADLOCK = 1213
 
 
 class MySQLDialect(Dialect):
@@ -75,6 +77,9 @@ class MySQLDialect(Dialect):
 
     def is_conflict(self, error: BaseException) -> bool:
         return bool(error.args and error.args[0] == _CHANGED_SINCE_SNAPSHOT)
+
+    def is_deadlock(self, error: BaseException) -> bool:
+        return bool(error.args and error.args[0] == _DEADLOCK)
 
     def _update_guard(self, spec: GuardSpec) -> str:
         column, key, graph = self.quote(spec.column), self.quote(spec.primary_key), spec.graph

@@ -16,8 +16,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .base import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec, sqlstate
 
-# serialization_failure: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_SERIALIZATION_FAILURE = "40001"
+# serialization_failure and deadlock_detected: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_SERIALIZATION_FAILURE, _DEADLOCK_DETECTED = "40001", "40P01"
 # The comment that tells this package's functions from all others.
 _MADE_HERE = "container_manager.statemachine"
 # pg_trigger.tgtype: ROW is 1, BEFORE 2, INSERT 4, UPDATE 16 (src/include/catalog/pg_trigger.h).
@@ -126,6 +126,9 @@ class PostgreSQLDialect(Dialect):
 
     def is_conflict(self, error: BaseException) -> bool:
         return bool(sqlstate(error) == _SERIALIZATION_FAILURE)
+
+    def is_deadlock(self, error: BaseException) -> bool:
+        return bool(sqlstate(error) == _DEADLOCK_DETECTED)
 
     def _guard_body(self, spec: GuardSpec) -> str:
         column, key = self.quote(spec.column), self.quote(spec.primary_key)
