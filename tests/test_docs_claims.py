@@ -35,6 +35,9 @@ CLAIMS = {
         "docker/test_adoption.py::test_what_was_created_and_never_started_is_started_once",
         "executors/conformance.py::test_a_key_runs_once_however_often_it_is_submitted",
     ],
+    "One whose daemon has died too": [
+        "docker/test_crashes.py::test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_again"
+    ],
     "What an engine still holds": [
         "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
         "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
