@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from container_manager.executors.base import Executor
+
 from ..parts import require
 from . import daemon, image, registry, ssh
+from .site import Site
+from .subject import DockerSubject
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,10 +39,32 @@ def _collect_what_the_sdk_leaves() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def docker_url() -> str:
     """The address of a daemon that has the test images, and is shared by all tests."""
-    require("The Python package docker", find_spec("docker"))
     url = os.environ.get("CM_TEST_DOCKER", "")
     require("A Docker daemon (python -m tests.docker starts one)", url)
     return url
+
+
+@pytest.fixture
+def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
+    """An installation of this test's own on the shared daemon."""
+    subject = DockerSubject(docker_url, tmp_path)
+    yield subject
+    subject.clean_up()
+
+
+@pytest.fixture
+def executor(subject: DockerSubject) -> Iterator[Executor]:
+    executor = subject.executor()
+    yield executor
+    executor.close()
+
+
+@pytest.fixture
+def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
+    """An installation with workers, of this test's own, on the shared daemon."""
+    site = Site(docker_url, tmp_path)
+    yield site
+    site.clean_up()
 
 
 @pytest.fixture(scope="session", name="registry")

@@ -16,7 +16,8 @@ from container_manager.doctor import examine
 from container_manager.models import ContainerJob, JobAttempt, JobLog
 
 from ..workers import eventually, worker
-from .subject import IMAGE, DockerSubject
+from .image import IMAGE
+from .subject import DockerSubject
 
 LEASE_SECONDS = 3.0
 # Writes down when a run begins and ends. What runs it needs $EFFECTS.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ _VARIABLE = "CM_REGISTRY_TESTS"
 _CANCELLED = [("queued", "running"), ("running", "cancelled")]
 _POLITE = f"trap '{DONE}; echo bye; exit 0' TERM; {BEGUN}; while :; do sleep 0.05; done"
 _DEAF = f"trap 'echo no' TERM; {BEGUN}; while :; do sleep 0.05; done"
-
-
-@pytest.fixture
-def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path)
-    yield site
-    site.clean_up()
 
 
 def cancel(job: ContainerJob) -> None:

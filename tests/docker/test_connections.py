@@ -23,7 +23,8 @@ from container_manager.executors.docker.view import View
 from ..executors.conformance import ended, new_key, output, text, wait_until
 from . import ssh
 from .daemon import Daemon
-from .subject import IMAGE, DockerSubject
+from .image import IMAGE
+from .subject import DockerSubject
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _ONCE = [("queued", "running"), ("running", "completed")]
-
-
-@pytest.fixture
-def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path)
-    yield site
-    site.clean_up()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,12 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from ..executors.conformance import ended
 from ..jobs import journal_of
 from ..workers import eventually
+from .image import IMAGE
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _MEBIBYTE = 1024 * 1024
 _OUTPUT_BYTES = 64 * _MEBIBYTE
-
-
-@pytest.fixture
-def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path)
-    yield site
-    site.clean_up()
 
 
 def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None:
@@ -204,7 +197,7 @@ class TestSweep:
         """Start a container that no worker knows of."""
         labels = {"container-manager.install": install, "container-manager.key": key}
         container: dict[str, Any] = site.api.create_container(
-            "cm-test:latest",
+            IMAGE,
             ["sh", "-c", script],
             name=name,
             labels=labels,
