@@ -62,13 +62,21 @@ def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_
 
 
 def test_while_one_is_away_another_is_served() -> None:
-    away, here = RemoteExecutor(), ProcessExecutor()
+    away = RemoteExecutor()
     away.is_away = True
-    queue.enqueue(command="true", executor="away", max_retries=0)
-    job = queue.enqueue(command="true", executor="here")
-    settings = replace(SETTINGS, executors={"away": {}, "here": {}}, unreachable_seconds=0.5)
-    WorkerLoop(settings=settings, executors={"away": away, "here": here}, options=WorkerOptions(drain=True)).run()
-    assert row_of(job)["status"] == "completed"
+    settings = replace(SETTINGS, executors={"default": {}, "here": {}})
+    with working(away, settings=settings, others={"here": ProcessExecutor()}) as loop:
+        waiting = queue.enqueue(command="true")
+        eventually(lambda: loop._engines.reachable == ["here"])
+        served = queue.enqueue(command="true", executor="here")
+        eventually(lambda: row_of(served)["status"] == "completed")
+        assert (row_of(waiting)["status"], loop._engines.reachable) == ("running", ["here"])
+        away.is_away = False
+        eventually(lambda: row_of(waiting)["status"] == "completed")
+    outer, inner = (JobAttempt.objects.get(job=job) for job in (waiting, served))
+    assert outer.finished_at is not None
+    assert inner.finished_at is not None
+    assert outer.launched_at < inner.launched_at <= inner.finished_at < outer.finished_at
 
 
 def test_after_a_while_its_jobs_are_lost() -> None:
