@@ -134,9 +134,14 @@ def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSub
     executor.close()
 
 
-def test_a_name_that_is_none_is_final(subject: DockerSubject) -> None:
-    for image in ("UPPER/case", "a b", "-x", "name:"):
-        assert refusal(subject, image)[0] in ("image", "start")
+@pytest.mark.parametrize("image", ["UPPER/case", "a b", "-x", "name:"])
+def test_a_container_of_what_is_no_images_name_is_refused(subject: DockerSubject, image: str) -> None:
+    assert refusal(subject, image)[0] == "start"
+
+
+@pytest.mark.parametrize("image", ["UPPER/case", "a b", "-x"])
+def test_what_is_no_images_name_is_not_pulled(subject: DockerSubject, image: str) -> None:
+    assert refusal(subject, image, pull="always")[0] == "image"
 
 
 def test_a_jobs_secret_cannot_name_a_registrys_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
