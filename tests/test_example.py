@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from container_manager.docker_variables import docker_daemon
 from container_manager.management.commands.container import Command
-from container_manager.standalone import docker_daemon
 
 from .parts import require
 
