@@ -12,10 +12,10 @@ from .. import queue
 from ..conf import AppSettings
 from ..executors.base import Executor, ExecutorError, ExitStatus, Observation, Phase, Rejected, Unavailable
 from .held import AttemptKey, HeldAttempt, Stage
-from .launch import attempt_of, launch_key
 from .launching import Launches, attempt
 from .outcomes import closed, failed, outcome_of
 from .output import CappedOutput
+from .spec import attempt_of, launch_key
 from .timers import Timer
 
 _FLUSH_SECONDS = 0.5

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ..conf import AppSettings
 from ..executors.base import Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
 from .held import HeldAttempt
-from .launch import launch_key, launch_spec
+from .spec import launch_key, launch_spec
 
 T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
