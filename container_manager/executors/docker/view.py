@@ -125,13 +125,14 @@ class View:
                     self._list()
                 for key in unknown:
                     self._inspect(key)
-                self._error = None
+                with self._state:
+                    self._error = None
             except Exception as error:
                 # Whatever it is, without this thread no end would ever be seen again.
                 if not isinstance(error, Unavailable):
                     logger.exception("The Docker daemon's answer was not understood")
-                self._error = Unavailable(str(error))
                 with self._state:
+                    self._error = Unavailable(str(error))
                     self._list_at = 0.0
                     if not self._closed:
                         self._state.wait(_RETRY_SECONDS)
