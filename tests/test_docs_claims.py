@@ -144,6 +144,7 @@ CLAIMS = {
         "docker/test_images.py::test_an_image_that_the_registry_does_not_have_is_final",
         "docker/test_images.py::test_a_login_that_is_no_good_is_final_and_says_no_password",
         "docker/test_images.py::test_a_registry_that_cannot_be_reached_may_be_there_later",
+        "test_engine_away.py::test_an_engine_that_lacks_what_one_launch_needs_is_not_away",
     ],
     "`manage.py container doctor` compares": [
         "test_operations.py::test_a_true_life_has_no_problems",

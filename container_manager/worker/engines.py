@@ -10,7 +10,16 @@ from functools import partial
 
 from .. import queue
 from ..conf import AppSettings
-from ..executors.base import Executor, ExecutorError, ExitStatus, Observation, Phase, Rejected, Unavailable
+from ..executors.base import (
+    DependencyUnavailable,
+    Executor,
+    ExecutorError,
+    ExitStatus,
+    Observation,
+    Phase,
+    Rejected,
+    Unavailable,
+)
 from .held import AttemptKey, HeldAttempt, Stage
 from .launching import Launches, attempt
 from .outcomes import closed, failed, outcome_of
@@ -163,7 +172,8 @@ class Engines:
             elif not held.mine:
                 self._forget(held)
             elif isinstance(result, Unavailable) and self._may_come_back(held):
-                self._unavailable_since.setdefault(held.job.executor, time.monotonic())
+                if not isinstance(result, DependencyUnavailable):
+                    self._unavailable_since.setdefault(held.job.executor, time.monotonic())
                 self._launches.begin_later(held)
             else:
                 self._end_unstarted(held, result)

@@ -40,7 +40,7 @@ class Launches:
         self.run(held.job.executor, held.executor, submit, done=partial(self._note, held))
 
     def begin_later(self, held: HeldAttempt) -> None:
-        """Begin again in a moment: the engine is away."""
+        """Begin again in a moment: the engine is away, or what the launch needs beside it."""
         self._later.append((time.monotonic() + _AGAIN_SECONDS, held))
 
     def results(self) -> Iterator[tuple[HeldAttempt, str | Exception]]:
