@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -20,20 +19,25 @@ from . import daemon, image, registry, ssh
 from .site import Site
 from .subject import DockerSubject
 
+# What the SDK leaves to the garbage collector where a connection fails or is broken off: its socket, and by ssh the
+# client with its pipes.
+_SOCKETS = r"unclosed <(socket\.socket|ssl\.SSLSocket|docker\.transport\.sshconn\.SSHSocket) "
+_SSH_CLIENTS = (r"subprocess \d+ is still running", r"unclosed file <_io\.")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the SDK leave the sockets of connections that fail, or are broken off, to the garbage collector."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+            by_ssh = "ssh_daemon" in getattr(item, "fixturenames", ())
+            for message in (_SOCKETS, *(_SSH_CLIENTS if by_ssh else ())):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{message}:ResourceWarning"))
 
 
 @pytest.fixture(autouse=True)
 def _collect_what_the_sdk_leaves() -> Iterator[None]:
+    """Else it would be collected in a test that does not expect it."""
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
