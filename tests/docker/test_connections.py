@@ -21,9 +21,11 @@ from container_manager.executors.docker.options import docker_options
 from container_manager.executors.docker.view import View
 
 from ..executors.conformance import ended, new_key, output, text, wait_until
+from ..workers import eventually
 from . import ssh
 from .daemon import Daemon
 from .image import IMAGE
+from .proxy import proxy
 from .subject import DockerSubject
 
 
@@ -172,6 +174,26 @@ def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(
         view.close()
         executor.close()
         subject.clean_up()
+
+
+def test_a_list_that_is_wanted_while_one_is_made_is_made(subject: DockerSubject, tmp_path: Path) -> None:
+    """What ended after that list, and before the events began, would not be seen until the next one is due."""
+    with proxy(subject.url, tmp_path) as way:
+        way.hold("GET /[^ ]*/containers/json", "answer")
+        view = View(
+            Engine(docker_options({**subject.options, "base_url": way.url})),
+            install=subject.install,
+            changed=lambda: None,
+        )
+        try:
+            view.look()
+            way.await_held()
+            eventually(lambda: view._answer is not None)
+            released = time.monotonic()
+            way.release()
+            eventually(lambda: view.look().as_of > released, seconds=2.5)
+        finally:
+            view.close()
 
 
 def test_calls_about_different_containers_share_a_connection(docker_url: str) -> None:

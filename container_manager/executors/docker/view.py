@@ -143,7 +143,10 @@ class View:
         return [key for key in self._unknown_ends if self._doubts.get(key, 0.0) <= now]
 
     def _list(self) -> None:
-        asked = time.monotonic()
+        with self._state:
+            asked = time.monotonic()
+            # Whoever wants another list while this one is made has it.
+            self._list_at = asked + _LIST_SECONDS
         with self._daemon.asked() as api:
             rows = api.containers(all=True, filters={"label": f"{INSTALL_LABEL}={self._install}"})
         with self._state:
@@ -160,7 +163,7 @@ class View:
             self._doubts = {key: at for key, at in self._doubts.items() if key in seen}
             self._removed = {key: at for key, at in self._removed.items() if at >= asked}
             self._unknown_ends |= {k for k, found in seen.items() if found.phase is Phase.EXITED and not found.exit}
-            self._listed_at, self._list_at = asked, asked + _LIST_SECONDS
+            self._listed_at = asked
 
     def _inspect(self, key: str) -> None:
         status = None
