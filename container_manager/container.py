@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
 _USER = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ULIMIT = re.compile(r"[a-z]+")
@@ -38,13 +41,15 @@ def container_request(value: object) -> ContainerRequest:
     Raises ValueError that names what is wrong, and what it may be.
     """
     if not isinstance(value, Mapping):
-        raise ValueError(f"It must be a JSON object, not {type(value).__name__}.")
+        raise ValueError(_("It must be a JSON object, not %(type)s.") % {"type": type(value).__name__})
     for name, given in value.items():
         if name not in _RULES:
-            raise ValueError(f"{name!r} is not known. Known: {', '.join(f.name for f in fields(ContainerRequest))}.")
+            known = ", ".join(f.name for f in fields(ContainerRequest))
+            raise ValueError(_("%(name)r is not known. Known: %(known)s.") % {"name": name, "known": known})
         is_right, expected = _RULES[name]
         if not is_right(given):
-            raise ValueError(f"{name!r} must be {expected}, not {given!r}.")
+            text = _("%(name)r must be %(expected)s, not %(value)r.")
+            raise ValueError(text % {"name": name, "expected": expected, "value": given})
     return ContainerRequest(**value)
 
 
@@ -69,16 +74,19 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "user": (_matches(_USER), 'a user such as "1000" or "app:app"'),
-    "pids": (_is_count, "a positive number"),
-    "read_only": (lambda value: isinstance(value, bool), "true or false"),
-    "tmpfs": (_is_mapping(_is_path, _is_count), "an object of absolute paths and sizes in bytes"),
-    "ulimits": (_is_mapping(_matches(_ULIMIT), _is_count), 'an object of limits, such as {"nofile": 1024}'),
-    "volumes": (_is_mapping(_matches(_NAME), _is_path), "an object of the settings' volume names and absolute paths"),
-    "network": (_matches(_NAME), "the name of a network"),
-    "gpus": (lambda value: _is_count(value) or value == -1, "a positive number, or -1 for all"),
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str | Promise]] = {
+    "user": (_matches(_USER), _('a user such as "1000" or "app:app"')),
+    "pids": (_is_count, _("a positive number")),
+    "read_only": (lambda value: isinstance(value, bool), _("true or false")),
+    "tmpfs": (_is_mapping(_is_path, _is_count), _("an object of absolute paths and sizes in bytes")),
+    "ulimits": (_is_mapping(_matches(_ULIMIT), _is_count), _('an object of limits, such as {"nofile": 1024}')),
+    "volumes": (
+        _is_mapping(_matches(_NAME), _is_path),
+        _("an object of the settings' volume names and absolute paths"),
+    ),
+    "network": (_matches(_NAME), _("the name of a network")),
+    "gpus": (lambda value: _is_count(value) or value == -1, _("a positive number, or -1 for all")),
 }
 
 # What each wish must be, in words.
-WISHES: Mapping[str, str] = {name: expected for name, (_, expected) in _RULES.items()}
+WISHES: Mapping[str, str | Promise] = {name: rule[1] for name, rule in _RULES.items()}

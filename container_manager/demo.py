@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .standalone import CONFIG_VARIABLE, DATABASE_VARIABLE, configure, docker_daemon
+from .docker_variables import docker_daemon
+from .standalone import CONFIG_VARIABLE, DATABASE_VARIABLE, configure
 
 if TYPE_CHECKING:
     from .executors.base import Executor

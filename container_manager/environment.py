@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from django.utils.translation import gettext_lazy as _
+
 _NAME = re.compile(r"[^=\s\x00-\x1f\x7f]+")
 
 
@@ -12,7 +14,7 @@ def check_names(variables: Iterable[str]) -> None:
     """Raise ValueError where a name cannot be a variable's."""
     for name in variables:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot be the name of an environment variable.")
+            raise ValueError(_("%(name)r cannot be the name of an environment variable.") % {"name": name})
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
@@ -24,4 +26,5 @@ def check_environment(environment: Mapping[str, str]) -> None:
     check_names(environment)
     for name, value in environment.items():
         if any(odd in value for odd in "\n\r\0"):
-            raise ValueError(f"The value of {name!r} is more than one line. Give such a value as a secret.")
+            text = _("The value of %(name)r is more than one line. Give such a value as a secret.")
+            raise ValueError(text % {"name": name})

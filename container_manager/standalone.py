@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 
 DATABASE_VARIABLE = "CONTAINER_MANAGER_DATABASE"
 CONFIG_VARIABLE = "CONTAINER_MANAGER_CONFIG"
 _DEFAULT_DATABASE = "container_manager.sqlite3"
-_DEFAULT_DAEMON = "unix:///var/run/docker.sock"
 
 
 def configure() -> None:
@@ -60,15 +58,3 @@ def sqlite_database(path: Path) -> dict[str, object]:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         },
     }
-
-
-def docker_daemon(environment: Mapping[str, str]) -> dict[str, object]:
-    """Return the options of a Docker executor for the daemon that docker's own variables name.
-
-    ``DOCKER_HOST``, by default the local socket; with ``DOCKER_TLS_VERIFY``, the certificates in ``DOCKER_CERT_PATH``.
-    """
-    options: dict[str, object] = {"base_url": environment.get("DOCKER_HOST") or _DEFAULT_DAEMON}
-    if environment.get("DOCKER_TLS_VERIFY"):
-        folder = Path(environment.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-        options["tls"] = {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key")}
-    return options

@@ -6,8 +6,11 @@ from dataclasses import fields
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.exceptions import ValidationError
 from django.test import Client
 from django.urls import reverse
+from django.utils import translation
+from django.utils.translation import trans_real
 
 from container_manager.admin import ContainerJobAdmin
 from container_manager.container import ContainerRequest
@@ -80,6 +83,20 @@ def test_a_wrong_wish_for_a_container_is_a_message_at_the_field(client: Client, 
     assert "container" in answer.context["adminform"].form.errors
     assert said in answer.content.decode()
     assert not ContainerJob.objects.exists()
+
+
+def test_what_is_wrong_is_said_in_the_readers_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    german = {
+        "%(name)r must be %(expected)s, not %(value)r.": "%(name)r muss %(expected)s sein, nicht %(value)r.",
+        "a positive number": "eine positive Zahl",
+        "%(name)r cannot be the name of an environment variable.": "%(name)r ist kein Name einer Variablen.",
+    }
+    monkeypatch.setattr(trans_real.translation("de"), "_catalog", german)
+    with translation.override("de"):
+        with pytest.raises(ValidationError, match="'pids' muss eine positive Zahl sein, nicht 0"):
+            ContainerJob(command="true", container={"pids": 0}).clean()
+        with pytest.raises(ValidationError, match="'A=B' ist kein Name einer Variablen"):
+            ContainerJob(command="true", environment={"A=B": "x"}).clean()
 
 
 def test_the_form_says_what_may_be_asked_of_a_container(client: Client) -> None:

@@ -23,7 +23,7 @@ CLAIMS = {
         "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
         "docker/test_crashes.py::test_while_it_runs",
         "executors/conformance.py::test_another_executor_finds_what_survives_and_nothing_else",
-        "docker/test_conformance.py::subject",
+        "docker/test_conformance.py::TestDockerExecutor",
     ],
     "Whoever adopts their attempts": [
         "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
@@ -59,21 +59,29 @@ CLAIMS = {
         "docker/test_adoption.py::test_who_does_not_know_of_its_lease_starts_nothing"
     ],
     "An engine that does not answer": [
-        "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back"
+        "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back",
+        "docker/test_restarts.py::test_a_daemon_absent_for_half_a_minute_fails_nothing",
     ],
     "Meanwhile its worker claims no more": [
         "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back",
         "test_engine_away.py::test_while_one_is_away_another_is_served",
         "docker/test_connections.py::test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up",
     ],
-    "After `UNREACHABLE_SECONDS`": ["test_engine_away.py::test_after_a_while_its_jobs_are_lost"],
+    "After `UNREACHABLE_SECONDS`": [
+        "test_engine_away.py::test_after_a_while_its_jobs_are_lost",
+        "docker/test_restarts.py::test_one_absent_for_too_long_loses_jobs_and_none_runs_beside_its_predecessor",
+        "test_docs.py::test_the_settings_page_lists_every_setting_with_its_default",
+    ],
     "When it is back before that": [
         "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back",
         "docker/test_daemon.py::test_an_exit_code_outlives_the_daemon",
+        "docker/test_restarts.py::test_with_live_restore_jobs_go_on",
     ],
     "A Docker daemon that is stopped": [
         "docker/test_daemon.py::test_a_stopped_daemon_stops_its_containers",
         "docker/test_daemon.py::test_with_live_restore_a_container_goes_on",
+        "docker/test_restarts.py::test_without_it_what_the_daemon_ended_runs_again",
+        "docker/test_restarts.py::test_with_live_restore_jobs_go_on",
     ],
     "The worker keeps what it knows": [
         "test_outage.py::test_what_ends_while_the_database_is_away_is_stored_when_it_is_back",
@@ -139,6 +147,7 @@ CLAIMS = {
         "docker/test_images.py::test_an_image_that_the_registry_does_not_have_is_final",
         "docker/test_images.py::test_a_login_that_is_no_good_is_final_and_says_no_password",
         "docker/test_images.py::test_a_registry_that_cannot_be_reached_may_be_there_later",
+        "test_engine_away.py::test_an_engine_that_lacks_what_one_launch_needs_is_not_away",
     ],
     "`manage.py container doctor` compares": [
         "test_operations.py::test_a_true_life_has_no_problems",
@@ -250,4 +259,4 @@ def test_each_section_on_containers_has_its_tests() -> None:
 def assert_exist(claims: Mapping[str, Sequence[str]]) -> None:
     for test in {test for named in claims.values() for test in named}:
         module, _, name = test.partition("::")
-        assert f"def {name}(" in (ROOT / "tests" / module).read_text(encoding="utf-8"), test
+        assert re.search(rf"(def|class) {name}\(", (ROOT / "tests" / module).read_text(encoding="utf-8")), test

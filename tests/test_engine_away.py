@@ -10,7 +10,13 @@ from typing import ClassVar
 import pytest
 
 from container_manager import queue
-from container_manager.executors.base import Capabilities, LaunchSpec, Observations, Unavailable
+from container_manager.executors.base import (
+    Capabilities,
+    DependencyUnavailable,
+    LaunchSpec,
+    Observations,
+    Unavailable,
+)
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import JobAttempt, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
@@ -62,13 +68,21 @@ def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_
 
 
 def test_while_one_is_away_another_is_served() -> None:
-    away, here = RemoteExecutor(), ProcessExecutor()
+    away = RemoteExecutor()
     away.is_away = True
-    queue.enqueue(command="true", executor="away", max_retries=0)
-    job = queue.enqueue(command="true", executor="here")
-    settings = replace(SETTINGS, executors={"away": {}, "here": {}}, unreachable_seconds=0.5)
-    WorkerLoop(settings=settings, executors={"away": away, "here": here}, options=WorkerOptions(drain=True)).run()
-    assert row_of(job)["status"] == "completed"
+    settings = replace(SETTINGS, executors={"default": {}, "here": {}})
+    with working(away, settings=settings, others={"here": ProcessExecutor()}) as loop:
+        waiting = queue.enqueue(command="true")
+        eventually(lambda: loop._engines.reachable == ["here"])
+        served = queue.enqueue(command="true", executor="here")
+        eventually(lambda: row_of(served)["status"] == "completed")
+        assert (row_of(waiting)["status"], loop._engines.reachable) == ("running", ["here"])
+        away.is_away = False
+        eventually(lambda: row_of(waiting)["status"] == "completed")
+    outer, inner = (JobAttempt.objects.get(job=job) for job in (waiting, served))
+    assert outer.finished_at is not None
+    assert inner.finished_at is not None
+    assert outer.launched_at < inner.launched_at <= inner.finished_at < outer.finished_at
 
 
 def test_after_a_while_its_jobs_are_lost() -> None:
@@ -102,3 +116,31 @@ def test_a_launch_that_took_long_is_tried_again_when_it_fails_for_a_moment() -> 
     settings = replace(SETTINGS, unreachable_seconds=0.5)
     WorkerLoop(settings=settings, executors={"default": executor}, options=WorkerOptions(drain=True)).run()
     assert (row_of(job)["status"], row_of(job)["attempt"], row_of(job)["last_error"]) == ("completed", 1, "")
+
+
+class NeedyExecutor(RemoteExecutor):
+    """Answers, but for some launches it needs what cannot be had yet."""
+
+    is_lacking, refusals = True, 0
+
+    def submit(self, spec: LaunchSpec) -> str:
+        if self.is_lacking and spec.image:
+            self.refusals += 1
+            raise DependencyUnavailable("The registry does not answer.")
+        return super().submit(spec)
+
+
+def test_an_engine_that_lacks_what_one_launch_needs_is_not_away() -> None:
+    executor = NeedyExecutor()
+    # So rarely it is asked whether it is there: were it taken for away, that would be seen.
+    with working(executor, settings=replace(SETTINGS, poll_seconds=1.0)) as loop:
+        needy = queue.enqueue(command="true", image="far/away:1")
+        while executor.refusals < 3:
+            assert loop._engines.reachable == ["default"]
+            time.sleep(0.01)  # samples
+        other = queue.enqueue(command="true")
+        eventually(lambda: row_of(other)["status"] == "completed")
+        assert row_of(needy)["status"] == "running"
+        executor.is_lacking = False
+        eventually(lambda: row_of(needy)["status"] == "completed")
+    assert (row_of(needy)["attempt"], row_of(needy)["last_error"]) == (1, "")

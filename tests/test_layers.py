@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,12 +17,28 @@ def test_the_contracts_of_the_layers_are_kept() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def layers() -> list[set[str]]:
+    """Return the modules of each layer, packages as a whole, from the highest to the lowest."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: list[set[str]] = []
+    for layer in project["tool"]["importlinter"]["contracts"][0]["layers"]:
+        names = {path.split(".")[1] for path in layer.split(" | ")}
+        if names not in found:
+            found.append(names)
+    return found
+
+
+def test_the_chart_of_the_layers_is_that_of_the_contract() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^ {4}(\w+(?: · \w+)*)", page.split("## Layers")[1].split("## ")[0], re.M)
+    assert [set(line.split(" · ")) for line in lines] == layers()
+
+
 def test_every_module_has_its_layer() -> None:
-    listed = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[[tool.importlinter.contracts]]")[1]
     # What only declares (the app, migrations) or is empty belongs to no layer.
     exempt = {"apps", "migrations", "__init__"}
     names = {path.stem for path in (ROOT / "container_manager").iterdir() if not path.name.startswith(("__py", "py."))}
-    assert {name for name in names - exempt if f"container_manager.{name}" not in listed} == set()
+    assert names - exempt - set().union(*layers()) == set()
 
 
 def test_the_state_machine_imports_without_the_app() -> None:

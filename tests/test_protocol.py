@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -96,9 +96,16 @@ SETTINGS = AppSettings(poll_seconds=0.05, lease_seconds=60.0)
 
 
 @contextmanager
-def working(executor: Executor, *, settings: AppSettings = SETTINGS, **options: Any) -> Iterator[WorkerLoop]:
-    """Run a worker in a thread."""
-    loop = WorkerLoop(settings=settings, executors={"default": executor}, options=WorkerOptions(**options))
+def working(
+    executor: Executor,
+    *,
+    settings: AppSettings = SETTINGS,
+    others: Mapping[str, Executor] | None = None,
+    **options: Any,
+) -> Iterator[WorkerLoop]:
+    """Run a worker in a thread, with an executor ``default``, and ``others`` by their aliases."""
+    executors = {"default": executor, **(others or {})}
+    loop = WorkerLoop(settings=settings, executors=executors, options=WorkerOptions(**options))
 
     def run() -> None:
         try:

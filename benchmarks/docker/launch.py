@@ -6,6 +6,8 @@ import statistics
 import time
 from datetime import UTC, datetime
 
+from tests.docker.image import IMAGE
+
 from ..queue.pickup import running_worker
 from .raw import RawDocker
 from .waiting import eventually
@@ -40,7 +42,7 @@ def _queued(raw: RawDocker) -> float:
     from container_manager.models import JobAttempt
     from container_manager.queue import enqueue
 
-    job = enqueue(command=_COMMAND, image="cm-test:latest")
+    job = enqueue(command=_COMMAND, image=IMAGE)
     attempts = JobAttempt.objects.filter(job=job)
     eventually(lambda: attempts.exclude(handle="").exists())
     attempt = attempts.get()

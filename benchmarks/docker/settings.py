@@ -3,6 +3,7 @@
 import os
 
 from benchmarks.queue.settings import DATABASES, DEFAULT_AUTO_FIELD, LOGGING, SECRET_KEY, USE_TZ
+from tests.docker.image import IMAGE
 
 __all__ = ["DATABASES", "DEFAULT_AUTO_FIELD", "LOGGING", "SECRET_KEY", "USE_TZ"]
 
@@ -12,7 +13,7 @@ CONTAINER_MANAGER = {
     "EXECUTORS": {
         "default": {
             "BACKEND": "container_manager.executors.docker.DockerExecutor",
-            "OPTIONS": {"base_url": os.environ.get("BENCH_DOCKER", ""), "images": ["cm-test:latest"]},
+            "OPTIONS": {"base_url": os.environ.get("BENCH_DOCKER", ""), "images": [IMAGE]},
         }
     },
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from tests.docker.image import IMAGE
+
 from ..queue.pickup import running_worker
 from .raw import RawDocker
 from .waiting import eventually
@@ -35,7 +37,7 @@ def _run_queued(raw: RawDocker, count: int) -> None:
 
     done = ContainerJob.objects.filter(status="completed")
     before = done.count()
-    enqueue_many(ContainerJob(command=_COMMAND, image="cm-test:latest") for _ in range(count))
+    enqueue_many(ContainerJob(command=_COMMAND, image=IMAGE) for _ in range(count))
     eventually(lambda: done.count() == before + count)
     # The raw API's figure has the removals, too.
     eventually(lambda: not raw.api.containers(all=True, quiet=True))

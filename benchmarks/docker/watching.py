@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from tests.docker.image import IMAGE
+
 from ..queue.idle import cpu_seconds
 from ..queue.pickup import running_worker
 from .waiting import eventually
@@ -19,7 +21,7 @@ def measure_watching(count: int, seconds: float) -> float:
 
     started = JobAttempt.objects.filter(finished_at=None).exclude(handle="")
     with running_worker("--slots", str(count)) as process:
-        enqueue_many(ContainerJob(command="sleep 100000", image="cm-test:latest") for _ in range(count))
+        enqueue_many(ContainerJob(command="sleep 100000", image=IMAGE) for _ in range(count))
         eventually(lambda: started.count() == count, seconds=_START_SECONDS)
         time.sleep(_SETTLE_SECONDS)
         before, start = cpu_seconds(process.pid), time.monotonic()

@@ -23,10 +23,14 @@ class ExecutorError(Exception):
 
 
 class Unavailable(ExecutorError):
-    """It could not be done now, and may be later: the engine does not answer, or something that it needs.
+    """It could not be done now, and may be later: the engine does not answer.
 
     Nothing is known about its jobs: their status must stay as it is.
     """
+
+
+class DependencyUnavailable(Unavailable):
+    """The engine answers, but what this launch needs beside it does not, say a registry. Others may be launched."""
 
 
 class Rejected(ExecutorError):

@@ -10,12 +10,21 @@ from functools import partial
 
 from .. import queue
 from ..conf import AppSettings
-from ..executors.base import Executor, ExecutorError, ExitStatus, Observation, Phase, Rejected, Unavailable
+from ..executors.base import (
+    DependencyUnavailable,
+    Executor,
+    ExecutorError,
+    ExitStatus,
+    Observation,
+    Phase,
+    Rejected,
+    Unavailable,
+)
 from .held import AttemptKey, HeldAttempt, Stage
-from .launch import attempt_of, launch_key
 from .launching import Launches, attempt
 from .outcomes import closed, failed, outcome_of
 from .output import CappedOutput
+from .spec import attempt_of, launch_key
 from .timers import Timer
 
 _FLUSH_SECONDS = 0.5
@@ -163,7 +172,8 @@ class Engines:
             elif not held.mine:
                 self._forget(held)
             elif isinstance(result, Unavailable) and self._may_come_back(held):
-                self._unavailable_since.setdefault(held.job.executor, time.monotonic())
+                if not isinstance(result, DependencyUnavailable):
+                    self._unavailable_since.setdefault(held.job.executor, time.monotonic())
                 self._launches.begin_later(held)
             else:
                 self._end_unstarted(held, result)

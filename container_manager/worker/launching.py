@@ -13,7 +13,7 @@ from typing import TypeVar
 from ..conf import AppSettings
 from ..executors.base import Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
 from .held import HeldAttempt
-from .launch import launch_key, launch_spec
+from .spec import launch_key, launch_spec
 
 T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
@@ -40,7 +40,7 @@ class Launches:
         self.run(held.job.executor, held.executor, submit, done=partial(self._note, held))
 
     def begin_later(self, held: HeldAttempt) -> None:
-        """Begin again in a moment: the engine is away."""
+        """Begin again in a moment: the engine is away, or what the launch needs beside it."""
         self._later.append((time.monotonic() + _AGAIN_SECONDS, held))
 
     def results(self) -> Iterator[tuple[HeldAttempt, str | Exception]]:

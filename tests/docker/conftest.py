@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -13,32 +12,63 @@ from typing import Any
 
 import pytest
 
+from container_manager.executors.base import Executor
+
 from ..parts import require
 from . import daemon, image, registry, ssh
+from .site import Site
+from .subject import DockerSubject
+
+# What the SDK leaves to the garbage collector where a connection fails or is broken off: its socket, and by ssh the
+# client with its pipes.
+_SOCKETS = r"unclosed <(socket\.socket|ssl\.SSLSocket|docker\.transport\.sshconn\.SSHSocket) "
+_SSH_CLIENTS = (r"subprocess \d+ is still running", r"unclosed file <_io\.")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the SDK leave the sockets of connections that fail, or are broken off, to the garbage collector."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+            by_ssh = "ssh_daemon" in getattr(item, "fixturenames", ())
+            for message in (_SOCKETS, *(_SSH_CLIENTS if by_ssh else ())):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{message}:ResourceWarning"))
 
 
 @pytest.fixture(autouse=True)
 def _collect_what_the_sdk_leaves() -> Iterator[None]:
+    """Else it would be collected in a test that does not expect it."""
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
 def docker_url() -> str:
     """The address of a daemon that has the test images, and is shared by all tests."""
-    require("The Python package docker", find_spec("docker"))
     url = os.environ.get("CM_TEST_DOCKER", "")
     require("A Docker daemon (python -m tests.docker starts one)", url)
     return url
+
+
+@pytest.fixture
+def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
+    """An installation of this test's own on the shared daemon."""
+    subject = DockerSubject(docker_url, tmp_path)
+    yield subject
+    subject.clean_up()
+
+
+@pytest.fixture
+def executor(subject: DockerSubject) -> Iterator[Executor]:
+    executor = subject.executor()
+    yield executor
+    executor.close()
+
+
+@pytest.fixture
+def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
+    """An installation with workers, of this test's own, on the shared daemon."""
+    site = Site(docker_url, tmp_path)
+    yield site
+    site.clean_up()
 
 
 @pytest.fixture(scope="session", name="registry")

@@ -8,15 +8,19 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from django.utils import timezone
+
 from container_manager import queue
 from container_manager.doctor import examine
-from container_manager.models import ContainerJob, JobAttempt, JobLog
+from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from ..workers import eventually, worker
-from .subject import IMAGE, DockerSubject
+from .image import IMAGE
+from .subject import DockerSubject
 
 LEASE_SECONDS = 3.0
 # Writes down when a run begins and ends. What runs it needs $EFFECTS.
@@ -47,6 +51,12 @@ class Site(DockerSubject):
         environment = {"CM_WORKER_SETTINGS": self.settings(url=url, **settings)}
         with worker(*options, log=self.log, lease_seconds=lease_seconds, **environment) as process:
             yield process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a worker, and let its lease be over at once: others need not wait for that."""
+        process.kill()
+        process.wait()
+        Worker.objects.filter(pid=process.pid).update(lease_expires_at=timezone.now() - timedelta(hours=1))
 
     def enqueue(self, script: str, **fields: Any) -> ContainerJob:
         """Queue a shell script."""

@@ -15,8 +15,7 @@ from container_manager.executors.docker.configuration import INSTALL_LABEL
 from container_manager.executors.docker.options import docker_options
 
 from ..executors.conformance import Subject, new_key
-
-IMAGE = "cm-test:latest"
+from .image import IMAGE
 
 
 class DockerSubject(Subject):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +14,6 @@ from container_manager.executors.docker.options import docker_options
 
 from ..executors.conformance import observation, wait_until
 from .subject import DockerSubject
-
-
-@pytest.fixture
-def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
-    subject = DockerSubject(docker_url, tmp_path)
-    yield subject
-    subject.clean_up()
-
-
-@pytest.fixture
-def executor(subject: DockerSubject) -> Iterator[Executor]:
-    executor = subject.executor()
-    yield executor
-    executor.close()
 
 
 def has_exited(executor: Executor, key: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ _VARIABLE = "CM_REGISTRY_TESTS"
 _CANCELLED = [("queued", "running"), ("running", "cancelled")]
 _POLITE = f"trap '{DONE}; echo bye; exit 0' TERM; {BEGUN}; while :; do sleep 0.05; done"
 _DEAF = f"trap 'echo no' TERM; {BEGUN}; while :; do sleep 0.05; done"
-
-
-@pytest.fixture
-def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path)
-    yield site
-    site.clean_up()
 
 
 def cancel(job: ContainerJob) -> None:
@@ -75,8 +67,7 @@ def test_while_its_worker_is_dead_another_one_does_it(site: Site, script: str) -
         job = site.enqueue(script, grace_seconds=1)
         site.await_runs("begin 1")
         eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
-        first.kill()
-        first.wait()
+        site.kill(first)
     cancel(job)
     assert [container["State"] for container in site.containers()] == ["running"]
     assert JobAttempt.objects.get(job=job).finished_at is None
@@ -89,14 +80,13 @@ def test_while_its_worker_is_dead_another_one_does_it(site: Site, script: str) -
 
 def test_a_worker_that_dies_in_the_grace_period_leaves_it_to_another(site: Site, tmp_path: Path) -> None:
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:
-        job = site.enqueue(_DEAF, grace_seconds=5)
+        job = site.enqueue(_DEAF, grace_seconds=3)
         site.await_runs("begin 1")
         eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
         way.hold("POST /[^ ]*/stop", "answer")
         cancel(job)
         eventually(lambda: b"no" in site.said(job))
-        first.kill()
-        first.wait()
+        site.kill(first)
     with site.worker("--slots", "1"):
         site.await_status(job, "cancelled")
         site.assert_clean()
@@ -116,8 +106,7 @@ def test_as_it_is_launched(site: Site, tmp_path: Path, request_line: str, side: 
         way.await_held()
         cancel(job)
         if dies:
-            first.kill()
-            first.wait()
+            site.kill(first)
             way.cut()
             with site.worker("--slots", "1"):
                 site.await_status(job, "cancelled")

@@ -6,21 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from .subject import IMAGE, DockerSubject
+from .image import IMAGE
+from .subject import DockerSubject
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
-    subject = DockerSubject(docker_url, tmp_path)
-    yield subject
-    subject.clean_up()
 
 
 def container(subject: DockerSubject, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -21,9 +21,12 @@ from container_manager.executors.docker.options import docker_options
 from container_manager.executors.docker.view import View
 
 from ..executors.conformance import ended, new_key, output, text, wait_until
+from ..workers import eventually
 from . import ssh
 from .daemon import Daemon
-from .subject import IMAGE, DockerSubject
+from .image import IMAGE
+from .proxy import proxy
+from .subject import DockerSubject
 
 
 @contextmanager
@@ -121,13 +124,13 @@ def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: P
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen(16)
-        with executing(f"unix://{path}", timeout_seconds=1.0) as executor:
+        with executing(f"unix://{path}", timeout_seconds=0.5) as executor:
             began = time.monotonic()
             # What the worker's loop asks never waits for the daemon.
             executor.observe()
             executor.logs("cm-some-1", "", 1000)
             executor.stop("cm-some-1", 1.0)
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 0.5
             assert not executor.check().ok
 
 
@@ -171,6 +174,26 @@ def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(
         view.close()
         executor.close()
         subject.clean_up()
+
+
+def test_a_list_that_is_wanted_while_one_is_made_is_made(subject: DockerSubject, tmp_path: Path) -> None:
+    """What ended after that list, and before the events began, would not be seen until the next one is due."""
+    with proxy(subject.url, tmp_path) as way:
+        way.hold("GET /[^ ]*/containers/json", "answer")
+        view = View(
+            Engine(docker_options({**subject.options, "base_url": way.url})),
+            install=subject.install,
+            changed=lambda: None,
+        )
+        try:
+            view.look()
+            way.await_held()
+            eventually(lambda: view._answer is not None)
+            released = time.monotonic()
+            way.release()
+            eventually(lambda: view.look().as_of > released, seconds=2.5)
+        finally:
+            view.close()
 
 
 def test_calls_about_different_containers_share_a_connection(docker_url: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _ONCE = [("queued", "running"), ("running", "completed")]
-
-
-@pytest.fixture
-def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path)
-    yield site
-    site.clean_up()
 
 
 @pytest.mark.parametrize(
@@ -46,8 +38,7 @@ def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Sid
             eventually(
                 lambda: [each["State"] for each in site.containers()] in (before, ["exited"] * (before == ["running"]))
             )
-            first.kill()
-            first.wait()
+            site.kill(first)
     assert JobAttempt.objects.get(job=job).handle == ""
     with site.worker("--slots", "1"):
         site.await_status(job, "completed")
@@ -67,8 +58,7 @@ def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_agai
         with site.worker("--slots", "1", url=way.url) as first:
             job = site.enqueue(f"{BEGUN}; {DONE}", max_retries=3)
             way.await_held()
-            first.kill()
-            first.wait()
+            site.kill(first)
     own_daemon.kill()
     own_daemon.start()
     assert [each["State"] for each in site.containers()] == ["created"]
@@ -112,7 +102,7 @@ def test_with_many_at_work(site: Site) -> None:
     for round_ in range(1, 4):
         with site.worker("--slots", "4") as doomed:
             eventually(lambda round_=round_: JobAttempt.objects.count() >= 4 * round_)
-            doomed.kill()
+            site.kill(doomed)
     with site.worker("--slots", "6"):
         for job in jobs:
             site.await_status(job, "completed")
@@ -138,8 +128,7 @@ def test_after_the_exit(site: Site, tmp_path: Path, request_line: str, stored: b
         way.await_held()
         eventually(lambda: [each["State"] for each in site.containers()] == ["exited"])
         site.await_status(job, "completed" if stored else "running", attempts=stored)
-        first.kill()
-        first.wait()
+        site.kill(first)
     with site.worker("--slots", "1"):
         site.await_status(job, "completed")
         site.assert_clean()

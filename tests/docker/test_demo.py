@@ -11,7 +11,7 @@ import docker
 
 from container_manager.executors.docker.configuration import INSTALL_LABEL
 
-from .subject import IMAGE
+from .image import IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -84,6 +84,14 @@ def test_wherever_it_is_cut_nothing_is_lost_and_nothing_comes_twice(messages: li
         assert found == b"".join(message.data for message in messages if message.stream == stream)
 
 
+def test_a_frame_that_is_cut_before_its_output_comes_again_though_its_line_began_long_ago() -> None:
+    messages = [Message(0, "stderr", b"be"), Message(4 * 10**9, "stdout", b"other"), Message(0, "stderr", b"gun")]
+    first = FrameDecoder()
+    first.feed(log(messages)[: -len(b"gun")])
+    second = FrameDecoder(first.positions)
+    assert b"".join(chunk.data for chunk in second.feed(log(messages, since(first.positions)))) == b"gun"
+
+
 def test_a_time_is_told_in_seconds_whatever_the_daemons_zone() -> None:
     for text in (b"2026-01-02T03:04:05.000000007Z", b"2026-01-02T05:04:05.000000007+02:00"):
         assert since({"stdout": Position(text, 1, 0, in_line=True)}) == "1767323043"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,21 +9,8 @@ import pytest
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
 
 from ..executors.conformance import ended, new_key, output, text
-from .subject import IMAGE, DockerSubject
-
-
-@pytest.fixture
-def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
-    subject = DockerSubject(docker_url, tmp_path)
-    yield subject
-    subject.clean_up()
-
-
-@pytest.fixture
-def executor(subject: DockerSubject) -> Iterator[Executor]:
-    executor = subject.executor()
-    yield executor
-    executor.close()
+from .image import IMAGE
+from .subject import DockerSubject
 
 
 def printed(subject: DockerSubject, script: str, *, options: dict[str, Any] | None = None, **fields: Any) -> str:

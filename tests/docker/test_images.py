@@ -9,7 +9,7 @@ from typing import Any
 import docker
 import pytest
 
-from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
+from container_manager.executors.base import DependencyUnavailable, Executor, LaunchSpec, Rejected
 from container_manager.secret_references import read_secret
 
 from ..executors.conformance import ended, new_key, output, text
@@ -129,14 +129,19 @@ def test_a_login_that_is_no_good_is_final_and_says_no_password(
 def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSubject, host: str) -> None:
     executor = subject.executor()
     image = f"{host.format(port=free_port())}/team/job:1"
-    with pytest.raises(Unavailable, match="could not be pulled"):
+    with pytest.raises(DependencyUnavailable, match="could not be pulled"):
         executor.submit(LaunchSpec(key=new_key(), argv=("true",), image=image))
     executor.close()
 
 
-def test_a_name_that_is_none_is_final(subject: DockerSubject) -> None:
-    for image in ("UPPER/case", "a b", "-x", "name:"):
-        assert refusal(subject, image)[0] in ("image", "start")
+@pytest.mark.parametrize("image", ["UPPER/case", "a b", "-x", "name:"])
+def test_a_container_of_what_is_no_images_name_is_refused(subject: DockerSubject, image: str) -> None:
+    assert refusal(subject, image)[0] == "start"
+
+
+@pytest.mark.parametrize("image", ["UPPER/case", "a b", "-x"])
+def test_what_is_no_images_name_is_not_pulled(subject: DockerSubject, image: str) -> None:
+    assert refusal(subject, image, pull="always")[0] == "image"
 
 
 def test_a_jobs_secret_cannot_name_a_registrys_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
-import pytest
 
 from container_manager.executors.base import Executor
 
@@ -15,20 +12,6 @@ from ..executors.conformance import ended, output, text
 from .subject import DockerSubject
 
 _MEGABYTE = 1 << 20
-
-
-@pytest.fixture
-def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
-    subject = DockerSubject(docker_url, tmp_path)
-    yield subject
-    subject.clean_up()
-
-
-@pytest.fixture
-def executor(subject: DockerSubject) -> Iterator[Executor]:
-    executor = subject.executor()
-    yield executor
-    executor.close()
 
 
 def test_64_megabytes_on_both_streams_come_whole_and_stay_out_of_memory(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,13 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from ..executors.conformance import ended
 from ..jobs import journal_of
 from ..workers import eventually
+from .image import IMAGE
+from .proxy import proxy
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _MEBIBYTE = 1024 * 1024
 _OUTPUT_BYTES = 64 * _MEBIBYTE
-
-
-@pytest.fixture
-def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path)
-    yield site
-    site.clean_up()
 
 
 def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None:
@@ -151,27 +145,36 @@ def test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on(site: Si
         site.assert_clean()
 
 
-def test_a_container_that_another_worker_has_just_started_is_taken_over(site: Site) -> None:
-    """The heir has seen the daemon's list before that container was there."""
+def test_a_container_that_another_worker_has_just_started_is_taken_over(site: Site, tmp_path: Path) -> None:
+    """The heir has seen the daemon's list before that container was there, and does not see the next one."""
     gate, other = site.gate(), site.gate("other")
-    with site.worker("--slots", "1", lease_seconds=60.0) as heir:
-        # Each of its turns looks at what it runs itself.
+    with (
+        proxy(site.url, tmp_path) as way,
+        site.worker("--slots", "3", "--queue", "default", url=way.url, lease_seconds=60.0) as heir,
+    ):
         own = site.enqueue("read word < $EFFECTS/other")
         site.await_status(own, "running", attempts=False)
         eventually(lambda: JobAttempt.objects.get(job=own).handle)
-        with site.worker("--slots", "1", lease_seconds=60.0) as first:
-            job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; {DONE}", max_retries=3)
+        way.hold("GET /[^ ]*/containers/json", "request")
+        way.await_held()
+        with site.worker("--slots", "1", "--queue", "another", lease_seconds=60.0) as first:
+            job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; {DONE}", queue="another", max_retries=3)
             eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
             first.send_signal(signal.SIGTERM)
             assert first.wait(timeout=60) == 0
         heirs = Worker.objects.get(pid=heir.pid).pk
         eventually(lambda: JobAttempt.objects.filter(job=job, number=1, worker=heirs).exists())
-        time.sleep(1.0)  # it has looked at the daemon by now
+        # In the turn in which it notes that this has started, it has looked at all that it runs.
+        later = site.enqueue("true")
+        eventually(lambda: JobAttempt.objects.filter(job=later).exclude(handle="").exists())
+        assert JobAttempt.objects.get(job=job).finished_at is None
+        way.release()
         gate.write_text("\n")
         site.await_status(job, "completed")
         assert attempts_of(job) == [(1, 0, "")]
         other.write_text("\n")
-        site.await_status(own, "completed")
+        for each in (own, later):
+            site.await_status(each, "completed")
         site.assert_clean()
 
 
@@ -204,7 +207,7 @@ class TestSweep:
         """Start a container that no worker knows of."""
         labels = {"container-manager.install": install, "container-manager.key": key}
         container: dict[str, Any] = site.api.create_container(
-            "cm-test:latest",
+            IMAGE,
             ["sh", "-c", script],
             name=name,
             labels=labels,

@@ -24,6 +24,8 @@ from ..base import Unavailable
 from .options import DockerOptions
 
 CONFLICT = 409
+# The pause before a daemon that did not answer is asked again.
+RETRY_SECONDS = 0.5
 _READ_BYTES = 65536
 # More than there are threads that ask: the SDK complains of connections that it cannot put back into their pool.
 _POOL_SIZE = 32

@@ -23,15 +23,13 @@ from ..base import (
     Unavailable,
 )
 from .configuration import container_configuration
-from .daemon import Daemon, Gone
+from .daemon import RETRY_SECONDS, Daemon, Gone
 from .exits import PHASES
 from .images import Images
 from .launching import Launcher
 from .options import DockerOptions, docker_options
 from .output import Output
 from .view import View
-
-_RETRY_SECONDS = 1.0
 
 
 class DockerExecutor(Executor):
@@ -170,7 +168,7 @@ class DockerExecutor(Executor):
                 except Gone:
                     return
                 except Unavailable:
-                    self._closed.wait(_RETRY_SECONDS)
+                    self._closed.wait(RETRY_SECONDS)
                 else:
                     return
         finally:

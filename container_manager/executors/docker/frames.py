@@ -124,7 +124,8 @@ class FrameDecoder:
                 return b""
             del self._after[self._stream]
         before = self.positions.get(self._stream)
-        self.positions[self._stream] = Position(timestamp, here[1])
+        # Should it be cut here, the rest is asked for again.
+        self.positions[self._stream] = Position(timestamp, here[1], in_line=self._left > 0)
         is_over = before is not None and before.in_line and (before.timestamp != timestamp or not self._left)
         return b"\n" if is_over else b""
 

@@ -12,7 +12,7 @@ from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
 from ...secret_references import REGISTRY_FILES, REGISTRY_VARIABLES, read_secret
-from ..base import Rejected, Unavailable
+from ..base import DependencyUnavailable, Rejected, Unavailable
 from .daemon import Answer, Daemon, Failed, Gone
 from .options import DockerOptions
 
@@ -49,7 +49,7 @@ class Images:
         """Pull an image for an attempt, and note each step.
 
         ``check`` raises where it is not wanted any more; it is called before, and where the pull was broken off. Raises
-        Rejected where the registry refuses, and Unavailable where it cannot be asked.
+        Rejected where the registry refuses, and DependencyUnavailable where it cannot be asked.
         """
         registry, repository, tag = _parts(image)
         headers = self._login(registry)
@@ -106,7 +106,7 @@ def _parts(image: str) -> tuple[str, str, str]:
 
 def _refusal(image: str, text: str) -> Exception:
     if any(part in text.lower() for part in _UNREACHABLE):
-        return Unavailable(f"The image {image!r} could not be pulled: {text}")
+        return DependencyUnavailable(f"The image {image!r} could not be pulled: {text}")
     return Rejected("image", f"The image {image!r} cannot be pulled: {text}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import docker
 from docker.errors import APIError
 
-from ..base import ExecutorError, LaunchSpec, Phase, Rejected, Unavailable
+from ..base import DependencyUnavailable, ExecutorError, LaunchSpec, Phase, Rejected, Unavailable
 from .daemon import CONFLICT, Daemon, Gone, explanation
 from .exits import PHASES
 from .images import Images
@@ -93,7 +93,7 @@ class Launcher:
             self._pull(spec, note)
             created = self._create(spec, configuration)
             if created is None:
-                raise Unavailable(f"The image {spec.image!r} was removed as soon as it was pulled.")
+                raise DependencyUnavailable(f"The image {spec.image!r} was removed as soon as it was pulled.")
         self._start(spec, is_new=created)
         self._view.note_started(spec.key)
 

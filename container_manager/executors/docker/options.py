@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from ...container import container_request
+from ...docker_variables import LOCAL_DAEMON
 
-_DEFAULT_URL = "unix:///var/run/docker.sock"
 PULL_POLICIES = ("missing", "always", "never")
 
 
@@ -40,7 +40,7 @@ class DockerOptions:
     ``keep_failed_seconds``: how long the container of a failed attempt stays, to be looked at.
     """
 
-    base_url: str = _DEFAULT_URL
+    base_url: str = LOCAL_DAEMON
     tls: Mapping[str, str] | None = None
     timeout_seconds: float = 60.0
     images: Sequence[str] = ()
@@ -92,7 +92,7 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _url_problems(given: Mapping[str, Any]) -> Iterator[str]:
-    url = str(given.get("base_url", _DEFAULT_URL))
+    url = str(given.get("base_url", LOCAL_DAEMON))
     scheme = urlsplit(url).scheme
     if scheme not in ("unix", "tcp", "ssh"):
         yield f"The option 'base_url' must begin with unix://, tcp:// or ssh://, not {url!r}."

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..buffer import OutputBuffer
-from .daemon import Answer, Daemon, Gone
+from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
 from .exits import PHASES
 from .frames import FrameDecoder, Positions, since
 
-_RETRY_SECONDS = 1.0
 # A log that is followed from after its container's end may never be said to be over (measured with 20.10).
 _SILENCE_SECONDS = 1.0
 # What ends within this time after it has begun, or after its log has, is read at once: calls fewer to the daemon.
@@ -94,7 +93,7 @@ class Output:
 
     def _pause(self) -> None:
         with self._state:
-            self._state.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
+            self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)
 
     def _read(self, *, follow: bool) -> None:
         """Read the log from where it was left to its end."""

@@ -12,12 +12,13 @@ from typing import Any
 
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
-from .daemon import Answer, Daemon, Gone
+from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
 from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
 
 # A list of 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
-_RETRY_SECONDS = 0.5
+# A thread that waits for a daemon that hangs ends by itself, some time.
+_CLOSE_SECONDS = 0.5
 _LAST_WORDS_BYTES = 4096
 # By then the daemon has said of what the kernel killed that it was out of memory, if it ever does (2 in 100 come after
 # the end, some ms, measured with 20.10).
@@ -99,8 +100,7 @@ class View:
             if self._answer is not None:
                 self._answer.break_off()
         for thread in self._threads:
-            # Not for long: one that waits for a daemon that hangs ends by itself, some time.
-            thread.join(timeout=_RETRY_SECONDS)
+            thread.join(timeout=_CLOSE_SECONDS)
 
     def _start(self) -> None:
         with self._state:
@@ -125,16 +125,17 @@ class View:
                     self._list()
                 for key in unknown:
                     self._inspect(key)
-                self._error = None
+                with self._state:
+                    self._error = None
             except Exception as error:
                 # Whatever it is, without this thread no end would ever be seen again.
                 if not isinstance(error, Unavailable):
                     logger.exception("The Docker daemon's answer was not understood")
-                self._error = Unavailable(str(error))
                 with self._state:
+                    self._error = Unavailable(str(error))
                     self._list_at = 0.0
                     if not self._closed:
-                        self._state.wait(_RETRY_SECONDS)
+                        self._state.wait(RETRY_SECONDS)
             self._changed()
 
     def _inspectable(self) -> list[str]:
@@ -142,7 +143,10 @@ class View:
         return [key for key in self._unknown_ends if self._doubts.get(key, 0.0) <= now]
 
     def _list(self) -> None:
-        asked = time.monotonic()
+        with self._state:
+            asked = time.monotonic()
+            # Whoever wants another list while this one is made has it.
+            self._list_at = asked + _LIST_SECONDS
         with self._daemon.asked() as api:
             rows = api.containers(all=True, filters={"label": f"{INSTALL_LABEL}={self._install}"})
         with self._state:
@@ -159,7 +163,7 @@ class View:
             self._doubts = {key: at for key, at in self._doubts.items() if key in seen}
             self._removed = {key: at for key, at in self._removed.items() if at >= asked}
             self._unknown_ends |= {k for k, found in seen.items() if found.phase is Phase.EXITED and not found.exit}
-            self._listed_at, self._list_at = asked, asked + _LIST_SECONDS
+            self._listed_at = asked
 
     def _inspect(self, key: str) -> None:
         status = None
@@ -220,7 +224,7 @@ class View:
             # Whatever happened while nobody listened is in the list.
             self._list_soon()
             with self._state:
-                self._state.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
+                self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)
 
     def _take(self, event: Mapping[str, Any]) -> None:
         key = event.get("Actor", {}).get("Attributes", {}).get(KEY_LABEL)
