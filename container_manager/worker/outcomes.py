@@ -92,6 +92,9 @@ def _outcome(
     message: str = "",
     retry_after: float | None = None,
 ) -> Outcome:
+    if message:
+        # It may quote what a job printed, and not every database takes these: such an end could never be stored.
+        message = message.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
     return Outcome(
         job_id=job.id,
         attempt=job.attempt,
