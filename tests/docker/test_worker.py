@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -67,6 +68,11 @@ def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None
     case("missing program", site.enqueue_command("/no/such/program"), "start", 127, None, "No such file", False)
     case("permission", site.enqueue_command("/etc/passwd"), "start", 126, None, "ermission denied", False)
     case("directory", site.enqueue("true", working_directory="relative"), "start", None, None, "", False)
+    # Words in the init process's own way, with a byte that not every database takes in a text.
+    said = r"printf '[FATAL tini (7)] exec a failed: b\000c' >&2; exit 1"
+    case("odd last words", site.enqueue(said), "start", 1, None, r"b\x00c", False)
+    long = ("true", "x" * 200_000)
+    case("long argument", site.enqueue_command(shlex.join(long)), "start", 1, None, "argument list too long", False)
     well = site.enqueue("echo out; echo err >&2")
     child = site.enqueue("sleep 1; tail /dev/zero; echo $?; exit 0", **memory)
     with site.worker("--slots", "6"):
