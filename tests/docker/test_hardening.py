@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from container_manager.container import ContainerRequest
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
 
 from ..executors.conformance import ended, new_key, output, text
@@ -87,6 +88,32 @@ def test_a_volume_is_read_only_unless_the_settings_say_otherwise(subject: Docker
     assert [path.name for path in subject.effects().iterdir()] == ["written"]
 
 
+def test_nor_does_its_daemon_write_to_it(subject: DockerSubject) -> None:
+    """It would fill a volume that is empty with what the image has at the path, which the job names."""
+    source = f"{subject.install}-fixed"
+    executor = subject.executor(volumes={"fixed": {"source": source}})
+    found = []
+    for path in ("/bin", "/fixed"):
+        asked = ContainerRequest(volumes={"fixed": path})
+        executor.submit(spec := LaunchSpec(key=new_key(), argv=("ls", "/fixed"), image=IMAGE, container=asked))
+        found.append((ended(executor, spec.key).unstarted, text(output(executor, spec.key))))
+        executor.remove(spec.key)
+    executor.close()
+    subject.api.remove_volume(source)
+    # There is no ls in an empty /bin.
+    assert found == [(True, b""), (False, b"")]
+
+
+def test_no_share_of_the_cores_is_so_small_that_it_is_no_limit(subject: DockerSubject) -> None:
+    script = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
+    assert printed(subject, script, cpu_count=0.01).split() == ["1000"]
+    executor = subject.executor(cpu_count=1)
+    for share in (0.009, 0.00001, 1e-10):
+        with pytest.raises(Rejected, match=r"the least that can be given is 0\.01"):
+            executor.submit(subject.spec("true", cpu_count=share))
+    executor.close()
+
+
 def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
     found = printed(subject, "grep CapEff /proc/self/status", options={"capabilities": ["CHOWN"]})
     assert int(found.split()[1], 16) == 1
@@ -101,7 +128,13 @@ def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
         {"container": {"gpus": 1}},
         {"container": {"pids": 100000}},
         {"working_directory": "not/absolute"},
+        {"working_directory": "/etc/passwd"},
+        {"working_directory": "/etc/passwd/below"},
+        {"working_directory": "/" + "x" * 300},
+        {"working_directory": "/a\0b"},
         {"container": {"user": "nobody-knows-this-user"}},
+        {"container": {"user": "4294967295"}},
+        {"container": {"user": "-1"}},
         {"key": "not a/valid name"},
     ],
     ids="-".join,
