@@ -17,7 +17,7 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from ..executors.conformance import ended
 from ..jobs import journal_of
-from ..workers import eventually
+from ..workers import eventually, start_worker
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -270,3 +270,24 @@ class TestSweep:
                 site.assert_clean()
         finally:
             site.clean_up()
+
+
+@pytest.mark.parametrize("option", ["--drain", "--once"])
+def test_where_no_daemon_answers_a_worker_that_is_to_drain_the_queue_says_so_and_ends(
+    site: Site, tmp_path: Path, option: str
+) -> None:
+    first, second = site.enqueue("true"), site.enqueue("true")
+    settings = site.settings(url=f"unix://{tmp_path}/none.sock", UNREACHABLE_SECONDS=1)
+    process = start_worker(option, "--slots", "1", log=site.log, CM_WORKER_SETTINGS=settings)
+    try:
+        assert process.wait(timeout=60) == 1
+    finally:
+        process.kill()
+        process.wait()
+    said = site.log.read_text()
+    assert "Executor docker does not answer" in said
+    assert "No executor of this worker answers (docker)" in said
+    assert "Traceback" not in said
+    site.await_status(first, "failed")
+    second.refresh_from_db()
+    assert (attempts_of(first), second.status) == ([(1, None, "lost")], "queued")
