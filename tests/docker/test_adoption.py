@@ -79,6 +79,16 @@ def test_a_stop_goes_on_though_whoever_asked_is_gone(subject: DockerSubject, exe
     assert found.exit.signal == signal.SIGKILL
 
 
+def test_a_job_has_no_longer_to_end_than_its_executor_allows(subject: DockerSubject) -> None:
+    executor = subject.executor(grace_seconds=0.5)
+    spec = subject.spec("trap '' TERM; touch $EFFECTS/deaf; while :; do sleep 0.1; done")
+    executor.submit(spec)
+    wait_until(executor, (subject.effects() / "deaf").exists)
+    executor.stop(spec.key, 2**31 - 1)
+    wait_until(executor, lambda: has_exited(executor, spec.key))
+    executor.close()
+
+
 def test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to(subject: DockerSubject) -> None:
     spec, keeping = subject.spec("exit 3"), subject.executor(keep_failed_seconds=3600)
     keeping.submit(spec)

@@ -22,6 +22,8 @@ _HUB = ("docker.io/", "index.docker.io/")
 _LOG_FILES = 2
 # The kernel gives no less, and of a share that is next to nothing the daemon makes no limit at all.
 _LEAST_CPUS = 0.01
+# The daemon sends all labels with each list and each event.
+_LABEL_CHARACTERS = 16 * 1024
 
 
 def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
         raise Rejected(
             "image", f"The image {spec.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}."
         )
+    if sum(len(name) + len(str(value)) for name, value in spec.labels.items()) > _LABEL_CHARACTERS:
+        raise Rejected("start", f"The job's labels have more than {_LABEL_CHARACTERS} characters.")
     configuration: dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],

@@ -106,7 +106,9 @@ class DockerExecutor(Executor):
             if handle in self._stopping:
                 return
             self._stopping.add(handle)
-        name, arguments = f"container-manager-stop-{handle}", (handle, math.ceil(grace_seconds))
+        most = self._options.grace_seconds
+        seconds_left = math.ceil(grace_seconds if most is None else min(grace_seconds, most))
+        name, arguments = f"container-manager-stop-{handle}", (handle, seconds_left)
         threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
 
     def remove(self, handle: str, *, failed: bool = False) -> None:
