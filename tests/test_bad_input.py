@@ -69,6 +69,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "wishes are a list": ({"container": ["privileged"]}, "start", "JSON object"),
     "missing secret": ({"secrets": {"S": "env:CM_SECRET_NONE"}}, "start", "CM_SECRET_NONE"),
     "odd secret": ({"secrets": {"S": "/etc/shadow"}}, "start", "neither"),
+    "no file's name": ({"secrets": {"S": "file:" + "a" * 5000}}, "start", "cannot be read"),
     "missing folder": ({"working_directory": "/no/such/folder"}, "start", "/no/such/folder"),
     "unknown executor": ({"executor": "mainframe"}, "unschedulable", "no executor 'mainframe'. Known: default."),
     "unknown queue": ({"queue": "nowhere"}, "unschedulable", "no queue 'nowhere'. Known: default, other."),

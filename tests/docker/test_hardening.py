@@ -149,6 +149,15 @@ def test_what_a_job_may_not_have_is_refused_and_leaves_nothing(
     assert not (subject.effects() / "ran").exists()
 
 
+@pytest.mark.parametrize("gpus", [1000, 2**70])
+def test_what_a_daemon_does_not_have_is_refused_and_not_waited_for(subject: DockerSubject, gpus: int) -> None:
+    executor = subject.executor(gpus=-1)
+    with pytest.raises(Rejected):
+        executor.submit(subject.spec("true", container={"gpus": gpus}))
+    executor.close()
+    assert subject.containers() == []
+
+
 @pytest.mark.parametrize(
     ("argv", "said"), [(("/etc/passwd",), "Permission denied"), (("/no/such",), "No such file or directory")]
 )

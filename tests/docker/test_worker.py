@@ -288,6 +288,8 @@ def test_where_no_daemon_answers_a_worker_that_is_to_drain_the_queue_says_so_and
     assert "Executor docker does not answer" in said
     assert "No executor of this worker answers (docker)" in said
     assert "Traceback" not in said
-    site.await_status(first, "failed")
-    second.refresh_from_db()
-    assert (attempts_of(first), second.status) == ([(1, None, "lost")], "queued")
+    for job in (first, second):
+        job.refresh_from_db()
+    # It may have claimed one before it knew.
+    assert (first.status, attempts_of(first)) in [("queued", []), ("failed", [(1, None, "lost")])]
+    assert second.status == "queued"

@@ -25,6 +25,8 @@ _FINAL_FAILURES = (
     "unable to find user",
     "unable to find group",
     "uids and gids must be in range",
+    "could not select device driver",
+    "cannot unmarshal",
     # Of a working directory.
     "Cannot mkdir",
     "not a directory",
