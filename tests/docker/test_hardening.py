@@ -88,10 +88,11 @@ def test_a_volume_is_read_only_unless_the_settings_say_otherwise(subject: Docker
     assert [path.name for path in subject.effects().iterdir()] == ["written"]
 
 
-def test_nor_does_its_daemon_write_to_it(subject: DockerSubject) -> None:
-    """It would fill a volume that is empty with what the image has at the path, which the job names."""
+@pytest.mark.parametrize("read_only", [True, False])
+def test_only_to_one_that_is_not_read_only_does_the_daemon_copy(subject: DockerSubject, read_only: bool) -> None:
+    """It fills a volume that is empty with what the image has at the path, which the job names."""
     source = f"{subject.install}-fixed"
-    executor = subject.executor(volumes={"fixed": {"source": source}})
+    executor = subject.executor(volumes={"fixed": {"source": source, "read_only": read_only}})
     found = []
     for path in ("/bin", "/fixed"):
         asked = ContainerRequest(volumes={"fixed": path})
@@ -101,7 +102,8 @@ def test_nor_does_its_daemon_write_to_it(subject: DockerSubject) -> None:
     executor.close()
     subject.api.remove_volume(source)
     # There is no ls in an empty /bin.
-    assert found == [(True, b""), (False, b"")]
+    assert [unstarted for unstarted, _ in found] == [read_only, False]
+    assert [b"busybox" in said for _, said in found] == [False, not read_only]
 
 
 def test_no_share_of_the_cores_is_so_small_that_it_is_no_limit(subject: DockerSubject) -> None:
