@@ -25,6 +25,6 @@ def read_secret(reference: str, *, directory: str | Path, variables: str = JOB_V
     if kind == "file" and name and Path(name).name == name and name not in (".", ".."):
         try:
             return (Path(directory) / name).read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise LookupError(f"The secret {reference!r} cannot be read: {type(error).__name__}.") from error
     raise LookupError(f"The secret reference {reference!r} is neither env:{variables}NAME nor file:NAME.")

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError, connection, transaction
 from django.utils import timezone
 
 from container_manager import queue
+from container_manager.conf import AppSettings
+from container_manager.executors.base import LaunchSpec, Rejected
+from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, Worker
+from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .jobs import journal_of
 from .protocol.records import register
@@ -56,6 +60,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "missing program": ({"command": "/no/such/program"}, "start", "No such file"),
     "not in PATH": ({"command": "no-such-program-anywhere"}, "start", "No such file"),
     "broken quoting": ({"command": "echo 'oops"}, "start", "quoting"),
+    "long quoting": ({"command": f"echo '{'x' * 1_000_000}'"}, "start", "at most 131072 characters, not 1000007"),
     "no variable name": ({"environment": {"": "x"}}, "start", "cannot be the name"),
     "equals sign": ({"environment": {"A=B": "x"}}, "start", "cannot be the name"),
     "two lines": ({"environment": {"A": "x\nB=y"}}, "start", "more than one line"),
@@ -64,6 +69,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "wishes are a list": ({"container": ["privileged"]}, "start", "JSON object"),
     "missing secret": ({"secrets": {"S": "env:CM_SECRET_NONE"}}, "start", "CM_SECRET_NONE"),
     "odd secret": ({"secrets": {"S": "/etc/shadow"}}, "start", "neither"),
+    "no file's name": ({"secrets": {"S": "file:" + "a" * 5000}}, "start", "cannot be read"),
     "missing folder": ({"working_directory": "/no/such/folder"}, "start", "/no/such/folder"),
     "unknown executor": ({"executor": "mainframe"}, "unschedulable", "no executor 'mainframe'. Known: default."),
     "unknown queue": ({"queue": "nowhere"}, "unschedulable", "no queue 'nowhere'. Known: default, other."),
@@ -94,6 +100,41 @@ def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:
         attempt = job.attempts.get()
         assert attempt.finished_at is not None
         assert (attempt.reason, attempt.message) == (job.failure_reason, job.last_error)
+
+
+@pytest.mark.usefixtures("running_worker")
+@pytest.mark.parametrize("column", ["environment", "secrets", "labels", "container"])
+def test_json_that_only_the_database_understands_fails_its_own_job(column: str) -> None:
+    """Python reads no number of more than 4300 digits, and Django writes none."""
+    job = put(scheduled_for=timezone.now() + timezone.timedelta(hours=1))
+    with connection.cursor() as cursor:
+        key = ContainerJob._meta.pk.get_db_prep_value(job.pk, connection)
+        value = f'{{"pids": {"9" * 5000}}}'
+        cursor.execute(
+            f"UPDATE container_manager_containerjob SET {column} = %s, scheduled_for = NULL WHERE id = %s", [value, key]
+        )
+    # The row as it is cannot be loaded.
+    row = ContainerJob.objects.filter(pk=job.pk).values("status", "failure_reason", "last_error")
+    eventually(lambda: row.get()["status"] == "failed")
+    assert row.get()["failure_reason"] == "start"
+    assert "must be a JSON object" in row.get()["last_error"]
+
+
+class QuotingExecutor(ProcessExecutor):
+    """Says of a job why it cannot be started, in words that are not its own."""
+
+    def submit(self, spec: LaunchSpec) -> str:
+        raise Rejected("start", "He said \0 and \ud800." + "!" * 20_000_000)
+
+
+def test_words_that_not_every_database_takes_are_stored() -> None:
+    job = queue.enqueue(command="true")
+    executors = {"default": QuotingExecutor()}
+    WorkerLoop(settings=AppSettings(), executors=executors, options=WorkerOptions(drain=True)).run()
+    job.refresh_from_db()
+    assert job.failure_reason == "start"
+    assert job.last_error.startswith(r"He said \x00 and \ud800.!!")
+    assert len(job.last_error) < 10_100
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,12 @@ CLAIMS = {
     "One whose daemon has died too": [
         "docker/test_crashes.py::test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_again"
     ],
+    "What people do to a container": [
+        "docker/test_by_hand.py::test_what_is_removed_is_lost_and_what_is_killed_says_so",
+        "docker/test_by_hand.py::test_what_is_paused_goes_on_to_its_end",
+        "docker/test_by_hand.py::test_what_was_renamed_is_stopped_and_removed_all_the_same",
+        "docker/test_by_hand.py::test_the_end_of_what_was_renamed_is_seen_and_all_its_output",
+    ],
     "What an engine still holds": [
         "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
         "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
@@ -176,6 +182,9 @@ SECTIONS = {
     "Say what jobs may have": [
         "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
         "docker/test_hardening.py::test_a_volume_is_read_only_unless_the_settings_say_otherwise",
+        "docker/test_hardening.py::test_only_to_one_that_is_not_read_only_does_the_daemon_copy",
+        "docker/test_hardening.py::test_no_share_of_the_cores_is_so_small_that_it_is_no_limit",
+        "docker/test_adoption.py::test_a_job_has_no_longer_to_end_than_its_executor_allows",
         "docker/test_configuration.py::test_what_is_not_allowed_is_rejected_and_said",
         "docker/test_configuration.py::test_images_are_allowed_by_name_and_tag",
         "docker/test_configuration.py::test_no_image_is_allowed_unless_the_settings_say_so",
@@ -214,6 +223,7 @@ SECTIONS = {
     "Look into the container of a failed attempt": [
         "docker/test_worker.py::test_a_failed_one_is_kept_for_a_while",
         "docker/test_adoption.py::test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to",
+        "docker/test_adoption.py::test_it_stays_for_as_long_by_its_daemons_clock",
     ],
     "Set the daemon up": [
         "executors/conformance.py::test_any_bytes_come_through",

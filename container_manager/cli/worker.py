@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import app_settings
 from ..executors.registry import build_executors
 from ..worker import WorkerLoop, WorkerOptions
-from .base import Output
+from .base import Output, Refused
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,9 +36,10 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     unknown = sorted(set(options["queue"] or ()) - set(settings.queues or options["queue"] or ()))
     if unknown:
         raise ImproperlyConfigured(f"There is no queue {unknown[0]!r}. Known: {', '.join(settings.queues or ())}.")
+    executors = build_executors(settings, options["executor"])
     worker = WorkerLoop(
         settings=settings,
-        executors=build_executors(settings, options["executor"]),
+        executors=executors,
         options=WorkerOptions(
             slots=1 if options["once"] else options["slots"],
             queues=tuple(options["queue"]) if options["queue"] else None,
@@ -50,4 +51,9 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
+    if worker.gave_up:
+        raise Refused(
+            f"No executor of this worker answers ({', '.join(executors)}): what is queued for it stays queued. "
+            "'container executors' says more."
+        )
     return 0

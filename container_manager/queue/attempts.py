@@ -229,8 +229,16 @@ def _claimed(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
     key, number, *rest, elapsed = row
     values = [key if isinstance(key, uuid.UUID) else uuid.UUID(key), attempt or number, *rest, float(elapsed)]
     for column in _JSON_COLUMNS:
-        values[column] = {} if values[column] == "{}" else json.loads(values[column])
+        values[column] = {} if values[column] == "{}" else _json(values[column])
     return ClaimedJob._make(values)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        # Databases take longer numbers, and more levels. As a text it fails its own job, and no worker.
+        return text
 
 
 def _announce(moves: Sequence[tuple[uuid.UUID, str, str, str]], worker: str, using: str) -> None:

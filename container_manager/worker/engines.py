@@ -44,6 +44,8 @@ class Engines:
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
         self._unavailable_since: dict[str, float] = {}
         self._came_back = False
+        # The aliases of which the log says that they are away.
+        self._said_away: set[str] = set()
         # The aliases whose engines have said what they hold.
         self._answered_once: set[str] = set()
         self._flush = Timer(_FLUSH_SECONDS)
@@ -59,6 +61,12 @@ class Engines:
     def reachable(self) -> list[str]:
         """The aliases whose engines answered when last asked."""
         return [alias for alias in self._executors if alias not in self._unavailable_since]
+
+    @property
+    def are_given_up(self) -> bool:
+        """Tell whether none has answered for as long as it takes for their attempts to be lost."""
+        before = time.monotonic() - self._settings.unreachable_seconds
+        return not self.reachable and all(since <= before for since in self._unavailable_since.values())
 
     def take_came_back(self) -> bool:
         """Tell whether an engine that was away, or was not asked yet, has answered since this was last asked."""
@@ -229,6 +237,9 @@ class Engines:
                 self._note_unavailable(alias, running, error)
                 continue
             self._note_available(alias)
+            if alias in self._said_away:
+                self._said_away.discard(alias)
+                logger.warning("Executor %s answers again", alias)
             if observed.as_of and alias not in self._answered_once:
                 self._answered_once.add(alias)
                 self._came_back = True
@@ -242,6 +253,9 @@ class Engines:
 
     def _note_unavailable(self, alias: str, running: Iterable[HeldAttempt], error: Unavailable) -> None:
         since = self._unavailable_since.setdefault(alias, time.monotonic())
+        if alias not in self._said_away:
+            self._said_away.add(alias)
+            logger.warning("Executor %s does not answer, its jobs stay as they are: %s", alias, error)
         if time.monotonic() - since < self._settings.unreachable_seconds:
             return
         for held in running:

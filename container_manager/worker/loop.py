@@ -37,7 +37,8 @@ class WorkerOptions:
     """What a worker takes on.
 
     ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing is due and nothing is
-    held. ``max_jobs``: claim no more than that, then end. ``only``: run this one job and no other.
+    held, or no engine has answered for so long that its attempts are lost. ``max_jobs``: claim no more than that, then
+    end. ``only``: run this one job and no other.
     """
 
     slots: int = 4
@@ -62,6 +63,7 @@ class WorkerLoop:
         self._stops = 0
         self._claimed = 0
         self._nothing_due = False
+        self._gave_up = False
         # A queue that the settings do not know is not served by those who serve all.
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database = Database(options.using, idle_seconds=settings.lease_seconds)
@@ -80,6 +82,11 @@ class WorkerLoop:
     def id(self) -> str:
         """The worker's id; "" before it is registered, another one after it was taken for dead."""
         return self._lease.worker
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it ended since no engine answered, although it was to drain the queue."""
+        return self._gave_up
 
     def stop(self) -> None:
         """Ask the loop to end; see the class."""
@@ -161,6 +168,9 @@ class WorkerLoop:
             return all(each.executor.capabilities.survives_worker and each.outcome is None for each in held)
         if held:
             return False
+        if self._options.drain and self._engines.are_given_up:
+            self._gave_up = True
+            return True
         if self._options.max_jobs is not None and self._claimed >= self._options.max_jobs:
             return True
         return self._options.drain and self._nothing_due

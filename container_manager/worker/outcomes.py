@@ -10,6 +10,8 @@ from ..conf import RetrySettings
 from ..executors.base import ExitStatus
 from ..queue import ClaimedJob, Outcome
 
+_MESSAGE_CHARACTERS = 10_000
+
 
 def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | None, retry: RetrySettings) -> Outcome:
     """Return what to store of an attempt that has exited.
@@ -92,6 +94,8 @@ def _outcome(
     message: str = "",
     retry_after: float | None = None,
 ) -> Outcome:
+    if message:
+        message = _storable(message)
     return Outcome(
         job_id=job.id,
         attempt=job.attempt,
@@ -104,3 +108,10 @@ def _outcome(
         cpu_seconds=exit_status.cpu_seconds,
         retry_after_seconds=retry_after,
     )
+
+
+def _storable(message: str) -> str:
+    """Return a message as every database takes it, else such an end could never be stored: it may quote the job."""
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = f"{message[:_MESSAGE_CHARACTERS]} …"
+    return message.replace("\0", "\\x00").encode(errors="backslashreplace").decode()

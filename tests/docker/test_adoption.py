@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from container_manager.executors.docker.configuration import container_configura
 from container_manager.executors.docker.options import docker_options
 
 from ..executors.conformance import observation, wait_until
+from .proxy import Proxy
 from .subject import DockerSubject
 
 
@@ -61,6 +64,16 @@ def test_a_stop_goes_on_though_whoever_asked_is_gone(subject: DockerSubject, exe
     assert found.exit.signal == signal.SIGKILL
 
 
+def test_a_job_has_no_longer_to_end_than_its_executor_allows(subject: DockerSubject) -> None:
+    executor = subject.executor(grace_seconds=0.5)
+    spec = subject.spec("trap '' TERM; touch $EFFECTS/deaf; while :; do sleep 0.1; done")
+    executor.submit(spec)
+    wait_until(executor, (subject.effects() / "deaf").exists)
+    executor.stop(spec.key, 2**31 - 1)
+    wait_until(executor, lambda: has_exited(executor, spec.key))
+    executor.close()
+
+
 def test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to(subject: DockerSubject) -> None:
     spec, keeping = subject.spec("exit 3"), subject.executor(keep_failed_seconds=3600)
     keeping.submit(spec)
@@ -72,4 +85,27 @@ def test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to(su
     later = subject.executor(keep_failed_seconds=0.001)
     later.remove(spec.key, failed=True)
     later.close()
+    assert subject.containers() == []
+
+
+class Ahead(Proxy):
+    """The way to a daemon whose clock is a year ahead."""
+
+    def answer(self, data: bytes) -> bytes:
+        year = datetime.now(UTC).year
+        return data.replace(b'"%d-' % year, b'"%d-' % (year + 1))
+
+
+def test_it_stays_for_as_long_by_its_daemons_clock(subject: DockerSubject, tmp_path: Path) -> None:
+    way = Ahead(subject.url, tmp_path)
+    spec, keeping = subject.spec("exit 3"), subject.executor(base_url=way.url, keep_failed_seconds=3600)
+    keeping.submit(spec)
+    wait_until(keeping, lambda: has_exited(keeping, spec.key))
+    keeping.remove(spec.key, failed=True)
+    keeping.close()
+    assert len(subject.containers()) == 1
+    later = subject.executor(base_url=way.url, keep_failed_seconds=0.001)
+    later.remove(spec.key, failed=True)
+    later.close()
+    way.close()
     assert subject.containers() == []

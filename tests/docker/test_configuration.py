@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -43,6 +44,11 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
         ({"ulimits": {"memlock": 1}}, {}, "cannot set the limit 'memlock'.*nofile"),
         ({}, {"memory_bytes": 2**30 + 1}, f"asks for memory_bytes={2**30 + 1}; the executor allows {2**30}"),
         ({}, {"cpu_count": 2.5}, "asks for cpu_count=2.5; the executor allows 2"),
+        ({}, {"cpu_count": 1e-10}, "asks for cpu_count=1e-10; the least that can be given is 0.01"),
+        ({}, {"cpu_count": 0.009}, "the least that can be given is 0.01"),
+        ({}, {"cpu_count": -1.0}, "the least that can be given is 0.01"),
+        ({}, {"cpu_count": math.nan}, "the least that can be given is 0.01"),
+        ({}, {"labels": {"x": "y" * 20000}}, "labels have more than 16384 characters"),
         ({}, {"image": ""}, "names no image"),
         ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
     ],
@@ -60,6 +66,10 @@ def test_what_is_not_allowed_is_rejected_and_said(asked: dict[str, Any], fields:
         ("busybox:1.36", True),
         ("docker.io/library/busybox:latest", True),
         ("busybox@sha256:" + "0" * 64, True),
+        ("index.docker.io/busybox", True),
+        ("docker.io/index.docker.io/busybox", False),
+        ("index.docker.io/docker.io/busybox", False),
+        ("docker.io/library/library/busybox", False),
         ("busybox:5000/evil", False),
         ("evil/busybox", False),
         ("busyboxes", False),
@@ -168,6 +178,7 @@ def test_no_wish_is_a_wish_for_the_defaults() -> None:
         ({"memory_bytes": "1g"}, "'memory_bytes' must be"),
         ({"cpu_count": 0}, "'cpu_count' must be"),
         ({"keep_failed_seconds": -1}, "'keep_failed_seconds' must be"),
+        ({"grace_seconds": 0}, "'grace_seconds' must be"),
         ({"log_bytes": 0}, "'log_bytes' must be"),
         ({"timeout_seconds": None}, "'timeout_seconds' must be"),
         ({"runtime": 1, "capabilities": "CHOWN"}, "'runtime' must be.*'capabilities' must be"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from container_manager.container import ContainerRequest
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
 
 from ..executors.conformance import ended, new_key, output, text
@@ -72,6 +73,34 @@ def test_a_volume_is_read_only_unless_the_settings_say_otherwise(subject: Docker
     assert [path.name for path in subject.effects().iterdir()] == ["written"]
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+def test_only_to_one_that_is_not_read_only_does_the_daemon_copy(subject: DockerSubject, read_only: bool) -> None:
+    """It fills a volume that is empty with what the image has at the path, which the job names."""
+    source = f"{subject.install}-fixed"
+    executor = subject.executor(volumes={"fixed": {"source": source, "read_only": read_only}})
+    found = []
+    for path in ("/bin", "/fixed"):
+        asked = ContainerRequest(volumes={"fixed": path})
+        executor.submit(spec := LaunchSpec(key=new_key(), argv=("ls", "/fixed"), image=IMAGE, container=asked))
+        found.append((ended(executor, spec.key).unstarted, text(output(executor, spec.key))))
+        executor.remove(spec.key)
+    executor.close()
+    subject.api.remove_volume(source)
+    # There is no ls in an empty /bin.
+    assert [unstarted for unstarted, _ in found] == [read_only, False]
+    assert [b"busybox" in said for _, said in found] == [False, not read_only]
+
+
+def test_no_share_of_the_cores_is_so_small_that_it_is_no_limit(subject: DockerSubject) -> None:
+    script = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
+    assert printed(subject, script, cpu_count=0.01).split() == ["1000"]
+    executor = subject.executor(cpu_count=1)
+    for share in (0.009, 0.00001, 1e-10):
+        with pytest.raises(Rejected, match=r"the least that can be given is 0\.01"):
+            executor.submit(subject.spec("true", cpu_count=share))
+    executor.close()
+
+
 def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
     found = printed(subject, "grep CapEff /proc/self/status", options={"capabilities": ["CHOWN"]})
     assert int(found.split()[1], 16) == 1
@@ -86,7 +115,13 @@ def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
         {"container": {"gpus": 1}},
         {"container": {"pids": 100000}},
         {"working_directory": "not/absolute"},
+        {"working_directory": "/etc/passwd"},
+        {"working_directory": "/etc/passwd/below"},
+        {"working_directory": "/" + "x" * 300},
+        {"working_directory": "/a\0b"},
         {"container": {"user": "nobody-knows-this-user"}},
+        {"container": {"user": "4294967295"}},
+        {"container": {"user": "-1"}},
         {"key": "not a/valid name"},
     ],
     ids="-".join,
@@ -99,6 +134,15 @@ def test_what_a_job_may_not_have_is_refused_and_leaves_nothing(
         executor.submit(spec)
     assert subject.containers() == []
     assert not (subject.effects() / "ran").exists()
+
+
+@pytest.mark.parametrize("gpus", [1000, 2**70])
+def test_what_a_daemon_does_not_have_is_refused_and_not_waited_for(subject: DockerSubject, gpus: int) -> None:
+    executor = subject.executor(gpus=-1)
+    with pytest.raises(Rejected):
+        executor.submit(subject.spec("true", container={"gpus": gpus}))
+    executor.close()
+    assert subject.containers() == []
 
 
 @pytest.mark.parametrize(

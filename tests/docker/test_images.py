@@ -148,3 +148,12 @@ def test_a_jobs_secret_cannot_name_a_registrys_password(registry: Registry, monk
     monkeypatch.setenv(VARIABLE, registry.password)
     with pytest.raises(LookupError, match="neither env:CM_SECRET_NAME nor file:NAME"):
         read_secret(f"env:{VARIABLE}", directory="/run/secrets")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, ".", "..", "../a", "registries", "registries/a"])
+def test_what_is_no_name_of_a_secrets_file_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "registries").mkdir()
+    (tmp_path / "registries" / "a").write_text("never told")
+    with pytest.raises(LookupError, match="secret") as error:
+        read_secret(f"file:{name}", directory=tmp_path)
+    assert "never told" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from ..executors.conformance import ended
 from ..jobs import journal_of
-from ..workers import eventually
+from ..workers import eventually, start_worker
 from .image import IMAGE
 from .proxy import proxy
 from .site import BEGUN, DONE, Site, attempts_of, output_of
@@ -61,6 +62,11 @@ def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None
     case("missing program", site.enqueue_command("/no/such/program"), "start", 127, None, "No such file", False)
     case("permission", site.enqueue_command("/etc/passwd"), "start", 126, None, "ermission denied", False)
     case("directory", site.enqueue("true", working_directory="relative"), "start", None, None, "", False)
+    # Words in the init process's own way, with a byte that not every database takes in a text.
+    said = r"printf '[FATAL tini (7)] exec a failed: b\000c' >&2; exit 1"
+    case("odd last words", site.enqueue(said), "start", 1, None, r"b\x00c", False)
+    long = ("true", "x" * 200_000)
+    case("long argument", site.enqueue_command(shlex.join(long)), "start", 1, None, "argument list too long", False)
     well = site.enqueue("echo out; echo err >&2")
     child = site.enqueue("sleep 1; tail /dev/zero; echo $?; exit 0", **memory)
     with site.worker("--slots", "6"):
@@ -267,3 +273,26 @@ class TestSweep:
                 site.assert_clean()
         finally:
             site.clean_up()
+
+
+@pytest.mark.parametrize("option", ["--drain", "--once"])
+def test_where_no_daemon_answers_a_worker_that_is_to_drain_the_queue_says_so_and_ends(
+    site: Site, tmp_path: Path, option: str
+) -> None:
+    first, second = site.enqueue("true"), site.enqueue("true")
+    settings = site.settings(url=f"unix://{tmp_path}/none.sock", UNREACHABLE_SECONDS=1)
+    process = start_worker(option, "--slots", "1", log=site.log, CM_WORKER_SETTINGS=settings)
+    try:
+        assert process.wait(timeout=60) == 1
+    finally:
+        process.kill()
+        process.wait()
+    said = site.log.read_text()
+    assert "Executor docker does not answer" in said
+    assert "No executor of this worker answers (docker)" in said
+    assert "Traceback" not in said
+    for job in (first, second):
+        job.refresh_from_db()
+    # It may have claimed one before it knew.
+    assert (first.status, attempts_of(first)) in [("queued", []), ("failed", [(1, None, "lost")])]
+    assert second.status == "queued"

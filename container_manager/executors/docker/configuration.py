@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -19,6 +20,10 @@ _HUB = ("docker.io/", "index.docker.io/")
 # Where one file is full the next is begun, and the one before it dropped: with one alone, all would be gone then. A
 # reader may miss some at that moment, or see some twice (measured with 20.10).
 _LOG_FILES = 2
+# The kernel gives no less, and of a share that is next to nothing the daemon makes no limit at all.
+_LEAST_CPUS = 0.01
+# The daemon sends all labels with each list and each event.
+_LABEL_CHARACTERS = 16 * 1024
 
 
 def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
@@ -33,6 +38,8 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
         raise Rejected(
             "image", f"The image {spec.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}."
         )
+    if sum(len(name) + len(str(value)) for name, value in spec.labels.items()) > _LABEL_CHARACTERS:
+        raise Rejected("start", f"The job's labels have more than {_LABEL_CHARACTERS} characters.")
     configuration: dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
@@ -71,15 +78,17 @@ def _split(reference: str) -> tuple[str, str]:
     path, slash, last = name.rpartition("/")
     last, _, tag = last.partition(":")
     name = path + slash + last
-    for hub in _HUB:
-        name = name.removeprefix(hub)
-    return name.removeprefix("library/"), digest or tag
+    # One alone: behind it the other would be the name of a user of the hub's.
+    hub = next((hub for hub in _HUB if name.startswith(hub)), "")
+    return name.removeprefix(hub).removeprefix("library/"), digest or tag
 
 
 def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
     asked = spec.container
     memory = _at_most("memory_bytes", spec.memory_bytes, options.memory_bytes)
     cpus = _at_most("cpu_count", spec.cpu_count, options.cpu_count)
+    if cpus and not _LEAST_CPUS <= cpus < math.inf:
+        raise Rejected("start", f"The job asks for cpu_count={cpus}; the least that can be given is {_LEAST_CPUS}.")
     return {
         "Init": True,
         "CapDrop": ["ALL"],
@@ -128,14 +137,16 @@ def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
                 "start", f"There is no volume {name!r}. Allowed by the executor's option 'volumes': {allowed}."
             )
         volume = options.volumes[name]
-        is_path = volume["source"].startswith("/")
+        is_path, read_only = volume["source"].startswith("/"), volume.get("read_only", True)
         mounts.append(
             {
                 "Type": "bind" if is_path else "volume",
                 "Source": volume["source"],
                 "Target": target,
-                "ReadOnly": volume.get("read_only", True),
+                "ReadOnly": read_only,
                 **({"BindOptions": {"Propagation": "rprivate"}} if is_path else {}),
+                # The daemon fills an empty volume with what the image has there, even one that is read-only.
+                **({"VolumeOptions": {"NoCopy": True}} if read_only and not is_path else {}),
             }
         )
     return mounts

@@ -7,9 +7,9 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import docker
 import requests
@@ -21,8 +21,10 @@ from docker.tls import TLSConfig
 from docker.transport import UnixHTTPAdapter
 
 from ..base import Unavailable
+from .configuration import KEY_LABEL
 from .options import DockerOptions
 
+T = TypeVar("T")
 CONFLICT = 409
 # The pause before a daemon that did not answer is asked again.
 RETRY_SECONDS = 0.5
@@ -105,15 +107,42 @@ class Daemon:
         finally:
             answer.close()
 
-    def remove(self, name: str) -> None:
-        """Kill and remove a container, if it is there."""
-        with contextlib.suppress(Gone), self.asked() as api:
+    def about(self, key: str, ask: Callable[[docker.APIClient, str], T]) -> T:
+        """Ask something about the container of an attempt, by its name, or by its label where somebody renamed it."""
+        try:
+            with self.asked() as api:
+                return ask(api, key)
+        except Gone:
+            with self.asked() as api:
+                found = api.containers(all=True, filters={"label": f"{KEY_LABEL}={key}"})
+            if not found:
+                raise
+        with self.asked() as api:
+            return ask(api, found[0]["Id"])
+
+    def inspect(self, key: str) -> dict[str, Any]:
+        """Return all that the daemon knows of an attempt's container."""
+        found: dict[str, Any] = self.about(key, lambda api, container: api.inspect_container(container))
+        return found
+
+    def remove(self, key: str) -> None:
+        """Kill and remove an attempt's container, if it is there."""
+
+        def remove(api: docker.APIClient, container: str) -> None:
             try:
-                api.remove_container(name, v=True, force=True)
+                api.remove_container(container, v=True, force=True)
             except APIError as error:
                 # Somebody else is removing it.
                 if error.status_code != CONFLICT:
                     raise
+
+        with contextlib.suppress(Gone):
+            self.about(key, remove)
+
+    def now(self) -> float:
+        """Return the daemon's own time, in seconds since 1970: its clock need not go as this machine's."""
+        with self.asked() as api:
+            return seconds(api.info()["SystemTime"])
 
     def saw_created(self, found: Mapping[str, Any]) -> bool:
         """Tell whether the daemon has run on since it created a container, here as it was inspected.
@@ -121,10 +150,9 @@ class Daemon:
         Then its word that the container has not been started is true. It says the same of one that it had just started
         when it died, but remembers nothing of what it did before. (Nor what is 256 events ago: then this is False too.)
         """
-        with self.asked() as api:
-            now = api.info()["SystemTime"]
+        now = self.now()
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
-        since, until = _seconds(found["Created"]), _seconds(now) + 1
+        since, until = int(seconds(found["Created"])), int(now) + 1
         parameters: dict[str, str | int] = {"since": since, "until": until, "filters": filters}
         with self.stream("/events", parameters) as answer:
             return any(True for _ in answer.lines())
@@ -218,12 +246,12 @@ def explanation(error: APIError) -> str:
     return str(error.explanation or error)
 
 
-def _seconds(text: str) -> int:
-    """Return a time that the daemon tells, in whatever zone it lives, as whole seconds since 1970."""
+def seconds(text: str) -> float:
+    """Return a time that the daemon tells, in whatever zone it lives, as seconds since 1970."""
     time = parse_datetime(text)
     if time is None:
         raise Unavailable(f"The Docker daemon's time is no time: {text!r}")
-    return int(time.timestamp())
+    return time.timestamp()
 
 
 def _message(response: requests.Response) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
@@ -23,7 +22,7 @@ from ..base import (
     Unavailable,
 )
 from .configuration import container_configuration
-from .daemon import RETRY_SECONDS, Daemon, Gone
+from .daemon import RETRY_SECONDS, Daemon, Gone, seconds
 from .exits import PHASES
 from .images import Images
 from .launching import Launcher
@@ -105,7 +104,9 @@ class DockerExecutor(Executor):
             if handle in self._stopping:
                 return
             self._stopping.add(handle)
-        name, arguments = f"container-manager-stop-{handle}", (handle, math.ceil(grace_seconds))
+        most = self._options.grace_seconds
+        seconds_left = math.ceil(grace_seconds if most is None else min(grace_seconds, most))
+        name, arguments = f"container-manager-stop-{handle}", (handle, seconds_left)
         threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
 
     def remove(self, handle: str, *, failed: bool = False) -> None:
@@ -163,8 +164,7 @@ class DockerExecutor(Executor):
         try:
             while not self._closed.is_set():
                 try:
-                    with self._daemon.asked() as api:
-                        api.stop(handle, timeout=grace_seconds)
+                    self._daemon.about(handle, lambda api, container: api.stop(container, timeout=grace_seconds))
                 except Gone:
                     return
                 except Unavailable:
@@ -179,11 +179,9 @@ class DockerExecutor(Executor):
         if not self._options.keep_failed_seconds:
             return False
         try:
-            with self._daemon.asked() as api:
-                state = api.inspect_container(handle)["State"]
+            state = self._daemon.inspect(handle)["State"]
         except Gone:
             return False
         if PHASES.get(state["Status"]) is not Phase.EXITED:
             return False
-        age = datetime.now(UTC) - datetime.fromisoformat(state["FinishedAt"])
-        return age.total_seconds() < self._options.keep_failed_seconds
+        return self._daemon.now() - seconds(state["FinishedAt"]) < self._options.keep_failed_seconds

@@ -24,7 +24,9 @@ _SIGNAL_BASE = 128
 _KILLED = _SIGNAL_BASE + signal.SIGKILL
 # How the init process ends where it could not start the command: for another reason, not executable, not found.
 INIT_FAILURES = (1, 126, 127)
-_INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.+) failed: (?P<why>.+)")
+_INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>.+)")
+# What is said where it could not be started itself: its arguments are the command's.
+_RUNTIME_SAYS = re.compile(r"exec /sbin/docker-init: (?P<why>.+)")
 
 
 def exit_status(
@@ -41,6 +43,8 @@ def exit_status(
         return ExitStatus(
             code=code, unstarted=True, message=f"{words['program']!r} could not be started: {words['why'].strip()}."
         )
+    if code in INIT_FAILURES and (words := _RUNTIME_SAYS.fullmatch(last_words.strip())):
+        return ExitStatus(code=code, unstarted=True, message=f"The command could not be started: {words['why']}.")
     oom = code != 0 and (bool(state.get("OOMKilled")) or out_of_memory)
     message = str(state.get("Error") or "")
     if code == _KILLED and memory_bytes and not oom and not message:

@@ -20,7 +20,20 @@ from .images import Images
 from .view import View
 
 # Here the daemon answers 500, as it does where something may be better next time (measured with 20.10).
-_FINAL_FAILURES = ("OCI runtime", "unable to find user", "unable to find group", "Cannot mkdir")
+_FINAL_FAILURES = (
+    "OCI runtime",
+    "unable to find user",
+    "unable to find group",
+    "uids and gids must be in range",
+    "could not select device driver",
+    "cannot unmarshal",
+    # Of a working directory.
+    "Cannot mkdir",
+    "not a directory",
+    "file name too long",
+    "invalid argument",
+    "too many levels of symbolic links",
+)
 # What it answers of a container that it began to start before it died, in several ways (measured with 20.10: of 205
 # starts that it broke off, in 162; the other 43 containers it would have run again).
 _STARTED_BEFORE = re.compile("already exists|already in use|file exists")

@@ -29,6 +29,8 @@ class DockerOptions:
     The most that a job may ask for, and what it gets unasked. ``pids``: processes and threads. ``memory_bytes`` and
     ``cpu_count``; None: no limit. ``ulimits``: name → value.
 
+    The most that a job gets, whatever it asks for. ``grace_seconds``: between TERM and KILL; None: no limit.
+
     What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime``: of the
     daemon's, such as ``runsc``. ``user`` and ``read_only`` (the image's files), where they are given; else a job may
     ask. ``network``, unless a job asks for one of ``networks``.
@@ -56,6 +58,7 @@ class DockerOptions:
     tmpfs: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int | None = None
     cpu_count: float | None = None
+    grace_seconds: float | None = None
     runtime: str = ""
     pull: str = "missing"
     registries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -153,6 +156,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "read_only": (lambda value: isinstance(value, bool), "true or false"),
     "memory_bytes": (lambda value: value is None or _is_count(value), "a positive number, or None"),
     "cpu_count": (lambda value: value is None or _is_number(value), "a positive number, or None"),
+    "grace_seconds": (lambda value: value is None or _is_number(value), "a positive number, or None"),
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
     "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
     "registries": (_are_registries, 'hosts and {"username": name, "password": reference}'),

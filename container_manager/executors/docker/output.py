@@ -23,6 +23,8 @@ class Output:
 
     def __init__(self, name: str, daemon: Daemon, changed: Callable[[], None]) -> None:
         self._name, self._daemon, self._changed = name, daemon, changed
+        # Its id once that is known: nobody changes it.
+        self._container = name
         self._buffer = OutputBuffer()
         self._state = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -88,20 +90,31 @@ class Output:
         with self._state:
             if self._state.wait_for(lambda: self._closed or self._has_exited, timeout=_END_SECONDS):
                 return Phase.EXITED
-        with self._daemon.asked() as api:
-            return PHASES.get(api.inspect_container(self._name)["State"]["Status"])
+        found = self._daemon.inspect(self._name)
+        self._container = found["Id"]
+        return PHASES.get(found["State"]["Status"])
 
     def _pause(self) -> None:
         with self._state:
             self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)
 
     def _read(self, *, follow: bool) -> None:
+        try:
+            self._read_on(follow=follow)
+        except Gone:
+            # Somebody may have renamed it before its id was known.
+            if (container := self._daemon.inspect(self._name)["Id"]) == self._container:
+                raise
+            self._container = container
+            self._read_on(follow=follow)
+
+    def _read_on(self, *, follow: bool) -> None:
         """Read the log from where it was left to its end."""
         parameters: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
         if (from_time := since(self._received)) is not None:
             parameters["since"] = from_time
         decoder = FrameDecoder(self._received)
-        with self._daemon.stream(f"/containers/{self._name}/logs", parameters) as answer:
+        with self._daemon.stream(f"/containers/{self._container}/logs", parameters) as answer:
             try:
                 with self._state:
                     if self._closed:

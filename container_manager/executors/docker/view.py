@@ -168,8 +168,7 @@ class View:
     def _inspect(self, key: str) -> None:
         status = None
         try:
-            with self._daemon.asked() as api:
-                found = api.inspect_container(key)
+            found = self._daemon.inspect(key)
             if PHASES.get(found["State"]["Status"]) is Phase.EXITED:
                 if self._doubt(key, found):
                     return

@@ -1,0 +1,95 @@
+"""What people do to the containers of running jobs by docker's own commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from container_manager.models import ContainerJob, JobAttempt
+
+from ..workers import eventually
+from .site import BEGUN, DONE, Site, attempts_of, output_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_POLITE = f"echo begun; trap '{DONE}; exit 0' TERM; {BEGUN}; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo last"
+
+
+@pytest.fixture
+def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
+    site = Site(docker_url, tmp_path)
+    yield site
+    site.clean_up()
+
+
+def name_of(site: Site, job: ContainerJob) -> str:
+    """Return the name of a first attempt's container, once the database knows of it."""
+    site.await_runs("begin 1")
+    eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
+    return f"cm-{site.install}-{job.pk.hex}-1"
+
+
+def cancel(job: ContainerJob) -> None:
+    job.refresh_from_db()
+    job.mark_as_cancelled(actor="alice")
+
+
+def test_what_was_renamed_is_stopped_and_removed_all_the_same(site: Site) -> None:
+    with site.worker("--slots", "1"):
+        job = site.enqueue(_POLITE)
+        site.api.rename(name_of(site, job), f"mine-{job.pk.hex}")
+        cancel(job)
+        site.await_status(job, "cancelled")
+        site.assert_clean()
+    assert (site.runs(), attempts_of(job)) == (["begin 1", "end 1"], [(1, 0, "")])
+
+
+def test_the_end_of_what_was_renamed_is_seen_and_all_its_output(site: Site) -> None:
+    with site.worker("--slots", "1"):
+        job = site.enqueue(_POLITE)
+        site.api.rename(name_of(site, job), f"mine-{job.pk.hex}")
+        (site.effects() / "go").touch()
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert output_of(job) == b"begun\nlast\n"
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "timeout"])
+def test_what_is_paused_goes_on_to_its_end(site: Site, reason: str) -> None:
+    with site.worker("--slots", "1"):
+        job = site.enqueue(_POLITE, timeout_seconds=5 if reason == "timeout" else None)
+        site.api.pause(name_of(site, job))
+        if reason == "cancelled":
+            cancel(job)
+        site.await_status(job, "cancelled" if reason == "cancelled" else "failed")
+        site.assert_clean()
+    assert site.runs() == ["begin 1", "end 1"]
+    assert attempts_of(job) == [(1, 0, "" if reason == "cancelled" else "timeout")]
+
+
+def test_what_is_removed_is_lost_and_what_is_killed_says_so(site: Site) -> None:
+    with site.worker("--slots", "1"):
+        removed = site.enqueue(_POLITE)
+        site.api.remove_container(name_of(site, removed), force=True)
+        site.await_status(removed, "failed")
+        (site.effects() / "runs").unlink()
+        killed = site.enqueue(_POLITE)
+        site.api.kill(name_of(site, killed))
+        site.await_status(killed, "failed")
+        site.assert_clean()
+    assert (attempts_of(removed), attempts_of(killed)) == ([(1, None, "lost")], [(1, 137, "signal")])
+
+
+def test_what_was_deleted_from_the_database_is_removed(site: Site) -> None:
+    """By the next sweep: at once where a worker has just begun."""
+    with site.worker("--slots", "1") as first:
+        job = site.enqueue(_POLITE)
+        name_of(site, job)
+        job.delete()
+        other = site.enqueue("true")
+        site.await_status(other, "completed")
+        first.terminate()
+        assert first.wait(timeout=30) == 0
+    with site.worker("--slots", "1"):
+        site.assert_clean()
