@@ -64,6 +64,10 @@ CLAIMS = {
     "A worker that has not heard of its lease": [
         "docker/test_adoption.py::test_who_does_not_know_of_its_lease_starts_nothing"
     ],
+    "Nor does it go on": [
+        "docker/test_adoption.py::test_who_has_lost_the_attempt_meanwhile_goes_no_further",
+        "test_protocol.py::test_what_was_taken_before_it_was_started_is_not_started",
+    ],
     "An engine that does not answer": [
         "test_engine_away.py::test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back",
         "docker/test_restarts.py::test_a_daemon_absent_for_half_a_minute_fails_nothing",

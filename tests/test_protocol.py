@@ -142,10 +142,12 @@ class GatedExecutor(ProcessExecutor):
         super().__init__()
         self.gate = threading.Event()
         self.asked: list[str] = []
+        self.wanted: list[bool] = []
 
     def submit(self, spec: LaunchSpec) -> str:
         self.asked.append(spec.key)
         self.gate.wait(_PATIENCE_SECONDS)
+        self.wanted.append(spec.is_wanted())
         return super().submit(spec)
 
 
@@ -177,6 +179,8 @@ class TestWorker:
             eventually(lambda: not loop._engines.held)
             eventually(lambda: not executor.observe().attempts)
         assert len(executor.asked) == 1
+        # What was on its way by then is told.
+        assert executor.wanted == [False]
         for job in (first, second):
             assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "rescuer")
 

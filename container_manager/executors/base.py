@@ -6,7 +6,7 @@ Values that are made anew for every attempt are tuples, which takes a fraction o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from inspect import signature
@@ -44,11 +44,17 @@ class Rejected(ExecutorError):
         super().__init__(message)
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
     """One attempt to run. ``key`` names it for ever: submitting the same key twice runs it once.
 
-    ``environment`` holds the secrets' values, so it is left out of the repr.
+    ``environment`` holds the secrets' values, so it is left out of the repr. ``is_wanted`` turns False, for good, once
+    the worker has lost the attempt: an executor that starts it in several steps asks before each, and after it has made
+    sure that the worker was heard of in time (`Executor.heartbeat`).
     """
 
     key: str
@@ -60,6 +66,7 @@ class LaunchSpec:
     cpu_count: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     container: ContainerRequest = field(default_factory=ContainerRequest)
+    is_wanted: Callable[[], bool] = field(default=_always, repr=False, compare=False)
 
 
 class Phase(Enum):

@@ -303,7 +303,10 @@ class Engines:
                 self.stop(held, "timeout", grace=held.job.grace_seconds)
 
     def _forget(self, held: HeldAttempt) -> None:
-        self.held.pop(held.id, None)
+        if self.held.get(held.id) is not held:
+            # Taken back meanwhile, from whoever had it in between.
+            return
+        del self.held[held.id]
         if held.executor.capabilities.survives_worker:
             # Whoever took the job may have adopted the container: it is that worker's to end.
             held.executor.release(held.handle or held.key)

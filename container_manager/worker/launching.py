@@ -31,7 +31,7 @@ class Launches:
 
     def begin(self, held: HeldAttempt) -> None:
         try:
-            spec = launch_spec(held.job, self._settings)
+            spec = launch_spec(held.job, self._settings, is_wanted=lambda: held.mine)
         except Exception as error:
             # Whatever it is, it is this job's: the next worker must not die of it too.
             self._note(held, error)
@@ -87,7 +87,7 @@ def attempt(work: Callable[[], T]) -> T | Exception:
 
 def _submit(held: HeldAttempt, spec: LaunchSpec, settings: AppSettings) -> str:
     """Start an attempt, unless what was to be has changed while it waited for a launch thread."""
-    if not held.mine:
+    if not spec.is_wanted():
         raise Unavailable("The job is another worker's by now.")
     if held.stopped_for is not None:
         raise Rejected("start", "It was stopped before it had started.")

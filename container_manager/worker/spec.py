@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 from ..commands import split_command
 from ..conf import AppSettings
@@ -28,7 +29,7 @@ def attempt_of(key: str) -> AttemptKey | None:
         return None
 
 
-def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
+def launch_spec(job: ClaimedJob, settings: AppSettings, *, is_wanted: Callable[[], bool]) -> LaunchSpec:
     """Return what to start. The command finds its job and attempt in variables of that name.
 
     Raises Rejected where the job's own words make no sense: it fails, and the worker lives on.
@@ -60,6 +61,7 @@ def launch_spec(job: ClaimedJob, settings: AppSettings) -> LaunchSpec:
         cpu_count=job.cpu_count,
         labels=job.labels,
         container=container,
+        is_wanted=is_wanted,
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from container_manager.executors.docker.configuration import container_configura
 from container_manager.executors.docker.options import docker_options
 
 from ..executors.conformance import observation, wait_until
-from .proxy import Proxy
+from .proxy import Proxy, proxy
 from .subject import DockerSubject
 
 
@@ -45,6 +48,25 @@ def test_who_does_not_know_of_its_lease_starts_nothing(subject: DockerSubject, e
     executor.heartbeat(60.0)
     executor.submit(subject.spec("true"))
     assert len(subject.containers()) == 1
+
+
+def test_who_has_lost_the_attempt_meanwhile_goes_no_further(subject: DockerSubject, tmp_path: Path) -> None:
+    """As a worker that was frozen between two steps, was taken for dead, and has a lease again under another name."""
+    mine = threading.Event()
+    mine.set()
+    with proxy(subject.url, tmp_path) as way, ThreadPoolExecutor(1) as pool:
+        executor = subject.executor(base_url=way.url)
+        way.hold("POST /[^ ]*/create", "answer")
+        launch = pool.submit(executor.submit, replace(subject.spec("true"), is_wanted=mine.is_set))
+        way.await_held()
+        mine.clear()
+        way.release()
+        with pytest.raises(Unavailable, match="another worker's"):
+            launch.result()
+        with pytest.raises(Unavailable, match="another worker's"):
+            executor.submit(replace(subject.spec("true"), is_wanted=mine.is_set))
+        executor.close()
+    assert [each["State"] for each in subject.containers()] == ["created"]
 
 
 def test_a_stop_goes_on_though_whoever_asked_is_gone(subject: DockerSubject, executor: Executor) -> None:

@@ -111,7 +111,7 @@ class Launcher:
         self._view.note_started(spec.key)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> None:
-        self._images.pull(spec.image, spec.key, note=note, check=lambda: self._require_launch(spec.key))
+        self._images.pull(spec.image, spec.key, note=note, check=lambda: self._require_launch(spec))
 
     def _exists(self, key: str) -> bool:
         try:
@@ -123,7 +123,7 @@ class Launcher:
 
     def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any]) -> bool | None:
         """Create the container; False where it is there already, None where its image is missing."""
-        self._require_launch(spec.key)
+        self._require_launch(spec)
         with self._daemon.asked() as api:
             try:
                 api.create_container_from_config(configuration, name=spec.key)
@@ -150,7 +150,7 @@ class Launcher:
                         self._lose(spec)
                 if spec.key in self._unanswered:
                     self._lose(spec)
-                self._require_launch(spec.key)
+                self._require_launch(spec)
                 self._unanswered.add(spec.key)
                 try:
                     api.start(spec.key)
@@ -167,26 +167,31 @@ class Launcher:
 
     def _lose(self, spec: LaunchSpec) -> None:
         """Give up what may have run: a daemon that dies as it starts a container calls it created ever after."""
+        self._require_launch(spec)
         with suppress(ExecutorError):
             self._daemon.remove(spec.key)
             self._view.forget(spec.key)
         raise Rejected("lost", "The daemon may have broken off as it started the container, which may have run.")
 
     def _reject(self, spec: LaunchSpec, message: str) -> None:
+        self._require_launch(spec)
         # What was noted of it, the pull of its image say, is still to be read.
         with suppress(ExecutorError):
             self._daemon.remove(spec.key)
             self._view.forget(spec.key)
         raise Rejected("start", f"The container could not be started: {message}")
 
-    def _require_launch(self, key: str) -> None:
+    def _require_launch(self, spec: LaunchSpec) -> None:
         """Go on only while the attempt is wanted, and this worker's."""
         if self._closed:
             raise Unavailable("This executor is closed.")
         if self._alive_until is not None and time.monotonic() > self._alive_until:
             raise Unavailable("This worker's lease has run out: another one may have the attempt.")
+        # In this order: a worker that has a lease again has dropped before what it held until then.
+        if not spec.is_wanted():
+            raise Unavailable("The attempt is another worker's by now.")
         with self._lock:
-            if key in self._given_up:
+            if spec.key in self._given_up:
                 raise Rejected("start", "It was stopped before it had started.")
 
 
