@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from container_manager.models import ContainerJob, JobAttempt
@@ -14,13 +11,6 @@ from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _POLITE = f"echo begun; trap '{DONE}; exit 0' TERM; {BEGUN}; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo last"
-
-
-@pytest.fixture
-def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path)
-    yield site
-    site.clean_up()
 
 
 def name_of(site: Site, job: ContainerJob) -> str:
