@@ -2,9 +2,9 @@
 
 Run as a script by `ProcessExecutor`, with the number of an inherited socket; it imports the standard library only, so
 that it starts and forks fast. Each job has a keeper, which starts the command in a session of its own and is told by
-its control socket when to stop it; the next one's is forked ahead. Whoever dies, the command dies too: the worker (the
-control socket ends), the warden (the keeper is signalled), the keeper (the command is signalled, and what it left falls
-to the warden).
+its control socket when to stop it; the next one's is forked ahead, and so is what will become its command. Whoever
+dies, the command dies too: the worker (the control socket ends), the warden (the keeper is signalled), the keeper (the
+command is signalled, and what it left falls to the warden).
 A worker that is frozen is not heard by the warden any more, which then ends all its jobs, and starts no other until it
 is heard again.
 """
@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 _HEADER = struct.Struct("!I")
 # linux/prctl.h
@@ -178,17 +178,23 @@ def _refuse(descriptors: list[int]) -> None:
 def _wait_for_job(channel: socket.socket) -> None:
     _adopt_orphans()
     _die_with_parent(signal.SIGTERM)
-    wakeup = _wakeup_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
+    wakeup = _wakeup_on(*_HEARD)
+    ahead = None
+    with contextlib.suppress(OSError):
+        # Where there is no room for it, that is the job's misfortune, once it is there.
+        ahead = _forked_command(channel)
     spec, descriptors = receive(channel)
     channel.close()
     if spec is not None:
-        _keep(spec, wakeup, *descriptors)
+        _keep(spec, wakeup, ahead, *descriptors)
 
 
-def _keep(spec: dict[str, Any], wakeup: int, control_descriptor: int, out: int, err: int) -> None:
+def _keep(  # noqa: PLR0917  # three descriptors, as they were sent
+    spec: dict[str, Any], wakeup: int, ahead: _Forked | None, control_descriptor: int, out: int, err: int
+) -> None:
     """Start the command, see it to its end, leave nothing of it behind, and report."""
     control = socket.socket(fileno=control_descriptor)
-    command, error = _start(spec, out, err)
+    command, error = _start(ahead or _forked_command(control), control, spec, out, err)
     os.close(out)
     os.close(err)
     if error is not None:
@@ -262,26 +268,55 @@ class _Stop:
             self.kill()
 
 
-def _start(spec: dict[str, Any], out: int, err: int) -> tuple[int, int | None]:
-    """Fork and exec; return the pid and the errno of a failed exec."""
-    error_in, error_out = os.pipe()
+# A process that waits to become the command, and the way to tell it which.
+_Forked = tuple[int, socket.socket]
+
+
+def _forked_command(inherited: socket.socket) -> _Forked:
+    """Fork what will become the command. ``inherited`` is the keeper's alone."""
+    ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        _exec(spec, out, err, error_out)
-    os.close(error_out)
-    with os.fdopen(error_in, "rb") as report:
-        text = report.read()
-    return pid, int(text) if text else None
+        try:
+            inherited.close()
+            ours.close()
+            _become_command(theirs)
+        finally:
+            os._exit(_EXEC_FAILED)
+    theirs.close()
+    return pid, ours
 
 
-def _exec(spec: dict[str, Any], out: int, err: int, error_out: int) -> NoReturn:
+def _start(
+    forked: _Forked, inherited: socket.socket, spec: dict[str, Any], out: int, err: int
+) -> tuple[int, int | None]:
+    """Tell a forked process which command it is; return the command's pid and the errno of a failed exec."""
+    command, way = forked
     try:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_DFL)
-        _die_with_parent(signal.SIGKILL)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        send(way, spec, (out, err))
+    except OSError:
+        # It was killed while it waited.
+        way.close()
+        command, way = _forked_command(inherited)
+        send(way, spec, (out, err))
+    with way:
+        # Its end is closed by exec.
+        report = way.recv(16)
+    return command, int(report) if report else None
+
+
+def _become_command(way: socket.socket) -> None:
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for each in (*_IGNORED, *_HEARD):
+        signal.signal(each, signal.SIG_DFL)
+    _die_with_parent(signal.SIGKILL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    spec, descriptors = receive(way)
+    if spec is None:
+        return
+    try:
+        out, err = descriptors
         os.dup2(out, 1)
         os.dup2(err, 2)
         for name, limit in spec["limits"].items():
@@ -293,10 +328,9 @@ def _exec(spec: dict[str, Any], out: int, err: int, error_out: int) -> NoReturn:
             os.chdir(spec["working_directory"])
         os.execvpe(spec["argv"][0], spec["argv"], spec["environment"])  # noqa: S606  # argv, never a shell
     except OSError as error:
-        os.write(error_out, str(error.errno or 0).encode())
+        way.sendall(str(error.errno or 0).encode())
     except ValueError:
-        os.write(error_out, b"22")
-    os._exit(_EXEC_FAILED)
+        way.sendall(b"22")
 
 
 def _reap_command(command: int) -> int | None:
@@ -369,6 +403,8 @@ def _die_with_parent(number: int) -> None:
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# What a keeper hears of.
+_HEARD = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
 # What Python ignores, and what a shell ignores for what it starts in the background. All else is reset by exec.
 _IGNORED = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 

@@ -221,14 +221,17 @@ class TestProcessExecutor(Conformance):
         # Only the next job's keeper waits.
         eventually(lambda: len(children.read_text().split()) <= 1)
 
-    def test_a_keeper_that_is_killed_while_it_waits_is_replaced(
-        self, subject: Processes, executor: ProcessExecutor
+    @pytest.mark.parametrize("generations", [1, 2], ids=["keeper", "command"])
+    def test_what_is_killed_while_it_waits_for_the_next_job_is_replaced(
+        self, subject: Processes, executor: ProcessExecutor, generations: int
     ) -> None:
         self.run(executor, subject.spec("true"))
         assert executor._warden is not None
-        children = Path(f"/proc/{executor._warden.pid}/task/{executor._warden.pid}/children")
-        eventually(lambda: len(children.read_text().split()) == 1)
-        (waiting,) = children.read_text().split()
+        waiting = str(executor._warden.pid)
+        for _ in range(generations):
+            children = Path(f"/proc/{waiting}/task/{waiting}/children")
+            eventually(lambda of=children: len(of.read_text().split()) == 1)
+            (waiting,) = children.read_text().split()
         os.kill(int(waiting), signal.SIGKILL)
         eventually(lambda: is_gone(waiting))
         assert self.run(executor, subject.spec("exit 3"))[0].code == 3
