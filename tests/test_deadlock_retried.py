@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,21 @@ def test_a_deadlock_while_many_jobs_are_moved_is_retried(caplog: pytest.LogCaptu
     assert "The database broke a deadlock, trying again" in caplog.text
 
 
-def test_a_deadlock_within_the_callers_transaction_is_the_callers() -> None:
-    with a_deadlock() as jobs, pytest.raises(OperationalError, match=r"(?i)deadlock"), transaction.atomic():
+@contextmanager
+def by_hand() -> Iterator[None]:
+    """A transaction without `atomic`."""
+    transaction.set_autocommit(False)
+    try:
+        yield
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+
+@pytest.mark.parametrize("callers", [transaction.atomic, by_hand])
+def test_a_deadlock_within_the_callers_transaction_is_the_callers(
+    callers: Callable[[], AbstractContextManager[None]],
+) -> None:
+    with a_deadlock() as jobs, pytest.raises(OperationalError, match=r"(?i)deadlock"), callers():
         cancel(*jobs)
     assert set(ContainerJob.objects.values_list("status", flat=True)) == {"queued"}

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def retries_deadlocks(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function whose argument ``using`` names the database, as `retry_deadlocks` does."""
+    """Have a function retried as `retry_deadlocks` does; its keyword argument ``using`` names the database."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -39,7 +39,8 @@ def retry_deadlocks(work: Callable[[], T], *, using: str) -> T:
             return work()
         except OperationalError as error:
             connection = connections[using]
-            if connection.in_atomic_block or not dialect_for(connection).is_deadlock(error):
+            # Without autocommit there is a transaction too, and it is nobody's but the caller's.
+            if not (dialect_for(connection).is_deadlock(error) and connection.get_autocommit()):
                 raise
             logger.warning("The database broke a deadlock, trying again: %s", error)
     return work()
