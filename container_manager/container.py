@@ -35,6 +35,9 @@ class ContainerRequest:
     gpus: int = 0
 
 
+_NOTHING = ContainerRequest()
+
+
 def container_request(value: object) -> ContainerRequest:
     """Return what a job's column means.
 
@@ -50,7 +53,7 @@ def container_request(value: object) -> ContainerRequest:
         if not is_right(given):
             text = _("%(name)r must be %(expected)s, not %(value)r.")
             raise ValueError(text % {"name": name, "expected": expected, "value": given})
-    return ContainerRequest(**value)
+    return ContainerRequest(**value) if value else _NOTHING
 
 
 def _is_count(value: object) -> bool:

@@ -192,7 +192,7 @@ class TestStartingWithoutTheDatabase:
             tried.append("register")
             if len(tried) <= failures:
                 connection.close()
-                loop._wake.set()  # the pause is not what is tested
+                loop._awaken()  # the pause is not what is tested
                 raise OperationalError("connection refused")
             real(using)
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import socket
 import subprocess
 import sys
@@ -191,7 +190,7 @@ class ProcessExecutor(Executor):
         passed = (theirs.fileno(), out_writer, err_writer)
         job = _Job(spec=spec, control=ours, open_streams={out_reader: "stdout", err_reader: "stderr"})
         try:
-            warden.send(channel, self._message(spec), passed)
+            warden.send(channel, json.dumps(self._message(spec)).encode(), passed)
         except OSError as error:
             for descriptor in (out_reader, err_reader):
                 os.close(descriptor)
@@ -213,9 +212,8 @@ class ProcessExecutor(Executor):
         limits = dict(self._limits)
         if spec.memory_bytes is not None:
             limits["RLIMIT_AS"] = spec.memory_bytes
-        program = shutil.which(spec.argv[0], path=environment["PATH"]) or spec.argv[0]
         return {
-            "argv": [program if "/" not in spec.argv[0] else spec.argv[0], *spec.argv[1:]],
+            "argv": spec.argv,
             "environment": environment,
             "working_directory": spec.working_directory,
             "limits": limits,
@@ -253,7 +251,7 @@ class ProcessExecutor(Executor):
     def _pass_heartbeat(self, channel: socket.socket) -> None:
         if self._alive_until is not None:
             with contextlib.suppress(OSError):
-                warden.send(channel, {"heartbeat": self._alive_until - time.monotonic()}, ())
+                warden.send(channel, json.dumps({"heartbeat": self._alive_until - time.monotonic()}).encode(), ())
 
     def _wake(self) -> None:
         """Let the pump look at the jobs anew. The caller holds the lock."""

@@ -22,7 +22,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def main(channel: socket.socket) -> None:
             message, descriptors = receive(channel)
             if message is None:
                 return
-            if "heartbeat" in message:
-                deadline, overdue = time.monotonic() + message["heartbeat"], False
+            if not descriptors:
+                deadline, overdue = time.monotonic() + json.loads(message)["heartbeat"], False
             elif overdue:
                 _refuse(descriptors)
             else:
@@ -66,17 +66,17 @@ def main(channel: socket.socket) -> None:
             keepers.end_jobs()
 
 
-def send(channel: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-    """Send a message, and open files with it."""
-    body = json.dumps(message).encode()
-    header = _HEADER.pack(len(body))
+def send(channel: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
+    """Send a message, and open files with it: JSON, which only who it is for need read."""
+    data = _HEADER.pack(len(message)) + message
     if descriptors:
-        sent = socket.send_fds(channel, [header], list(descriptors))
-        header = header[sent:]
-    channel.sendall(header + body)
+        sent = socket.send_fds(channel, [data], list(descriptors))
+        data = data[sent:]
+    if data:
+        channel.sendall(data)
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
     """Return a message and its open files; None once the other end is closed."""
     # recv_fds leaves descriptors open across exec unless told otherwise.
     header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 3, socket.MSG_CMSG_CLOEXEC)
@@ -91,7 +91,7 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
             return None, []
         parts.append(part)
         missing -= len(part)
-    return json.loads(b"".join(parts)), descriptors
+    return b"".join(parts), descriptors
 
 
 def _ready(sources: Sequence[Any], timeout: float | None) -> list[Any]:
@@ -118,7 +118,7 @@ class _Keepers:
         if self._next is None:
             self._next = self._forked()
 
-    def launch(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    def launch(self, message: bytes, descriptors: Sequence[int]) -> None:
         keeper, channel = self._next or self._forked()
         self._next = None
         try:
@@ -183,18 +183,18 @@ def _wait_for_job(channel: socket.socket) -> None:
     with contextlib.suppress(OSError):
         # Where there is no room for it, that is the job's misfortune, once it is there.
         ahead = _forked_command(channel)
-    spec, descriptors = receive(channel)
+    message, descriptors = receive(channel)
     channel.close()
-    if spec is not None:
-        _keep(spec, wakeup, ahead, *descriptors)
+    if message is not None:
+        _keep(message, wakeup, ahead, *descriptors)
 
 
 def _keep(  # noqa: PLR0917  # three descriptors, as they were sent
-    spec: dict[str, Any], wakeup: int, ahead: _Forked | None, control_descriptor: int, out: int, err: int
+    message: bytes, wakeup: int, ahead: _Forked | None, control_descriptor: int, out: int, err: int
 ) -> None:
     """Start the command, see it to its end, leave nothing of it behind, and report."""
     control = socket.socket(fileno=control_descriptor)
-    command, error = _start(ahead or _forked_command(control), control, spec, out, err)
+    command, error = _start(ahead or _forked_command(control), control, message, out, err)
     os.close(out)
     os.close(err)
     if error is not None:
@@ -288,17 +288,17 @@ def _forked_command(inherited: socket.socket) -> _Forked:
 
 
 def _start(
-    forked: _Forked, inherited: socket.socket, spec: dict[str, Any], out: int, err: int
+    forked: _Forked, inherited: socket.socket, message: bytes, out: int, err: int
 ) -> tuple[int, int | None]:
     """Tell a forked process which command it is; return the command's pid and the errno of a failed exec."""
     command, way = forked
     try:
-        send(way, spec, (out, err))
+        send(way, message, (out, err))
     except OSError:
         # It was killed while it waited.
         way.close()
         command, way = _forked_command(inherited)
-        send(way, spec, (out, err))
+        send(way, message, (out, err))
     with way:
         # Its end is closed by exec.
         report = way.recv(16)
@@ -312,9 +312,10 @@ def _become_command(way: socket.socket) -> None:
         signal.signal(each, signal.SIG_DFL)
     _die_with_parent(signal.SIGKILL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    spec, descriptors = receive(way)
-    if spec is None:
+    message, descriptors = receive(way)
+    if message is None:
         return
+    spec = json.loads(message)
     try:
         out, err = descriptors
         os.dup2(out, 1)

@@ -31,7 +31,7 @@ class Launches:
 
     def begin(self, held: HeldAttempt) -> None:
         try:
-            spec = launch_spec(held.job, self._settings, is_wanted=lambda: held.mine)
+            spec = launch_spec(held.job, self._settings, key=held.key, is_wanted=lambda: held.mine)
         except Exception as error:
             # Whatever it is, it is this job's: the next worker must not die of it too.
             self._note(held, error)

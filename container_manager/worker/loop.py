@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from uuid import UUID
 
 from .. import queue
@@ -29,6 +28,8 @@ _FIRST_POLL_SECONDS = 0.05
 # Longer than two pauses between two tries: by then every worker that lives has found the database again.
 _OTHERS_RETURN_SECONDS = 4.0
 _SWEEP_SECONDS = 30.0
+# Not from the database: an engine or another thread of this worker has something.
+_NEWS = ""
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +59,6 @@ class WorkerLoop:
 
     def __init__(self, *, settings: AppSettings, executors: Mapping[str, Executor], options: WorkerOptions) -> None:
         self._settings, self._options = settings, options
-        self._wake = threading.Event()
         self._hints: SimpleQueue[str] = SimpleQueue()
         self._stops = 0
         self._claimed = 0
@@ -91,11 +91,11 @@ class WorkerLoop:
     def stop(self) -> None:
         """Ask the loop to end; see the class."""
         self._stops += 1
-        self._wake.set()
+        self._hints.put(_NEWS)
 
     def run(self) -> int:
         """Work until told to stop, or drained; return how many jobs were claimed."""
-        listener = Listener(self._options.using, self._hint)
+        listener = Listener(self._options.using, self._hints.put)
         # What was loaded so far stays, and need not be looked through for garbage again and again.
         gc.freeze()
         try:
@@ -142,22 +142,26 @@ class WorkerLoop:
             timers.append(self._database.back)
         else:
             timers += [self._renew, self._reconcile, *([self._poll] if self._room() else [])]
-        self._wake.wait(min(timer.left() for timer in timers))
-        self._wake.clear()
+        for hint in self._news(min([timer.left() for timer in timers])):
+            if hint == READY:
+                self._poll.hurry()
+            elif hint == CANCELLED:
+                self._reconcile.hurry()
+
+    def _news(self, seconds: float) -> set[str]:
+        """Return what others have told, once there is something; nothing where nobody did within this time."""
+        try:
+            news = {self._hints.get(timeout=seconds)}
+        except Empty:
+            return set()
         while not self._hints.empty():
-            timer = {READY: self._poll, CANCELLED: self._reconcile}.get(self._hints.get())
-            if timer is not None:
-                timer.hurry()
+            news.add(self._hints.get())
+        return news
 
     def _awaken(self) -> None:
         """Be told, by any thread, that something has happened."""
-        if not self._wake.is_set():
-            self._wake.set()
-
-    def _hint(self, hint: str) -> None:
-        """Be told, by the listener's thread, that the database has something new."""
-        self._hints.put(hint)
-        self._wake.set()
+        if self._hints.empty():
+            self._hints.put(_NEWS)
 
     def _is_done(self) -> bool:
         held = self._engines.held.values()
@@ -191,7 +195,7 @@ class WorkerLoop:
                     raise
                 self._database.close()
                 logger.warning("The database cannot be reached, the worker waits for it: %s", error)
-                self._wake.wait(LAST_RETRY_SECONDS)
+                self._news(LAST_RETRY_SECONDS)
             else:
                 return True
         return False

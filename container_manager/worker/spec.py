@@ -29,8 +29,8 @@ def attempt_of(key: str) -> AttemptKey | None:
         return None
 
 
-def launch_spec(job: ClaimedJob, settings: AppSettings, *, is_wanted: Callable[[], bool]) -> LaunchSpec:
-    """Return what to start. The command finds its job and attempt in variables of that name.
+def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: Callable[[], bool]) -> LaunchSpec:
+    """Return what to start under a launch key. The command finds its job and attempt in variables of that name.
 
     Raises Rejected where the job's own words make no sense: it fails, and the worker lives on.
     """
@@ -48,7 +48,7 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, is_wanted: Callable[[
     except ValueError as error:
         raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
     return LaunchSpec(
-        key=launch_key(job, settings),
+        key=key,
         argv=argv,
         image=job.image,
         environment={
@@ -66,6 +66,8 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, is_wanted: Callable[[
 
 
 def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
+    if not (job.environment or job.secrets):
+        return {}
     environment = {name: str(value) for name, value in job.environment.items()}
     try:
         check_environment(environment)
