@@ -1,4 +1,4 @@
-"""Write the figures of ``results.json``, here and in ``docker``, into README: ``python -m benchmarks.readme``."""
+"""Write the figures of ``results.json``, here, in ``queue`` and in ``docker``, into README: ``python -m benchmarks.readme``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def main() -> None:
     text = _README.read_text(encoding="utf-8")
     for block, path, lines in (
         ("figures", _FOLDER / "results.json", _transitions),
-        ("docker figures", _FOLDER / "docker" / "results.json", _docker),
+        ("queue figures", _FOLDER / "queue" / "results.json", _targeted),
+        ("docker figures", _FOLDER / "docker" / "results.json", _targeted),
     ):
         if path.exists():
             text = _replaced(text, block, lines(json.loads(path.read_text(encoding="utf-8"))))
@@ -30,13 +31,14 @@ def _transitions(figures: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {figure['database']} | {measured} | {figure['measured']:.2f} | {figure['target']} |"
 
 
-def _docker(figures: list[dict[str, Any]]) -> Iterator[str]:
+def _targeted(figures: list[dict[str, Any]]) -> Iterator[str]:
     yield from ("| measured | | target |", "|---|---|---|")
     # Times and rates are one machine's: only what has a target says something of others.
     for figure in figures:
         least, most = figure["at_least"], figure["at_most"]
         if target := f"≥ {least:g}" if least is not None else f"≤ {most:g}" if most is not None else "":
-            yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {target} |"
+            missed = "" if figure["met"] else ", missed"
+            yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {target}{missed} |"
 
 
 def _replaced(text: str, block: str, lines: Iterator[str]) -> str:

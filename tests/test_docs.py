@@ -190,3 +190,15 @@ def test_the_figures_are_those_that_were_measured() -> None:
         for figure in measured
     ]
     assert [line for line in shown[1].splitlines() if line.startswith("|")][2:] == expected
+
+
+@pytest.mark.parametrize("part", ["queue", "docker"])
+def test_what_a_part_costs_is_as_it_was_measured(part: str) -> None:
+    shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", README, re.S)
+    assert shown is not None
+    measured = json.loads((ROOT / "benchmarks" / part / "results.json").read_text(encoding="utf-8"))
+    expected = {f["name"]: f"{f['value']:.2f} {f['unit']}" for f in measured if f["at_least"] or f["at_most"]}
+    rows = [line.strip("| ").split(" | ") for line in shown[1].splitlines() if line.startswith("|")][2:]
+    assert {name: value for name, value, _ in rows} == expected
+    missed = {name for name, _, target in rows if "missed" in target}
+    assert missed == {f["name"] for f in measured if not f["met"]}

@@ -1,8 +1,11 @@
-"""A finish on PostgreSQL finds each row by its key, whatever the tables were like when its plan was made."""
+"""What a job's end costs: a finish on PostgreSQL finds each row by its key, whatever the tables were like when its plan
+was made, and writes what the guarantee needs and no more.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,3 +62,33 @@ def test_a_finish_planned_on_empty_tables_finds_rows_by_their_keys() -> None:
     scans = [node for node in nodes(plan) if node.get("Relation Name") in _KEYS and "Scan" in node["Node Type"]]
     assert scans
     assert [scan.get("Index Name") for scan in scans] == [_KEYS[scan["Relation Name"]] for scan in scans]
+
+
+def rows_written() -> Counter[tuple[str, str]]:
+    """Return how many rows this session has written, by table and kind, that it has not reported yet."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables")
+        return Counter(
+            {
+                (table.removeprefix("container_manager_"), kind): count
+                for table, *counts in cursor.fetchall()
+                for kind, count in zip(("insert", "update", "delete"), counts, strict=True)
+            }
+        )
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL counts rows within a transaction.")
+def test_a_job_writes_six_rows_between_its_claim_and_its_end() -> None:
+    queue.enqueue(command="true")
+    with transaction.atomic():
+        before = rows_written()
+        (job,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
+        outcome = queue.Outcome(job_id=job.id, attempt=1, status="completed", exit_code=0)
+        assert queue.finish([outcome], worker="w", using="default") == {(job.id, 1)}
+        written = rows_written() - before
+    assert written == {
+        ("containerjob", "update"): 2,
+        ("jobattempt", "insert"): 1,
+        ("jobattempt", "update"): 1,
+        ("jobtransition", "insert"): 2,
+    }

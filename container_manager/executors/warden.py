@@ -287,9 +287,7 @@ def _forked_command(inherited: socket.socket) -> _Forked:
     return pid, ours
 
 
-def _start(
-    forked: _Forked, inherited: socket.socket, message: bytes, out: int, err: int
-) -> tuple[int, int | None]:
+def _start(forked: _Forked, inherited: socket.socket, message: bytes, out: int, err: int) -> tuple[int, int | None]:
     """Tell a forked process which command it is; return the command's pid and the errno of a failed exec."""
     command, way = forked
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -105,7 +105,7 @@ def claim(
     candidates = dialect.candidates(connection, executors, queues, only, limit)
     rows = dialect.claim(connection, worker, candidates)
     jobs = [_claimed(row) for row in rows]
-    _announce([(job.id, "queued", "running", "") for job in jobs], worker, using)
+    _announce(lambda: [(job.id, "queued", "running", "") for job in jobs], worker, using)
     return jobs
 
 
@@ -118,15 +118,18 @@ def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple
     """
     connection = connections[using]
     # Rows are locked in the order of their keys everywhere, so that nobody waits in a circle.
-    outcomes = sorted(outcomes, key=lambda o: o.job_id)
+    outcomes = sorted(outcomes, key=lambda o: o.job_id.int)
     retried = [o for o in outcomes if o.retry_after_seconds is not None]
     dialect = dialect_for(connection)
     one_statement = dialect.finishes_in_one_statement and not retried
     with nullcontext() if one_statement else transaction.atomic(using=using, savepoint=False):
         done, closed = dialect.finish(connection, worker, outcomes)
-        moved = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]
-        moved += [(o.job_id, "failed", "retrying", o.reason) for o in retried if o.job_id in done]
-        _announce(moved, worker, using)
+
+        def moves() -> list[_Move]:
+            ended = [(o.job_id, "running", o.status or "", o.reason) for o in outcomes if o.job_id in done]
+            return ended + [(o.job_id, "failed", "retrying", o.reason) for o in retried if o.job_id in done]
+
+        _announce(moves, worker, using)
     return closed
 
 
@@ -241,7 +244,11 @@ def _json(text: str) -> Any:
         return text
 
 
-def _announce(moves: Sequence[tuple[uuid.UUID, str, str, str]], worker: str, using: str) -> None:
+# A job, its status before and after, and why.
+_Move = tuple[uuid.UUID, str, str, str]
+
+
+def _announce(moves: Callable[[], Sequence[_Move]], worker: str, using: str) -> None:
     # These moves wake no worker: most often nobody wants to hear of them.
     if not (others_listen() or transitions_logged()):
         return
@@ -250,7 +257,7 @@ def _announce(moves: Sequence[tuple[uuid.UUID, str, str, str]], worker: str, usi
     def transitions() -> tuple[Transition, ...]:
         return tuple(
             Transition(pk=pk, source=source, target=target, at=now, actor=worker, reason=reason)
-            for pk, source, target, reason in moves
+            for pk, source, target, reason in moves()
         )
 
     send_transitions(ContainerJob, transitions, using=using)
