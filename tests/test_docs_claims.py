@@ -77,6 +77,7 @@ CLAIMS = {
         "test_engine_away.py::test_while_one_is_away_another_is_served",
         "docker/test_connections.py::test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up",
     ],
+    "Nor does it claim any before": ["test_engine_away.py::test_before_it_has_answered_nothing_is_claimed_for_it"],
     "After `UNREACHABLE_SECONDS`": [
         "test_engine_away.py::test_after_a_while_its_jobs_are_lost",
         "docker/test_restarts.py::test_one_absent_for_too_long_loses_jobs_and_none_runs_beside_its_predecessor",

@@ -18,7 +18,7 @@ from container_manager.executors.base import (
     Unavailable,
 )
 from container_manager.executors.process import ProcessExecutor
-from container_manager.models import JobAttempt, Worker
+from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .jobs import row_of
@@ -83,6 +83,62 @@ def test_while_one_is_away_another_is_served() -> None:
     assert outer.finished_at is not None
     assert inner.finished_at is not None
     assert outer.launched_at < inner.launched_at <= inner.finished_at < outer.finished_at
+
+
+class DistantExecutor(RemoteExecutor):
+    """Local processes, spoken of as if they outlived their worker: then somebody else has them."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=False, launch_threads=1)
+
+
+def test_before_it_has_answered_nothing_is_claimed_for_it() -> None:
+    executor = DistantExecutor()
+    executor.is_away = True
+    job, settings = queue.enqueue(command="true"), replace(SETTINGS, executors={"default": {}, "here": {}})
+    with working(executor, settings=settings, others={"here": ProcessExecutor()}) as loop:
+        # As many as there are slots, one after another: the worker has had every reason to claim.
+        for _ in range(5):
+            served = queue.enqueue(command="true", executor="here")
+            eventually(lambda of=served: row_of(of)["status"] == "completed")
+        assert (row_of(job)["status"], loop._engines.reachable) == ("queued", ["here"])
+        executor.is_away = False
+        eventually(lambda: row_of(job)["status"] == "completed")
+    assert row_of(job)["attempt"] == 1
+
+
+class TestDraining:
+    def drained(self, *, due: str, back: bool = False) -> tuple[WorkerLoop, ContainerJob]:
+        """Drain a queue with a job for one of two executors, ``here`` and ``away``; the latter may come ``back``."""
+        away, job = DistantExecutor(), queue.enqueue(command="true", executor=due)
+        away.is_away = True
+        settings = replace(SETTINGS, executors={"here": {}, "away": {}}, unreachable_seconds=1.0)
+        loop = WorkerLoop(
+            settings=settings,
+            executors={"here": ProcessExecutor(), "away": away},
+            options=WorkerOptions(drain=True),
+        )
+        if back:
+            claimed = loop._plan_next_claim
+
+            def plan(found: int, room: int) -> None:
+                claimed(found, room)
+                away.is_away = False
+
+            loop._plan_next_claim = plan  # type: ignore[method-assign]
+        loop.run()
+        return loop, job
+
+    def test_waits_for_no_engine_that_nothing_is_due_for(self) -> None:
+        loop, job = self.drained(due="here")
+        assert (row_of(job)["status"], loop.gave_up) == ("completed", [])
+
+    def test_ends_without_an_engine_that_does_not_answer(self) -> None:
+        loop, job = self.drained(due="away")
+        assert (row_of(job)["status"], row_of(job)["attempt"], loop.gave_up) == ("queued", 0, ["away"])
+
+    def test_waits_for_an_engine_that_may_yet_answer(self) -> None:
+        loop, job = self.drained(due="away", back=True)
+        assert (row_of(job)["status"], row_of(job)["attempt"], loop.gave_up) == ("completed", 1, [])
 
 
 def test_after_a_while_its_jobs_are_lost() -> None:

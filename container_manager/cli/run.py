@@ -15,9 +15,10 @@ from ..executors.registry import build_executor
 from ..models import ContainerJob, JobStatus
 from ..statemachine import TransitionError
 from ..worker import WorkerLoop, WorkerOptions
-from .base import Output, short_id
+from .base import Output, Refused, short_id
 from .job_arguments import add_job_arguments, create_job
 from .logs import follow, write_bytes
+from .worker import unanswered
 
 _FAILED = 1
 # What a shell says of a command that a signal ended: 128 + the signal's number.
@@ -43,7 +44,12 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     job.mark_as_queued()
     follower.start()
     worker.run()
+    if worker.gave_up:
+        # It is not to start behind the back of who has been told that it failed.
+        _cancel(job.pk, options["database"], reason="its executor does not answer")
     follower.join()
+    if worker.gave_up:
+        raise Refused(unanswered(worker.gave_up, f"job {short_id(job.pk)} was cancelled"))
     job.refresh_from_db()
     return _exit_code(job, options["err"])
 
@@ -57,9 +63,9 @@ def _follow(pk: Any, worker: WorkerLoop, options: Mapping[str, Any], out: Output
         connections.close_all()
 
 
-def _cancel(pk: Any, using: str) -> None:
+def _cancel(pk: Any, using: str, *, reason: str = "interrupted") -> None:
     try:
-        ContainerJob.objects.using(using).get(pk=pk).mark_as_cancelled(reason="interrupted")
+        ContainerJob.objects.using(using).get(pk=pk).mark_as_cancelled(reason=reason)
     except TransitionError:
         # It ended by itself in this moment.
         pass

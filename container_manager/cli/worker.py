@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from argparse import ArgumentParser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -52,8 +52,10 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
     if worker.gave_up:
-        raise Refused(
-            f"No executor of this worker answers ({', '.join(executors)}): what is queued for it stays queued. "
-            "'container executors' says more."
-        )
+        raise Refused(unanswered(worker.gave_up, "what is queued for it stays queued"))
     return 0
+
+
+def unanswered(executors: Sequence[str], consequence: str) -> str:
+    """Return what to say of a worker that ended without some of its executors."""
+    return f"No answer from executor {', '.join(executors)}: {consequence}. 'container executors' says more."

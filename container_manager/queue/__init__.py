@@ -4,7 +4,7 @@ Every write of a worker about an attempt names the worker and the attempt's numb
 worker has taken over, or the job was cancelled, it changes nothing.
 """
 
-from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, owned_attempts, record_handles, rescue
+from .attempts import ClaimedJob, Outcome, OwnedAttempt, claim, finish, is_due, owned_attempts, record_handles, rescue
 from .entry import enqueue, enqueue_many, retry
 from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
 from .logs import LogChange, LogEntry, store_logs
@@ -30,6 +30,7 @@ __all__ = [
     "enqueue",
     "enqueue_many",
     "finish",
+    "is_due",
     "is_maintainer",
     "live_workers",
     "owned_attempts",

@@ -109,6 +109,18 @@ def claim(
     return jobs
 
 
+def is_due(
+    *, executors: Sequence[str], queues: Sequence[str] | None = None, only: uuid.UUID | None = None, using: str
+) -> bool:
+    """Tell whether `claim` would find a job, or somebody is just about to take it."""
+    if not executors or not (queues is None or queues):
+        return False
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(*dialect_for(connection).candidates(connection, executors, queues, only, 1))
+        return cursor.fetchone() is not None
+
+
 @retries_deadlocks
 def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple[uuid.UUID, int]]:
     """Store how attempts of this worker ended; return (job id, attempt) of those now closed.

@@ -42,12 +42,12 @@ class Engines:
         self._executors, self._settings, self._wake = dict(executors), settings, wake
         self._launches = Launches(settings, wake)
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
-        self._unavailable_since: dict[str, float] = {}
+        # An engine that is not part of this worker is away until it has said what it holds.
+        started, others = time.monotonic(), (e for e in self._executors.items() if e[1].capabilities.survives_worker)
+        self._unavailable_since: dict[str, float] = {alias: started for alias, _ in others}
         self._came_back = False
         # The aliases of which the log says that they are away.
         self._said_away: set[str] = set()
-        # The aliases whose engines have said what they hold.
-        self._answered_once: set[str] = set()
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
         self._ended = threading.Event()
@@ -63,13 +63,18 @@ class Engines:
         return [alias for alias in self._executors if alias not in self._unavailable_since]
 
     @property
-    def are_given_up(self) -> bool:
-        """Tell whether none has answered for as long as it takes for their attempts to be lost."""
+    def away(self) -> list[str]:
+        """The aliases whose engines did not answer when last asked, and may yet."""
+        return [alias for alias in self._unavailable_since if alias not in self.given_up]
+
+    @property
+    def given_up(self) -> list[str]:
+        """The aliases whose engines have not answered for as long as it takes for their attempts to be lost."""
         before = time.monotonic() - self._settings.unreachable_seconds
-        return not self.reachable and all(since <= before for since in self._unavailable_since.values())
+        return [alias for alias, since in self._unavailable_since.items() if since <= before]
 
     def take_came_back(self) -> bool:
-        """Tell whether an engine that was away, or was not asked yet, has answered since this was last asked."""
+        """Tell whether an engine that was away has answered since this was last asked."""
         came_back, self._came_back = self._came_back, False
         return came_back
 
@@ -236,13 +241,8 @@ class Engines:
             except Unavailable as error:
                 self._note_unavailable(alias, running, error)
                 continue
-            self._note_available(alias)
-            if alias in self._said_away:
-                self._said_away.discard(alias)
-                logger.warning("Executor %s answers again", alias)
-            if observed.as_of and alias not in self._answered_once:
-                self._answered_once.add(alias)
-                self._came_back = True
+            if observed.as_of:
+                self._note_available(alias)
             by_key = {o.key: o for o in observed.attempts}
             for held in running:
                 self._take_note(held, by_key.get(held.key), observed.as_of)
@@ -250,6 +250,9 @@ class Engines:
     def _note_available(self, alias: str) -> None:
         if self._unavailable_since.pop(alias, None) is not None:
             self._came_back = True
+        if alias in self._said_away:
+            self._said_away.discard(alias)
+            logger.warning("Executor %s answers again", alias)
 
     def _note_unavailable(self, alias: str, running: Iterable[HeldAttempt], error: Unavailable) -> None:
         since = self._unavailable_since.setdefault(alias, time.monotonic())

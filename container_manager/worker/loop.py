@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 class WorkerOptions:
     """What a worker takes on.
 
-    ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing is due and nothing is
-    held, or no engine has answered for so long that its attempts are lost. ``max_jobs``: claim no more than that, then
-    end. ``only``: run this one job and no other.
+    ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing is held, and nothing is
+    due but for engines that have not answered for so long that their attempts are lost. ``max_jobs``: claim no more
+    than that, then end. ``only``: run this one job and no other; end if its engine does not answer for so long.
     """
 
     slots: int = 4
@@ -63,7 +63,7 @@ class WorkerLoop:
         self._stops = 0
         self._claimed = 0
         self._nothing_due = False
-        self._gave_up = False
+        self._gave_up: list[str] = []
         # A queue that the settings do not know is not served by those who serve all.
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database = Database(options.using, idle_seconds=settings.lease_seconds)
@@ -84,8 +84,8 @@ class WorkerLoop:
         return self._lease.worker
 
     @property
-    def gave_up(self) -> bool:
-        """Whether it ended since no engine answered, although it was to drain the queue."""
+    def gave_up(self) -> list[str]:
+        """The executors that it was to end without, although jobs are due for them: their engines do not answer."""
         return self._gave_up
 
     def stop(self) -> None:
@@ -120,6 +120,9 @@ class WorkerLoop:
 
     def _turn(self) -> None:
         self._engines.turn()
+        if self._engines.take_came_back():
+            self._sweep.hurry()
+            self._poll.hurry()
         self._database.attempt(self._talk_to_database)
 
     def _talk_to_database(self) -> None:
@@ -172,8 +175,7 @@ class WorkerLoop:
             return all(each.executor.capabilities.survives_worker and each.outcome is None for each in held)
         if held:
             return False
-        if self._options.drain and self._engines.are_given_up:
-            self._gave_up = True
+        if self._options.only is not None and self._gave_up:
             return True
         if self._options.max_jobs is not None and self._claimed >= self._options.max_jobs:
             return True
@@ -224,8 +226,6 @@ class WorkerLoop:
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
-        if self._engines.take_came_back():
-            self._sweep.hurry()
         if self._sweep.is_due():
             self._sweep_engines()
         if self._maintenance.run(self.id):
@@ -308,11 +308,21 @@ class WorkerLoop:
         if found == room:
             self._poll = Timer(0.0)
             return
-        self._nothing_due = not found
+        self._nothing_due = not found and not self._waits_for_engines()
         # Poll less often while there is nothing to find.
         pause = _FIRST_POLL_SECONDS if found else min(self._settings.poll_seconds, self._poll.seconds * 2)
         self._poll = Timer(max(_FIRST_POLL_SECONDS, pause))
         self._poll.is_due()
+
+    def _waits_for_engines(self) -> bool:
+        """Tell whether a worker that ends by itself must wait: what is due is for engines that may yet answer."""
+        if not (self._options.drain or self._options.only):
+            return False
+        self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
+        return any(self._is_due(alias) for alias in self._engines.away)
+
+    def _is_due(self, alias: str) -> bool:
+        return queue.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)
 
     def _room(self) -> int:
         """Return how many jobs may be claimed.
@@ -320,7 +330,7 @@ class WorkerLoop:
         An attempt that is being stored needs no slot any more; should the database be slow, no more than as many
         attempts again as there are slots wait for it.
         """
-        if self._stops or not self._engines.reachable:
+        if self._stops:
             return 0
         held, storing, slots = len(self._engines.held), len(self._finisher.batch), self._options.slots
         room = min(slots - (held - storing), 2 * slots - held)

@@ -19,6 +19,7 @@ def container(subject: DockerSubject, folder: Path, *words: str) -> subprocess.C
     config = folder / "config.toml"
     config.write_text(
         f"""INSTALL = "{subject.install}"
+UNREACHABLE_SECONDS = 2
 [EXECUTORS.default]
 BACKEND = "container_manager.executors.docker.DockerExecutor"
 OPTIONS = {{base_url = "{subject.url}", images = ["{IMAGE}"], ulimits = {{nofile = 128}}}}
@@ -59,6 +60,16 @@ def test_run_gives_a_container_what_was_asked_for(subject: DockerSubject, tmp_pa
     assert done.stdout.split() == ["5", "6", "64", "1024"]
     assert "/file: Read-only file system" in done.stderr
     assert subject.containers() == []
+
+
+def test_run_says_so_where_no_daemon_answers_and_leaves_nothing_queued(subject: DockerSubject, tmp_path: Path) -> None:
+    subject.url = "unix:///nowhere/docker.sock"
+    done = container(subject, tmp_path, "run", "--image", IMAGE, "--", "true")
+    assert done.returncode == 1
+    assert "No answer from executor default: job " in done.stderr
+    assert "Traceback" not in done.stderr
+    [job] = json.loads(container(subject, tmp_path, "ps", "--all", "--json").stdout)
+    assert (job["status"], job["attempt"]) == ("cancelled", 0)
 
 
 def test_run_of_what_is_not_allowed_says_so(subject: DockerSubject, tmp_path: Path) -> None:
