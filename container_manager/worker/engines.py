@@ -43,8 +43,10 @@ class Engines:
         self._launches = Launches(settings, wake)
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
         # An engine that is not part of this worker is away until it has said what it holds.
-        started, others = time.monotonic(), (e for e in self._executors.items() if e[1].capabilities.survives_worker)
-        self._unavailable_since: dict[str, float] = {alias: started for alias, _ in others}
+        started = time.monotonic()
+        self._unavailable_since: dict[str, float] = {
+            alias: started for alias, executor in self._executors.items() if executor.capabilities.survives_worker
+        }
         self._came_back = False
         # The aliases of which the log says that they are away.
         self._said_away: set[str] = set()
