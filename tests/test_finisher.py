@@ -1,4 +1,4 @@
-"""What becomes of a store is said to the loop, whatever it is."""
+"""What has ended is stored whatever becomes of the store, and by no thread before the worker runs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ def told(receiver: Callable[..., None]) -> Iterator[None]:
         job_transitioned.disconnect(receiver)
 
 
+def test_a_worker_that_does_not_run_has_no_thread() -> None:
+    """One that is made before its process forks, and runs in the child, would have lost it."""
+    before = threading.enumerate()
+    WorkerLoop(settings=AppSettings(), executors={}, options=WorkerOptions())
+    assert threading.enumerate() == before
+
+
 def test_whatever_ends_a_store_ends_the_worker() -> None:
     """No worker goes on with a batch that nobody will store."""
 
@@ -70,7 +77,6 @@ def test_whatever_ends_a_store_ends_the_worker() -> None:
     assert ContainerJob.objects.get(pk=job.pk).status == "completed"
 
 
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="Others have a thread that stores.")
 def test_what_could_not_be_stored_at_once_is_said_at_once() -> None:
     """The loop asks nothing more of a database that is away."""
 

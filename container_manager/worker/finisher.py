@@ -16,8 +16,9 @@ from .held import AttemptKey, HeldAttempt
 class Finisher:
     """Takes one batch at a time; what ends meanwhile makes the next, so the busier it is, the larger they are.
 
-    Another thread stores it on a connection of its own, where writers can go side by side. On SQLite they would only
-    wait for each other, and it is stored at once. ``database`` is its own; ``wake`` is called when a batch is done.
+    Another thread, once it is started, stores it on a connection of its own, where writers can go side by side. On
+    SQLite they would only wait for each other, and it is stored at once. ``database`` is its own; ``wake`` is called
+    when a batch is done.
     """
 
     def __init__(self, database: Database, wake: Callable[[], None]) -> None:
@@ -26,10 +27,13 @@ class Finisher:
         self._given: SimpleQueue[tuple[Sequence[HeldAttempt], str] | None] = SimpleQueue()
         self._stored: SimpleQueue[set[AttemptKey] | BaseException] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        if connections[database.using].features.has_select_for_update:
+        self.batch: Sequence[HeldAttempt] = ()
+
+    def start(self) -> None:
+        # Not before the worker runs: a process that forks between the two would have a finisher without its thread.
+        if connections[self._database.using].features.has_select_for_update:
             self._thread = threading.Thread(target=self._run, name="container-manager-finisher", daemon=True)
             self._thread.start()
-        self.batch: Sequence[HeldAttempt] = ()
 
     def give(self, ended: Sequence[HeldAttempt], *, worker: str) -> None:
         """Begin to store a batch, each with its outcome; only while `batch`, what was given last, is empty.
