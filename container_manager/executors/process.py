@@ -38,6 +38,8 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READ_BYTES = 65536
 # After the command's whole tree has been ended its pipes end at once; a descriptor passed elsewhere must not hold us.
 _DRAIN_SECONDS = 2.0
+_UNHEARD = "The process was ended because its worker was not heard of."
+_UNKEPT = "What kept the process was killed, or there was no room to start it."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -340,7 +342,7 @@ class ProcessExecutor(Executor):
             for line in lines:
                 self._take_report(job, json.loads(line))
             if not data and job.exit is None:
-                self._take_report(job, {"lost": True})
+                self._take_report(job, {"lost": True, "message": _UNKEPT})
 
     def _take_report(self, job: _Job, report: Mapping[str, Any]) -> None:
         if "error" in report:
@@ -351,7 +353,7 @@ class ProcessExecutor(Executor):
                 code=report.get("code"),
                 signal=report.get("signal"),
                 lost=lost,
-                message="The process was ended because its worker was not heard of." if lost else "",
+                message=report.get("message", _UNHEARD) if lost else "",
                 peak_memory_bytes=report.get("peak_memory_bytes"),
                 cpu_seconds=report.get("cpu_seconds"),
             )

@@ -30,6 +30,8 @@ _HEADER = struct.Struct("!I")
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _EXEC_FAILED = 127
+# What is passed with a launch: a control socket, and where stdout and stderr go.
+_PASSED = 3
 # The next keeper is forked once nothing has happened for so long.
 _QUIET_SECONDS = 0.01
 
@@ -52,8 +54,12 @@ def main(channel: socket.socket) -> None:
             message, descriptors = receive(channel)
             if message is None:
                 return
-            if not descriptors:
-                deadline, overdue = time.monotonic() + json.loads(message)["heartbeat"], False
+            heartbeat = None if descriptors else json.loads(message).get("heartbeat")
+            if heartbeat is not None:
+                deadline, overdue = time.monotonic() + heartbeat, False
+            elif len(descriptors) < _PASSED:
+                # There was no room for them here: with its control socket closed, the launch counts as lost.
+                _close(descriptors)
             elif overdue:
                 _refuse(descriptors)
             else:
@@ -79,7 +85,7 @@ def send(channel: socket.socket, message: bytes, descriptors: Sequence[int]) -> 
 def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
     """Return a message and its open files; None once the other end is closed."""
     # recv_fds leaves descriptors open across exec unless told otherwise.
-    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 3, socket.MSG_CMSG_CLOEXEC)
+    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, _PASSED, socket.MSG_CMSG_CLOEXEC)
     while header and len(header) < _HEADER.size:
         header += channel.recv(_HEADER.size - len(header))
     if not header:
@@ -114,11 +120,18 @@ class _Keepers:
         return self._next is not None
 
     def fork_ahead(self) -> None:
-        """Fork the next job's keeper, if there is none."""
+        """Fork the next job's keeper, if there is none, and room for one."""
         if self._next is None:
-            self._next = self._forked()
+            with contextlib.suppress(OSError):
+                self._next = self._forked()
 
     def launch(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Give a job to a keeper. Where there is no room for one, the job is lost, and no other with it."""
+        with contextlib.suppress(OSError):
+            self._busy.add(self._told(message, descriptors))
+        _close(descriptors)
+
+    def _told(self, message: bytes, descriptors: Sequence[int]) -> int:
         keeper, channel = self._next or self._forked()
         self._next = None
         try:
@@ -129,9 +142,7 @@ class _Keepers:
             keeper, channel = self._forked()
             send(channel, message, descriptors)
         channel.close()
-        self._busy.add(keeper)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        return keeper
 
     def end_jobs(self) -> None:
         for keeper in self._busy:
@@ -168,11 +179,15 @@ class _Keepers:
 
 def _refuse(descriptors: list[int]) -> None:
     """Answer a worker that wakes up in the middle of a launch: by now the job may be another's."""
-    control_descriptor, out, err = descriptors
+    control_descriptor, *streams = descriptors
     with socket.socket(fileno=control_descriptor) as control:
         _report(control, lost=True)
-    os.close(out)
-    os.close(err)
+    _close(streams)
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _wait_for_job(channel: socket.socket) -> None:

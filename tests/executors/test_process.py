@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def forked_ahead(warden: int) -> list[str]:
     The keeper of a job that has ended, which may be there a moment longer, has no child.
     """
     return next(([keeper, *command] for keeper in children(warden) if (command := children(keeper))), [])
+
+
+@contextlib.contextmanager
+def room_for(descriptors: int, *, of: int) -> Iterator[None]:
+    """Let a process open no more than so many files beside those that it has."""
+    paths = list(Path(f"/proc/{of}/fd").iterdir())
+    # The one by which they were listed is there no more.
+    used = {int(path.name) for path in paths if path.is_symlink()}
+    free = (number for number in range(len(used) + descriptors + 1) if number not in used)
+    limit = [next(free) for _ in range(descriptors + 1)][-1]
+    before = resource.prlimit(of, resource.RLIMIT_NOFILE)
+    resource.prlimit(of, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(of, resource.RLIMIT_NOFILE, before)
 
 
 def is_gone(pid: str) -> bool:
@@ -248,6 +265,28 @@ class TestProcessExecutor(Conformance):
         os.kill(int(waiting), signal.SIGKILL)
         eventually(lambda: is_gone(waiting))
         assert self.run(executor, subject.spec("exit 3"))[0].code == 3
+
+    @pytest.mark.parametrize("room", range(6))
+    def test_a_warden_without_room_for_a_job_loses_no_other(
+        self, subject: Processes, executor: ProcessExecutor, room: int
+    ) -> None:
+        os.mkfifo(subject.effects() / "go")
+        running = subject.spec("read word < $EFFECTS/go; exit 4")
+        executor.submit(running)
+        assert executor._warden is not None
+        warden = executor._warden.pid
+        eventually(lambda: forked_ahead(warden))
+        with room_for(room, of=warden):
+            more = [subject.spec("true") for _ in range(3)]
+            for spec in more:
+                executor.submit(spec)
+            found = [ended(executor, spec.key) for spec in more]
+        assert found[-1].lost
+        assert all(status.succeeded or "no room" in status.message for status in found)
+        # The keeper that waits was forked under that limit.
+        eventually(lambda: self.run(executor, subject.spec("exit 3"))[0].code == 3)
+        (subject.effects() / "go").write_text("\n")
+        assert ended(executor, running.key).code == 4
 
     def test_an_unrelated_holder_of_the_pipe_does_not_hold_the_job(
         self, subject: Processes, executor: Executor
