@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from container_manager.executors.base import Executor, LaunchSpec, Rejected
+from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
 from container_manager.executors.process import ProcessExecutor
 
 from .conformance import Conformance, Subject, ended, new_key, output, text, wait_until
@@ -81,6 +85,25 @@ def room_for(descriptors: int, *, of: int) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(of, resource.RLIMIT_NOFILE, before)
+
+
+def without_privileges(work: Callable[[], None]) -> None:
+    """Do something in a thread that no limit is waived for, though its process be root's."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        # linux/capability.h: version 3, this thread, none of 64.
+        assert ctypes.CDLL(None).capset(struct.pack("Ii", 0x20080522, 0), bytes(24)) == 0
+        try:
+            work()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def is_gone(pid: str) -> bool:
@@ -265,6 +288,45 @@ class TestProcessExecutor(Conformance):
         os.kill(int(waiting), signal.SIGKILL)
         eventually(lambda: is_gone(waiting))
         assert self.run(executor, subject.spec("exit 3"))[0].code == 3
+
+    @pytest.mark.parametrize("room", range(6))
+    def test_a_worker_that_can_open_no_more_files_launches_later(
+        self, subject: Processes, executor: ProcessExecutor, room: int
+    ) -> None:
+        self.run(executor, subject.spec("true"))
+        descriptors = count(Path("/proc/self/fd"))
+        spec = subject.spec("exit 3")
+        with room_for(room, of=os.getpid()), pytest.raises(Unavailable, match="Too many open files"):
+            executor.submit(spec)
+        eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
+        assert self.run(executor, spec)[0].code == 3
+
+    def test_a_worker_that_has_too_many_files_on_their_way_launches_later(
+        self, subject: Processes, executor: ProcessExecutor
+    ) -> None:
+        running = subject.spec("read word < $EFFECTS/go; exit 4")
+        os.mkfifo(subject.effects() / "go")
+        executor.submit(running)
+        spec = subject.spec("exit 3")
+        ours, theirs = socket.socketpair()
+
+        def launch() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    socket.send_fds(ours, [b"x"], [0, 1, 2])
+            executor.submit(spec)
+
+        with ours, theirs:
+            # All that is on its way counts, for each user and not for each process.
+            with (
+                room_for(8, of=os.getpid()),
+                pytest.raises((Unavailable, OSError), match="Too many references") as error,
+            ):
+                without_privileges(launch)
+            assert error.type is Unavailable
+        assert self.run(executor, spec)[0].code == 3
+        (subject.effects() / "go").write_text("\n")
+        assert ended(executor, running.key).code == 4
 
     @pytest.mark.parametrize("room", range(6))
     def test_a_warden_without_room_for_a_job_loses_no_other(
