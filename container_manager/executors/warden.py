@@ -34,6 +34,8 @@ _EXEC_FAILED = 127
 _PASSED = 3
 # The next keeper is forked once nothing has happened for so long.
 _QUIET_SECONDS = 0.01
+# To a timer, 0 is never.
+_AT_ONCE_SECONDS = 0.001
 
 
 def main(channel: socket.socket) -> None:
@@ -41,13 +43,17 @@ def main(channel: socket.socket) -> None:
     _adopt_orphans()
     wakeup = _wakeup_on(signal.SIGCHLD)
     keepers = _Keepers((channel.fileno(), wakeup))
-    deadline: float | None = None
     overdue = False
+
+    def end_jobs(*_: object) -> None:
+        nonlocal overdue
+        overdue = True
+        keepers.end_jobs()
+
+    # By a signal: a worker that froze in the middle of a message leaves this process waiting for its rest.
+    signal.signal(signal.SIGALRM, end_jobs)
     while True:
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not keepers.one_waits:
-            timeout = _QUIET_SECONDS
-        ready = _ready([channel, wakeup], timeout)
+        ready = _ready([channel, wakeup], None if keepers.one_waits else _QUIET_SECONDS)
         if not ready:
             keepers.fork_ahead()
         if channel in ready:
@@ -56,7 +62,8 @@ def main(channel: socket.socket) -> None:
                 return
             heartbeat = None if descriptors else json.loads(message).get("heartbeat")
             if heartbeat is not None:
-                deadline, overdue = time.monotonic() + heartbeat, False
+                signal.setitimer(signal.ITIMER_REAL, max(heartbeat, _AT_ONCE_SECONDS))
+                overdue = False
             elif len(descriptors) < _PASSED:
                 # There was no room for them here: with its control socket closed, the launch counts as lost.
                 _close(descriptors)
@@ -64,12 +71,12 @@ def main(channel: socket.socket) -> None:
                 _refuse(descriptors)
             else:
                 keepers.launch(message, descriptors)
+                if overdue:
+                    # By now: it may not have been among those that were ended.
+                    keepers.end_jobs()
         if wakeup in ready:
             os.read(wakeup, 4096)
             keepers.reap()
-        if deadline is not None and time.monotonic() >= deadline:
-            deadline, overdue = None, True
-            keepers.end_jobs()
 
 
 def send(channel: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
@@ -146,7 +153,7 @@ class _Keepers:
 
     def end_jobs(self) -> None:
         for keeper in self._busy:
-            os.kill(keeper, signal.SIGUSR1)
+            _kill(keeper, signal.SIGUSR1)
 
     def reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -191,6 +198,7 @@ def _close(descriptors: Sequence[int]) -> None:
 
 
 def _wait_for_job(channel: socket.socket) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _adopt_orphans()
     _die_with_parent(signal.SIGTERM)
     wakeup = _wakeup_on(*_HEARD)

@@ -178,6 +178,32 @@ class TestProcessExecutor(Conformance):
         assert status.lost
         assert "not heard" in status.message
 
+    def test_a_worker_that_freezes_while_it_launches_loses_its_jobs(self, subject: Processes) -> None:
+        """A launch that is longer than the socket's buffer is half sent when it freezes, and another worker goes on."""
+        program = (
+            "import sys, time\n"
+            "from container_manager.executors.process import ProcessExecutor\n"
+            "from container_manager.executors.base import LaunchSpec\n"
+            "executor = ProcessExecutor()\n"
+            "executor.submit(LaunchSpec(key='k', argv=('sh', '-c', sys.argv[1]), environment={'EFFECTS': sys.argv[2]}))\n"
+            "while executor.watch(0.01) or not executor.logs('k', '', 100).chunks: pass\n"
+            "executor.heartbeat(3.0)\n"
+            "executor._channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
+            "print('frozen', flush=True)\n"
+            "time.sleep(300)\n"
+        )
+        script = "echo $$ > $EFFECTS/pid; echo begun; sleep 300"
+        arguments = [sys.executable, "-c", program, script, str(subject.effects())]
+        with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE) as worker:
+            assert worker.stdout is not None
+            try:
+                assert worker.stdout.readline() == b"frozen\n"
+                pid = (subject.effects() / "pid").read_text().strip()
+                assert not is_gone(pid)
+                eventually(lambda: is_gone(pid))
+            finally:
+                worker.kill()
+
     def test_it_has_a_session_of_its_own_and_no_input(self, subject: Processes, executor: Executor) -> None:
         status, chunks = self.run(executor, subject.spec("ps -o sid= -p $$; echo $$; wc -c; readlink /proc/$$/fd/0"))
         session, pid, size, source = text(chunks).split()
