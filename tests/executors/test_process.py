@@ -204,6 +204,31 @@ class TestProcessExecutor(Conformance):
             finally:
                 worker.kill()
 
+    def test_a_program_is_searched_for_where_the_job_is(
+        self, subject: Processes, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the job's own PATH and in its own directory, whatever the worker would find in its own."""
+        for place in ("worker", "job"):
+            program = tmp_path / place / "bin" / "program"
+            program.parent.mkdir(parents=True)
+            program.write_text(f"#!/bin/sh\necho {place}\n")
+            program.chmod(0o755)
+        monkeypatch.chdir(tmp_path / "worker")
+        monkeypatch.setenv("PATH", str(tmp_path / "worker" / "bin"))
+        own, where = {"PATH": "bin:/usr/bin:/bin"}, str(tmp_path / "job")
+        spec = LaunchSpec(key=new_key(), argv=("program",), environment=own, working_directory=where)
+        assert text(self.run(executor, spec)[1]) == b"job\n"
+        # Its name is what was asked for.
+        spec = LaunchSpec(key=new_key(), argv=("sh", "-c", "echo $0"), environment=own, working_directory=where)
+        assert text(self.run(executor, spec)[1]) == b"sh\n"
+
+    def test_a_launch_larger_than_the_sockets_buffer_comes_through(
+        self, subject: Processes, executor: Executor
+    ) -> None:
+        environment = {f"LARGE_{number}": "x" * 100_000 for number in range(10)}
+        _, chunks = self.run(executor, subject.spec("env | grep ^LARGE_ | wc -c", environment=environment))
+        assert int(text(chunks)) == 10 * 100_009
+
     def test_it_has_a_session_of_its_own_and_no_input(self, subject: Processes, executor: Executor) -> None:
         status, chunks = self.run(executor, subject.spec("ps -o sid= -p $$; echo $$; wc -c; readlink /proc/$$/fd/0"))
         session, pid, size, source = text(chunks).split()
