@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -38,6 +39,8 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READ_BYTES = 65536
 # After the command's whole tree has been ended its pipes end at once; a descriptor passed elsewhere must not hold us.
 _DRAIN_SECONDS = 2.0
+_UNHEARD = "The process was ended because its worker was not heard of."
+_UNKEPT = "What kept the process was killed, or there was no room to start it."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,23 +187,26 @@ class ProcessExecutor(Executor):
 
     def _launch(self, spec: LaunchSpec) -> None:
         channel = self._started_warden()
-        ours, theirs = socket.socketpair()
-        out_reader, out_writer = os.pipe()
-        err_reader, err_writer = os.pipe()
-        passed = (theirs.fileno(), out_writer, err_writer)
+        message = json.dumps(self._message(spec)).encode()
+        with contextlib.ExitStack() as kept, contextlib.ExitStack() as passed:
+            try:
+                ours, theirs = socket.socketpair()
+                kept.enter_context(ours)
+                passed.enter_context(theirs)
+                out_reader, out_writer = _pipe(kept, passed)
+                err_reader, err_writer = _pipe(kept, passed)
+            except OSError as error:
+                raise Unavailable(f"There is no room for another job: {error}.") from error
+            try:
+                warden.send(channel, message, (theirs.fileno(), out_writer, err_writer))
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:
+                    # Of all that this user's processes have on its way; nothing of it was sent.
+                    raise Unavailable(f"There is no room to launch another job: {error}.") from error
+                self._channel = None
+                raise Unavailable(f"The warden process is gone: {error}.") from error
+            kept.pop_all()
         job = _Job(spec=spec, control=ours, open_streams={out_reader: "stdout", err_reader: "stderr"})
-        try:
-            warden.send(channel, json.dumps(self._message(spec)).encode(), passed)
-        except OSError as error:
-            for descriptor in (out_reader, err_reader):
-                os.close(descriptor)
-            ours.close()
-            self._channel = None
-            raise Unavailable(f"The warden process is gone: {error}.") from error
-        finally:
-            theirs.close()
-            os.close(out_writer)
-            os.close(err_writer)
         for descriptor in job.open_streams:
             os.set_blocking(descriptor, False)
         ours.setblocking(False)
@@ -340,7 +346,7 @@ class ProcessExecutor(Executor):
             for line in lines:
                 self._take_report(job, json.loads(line))
             if not data and job.exit is None:
-                self._take_report(job, {"lost": True})
+                self._take_report(job, {"lost": True, "message": _UNKEPT})
 
     def _take_report(self, job: _Job, report: Mapping[str, Any]) -> None:
         if "error" in report:
@@ -351,13 +357,21 @@ class ProcessExecutor(Executor):
                 code=report.get("code"),
                 signal=report.get("signal"),
                 lost=lost,
-                message="The process was ended because its worker was not heard of." if lost else "",
+                message=report.get("message", _UNHEARD) if lost else "",
                 peak_memory_bytes=report.get("peak_memory_bytes"),
                 cpu_seconds=report.get("cpu_seconds"),
             )
         job.exited_at = time.monotonic()
         if job.exit is not None:
             self._changed.set()
+
+
+def _pipe(reads: contextlib.ExitStack, writes: contextlib.ExitStack) -> tuple[int, int]:
+    """Return a pipe whose two ends are closed with what is given for each."""
+    reader, writer = os.pipe()
+    reads.callback(os.close, reader)
+    writes.callback(os.close, writer)
+    return reader, writer
 
 
 def _start_error(spec: LaunchSpec, number: int) -> str:

@@ -30,8 +30,12 @@ _HEADER = struct.Struct("!I")
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _EXEC_FAILED = 127
+# What is passed with a launch: a control socket, and where stdout and stderr go.
+_PASSED = 3
 # The next keeper is forked once nothing has happened for so long.
 _QUIET_SECONDS = 0.01
+# To a timer, 0 is never.
+_AT_ONCE_SECONDS = 0.001
 
 
 def main(channel: socket.socket) -> None:
@@ -39,31 +43,40 @@ def main(channel: socket.socket) -> None:
     _adopt_orphans()
     wakeup = _wakeup_on(signal.SIGCHLD)
     keepers = _Keepers((channel.fileno(), wakeup))
-    deadline: float | None = None
     overdue = False
+
+    def end_jobs(*_: object) -> None:
+        nonlocal overdue
+        overdue = True
+        keepers.end_jobs()
+
+    # By a signal: a worker that froze in the middle of a message leaves this process waiting for its rest.
+    signal.signal(signal.SIGALRM, end_jobs)
     while True:
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not keepers.one_waits:
-            timeout = _QUIET_SECONDS
-        ready = _ready([channel, wakeup], timeout)
+        ready = _ready([channel, wakeup], None if keepers.one_waits else _QUIET_SECONDS)
         if not ready:
             keepers.fork_ahead()
         if channel in ready:
             message, descriptors = receive(channel)
             if message is None:
                 return
-            if not descriptors:
-                deadline, overdue = time.monotonic() + json.loads(message)["heartbeat"], False
+            heartbeat = None if descriptors else json.loads(message).get("heartbeat")
+            if heartbeat is not None:
+                signal.setitimer(signal.ITIMER_REAL, max(heartbeat, _AT_ONCE_SECONDS))
+                overdue = False
+            elif len(descriptors) < _PASSED:
+                # There was no room for them here: with its control socket closed, the launch counts as lost.
+                _close(descriptors)
             elif overdue:
                 _refuse(descriptors)
             else:
                 keepers.launch(message, descriptors)
+                if overdue:
+                    # By now: it may not have been among those that were ended.
+                    keepers.end_jobs()
         if wakeup in ready:
             os.read(wakeup, 4096)
             keepers.reap()
-        if deadline is not None and time.monotonic() >= deadline:
-            deadline, overdue = None, True
-            keepers.end_jobs()
 
 
 def send(channel: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
@@ -79,7 +92,7 @@ def send(channel: socket.socket, message: bytes, descriptors: Sequence[int]) -> 
 def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
     """Return a message and its open files; None once the other end is closed."""
     # recv_fds leaves descriptors open across exec unless told otherwise.
-    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 3, socket.MSG_CMSG_CLOEXEC)
+    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, _PASSED, socket.MSG_CMSG_CLOEXEC)
     while header and len(header) < _HEADER.size:
         header += channel.recv(_HEADER.size - len(header))
     if not header:
@@ -114,11 +127,18 @@ class _Keepers:
         return self._next is not None
 
     def fork_ahead(self) -> None:
-        """Fork the next job's keeper, if there is none."""
+        """Fork the next job's keeper, if there is none, and room for one."""
         if self._next is None:
-            self._next = self._forked()
+            with contextlib.suppress(OSError):
+                self._next = self._forked()
 
     def launch(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Give a job to a keeper. Where there is no room for one, the job is lost, and no other with it."""
+        with contextlib.suppress(OSError):
+            self._busy.add(self._told(message, descriptors))
+        _close(descriptors)
+
+    def _told(self, message: bytes, descriptors: Sequence[int]) -> int:
         keeper, channel = self._next or self._forked()
         self._next = None
         try:
@@ -129,13 +149,11 @@ class _Keepers:
             keeper, channel = self._forked()
             send(channel, message, descriptors)
         channel.close()
-        self._busy.add(keeper)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        return keeper
 
     def end_jobs(self) -> None:
         for keeper in self._busy:
-            os.kill(keeper, signal.SIGUSR1)
+            _kill(keeper, signal.SIGUSR1)
 
     def reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -168,14 +186,19 @@ class _Keepers:
 
 def _refuse(descriptors: list[int]) -> None:
     """Answer a worker that wakes up in the middle of a launch: by now the job may be another's."""
-    control_descriptor, out, err = descriptors
+    control_descriptor, *streams = descriptors
     with socket.socket(fileno=control_descriptor) as control:
         _report(control, lost=True)
-    os.close(out)
-    os.close(err)
+    _close(streams)
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _wait_for_job(channel: socket.socket) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _adopt_orphans()
     _die_with_parent(signal.SIGTERM)
     wakeup = _wakeup_on(*_HEARD)

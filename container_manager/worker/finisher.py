@@ -16,28 +16,35 @@ from .held import AttemptKey, HeldAttempt
 class Finisher:
     """Takes one batch at a time; what ends meanwhile makes the next, so the busier it is, the larger they are.
 
-    Another thread stores it on a connection of its own, where writers can go side by side. On SQLite they would only
-    wait for each other, and it is stored at once. ``database`` is its own; ``wake`` is called when a batch is done.
+    Another thread, once it is started, stores it on a connection of its own, where writers can go side by side. On
+    SQLite they would only wait for each other, and it is stored at once. ``database`` is its own; ``wake`` is called
+    when a batch is done.
     """
 
     def __init__(self, database: Database, wake: Callable[[], None]) -> None:
         self._database, self._wake = database, wake
         # Plain queues: a pool with its futures takes as long to pass a batch on and back as to send the statement.
         self._given: SimpleQueue[tuple[Sequence[HeldAttempt], str] | None] = SimpleQueue()
-        self._stored: SimpleQueue[set[AttemptKey] | Exception] = SimpleQueue()
+        self._stored: SimpleQueue[set[AttemptKey] | BaseException] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        if connections[database.using].features.has_select_for_update:
-            self._thread = threading.Thread(target=self._run, name="container-manager-finisher", daemon=True)
-            self._thread.start()
         self.batch: Sequence[HeldAttempt] = ()
 
+    def start(self) -> None:
+        # Not before the worker runs: a process that forks between the two would have a finisher without its thread.
+        if connections[self._database.using].features.has_select_for_update:
+            self._thread = threading.Thread(target=self._run, name="container-manager-finisher", daemon=True)
+            self._thread.start()
+
     def give(self, ended: Sequence[HeldAttempt], *, worker: str) -> None:
-        """Begin to store a batch, each with its outcome; only while `batch`, what was given last, is empty."""
-        self.batch = ended
+        """Begin to store a batch, each with its outcome; only while `batch`, what was given last, is empty.
+
+        Where it is stored at once, raises what the database raises: then it is to be given again.
+        """
         if self._thread is not None:
             self._given.put((ended, worker))
         else:
-            self._store(ended, worker)
+            self._hand_back(self._store(ended, worker))
+        self.batch = ended
 
     def take(self) -> tuple[Sequence[HeldAttempt], set[AttemptKey]]:
         """Return a batch that is done, and which of its attempts are closed now; nothing while there is none.
@@ -48,7 +55,7 @@ class Finisher:
             return (), set()
         batch, self.batch = self.batch, ()
         stored = self._stored.get()
-        if isinstance(stored, Exception):
+        if isinstance(stored, BaseException):
             raise stored
         return batch, stored
 
@@ -59,19 +66,24 @@ class Finisher:
 
     def _run(self) -> None:
         while (given := self._given.get()) is not None:
-            self._store(*given)
+            stored: set[AttemptKey] | BaseException
+            try:
+                stored = self._store(*given)
+            except BaseException as error:
+                # Whatever it is, it belongs to the loop, which would wait for this batch for ever.
+                stored = error
+            self._hand_back(stored)
         self._database.close()
 
-    def _store(self, ended: Sequence[HeldAttempt], worker: str) -> None:
+    def _hand_back(self, stored: set[AttemptKey] | BaseException) -> None:
+        self._stored.put(stored)
+        self._wake()
+
+    def _store(self, ended: Sequence[HeldAttempt], worker: str) -> set[AttemptKey]:
         using = self._database.using
 
         def store() -> set[AttemptKey]:
             queue.store_logs([change for held in ended for change in held.log_changes], worker=worker, using=using)
             return queue.finish([held.outcome for held in ended if held.outcome], worker=worker, using=using)
 
-        try:
-            self._stored.put(self._database.do(store))
-        except Exception as error:
-            # It belongs to the loop, which decides what is to be done.
-            self._stored.put(error)
-        self._wake()
+        return self._database.do(store)

@@ -104,6 +104,7 @@ class WorkerLoop:
             self._database.attempt(self._beat)
             listener.start()
             self._engines.start()
+            self._finisher.start()
             aliases, slots = self._engines.aliases, self._options.slots
             logger.info("Worker %s serves executors=%s slots=%s", self.id, aliases, slots)
             while not self._is_done():

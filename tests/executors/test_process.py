@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from container_manager.executors.base import Executor, LaunchSpec, Rejected
+from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
 from container_manager.executors.process import ProcessExecutor
 
 from .conformance import Conformance, Subject, ended, new_key, output, text, wait_until
@@ -64,6 +69,41 @@ def forked_ahead(warden: int) -> list[str]:
     The keeper of a job that has ended, which may be there a moment longer, has no child.
     """
     return next(([keeper, *command] for keeper in children(warden) if (command := children(keeper))), [])
+
+
+@contextlib.contextmanager
+def room_for(descriptors: int, *, of: int) -> Iterator[None]:
+    """Let a process open no more than so many files beside those that it has."""
+    paths = list(Path(f"/proc/{of}/fd").iterdir())
+    # The one by which they were listed is there no more.
+    used = {int(path.name) for path in paths if path.is_symlink()}
+    free = (number for number in range(len(used) + descriptors + 1) if number not in used)
+    limit = [next(free) for _ in range(descriptors + 1)][-1]
+    before = resource.prlimit(of, resource.RLIMIT_NOFILE)
+    resource.prlimit(of, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(of, resource.RLIMIT_NOFILE, before)
+
+
+def without_privileges(work: Callable[[], None]) -> None:
+    """Do something in a thread that no limit is waived for, though its process be root's."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        # linux/capability.h: version 3, this thread, none of 64.
+        assert ctypes.CDLL(None).capset(struct.pack("Ii", 0x20080522, 0), bytes(24)) == 0
+        try:
+            work()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def is_gone(pid: str) -> bool:
@@ -137,6 +177,57 @@ class TestProcessExecutor(Conformance):
         status = ended(executor, spec.key)
         assert status.lost
         assert "not heard" in status.message
+
+    def test_a_worker_that_freezes_while_it_launches_loses_its_jobs(self, subject: Processes) -> None:
+        """A launch that is longer than the socket's buffer is half sent when it freezes, and another worker goes on."""
+        program = (
+            "import sys, time\n"
+            "from container_manager.executors.process import ProcessExecutor\n"
+            "from container_manager.executors.base import LaunchSpec\n"
+            "executor = ProcessExecutor()\n"
+            "executor.submit(LaunchSpec(key='k', argv=('sh', '-c', sys.argv[1]), environment={'EFFECTS': sys.argv[2]}))\n"
+            "while executor.watch(0.01) or not executor.logs('k', '', 100).chunks: pass\n"
+            "executor.heartbeat(3.0)\n"
+            "executor._channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
+            "print('frozen', flush=True)\n"
+            "time.sleep(300)\n"
+        )
+        script = "echo $$ > $EFFECTS/pid; echo begun; sleep 300"
+        arguments = [sys.executable, "-c", program, script, str(subject.effects())]
+        with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE) as worker:
+            assert worker.stdout is not None
+            try:
+                assert worker.stdout.readline() == b"frozen\n"
+                pid = (subject.effects() / "pid").read_text().strip()
+                assert not is_gone(pid)
+                eventually(lambda: is_gone(pid))
+            finally:
+                worker.kill()
+
+    def test_a_program_is_searched_for_where_the_job_is(
+        self, subject: Processes, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the job's own PATH and in its own directory, whatever the worker would find in its own."""
+        for place in ("worker", "job"):
+            program = tmp_path / place / "bin" / "program"
+            program.parent.mkdir(parents=True)
+            program.write_text(f"#!/bin/sh\necho {place}\n")
+            program.chmod(0o755)
+        monkeypatch.chdir(tmp_path / "worker")
+        monkeypatch.setenv("PATH", str(tmp_path / "worker" / "bin"))
+        own, where = {"PATH": "bin:/usr/bin:/bin"}, str(tmp_path / "job")
+        spec = LaunchSpec(key=new_key(), argv=("program",), environment=own, working_directory=where)
+        assert text(self.run(executor, spec)[1]) == b"job\n"
+        # Its name is what was asked for.
+        spec = LaunchSpec(key=new_key(), argv=("sh", "-c", "echo $0"), environment=own, working_directory=where)
+        assert text(self.run(executor, spec)[1]) == b"sh\n"
+
+    def test_a_launch_larger_than_the_sockets_buffer_comes_through(
+        self, subject: Processes, executor: Executor
+    ) -> None:
+        environment = {f"LARGE_{number}": "x" * 100_000 for number in range(10)}
+        _, chunks = self.run(executor, subject.spec("env | grep ^LARGE_ | wc -c", environment=environment))
+        assert int(text(chunks)) == 10 * 100_009
 
     def test_it_has_a_session_of_its_own_and_no_input(self, subject: Processes, executor: Executor) -> None:
         status, chunks = self.run(executor, subject.spec("ps -o sid= -p $$; echo $$; wc -c; readlink /proc/$$/fd/0"))
@@ -248,6 +339,67 @@ class TestProcessExecutor(Conformance):
         os.kill(int(waiting), signal.SIGKILL)
         eventually(lambda: is_gone(waiting))
         assert self.run(executor, subject.spec("exit 3"))[0].code == 3
+
+    @pytest.mark.parametrize("room", range(6))
+    def test_a_worker_that_can_open_no_more_files_launches_later(
+        self, subject: Processes, executor: ProcessExecutor, room: int
+    ) -> None:
+        self.run(executor, subject.spec("true"))
+        descriptors = count(Path("/proc/self/fd"))
+        spec = subject.spec("exit 3")
+        with room_for(room, of=os.getpid()), pytest.raises(Unavailable, match="Too many open files"):
+            executor.submit(spec)
+        eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
+        assert self.run(executor, spec)[0].code == 3
+
+    def test_a_worker_that_has_too_many_files_on_their_way_launches_later(
+        self, subject: Processes, executor: ProcessExecutor
+    ) -> None:
+        running = subject.spec("read word < $EFFECTS/go; exit 4")
+        os.mkfifo(subject.effects() / "go")
+        executor.submit(running)
+        spec = subject.spec("exit 3")
+        ours, theirs = socket.socketpair()
+
+        def launch() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    socket.send_fds(ours, [b"x"], [0, 1, 2])
+            executor.submit(spec)
+
+        with ours, theirs:
+            # All that is on its way counts, for each user and not for each process.
+            with (
+                room_for(8, of=os.getpid()),
+                pytest.raises((Unavailable, OSError), match="Too many references") as error,
+            ):
+                without_privileges(launch)
+            assert error.type is Unavailable
+        assert self.run(executor, spec)[0].code == 3
+        (subject.effects() / "go").write_text("\n")
+        assert ended(executor, running.key).code == 4
+
+    @pytest.mark.parametrize("room", range(6))
+    def test_a_warden_without_room_for_a_job_loses_no_other(
+        self, subject: Processes, executor: ProcessExecutor, room: int
+    ) -> None:
+        os.mkfifo(subject.effects() / "go")
+        running = subject.spec("read word < $EFFECTS/go; exit 4")
+        executor.submit(running)
+        assert executor._warden is not None
+        warden = executor._warden.pid
+        eventually(lambda: forked_ahead(warden))
+        with room_for(room, of=warden):
+            more = [subject.spec("true") for _ in range(3)]
+            for spec in more:
+                executor.submit(spec)
+            found = [ended(executor, spec.key) for spec in more]
+        assert found[-1].lost
+        assert all(status.succeeded or "no room" in status.message for status in found)
+        # The keeper that waits was forked under that limit.
+        eventually(lambda: self.run(executor, subject.spec("exit 3"))[0].code == 3)
+        (subject.effects() / "go").write_text("\n")
+        assert ended(executor, running.key).code == 4
 
     def test_an_unrelated_holder_of_the_pipe_does_not_hold_the_job(
         self, subject: Processes, executor: Executor

@@ -1,0 +1,93 @@
+"""What has ended is stored whatever becomes of the store, and by no thread before the worker runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+
+from container_manager import queue
+from container_manager.conf import AppSettings
+from container_manager.executors.process import ProcessExecutor
+from container_manager.models import ContainerJob
+from container_manager.signals import job_transitioned
+from container_manager.worker import WorkerLoop, WorkerOptions
+from container_manager.worker.database import Database
+from container_manager.worker.finisher import Finisher
+from container_manager.worker.held import HeldAttempt
+from container_manager.worker.output import CappedOutput
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_PATIENCE_SECONDS = 30
+
+
+def ended() -> HeldAttempt:
+    queue.enqueue(command="true")
+    (job,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
+    outcome = queue.Outcome(job_id=job.id, attempt=job.attempt, status="completed", exit_code=0)
+    output = CappedOutput(1024, replaces=False)
+    return HeldAttempt(job=job, executor=ProcessExecutor(), key="k", output=output, deadline=None, outcome=outcome)
+
+
+@contextmanager
+def told(receiver: Callable[..., None]) -> Iterator[None]:
+    job_transitioned.connect(receiver)
+    try:
+        yield
+    finally:
+        job_transitioned.disconnect(receiver)
+
+
+def test_a_worker_that_does_not_run_has_no_thread() -> None:
+    """One that is made before its process forks, and runs in the child, would have lost it."""
+    before = threading.enumerate()
+    WorkerLoop(settings=AppSettings(), executors={}, options=WorkerOptions())
+    assert threading.enumerate() == before
+
+
+def test_whatever_ends_a_store_ends_the_worker() -> None:
+    """No worker goes on with a batch that nobody will store."""
+
+    def leaves(transitions: Any, **kwargs: Any) -> None:
+        if any(move.target == "completed" for move in transitions):
+            raise SystemExit
+
+    job = queue.enqueue(command="true")
+    executors = {"default": ProcessExecutor()}
+    loop = WorkerLoop(settings=AppSettings(poll_seconds=0.1), executors=executors, options=WorkerOptions(drain=True))
+    raised = []
+
+    def run() -> None:
+        try:
+            loop.run()
+        except SystemExit as error:
+            raised.append(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    with told(leaves):
+        thread.start()
+        thread.join(_PATIENCE_SECONDS)
+    assert len(raised) == 1
+    assert ContainerJob.objects.get(pk=job.pk).status == "completed"
+
+
+def test_what_could_not_be_stored_at_once_is_said_at_once() -> None:
+    """The loop asks nothing more of a database that is away."""
+
+    def away(execute: Callable[..., Any], *args: Any) -> Any:
+        raise OperationalError("away")
+
+    woken: list[int] = []
+    finisher = Finisher(Database("default", idle_seconds=60.0), lambda: woken.append(1))
+    held = ended()
+    with connection.execute_wrapper(away), pytest.raises(OperationalError):
+        finisher.give([held], worker="w")
+    assert (finisher.batch, finisher.take(), woken) == ((), ((), set()), [])
+    finisher.give([held], worker="w")
+    assert (finisher.take(), woken) == (([held], {held.id}), [1])
