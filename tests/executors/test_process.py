@@ -214,11 +214,30 @@ class TestProcessExecutor(Conformance):
             cursor = page.cursor
             for chunk in page.chunks:
                 sizes[chunk.stream] += len(chunk.data)
-            if not page.chunks and executor.observe().attempts[-1].exit is not None:
+            if page.complete:
                 break
             executor.watch(0.02)
         assert sizes == {"stdout": 64_000_000, "stderr": 64_000_000}
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 30_000_000
+
+    def test_what_waits_in_a_pipe_is_read_however_late(
+        self, subject: Processes, executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The thread that reads is held up, for longer than an unrelated holder of the pipe is waited for."""
+        select = executor._selector.select
+
+        def held_up(timeout: float | None = None) -> Any:
+            time.sleep(0.05)
+            return select(timeout)
+
+        monkeypatch.setattr("container_manager.executors.process._DRAIN_SECONDS", 0.01)
+        monkeypatch.setattr(executor._selector, "select", held_up)
+        # More than is fetched before any of it is taken, and the rest fits into the pipe: the command ends.
+        size = 1_100_000
+        handle = executor.submit(subject.spec(f"head -c {size} /dev/zero"))
+        wait_until(executor, lambda: executor._jobs[handle].exit is not None)
+        assert len(text(output(executor, handle))) == size
+        assert ended(executor, handle).code == 0
 
     def test_many_jobs_leave_no_descriptor_and_no_zombie(self, subject: Processes, executor: ProcessExecutor) -> None:
         self.run(executor, subject.spec("true"))
