@@ -7,8 +7,10 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +282,26 @@ class TestProcessExecutor(Conformance):
             (subject.effects() / "go").touch()
             assert ended(executor, spec.key).code == 0
             assert text(output(executor, handle)) == b"last\n"
+
+    def test_nor_does_one_that_goes_on_writing(self, subject: Processes, executor: Executor) -> None:
+        spec = subject.spec("echo $$ > $EFFECTS/pid; while [ ! -e $EFFECTS/go ]; do sleep 0.02; done; echo last")
+        handle = executor.submit(spec)
+        wait_until(executor, lambda: (subject.effects() / "pid").exists() and (subject.effects() / "pid").read_text())
+        pid = (subject.effects() / "pid").read_text().strip()
+        enough = threading.Event()
+        with Path(f"/proc/{pid}/fd/1").open("wb", buffering=0) as held:
+
+            def write() -> None:
+                with suppress(BrokenPipeError):
+                    while not enough.wait(0.01):
+                        held.write(b"other\n")
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                (subject.effects() / "go").touch()
+                assert ended(executor, spec.key).code == 0
+                assert b"last\n" in text(output(executor, handle))
+            finally:
+                enough.set()
+                writer.join()
