@@ -172,7 +172,7 @@ def standalone(environment: dict[str, str], *words: str) -> subprocess.Completed
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         cwd=Path(environment["CONTAINER_MANAGER_DATABASE"]).parent,
     )
@@ -215,15 +215,17 @@ class TestWithoutProject:
         assert {row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)} == {"completed"}
 
     def test_sigterm_lets_running_jobs_end_and_hands_the_rest_on(self, alone: dict[str, str], tmp_path: Path) -> None:
-        fifo = tmp_path / "started"
-        os.mkfifo(fifo)
-        standalone(alone, "submit", "--name", "slow", "--", "sh", "-c", f"echo > {fifo}; sleep 0.5")
+        started, go = tmp_path / "started", tmp_path / "go"
+        os.mkfifo(started)
+        os.mkfifo(go)
+        standalone(alone, "submit", "--name", "slow", "--", "sh", "-c", f"echo > {started}; read word < {go}")
         standalone(alone, "submit", "--name", "next", "--", "true")
         command = [sys.executable, "-m", "container_manager", "worker", "--slots", "1", "--log-level", "ERROR"]
         with subprocess.Popen(command, env=alone, cwd=tmp_path) as worker:
-            fifo.read_text()
+            started.read_text()
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(timeout=30) == 0
+            go.write_text("\n")
+            assert worker.wait(timeout=60) == 0
         found = {row["name"]: row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)}
         assert found == {"slow": "completed", "next": "queued"}
 

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
 from container_manager import queue
 from container_manager.doctor import examine
-from container_manager.models import ContainerJob
+from container_manager.models import ContainerJob, Worker
 
 from .workers import eventually, worker
 
@@ -88,7 +89,7 @@ def test_a_deadlock_while_a_worker_stores_ends_is_retried(tmp_path: Path) -> Non
         holder, rival = stack.enter_context(other()), stack.enter_context(other())
         # By then the other waits too, however slow the machine is.
         looks_later = {"PGOPTIONS": "-c deadlock_timeout=5s"}
-        process = stack.enter_context(worker("--slots", "3", log=log, **looks_later))
+        process = stack.enter_context(worker("--slots", "3", log=log, lease_seconds=12.0, **looks_later))
         for name in names:
             words[name] = stack.enter_context(gos[name].open("w"))  # returns once the command reads
 
@@ -101,9 +102,14 @@ def test_a_deadlock_while_a_worker_stores_ends_is_retried(tmp_path: Path) -> Non
         rival.put_on_weight()
         say("third")
         eventually(someone_waits)
+        # Who keeps a command reports its end before it ends itself.
+        keepers = [psutil.Process(int(pid)).ppid() for pid in pids.read_text().split() if psutil.pid_exists(int(pid))]
         say("first")
         say("second")
-        eventually(lambda: not [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()])
+        eventually(lambda: not any(map(psutil.pid_exists, keepers)))
+        # In the turn in which it renews its lease, the worker has taken note of both.
+        lease = Worker.objects.get(pid=process.pid).lease_expires_at
+        eventually(lambda: Worker.objects.get(pid=process.pid).lease_expires_at > lease)
         holder.let_go()
         eventually(lambda: is_completed(third)() and someone_waits())
         rival.lock(first)
@@ -123,6 +129,10 @@ def test_a_deadlock_while_a_worker_stores_ends_is_retried(tmp_path: Path) -> Non
 def a_deadlock() -> Iterator[tuple[ContainerJob, ContainerJob]]:
     """Give two jobs; whoever wants both, in the order of their keys, is broken off once."""
     first, second = sorted((queue.enqueue(command="true") for _ in range(2)), key=lambda job: job.pk)
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            # It looks once, and by then the other waits too, however slow the machine is.
+            cursor.execute("SET deadlock_timeout = '3s'")
     with other() as rival, ThreadPoolExecutor(1) as pool:
         rival.lock(second)
         rival.put_on_weight()

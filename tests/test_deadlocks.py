@@ -38,10 +38,12 @@ class Hand:
     def work(self, seconds: float) -> None:
         acts = [self.enqueue, self.claim, self.claim, self.write, self.finish, self.finish, self.cancel]
         acts += [self.cancel_many, self.retry, self.maintain, self.prune]
+        # Each once, however slow the machine is.
+        first = self.random.sample(acts, len(acts))
         until = time.monotonic() + seconds
         try:
-            while time.monotonic() < until:
-                act = self.random.choice(acts)
+            while first or time.monotonic() < until:
+                act = first.pop() if first else self.random.choice(acts)
                 try:
                     act()
                     self.done[act.__name__] += 1

@@ -68,7 +68,7 @@ def test_the_commands_of_a_page_print_what_it_says(page: Path, tmp_path: Path) -
                 continue
             words = [sys.executable, *shlex.split(command)[1:]]
             done = subprocess.run(
-                words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+                words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
             )
             exit_code = re.search(r" run .*exit (\d)", command)
             assert done.returncode == (int(exit_code[1]) if exit_code else 0), done.stdout + done.stderr

@@ -51,7 +51,7 @@ def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_
     job = queue.enqueue(
         command=f"sh -c 'until test -e {tmp_path}/go; do sleep 0.02; done; touch {ended}; exit 3'", max_retries=0
     )
-    with working(executor, settings=replace(SETTINGS, lease_seconds=3.0)) as loop:
+    with working(executor) as loop:
         eventually(lambda: executor.observe().attempts)
         executor.is_away = True
         (tmp_path / "go").touch()
@@ -59,6 +59,7 @@ def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_
         eventually(lambda: loop._engines.reachable == [])
         later = queue.enqueue(command="true")
         lease = Worker.objects.get(pk=loop.id).lease_expires_at
+        loop._renew.hurry()  # a third of a minute's lease is too long to wait for
         eventually(lambda: Worker.objects.get(pk=loop.id).lease_expires_at > lease)
         assert (row_of(job)["status"], row_of(later)["status"]) == ("running", "queued")
         executor.is_away = False

@@ -12,21 +12,24 @@ from django.utils import timezone
 from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobTransition
 
-from .workers import start_worker, worker
+from .workers import eventually, start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_WORKERS = 4
+_WORKERS, _SLOTS = 4, 8
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_no_job_runs_twice(count: int, tmp_path: Path) -> None:
-    lines, log = tmp_path / "lines", tmp_path / "log"
+    lines, log, go = tmp_path / "lines", tmp_path / "log", tmp_path / "go"
     # The shell opens it to append, so lines of several processes do not mix.
-    command = f"sh -c 'echo $CONTAINER_MANAGER_JOB >> {lines}'"
+    command = f"sh -c 'until test -e {go}; do sleep 0.1; done; echo $CONTAINER_MANAGER_JOB >> {lines}'"
     jobs = queue.enqueue_many([ContainerJob(command=command, max_retries=5) for _ in range(count)])
-    workers = [start_worker("--drain", "--slots", "8", log=log) for _ in range(_WORKERS)]
+    workers = [start_worker("--drain", "--slots", str(_SLOTS), log=log) for _ in range(_WORKERS)]
     try:
+        # None ends before all workers are at work: however slowly they start, the queue is theirs together.
+        eventually(lambda: JobAttempt.objects.count() == _WORKERS * _SLOTS)
+        go.touch()
         assert [process.wait() for process in workers] == [0] * _WORKERS, log.read_text()
     finally:
         for process in workers:
@@ -35,7 +38,7 @@ def test_no_job_runs_twice(count: int, tmp_path: Path) -> None:
     assert Counter(lines.read_text().split()) == {str(job.pk): 1 for job in jobs}
     assert ContainerJob.objects.filter(status="completed", attempt=1, retry_count=0).count() == count
     assert JobAttempt.objects.filter(number=1, exit_code=0, finished_at__isnull=False).count() == count
-    assert JobAttempt.objects.values("worker").distinct().count() > 1
+    assert JobAttempt.objects.values("worker").distinct().count() == _WORKERS
     assert (JobAttempt.objects.count(), JobTransition.objects.count()) == (count, 2 * count)
 
 
@@ -45,13 +48,16 @@ def test_one_slot_takes_jobs_by_priority_then_age_and_none_before_its_time(tmp_p
     def enqueue(name: str, **fields: object) -> ContainerJob:
         return queue.enqueue(name=name, command=f"sh -c 'echo {name} >> {order}'", **fields)
 
-    due = timezone.now() + timedelta(seconds=2.5)
+    due = timezone.now() + timedelta(hours=1)
     late = enqueue("late", priority=100, scheduled_for=due)
     never = enqueue("never", priority=100, scheduled_for=due + timedelta(hours=1))
     for age, (name, priority) in enumerate([("low", 0), ("young", 50), ("old", 50), ("past", 50), ("high", 99)]):
-        job = enqueue(name, priority=priority, scheduled_for=due - timedelta(hours=1) if name == "past" else None)
-        ContainerJob.objects.filter(pk=job.pk).update(queued_at=due - timedelta(hours=age + 1))
+        job = enqueue(name, priority=priority, scheduled_for=due - timedelta(hours=2) if name == "past" else None)
+        ContainerJob.objects.filter(pk=job.pk).update(queued_at=due - timedelta(hours=age + 2))
     with worker("--slots", "1", "--max-jobs", "6", log=tmp_path / "log") as process:
+        eventually(lambda: order.exists() and len(order.read_text().split()) == 5)
+        # Only now, however slowly the worker has started: else it might be due, and first, before that has begun.
+        ContainerJob.objects.filter(pk=late.pk).update(scheduled_for=timezone.now() + timedelta(seconds=1))
         assert process.wait(timeout=60) == 0
     assert order.read_text().split() == ["high", "past", "old", "young", "low", "late"]
     late.refresh_from_db()

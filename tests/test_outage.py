@@ -16,7 +16,7 @@ _DATABASES = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mariadb"
     ("jobs", "seconds", "lease"),
     [
         # Every lease has run out when it is back, and yet all workers live: none may take another for dead.
-        (20, 5.0, 3.0),
+        (20, 8.0, 6.0),
         pytest.param(200, 20.0, 30.0, marks=pytest.mark.slow),
     ],
     ids=["longer than a lease", "long"],

@@ -676,7 +676,8 @@ class TestLeases:
     def test_a_transaction_that_sleeps_for_too_long_is_rolled_back(self) -> None:
         register("rescuer")
         job = running("frozen")
-        queue.prepare_session(idle_seconds=1.0, using="default")
+        # Longer than a busy machine lets this one wait between two statements.
+        queue.prepare_session(idle_seconds=3.0, using="default")
 
         def take() -> None:
             deadline = time.monotonic() + _PATIENCE_SECONDS

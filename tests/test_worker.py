@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -23,6 +22,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.outcomes import retry_delay
 
 from .jobs import journal_of
+from .workers import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
@@ -61,7 +61,7 @@ def background() -> Iterator[WorkerLoop]:
     yield loop
     loop.stop()
     loop.stop()
-    thread.join(timeout=30)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -140,7 +140,7 @@ def test_a_timeout_stops_the_command() -> None:
     drain()
     job.refresh_from_db()
     assert (job.status, job.failure_reason) == ("failed", "timeout")
-    assert (job.attempts.get().finished_at - job.launched_at).total_seconds() < 20
+    assert (job.attempts.get().finished_at - job.launched_at).total_seconds() < 50
 
 
 def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_path: Path) -> None:
@@ -150,10 +150,7 @@ def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_p
     pid = fifo.read_text().strip()
     job.refresh_from_db()
     job.mark_as_cancelled(actor="alice")
-    deadline = time.monotonic() + 20
-    while JobAttempt.objects.filter(job=job, finished_at=None).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # not every database has an event to wait for
+    eventually(lambda: not JobAttempt.objects.filter(job=job, finished_at=None).exists())
     job.refresh_from_db()
     assert job.status == "cancelled"
     assert not Path(f"/proc/{pid}").exists()

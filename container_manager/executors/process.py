@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import selectors
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +53,8 @@ class _Job:
     exit: ExitStatus | None = None
     exited_at: float = 0.0
     open_streams: dict[int, Stream] = field(default_factory=dict)
+    # How much the command has left in its pipes: what comes after that is not its own.
+    left: dict[int, int] = field(default_factory=dict)
     # A job that prints faster than its output is fetched waits at its pipe.
     paused: bool = False
     output: OutputBuffer = field(default_factory=OutputBuffer)
@@ -266,9 +271,7 @@ class ProcessExecutor(Executor):
                 os.write(self._wake_writer, b"x")
 
     def _has_ended(self, job: _Job) -> bool:
-        if job.exit is None:
-            return False
-        return not job.open_streams or (not job.paused and time.monotonic() > job.exited_at + _DRAIN_SECONDS)
+        return job.exit is not None and not job.open_streams
 
     def _read_all(self) -> None:
         """Read every job's pipes and control socket, until the executor is closed (the pump's thread)."""
@@ -284,6 +287,7 @@ class ProcessExecutor(Executor):
                         os.read(self._wake_reader, _READ_BYTES)
                 elif key.fd in self._listening:
                     self._read(key.fd, *self._listening[key.fd])
+            self._leave_others()
         for job in (*self._jobs.values(), *(job for job, _ in self._listening.values())):
             self._let_go(job)
 
@@ -324,15 +328,28 @@ class ProcessExecutor(Executor):
         with self._lock:
             if data:
                 job.output.add([LogChunk(stream=stream, data=data)])
+                if job.exit is not None:
+                    job.left[descriptor] -= len(data)
                 if job.output.is_full:
                     self._changed.set()
-                return
-            self._selector.unregister(descriptor)
-            del self._listening[descriptor]
-            del job.open_streams[descriptor]
-            os.close(descriptor)
-            if job.exit is not None and not job.open_streams:
-                self._changed.set()
+            else:
+                self._close_stream(descriptor, job)
+
+    def _leave_others(self) -> None:
+        """Close the pipes that somebody else still holds open, once all that the command has left there is read."""
+        with self._lock:
+            latest = time.monotonic() - _DRAIN_SECONDS
+            for descriptor, (job, stream) in list(self._listening.items()):
+                if stream and job.exit is not None and job.exited_at < latest and job.left[descriptor] <= 0:
+                    self._close_stream(descriptor, job)
+
+    def _close_stream(self, descriptor: int, job: _Job) -> None:
+        self._selector.unregister(descriptor)
+        del self._listening[descriptor]
+        del job.open_streams[descriptor]
+        os.close(descriptor)
+        if self._has_ended(job):
+            self._changed.set()
 
     def _read_control(self, job: _Job) -> None:
         try:
@@ -363,6 +380,7 @@ class ProcessExecutor(Executor):
             )
         job.exited_at = time.monotonic()
         if job.exit is not None:
+            job.left = {descriptor: _bytes_in(descriptor) for descriptor in job.open_streams}
             self._changed.set()
 
 
@@ -372,6 +390,11 @@ def _pipe(reads: contextlib.ExitStack, writes: contextlib.ExitStack) -> tuple[in
     reads.callback(os.close, reader)
     writes.callback(os.close, writer)
     return reader, writer
+
+
+def _bytes_in(pipe: int) -> int:
+    (found,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(found)
 
 
 def _start_error(spec: LaunchSpec, number: int) -> str:

@@ -60,7 +60,7 @@ class WorkerLoop:
     def __init__(self, *, settings: AppSettings, executors: Mapping[str, Executor], options: WorkerOptions) -> None:
         self._settings, self._options = settings, options
         self._hints: SimpleQueue[str] = SimpleQueue()
-        self._stops = 0
+        self._stops = self._noted_stops = 0
         self._claimed = 0
         self._nothing_due = False
         self._gave_up: list[str] = []
@@ -170,6 +170,7 @@ class WorkerLoop:
     def _is_done(self) -> bool:
         held = self._engines.held.values()
         if self._stops:
+            self._note_stop()
             for each in held:
                 if self._stops > 1 and each.stopped_for is None and not each.executor.capabilities.survives_worker:
                     self._engines.stop(each, "lost", grace=0.0)
@@ -181,6 +182,12 @@ class WorkerLoop:
         if self._options.max_jobs is not None and self._claimed >= self._options.max_jobs:
             return True
         return self._options.drain and self._nothing_due
+
+    def _note_stop(self) -> None:
+        """Say that it was told to stop; two signals at once count as one, so whoever sends two may wait for that."""
+        if self._noted_stops != self._stops:
+            self._noted_stops = self._stops
+            logger.info("Worker %s was told to stop, with jobs=%s at work", self.id, len(self._engines.held))
 
     # -- the lease -----------------------------------------------------------------------------------------------
 

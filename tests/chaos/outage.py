@@ -42,6 +42,7 @@ class Outage:
         try:
             _eventually(lambda: _lines(self.started) == self.jobs, "not all jobs started")
             _eventually(lambda: self._stored() == self.jobs, "not all jobs' first words were stored")
+            self._await_renewals()
             with self.database_away():
                 away = time.monotonic()
                 with self.go.open("w") as word:
@@ -66,7 +67,8 @@ class Outage:
         script = self.folder / "job.sh"
         script.write_text(
             f"echo first $CONTAINER_MANAGER_JOB; echo error >&2; echo >> {self.started}\nread word < {self.go}\n"
-            f"for n in $(seq {_LINES}); do echo $n; done\necho >> {self.ended}\n"
+            # Nothing that starts a process: a lease goes on while the database is away, and no longer than that do jobs.
+            f"for n in {' '.join(map(str, range(1, _LINES + 1)))}; do echo $n; done\necho >> {self.ended}\n"
         )
         queue.enqueue_many(ContainerJob(command=f"sh {script}", max_retries=0) for _ in range(self.jobs))
 
@@ -89,6 +91,18 @@ class Outage:
                 yield
                 lock.execute("ROLLBACK")
             lock.close()
+
+    def _await_renewals(self) -> None:
+        """Wait until each worker has just renewed its lease: all of it is left for the jobs to end in."""
+        from container_manager.models import Worker
+
+        before = dict(Worker.objects.values_list("pk", "lease_expires_at"))
+
+        def have_renewed() -> bool:
+            now = dict(Worker.objects.values_list("pk", "lease_expires_at"))
+            return all(pk in now and now[pk] > lease for pk, lease in before.items())
+
+        _eventually(have_renewed, "not all leases were renewed")
 
     def _stored(self) -> int:
         from container_manager.models import JobLog

@@ -66,22 +66,18 @@ def cgroups(parent: str) -> list[Path]:
 def members(parent: str) -> set[int]:
     """Return the pids of all processes in a control group and those below it."""
     pids: set[int] = set()
-    for folder in cgroups(parent):
-        for file in folder.rglob("cgroup.procs"):
-            with suppress(OSError):
-                pids.update(int(pid) for pid in file.read_text().split())
+    for file in _files(parent, "cgroup.procs"):
+        with suppress(OSError):
+            pids.update(int(pid) for pid in file.read_text().split())
     return pids
 
 
 def end_members(parent: str) -> None:
     """Kill all processes of a control group, the paused ones too."""
-    for folder in cgroups(parent):
-        for file in folder.rglob("freezer.state"):
+    for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        for file in _files(parent, name):
             with suppress(OSError):
-                file.write_text("THAWED")
-        for file in folder.rglob("cgroup.freeze"):
-            with suppress(OSError):
-                file.write_text("0")
+                file.write_text(word)
     while end(members(parent)):
         pass
 
@@ -101,8 +97,13 @@ def remove_cgroups(parent: str) -> None:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    yield folder
-    yield from (inner for inner in folder.rglob("*") if inner.is_dir())
+    # A group may vanish between two looks, which only os.walk takes lightly on every Python.
+    yield from (Path(path) for path, _, _ in os.walk(folder))
+
+
+def _files(parent: str, name: str) -> Iterator[Path]:
+    for folder in cgroups(parent):
+        yield from (inner / name for inner in _folders(folder) if (inner / name).exists())
 
 
 def mounts(folder: Path) -> list[Path]:

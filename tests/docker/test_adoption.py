@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -70,15 +69,16 @@ def test_who_has_lost_the_attempt_meanwhile_goes_no_further(subject: DockerSubje
 
 
 def test_a_stop_goes_on_though_whoever_asked_is_gone(subject: DockerSubject, executor: Executor) -> None:
-    spec = subject.spec("trap '' TERM; touch $EFFECTS/deaf; while :; do sleep 0.1; done")
+    spec = subject.spec("trap 'touch $EFFECTS/told' TERM; touch $EFFECTS/deaf; while :; do sleep 0.1; done")
     executor.submit(spec)
     wait_until(executor, (subject.effects() / "deaf").exists)
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(subject.url.removeprefix("unix://"))
         asking.sendall(
-            f"POST /containers/{spec.key}/stop?t=2 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode()
+            f"POST /containers/{spec.key}/stop?t=5 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode()
         )
-        time.sleep(0.5)  # until the daemon has read it: before the end there is no sign of that
+        wait_until(executor, (subject.effects() / "told").exists)
+        assert not has_exited(executor, spec.key)
     wait_until(executor, lambda: has_exited(executor, spec.key))
     found = observation(executor, spec.key)
     assert found is not None

@@ -48,7 +48,7 @@ def test_the_end_of_what_was_renamed_is_seen_and_all_its_output(site: Site) -> N
 @pytest.mark.parametrize("reason", ["cancelled", "timeout"])
 def test_what_is_paused_goes_on_to_its_end(site: Site, reason: str) -> None:
     with site.worker("--slots", "1"):
-        job = site.enqueue(_POLITE, timeout_seconds=5 if reason == "timeout" else None)
+        job = site.enqueue(_POLITE, timeout_seconds=15 if reason == "timeout" else None)
         site.api.pause(name_of(site, job))
         if reason == "cancelled":
             cancel(job)

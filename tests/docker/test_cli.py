@@ -32,7 +32,7 @@ OPTIONS = {{base_url = "{subject.url}", images = ["{IMAGE}"], ulimits = {{nofile
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "container_manager", *words]
-    return subprocess.run(command, env={**kept, **own}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env={**kept, **own}, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_executors_tells_what_a_daemon_has(subject: DockerSubject, tmp_path: Path) -> None:

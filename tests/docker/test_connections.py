@@ -124,13 +124,13 @@ def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: P
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen(16)
-        with executing(f"unix://{path}", timeout_seconds=0.5) as executor:
+        with executing(f"unix://{path}", timeout_seconds=2.0) as executor:
             began = time.monotonic()
             # What the worker's loop asks never waits for the daemon.
             executor.observe()
             executor.logs("cm-some-1", "", 1000)
             executor.stop("cm-some-1", 1.0)
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 2.0
             assert not executor.check().ok
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..workers import eventually
 from . import remains
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE
@@ -78,7 +79,9 @@ def test_an_exit_code_outlives_the_daemon(own_daemon: Daemon, crash: bool) -> No
 
 def test_a_stopped_daemon_stops_its_containers(own_daemon: Daemon) -> None:
     with client(own_daemon.url) as api:
-        container = run(api, "trap 'exit 5' TERM; while :; do sleep 0.05; done")
+        container = run(api, "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")
+        # Before that it would not hear of it.
+        eventually(lambda: api.logs(container) == b"ready\n")
         own_daemon.stop()
         assert own_daemon.processes() == set()
         own_daemon.start()

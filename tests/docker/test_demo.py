@@ -20,7 +20,7 @@ def demo(url: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     command = [sys.executable, "-m", "container_manager", "demo", "--executor", "docker", *options]
     variables = {**environment, "DOCKER_HOST": url, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
 
 
 def demo_containers(api: docker.APIClient) -> set[str]:

@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from container_manager.conf import AppSettings
+from container_manager.executors.base import Phase
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
-from ..executors.conformance import ended
+from ..executors.conformance import ended, observation
 from ..jobs import journal_of
 from ..workers import eventually, start_worker
 from .image import IMAGE
@@ -47,14 +48,14 @@ def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None
         f"limit: {16 * _MEBIBYTE} bytes",
         True,
     )
-    case("timeout", site.enqueue("sleep 600", timeout_seconds=5), "timeout", 143, 15, "longer than 5 s", True)
+    case("timeout", site.enqueue("sleep 600", timeout_seconds=15), "timeout", 143, 15, "longer than 15 s", True)
     case(
         "deaf",
-        site.enqueue("trap '' TERM; while :; do sleep 0.1; done", timeout_seconds=5),
+        site.enqueue("trap '' TERM; while :; do sleep 0.1; done", timeout_seconds=15),
         "timeout",
         137,
         9,
-        "longer than 5 s",
+        "longer than 15 s",
         True,
     )
     case("missing image", site.enqueue("true", image="cm-test:missing"), "image", None, None, "cm-test:missing", False)
@@ -91,17 +92,21 @@ def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None
     }
 
 
-def test_the_word_that_memory_ran_out_may_come_after_the_end(site: Site) -> None:
+def test_the_word_that_memory_ran_out_may_come_after_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does now and then: here it is the test's own, of a container that was killed otherwise."""
     executor = site.executor()
     late, never = (site.spec("sleep 0.5; kill -KILL $$", memory_bytes=16 * _MEBIBYTE) for _ in range(2))
-    for spec in (late, never):
-        executor.submit(spec)
+    # However slow the test is, its word comes before this is over.
+    with monkeypatch.context() as patience:
+        patience.setattr("container_manager.executors.docker.view._OUT_OF_MEMORY_SECONDS", 600.0)
+        executor.submit(late)
         executor.observe()
-    eventually(lambda: late.key in executor._view._doubts)
+        eventually(lambda: late.key in executor._view._doubts)
+        assert observation(executor, late.key).phase is Phase.RUNNING
     executor._view._take({"Action": "oom", "Actor": {"Attributes": {"container-manager.key": late.key}}})
     status = ended(executor, late.key)
     assert (status.code, status.signal, status.oom) == (137, None, True)
+    executor.submit(never)
     status = ended(executor, never.key)
     assert (status.code, status.signal, status.oom) == (137, 9, False)
     assert "Perhaps it was out of memory" in status.message

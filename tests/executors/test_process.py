@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -305,11 +306,30 @@ class TestProcessExecutor(Conformance):
             cursor = page.cursor
             for chunk in page.chunks:
                 sizes[chunk.stream] += len(chunk.data)
-            if not page.chunks and executor.observe().attempts[-1].exit is not None:
+            if page.complete:
                 break
             executor.watch(0.02)
         assert sizes == {"stdout": 64_000_000, "stderr": 64_000_000}
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 30_000_000
+
+    def test_what_waits_in_a_pipe_is_read_however_late(
+        self, subject: Processes, executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The thread that reads is held up, for longer than an unrelated holder of the pipe is waited for."""
+        select = executor._selector.select
+
+        def held_up(timeout: float | None = None) -> Any:
+            time.sleep(0.05)
+            return select(timeout)
+
+        monkeypatch.setattr("container_manager.executors.process._DRAIN_SECONDS", 0.01)
+        monkeypatch.setattr(executor._selector, "select", held_up)
+        # More than is fetched before any of it is taken, and the rest fits into the pipe: the command ends.
+        size = 1_100_000
+        handle = executor.submit(subject.spec(f"head -c {size} /dev/zero"))
+        wait_until(executor, lambda: executor._jobs[handle].exit is not None)
+        assert len(text(output(executor, handle))) == size
+        assert ended(executor, handle).code == 0
 
     def test_many_jobs_leave_no_descriptor_and_no_zombie(self, subject: Processes, executor: ProcessExecutor) -> None:
         self.run(executor, subject.spec("true"))
@@ -413,3 +433,26 @@ class TestProcessExecutor(Conformance):
             (subject.effects() / "go").touch()
             assert ended(executor, spec.key).code == 0
             assert text(output(executor, handle)) == b"last\n"
+
+    def test_nor_does_one_that_goes_on_writing(self, subject: Processes, executor: Executor) -> None:
+        spec = subject.spec("echo $$ > $EFFECTS/pid; while [ ! -e $EFFECTS/go ]; do sleep 0.02; done; echo last")
+        handle = executor.submit(spec)
+        wait_until(executor, lambda: (subject.effects() / "pid").exists() and (subject.effects() / "pid").read_text())
+        pid = (subject.effects() / "pid").read_text().strip()
+        enough = threading.Event()
+        with Path(f"/proc/{pid}/fd/1").open("wb", buffering=0) as held:
+
+            def write() -> None:
+                with suppress(BrokenPipeError):
+                    while not enough.wait(0.01):
+                        held.write(b"other\n")
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                (subject.effects() / "go").touch()
+                assert ended(executor, spec.key).code == 0
+                assert b"last\n" in text(output(executor, handle))
+            finally:
+                enough.set()
+                writer.join()
