@@ -1,4 +1,4 @@
-"""Write the figures of ``results.json``, here, in ``queue`` and in ``docker``, into README: ``python -m benchmarks.readme``."""
+"""Write the figures of each ``results.json``, here and in the folders, into README: ``python -m benchmarks.readme``."""
 
 from __future__ import annotations
 

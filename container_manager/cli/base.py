@@ -16,6 +16,11 @@ class Refused(Exception):
     """The verb cannot do what was asked; the text says why and what to do."""
 
 
+def unanswered(executors: Sequence[str], consequence: str) -> Refused:
+    """Return the error of a verb whose worker ended without some of its executors."""
+    return Refused(f"No answer from executor {', '.join(executors)}: {consequence}. 'container executors' says more.")
+
+
 class Output(Protocol):
     """Where a verb prints."""
 

@@ -15,10 +15,9 @@ from ..executors.registry import build_executor
 from ..models import ContainerJob, JobStatus
 from ..statemachine import TransitionError
 from ..worker import WorkerLoop, WorkerOptions
-from .base import Output, Refused, short_id
+from .base import Output, short_id, unanswered
 from .job_arguments import add_job_arguments, create_job
 from .logs import follow, write_bytes
-from .worker import unanswered
 
 _FAILED = 1
 # What a shell says of a command that a signal ended: 128 + the signal's number.
@@ -48,9 +47,10 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         # It is not to start behind the back of who has been told that it failed.
         _cancel(job.pk, options["database"], reason="its executor does not answer")
     follower.join()
-    if worker.gave_up:
-        raise Refused(unanswered(worker.gave_up, f"job {short_id(job.pk)} was cancelled"))
     job.refresh_from_db()
+    # Not where another worker, whom its engine did answer, has taken it in this moment and brought it to its end.
+    if worker.gave_up and job.status == JobStatus.CANCELLED:
+        raise unanswered(worker.gave_up, f"job {short_id(job.pk)} was cancelled")
     return _exit_code(job, options["err"])
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import app_settings
 from ..executors.registry import build_executors
 from ..worker import WorkerLoop, WorkerOptions
-from .base import Output, Refused
+from .base import Output, unanswered
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -52,10 +52,5 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
     if worker.gave_up:
-        raise Refused(unanswered(worker.gave_up, "what is queued for it stays queued"))
+        raise unanswered(worker.gave_up, "what is queued for it stays queued")
     return 0
-
-
-def unanswered(executors: Sequence[str], consequence: str) -> str:
-    """Return what to say of a worker that ended without some of its executors."""
-    return f"No answer from executor {', '.join(executors)}: {consequence}. 'container executors' says more."

@@ -62,8 +62,9 @@ def main(channel: socket.socket) -> None:
                 return
             heartbeat = None if descriptors else json.loads(message).get("heartbeat")
             if heartbeat is not None:
-                signal.setitimer(signal.ITIMER_REAL, max(heartbeat, _AT_ONCE_SECONDS))
+                # In this order: what the timer says, however soon, holds until the next heartbeat.
                 overdue = False
+                signal.setitimer(signal.ITIMER_REAL, max(heartbeat, _AT_ONCE_SECONDS))
             elif len(descriptors) < _PASSED:
                 # There was no room for them here: with its control socket closed, the launch counts as lost.
                 _close(descriptors)

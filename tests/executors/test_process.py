@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from container_manager.executors import warden
 from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
 from container_manager.executors.process import ProcessExecutor
 
@@ -178,6 +180,28 @@ class TestProcessExecutor(Conformance):
         status = ended(executor, spec.key)
         assert status.lost
         assert "not heard" in status.message
+
+    def test_a_lease_that_is_over_as_it_is_heard_of_starts_nothing(self) -> None:
+        """The warden's timer is made to fire before the very next step, as it may where the machine is busy."""
+        program = (
+            "import signal, socket, sys\n"
+            "from container_manager.executors import warden\n"
+            "real = signal.setitimer\n"
+            "signal.setitimer = lambda *given: (real(*given), signal.raise_signal(signal.SIGALRM))\n"
+            "warden.main(socket.socket(fileno=int(sys.argv[1])))\n"
+        )
+        ours, theirs = socket.socketpair()
+        control, passed = socket.socketpair()
+        command = [sys.executable, "-c", program, str(theirs.fileno())]
+        with control, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]), ours:
+            theirs.close()
+            warden.send(ours, b'{"heartbeat": 60.0}', ())
+            launch = {"argv": ["true"], "environment": {}, "working_directory": "", "limits": {}}
+            with passed:
+                out = passed.fileno()
+                warden.send(ours, json.dumps(launch).encode(), (passed.fileno(), out, out))
+            control.settimeout(_PATIENCE_SECONDS)
+            assert json.loads(control.recv(4096)) == {"lost": True}
 
     def test_a_worker_that_freezes_while_it_launches_loses_its_jobs(self, subject: Processes) -> None:
         """A launch that is longer than the socket's buffer is half sent when it freezes, and another worker goes on."""
