@@ -7,10 +7,10 @@ import sys
 
 def main() -> None:
     if sys.argv[1:2] == ["demo"]:
-        from . import demo
+        from .cli import demo
 
         sys.exit(demo.main(sys.argv[2:]))
-    from .standalone import configure
+    from .cli.standalone import configure
 
     configure()
     from .management.commands.container import Command

@@ -11,7 +11,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .container import WISHES
+from .jobs.container_request import WISHES
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
 from .statemachine.machine import machine_of

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.apps import AppConfig
-from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
 
@@ -15,17 +12,9 @@ class ContainerManagerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import (  # noqa: F401  # both register themselves on import
-            checks,
-            setting_checks,  # these too
-        )
-        from .queue import wakeup  # noqa: F401  # so does this
-        from .statemachine import checks as machine_checks  # noqa: F401  # and these
+        from . import checks  # noqa: F401  # registers itself on import
+        from .statemachine.apps import connect
+        from .store import notifications  # noqa: F401  # so does this
 
-        post_migrate.connect(_sweep, sender=self)
-
-
-def _sweep(*, using: str, **_kwargs: Any) -> None:
-    from .statemachine.triggers import sweep
-
-    sweep(using)
+        # Its machines are checked whether or not "container_manager.statemachine" is installed as well.
+        connect(sender=self)

@@ -1,56 +1,75 @@
-"""System checks of the databases: their vendors, and the triggers that are installed."""
+"""System checks of the settings: wrong entries, executors that do not exist, and what is unwise in production."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from django.apps import AppConfig, apps
+from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
-from django.core.exceptions import FieldDoesNotExist
-from django.db import NotSupportedError, connections, router
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 
-from .statemachine.dialects.base import dialect_for
-from .statemachine.triggers import trigger_constraints
+from .conf import app_settings, setting_problems
+from .executors.registry import check_executor_options, executor_class
 
 
-@register(Tags.database)
-def check_triggers(
-    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
-    """Compare the installed triggers with the map, for ``check --database ALIAS``."""
+@register()
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Name every wrong entry, and every executor whose class is not to be had or whose options are wrong."""
+    if problems := setting_problems():
+        return [Error(problem, id="container_manager.E010") for problem in problems]
     messages: list[CheckMessage] = []
-    for alias in databases or ():
-        connection = connections[alias]
-        guarded = [m for m in _models(app_configs) if trigger_constraints(m) and router.allow_migrate_model(alias, m)]
-        if not guarded:
+    for alias in app_settings().executors:
+        try:
+            executor_class(app_settings(), alias)
+        except ImproperlyConfigured as error:
+            messages.append(Error(str(error), id="container_manager.E011"))
             continue
         try:
-            dialect = dialect_for(connection)
-        except NotSupportedError as error:
-            messages.append(Error(str(error), obj=alias, id="container_manager.E002"))
-            continue
-        for model in guarded:
-            if not dialect.has_table(connection, model._meta.db_table):
-                continue
-            try:
-                drift = sorted(n for c in trigger_constraints(model) for n in c.drift(model, connection))
-            except FieldDoesNotExist:
-                continue  # E005 has named it
-            if drift:
-                messages.append(
-                    Error(
-                        f"The triggers of {model._meta.label} in database {alias!r} are missing or differ from its "
-                        f"map: {', '.join(drift)}.",
-                        hint="Run 'manage.py migrate'; if the migrations are all applied, "
-                        f"'manage.py container triggers --install --database {alias}'.",
-                        obj=model,
-                        id="container_manager.E003",
-                    )
-                )
+            check_executor_options(app_settings(), alias)
+        except ImproperlyConfigured as error:
+            messages.append(Error(str(error), id="container_manager.E012"))
     return messages
 
 
-def _models(app_configs: Sequence[AppConfig] | None) -> list[Any]:
-    configs = apps.get_app_configs() if app_configs is None else app_configs
-    return [m for config in configs for m in config.get_models() if m._meta.managed and not m._meta.proxy]
+@register(Tags.security, deploy=True)
+def check_isolation(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of executors whose jobs can do all that their worker's user can."""
+    if settings.DEBUG or setting_problems():
+        return []
+    open_ones = []
+    for alias in app_settings().executors:
+        try:
+            if not executor_class(app_settings(), alias).capabilities.isolates:
+                open_ones.append(alias)
+        except ImproperlyConfigured:
+            continue
+    return [
+        checks.Warning(
+            f"Jobs of executor {alias!r} are not isolated: they can do whatever the worker's user can.",
+            hint="Run only commands that you trust, by a user that owns nothing else; or silence this check.",
+            id="container_manager.W001",
+        )
+        for alias in open_ones
+    ]
+
+
+@register(Tags.database)
+def check_sqlite(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn of an SQLite database in which two transactions that both read first cannot both go on to write."""
+    return [
+        checks.Warning(
+            f"Database {alias!r} is SQLite without immediate transactions: several processes will meet "
+            "'database is locked'.",
+            hint="Add 'transaction_mode': 'IMMEDIATE' to its OPTIONS.",
+            id="container_manager.W002",
+        )
+        for alias in databases or ()
+        if connections[alias].vendor == "sqlite"
+        and connections[alias].settings_dict.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE"
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -80,6 +81,20 @@ def app_settings() -> AppSettings:
     if values.get("queues") is not None:
         values["queues"] = tuple(values["queues"])
     return AppSettings(**values)
+
+
+def sqlite_database(path: Path) -> dict[str, object]:
+    """Return Django's database settings for an SQLite file that several processes write."""
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        # A transaction takes the write lock when it begins; otherwise two that both read first cannot both go on.
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 30,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+        },
+    }
 
 
 def setting_problems() -> list[str]:

@@ -15,10 +15,10 @@ from django.dispatch import Signal
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .commands import split_command
-from .container import container_request
-from .environment import check_environment, check_names
-from .identifiers import uuid7
+from .jobs.command import split_command
+from .jobs.container_request import container_request
+from .jobs.environment import check_environment, check_names
+from .jobs.identifiers import uuid7
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal

@@ -7,8 +7,8 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from container_manager.docker_variables import docker_daemon
-from container_manager.standalone import sqlite_database
+from container_manager.conf import sqlite_database
+from container_manager.executors.docker_variables import docker_daemon
 
 BASE = Path(__file__).resolve().parent
 DEBUG = os.environ.get("EXAMPLE_DEBUG", "1") == "1"

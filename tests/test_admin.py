@@ -13,7 +13,7 @@ from django.utils import translation
 from django.utils.translation import trans_real
 
 from container_manager.admin import ContainerJobAdmin
-from container_manager.container import ContainerRequest
+from container_manager.jobs.container_request import ContainerRequest
 from container_manager.models import ContainerJob
 
 from .jobs import STATUSES, job_in, journal_of, row_of

@@ -11,7 +11,7 @@ import pytest
 from django.db import DataError, IntegrityError, connection, transaction
 from django.utils import timezone
 
-from container_manager import queue
+from container_manager import queue, store
 from container_manager.conf import AppSettings
 from container_manager.executors.base import LaunchSpec, Rejected
 from container_manager.executors.process import ProcessExecutor
@@ -158,7 +158,7 @@ def test_the_database_takes_no_negative_limits(fields: dict[str, int]) -> None:
 
 def unknown(**options: Any) -> list[Any]:
     values: dict[str, Any] = {"executors": ["default"], "queues": None, "older_than_seconds": 0.0, **options}
-    return [job for job, _, _ in queue.unschedulable_jobs(**values, using="default")]
+    return [job for job, _, _ in store.unschedulable_jobs(**values, using="default")]
 
 
 def test_what_another_worker_knows_or_is_new_or_not_due_is_not_given_up() -> None:

@@ -16,13 +16,12 @@ from django.core.management.base import SystemCheckError
 from django.db import connection, connections, models
 from django.test.utils import isolate_apps
 
-from container_manager.checks import check_triggers
 from container_manager.models import ContainerJob
 from container_manager.statemachine import Effect, JournalTable, TransitionConstraint, TransitionJournal
-from container_manager.statemachine.checks import check_machines
-from container_manager.statemachine.dialects.base import dialect_for
+from container_manager.statemachine.checks import check_machines, check_triggers
 from container_manager.statemachine.model import StateMachineModel
-from container_manager.statemachine.triggers import trigger_constraints
+from container_manager.statemachine.trigger_constraint import trigger_constraints
+from container_manager.statemachine.triggers import dialect_for
 
 from .jobs import job_in, journal_of
 

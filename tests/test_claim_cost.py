@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from container_manager import queue
+from container_manager import store
 from container_manager.models import ContainerJob
 
 from .crowd import Crowd
@@ -26,8 +26,8 @@ _MOST = 1.5
 Statement = tuple[str, Any]
 
 
-def claim() -> list[queue.ClaimedJob]:
-    return queue.claim(worker="w", executors=["default"], limit=_LIMIT, using="default")
+def claim() -> list[store.ClaimedJob]:
+    return store.claim(worker="w", executors=["default"], limit=_LIMIT, using="default")
 
 
 @contextmanager

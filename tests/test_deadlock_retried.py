@@ -14,8 +14,8 @@ import pytest
 from django.db import OperationalError, connection, connections, transaction
 
 from container_manager import queue
-from container_manager.doctor import examine
 from container_manager.models import ContainerJob, Worker
+from container_manager.store.consistency import examine
 
 from .workers import eventually, worker
 

@@ -13,10 +13,10 @@ import pytest
 from django.db import DatabaseError, connection, connections
 from django.utils import timezone
 
-from container_manager import queue
-from container_manager.doctor import examine
+from container_manager import queue, store
 from container_manager.models import ContainerJob, JobStatus
 from container_manager.statemachine import TransitionError
+from container_manager.store.consistency import examine
 
 from .protocol.records import register
 
@@ -31,7 +31,7 @@ class Hand:
     def __init__(self, number: int, seed: int) -> None:
         self.name = f"worker-{number}"
         self.random = random.Random(seed)  # noqa: S311  # a course of events, not a secret
-        self.held: list[queue.ClaimedJob] = []
+        self.held: list[store.ClaimedJob] = []
         self.done: Counter[str] = Counter()
         self.errors: list[tuple[str, DatabaseError]] = []
 
@@ -63,20 +63,20 @@ class Hand:
         queue.enqueue_many(ContainerJob(command="true", priority=self.random.randrange(101)) for _ in range(8))
 
     def claim(self) -> None:
-        self.held += queue.claim(worker=self.name, executors=["default"], limit=5, using="default")
+        self.held += store.claim(worker=self.name, executors=["default"], limit=5, using="default")
         self.random.shuffle(self.held)
 
     def write(self) -> None:
-        entry = queue.LogEntry(sequence=0, stream="stdout", data=b"x")
+        entry = store.LogEntry(sequence=0, stream="stdout", data=b"x")
         changes = [
-            queue.LogChange(job_id=job.id, attempt=job.attempt, entries=[entry], gone=(0, 1)) for job in self.held
+            store.LogChange(job_id=job.id, attempt=job.attempt, entries=[entry], gone=(0, 1)) for job in self.held
         ]
-        queue.store_logs(changes, worker=self.name, using="default")
+        store.store_logs(changes, worker=self.name, using="default")
 
     def finish(self) -> None:
         ended = self.held[:4]
         outcomes = [
-            queue.Outcome(
+            store.Outcome(
                 job_id=job.id,
                 attempt=job.attempt,
                 status="failed" if number % 2 else "completed",
@@ -85,7 +85,7 @@ class Hand:
             )
             for number, job in enumerate(ended)
         ]
-        closed = queue.finish(outcomes, worker=self.name, using="default")
+        closed = store.finish(outcomes, worker=self.name, using="default")
         # What is missing was cancelled this very moment: sent again, as a worker does.
         self.held = [job for job in self.held if (job.id, job.attempt) not in closed]
 
@@ -102,9 +102,9 @@ class Hand:
             queue.retry(job, actor=self.name)
 
     def maintain(self) -> None:
-        assert queue.renew_lease(self.name, lease_seconds=600.0, using="default")
-        queue.rescue(worker=self.name, executors=["default"], using="default")
-        queue.promote_retries(using="default")
+        assert store.renew_lease(self.name, lease_seconds=600.0, using="default")
+        store.rescue(worker=self.name, executors=["default"], using="default")
+        store.promote_retries(using="default")
 
     def prune(self) -> None:
         queue.prune_jobs(before=timezone.now() - timedelta(seconds=0.3), limit=20)

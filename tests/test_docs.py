@@ -17,12 +17,12 @@ import pytest
 from django.test import override_settings
 
 from container_manager import checks, conf
-from container_manager.cli import VERBS
+from container_manager.checks import check_settings
 from container_manager.cli.job_arguments import add_job_arguments
-from container_manager.container import WISHES, ContainerRequest
+from container_manager.cli.verbs import VERBS
 from container_manager.executors.docker.options import DockerOptions, docker_options
+from container_manager.jobs.container_request import WISHES, ContainerRequest
 from container_manager.models import ContainerJob
-from container_manager.setting_checks import check_settings
 from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 

@@ -10,13 +10,7 @@ from typing import ClassVar
 import pytest
 
 from container_manager import queue
-from container_manager.executors.base import (
-    Capabilities,
-    DependencyUnavailable,
-    LaunchSpec,
-    Observations,
-    Unavailable,
-)
+from container_manager.executors.base import Capabilities, DependencyUnavailable, LaunchSpec, Observations, Unavailable
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions

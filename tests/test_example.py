@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from container_manager.docker_variables import docker_daemon
+from container_manager.executors.docker_variables import docker_daemon
 from container_manager.management.commands.container import Command
 
 from .parts import require

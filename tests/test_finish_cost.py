@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from container_manager import queue
+from container_manager import queue, store
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _KEYS = {
@@ -30,10 +30,10 @@ def finish_statement() -> tuple[str, Any]:
         return execute(sql, params, many, context)
 
     job = queue.enqueue(command="true")
-    queue.claim(worker="w", executors=["default"], limit=1, using="default")
-    outcome = queue.Outcome(job_id=job.pk, attempt=1, status="completed", exit_code=0)
+    store.claim(worker="w", executors=["default"], limit=1, using="default")
+    outcome = store.Outcome(job_id=job.pk, attempt=1, status="completed", exit_code=0)
     with connection.execute_wrapper(note):
-        assert queue.finish([outcome], worker="w", using="default") == {(job.pk, 1)}
+        assert store.finish([outcome], worker="w", using="default") == {(job.pk, 1)}
     (statement,) = asked
     return statement
 
@@ -49,7 +49,7 @@ def test_a_finish_planned_on_empty_tables_finds_rows_by_their_keys() -> None:
     sql, params = finish_statement()
     numbered = sql.replace("%s", "{}").format(*(f"${n}" for n in range(1, len(params) + 1)))
     with transaction.atomic(), connection.cursor() as cursor:
-        queue.prepare_session(idle_seconds=60, using="default")
+        store.prepare_session(idle_seconds=60, using="default")
         cursor.execute(f"PREPARE finish AS {numbered}")
         try:
             cursor.execute(f"EXPLAIN (FORMAT JSON) EXECUTE finish ({', '.join(['%s'] * len(params))})", params)
@@ -82,9 +82,9 @@ def test_a_job_writes_six_rows_between_its_claim_and_its_end() -> None:
     queue.enqueue(command="true")
     with transaction.atomic():
         before = rows_written()
-        (job,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
-        outcome = queue.Outcome(job_id=job.id, attempt=1, status="completed", exit_code=0)
-        assert queue.finish([outcome], worker="w", using="default") == {(job.id, 1)}
+        (job,) = store.claim(worker="w", executors=["default"], limit=1, using="default")
+        outcome = store.Outcome(job_id=job.id, attempt=1, status="completed", exit_code=0)
+        assert store.finish([outcome], worker="w", using="default") == {(job.id, 1)}
         written = rows_written() - before
     assert written == {
         ("containerjob", "update"): 2,

@@ -10,27 +10,27 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
-from container_manager import queue
+from container_manager import queue, store
 from container_manager.conf import AppSettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob
 from container_manager.signals import job_transitioned
 from container_manager.worker import WorkerLoop, WorkerOptions
+from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.database import Database
 from container_manager.worker.finisher import Finisher
-from container_manager.worker.held import HeldAttempt
-from container_manager.worker.output import CappedOutput
+from container_manager.worker.runs import Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _PATIENCE_SECONDS = 30
 
 
-def ended() -> HeldAttempt:
+def ended() -> Run:
     queue.enqueue(command="true")
-    (job,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
-    outcome = queue.Outcome(job_id=job.id, attempt=job.attempt, status="completed", exit_code=0)
+    (job,) = store.claim(worker="w", executors=["default"], limit=1, using="default")
+    outcome = store.Outcome(job_id=job.id, attempt=job.attempt, status="completed", exit_code=0)
     output = CappedOutput(1024, replaces=False)
-    return HeldAttempt(job=job, executor=ProcessExecutor(), key="k", output=output, deadline=None, outcome=outcome)
+    return Run(job=job, executor=ProcessExecutor(), key="k", output=output, deadline=None, outcome=outcome)
 
 
 @contextmanager

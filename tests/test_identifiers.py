@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from container_manager.identifiers import uuid7
+from container_manager.jobs.identifiers import uuid7
 
 
 def test_keys_are_version_7_and_carry_the_time() -> None:

@@ -17,7 +17,7 @@ from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ProjectState
 
 from container_manager.models import ContainerJob
-from container_manager.statemachine.triggers import sweep, trigger_constraints
+from container_manager.statemachine.trigger_constraint import sweep, trigger_constraints
 
 from .jobs import STATUSES, job_in, journal_of, row_of
 from .trial import LABEL, MAP, Trial, clean_up, entry_model, functions, guard, job_model, journal

@@ -13,18 +13,18 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
-from container_manager import queue
-from container_manager.doctor import examine
+from container_manager import queue, store
 from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition, Worker
 from container_manager.statemachine import InvalidTransition
+from container_manager.store.consistency import examine
 
 from .jobs import THEN, job_in, journal_of
 
 pytestmark = pytest.mark.django_db
 
 
-def claim(limit: int = 10, **options: object) -> list[queue.ClaimedJob]:
-    return queue.claim(worker="w", executors=["default"], limit=limit, using="default", **options)
+def claim(limit: int = 10, **options: object) -> list[store.ClaimedJob]:
+    return store.claim(worker="w", executors=["default"], limit=limit, using="default", **options)
 
 
 def container(*words: str) -> str:
@@ -166,10 +166,10 @@ class TestDoctor:
         job = queue.enqueue(command="true")
         for number, (status, after) in enumerate([("failed", 0.0), ("completed", None)], start=1):
             ContainerJob.objects.retries_due().update(scheduled_for=None)
-            queue.promote_retries(using="default")
+            store.promote_retries(using="default")
             assert len(claim()) == 1
-            outcome = queue.Outcome(job_id=job.pk, attempt=number, status=status, retry_after_seconds=after)
-            assert queue.finish([outcome], worker="w", using="default") == {(job.pk, number)}
+            outcome = store.Outcome(job_id=job.pk, attempt=number, status=status, retry_after_seconds=after)
+            assert store.finish([outcome], worker="w", using="default") == {(job.pk, number)}
         job.refresh_from_db()
         return job
 
@@ -190,7 +190,7 @@ class TestDoctor:
     def test_a_running_job_of_a_live_worker_is_well(self) -> None:
         queue.enqueue(command="true")
         worker = Worker(id="w", host="h", pid=1, lease_expires_at=timezone.now())
-        queue.register_worker(worker, lease_seconds=60, using="default")
+        store.register_worker(worker, lease_seconds=60, using="default")
         claim()
         assert examine().problems == []
 
@@ -218,7 +218,7 @@ class TestDoctor:
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL has NOTIFY.")
 @pytest.mark.django_db(transaction=True)
 def test_workers_are_woken_when_a_job_is_queued_or_cancelled() -> None:
-    from container_manager.queue.wakeup import CHANNEL
+    from container_manager.store.notifications import CHANNEL
 
     listener = connection.copy()
     try:

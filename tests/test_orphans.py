@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from container_manager.queue.orphans import attempts_over
+from container_manager.store.orphans import attempts_over
 
 from .jobs import THEN, job_in
 

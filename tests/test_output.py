@@ -12,11 +12,11 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_manager import queue
-from container_manager.cli.logs import follow
+from container_manager import queue, store
+from container_manager.cli.logs_command import follow
 from container_manager.executors.base import LogChunk, Stream
 from container_manager.models import ContainerJob, JobLog
-from container_manager.worker.output import CappedOutput
+from container_manager.worker.capped_output import CappedOutput
 
 from .workers import eventually, worker
 
@@ -80,34 +80,34 @@ def test_what_is_stored_is_the_head_and_the_tail(chunks: list[tuple[Stream, int,
     assert sum(len(data) for _, data in rows[:note]) == head
 
 
-def claimed() -> queue.ClaimedJob:
+def claimed() -> store.ClaimedJob:
     queue.enqueue(command="true")
-    (job,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
+    (job,) = store.claim(worker="w", executors=["default"], limit=1, using="default")
     return job
 
 
-def store(job: queue.ClaimedJob, *rows: tuple[int, str, bytes], gone: tuple[int, int] | None = None) -> None:
-    entries = [queue.LogEntry(sequence=number, stream=stream, data=data) for number, stream, data in rows]
-    change = queue.LogChange(job_id=job.id, attempt=job.attempt, entries=entries, gone=gone)
-    queue.store_logs([change], worker="w", using="default")
+def keep(job: store.ClaimedJob, *rows: tuple[int, str, bytes], gone: tuple[int, int] | None = None) -> None:
+    entries = [store.LogEntry(sequence=number, stream=stream, data=data) for number, stream, data in rows]
+    change = store.LogChange(job_id=job.id, attempt=job.attempt, entries=entries, gone=gone)
+    store.store_logs([change], worker="w", using="default")
 
 
 @pytest.mark.django_db(transaction=True)
 class TestFollowing:
     def test_a_reader_who_is_too_slow_is_told(self) -> None:
         job = claimed()
-        store(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
+        keep(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
         reading = follow(ContainerJob.objects.get(pk=job.id))
         assert [next(reading) for _ in range(3)][-1] == ("stdout", b"two ")
-        store(job, (1, "system", b"[8 bytes dropped]\n"), (5, "stdout", b"five"), gone=(1, 5))
+        keep(job, (1, "system", b"[8 bytes dropped]\n"), (5, "stdout", b"five"), gone=(1, 5))
         stream, said = next(reading)
         assert (stream, b"some was dropped here" in said) == ("system", True)
         assert next(reading) == ("stdout", b"five")
 
     def test_a_reader_who_comes_later_reads_the_worker_s_own_words(self) -> None:
         job = claimed()
-        store(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
-        store(job, (1, "system", b"[8 bytes dropped]\n"), (5, "stdout", b"five"), gone=(1, 5))
+        keep(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
+        keep(job, (1, "system", b"[8 bytes dropped]\n"), (5, "stdout", b"five"), gone=(1, 5))
         reading = follow(ContainerJob.objects.get(pk=job.id))
         assert [next(reading) for _ in range(3)] == [
             ("stdout", b"head "),

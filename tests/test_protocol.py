@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from django.db import OperationalError, connection, transaction
 
-from container_manager import queue
+from container_manager import queue, store
 from container_manager.conf import AppSettings
 from container_manager.executors.base import Capabilities, Executor, LaunchSpec
 from container_manager.executors.process import ProcessExecutor
@@ -157,7 +157,7 @@ class TestWorker:
         """Here the test claims in the worker's name: the database knows of it, the worker does not."""
         job = queue.enqueue(command="echo started", queue="another", max_retries=0)
         with working(ProcessExecutor(), queues=("its own",)) as loop:
-            claimed = queue.claim(worker=loop.id, executors=["default"], limit=1, using="default")
+            claimed = store.claim(worker=loop.id, executors=["default"], limit=1, using="default")
             assert [c.id for c in claimed] == [job.pk]
             eventually(lambda: row_of(job)["status"] in ("completed", "failed"))
         job.refresh_from_db()
@@ -172,7 +172,7 @@ class TestWorker:
             eventually(lambda: JobAttempt.objects.count() == 2 and executor.asked)
             register("rescuer")
             let_lease_run_out(former)
-            assert queue.rescue(worker="rescuer", executors=["default"], using="default") == 2
+            assert store.rescue(worker="rescuer", executors=["default"], using="default") == 2
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
             executor.gate.set()
@@ -194,7 +194,7 @@ class TestWorker:
             with transaction.atomic():
                 job.mark_as_failed(should_retry=True, actor="alice")
                 job.mark_as_queued(actor="alice")
-            assert len(queue.claim(worker="other", executors=["default"], limit=1, using="default")) == 1
+            assert len(store.claim(worker="other", executors=["default"], limit=1, using="default")) == 1
             eventually(lambda: not job.attempts.filter(number=1, finished_at=None).exists())
         assert (row_of(job)["status"], row_of(job)["worker"], row_of(job)["attempt"]) == ("running", "other", 2)
 
@@ -280,7 +280,7 @@ class TestWorker:
         """What kept it from the database may have kept the others too: they get time to renew their leases."""
         queue.enqueue(command="true", max_retries=0)
         register("other")
-        (claimed,) = queue.claim(worker="other", executors=["default"], limit=1, using="default")
+        (claimed,) = store.claim(worker="other", executors=["default"], limit=1, using="default")
         let_lease_run_out("other")
         job = ContainerJob.objects.get(pk=claimed.id)
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
@@ -302,7 +302,7 @@ class TestWorker:
             queue.pause_queue("default")
             register("rescuer")
             let_lease_run_out(former)
-            assert queue.rescue(worker="rescuer", executors=["default"], using="default") == 3
+            assert store.rescue(worker="rescuer", executors=["default"], using="default") == 3
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
             eventually(lambda: not executor.observe().attempts)

@@ -14,10 +14,10 @@ import pytest
 from django.db import InterfaceError, InternalError, OperationalError, connection, connections, transaction
 from django.utils import timezone
 
-from container_manager import queue
+from container_manager import queue, store
 from container_manager.models import ContainerJob, JobAttempt, Worker
-from container_manager.queue.dialects import JOB_COLUMNS
 from container_manager.statemachine import StaleTransition
+from container_manager.store.values import JOB_COLUMNS
 
 from .jobs import journal_of, row_of
 from .protocol.records import let_lease_run_out, records_of, register, seconds_since
@@ -32,7 +32,7 @@ _HOUR = timedelta(hours=1)
 
 def claim(worker: str = "w", *, limit: int = 10, executors: Sequence[str] = ("default",), **options: Any) -> list[Any]:
     """Claim jobs; return their ids, in order."""
-    claimed = queue.claim(worker=worker, executors=executors, limit=limit, using="default", **options)
+    claimed = store.claim(worker=worker, executors=executors, limit=limit, using="default", **options)
     return [job.id for job in claimed]
 
 
@@ -44,22 +44,22 @@ def running(worker: str = "w", **fields: Any) -> ContainerJob:
     return job
 
 
-def outcome(job: ContainerJob, *, status: str | None = "completed", attempt: int = 1, **values: Any) -> queue.Outcome:
-    return queue.Outcome(job_id=job.pk, attempt=attempt, status=status, **values)
+def outcome(job: ContainerJob, *, status: str | None = "completed", attempt: int = 1, **values: Any) -> store.Outcome:
+    return store.Outcome(job_id=job.pk, attempt=attempt, status=status, **values)
 
 
-def finish(*outcomes: queue.Outcome, worker: str = "w") -> set[Any]:
-    return queue.finish(outcomes, worker=worker, using="default")
+def finish(*outcomes: store.Outcome, worker: str = "w") -> set[Any]:
+    return store.finish(outcomes, worker=worker, using="default")
 
 
 def append(job: ContainerJob, *texts: bytes, attempt: int = 1, worker: str = "w") -> None:
-    entries = [queue.LogEntry(sequence=number, stream="stdout", data=text) for number, text in enumerate(texts)]
-    change = queue.LogChange(job_id=job.pk, attempt=attempt, entries=entries)
-    queue.store_logs([change], worker=worker, using="default")
+    entries = [store.LogEntry(sequence=number, stream="stdout", data=text) for number, text in enumerate(texts)]
+    change = store.LogChange(job_id=job.pk, attempt=attempt, entries=entries)
+    store.store_logs([change], worker=worker, using="default")
 
 
 def rescue(worker: str, *executors: str) -> int:
-    return queue.rescue(worker=worker, executors=executors or ("default",), using="default")
+    return store.rescue(worker=worker, executors=executors or ("default",), using="default")
 
 
 def together(*works: Callable[[], Any], barrier: Barrier | None = None) -> list[Any]:
@@ -101,7 +101,7 @@ def strange_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_claimed_job_has_the_columns_in_their_order() -> None:
-    assert queue.ClaimedJob._fields == (*JOB_COLUMNS, "elapsed_seconds")
+    assert store.ClaimedJob._fields == (*JOB_COLUMNS, "elapsed_seconds")
 
 
 class TestClaiming:
@@ -177,8 +177,8 @@ class TestClaiming:
             outcome(job, status="failed", exit_code=3, reason="error", message="no", retry_after_seconds=-1.0),
             worker="first",
         )
-        assert queue.promote_retries(using="default") == 1
-        (again,) = queue.claim(worker="second", executors=["default"], limit=1, using="default")
+        assert store.promote_retries(using="default") == 1
+        (again,) = store.claim(worker="second", executors=["default"], limit=1, using="default")
         assert (again.id, again.attempt, again.retry_count) == (job.pk, 2, 1)
         job.refresh_from_db()
         assert (job.exit_code, job.failure_reason, job.last_error, job.worker) == (None, "", "", "second")
@@ -191,7 +191,7 @@ class TestClaiming:
             "grace_seconds": 3, "max_retries": 2, "labels": {"l": "1"}, "executor": "default",
         }  # fmt: skip
         job = queue.enqueue(**asked)
-        (claimed,) = queue.claim(worker="w", executors=["default"], limit=1, using="default")
+        (claimed,) = store.claim(worker="w", executors=["default"], limit=1, using="default")
         assert {name: getattr(claimed, name) for name in asked} == asked
         assert (claimed.id, claimed.attempt, claimed.retry_count, claimed.elapsed_seconds) == (job.pk, 1, 0, 0.0)
 
@@ -272,7 +272,7 @@ class TestFinishing:
     def test_the_same_worker_with_an_earlier_attempt_is_refused(self, status: str | None) -> None:
         job = running()
         finish(outcome(job, status="failed", reason="lost", retry_after_seconds=-1.0))
-        queue.promote_retries(using="default")
+        store.promote_retries(using="default")
         assert claim() == [job.pk]
         before = records_of(job)
         assert finish(outcome(job, status=status, attempt=1, exit_code=0)) == set()
@@ -341,7 +341,7 @@ class TestOwning:
         finish(outcome(running("w")))
         running("other")
         cancelled.mark_as_cancelled()
-        owned = {o.job.id: (o.job.attempt, o.status) for o in queue.owned_attempts(worker="w", using="default")}
+        owned = {o.job.id: (o.job.attempt, o.status) for o in store.owned_attempts(worker="w", using="default")}
         assert owned == {mine.pk: (1, "running"), cancelled.pk: (1, "cancelled")}
 
     def test_an_attempt_that_its_job_has_left_behind_does_not_pass_for_running(self) -> None:
@@ -349,7 +349,7 @@ class TestOwning:
         job.mark_as_failed(should_retry=True, actor="alice")
         job.mark_as_queued(actor="alice")
         assert claim("other") == [job.pk]
-        (owned,) = queue.owned_attempts(worker="w", using="default")
+        (owned,) = store.owned_attempts(worker="w", using="default")
         assert (owned.job.attempt, owned.status) == (1, "")
         assert finish(outcome(job, status="completed")) == {(job.pk, 1)}
         assert row_of(job)["status"] == "running"
@@ -359,7 +359,7 @@ class TestOwning:
 
         def record(handle: str, worker: str) -> list[str]:
             handles = [((job.pk, 1), f"{handle} {number}") for number, job in enumerate((first, second))]
-            queue.record_handles(handles, worker=worker, using="default")
+            store.record_handles(handles, worker=worker, using="default")
             return list(JobAttempt.objects.order_by("job").values_list("handle", flat=True))
 
         assert record("mine", "w") == ["mine 0", "mine 1"]
@@ -421,7 +421,7 @@ class TestRescuing:
         if death == "lease":
             let_lease_run_out("dead")
         else:
-            queue.drop_lease("dead", using="default")
+            store.drop_lease("dead", using="default")
         before = records_of(job)
         assert rescue("rescuer") == 1
         after = records_of(job)
@@ -456,7 +456,7 @@ class TestRescuing:
         assert rescue("rescuer") == 1
         after = records_of(job)
         assert (after["job"], after["journal"]) == (before["job"], before["journal"])
-        assert [o.status for o in queue.owned_attempts(worker="rescuer", using="default")] == ["cancelled"]
+        assert [o.status for o in store.owned_attempts(worker="rescuer", using="default")] == ["cancelled"]
 
     def test_only_executors_that_it_serves_or_nobody_alive_does(self) -> None:
         register("docker_worker", executors=("docker",))
@@ -494,7 +494,7 @@ class TestRescuing:
         let_lease_run_out("zombie")
         assert rescue("rescuer") == 1
         before = records_of(job)
-        assert not queue.renew_lease("zombie", lease_seconds=60.0, using="default")
+        assert not store.renew_lease("zombie", lease_seconds=60.0, using="default")
         assert not Worker.objects.filter(pk="zombie").exists()
         assert records_of(job) == before
 
@@ -503,7 +503,7 @@ class TestRescuing:
         let_lease_run_out("rescuer")
         assert rescue("rescuer") == 0
         assert row_of(job)["worker"] == "rescuer"
-        assert queue.renew_lease("rescuer", lease_seconds=60.0, using="default")
+        assert store.renew_lease("rescuer", lease_seconds=60.0, using="default")
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
@@ -518,9 +518,9 @@ class TestRescuing:
 
         def go_on() -> tuple[int, list[Any], int]:
             register("heir")
-            assert queue.renew_lease("heir", lease_seconds=60.0, using="default")
+            assert store.renew_lease("heir", lease_seconds=60.0, using="default")
             let_lease_run_out("zombie")
-            return rescue("heir"), claim("heir", limit=1), queue.promote_retries(using="default")
+            return rescue("heir"), claim("heir", limit=1), store.promote_retries(using="default")
 
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
             {
@@ -528,7 +528,7 @@ class TestRescuing:
                 "finish": lambda: finish(outcome(locked), worker="zombie"),
                 "claim": lambda: claim("zombie", limit=1),
                 "rescue": lambda: rescue("zombie"),
-                "promote": lambda: queue.promote_retries(using="default"),
+                "promote": lambda: store.promote_retries(using="default"),
                 "cancel": lambda: (locked.mark_as_cancelled(), again.mark_as_cancelled()),
             }[asleep_in]()
             rescued, claimed, promoted = pool.submit(in_thread(go_on)).result(timeout=_PATIENCE_SECONDS / 4)
@@ -536,7 +536,7 @@ class TestRescuing:
         assert row_of(free)["worker"] == "heir"
         assert claimed == [second if asleep_in == "claim" else first]
         assert promoted == (0 if asleep_in in ("promote", "cancel") else 1)
-        assert queue.promote_retries(using="default") == 1 - promoted
+        assert store.promote_retries(using="default") == 1 - promoted
         assert rescue("heir") == 3 - rescued
         assert set(JobAttempt.objects.filter(finished_at=None).values_list("worker", flat=True)) == {"heir"}
 
@@ -575,12 +575,12 @@ class TestRescuing:
 
         def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
             if sql.startswith("DELETE FROM container_manager_worker"):
-                together(lambda: queue.renew_lease("late", lease_seconds=60.0, using="default"))
+                together(lambda: store.renew_lease("late", lease_seconds=60.0, using="default"))
             return execute(sql, *args)
 
         with connection.execute_wrapper(intrude):
             assert rescue("rescuer") == 0
-        assert "late" in queue.live_workers(using="default")
+        assert "late" in store.live_workers(using="default")
         assert row_of(job)["worker"] == "late"
 
     @concurrent
@@ -622,11 +622,11 @@ class TestRetrying:
             outcome(later, status="failed", reason="error", retry_after_seconds=60.0),
             outcome(failed, status="failed", reason="error"),
         )
-        assert queue.promote_retries(using="default") == 1
+        assert store.promote_retries(using="default") == 1
         assert [row_of(job)["status"] for job in (due, later, failed)] == ["queued", "retrying", "failed"]
         assert journal_of(due)[-1] == ("retrying", "queued")
         assert row_of(due)["launched_at"] is None
-        assert queue.promote_retries(using="default") == 0
+        assert store.promote_retries(using="default") == 0
 
     @concurrent
     def test_two_that_promote_do_it_once(self) -> None:
@@ -636,7 +636,7 @@ class TestRetrying:
 
         def promote() -> int:
             barrier.wait()
-            return queue.promote_retries(using="default")
+            return store.promote_retries(using="default")
 
         assert sum(together(promote, promote, barrier=barrier)) == len(jobs)
         assert all(journal_of(job).count(("retrying", "queued")) == 1 for job in jobs)
@@ -646,10 +646,10 @@ class TestLeases:
     def test_a_lease_runs_on_the_databases_clock(self, strange_clock: None) -> None:
         register("w", lease_seconds=100.0)
         assert -101 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS - 100
-        assert queue.live_workers(using="default") == ["w"]
+        assert store.live_workers(using="default") == ["w"]
         let_lease_run_out("w")
-        assert queue.live_workers(using="default") == []
-        assert queue.renew_lease("w", lease_seconds=0.5, using="default")
+        assert store.live_workers(using="default") == []
+        assert store.renew_lease("w", lease_seconds=0.5, using="default")
         assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS
 
     def test_the_oldest_worker_alive_maintains(self) -> None:
@@ -657,19 +657,19 @@ class TestLeases:
         register("second")
 
         def maintainers() -> list[str]:
-            return [worker for worker in ("first", "second") if queue.is_maintainer(worker, using="default")]
+            return [worker for worker in ("first", "second") if store.is_maintainer(worker, using="default")]
 
         assert maintainers() == ["first"]
         let_lease_run_out("first")
         assert maintainers() == ["second"]
-        queue.drop_lease("second", using="default")
+        store.drop_lease("second", using="default")
         assert maintainers() == []
 
     def test_a_worker_without_a_row_has_no_lease_to_renew(self) -> None:
         register("w")
-        queue.drop_lease("w", using="default")
-        assert not queue.renew_lease("w", lease_seconds=60.0, using="default")
-        assert queue.live_workers(using="default") == []
+        store.drop_lease("w", using="default")
+        assert not store.renew_lease("w", lease_seconds=60.0, using="default")
+        assert store.live_workers(using="default") == []
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
@@ -677,7 +677,7 @@ class TestLeases:
         register("rescuer")
         job = running("frozen")
         # Longer than a busy machine lets this one wait between two statements.
-        queue.prepare_session(idle_seconds=3.0, using="default")
+        store.prepare_session(idle_seconds=3.0, using="default")
 
         def take() -> None:
             deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -759,7 +759,7 @@ class TestCancelling:
         act: Callable[[int], object] = {
             "claim": lambda number: claim("w", limit=1),
             "finish with a retry": lambda number: finish(failed[number]),
-            "promote": lambda number: queue.promote_retries(using="default"),
+            "promote": lambda number: store.promote_retries(using="default"),
             "rescue": lambda number: rescue("rescuer"),
         }[what]
 

@@ -15,8 +15,8 @@ import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, connection, connections, transaction
 
-from container_manager.checks import check_triggers
 from container_manager.models import ContainerJob, JobTransition
+from container_manager.statemachine.checks import check_triggers
 
 from .jobs import STATUSES, job_in
 from .parts import require

@@ -12,10 +12,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import override_settings
 
+from container_manager.checks import check_sqlite
 from container_manager.conf import PROCESS_EXECUTOR, AppSettings, app_settings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.executors.registry import build_executors
-from container_manager.setting_checks import check_sqlite
 
 # Django 6.1's checks look at the database.
 pytestmark = pytest.mark.django_db(databases="__all__")

@@ -14,7 +14,7 @@ import pytest
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from container_manager import queue
+from container_manager import store
 from container_manager.conf import AppSettings, RetrySettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
@@ -171,7 +171,7 @@ def test_a_job_of_a_dead_worker_is_run_again() -> None:
     job = queued("true")
     row = Worker(id="dead", host="h", pid=1, executors=["default"], lease_expires_at=job.created_at)
     row.save()
-    assert len(queue.claim(worker="dead", executors=["default"], limit=1, using="default")) == 1
+    assert len(store.claim(worker="dead", executors=["default"], limit=1, using="default")) == 1
     while job.status != "completed":
         drain()
         job.refresh_from_db()

@@ -12,9 +12,9 @@ import pytest
 
 from container_manager import queue
 from container_manager.conf import AppSettings
-from container_manager.doctor import examine
 from container_manager.models import ContainerJob, JobAttempt, JobLog
 from container_manager.statemachine import TransitionError
+from container_manager.store.consistency import examine
 
 from .jobs import journal_of
 from .workers import eventually, worker

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from container_manager import queue
-from container_manager.doctor import examine
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+from container_manager.store.consistency import examine
 
 from .workers import eventually, start_worker, worker
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from django.db import connection, transaction
 
-from container_manager import queue
+from container_manager import queue, store
 from container_manager.executors.base import LaunchSpec, Phase
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
@@ -38,24 +38,24 @@ def rescued() -> ContainerJob:
     claim("zombie")
     append(job, 1, 0, b"first run\n", worker="zombie")
     let_lease_run_out("zombie")
-    assert queue.rescue(worker="heir", executors=["default"], using="default") == 1
+    assert store.rescue(worker="heir", executors=["default"], using="default") == 1
     return job
 
 
 def running_again() -> ContainerJob:
     job = rescued()
     lost = outcome(job, 1, "failed", reason="lost", message="Lost.", retry_after_seconds=-1.0)
-    assert queue.finish([lost], worker="heir", using="default") == {(job.pk, 1)}
-    assert queue.promote_retries(using="default") == 1
+    assert store.finish([lost], worker="heir", using="default") == {(job.pk, 1)}
+    assert store.promote_retries(using="default") == 1
     claim("heir")
     append(job, 2, 0, b"second run\n", worker="heir")
-    queue.record_handles([((job.pk, 2), "second")], worker="heir", using="default")
+    store.record_handles([((job.pk, 2), "second")], worker="heir", using="default")
     return job
 
 
 def completed() -> ContainerJob:
     job = running_again()
-    assert queue.finish([outcome(job, 2, "completed", exit_code=0)], worker="heir", using="default") == {(job.pk, 2)}
+    assert store.finish([outcome(job, 2, "completed", exit_code=0)], worker="heir", using="default") == {(job.pk, 2)}
     return job
 
 
@@ -67,11 +67,11 @@ def cancelled() -> ContainerJob:
 
 
 def claim(worker: str) -> None:
-    assert len(queue.claim(worker=worker, executors=["default"], limit=1, using="default")) == 1
+    assert len(store.claim(worker=worker, executors=["default"], limit=1, using="default")) == 1
 
 
-def outcome(job: ContainerJob, attempt: int, status: str | None, **values: Any) -> queue.Outcome:
-    return queue.Outcome(job_id=job.pk, attempt=attempt, status=status, **values)
+def outcome(job: ContainerJob, attempt: int, status: str | None, **values: Any) -> store.Outcome:
+    return store.Outcome(job_id=job.pk, attempt=attempt, status=status, **values)
 
 
 def append(
@@ -83,9 +83,9 @@ def append(
     worker: str,
     gone: tuple[int, int] | None = None,
 ) -> None:
-    entry = queue.LogEntry(sequence=sequence, stream="stdout", data=data)
-    change = queue.LogChange(job_id=job.pk, attempt=attempt, entries=[entry], gone=gone)
-    queue.store_logs([change], worker=worker, using="default")
+    entry = store.LogEntry(sequence=sequence, stream="stdout", data=data)
+    change = store.LogChange(job_id=job.pk, attempt=attempt, entries=[entry], gone=gone)
+    store.store_logs([change], worker=worker, using="default")
 
 
 @pytest.mark.parametrize("moment", [rescued, running_again, completed, cancelled])
@@ -103,7 +103,7 @@ def append(
 def test_a_zombie_cannot_end_the_job(moment: Callable[[], ContainerJob], attempt: int, end: dict[str, Any]) -> None:
     job = moment()
     before = records_of(job)
-    assert queue.finish([outcome(job, attempt, **end)], worker="zombie", using="default") == set()
+    assert store.finish([outcome(job, attempt, **end)], worker="zombie", using="default") == set()
     assert records_of(job) == before
 
 
@@ -111,13 +111,13 @@ def test_a_zombie_cannot_end_the_job(moment: Callable[[], ContainerJob], attempt
 def test_a_zombie_can_neither_renew_nor_write_nor_take_back(moment: Callable[[], ContainerJob]) -> None:
     job = moment()
     before = records_of(job)
-    assert not queue.renew_lease("zombie", lease_seconds=60.0, using="default")
+    assert not store.renew_lease("zombie", lease_seconds=60.0, using="default")
     for attempt, sequence in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0)):
         append(job, attempt, sequence, b"from the grave\n", worker="zombie", gone=(0, 9))
-    queue.record_handles([((job.pk, number), "zombie's") for number in (1, 2)], worker="zombie", using="default")
-    assert queue.owned_attempts(worker="zombie", using="default") == []
-    assert queue.rescue(worker="zombie", executors=["default"], using="default") == 0
-    assert queue.claim(worker="zombie", executors=["default"], limit=9, using="default") == []
+    store.record_handles([((job.pk, number), "zombie's") for number in (1, 2)], worker="zombie", using="default")
+    assert store.owned_attempts(worker="zombie", using="default") == []
+    assert store.rescue(worker="zombie", executors=["default"], using="default") == 0
+    assert store.claim(worker="zombie", executors=["default"], limit=9, using="default") == []
     assert records_of(job) == before
 
 

@@ -11,7 +11,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
 from container_manager.statemachine import JournalTable, TransitionConstraint, TransitionJournal
-from container_manager.statemachine.triggers import trigger_constraints
+from container_manager.statemachine.trigger_constraint import trigger_constraints
 
 LABEL = "trial"
 MAP: Mapping[Any, Sequence[Any]] = {"a": ["b"], "b": ["c"], "c": []}

@@ -34,7 +34,7 @@ def _enqueue(connection: psycopg.Connection, count: int) -> None:
 
 def _insert(connection: psycopg.Connection, count: int) -> None:
     """Insert the rows as `_enqueue` does: the same columns, batches, keys and one transaction."""
-    from container_manager.identifiers import uuid7
+    from container_manager.jobs.identifiers import uuid7
     from container_manager.models import ContainerJob
 
     fields = ContainerJob._meta.concrete_fields

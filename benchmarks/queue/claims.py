@@ -30,7 +30,7 @@ def measure_claims(connection: psycopg.Connection, *, quick: bool) -> tuple[floa
 
 
 def _claims(connection: psycopg.Connection, *, finished: int, queued: int) -> list[float]:
-    from container_manager.queue import claim
+    from container_manager.store import claim
 
     connection.execute(f"TRUNCATE {_JOB} CASCADE")
     _fill(connection, "completed", finished, first=0)

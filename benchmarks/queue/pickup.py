@@ -19,7 +19,7 @@ _JOB_SECONDS = 10
 @contextmanager
 def running_worker(*options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker as a user would, from when it has its lease."""
-    from container_manager.queue import live_workers
+    from container_manager.store import live_workers
 
     process = subprocess.Popen(worker_command(*options))
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..conf import app_settings
 from ..models import ContainerJob
-from .base import Refused, jobs
+from .finding import Refused, jobs
 
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 

@@ -13,7 +13,7 @@ from inspect import signature
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from ..conf import AppSettings
-from ..container import ContainerRequest
+from ..jobs.container_request import ContainerRequest
 
 Stream = Literal["stdout", "stderr", "system"]
 

@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, router, transaction
 from django.utils import timezone
 
 from ..models import ContainerJob, JobStatus
-from .wakeup import wake_workers
+from ..store.notifications import wake_workers
 
 # What a new run takes over from the job it repeats.
 _REPEATED = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import DEFAULT_DB_ALIAS
 
 from ..models import PausedQueue
-from .wakeup import wake_workers
+from ..store.notifications import wake_workers
 
 
 def pause_queue(name: str, *, by: str = "", using: str = DEFAULT_DB_ALIAS) -> bool:

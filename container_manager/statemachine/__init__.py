@@ -6,9 +6,8 @@ Independent of the rest of this app: declare a `TransitionConstraint` and, for a
 
 from .constraint import TransitionConstraint
 from .exceptions import InvalidTransition, MissingRow, StaleTransition, TransitionError, UnknownState, UnsavedInstance
-from .fields import RowIdField
 from .graph import Graph, GraphError
-from .journal import JournalTable, TransitionJournal
+from .journal import JournalTable, RowIdField, TransitionJournal
 from .machine import Effect, Transition
 
 __all__ = [

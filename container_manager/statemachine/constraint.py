@@ -10,9 +10,9 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Model
 from django.utils.translation import gettext_lazy as _
 
-from .dialects.base import Dialect, GuardSpec
 from .graph import Graph, State, plain
-from .triggers import TriggerConstraint, column_of
+from .trigger_constraint import TriggerConstraint, column_of
+from .triggers.dialect import Dialect, GuardSpec
 
 
 class TransitionConstraint(TriggerConstraint):

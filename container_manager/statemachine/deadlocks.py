@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 
-from .dialects.base import dialect_for
+from .triggers import dialect_for
 
 T = TypeVar("T")
 P = ParamSpec("P")

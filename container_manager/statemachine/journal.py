@@ -10,12 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS
-from django.db.models import Model
+from django.db.models import BigAutoField, Model
 
-from .dialects.base import Dialect, JournalSpec, dialect_for
-from .triggers import TriggerConstraint, column_of
+from .trigger_constraint import TriggerConstraint, column_of
+from .triggers import dialect_for
+from .triggers.dialect import Dialect, JournalSpec
 
 if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 # How Django's schema editor names the new table while it rebuilds one on SQLite.
@@ -145,3 +147,14 @@ class JournalTable(TriggerConstraint):
         return NotImplemented
 
     __hash__ = TriggerConstraint.__hash__
+
+
+class RowIdField(BigAutoField):  # type: ignore[type-arg]  # only the stubs have arguments
+    """A BigAutoField without AUTOINCREMENT on SQLite.
+
+    That would write a second table for every row, a tenth of a transition. Without it the key still grows from row to
+    row; only that of the newest row may come again once it has been deleted.
+    """
+
+    def db_type_suffix(self, connection: BaseDatabaseWrapper) -> str | None:
+        return None if connection.vendor == "sqlite" else super().db_type_suffix(connection)

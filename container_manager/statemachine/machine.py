@@ -14,10 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.models import BaseConstraint, F, Model
 
 from .constraint import TransitionConstraint
-from .dialects.base import VERSIONS
 from .exceptions import InvalidTransition, UnknownState
 from .graph import Graph, GraphError, State, plain
 from .journal import TransitionJournal
+from .triggers.dialect import VERSIONS
 
 
 class Effect(Enum):

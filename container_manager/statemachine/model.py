@@ -13,12 +13,12 @@ from django.db.models.lookups import Exact
 from django.dispatch import Signal
 from django.utils import timezone
 
-from .dialects.base import dialect_for
+from .announcements import send_transitions
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
-from .guard import ExpectedRow, GuardedUpdate, update_directly
 from .machine import Effect, Machine, Transition, actor_name, machine_of
-from .signals import send_transitions
+from .triggers import dialect_for
+from .update import ExpectedRow, GuardedUpdate, update_directly
 
 _MISSING = object()
 

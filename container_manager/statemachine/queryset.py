@@ -11,11 +11,11 @@ from asgiref.sync import sync_to_async
 from django.db import connections, models, transaction
 from django.utils import timezone
 
+from .announcements import send_transitions
 from .deadlocks import retry_deadlocks
-from .dialects.base import dialect_for
 from .graph import State
 from .machine import Machine, Transition, actor_name, machine_of, update_values
-from .signals import send_transitions
+from .triggers import dialect_for
 
 T = TypeVar("T", bound=models.Model)
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from django.db import InterfaceError, InternalError, OperationalError, connections
 
-from .. import queue
+from .. import store
 from .timers import Timer
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Database:
         """Do something; raise what the database raises, and connect anew the next time."""
         try:
             if not self._prepared:
-                queue.prepare_session(idle_seconds=self._idle_seconds, using=self.using)
+                store.prepare_session(idle_seconds=self._idle_seconds, using=self.using)
                 self._prepared = True
             return work()
         except AWAY:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from .. import queue
+from .. import store
 from ..conf import AppSettings
 from ..executors.base import (
     DependencyUnavailable,
@@ -20,11 +20,11 @@ from ..executors.base import (
     Rejected,
     Unavailable,
 )
-from .held import AttemptKey, HeldAttempt, Stage
-from .launching import Launches, attempt
+from .capped_output import CappedOutput
+from .launch_spec import attempt_of, launch_key
+from .launcher import Launcher, attempt
 from .outcomes import closed, failed, outcome_of
-from .output import CappedOutput
-from .spec import attempt_of, launch_key
+from .runs import AttemptKey, Run, Stage
 from .timers import Timer
 
 _FLUSH_SECONDS = 0.5
@@ -38,9 +38,9 @@ class Engines:
     """
 
     def __init__(self, executors: Mapping[str, Executor], settings: AppSettings, wake: Callable[[], None]) -> None:
-        self.held: dict[AttemptKey, HeldAttempt] = {}
+        self.held: dict[AttemptKey, Run] = {}
         self._executors, self._settings, self._wake = dict(executors), settings, wake
-        self._launches = Launches(settings, wake)
+        self._launches = Launcher(settings, wake)
         self._changed: dict[str, bool] = dict.fromkeys(self._executors, True)
         # An engine that is not part of this worker is away until it has said what it holds.
         started = time.monotonic()
@@ -112,12 +112,12 @@ class Engines:
             self._read_outputs()
         self._read_last_outputs()
 
-    def take_on(self, job: queue.ClaimedJob) -> None:
+    def take_on(self, job: store.ClaimedJob) -> None:
         """Start a claimed job."""
         held = self._hold(job)
         self._launches.begin(held)
 
-    def adopt(self, found: queue.OwnedAttempt, *, by: str) -> None:
+    def adopt(self, found: store.OwnedAttempt, *, by: str) -> None:
         """Take an attempt that another worker began (or this one, before the database forgot to answer)."""
         job = found.job
         held = self._hold(job, adopted=True)
@@ -131,7 +131,7 @@ class Engines:
             self._launches.begin(held)
         self._changed[job.executor] = True
 
-    def stop(self, held: HeldAttempt, why: str, *, grace: float) -> None:
+    def stop(self, held: Run, why: str, *, grace: float) -> None:
         """Have an attempt stopped; ``why`` decides what its end will mean."""
         held.stopped_for = why
         if held.stage in (Stage.LAUNCHING, Stage.RUNNING):
@@ -139,13 +139,13 @@ class Engines:
             if isinstance(result, Unavailable):
                 held.stopped_for = None
 
-    def disown(self, held: HeldAttempt) -> None:
+    def disown(self, held: Run) -> None:
         """Drop an attempt that is no longer this worker's, and end what still runs of it here."""
         held.mine = False
         if held.stage is not Stage.LAUNCHING:
             self._forget(held)
 
-    def let_go(self, held: HeldAttempt) -> None:
+    def let_go(self, held: Run) -> None:
         """Drop an attempt whose end is stored, and remove what the engine has of it."""
         self.held.pop(held.id, None)
         failed = held.outcome is not None and held.outcome.status == "failed"
@@ -166,9 +166,9 @@ class Engines:
         """Remove what an engine holds of an attempt that is over."""
         self._remove(alias, handle, failed=failed)
 
-    def _hold(self, job: queue.ClaimedJob, *, adopted: bool = False) -> HeldAttempt:
+    def _hold(self, job: store.ClaimedJob, *, adopted: bool = False) -> Run:
         now = time.monotonic()
-        held = HeldAttempt(
+        held = Run(
             job=job,
             executor=self._executors[job.executor],
             key=launch_key(job, self._settings),
@@ -193,7 +193,7 @@ class Engines:
             else:
                 self._end_unstarted(held, result)
 
-    def _note_running(self, held: HeldAttempt, handle: str) -> None:
+    def _note_running(self, held: Run, handle: str) -> None:
         held.handle, held.stage, held.running_since = handle, Stage.RUNNING, time.monotonic()
         self._note_available(held.job.executor)
         self._changed[held.job.executor] = True
@@ -202,13 +202,13 @@ class Engines:
         elif held.stopped_for is not None:
             self.stop(held, held.stopped_for, grace=held.job.grace_seconds)
 
-    def _may_come_back(self, held: HeldAttempt) -> bool:
+    def _may_come_back(self, held: Run) -> bool:
         """Tell whether to try a launch again: its engine is not away for too long since the first time it failed."""
         # Not since the claim: an image may have been pulled for longer than that.
         held.launch_until = held.launch_until or time.monotonic() + self._settings.unreachable_seconds
         return time.monotonic() < held.launch_until
 
-    def _end_unstarted(self, held: HeldAttempt, error: Exception) -> None:
+    def _end_unstarted(self, held: Run, error: Exception) -> None:
         if isinstance(error, Rejected):
             reason, message = error.reason, str(error)
         elif isinstance(error, Unavailable):
@@ -256,7 +256,7 @@ class Engines:
             self._said_away.discard(alias)
             logger.warning("Executor %s answers again", alias)
 
-    def _note_unavailable(self, alias: str, running: Iterable[HeldAttempt], error: Unavailable) -> None:
+    def _note_unavailable(self, alias: str, running: Iterable[Run], error: Unavailable) -> None:
         since = self._unavailable_since.setdefault(alias, time.monotonic())
         if alias not in self._said_away:
             self._said_away.add(alias)
@@ -268,7 +268,7 @@ class Engines:
             if held.stopped_for != "cancelled":
                 self._give_up(held, f"The engine could not be reached: {error}")
 
-    def _take_note(self, held: HeldAttempt, observation: Observation | None, as_of: float) -> None:
+    def _take_note(self, held: Run, observation: Observation | None, as_of: float) -> None:
         if observation is None or observation.phase is Phase.CREATED:
             if as_of >= held.running_since:
                 self._give_up(held, "The engine no longer runs this attempt.")
@@ -288,11 +288,11 @@ class Engines:
                     logger.warning("The end of the output of job=%s attempt=%s could not be read", *held.id)
                 self._end(held, held.exit or ExitStatus(lost=True))
 
-    def _give_up(self, held: HeldAttempt, message: str) -> None:
+    def _give_up(self, held: Run, message: str) -> None:
         attempt(held.read_output)
         self._end(held, ExitStatus(lost=True, message=message))
 
-    def _end(self, held: HeldAttempt, exit_status: ExitStatus) -> None:
+    def _end(self, held: Run, exit_status: ExitStatus) -> None:
         held.hand_out(everything=True)
         held.stage, held.exit = Stage.ENDED, exit_status
         if not held.mine:
@@ -307,7 +307,7 @@ class Engines:
             if held.stage in (Stage.LAUNCHING, Stage.RUNNING) and held.is_overdue():
                 self.stop(held, "timeout", grace=held.job.grace_seconds)
 
-    def _forget(self, held: HeldAttempt) -> None:
+    def _forget(self, held: Run) -> None:
         if self.held.get(held.id) is not held:
             # Taken back meanwhile, from whoever had it in between.
             return

@@ -8,9 +8,9 @@ from queue import SimpleQueue
 
 from django.db import connections
 
-from .. import queue
+from .. import store
 from .database import Database
-from .held import AttemptKey, HeldAttempt
+from .runs import AttemptKey, Run
 
 
 class Finisher:
@@ -24,10 +24,10 @@ class Finisher:
     def __init__(self, database: Database, wake: Callable[[], None]) -> None:
         self._database, self._wake = database, wake
         # Plain queues: a pool with its futures takes as long to pass a batch on and back as to send the statement.
-        self._given: SimpleQueue[tuple[Sequence[HeldAttempt], str] | None] = SimpleQueue()
+        self._given: SimpleQueue[tuple[Sequence[Run], str] | None] = SimpleQueue()
         self._stored: SimpleQueue[set[AttemptKey] | BaseException] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.batch: Sequence[HeldAttempt] = ()
+        self.batch: Sequence[Run] = ()
 
     def start(self) -> None:
         # Not before the worker runs: a process that forks between the two would have a finisher without its thread.
@@ -35,7 +35,7 @@ class Finisher:
             self._thread = threading.Thread(target=self._run, name="container-manager-finisher", daemon=True)
             self._thread.start()
 
-    def give(self, ended: Sequence[HeldAttempt], *, worker: str) -> None:
+    def give(self, ended: Sequence[Run], *, worker: str) -> None:
         """Begin to store a batch, each with its outcome; only while `batch`, what was given last, is empty.
 
         Where it is stored at once, raises what the database raises: then it is to be given again.
@@ -46,7 +46,7 @@ class Finisher:
             self._hand_back(self._store(ended, worker))
         self.batch = ended
 
-    def take(self) -> tuple[Sequence[HeldAttempt], set[AttemptKey]]:
+    def take(self) -> tuple[Sequence[Run], set[AttemptKey]]:
         """Return a batch that is done, and which of its attempts are closed now; nothing while there is none.
 
         Raises what the database raised: then the batch is to be given again.
@@ -79,11 +79,11 @@ class Finisher:
         self._stored.put(stored)
         self._wake()
 
-    def _store(self, ended: Sequence[HeldAttempt], worker: str) -> set[AttemptKey]:
+    def _store(self, ended: Sequence[Run], worker: str) -> set[AttemptKey]:
         using = self._database.using
 
-        def store() -> set[AttemptKey]:
-            queue.store_logs([change for held in ended for change in held.log_changes], worker=worker, using=using)
-            return queue.finish([held.outcome for held in ended if held.outcome], worker=worker, using=using)
+        def send() -> set[AttemptKey]:
+            store.store_logs([change for held in ended for change in held.log_changes], worker=worker, using=using)
+            return store.finish([held.outcome for held in ended if held.outcome], worker=worker, using=using)
 
-        return self._database.do(store)
+        return self._database.do(send)

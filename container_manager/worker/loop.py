@@ -10,19 +10,18 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from uuid import UUID
 
-from .. import queue
+from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
-from ..queue.wakeup import CANCELLED, READY
+from ..store.notifications import CANCELLED, READY, Listener
 from .database import AWAY, LAST_RETRY_SECONDS, Database
 from .engines import Engines
 from .finisher import Finisher
-from .held import Stage
-from .lease import Lease
+from .heartbeat import Heartbeat
 from .maintenance import Maintenance
 from .outcomes import closed, failed
+from .runs import Stage
 from .timers import Timer
-from .wakeup import Listener
 
 _FIRST_POLL_SECONDS = 0.05
 # Longer than two pauses between two tries: by then every worker that lives has found the database again.
@@ -68,7 +67,7 @@ class WorkerLoop:
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database = Database(options.using, idle_seconds=settings.lease_seconds)
         self._engines = Engines(executors, settings, self._awaken)
-        self._lease = Lease(settings, queues=self._queues, executors=list(executors), slots=options.slots)
+        self._lease = Heartbeat(settings, queues=self._queues, executors=list(executors), slots=options.slots)
         self._finisher = Finisher(Database(options.using, idle_seconds=settings.lease_seconds), self._awaken)
         self._maintenance = Maintenance(settings, using=options.using)
         self._renew = Timer(settings.lease_seconds / 3)
@@ -115,7 +114,7 @@ class WorkerLoop:
             listener.stop()
             self._finisher.close()
             gc.unfreeze()
-        self._database.attempt(lambda: queue.drop_lease(self.id, using=self._options.using))
+        self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
         logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
         return self._claimed
 
@@ -230,7 +229,7 @@ class WorkerLoop:
     def _do_maintenance(self) -> None:
         using = self._options.using
         if self._rescue.is_due() and not self._lease.is_late():
-            adopted = queue.rescue(worker=self.id, executors=self._engines.aliases, using=using)
+            adopted = store.rescue(worker=self.id, executors=self._engines.aliases, using=using)
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
@@ -243,13 +242,13 @@ class WorkerLoop:
         """Remove what engines still hold of attempts that are over: of workers that died before they did, say."""
         for alias, attempts in self._engines.orphans().items():
             if attempts:
-                closed = queue.attempts_over(attempts, using=self._options.using)
+                closed = store.attempts_over(attempts, using=self._options.using)
                 for key, failed in closed.items():
                     self._engines.remove_orphan(alias, attempts[key], failed=failed)
 
     def _compare_with_database(self) -> None:
         """Find what was cancelled or taken from this worker, and what it was given."""
-        owned = {(o.job.id, o.job.attempt): o for o in queue.owned_attempts(worker=self.id, using=self._options.using)}
+        owned = {(o.job.id, o.job.attempt): o for o in store.owned_attempts(worker=self.id, using=self._options.using)}
         # What becomes of these is known when the batch is taken back.
         storing = {held.id for held in self._finisher.batch}
         for held in list(self._engines.held.values()):
@@ -264,14 +263,14 @@ class WorkerLoop:
         for key in owned.keys() - storing:
             self._adopt(owned[key])
 
-    def _adopt(self, found: queue.OwnedAttempt) -> None:
+    def _adopt(self, found: store.OwnedAttempt) -> None:
         job = found.job
         if job.executor in self._engines.aliases:
             self._engines.adopt(found, by=self.id)
             return
         message = f"No live worker serves executor {job.executor!r}."
         lost = failed(job, "lost", message, retry=self._settings.retry)
-        queue.finish(
+        store.finish(
             [lost if found.status == "running" else closed(job, None)], worker=self.id, using=self._options.using
         )
 
@@ -299,7 +298,7 @@ class WorkerLoop:
         room = self._room()
         if not room or not self._poll.is_due():
             return
-        jobs = queue.claim(
+        jobs = store.claim(
             worker=self.id,
             executors=self._engines.reachable,
             queues=self._queues,
@@ -330,7 +329,7 @@ class WorkerLoop:
         return any(self._is_due(alias) for alias in self._engines.away)
 
     def _is_due(self, alias: str) -> bool:
-        return queue.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)
+        return store.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)
 
     def _room(self) -> int:
         """Return how many jobs may be claimed.
@@ -350,7 +349,7 @@ class WorkerLoop:
         waiting = [held for held in self._engines.held.values() if held.log_changes and held.outcome is None]
         if waiting:
             changes = [change for held in waiting for change in held.log_changes]
-            queue.store_logs(changes, worker=self.id, using=self._options.using)
+            store.store_logs(changes, worker=self.id, using=self._options.using)
             for held in waiting:
                 held.log_changes = []
 
@@ -363,6 +362,6 @@ class WorkerLoop:
         ]
         if fresh:
             handles = [(held.id, held.handle) for held in fresh]
-            queue.record_handles(handles, worker=self.id, using=self._options.using)
+            store.record_handles(handles, worker=self.id, using=self._options.using)
             for held in fresh:
                 held.handle_stored = True

@@ -8,8 +8,9 @@ from datetime import timedelta
 from django.db import transaction
 from django.utils import timezone
 
-from .. import queue
+from .. import store
 from ..conf import AppSettings
+from ..queue.pruning import PRUNE_BATCH, prune_jobs
 from .outcomes import failed, unschedulable_message
 from .timers import Timer
 
@@ -28,31 +29,31 @@ class Maintenance:
 
     def run(self, worker: str) -> bool:
         """Do what is due, if it is this worker's to do; tell whether jobs have become ready."""
-        if not queue.is_maintainer(worker, using=self._using):
+        if not store.is_maintainer(worker, using=self._using):
             return False
         if self._settings.prune_after_seconds is not None and self._prune.is_due():
             self._prune_jobs(self._settings.prune_after_seconds)
         if self._sweep.is_due():
             self._fail_unschedulable(worker)
-        return bool(queue.promote_retries(using=self._using))
+        return bool(store.promote_retries(using=self._using))
 
     def _prune_jobs(self, after_seconds: float) -> None:
         before = timezone.now() - timedelta(seconds=after_seconds)
         # A batch at a time: meanwhile the worker does nothing else.
-        if queue.prune_jobs(before=before, limit=queue.PRUNE_BATCH, using=self._using) == queue.PRUNE_BATCH:
+        if prune_jobs(before=before, limit=PRUNE_BATCH, using=self._using) == PRUNE_BATCH:
             self._prune.hurry()
 
     def _fail_unschedulable(self, worker: str) -> None:
         """Fail what is queued for an executor or a queue that nobody knows: it would wait for ever."""
         using, settings = self._using, self._settings
         executors, queues = sorted(settings.executors), settings.queues
-        for job, executor, name in queue.unschedulable_jobs(
+        for job, executor, name in store.unschedulable_jobs(
             executors=executors, queues=queues, older_than_seconds=settings.unreachable_seconds, using=using
         ):
             message = unschedulable_message(executor, name, executors=executors, queues=queues)
             with transaction.atomic(using=using):
-                claimed = queue.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
+                claimed = store.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
                 outcomes = [failed(each, "unschedulable", message, retry=settings.retry) for each in claimed]
                 if outcomes:
-                    queue.finish(outcomes, worker=worker, using=using)
+                    store.finish(outcomes, worker=worker, using=using)
                     logger.error("Job %s failed: %s", job, message)

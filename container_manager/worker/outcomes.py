@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..conf import RetrySettings
 from ..executors.base import ExitStatus
-from ..queue import ClaimedJob, Outcome
+from ..store import ClaimedJob, Outcome
 
 _MESSAGE_CHARACTERS = 10_000
 

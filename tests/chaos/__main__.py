@@ -205,8 +205,8 @@ class Chaos:
 
     def verify(self, exit_codes: list[int]) -> list[str]:
         """Return every problem, in words."""
-        from container_manager.doctor import examine
         from container_manager.models import JobAttempt
+        from container_manager.store.consistency import examine
 
         diagnosis = examine()
         problems = [*diagnosis.problems, *self.engine.problems]

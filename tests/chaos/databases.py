@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from container_manager.standalone import sqlite_database
+from container_manager.conf import sqlite_database
 
 from ..servers import postgresql_programs
 

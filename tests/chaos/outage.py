@@ -116,8 +116,8 @@ class Outage:
         return ContainerJob.objects.filter(status__in=["queued", "running", "retrying"]).count() + open_attempts
 
     def _problems(self) -> Iterator[str]:
-        from container_manager.doctor import examine
         from container_manager.models import ContainerJob, JobLog
+        from container_manager.store.consistency import examine
 
         yield from examine().problems
         for job in ContainerJob.objects.all():

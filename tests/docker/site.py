@@ -15,8 +15,8 @@ from typing import Any
 from django.utils import timezone
 
 from container_manager import queue
-from container_manager.doctor import examine
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+from container_manager.store.consistency import examine
 
 from ..workers import eventually, worker
 from .image import IMAGE

@@ -8,11 +8,11 @@ from typing import Any
 
 import docker
 
-from container_manager.container import ContainerRequest
 from container_manager.executors.base import LaunchSpec
 from container_manager.executors.docker import DockerExecutor
 from container_manager.executors.docker.configuration import INSTALL_LABEL
 from container_manager.executors.docker.options import docker_options
+from container_manager.jobs.container_request import ContainerRequest
 
 from ..executors.conformance import Subject, new_key
 from .image import IMAGE

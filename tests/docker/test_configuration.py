@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from container_manager.container import ContainerRequest, container_request
 from container_manager.executors.base import LaunchSpec, Rejected
 from container_manager.executors.docker.configuration import container_configuration, is_allowed
 from container_manager.executors.docker.options import docker_options
+from container_manager.jobs.container_request import ContainerRequest, container_request
 
 OPTIONS: dict[str, Any] = {
     "images": ["busybox", "team.example.com:5000/tools/*:1.*"],

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from container_manager.container import ContainerRequest
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
+from container_manager.jobs.container_request import ContainerRequest
 
 from ..executors.conformance import ended, new_key, output, text
 from .image import IMAGE

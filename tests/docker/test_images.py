@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, LaunchSpec, Rejected
-from container_manager.secret_references import read_secret
+from container_manager.jobs.secret_references import read_secret
 
 from ..executors.conformance import ended, new_key, output, text
 from .daemon import free_port

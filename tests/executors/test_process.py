@@ -21,9 +21,8 @@ from typing import Any
 
 import pytest
 
-from container_manager.executors import warden
 from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
-from container_manager.executors.process import ProcessExecutor
+from container_manager.executors.process import ProcessExecutor, warden
 
 from .conformance import Conformance, Subject, ended, new_key, output, text, wait_until
 

@@ -8,9 +8,9 @@ from django.db import connection
 from django.db.models import Model
 from django.utils import timezone
 
-from container_manager import queue
+from container_manager import store
 from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition, Worker
-from container_manager.queue.dialects import dialect_for
+from container_manager.store.sql import store_sql
 
 Rows = list[dict[str, Any]]
 
@@ -29,17 +29,17 @@ def records_of(job: ContainerJob) -> dict[str, Rows]:
 def register(worker: str, *, executors: tuple[str, ...] = ("default",), lease_seconds: float = 60.0) -> None:
     """Store a worker's row. A negative lease has run out already."""
     row = Worker(id=worker, host="h", pid=1, executors=list(executors), lease_expires_at=timezone.now())
-    queue.register_worker(row, lease_seconds=lease_seconds, using="default")
+    store.register_worker(row, lease_seconds=lease_seconds, using="default")
 
 
 def let_lease_run_out(worker: str) -> None:
-    assert queue.renew_lease(worker, lease_seconds=-1.0, using="default")
+    assert store.renew_lease(worker, lease_seconds=-1.0, using="default")
 
 
 def seconds_since(row: Model, column: str) -> float:
     """Return how long ago a time stored in a row is, by the database's clock."""
     key = row._meta.pk.get_db_prep_value(row.pk, connection)
-    sql = f"SELECT {dialect_for(connection).seconds_since(column)} FROM {row._meta.db_table} WHERE id = %s"
+    sql = f"SELECT {store_sql(connection).seconds_since(column)} FROM {row._meta.db_table} WHERE id = %s"
     with connection.cursor() as cursor:
         cursor.execute(sql, [key])
         return float(cursor.fetchone()[0])

@@ -5,6 +5,6 @@ try:
 except ImportError as error:
     raise ImportError("the SDK is missing; pip install 'django-container-manager[docker]'") from error
 
-from .executor import DockerExecutor
+from .docker_executor import DockerExecutor
 
 __all__ = ["DockerExecutor"]

@@ -11,7 +11,7 @@ from docker.auth import encode_header, get_config_header, resolve_repository_nam
 from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
-from ...secret_references import REGISTRY_FILES, REGISTRY_VARIABLES, read_secret
+from ...jobs.secret_references import REGISTRY_FILES, REGISTRY_VARIABLES, read_secret
 from ..base import DependencyUnavailable, Rejected, Unavailable
 from .daemon import Answer, Daemon, Failed, Gone
 from .options import DockerOptions

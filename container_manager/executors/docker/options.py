@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ...container import container_request
-from ...docker_variables import LOCAL_DAEMON
+from ...jobs.container_request import container_request
+from ..docker_variables import LOCAL_DAEMON
 
 PULL_POLICIES = ("missing", "always", "never")
 

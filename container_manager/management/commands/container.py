@@ -9,8 +9,8 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from ...cli import VERBS
-from ...cli.base import Refused
+from ...cli.finding import Refused
+from ...cli.verbs import VERBS
 from ...statemachine import TransitionError
 
 

@@ -1,0 +1,58 @@
+"""Tell of each executor whether it is well, and what it has."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import AppSettings, app_settings
+from ..executors.base import Health
+from ..executors.registry import build_executor
+from .printing import Output, print_json, print_table
+
+_GIBIBYTE = 1024**3
+_ADVICE = "Mend its entry in CONTAINER_MANAGER['EXECUTORS'], or what it says it needs.\n"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(options: Mapping[str, Any], out: Output) -> int:
+    settings = app_settings()
+    found = {alias: _health(settings, alias) for alias in sorted(settings.executors)}
+    ill = [alias for alias, health in found.items() if not health.ok]
+    if options["json"]:
+        classes = {alias: settings.executors[alias]["BACKEND"] for alias in found}
+        print_json(out, [{"alias": a, "class": classes[a], **asdict(health)} for a, health in found.items()])
+        return 1 if ill else 0
+    rows = [
+        (
+            alias,
+            "yes" if health.ok else "NO",
+            settings.executors[alias]["BACKEND"].rpartition(".")[2],
+            health.cpu_count,
+            "" if health.memory_bytes is None else f"{health.memory_bytes / _GIBIBYTE:.1f} GiB",
+            health.message,
+        )
+        for alias, health in found.items()
+    ]
+    print_table(out, ("ALIAS", "WELL", "CLASS", "CPUS", "MEMORY", "SAYS"), rows)
+    if ill:
+        options["err"].write(_ADVICE)
+    return 1 if ill else 0
+
+
+def _health(settings: AppSettings, alias: str) -> Health:
+    try:
+        executor = build_executor(settings, alias)
+    except ImproperlyConfigured as error:
+        return Health(ok=False, message=str(error))
+    try:
+        return executor.check()
+    finally:
+        executor.close()

@@ -1,0 +1,74 @@
+"""Print a job's output, the last attempt's or all attempts'."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..models import ContainerJob, JobAttempt, JobLog
+from .finding import find_job
+from .printing import Output
+
+_POLL_SECONDS = 0.3
+# For whom the output was too fast. Who comes later finds the worker's own line, of the stream "system", in its place.
+_GAP = b"[more output came than the log holds: some was dropped here]\n"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("job", help="An id, its end, or a name.")
+    parser.add_argument("--follow", "-f", action="store_true", help="Go on until the job has ended.")
+    parser.add_argument("--attempt", type=int, help="Which attempt; by default the last one.")
+    parser.add_argument("--stream", choices=["stdout", "stderr", "system"], help="Only this one.")
+
+
+def run(options: Mapping[str, Any], out: Output) -> int:
+    job = find_job(options, options["job"])
+    if options["follow"]:
+        for stream, data in follow(job):
+            if options["stream"] in (None, stream):
+                write_bytes(out, data)
+        return 0
+    rows = JobLog.objects.using(options["database"]).filter(
+        attempt__job=job, attempt__number=options["attempt"] or job.attempt
+    )
+    if options["stream"]:
+        rows = rows.filter(stream=options["stream"])
+    for entry in rows.iterator(chunk_size=16):
+        write_bytes(out, bytes(entry.data))
+    return 0
+
+
+def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
+    """Yield a job's output with its stream as it is stored, through all its attempts, until it can run no more."""
+    using, number, sequence, previous = job._state.db, max(job.attempt, 1), -1, ""
+    while True:
+        # Looked at before the output, so that nothing stored before the end is missed.
+        job.refresh_from_db(fields=["status", "attempt"])
+        newest = JobAttempt.objects.using(using).filter(job=job, number=number).first()
+        rows = JobLog.objects.using(using).filter(attempt__job=job, attempt__number=number, sequence__gt=sequence)
+        for entry in rows.iterator(chunk_size=16):
+            if entry.sequence > sequence + 1 and previous != "system":
+                yield "system", _GAP
+            sequence, previous = entry.sequence, entry.stream
+            yield entry.stream, bytes(entry.data)
+        if newest is not None and newest.finished_at is not None and job.attempt > number:
+            number, sequence = number + 1, -1
+            continue
+        if (job.is_terminal or job.status == "failed") and (newest is None or newest.finished_at is not None):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def write_bytes(out: Output, data: bytes) -> None:
+    """Write output as it is where that is possible."""
+    # Django wraps the stream of a command.
+    stream = getattr(out, "_out", out)
+    if stream in (sys.stdout, sys.stderr) and hasattr(stream, "buffer"):
+        stream.flush()
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    else:
+        stream.write(data.decode("utf-8", "replace"))

@@ -1,0 +1,37 @@
+"""Print tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+
+class Output(Protocol):
+    """Where a verb prints."""
+
+    def write(self, text: str, /) -> Any: ...
+    def flush(self) -> Any: ...
+
+
+def print_json(out: Output, value: object) -> None:
+    out.write(json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    lines = [[str(heading) for heading in headings], *([("" if v is None else str(v)) for v in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        out.write("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+def clock(moment: datetime | None) -> str:
+    """Return a time of day with milliseconds, in UTC."""
+    return "" if moment is None else moment.strftime("%H:%M:%S.%f")[:-3]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)

@@ -1,0 +1,60 @@
+"""List jobs, the newest last: those not finished, or all."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
+
+from django.utils import timezone
+
+from ..models import ContainerJob, JobStatus
+from .finding import jobs, short_id
+from .printing import Output, print_json, print_table
+
+HEADINGS = ("ID", "NAME", "STATUS", "TRY", "EXIT", "REASON", "FOR", "COMMAND")
+_COMMAND_WIDTH = 40
+_FINISHED = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--all", "-a", action="store_true", help="Finished jobs too.")
+    parser.add_argument("--status", choices=JobStatus.values, help="Only jobs in this status.")
+    parser.add_argument("--limit", type=int, default=50, help="At most this many. Default: %(default)s.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(options: Mapping[str, Any], out: Output) -> int:
+    found = jobs(options)
+    if options["status"]:
+        found = found.filter(status=options["status"])
+    elif not options["all"]:
+        found = found.exclude(status__in=_FINISHED)
+    newest = list(found.order_by("-pk")[: max(0, options["limit"])])[::-1]
+    if options["json"]:
+        print_json(out, [_values(job) for job in newest])
+    else:
+        print_table(out, HEADINGS, [row(job) for job in newest])
+    return 0
+
+
+def row(job: ContainerJob) -> tuple[object, ...]:
+    """Return a job's line of the table."""
+    command = job.command if len(job.command) <= _COMMAND_WIDTH else job.command[: _COMMAND_WIDTH - 1] + "…"
+    since = (timezone.now() - (job.status_changed_at or job.created_at)).total_seconds()
+    return (
+        short_id(job.pk),
+        job.name,
+        job.status,
+        job.attempt or "",
+        job.exit_code,
+        job.failure_reason,
+        f"{since:.0f} s",
+        command,
+    )
+
+
+def _values(job: ContainerJob) -> dict[str, object]:
+    names = ("pk", "name", "status", "queue", "executor", "image", "command", "attempt", "retry_count", "max_retries")
+    more = ("exit_code", "failure_reason", "last_error", "worker", "queued_at", "launched_at", "completed_at")
+    return {"id" if name == "pk" else name: getattr(job, name) for name in names + more}

@@ -1,0 +1,48 @@
+"""Use the app without a Django project, on an SQLite file of its own; and what projects can take from there."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from ..conf import sqlite_database
+
+DATABASE_VARIABLE = "CONTAINER_MANAGER_DATABASE"
+CONFIG_VARIABLE = "CONTAINER_MANAGER_CONFIG"
+_DEFAULT_DATABASE = "container_manager.sqlite3"
+
+
+def configure() -> None:
+    """Configure Django and create the tables, unless DJANGO_SETTINGS_MODULE names a project.
+
+    The database is the file that CONTAINER_MANAGER_DATABASE names, by default ``container_manager.sqlite3`` here.
+    CONTAINER_MANAGER_CONFIG may name a TOML file with the entries of the CONTAINER_MANAGER setting.
+    """
+    import django
+    from django.conf import settings
+
+    if os.environ.get("DJANGO_SETTINGS_MODULE"):
+        django.setup()
+        return
+    config = os.environ.get(CONFIG_VARIABLE)
+    path = Path(os.environ.get(DATABASE_VARIABLE, _DEFAULT_DATABASE)).absolute()
+    settings.configure(
+        INSTALLED_APPS=["container_manager"],
+        DATABASES={"default": sqlite_database(path)},
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        CONTAINER_MANAGER=tomllib.loads(Path(config).read_text(encoding="utf-8")) if config else {},
+        USE_TZ=True,
+        DEBUG=False,
+        LOGGING={
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "loggers": {"container_manager": {"handlers": ["stderr"], "level": "WARNING"}},
+        },
+    )
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0, interactive=False)

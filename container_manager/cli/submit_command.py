@@ -1,0 +1,30 @@
+"""Queue a job for the workers and print its id."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from .job_arguments import add_job_arguments, create_job
+from .printing import Output, print_json
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_job_arguments(parser)
+    parser.add_argument("--delay", type=float, metavar="SECONDS", help="Start no earlier than this from now.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(options: Mapping[str, Any], out: Output) -> int:
+    job = create_job(options)
+    delay = options["delay"]
+    job.mark_as_queued(scheduled_for=None if delay is None else timezone.now() + timedelta(seconds=delay))
+    if options["json"]:
+        print_json(out, {"id": job.pk, "status": job.status})
+    else:
+        out.write(f"{job.pk}\n")
+    return 0

@@ -1,0 +1,37 @@
+"""The verbs of the ``container`` command, a module each."""
+
+from types import ModuleType
+
+from . import (
+    cancel_command,
+    diagram_command,
+    doctor_command,
+    executors_command,
+    history_command,
+    logs_command,
+    prune_command,
+    ps_command,
+    queue_command,
+    retry_command,
+    run_command,
+    submit_command,
+    triggers_command,
+    worker_command,
+)
+
+VERBS: dict[str, ModuleType] = {
+    "run": run_command,
+    "submit": submit_command,
+    "worker": worker_command,
+    "ps": ps_command,
+    "logs": logs_command,
+    "history": history_command,
+    "cancel": cancel_command,
+    "retry": retry_command,
+    "queue": queue_command,
+    "executors": executors_command,
+    "prune": prune_command,
+    "doctor": doctor_command,
+    "diagram": diagram_command,
+    "triggers": triggers_command,
+}

@@ -1,0 +1,57 @@
+"""Run a worker in the foreground; the first SIGTERM or SIGINT lets it finish, the second ends it now."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import app_settings
+from ..executors.registry import build_executors
+from ..worker import WorkerLoop, WorkerOptions
+from .finding import unanswered
+from .printing import Output
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--queue", action="append", metavar="NAME", help="Serve this queue only. Repeatable.")
+    parser.add_argument("--executor", action="append", metavar="ALIAS", help="Serve this executor only. Repeatable.")
+    parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="Jobs at once. Default: %(default)s.")
+    parser.add_argument("--drain", action="store_true", help="End when nothing is due any more.")
+    parser.add_argument("--once", action="store_true", help="Run one job, or none where none is due, and end.")
+    parser.add_argument("--max-jobs", type=int, help="End after this many jobs.")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+
+
+def run(options: Mapping[str, Any], out: Output) -> int:
+    logging.getLogger("container_manager").setLevel(options["log_level"])
+    settings = app_settings().for_database(options["database"])
+    for name in ("slots", "max_jobs"):
+        if options[name] is not None and options[name] < 1:
+            raise ImproperlyConfigured(f"--{name.replace('_', '-')} must be at least 1, not {options[name]}.")
+    unknown = sorted(set(options["queue"] or ()) - set(settings.queues or options["queue"] or ()))
+    if unknown:
+        raise ImproperlyConfigured(f"There is no queue {unknown[0]!r}. Known: {', '.join(settings.queues or ())}.")
+    executors = build_executors(settings, options["executor"])
+    worker = WorkerLoop(
+        settings=settings,
+        executors=executors,
+        options=WorkerOptions(
+            slots=1 if options["once"] else options["slots"],
+            queues=tuple(options["queue"]) if options["queue"] else None,
+            drain=options["drain"] or options["once"],
+            max_jobs=1 if options["once"] else options["max_jobs"],
+            using=options["database"],
+        ),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
+    if worker.gave_up:
+        raise unanswered(worker.gave_up, "what is queued for it stays queued")
+    return 0

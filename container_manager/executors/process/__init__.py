@@ -1,0 +1,5 @@
+"""Run attempts as local processes."""
+
+from .process_executor import ProcessExecutor
+
+__all__ = ["ProcessExecutor"]

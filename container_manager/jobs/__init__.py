@@ -1,0 +1,1 @@
+"""What describes a job: values and rules, without the database."""

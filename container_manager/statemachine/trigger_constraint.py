@@ -1,0 +1,129 @@
+"""What the two constraints share: statements that follow the table through renames, created late, dropped at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+from django.db.backends.ddl_references import Statement, Table
+from django.db.models import BaseConstraint, Model
+
+from .triggers import dialect_for, dialect_of
+from .triggers.dialect import TABLE, Dialect
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+
+class _Nothing(str):
+    """SQL that does nothing, for a schema editor that asks for a statement and then runs it unseen.
+
+    False, so that one that looks first does not run it.
+    """
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+NOTHING = _Nothing("SELECT 1")
+
+
+# PostgreSQL's 63 bytes, less the longest end that the dialects put behind a constraint's name.
+LONGEST_NAME = 63 - len("_insert")
+
+
+class TriggerConstraint(BaseConstraint):
+    """A constraint that the database holds by triggers."""
+
+    def fields(self) -> Iterable[str]:
+        """Return the names of the model's fields that the triggers use."""
+        return ()
+
+    def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
+        raise NotImplementedError
+
+    def drop_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
+        raise NotImplementedError
+
+    def constraint_sql(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        self._defer(model, schema_editor)
+        # None, not "": Django leaves a constraint without inline SQL out of CREATE TABLE.
+        return None  # type: ignore[return-value]
+
+    def create_sql(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        self._defer(model, schema_editor)
+        return NOTHING
+
+    def remove_sql(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
+        assert model is not None
+        assert schema_editor is not None
+        deferred = schema_editor.deferred_sql
+        deferred[:] = [sql for sql in deferred if getattr(sql, "constraint_name", None) != self.name]
+        table = schema_editor.connection.ops.quote_name(model._meta.db_table)
+        statements = self.drop_statements(model, dialect_for(schema_editor.connection))
+        for sql in statements:
+            schema_editor.execute(sql.replace(TABLE, table), params=None)
+        return None  # type: ignore[return-value]
+
+    def install(self, model: type[Model], connection: BaseDatabaseWrapper) -> None:
+        """Create the triggers anew on an existing table, whatever stood there under their names."""
+        dialect = dialect_for(connection)
+        table = connection.ops.quote_name(model._meta.db_table)
+        with connection.cursor() as cursor:
+            for sql in (*self.drop_statements(model, dialect), *self.create_statements(model, dialect)):
+                cursor.execute(sql.replace(TABLE, table), None)
+
+    def drift(self, model: type[Model], connection: BaseDatabaseWrapper) -> list[str]:
+        """Return the names of triggers that are missing or not as the constraint says."""
+        dialect = dialect_for(connection)
+        table = model._meta.db_table
+        expected = dialect.expected(self.create_statements(model, dialect), table)
+        installed = dialect.installed(connection, table)
+        return sorted(name for name, text in expected.items() if installed.get(name) != text)
+
+    def _defer(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> None:
+        assert model is not None
+        assert schema_editor is not None
+        dialect = dialect_for(schema_editor.connection)
+        for sql in self.create_statements(model, dialect):
+            schema_editor.deferred_sql.append(
+                TriggerStatement(
+                    sql.replace("%", "%%").replace(TABLE, "%(table)s"),
+                    table=Table(model._meta.db_table, schema_editor.quote_name),
+                    constraint_name=self.name,
+                )
+            )
+
+
+class TriggerStatement(Statement):
+    """A deferred statement that remembers whose it is."""
+
+    def __init__(self, template: str, *, table: Table, constraint_name: str) -> None:
+        super().__init__(template, table=table)
+        self.constraint_name = constraint_name
+
+
+def column_of(model: type[Model], name: str) -> str:
+    """Return the column of a model's field."""
+    field: Any = model._meta.get_field(name)
+    return str(field.column)
+
+
+def sweep(using: str) -> list[str]:
+    """Drop what dropped tables left behind; return the names.
+
+    Django drops a table without a word to its constraints, and PostgreSQL keeps a trigger's function then.
+    """
+    connection = connections[using]
+    dialect = dialect_of(connection)
+    return dialect.sweep(connection) if dialect else []
+
+
+def trigger_constraints(model: type[Model]) -> Sequence[TriggerConstraint]:
+    """Return the constraints of a model that are held by triggers."""
+    found: list[Any] = [c for c in model._meta.constraints if isinstance(c, TriggerConstraint)]
+    return found

@@ -1,0 +1,36 @@
+"""The triggers' SQL, one dialect per database."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from django.db import NotSupportedError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .dialect import Dialect
+from .mysql import MySQLDialect
+from .postgresql import PostgreSQLDialect
+from .sqlite import SQLiteDialect
+
+
+def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
+    """Return the dialect of a connection's database.
+
+    Raises NotSupportedError for a vendor whose triggers are not written yet: silence would be an unguarded table.
+    """
+    if dialect := dialect_of(connection):
+        return dialect
+    raise NotSupportedError(
+        f"State machines need triggers, which are written for {', '.join(sorted(_dialects()))}, "
+        f"not for {connection.vendor!r}."
+    )
+
+
+def dialect_of(connection: BaseDatabaseWrapper) -> Dialect | None:
+    """Return the dialect of a connection's database, or None where there is none."""
+    return _dialects().get(connection.vendor)
+
+
+@cache
+def _dialects() -> dict[str, Dialect]:
+    return {dialect.vendor: dialect for dialect in (SQLiteDialect(), PostgreSQLDialect(), MySQLDialect())}

@@ -1,0 +1,42 @@
+"""What workers do to the tables, in few statements, each conditional on what it assumes. Private.
+
+Every write of a worker about an attempt names the worker and the attempt's number (the fencing token): where another
+worker has taken over, or the job was cancelled, it changes nothing.
+"""
+
+from .attempts import owned_attempts, record_handles
+from .claiming import claim, is_due
+from .finishing import finish
+from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
+from .logs import store_logs
+from .notifications import wake_workers
+from .orphans import attempts_over
+from .rescuing import rescue
+from .retries import promote_retries
+from .unschedulable import unschedulable_jobs
+from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
+
+__all__ = [
+    "ClaimedJob",
+    "LogChange",
+    "LogEntry",
+    "Outcome",
+    "OwnedAttempt",
+    "attempts_over",
+    "claim",
+    "drop_lease",
+    "finish",
+    "is_due",
+    "is_maintainer",
+    "live_workers",
+    "owned_attempts",
+    "prepare_session",
+    "promote_retries",
+    "record_handles",
+    "register_worker",
+    "renew_lease",
+    "rescue",
+    "store_logs",
+    "unschedulable_jobs",
+    "wake_workers",
+]

@@ -1,0 +1,50 @@
+"""Claim jobs that are due."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from django.db import connections
+
+from ..statemachine.deadlocks import retries_deadlocks
+from .moves import announce
+from .sql import store_sql
+from .values import ClaimedJob, claimed_job
+
+
+@retries_deadlocks
+def claim(
+    *,
+    worker: str,
+    executors: Sequence[str],
+    queues: Sequence[str] | None = None,
+    only: uuid.UUID | None = None,
+    limit: int,
+    using: str,
+) -> list[ClaimedJob]:
+    """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first.
+
+    Of all queues, or of those named; ``only`` names a single job.
+    """
+    if not executors or not (queues is None or queues):
+        return []
+    connection = connections[using]
+    dialect = store_sql(connection)
+    candidates = dialect.candidates(connection, executors, queues, only, limit)
+    rows = dialect.claim(connection, worker, candidates)
+    jobs = [claimed_job(row) for row in rows]
+    announce(lambda: [(job.id, "queued", "running", "") for job in jobs], worker, using)
+    return jobs
+
+
+def is_due(
+    *, executors: Sequence[str], queues: Sequence[str] | None = None, only: uuid.UUID | None = None, using: str
+) -> bool:
+    """Tell whether `claim` would find a job, or somebody is just about to take it."""
+    if not executors or not (queues is None or queues):
+        return False
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(*store_sql(connection).candidates(connection, executors, queues, only, 1))
+        return cursor.fetchone() is not None

@@ -1,0 +1,98 @@
+"""Wake waiting workers by NOTIFY and LISTEN on PostgreSQL. Only hints: workers poll all the same."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from django.db import DatabaseError, connections, transaction
+
+from ..models import JobStatus
+from ..signals import job_transitioned
+from ..statemachine import Transition
+
+CHANNEL = "container_manager"
+READY, CANCELLED = "ready", "cancelled"
+_RECONNECT_SECONDS = 2.0
+logger = logging.getLogger(__name__)
+
+
+def wake_workers(hint: str = READY, *, using: str) -> None:
+    """Send the hint once the transaction commits: that jobs are ready, or that some were cancelled."""
+    if connections[using].vendor == "postgresql":
+        transaction.on_commit(partial(_notify, hint, using), using=using)
+
+
+def _notify(hint: str, using: str) -> None:
+    # In a transaction of its own, since a NOTIFY makes commits wait for each other; and nobody need wait until a hint
+    # is on disk.
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [CHANNEL, hint])
+
+
+def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:
+    """Wake workers for jobs that became ready, or were cancelled."""
+    targets = {transition.target for transition in transitions}
+    for target, hint in ((JobStatus.QUEUED, READY), (JobStatus.CANCELLED, CANCELLED)):
+        if target in targets:
+            wake_workers(hint, using=using)
+
+
+def others_listen() -> bool:
+    """Tell whether anybody but `notice_transitions` wants to know of transitions."""
+    return len(job_transitioned.receivers) > int(_NOTICES)
+
+
+class Listener:
+    """A thread with a connection of its own that passes on the hints that come, and both once it begins to listen."""
+
+    def __init__(self, using: str, hint: Callable[[str], None]) -> None:
+        self._using, self._hint = using, hint
+        self._ended = threading.Event()
+        self._stop_reader, self._stop_writer = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="container-manager-listener", daemon=True)
+
+    def start(self) -> None:
+        if connections[self._using].vendor == "postgresql":
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._stop_writer.close()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._stop_reader.close()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            connection = connections[self._using].copy()
+            try:
+                self._listen(connection)
+            except DatabaseError as error:
+                logger.warning("The listener lost its connection, polling goes on: %s", error)
+                self._ended.wait(_RECONNECT_SECONDS)
+            finally:
+                connection.close()
+
+    def _listen(self, connection: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {CHANNEL}")
+        # What came before LISTEN was in force.
+        for hint in (READY, CANCELLED):
+            self._hint(hint)
+        with connection.wrap_database_errors:
+            while not self._ended.is_set():
+                select.select([connection.connection, self._stop_reader], [], [])
+                for hint in {notice.payload for notice in connection.connection.notifies(timeout=0)}:
+                    self._hint(hint)
+
+
+# Not connected at all where no database could be told: a receiver costs each transition a little.
+_NOTICES = any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values())
+if _NOTICES:
+    job_transitioned.connect(notice_transitions)

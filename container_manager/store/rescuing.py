@@ -1,0 +1,74 @@
+"""Take over the attempts of expired workers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Model
+
+from ..models import ContainerJob, JobAttempt
+from ..statemachine.deadlocks import retries_deadlocks
+from .leases import delete_expired_workers
+from .sql import store_sql
+from .sql.statements import StoreSQL
+
+_RESCUE_BATCH = 1000
+
+
+@retries_deadlocks
+def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
+    """Take over the attempts of workers that have no lease any more; return how many.
+
+    Only those whose engine this worker can reach, or that no live worker can. The rows of the dead are removed: one
+    that was only frozen must register anew, under another id. What somebody else is at just now is left for next time.
+    """
+    connection = connections[using]
+    dialect = store_sql(connection)
+    with connection.cursor() as cursor:
+        # From here on "dead" means "has no row", which neither the clock nor a late renewal can undo.
+        delete_expired_workers(cursor, dialect, by=worker)
+        served = dialect.unserved_executors(cursor, executors)
+        if not served:
+            return 0
+        cursor.execute(
+            "SELECT a.id, a.job_id, a.number, a.worker FROM container_manager_jobattempt a "
+            f"WHERE a.finished_at IS NULL AND a.worker <> %s AND a.executor IN ({', '.join(['%s'] * len(served))}) "
+            "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker) LIMIT %s",
+            [worker, *served, _RESCUE_BATCH],
+        )
+        orphaned = cursor.fetchall()
+        return _take_over(cursor, dialect, worker, orphaned, using) if orphaned else 0
+
+
+def _take_over(cursor: Any, dialect: StoreSQL, worker: str, orphaned: Sequence[Sequence[Any]], using: str) -> int:
+    taken = 0
+    with transaction.atomic(using=using):
+        # A frozen worker may have gone to sleep in the middle of a finish, and holds rows locked.
+        free = _locked(cursor, dialect, ContainerJob, {job for _, job, _, _ in orphaned})
+        orphaned = [row for row in orphaned if row[1] in free]
+        free = _locked(cursor, dialect, JobAttempt, {attempt for attempt, *_ in orphaned})
+        # Each from the worker that was found to hold it: another may rescue at the same time.
+        for attempt, job, number, holder in (row for row in orphaned if row[0] in free):
+            cursor.execute(
+                "UPDATE container_manager_containerjob SET worker = %s "
+                f"WHERE id = %s AND {dialect.by_key.format('status')} = 'running' AND worker = %s AND attempt = %s",
+                [worker, job, holder, number],
+            )
+            cursor.execute(
+                "UPDATE container_manager_jobattempt SET worker = %s "
+                f"WHERE id = %s AND {dialect.by_key.format('worker')} = %s AND finished_at IS NULL",
+                [worker, attempt, holder],
+            )
+            taken += cursor.rowcount
+    return taken
+
+
+def _locked(cursor: Any, dialect: StoreSQL, model: type[Model], keys: Collection[Any]) -> set[Any]:
+    """Lock rows in the order of their keys; return those that nobody else has locked."""
+    if not keys:
+        return set()
+    marks = ", ".join(["%s"] * len(keys))
+    cursor.execute(f"SELECT id FROM {model._meta.db_table} WHERE id IN ({marks}) ORDER BY id{dialect.lock}", [*keys])
+    return {row[0] for row in cursor.fetchall()}

@@ -1,0 +1,106 @@
+"""Keep an attempt's output under a cap: its head and its latest tail, and a line that says what was dropped between."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..executors.base import LogChunk, Stream
+from ..store import LogEntry
+
+_ROW_BYTES = 64 * 1024
+# The tail is dropped by rows, of which there are at least so many.
+_TAIL_ROWS = 16
+_LAST_SEQUENCE = 2**31 - 1
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A row of the tail: its bytes until they are given out, then only their number."""
+
+    stream: Stream
+    size: int
+    data: bytearray
+    sequence: int | None = None
+
+
+class CappedOutput:
+    """Takes chunks in order, gives out rows to store, and says which stored ones are to go; ``limit`` is in bytes.
+
+    The first half of the limit stays. What follows goes round in the last half: the oldest rows make room for new ones,
+    so that the end of a long output can be read while it grows. ``replaces``: what is stored already goes first, since
+    another worker stored it and cut it otherwise.
+    """
+
+    def __init__(self, limit: int, *, replaces: bool = False) -> None:
+        self._head_left = limit // 2
+        self._tail_limit = limit - limit // 2
+        self._row_bytes = max(1, min(_ROW_BYTES, self._tail_limit // _TAIL_ROWS))
+        self._head: deque[_Piece] = deque()
+        self._tail: deque[_Piece] = deque()
+        self._tail_size = 0
+        self._dropped = self._dropped_said = 0
+        self._sequence = 0
+        # The place of the line that says what was dropped: that of the tail's first row, which goes first.
+        self._note: int | None = None
+        self._replaces = replaces
+
+    def feed(self, chunks: Iterable[LogChunk]) -> None:
+        for chunk in chunks:
+            data = memoryview(chunk.data)
+            head, rest = data[: self._head_left], data[self._head_left :]
+            self._head_left -= len(head)
+            _append(self._head, chunk.stream, head, _ROW_BYTES)
+            _append(self._tail, chunk.stream, rest, self._row_bytes)
+            self._tail_size += len(rest)
+            while self._tail_size > self._tail_limit:
+                first = self._tail.popleft()
+                self._tail_size -= first.size
+                self._dropped += first.size
+
+    def take(self, *, tail: bool) -> tuple[list[LogEntry], tuple[int, int] | None]:
+        """Return the rows not given out before, those of the tail only if asked for, and the range of those to go.
+
+        The range goes before the rows come: then there is never more than the limit.
+        """
+        entries = [self._give_out(piece) for piece in self._head]
+        self._head.clear()
+        gone = None
+        if tail and self._tail and self._tail[-1].sequence is None:
+            drops = self._dropped > self._dropped_said
+            if self._note is None:
+                self._note = self._next_sequence() if drops else self._sequence
+            fresh = [self._give_out(piece) for piece in self._tail if piece.sequence is None]
+            if drops:
+                self._dropped_said = self._dropped
+                gone = (self._note, self._tail[0].sequence or 0)
+                note = f"[{self._dropped} bytes of output dropped here: the log is limited]\n"
+                entries.append(LogEntry(sequence=self._note, stream="system", data=note.encode()))
+            entries += fresh
+        if entries and self._replaces:
+            gone, self._replaces = (0, _LAST_SEQUENCE), False
+        return entries, gone
+
+    def _give_out(self, piece: _Piece) -> LogEntry:
+        piece.sequence = self._next_sequence()
+        entry = LogEntry(sequence=piece.sequence, stream=piece.stream, data=bytes(piece.data))
+        piece.data = bytearray()
+        return entry
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence - 1
+
+
+def _append(pieces: deque[_Piece], stream: Stream, data: memoryview, row_bytes: int) -> None:
+    """Add to the last piece what is of its stream, as far as it has room and was not given out; begin others."""
+    while data:
+        last = pieces[-1] if pieces else None
+        if last is None or last.sequence is not None or last.stream != stream or last.size >= row_bytes:
+            last = _Piece(stream, 0, bytearray())
+            pieces.append(last)
+        part = data[: row_bytes - last.size]
+        last.data += part
+        last.size += len(part)
+        data = data[len(part) :]

@@ -1,0 +1,84 @@
+"""Turn a claimed job into what an executor starts: argv, environment with its secrets, key."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from ..conf import AppSettings
+from ..executors.base import LaunchSpec, Rejected
+from ..jobs.command import split_command
+from ..jobs.container_request import container_request
+from ..jobs.environment import check_environment, check_names
+from ..jobs.secret_references import read_secret
+from ..store import ClaimedJob
+from .runs import AttemptKey
+
+
+def launch_key(job: ClaimedJob, settings: AppSettings, *, number: int | None = None) -> str:
+    """Return the name in every engine of a job's present attempt, or of another: the same for every worker."""
+    return f"cm-{settings.install}-{job.id.hex}-{job.attempt if number is None else number}"
+
+
+def attempt_of(key: str) -> AttemptKey | None:
+    """Return the job's id and the attempt's number that a launch key was made of; None for another text."""
+    try:
+        _, job, attempt = key.rsplit("-", 2)
+        return uuid.UUID(hex=job), int(attempt)
+    except ValueError:
+        return None
+
+
+def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: Callable[[], bool]) -> LaunchSpec:
+    """Return what to start under a launch key. The command finds its job and attempt in variables of that name.
+
+    Raises Rejected where the job's own words make no sense: it fails, and the worker lives on.
+    """
+    try:
+        argv = tuple(split_command(job.command))
+    except ValueError as error:
+        raise Rejected("start", f"The command's quoting is broken: {error}. Command: {job.command!r}") from error
+    if not argv and not job.image:
+        raise Rejected("start", "The command is empty, and there is no image that could have one.")
+    for column in ("environment", "secrets", "labels"):
+        if not isinstance(given := getattr(job, column), dict):
+            raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
+    try:
+        container = container_request(job.container)
+    except ValueError as error:
+        raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
+    return LaunchSpec(
+        key=key,
+        argv=argv,
+        image=job.image,
+        environment={
+            "CONTAINER_MANAGER_JOB": str(job.id),
+            "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
+            **_environment(job, settings),
+        },
+        working_directory=job.working_directory,
+        memory_bytes=job.memory_bytes,
+        cpu_count=job.cpu_count,
+        labels=job.labels,
+        container=container,
+        is_wanted=is_wanted,
+    )
+
+
+def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
+    if not (job.environment or job.secrets):
+        return {}
+    environment = {name: str(value) for name, value in job.environment.items()}
+    try:
+        check_environment(environment)
+        check_names(job.secrets)
+    except ValueError as error:
+        raise Rejected("start", str(error)) from error
+    try:
+        for name, reference in job.secrets.items():
+            environment[name] = read_secret(reference, directory=settings.secrets_directory)
+    except LookupError as error:
+        raise Rejected("start", str(error.args[0])) from error
+    if odd := [name for name in job.secrets if "\0" in environment[name]]:
+        raise Rejected("start", f"The secret for {odd[0]!r} has a NUL byte, which no variable can have.")
+    return environment
