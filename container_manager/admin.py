@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from .jobs.container_request import WISHES
+from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
 from .statemachine.machine import machine_of
@@ -67,13 +68,13 @@ class ContainerJobAdmin(JobModelAdmin):
         kept = ("scheduled_for",) if obj is None or obj.status == JobStatus.PENDING else ()
         names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
         if obj is not None and obj.status != JobStatus.PENDING:
-            names += [f.name for f in ContainerJob._meta.concrete_fields if f.editable and f.name != "created_by"]
+            names += [*JobSpec._fields, "scheduled_for"]
         return list(dict.fromkeys([*names, "id"] if obj is not None else names))
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         """Say at the field what may be asked of a container."""
         if db_field.name == "container":
-            wishes = "; ".join(f"{name}: {expected}" for name, expected in WISHES.items())
+            wishes = "; ".join(f"{name}: {wish.expected}" for name, wish in WISHES.items())
             kwargs["help_text"] = format_html(
                 "{} {}.", _("A JSON object with any of these. What a job may have is its executor's to say."), wishes
             )

@@ -27,7 +27,7 @@ _SIGNAL_BASE = 128
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_job_arguments(parser)
-    parser.set_defaults(retries=0)
+    parser.set_defaults(max_retries=0)
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
