@@ -11,7 +11,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .jobs.container_request import WISHES
+from .jobs.container_request import REQUEST_RULES
 from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
@@ -74,7 +74,7 @@ class ContainerJobAdmin(JobModelAdmin):
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         """Say at the field what may be asked of a container."""
         if db_field.name == "container":
-            wishes = "; ".join(f"{name}: {wish.expected}" for name, wish in WISHES.items())
+            wishes = "; ".join(f"{name}: {rule.expected}" for name, rule in REQUEST_RULES.items())
             kwargs["help_text"] = format_html(
                 "{} {}.", _("A JSON object with any of these. What a job may have is its executor's to say."), wishes
             )

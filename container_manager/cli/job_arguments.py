@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..conf import app_settings
-from ..jobs.container_request import WISHES
+from ..jobs.container_request import REQUEST_RULES
 from ..jobs.option import Option
 from ..jobs.spec import OPTIONS
 from ..models import ContainerJob
@@ -25,8 +25,8 @@ def add_job_arguments(parser: ArgumentParser) -> None:
         default = None if option.kind in _PAIRS else field.get_default()
         _add_option(parser.add_argument, name, option, default=default)
     group = parser.add_argument_group("of its container", "What a job may have is the executor's settings' to say.")
-    for name, wish in WISHES.items():
-        _add_option(group.add_argument, _CONTAINER + name, wish.option, default=None)
+    for name, rule in REQUEST_RULES.items():
+        _add_option(group.add_argument, _CONTAINER + name, rule.option, default=None)
     parser.add_argument("command", nargs=REMAINDER, metavar="COMMAND …", help="The program and its arguments.")
 
 
@@ -41,7 +41,7 @@ def create_job(options: Mapping[str, Any]) -> ContainerJob:
     if settings.queues is not None and options["queue"] not in settings.queues:
         raise Refused(f"There is no queue {options['queue']!r}. Known: {', '.join(settings.queues)}.")
     words = options["command"]
-    asked = {name: _value(wish.option, options[_CONTAINER + name]) for name, wish in WISHES.items()}
+    asked = {name: _value(rule.option, options[_CONTAINER + name]) for name, rule in REQUEST_RULES.items()}
     given = {name: _value(option, options[name]) for name, option in OPTIONS.items()}
     return jobs(options).create_job(
         # A field that was left out has the model's default, as everywhere.

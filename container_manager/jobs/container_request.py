@@ -11,35 +11,15 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from .option import Option
+from .rules import is_count, is_mapping, is_path, matches
 
 _USER = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ULIMIT = re.compile(r"[a-z]+")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_path(value: object) -> bool:
-    return (
-        isinstance(value, str) and value.startswith("/") and not any(part in value for part in ("\0", "\n", ":", ".."))
-    )
-
-
-def _is_mapping(is_key: Callable[[Any], object], is_value: Callable[[Any], object]) -> Callable[[object], bool]:
-    def check(value: object) -> bool:
-        return isinstance(value, Mapping) and all(is_key(key) and is_value(item) for key, item in value.items())
-
-    return check
-
-
-def _matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RequestRule:
     """A rule for one thing that a job may ask for: the test, what it must be in words, and its command-line option."""
 
     is_right: Callable[[Any], bool]
@@ -47,8 +27,8 @@ class Wish:
     option: Option
 
 
-def _wish(is_right: Callable[[Any], bool], expected: str | Promise, option: Option, **default: Any) -> Any:
-    return field(metadata={"wish": Wish(is_right, expected, option)}, **default)
+def _rule(is_right: Callable[[Any], bool], expected: str | Promise, option: Option, **default: Any) -> Any:
+    return field(metadata={"rule": RequestRule(is_right, expected, option)}, **default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,50 +41,50 @@ class ContainerRequest:
     settings → absolute path. ``network``: one of the executor's settings; "": its default. ``gpus``: how many; -1: all.
     """
 
-    user: str = _wish(
-        _matches(_USER),
+    user: str = _rule(
+        matches(_USER),
         _('a user such as "1000" or "app:app"'),
         Option("--user", "NAME[:GROUP]", help="Run as this user."),
         default="",
     )
-    pids: int | None = _wish(
-        _is_count,
+    pids: int | None = _rule(
+        is_count,
         _("a positive number"),
         Option("--pids-limit", "N", kind="integer", help="Processes and threads at most."),
         default=None,
     )
-    read_only: bool | None = _wish(
+    read_only: bool | None = _rule(
         lambda value: isinstance(value, bool),
         _("true or false"),
         Option("--read-only", kind="flag", help="Whether the image's files cannot be changed."),
         default=None,
     )
-    tmpfs: Mapping[str, int] = _wish(
-        _is_mapping(_is_path, _is_count),
+    tmpfs: Mapping[str, int] = _rule(
+        is_mapping(is_path, is_count),
         _("an object of absolute paths and sizes in bytes"),
         Option("--tmpfs", "PATH:SIZE", kind="sizes", help="Files in memory. Repeatable."),
         default_factory=dict,
     )
-    ulimits: Mapping[str, int] = _wish(
-        _is_mapping(_matches(_ULIMIT), _is_count),
+    ulimits: Mapping[str, int] = _rule(
+        is_mapping(matches(_ULIMIT), is_count),
         _('an object of limits, such as {"nofile": 1024}'),
         Option("--ulimit", "NAME=VALUE", kind="integers", help="A limit, as nofile=1024. Repeatable."),
         default_factory=dict,
     )
-    volumes: Mapping[str, str] = _wish(
-        _is_mapping(_matches(_NAME), _is_path),
+    volumes: Mapping[str, str] = _rule(
+        is_mapping(matches(_NAME), is_path),
         _("an object of the settings' volume names and absolute paths"),
         Option("--volume", "NAME:PATH", kind="texts", help="Mount a volume of the executor's settings. Repeatable."),
         default_factory=dict,
     )
-    network: str = _wish(
-        _matches(_NAME),
+    network: str = _rule(
+        matches(_NAME),
         _("the name of a network"),
         Option("--network", "NAME", help="One of the networks that the executor allows."),
         default="",
     )
-    gpus: int = _wish(
-        lambda value: _is_count(value) or value == -1,
+    gpus: int = _rule(
+        lambda value: is_count(value) or value == -1,
         _("a positive number, or -1 for all"),
         Option("--gpus", "N", kind="count", help='How many GPUs, or "all".'),
         default=0,
@@ -112,7 +92,7 @@ class ContainerRequest:
 
 
 # By the name in the job's column ``container``.
-WISHES: Mapping[str, Wish] = {each.name: each.metadata["wish"] for each in fields(ContainerRequest)}
+REQUEST_RULES: Mapping[str, RequestRule] = {each.name: each.metadata["rule"] for each in fields(ContainerRequest)}
 _NOTHING = ContainerRequest()
 
 
@@ -124,11 +104,11 @@ def container_request(value: object) -> ContainerRequest:
     if not isinstance(value, Mapping):
         raise ValueError(_("It must be a JSON object, not %(type)s.") % {"type": type(value).__name__})
     for name, given in value.items():
-        if name not in WISHES:
-            known = ", ".join(WISHES)
+        if name not in REQUEST_RULES:
+            known = ", ".join(REQUEST_RULES)
             raise ValueError(_("%(name)r is not known. Known: %(known)s.") % {"name": name, "known": known})
-        wish = WISHES[name]
-        if not wish.is_right(given):
+        rule = REQUEST_RULES[name]
+        if not rule.is_right(given):
             text = _("%(name)r must be %(expected)s, not %(value)r.")
-            raise ValueError(text % {"name": name, "expected": wish.expected, "value": given})
+            raise ValueError(text % {"name": name, "expected": rule.expected, "value": given})
     return ContainerRequest(**value) if value else _NOTHING
