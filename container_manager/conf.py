@@ -23,7 +23,7 @@ _INSTALL = re.compile("[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
-    """When a failed attempt is tried again.
+    """When a failed job is retried.
 
     The n-th retry (counted from 1) waits ``initial_seconds * factor ** (n - 1)`` seconds, at most ``max_seconds``,
     then up to ``jitter`` of that more, drawn at random: exponential backoff with jitter, as in
@@ -44,9 +44,9 @@ class AppSettings:
 
     ``executors``: alias → {"BACKEND": dotted path, "OPTIONS": {…}}. ``queues``: the known queue names; None: any.
     ``install``: part of every container's name, so that installations can share an engine.
-    ``lease_seconds``: how long a worker is believed alive after it was last heard; it renews every third of that.
-    ``unreachable_seconds``: how long an engine may be away before its jobs count as lost.
-    ``prune_after_seconds``: how long after their end the workers delete jobs; None: never.
+    ``lease_seconds``: how long a worker's lease lasts; the worker renews it every third of that.
+    ``unreachable_seconds``: how long an engine may be unreachable before its attempts fail as lost.
+    ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     """
 
     executors: Mapping[str, Mapping[str, Any]] = field(
@@ -63,7 +63,7 @@ class AppSettings:
     retry: RetrySettings = field(default_factory=RetrySettings)
 
     def for_database(self, alias: str) -> AppSettings:
-        """Return the settings for the jobs of a database: those of another are another installation to an engine."""
+        """Return the settings for a database: to an engine, each database is another installation."""
         return self if alias == DEFAULT_DB_ALIAS else replace(self, install=f"{self.install}-{alias}")
 
 
@@ -92,7 +92,7 @@ def sqlite_database(path: Path) -> dict[str, object]:
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": path,
-        # A transaction takes the write lock when it begins; otherwise two that both read first cannot both go on.
+        # BEGIN IMMEDIATE: two transactions that both read first could not both go on to write.
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
             "timeout": 30,

@@ -1,4 +1,4 @@
-"""The arguments that describe a job, and the job that they mean."""
+"""Command-line arguments that describe a job; create the job from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTAINER = "container_"
 
 
 def add_job_arguments(parser: ArgumentParser) -> None:
-    """Add an option for each field of a job, and for each thing it may ask of its container."""
+    """Add an option for each field of a job, and for each thing that it may request of its container."""
     for name, option in OPTIONS.items():
         field: Any = ContainerJob._meta.get_field(name)
         default = None if option.kind in _PAIRS else field.get_default()
@@ -44,7 +44,7 @@ def create_job(options: Mapping[str, Any]) -> ContainerJob:
     asked = {name: _value(rule.option, options[_CONTAINER + name]) for name, rule in REQUEST_RULES.items()}
     given = {name: _value(option, options[name]) for name, option in OPTIONS.items()}
     return jobs(options).create_job(
-        # A field that was left out has the model's default, as everywhere.
+        # The model's default applies to a field that was left out.
         **{name: value for name, value in given.items() if value is not None},
         command=shlex.join(words[1:] if words[:1] == ["--"] else words),
         container={name: value for name, value in asked.items() if value is not None},
@@ -64,7 +64,7 @@ def _add_option(add_argument: Callable[..., object], dest: str, option: Option, 
 
 
 def _value(option: Option, given: Any) -> Any:
-    """Return what an option means; None where it was left out. Raises Refused."""
+    """Return an option's value, or None if it was not given. Raises Refused for a malformed pair."""
     if given is None or option.kind not in _PAIRS:
         return given
     form = str(option.metavar)
@@ -75,7 +75,7 @@ def _value(option: Option, given: Any) -> Any:
 
 
 def _pairs(texts: Iterable[str], flag: str, form: str) -> Iterator[tuple[str, str]]:
-    """Yield pairs of the ``form``, the sign between them being the form's own; raise Refused."""
+    """Split each text as ``form`` shows (``NAME=VALUE`` or ``PATH:SIZE``). Raises Refused."""
     sign = "=" if "=" in form else ":"
     for text in texts:
         name, found, value = text.partition(sign)

@@ -1,4 +1,4 @@
-"""What a job asks of its container beyond image, command and memory: the job's column ``container``."""
+"""What a job requests of its container beyond image, command and memory: the field ``container``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ULIMIT = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True, slots=True)
 class RequestRule:
-    """A rule for one thing that a job may ask for: the test, what it must be in words, and its command-line option."""
+    """What one entry must be (as a test and in words), and its command-line option."""
 
     is_right: Callable[[Any], bool]
     expected: str | Promise
@@ -33,7 +33,7 @@ def _rule(is_right: Callable[[Any], bool], expected: str | Promise, option: Opti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRequest:
-    """What a job asks for. What it may have is the executor's to say.
+    """What a job requests. The executor's settings decide what it gets.
 
     ``user``: name or id, with a group after a colon; "": the image's. ``pids``: processes and threads at most.
     ``read_only``: whether the image's files cannot be changed; None: the executor's default. ``tmpfs``: absolute path →
@@ -91,13 +91,13 @@ class ContainerRequest:
     )
 
 
-# By the name in the job's column ``container``.
+# Name of the entry → its rule.
 REQUEST_RULES: Mapping[str, RequestRule] = {each.name: each.metadata["rule"] for each in fields(ContainerRequest)}
 _NOTHING = ContainerRequest()
 
 
 def container_request(value: object) -> ContainerRequest:
-    """Return what a job's column means.
+    """Parse the field ``container`` of a job.
 
     Raises ValueError that names what is wrong, and what it may be.
     """

@@ -13,9 +13,9 @@ from .option import Option
 
 
 class JobSpec(NamedTuple):
-    """What somebody asked to be run, by the names and with the defaults of the model's fields.
+    """What a user asks to run. Names and defaults are those of the model's fields.
 
-    A tuple, since there is one for every claimed job: to make a frozen dataclass takes several times as long.
+    A tuple, because one is made for every claimed job: a frozen dataclass takes several times as long.
     A field whose type is a Mapping is stored as JSON. The `Option` is how the command line offers it; ``command`` and
     ``container`` have arguments of their own there.
     """
