@@ -91,41 +91,6 @@ def test_the_diagram_is_the_maps_own() -> None:
     assert "```mermaid\n" + mermaid(machine_of(ContainerJob).graph) + "\n```" in README
 
 
-# The tests behind the last column of the table of libraries, one or more for each row.
-LEAK_TESTS = {
-    "assign + save()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
-    "save(update_fields)": ["test_leaks.py::update_fields"],
-    "QuerySet.update()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
-    "bulk_update(), loaded objects": ["test_leaks.py::bulk_update_loaded"],
-    "bulk_update(), fresh objects": ["test_leaks.py::bulk_update_fresh"],
-    "raw SQL": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
-    "admin form": ["test_admin.py::test_a_forged_post_moves_nothing"],
-    "bulk_create, odd first status": ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
-    'create(status="bogus")': ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
-    "bulk_create(update_conflicts=True)": ["test_leaks.py::upsert"],
-    "defer() + assign + save()": ["test_leaks.py::deferred"],
-    "Job(pk=…).save()": ["test_leaks.py::by_key"],
-    "two stale queued → running": ["test_races.py::"],
-    "stale completed and cancelled": ["test_races.py::"],
-    "stale save() of another field reverts the status": [
-        "test_transitions.py::test_a_stale_save_of_another_field_reverts_nothing"
-    ],
-}
-
-
-def test_each_cell_of_the_leak_table_is_a_test() -> None:
-    page = (ROOT / "docs/explanation/status.md").read_text(encoding="utf-8")
-    lines = [line for line in page.splitlines() if line.startswith("|")]
-    rows = [line.strip("|").split("|") for line in lines if " LEAK " in line or " both " in line]
-    found = {row[0].strip(): row[-1].strip() for row in rows}
-    assert set(found) == set(LEAK_TESTS)
-    assert set(found.values()) == {"ok", "1"}
-    for named in LEAK_TESTS.values():
-        for test in named:
-            module, _, name = test.partition("::")
-            assert f"def {name}" in (ROOT / "tests" / module).read_text(encoding="utf-8"), test
-
-
 def test_the_settings_page_lists_every_setting_with_its_default() -> None:
     page = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| `([^`]+)` \| (.+?) \|$", page, re.M))
