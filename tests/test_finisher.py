@@ -19,7 +19,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.database import Database
 from container_manager.worker.finisher import Finisher
-from container_manager.worker.runs import Run
+from container_manager.worker.run import Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _PATIENCE_SECONDS = 30
@@ -85,9 +85,9 @@ def test_what_could_not_be_stored_at_once_is_said_at_once() -> None:
 
     woken: list[int] = []
     finisher = Finisher(Database("default", idle_seconds=60.0), lambda: woken.append(1))
-    held = ended()
+    run = ended()
     with connection.execute_wrapper(away), pytest.raises(OperationalError):
-        finisher.give([held], worker="w")
+        finisher.give([run], worker="w")
     assert (finisher.batch, finisher.take(), woken) == ((), ((), set()), [])
-    finisher.give([held], worker="w")
-    assert (finisher.take(), woken) == (([held], {held.id}), [1])
+    finisher.give([run], worker="w")
+    assert (finisher.take(), woken) == (([run], {run.id}), [1])

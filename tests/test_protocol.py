@@ -176,7 +176,7 @@ class TestWorker:
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
             executor.gate.set()
-            eventually(lambda: not loop._engines.held)
+            eventually(lambda: not loop._runs)
             eventually(lambda: not executor.observe().attempts)
         assert len(executor.asked) == 1
         # What was on its way by then is told.
@@ -285,7 +285,7 @@ class TestWorker:
         job = ContainerJob.objects.get(pk=claimed.id)
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
         assert loop._register()
-        loop._lease._renewed_at -= SETTINGS.lease_seconds
+        loop._heartbeat._renewed_at -= SETTINGS.lease_seconds
         loop._beat()
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "other")

@@ -183,7 +183,7 @@ class TestStartingWithoutTheDatabase:
         """Return a loop whose first registrations find no database, as when its server is restarting."""
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
         tried: list[str] = []
-        real = loop._lease.register
+        real = loop._heartbeat.register
 
         def register(using: str) -> None:
             tried.append("register")
@@ -193,7 +193,7 @@ class TestStartingWithoutTheDatabase:
                 raise OperationalError("connection refused")
             real(using)
 
-        loop._lease.register = register  # type: ignore[method-assign]
+        loop._heartbeat.register = register  # type: ignore[method-assign]
         return loop, tried
 
     def test_it_waits_until_the_database_is_there(self) -> None:
@@ -222,6 +222,6 @@ class TestStartingWithoutTheDatabase:
             connection.ensure_connection()
             raise OperationalError("no such table")
 
-        loop._lease.register = refused  # type: ignore[method-assign]
+        loop._heartbeat.register = refused  # type: ignore[method-assign]
         with pytest.raises(OperationalError, match="no such table"):
             loop._register()
