@@ -25,6 +25,8 @@ def start_worker(*options: str, log: Path, lease_seconds: float = 30.0, **variab
         "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
         "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
         "CM_WORKER_LEASE_SECONDS": str(lease_seconds),
+        # An illegal stage of a run is only a warning in production.
+        "PYTHONWARNINGS": "error::RuntimeWarning",
         **variables,
     }
     with log.open("ab") as stream:

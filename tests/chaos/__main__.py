@@ -79,7 +79,9 @@ class Chaos:
 
     def start_worker(self) -> None:
         command = [sys.executable, "-m", "django", "container", "worker", "--slots", str(_SLOTS)]
-        environment = {**os.environ, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
+        # An illegal stage of a run is only a warning in production.
+        strict = {"PYTHONWARNINGS": "error::RuntimeWarning"}
+        environment = {**os.environ, **strict, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
         worker = subprocess.Popen(
             [*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log, env=environment
         )
