@@ -34,35 +34,35 @@ def container(*words: str) -> str:
 
 
 class TestEnqueueing:
-    def test_one_job_is_queued_from_the_start(self) -> None:
+    def test_an_enqueued_job_is_queued_from_the_start(self) -> None:
         job = queue.enqueue(command="echo hi", priority=90)
         assert (job.status, journal_of(job)) == ("queued", [])
         assert [claimed.id for claimed in claim()] == [job.pk]
 
-    def test_it_is_part_of_the_callers_transaction(self) -> None:
+    def test_enqueue_is_part_of_the_callers_transaction(self) -> None:
         with transaction.atomic():
             queue.enqueue(command="true")
             transaction.set_rollback(True)
         assert not ContainerJob.objects.exists()
 
-    def test_a_wrong_field_is_named(self) -> None:
+    def test_enqueue_names_a_wrong_field(self) -> None:
         with pytest.raises(ValidationError) as refusal:
             queue.enqueue(command="echo 'oops", priority=101)
         assert {"command", "priority"} <= set(refusal.value.message_dict)
 
-    def test_many_are_queued_in_few_statements(self, django_assert_max_num_queries: Callable) -> None:
+    def test_enqueue_many_needs_few_statements(self, django_assert_max_num_queries: Callable) -> None:
         with django_assert_max_num_queries(8):
             jobs = queue.enqueue_many(ContainerJob(command=f"echo {n}") for n in range(100))
         assert ContainerJob.objects.filter(status="queued").count() == 100
         jobs[0].refresh_from_db()
         jobs[0].mark_as_cancelled()
 
-    def test_many_are_all_or_none_and_the_wrong_one_is_named(self) -> None:
+    def test_enqueue_many_is_all_or_none_and_names_the_wrong_job(self) -> None:
         with pytest.raises(ValidationError, match="Job 1"):
             queue.enqueue_many([ContainerJob(command="true"), ContainerJob(command="'")])
         assert not ContainerJob.objects.exists()
 
-    def test_a_schedule_holds_jobs_back(self) -> None:
+    def test_a_scheduled_job_is_not_due_before_its_time(self) -> None:
         later = timezone.now() + timedelta(hours=1)
         queue.enqueue(command="true", scheduled_for=later)
         queue.enqueue_many([ContainerJob(command="true")], scheduled_for=later)
@@ -70,14 +70,14 @@ class TestEnqueueing:
 
 
 class TestRetryingByHand:
-    def test_a_failed_job_is_queued_again(self) -> None:
+    def test_a_retry_queues_a_failed_job_again(self) -> None:
         job = job_in("failed")
         assert queue.retry(job, actor="alice", reason="fixed").pk == job.pk
         assert job.status == "queued"
         assert journal_of(job) == [("failed", "retrying"), ("retrying", "queued")]
 
     @pytest.mark.parametrize("status", ["completed", "cancelled"])
-    def test_a_finished_one_runs_as_a_new_job_that_remembers_it(self, status: str) -> None:
+    def test_a_retry_of_a_completed_or_cancelled_job_is_a_new_job_with_its_origin(self, status: str) -> None:
         job = job_in(status, name="report", environment={"A": "1"})
         again = queue.retry(job, actor="alice")
         assert again.pk != job.pk
@@ -87,7 +87,7 @@ class TestRetryingByHand:
         job.refresh_from_db()
         assert job.status == status
 
-    def test_one_that_has_not_ended_is_refused(self) -> None:
+    def test_a_retry_of_an_unfinished_job_is_refused(self) -> None:
         job = job_in("running")
         with pytest.raises(InvalidTransition):
             queue.retry(job)
@@ -95,7 +95,7 @@ class TestRetryingByHand:
 
 
 class TestPausing:
-    def test_no_job_is_taken_from_a_paused_queue(self) -> None:
+    def test_no_job_of_a_paused_queue_is_claimed(self) -> None:
         queue.enqueue(command="true", queue="slow")
         other = queue.enqueue(command="true", queue="fast")
         assert queue.pause_queue("slow", by="alice")
@@ -108,7 +108,7 @@ class TestPausing:
 
 
 class TestStatistics:
-    def test_each_queue_is_counted_by_what_it_waits_for(self) -> None:
+    def test_the_jobs_of_each_queue_are_counted_by_status(self) -> None:
         queue.enqueue(command="true", queue="a")
         queue.enqueue(command="true", queue="a", scheduled_for=timezone.now() + timedelta(hours=1))
         job_in("running", queue="a")
@@ -125,13 +125,13 @@ class TestStatistics:
         assert "paused" in container("queue", "--pause", "a")
         assert next(entry["paused"] for entry in json.loads(container("queue", "--resume", "a", "--json"))) is False
 
-    def test_millions_of_finished_jobs_are_not_counted(self, django_assert_num_queries: Callable) -> None:
+    def test_jobs_that_finished_long_ago_are_not_counted(self, django_assert_num_queries: Callable) -> None:
         with django_assert_num_queries(3):
             queue.queue_statistics()
 
 
 class TestPruning:
-    def test_old_finished_jobs_go_with_all_that_is_theirs(self) -> None:
+    def test_pruning_deletes_old_finished_jobs_with_all_their_records(self) -> None:
         old, new, waiting = job_in("queued"), job_in("queued"), job_in("queued")
         for job in (old, new):
             job.mark_as_cancelled()
@@ -144,13 +144,13 @@ class TestPruning:
         assert not JobLog.objects.exists()
         assert set(JobTransition.objects.values_list("job", flat=True)) == {new.pk}
 
-    def test_a_job_with_an_open_attempt_stays(self) -> None:
+    def test_pruning_keeps_a_job_with_an_open_attempt(self) -> None:
         job = job_in("queued")
         job.mark_as_cancelled()
         job.attempts.create(number=1, worker="w", executor="default", launched_at=THEN)
         assert queue.prune_jobs(before=timezone.now() + timedelta(days=1)) == 0
 
-    def test_a_limit_and_the_statuses_are_kept_to(self) -> None:
+    def test_pruning_keeps_to_the_limit_and_the_statuses(self) -> None:
         for _ in range(3):
             job_in("queued").mark_as_cancelled()
         later = timezone.now() + timedelta(days=1)
@@ -173,7 +173,7 @@ class TestDoctor:
         job.refresh_from_db()
         return job
 
-    def test_a_true_life_has_no_problems(self) -> None:
+    def test_a_consistent_job_has_no_problems(self) -> None:
         job = self.lived()
         diagnosis = examine()
         assert diagnosis.problems == []
@@ -181,13 +181,13 @@ class TestDoctor:
         assert journal_of(job)[-1] == ("running", "completed")
         assert "0 problems" in container("doctor", "--finished")
 
-    def test_a_job_that_has_not_ended_counts_on_demand(self) -> None:
+    def test_an_unfinished_job_is_a_problem_only_on_demand(self) -> None:
         queue.enqueue(command="true")
         assert container("doctor").endswith("0 problems\n")
         with pytest.raises(SystemExit):
             container("doctor", "--finished")
 
-    def test_a_running_job_of_a_live_worker_is_well(self) -> None:
+    def test_a_running_job_of_a_live_worker_has_no_problems(self) -> None:
         queue.enqueue(command="true")
         worker = Worker(id="w", host="h", pid=1, lease_expires_at=timezone.now())
         store.register_worker(worker, lease_seconds=60, using="default")
@@ -206,7 +206,7 @@ class TestDoctor:
         ],
         ids=["gap", "end", "edge", "first attempt", "last attempt", "left open"],
     )
-    def test_each_lie_is_found(self, lie: Callable[[ContainerJob], object], words: str) -> None:
+    def test_each_inconsistency_is_found(self, lie: Callable[[ContainerJob], object], words: str) -> None:
         job = self.lived()
         lie(job)
         assert any(str(job.pk) in problem and words in problem for problem in examine().problems), examine().problems
