@@ -70,20 +70,22 @@ class ContainerJob(StateMachineModel):
     VALID_TRANSITIONS = JOB_TRANSITIONS
 
     transition_signal: ClassVar[Signal | None] = job_transitioned
+    # The only statement of what a transition writes. Claim, finish and retry add what only a worker knows.
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {
         JobStatus.QUEUED: {"queued_at": Effect.NOW, "launched_at": None},
-        JobStatus.RUNNING: {"launched_at": Effect.NOW},
-        JobStatus.COMPLETED: {"completed_at": Effect.NOW},
+        JobStatus.RUNNING: {
+            "launched_at": Effect.NOW,
+            "exit_code": None,
+            "failure_reason": "",
+            "last_error": "",
+            "worker": "",
+        },
+        JobStatus.COMPLETED: {"completed_at": Effect.NOW, "worker": ""},
+        JobStatus.FAILED: {"worker": ""},
+        JobStatus.CANCELLED: {"worker": ""},
         JobStatus.RETRYING: {"retry_count": Effect.INCREMENT},
     }
-    lifecycle_fields: ClassVar[tuple[str, ...]] = (
-        "scheduled_for",
-        "exit_code",
-        "failure_reason",
-        "last_error",
-        "worker",
-        "attempt",
-    )
+    lifecycle_fields: ClassVar[tuple[str, ...]] = ("scheduled_for", "attempt")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(_("name"), max_length=255, blank=True)

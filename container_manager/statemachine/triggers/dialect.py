@@ -58,6 +58,8 @@ class Dialect(ABC):
     # Whether FOR UPDATE and UPDATE lock what they read of any index, in that index's order.
     locks_indexes: ClassVar[bool] = False
     exact_collation: ClassVar[str] = ""
+    # A random version, for the reasons of `machine.new_version`.
+    new_version: ClassVar[str]
     # How to compare a column, so that a row is found by its key and not by an index of this column.
     unindexed: ClassVar[str] = "%(expressions)s"
 

@@ -26,6 +26,7 @@ _DEADLOCK = 1213
 
 class MySQLDialect(Dialect):
     vendor = "mysql"
+    new_version = f"FLOOR(RAND() * {VERSIONS})"
     quote_mark = "`"
     reads_snapshot = True
     locks_indexes = True
@@ -51,7 +52,7 @@ class MySQLDialect(Dialect):
         return [
             f"CREATE TRIGGER {q(spec.name + '_mark')} BEFORE UPDATE ON {TABLE} FOR EACH ROW "
             f"IF {changed} AND {unmarked} THEN "
-            f"SET NEW.{q(spec.version)} = FLOOR(RAND() * {VERSIONS}), NEW.{q(spec.at)} = UTC_TIMESTAMP(6), "
+            f"SET NEW.{q(spec.version)} = {self.new_version}, NEW.{q(spec.at)} = UTC_TIMESTAMP(6), "
             f"NEW.{q(spec.actor)} = '', NEW.{q(spec.reason)} = ''; END IF",
             f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE ON {TABLE} FOR EACH ROW "
             f"IF {changed} THEN "

@@ -31,6 +31,7 @@ _BEFORE, _AFTER = "rows_before", "rows_after"
 
 class PostgreSQLDialect(Dialect):
     vendor = "postgresql"
+    new_version = f"floor(random() * {VERSIONS})"
     exact_collation = '::text COLLATE "C"'
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
@@ -49,7 +50,7 @@ class PostgreSQLDialect(Dialect):
         unmarked = f"(NEW.{q(spec.version)} IS NOT DISTINCT FROM OLD.{q(spec.version)} OR NEW.{q(spec.at)} IS NULL)"
         mark = (
             f"BEGIN IF {changed} AND {unmarked} THEN "
-            f"NEW.{q(spec.version)} := floor(random() * {VERSIONS}); NEW.{q(spec.at)} := clock_timestamp(); "
+            f"NEW.{q(spec.version)} := {self.new_version}; NEW.{q(spec.at)} := clock_timestamp(); "
             f"NEW.{q(spec.actor)} := ''; NEW.{q(spec.reason)} := ''; END IF; RETURN NEW; END;"
         )
         hidden = (

@@ -19,6 +19,7 @@ _NOW = "strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), 'now')"
 
 class SQLiteDialect(Dialect):
     vendor = "sqlite"
+    new_version = f"random() & {VERSIONS - 1}"
     exact_collation = "COLLATE BINARY"
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
@@ -39,7 +40,7 @@ class SQLiteDialect(Dialect):
             f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE {_NOW} END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); "
-            f"UPDATE {TABLE} SET {q(spec.version)} = random() & {VERSIONS - 1}, {q(spec.at)} = {_NOW}, "
+            f"UPDATE {TABLE} SET {q(spec.version)} = {self.new_version}, {q(spec.at)} = {_NOW}, "
             f"{q(spec.actor)} = '', {q(spec.reason)} = '' "
             f"WHERE {q(spec.primary_key)} = NEW.{q(spec.primary_key)} AND NOT {made_here}; END"
         ]
