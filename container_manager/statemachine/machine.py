@@ -92,9 +92,7 @@ class Machine:
         """Return what a new row in a state has, by field name: no transition led there, so neither marks nor counts."""
         changes = self.changes(state, at=at, actor="", reason="")
         return {
-            name: value
-            for name, value in changes.items()
-            if name not in self.marks and value is not Effect.INCREMENT
+            name: value for name, value in changes.items() if name not in self.marks and value is not Effect.INCREMENT
         }
 
 
@@ -128,9 +126,7 @@ def machine_of(model: type[Model]) -> Machine:
     journal = next((c for c in constraints if isinstance(c, TransitionJournal) and c.field == guards[0].field), None)
     declared = {plain(s): e for s, e in getattr(model, "transition_effects", {}).items()}
     marks = _marks(journal)
-    effects = {
-        state: {guards[0].field: state, **declared.get(state, {}), **marks} for state in guards[0].graph.states
-    }
+    effects = {state: {guards[0].field: state, **declared.get(state, {}), **marks} for state in guards[0].graph.states}
     named = [name for changes in declared.values() for name in changes]
     owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named)}
     if elsewhere := sorted(name for name, owner in owners.items() if owner is not owners[guards[0].field]):

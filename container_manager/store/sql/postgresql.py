@@ -59,8 +59,8 @@ class PostgreSQLStore(StoreSQL):
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
     ) -> tuple[set[uuid.UUID], Keys]:
-        # The driver converts each member of a list by itself, which takes longer than all the rest. So members that need
-        # no quoting are passed as one text, and a column without values as NULL.
+        # The driver converts each member of a list by itself, which takes longer than all the rest. So members that
+        # need no quoting are passed as one text, and a column without values as NULL.
         columns: list[Any] = [_array([o.job_id.hex for o in outcomes]), _array([o.status for o in outcomes])]
         for name in ("reason", "message"):
             texts = [getattr(o, name) for o in outcomes]
