@@ -564,7 +564,7 @@ class TestRescuing:
             == {
                 "another rescues": ("running", "living", "living"),
                 "it finishes after all": ("completed", "", "gone"),
-                "it is cancelled": ("cancelled", "gone", "rescuer"),
+                "it is cancelled": ("cancelled", "", "rescuer"),
             }[event]
         )
 

@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Self
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections, models, router
-from django.db.models import F, Func, Q
-from django.db.models.lookups import Exact
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -17,10 +15,8 @@ from .announcements import send_transitions
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
 from .machine import Effect, Machine, Transition, actor_name, machine_of
-from .triggers import dialect_for
-from .update import ExpectedRow, GuardedUpdate, update_directly
-
-_MISSING = object()
+from .save_plan import SavePlan, plan_save
+from .update import ExpectedRow, GuardedUpdate, matching, update_directly
 
 
 class StateMachineModel(models.Model):
@@ -168,85 +164,49 @@ class StateMachineModel(models.Model):
     def _do_update(  # type: ignore[override]  # noqa: PLR0917  # one signature for Django 5.2 and 6
         self, base_qs: Any, using: str, pk_val: Any, values: Any, update_fields: Any, forced_update: bool, *rest: Any
     ) -> Any:
-        # Private to Django, and the one place where a save's UPDATE can be made conditional without a further query.
+        # Private to Django, and the only place where a save's UPDATE can be made conditional without another query.
         machine = machine_of(type(self))
         state_field = self._meta.get_field(machine.field)
         if state_field.model._meta.concrete_model is not base_qs.model._meta.concrete_model:
             return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update, *rest)
         loaded = self._baseline(using)
-        target = next((v[2] for v in values if v[0].attname == machine.field), None)
-        blind = machine.field not in loaded
-        # Whoever does not know the row's state does not know its marks either: the database sets them.
-        unknown = machine.marks if blind and target is not None else ()
-        kept = [
-            value
-            for value in values
-            if (name := value[0].attname) not in machine.guarded
-            or (name not in unknown and loaded.get(name, _MISSING) != value[2])
-        ]
-        direct = not blind and not any(rest) and not self._meta.select_on_save and bool(kept)
-        row = ExpectedRow(
-            model=type(self), pk=pk_val, field=machine.field, using=using, expected=loaded.get(machine.field)
-        )
+        plan = plan_save(machine, loaded=loaded, values={field.attname: value for field, _, value in values})
+        written = [value for value in values if value[0].attname in plan.written]
         try:
-            matched = None
-            if direct:
-                # Building the query in the ORM costs more than all the rest of a save.
-                conditions: Any = self._loaded_marks(machine, loaded, kept)
-                written = [(field, value) for field, _, value in kept]
-                matched = update_directly(base_qs.model, pk_val, written, conditions, using=using)
-            if matched is not None:
-                # Django 6 asks for the rows' returned values, of which there are none; Django 5.2 if there are any.
-                done: Any = [()] * matched
+            # Building the query in the ORM costs more than all the rest of a save.
+            direct = plan.knows_state and written and not any(rest) and not self._meta.select_on_save
+            matched = update_directly(base_qs.model, pk_val, written, plan.conditions, using=using) if direct else None
+            if matched is None:
+                rows = matching(base_qs, plan.conditions)
+                done: Any = super()._do_update(rows, using, pk_val, written, update_fields, forced_update, *rest)
             else:
-                unindexed = dialect_for(connections[using]).unindexed
-                conditions = self._conditions(machine, loaded, target, kept, unindexed=unindexed)
-                rows = base_qs.filter(conditions)
-                done = super()._do_update(rows, using, pk_val, kept, update_fields, forced_update, *rest)
+                # The returned values of each row, of which there are none.
+                done = [()] * matched
         except DatabaseError as error:
-            if conflict := row.conflict(error):
+            if conflict := self._expected_row(machine, pk_val, using, loaded).conflict(error):
                 raise conflict from error
             raise
         if done:
-            self._forget(unknown)
-        elif conditions or not (blind or update_fields or forced_update):
-            self._refuse_save(row.refusal(), machine, target, blind=blind)
+            self._forget(plan.reread)
+        elif plan.conditions or (plan.knows_state and not (update_fields or forced_update)):
+            self._refuse_save(self._expected_row(machine, pk_val, using, loaded).refusal(), machine, plan)
         return done
 
-    def _loaded_marks(self, machine: Machine, loaded: Mapping[str, Any], kept: Any) -> dict[str, Any]:
-        """Return the state and version that a save must still find, or nothing where it changes no guarded column."""
-        if not any(v[0].attname in machine.guarded for v in kept):
-            return {}
-        version = machine.journal.version if machine.journal else None
-        return {name: loaded[name] for name in (machine.field, version) if name is not None and name in loaded}
+    def _expected_row(self, machine: Machine, pk: Any, using: str, loaded: Mapping[str, Any]) -> ExpectedRow:
+        expected = loaded.get(machine.field)
+        return ExpectedRow(model=type(self), pk=pk, field=machine.field, using=using, expected=expected)
 
-    def _conditions(self, machine: Machine, loaded: Mapping[str, Any], target: Any, kept: Any, *, unindexed: str) -> Q:
-        """Return what must hold of the row for this save's UPDATE."""
-        changed = [v[0].attname for v in kept if v[0].attname in machine.guarded]
-        if not changed:
-            return Q()
-        if machine.field in loaded:
-            field: Any = self._meta.get_field(machine.field)
-            conditions = Q(Exact(Func(F(machine.field), template=unindexed, output_field=field), loaded[machine.field]))
-        elif target is not None:
-            conditions = Q((f"{machine.field}__in", (*machine.graph.sources(target), target)))
-        else:
-            # Loaded without the state: the columns that are to change stand for it.
-            known = [(name, loaded[name]) for name in changed if name in loaded]
-            conditions = Q(*((f"{name}__isnull", True) if value is None else (name, value) for name, value in known))
-        if machine.journal is not None and machine.journal.version in loaded:
-            conditions &= Q((machine.journal.version, loaded[machine.journal.version]))
-        return conditions
+    def _refuse_save(self, refusal: StaleTransition, machine: Machine, plan: SavePlan) -> None:
+        """Raise the refusal, or InvalidTransition if it is the map that refuses.
 
-    def _refuse_save(self, refusal: StaleTransition, machine: Machine, target: Any, *, blind: bool) -> None:
-        """Raise the refusal, or InvalidTransition where it is the map that refuses.
-
-        Do nothing for a row that this instance never knew: it is to be inserted.
+        Do nothing if the instance was not loaded and has no row: Django then inserts it.
         """
-        if blind and isinstance(refusal, MissingRow):
-            return
-        if blind and target is not None and refusal.found is not None:
-            machine.check(pk=self.pk, source=refusal.found, target=target, saving=True)
+        if not plan.knows_state:
+            if isinstance(refusal, MissingRow):
+                return
+            if machine.field in plan.written and refusal.found is not None:
+                target = getattr(self, machine.field)
+                machine.check(pk=self.pk, source=refusal.found, target=target, saving=True)
         raise refusal
 
     def _resolved(self, changes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

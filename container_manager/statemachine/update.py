@@ -13,12 +13,14 @@ from typing import Any
 
 from django.db import DatabaseError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Field, Model
+from django.db.models import F, Field, Func, Model, QuerySet
+from django.db.models.lookups import Exact, In, IsNull
 from django.utils import timezone
 
 from .exceptions import MissingRow, StaleTransition
 from .graph import State
 from .machine import Effect, Machine, machine_of
+from .save_plan import Condition
 from .triggers import dialect_for
 
 # What a journal has for these goes to the driver as it is.
@@ -193,43 +195,65 @@ class GuardedUpdate:
 def update_directly(
     table: type[Model],
     pk: Any,
-    values: Sequence[tuple[Field[Any, Any], Any]],
-    conditions: Mapping[str, Any],
+    values: Sequence[tuple[Field[Any, Any], Any, Any]],
+    conditions: Sequence[Condition],
     *,
     using: str,
 ) -> int | None:
-    """Write values to one row of an instance's table if its columns still are as in ``conditions``; count the rows.
+    """Update a row if all conditions hold; return how many rows matched.
 
-    None where it takes the ORM: for a value or a field with SQL of its own.
+    ``values`` are those of Django's save: field, None, value. Returns None if the update needs the ORM: for a value or
+    a field with SQL of its own, or a condition with several values or NULL.
     """
     connection, meta = connections[using], table._meta
-    key: Any = meta.pk
-    sql = _update_sql(table, tuple(field.attname for field, _ in values), tuple(conditions), using)
-    if sql is None or any(hasattr(value, "resolve_expression") for _, value in values):
+    asked = tuple((name, by_key) for name, _, by_key in conditions)
+    sql = _update_sql(table, tuple(field.attname for field, _, _ in values), asked, using)
+    simple = all(len(found) == 1 and found[0] is not None for _, found, _ in conditions)
+    if sql is None or not simple or any(hasattr(value, "resolve_expression") for _, _, value in values):
         return None
-    params = [field.get_db_prep_save(value, connection) for field, value in values]
+    params = [field.get_db_prep_save(value, connection) for field, _, value in values]
+    key: Any = meta.pk
     params.append(key.get_db_prep_save(pk, connection))
-    asked: list[tuple[Any, Any]] = [(meta.get_field(name), value) for name, value in conditions.items()]
-    params += [field.get_db_prep_save(value, connection) for field, value in asked]
+    for name, found, _ in conditions:
+        field: Any = meta.get_field(name)
+        params.append(field.get_db_prep_save(found[0], connection))
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         return int(cursor.rowcount)
 
 
 @lru_cache(maxsize=512)
-def _update_sql(table: type[Model], written: tuple[str, ...], conditions: tuple[str, ...], using: str) -> str | None:
-    """Return the UPDATE of these fields for `update_directly`, or None where one of them has SQL of its own."""
+def _update_sql(
+    table: type[Model], written: tuple[str, ...], conditions: tuple[tuple[str, bool], ...], using: str
+) -> str | None:
+    """Return the UPDATE of these fields, or None if one of them has SQL of its own."""
     connection, meta = connections[using], table._meta
     quote, unindexed = connection.ops.quote_name, dialect_for(connection).unindexed
     fields: list[Any] = [meta.get_field(name) for name in written]
-    # Django 6.1 has another name for it.
+    # The second name is that of Django 6.1.
     if any(hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql") for field in fields):
         return None
-    asked: list[Any] = [meta.get_field(name) for name in conditions]
     key: Any = meta.pk
-    where = [
-        f"{quote(key.column)} = %s",
-        *(f"{unindexed % {'expressions': quote(field.column)}} = %s" for field in asked),
-    ]
+    where = [f"{quote(key.column)} = %s"]
+    for name, by_key in conditions:
+        field: Any = meta.get_field(name)
+        column = quote(field.column)
+        where.append(f"{unindexed % {'expressions': column} if by_key else column} = %s")
     assignments = ", ".join(f"{quote(field.column)} = %s" for field in fields)
     return f"UPDATE {quote(meta.db_table)} SET {assignments} WHERE {' AND '.join(where)}"
+
+
+def matching(rows: QuerySet[Any], conditions: Sequence[Condition]) -> QuerySet[Any]:
+    """Return the rows for which all conditions hold."""
+    unindexed = dialect_for(connections[rows.db]).unindexed
+    for name, values, by_key in conditions:
+        column: Any = F(name)
+        if by_key:
+            column = Func(column, template=unindexed, output_field=rows.model._meta.get_field(name))
+        if len(values) > 1:
+            rows = rows.filter(In(column, values))
+        elif values[0] is None:
+            rows = rows.filter(IsNull(column, True))
+        else:
+            rows = rows.filter(Exact(column, values[0]))
+    return rows
