@@ -38,7 +38,7 @@ class Isolated:
         return check_machines(self.registry.get_app_configs())
 
     def found(self) -> list[tuple[str, str]]:
-        return [(str(message.id).removeprefix("container_manager."), message.msg) for message in self.messages()]
+        return [(str(message.id).removeprefix("statemachine."), message.msg) for message in self.messages()]
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_constraint_that_names_no_field_is_named_and_nothing_crashes(isolated:
         "any_journal names 'status', which is no field of the model with a column.",
         "any_journal names 'reason', which is no field of the model with a column.",
     ]
-    assert {message.id for message in isolated.messages()} == {"container_manager.E005"}
+    assert {message.id for message in isolated.messages()} == {"statemachine.E005"}
 
 
 def test_a_relation_back_is_no_field_with_a_column(isolated: Isolated) -> None:
@@ -207,7 +207,7 @@ def test_a_journal_that_lacks_columns_or_has_too_many_is_named(isolated: Isolate
 
 def test_a_journal_that_sqlite_could_not_rebuild_is_warned_of(isolated: Isolated) -> None:
     text = "machines.Line is a journal without a JournalTable: on SQLite no migration can rebuild it."
-    assert journaled(isolated, {**line_fields(), "Meta": meta(db_table="lines")}) == [("W003", text)]
+    assert journaled(isolated, {**line_fields(), "Meta": meta(db_table="lines")}) == [("W001", text)]
 
 
 def run(statement: str) -> None:
@@ -264,7 +264,7 @@ def assert_named_and_mended(change: Callable[[], None], name: str) -> None:
     assert check_triggers(None, databases=["default"]) == []
     change()
     [message] = check_triggers(None, databases=["default"])
-    assert message.id == "container_manager.E003"
+    assert message.id == "statemachine.E003"
     named = message.msg.rsplit(": ", 1)[1].removesuffix(".").split(", ")
     assert {name, f"function {name}"} & set(named)  # of a changed map, PostgreSQL's triggers know nothing
     with pytest.raises(SystemCheckError, match="E003"):
@@ -328,5 +328,5 @@ def test_without_databases_none_is_asked() -> None:
 def test_a_vendor_without_triggers_is_an_error_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vars(connections[connection.alias]), "vendor", "oracle")
     [message] = check_triggers(None, databases=["default"])
-    assert message.id == "container_manager.E002"
+    assert message.id == "statemachine.E002"
     assert "mysql, postgresql, sqlite, not for 'oracle'" in message.msg
