@@ -81,22 +81,22 @@ def test_the_diagram_is_the_maps_own() -> None:
 
 # The tests behind the last column of README's table, one or more for each row.
 LEAK_TESTS = {
-    "assign + save()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
+    "assign + save()": ["test_transitions.py::test_each_illegal_transition_is_refused_and_changes_nothing"],
     "save(update_fields)": ["test_leaks.py::update_fields"],
-    "QuerySet.update()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
+    "QuerySet.update()": ["test_transitions.py::test_each_illegal_transition_is_refused_and_changes_nothing"],
     "bulk_update(), loaded objects": ["test_leaks.py::bulk_update_loaded"],
     "bulk_update(), fresh objects": ["test_leaks.py::bulk_update_fresh"],
-    "raw SQL": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
+    "raw SQL": ["test_transitions.py::test_each_illegal_transition_is_refused_and_changes_nothing"],
     "admin form": ["test_admin.py::test_a_forged_post_moves_nothing"],
-    "bulk_create, odd first status": ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
-    'create(status="bogus")': ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
+    "bulk_create, odd first status": ["test_leaks.py::test_no_row_is_created_in_an_unknown_status"],
+    'create(status="bogus")': ["test_leaks.py::test_no_row_is_created_in_an_unknown_status"],
     "bulk_create(update_conflicts=True)": ["test_leaks.py::upsert"],
     "defer() + assign + save()": ["test_leaks.py::deferred"],
     "Job(pk=…).save()": ["test_leaks.py::by_key"],
     "two stale queued → running": ["test_races.py::"],
     "stale completed and cancelled": ["test_races.py::"],
     "stale save() of another field reverts the status": [
-        "test_transitions.py::test_a_stale_save_of_another_field_reverts_nothing"
+        "test_transitions.py::test_saving_another_field_of_a_stale_instance_does_not_revert_the_status"
     ],
 }
 

@@ -107,7 +107,7 @@ CLAIMS = {
         "test_queue.py::test_sent_again_it_is_stored_once",
     ],
     "A deadlock that the database reports": [
-        "test_deadlock_retried.py::test_a_deadlock_while_a_worker_stores_ends_is_retried"
+        "test_deadlock_retried.py::test_a_worker_retries_a_finish_that_was_a_deadlock_victim"
     ],
     "Nobody is taken for dead": ["test_protocol.py::test_a_worker_that_was_kept_away_judges_nobody_at_once"],
     "A transaction that sleeps": [
@@ -121,7 +121,7 @@ CLAIMS = {
     ],
     "When its lease is over, or it ends": ["test_queue.py::test_the_oldest_worker_alive_maintains"],
     "Attempts of dead workers": ["test_queue.py::test_only_executors_that_it_serves_or_nobody_alive_does"],
-    "The row is `cancelled`": ["test_transitions.py::test_a_legal_edge_passes_and_is_in_the_journal"],
+    "The row is `cancelled`": ["test_transitions.py::test_each_legal_transition_passes_and_is_journaled"],
     "The worker that holds the attempt": [
         "test_worker.py::test_cancelling_a_running_job_ends_its_process",
         "executors/conformance.py::test_what_ignores_the_request_is_killed",

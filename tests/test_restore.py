@@ -139,7 +139,7 @@ def rows(alias: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("way", WAYS[connection.vendor])
-def test_a_restore_brings_back_every_row_once_and_the_triggers_in_force(way: Callable[[], None], restored: str) -> None:
+def test_a_dump_and_restore_keeps_every_row_and_the_triggers(way: Callable[[], None], restored: str) -> None:
     populate()
     way()
     assert rows(restored) == rows("default")
@@ -158,7 +158,7 @@ def test_a_restore_brings_back_every_row_once_and_the_triggers_in_force(way: Cal
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only pg_dump has --disable-triggers.")
-def test_triggers_that_a_restore_has_disabled_come_back_weaker_and_the_check_says_so(restored: str) -> None:
+def test_triggers_reenabled_by_pg_restore_are_reported_by_the_check(restored: str) -> None:
     """--disable-triggers enables them again in the plain way, which replication may pass by."""
     populate()
     postgresql("--schema-only")
@@ -172,7 +172,7 @@ def test_triggers_that_a_restore_has_disabled_come_back_weaker_and_the_check_say
 
 
 @pytest.mark.skipif(connection.vendor != "mysql", reason="Only mariadb-dump has --skip-triggers.")
-def test_a_dump_without_triggers_is_noticed_and_mended(restored: str) -> None:
+def test_a_restore_without_triggers_is_reported_and_repaired(restored: str) -> None:
     populate()
     server = ["--socket", connection.settings_dict["OPTIONS"]["unix_socket"], "--user", "root"]
     dump = [program("mariadb-dump"), *server, "--skip-triggers", name_of("default")]
