@@ -22,20 +22,21 @@ from .update import ExpectedRow, GuardedUpdate, matching, update_directly
 class StateMachineModel(models.Model):
     """A model whose state moves only along the edges of its `TransitionConstraint`.
 
-    ``transition_effects`` says, by target state, what a transition writes beside the state. ``lifecycle_fields``
-    (with those) are written by `save()` only where this instance changed them, and only if the row still is as it
-    was loaded. The model declares its own manager, from `StateMachineQuerySet` or one derived from it.
+    ``transition_effects``: by target state, the fields that a transition writes beside the state. `save()` writes these
+    and the ``lifecycle_fields`` only if the instance changed them, and only if the row is still as it was loaded.
+    ``transition_signal`` is sent on commit. The model declares its own manager, made from `StateMachineQuerySet` or a
+    subclass.
     """
 
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
     lifecycle_fields: ClassVar[tuple[str, ...]] = ()
     transition_signal: ClassVar[Signal | None] = None
 
-    # Replaced, never changed in place: copies of an instance share it.
+    # Never mutated: copies of an instance share it.
     _loaded: Mapping[str, Any] = {}
-    # The database and the key of the row that `_loaded` is about.
+    # The database and the key of the row that `_loaded` describes.
     _origin: tuple[str | None, Any] | None = None
-    # The state that transition_to(save=False) has prepared, waiting for save().
+    # The state that transition_to(save=False) has prepared for save().
     _prepared: State | None = None
 
     class Meta:
@@ -50,7 +51,7 @@ class StateMachineModel(models.Model):
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
         machine = machine_of(type(self))
         if fields is not None and machine.field in fields and machine.journal is not None:
-            # A new state with an old version would pass for a row that somebody else has moved.
+            # A new state with the old version would look like a row that has changed since.
             fields = list({*fields, machine.journal.version})
         super().refresh_from_db(using=using, fields=fields, from_queryset=from_queryset)
         self._remember(fields)
@@ -64,14 +65,14 @@ class StateMachineModel(models.Model):
             return False
 
     def transition_to(self, new: object, save: bool = True, *, reason: str = "", actor: object = None) -> bool:
-        """Move to another state; return True.
+        """Change to another state; return True.
 
-        One UPDATE, conditional on the state (and version) this instance was loaded with, writes the state and all
-        that the transition changes; other changed attributes wait for `save()`. With ``save=False`` nothing is
-        written: the next `save()` does it, guarded alike.
+        One UPDATE writes the state and the transition's effects, on condition that the row has the state (and version)
+        that this instance was loaded with. Other changed attributes wait for `save()`. With ``save=False`` the
+        transition waits for the next `save()` too, under the same condition.
 
-        Raises UnknownState, InvalidTransition (no such edge), StaleTransition (the row moved first), MissingRow,
-        UnsavedInstance. After any of them the instance is as it was.
+        Raises UnknownState, InvalidTransition (the map has no such edge), StaleTransition (the row has changed),
+        MissingRow or UnsavedInstance; the instance is then unchanged.
         """
         machine, pk = machine_of(type(self)), self.pk
         target, source = machine.state(new), getattr(self, machine.field)
@@ -100,7 +101,7 @@ class StateMachineModel(models.Model):
         """Do `transition_to` from asynchronous code."""
         return await sync_to_async(self.transition_to)(new, save, reason=reason, actor=actor)
 
-    def save(  # noqa: DJ012  # beside the transition it shares its rules with
+    def save(  # noqa: DJ012  # next to transition_to(), which has the same rules
         self,
         *args: Any,
         force_insert: Any = False,
@@ -108,12 +109,12 @@ class StateMachineModel(models.Model):
         using: str | None = None,
         update_fields: Any = None,
     ) -> None:
-        """Save, with a changed state checked against the map and guarded by the loaded one.
+        """Save; a changed state is a transition, with its effects and under the conditions of `transition_to`.
 
-        Raises what `transition_to` raises. A changed state brings its timestamps with it, as there.
+        Effects on attributes that the caller has set are not applied. Raises what `transition_to` raises.
         """
         if args:
-            # Django 5.2 still takes these by position, in this order.
+            # Django 5.2 still accepts these as positional arguments, in this order.
             names = ("force_insert", "force_update", "using", "update_fields")
             return self.save(**dict(zip(names, args, strict=False)))
         machine = machine_of(type(self))
@@ -135,7 +136,7 @@ class StateMachineModel(models.Model):
     def _prepare_save(
         self, machine: Machine, using: str, inserting: bool, update_fields: Any
     ) -> tuple[State | None, Any]:
-        """Check a state about to be saved; return where it comes from, if it moves, and the fields to write."""
+        """Check a state to be saved and apply its effects; return its source, if it changed, and the fields to write."""
         target = machine.state(self.__dict__[machine.field])
         self.__dict__[machine.field] = target
         loaded = self._baseline(using)
@@ -154,8 +155,8 @@ class StateMachineModel(models.Model):
         try:
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields)
         except TransitionError as error:
-            # The UPDATE matched no row: the database has nothing to undo, so the caller's transaction can go on.
-            # With parent tables an earlier one may have been written: there the transaction stays broken.
+            # The UPDATE matched no row: there is nothing to roll back, and the caller's transaction can go on. Unless
+            # the model has parent tables, one of which may have been written before.
             given_up = broken_before or isinstance(error.__cause__, DatabaseError)
             if connection.in_atomic_block and not given_up and not self._meta.parents:
                 connection.needs_rollback = False
@@ -210,7 +211,7 @@ class StateMachineModel(models.Model):
         raise refusal
 
     def _resolved(self, changes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the changes as plain values; ``before`` holds what an increment starts from."""
+        """Return the changes as plain values; increments start from ``before``."""
         if Effect.INCREMENT not in changes.values():
             return dict(changes)
         return {
@@ -223,19 +224,19 @@ class StateMachineModel(models.Model):
             setattr(self, name, value)
 
     def _not_chosen(self, changes: Mapping[str, Any], machine: Machine, loaded: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the changes without those whose attribute the caller has set to a value of its own."""
+        """Return the changes without those of attributes that the caller has set."""
         journal = machine.journal
         always = (machine.field, *((journal.version, journal.actor, journal.reason) if journal else ()))
         mine = {name for name in changes if name in self.__dict__ and self.__dict__[name] != loaded.get(name)}
         return {name: value for name, value in changes.items() if name in always or name not in mine}
 
     def _baseline(self, using: str) -> Mapping[str, Any]:
-        """Return what this instance knows of its row in a database: nothing where it is another row, or a new one."""
+        """Return what this instance was loaded with; nothing if it is new or now belongs to another row or database."""
         known = not self._state.adding and self._origin == (using, self.pk)
         return self._loaded if known else {}
 
     def _remember(self, fields: Collection[str] | None) -> None:
-        """Take what is in memory for what is in the row, for these fields (None: all)."""
+        """Remember the present values of these fields (None: all) as those of the row."""
         machine = machine_of(type(self))
         origin = (self._state.db, self.pk)
         names = machine.guarded if fields is None else [name for name in machine.guarded if name in fields]
@@ -246,7 +247,7 @@ class StateMachineModel(models.Model):
             self._prepared = None
 
     def _forget(self, names: Collection[str]) -> None:
-        """Leave attributes to be read from the row when they are next asked for."""
+        """Make attributes deferred, so that their next use reads the row."""
         for name in names:
             self.__dict__.pop(name, None)
         self._loaded = {name: value for name, value in self._loaded.items() if name not in names}

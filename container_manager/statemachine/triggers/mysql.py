@@ -1,7 +1,7 @@
 """MariaDB's and MySQL's triggers.
 
-Comparisons are binary: the usual collations hold 'QUEUED ' and 'queued' for equal, the map does not. REPLACE is a
-DELETE and an INSERT; the delete trigger recognises it by the key that the same statement is just inserting.
+Comparisons are binary, since the usual collations treat 'QUEUED ' and 'queued' as equal. REPLACE is a DELETE and an
+INSERT; the delete trigger recognises it by the key that the same statement is inserting.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class MySQLDialect(Dialect):
     quote_mark = "`"
     reads_snapshot = True
     locks_indexes = True
-    # InnoDB locks the part of an index that it reads: by an index of the state, that is other rows too.
+    # InnoDB locks the part of an index that it reads: in an index of the state, also entries of other rows.
     unindexed = "CAST(%(expressions)s AS BINARY)"
 
     def literal(self, state: State) -> str:
         if isinstance(state, str) and "\\" in state:
-            # Whether a backslash escapes depends on the session, and the catalogue shows the text without it.
+            # Whether a backslash is an escape depends on the session, and the catalogue shows the text without it.
             return f"CONVERT(X'{state.encode().hex()}' USING utf8mb4)"
         return super().literal(state)
 
@@ -124,7 +124,7 @@ class MySQLDialect(Dialect):
         )
 
     def _replace_guard(self, spec: GuardSpec) -> str:
-        # NOW() stands still within one statement, so an earlier INSERT's mark is not taken for this one's.
+        # NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
         column, key = self.quote(spec.column), self.quote(spec.primary_key)
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_delete')} BEFORE DELETE ON {TABLE} FOR EACH ROW BEGIN "
@@ -138,7 +138,7 @@ class MySQLDialect(Dialect):
         return f"BINARY CONVERT({column} USING utf8mb4)"
 
     def _text(self, column: str) -> str:
-        # An explicit collation: columns and literals have others, which CONCAT would not mix.
+        # CONCAT refuses to mix the collations of columns and literals.
         return f"COALESCE(CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin, 'NULL')"
 
     def _exact(self, state: State) -> str:
