@@ -49,7 +49,7 @@ class Graph:
         for source, targets in transitions.items():
             state = plain(source)
             if state in edges:
-                raise GraphError(f"State {state!r} is in the map twice.")
+                raise GraphError(f"State {state!r} stands in the map twice.")
             edges[state] = _states(targets, f"The targets of {state!r}")
         return cls(edges=edges, initial=None if initial is None else _states(initial, "The initial states"))
 

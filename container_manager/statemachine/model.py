@@ -136,7 +136,7 @@ class StateMachineModel(models.Model):
     def _prepare_save(
         self, machine: Machine, using: str, inserting: bool, update_fields: Any
     ) -> tuple[State | None, Any]:
-        """Check a state to be saved and apply its effects; return its source, if it changed, and the fields to write."""
+        """Check a state to be saved and apply its effects; return its source, if it changed, and what to write."""
         target = machine.state(self.__dict__[machine.field])
         self.__dict__[machine.field] = target
         loaded = self._baseline(using)
