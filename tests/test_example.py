@@ -97,7 +97,7 @@ import django, json
 django.setup()
 from django.conf import settings
 from container_manager.conf import app_settings
-from container_manager.setting_checks import check_settings
+from container_manager.checks import check_settings
 database = settings.DATABASES["default"]
 print(json.dumps([
     [m.msg for m in check_settings(None)], settings.DEBUG, settings.SECRET_KEY, database["ENGINE"], database["HOST"],

@@ -1,4 +1,4 @@
-"""Use the app without a Django project, on an SQLite file of its own; and what projects can take from there."""
+"""Use the app without a Django project, on an SQLite file of its own."""
 
 from __future__ import annotations
 
