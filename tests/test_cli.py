@@ -178,6 +178,7 @@ def standalone(environment: dict[str, str], *words: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.without_database
 class TestWithoutProject:
     def test_run_shows_the_output_and_ends_with_the_exit_code(self, alone: dict[str, str]) -> None:
         done = standalone(alone, "run", "--name", "first", "--", "sh", "-c", "echo from the job; echo more >&2; exit 5")

@@ -18,7 +18,7 @@ import yaml
 from container_manager.executors.docker_variables import docker_daemon
 from container_manager.management.commands.container import Command
 
-from .parts import require
+from .prerequisites import require
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "example"

@@ -32,6 +32,7 @@ _STUCK = "one worker alone does not settle the job"
 _PATIENCE_SECONDS = 30
 
 
+@pytest.mark.without_database
 class TestModel:
     def test_no_order_of_steps_breaks_the_protocol(self) -> None:
         result = check(Guards())

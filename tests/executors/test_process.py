@@ -129,6 +129,7 @@ touch "$EFFECTS/ready"
 """
 
 
+@pytest.mark.without_database
 class TestProcessExecutor(Conformance):
     @pytest.mark.parametrize("end", ["exit", "stop", "remove", "close", "keeper", "warden"])
     def test_nothing_of_a_tree_is_left_however_it_ends(
