@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
+from container_manager.cli.verbs import VERBS
 from container_manager.conf import PROCESS_EXECUTOR
 from container_manager.models import ContainerJob, JobLog
 
@@ -256,3 +258,88 @@ class TestWithoutProject:
         done = standalone(alone, "demo", *words)
         assert done.returncode == 2
         assert text in done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project as startproject makes it, with the app in it and its tables created."""
+    folder = tmp_path_factory.mktemp("project")
+    manage(folder, "startproject", "site_of_ours", ".", program=["-m", "django"])
+    settings = folder / "site_of_ours" / "settings.py"
+    settings.write_text(settings.read_text("utf-8") + '\nINSTALLED_APPS += ["container_manager"]\n', "utf-8")
+    manage(folder, "migrate")
+    return folder
+
+
+def manage(folder: Path, *words: str, program: Sequence[str] = ("manage.py",)) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    done = subprocess.run(
+        [sys.executable, *program, *words],
+        env={**kept, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+# What each verb needs to succeed; JOB stands for a job's id.
+WORDS = {
+    "run": ["--", "true"],
+    "submit": ["--", "true"],
+    "worker": ["--drain"],
+    "logs": ["JOB"],
+    "history": ["JOB"],
+    "cancel": ["JOB"],
+    "retry": ["JOB"],
+    "prune": ["--days", "7"],
+}
+
+
+@pytest.mark.without_database
+class TestInProject:
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_options_of_django_are_accepted_after_the_verb(self, project: Path, verb: str) -> None:
+        words = WORDS.get(verb, [])
+        if "JOB" in words:
+            job = manage(project, "container", "submit", "--", "true").stdout.strip()
+            words = [job if word == "JOB" else word for word in words]
+            if verb == "retry":
+                manage(project, "container", "cancel", job)
+        options = ["--traceback", "--no-color", "--verbosity", "1", "--skip-checks", "--pythonpath", "."]
+        # Without manage.py there are no settings but those of the option.
+        program = ["-m", "django"]
+        manage(project, "container", verb, *options, "--settings", "site_of_ours.settings", *words, program=program)
+
+    def test_an_option_given_before_the_verb_is_kept(self, project: Path) -> None:
+        words = ["container", "--settings", "site_of_ours.settings", "--pythonpath", ".", "ps"]
+        assert "ID" in manage(project, *words, program=["-m", "django"]).stdout
+
+    def test_a_worker_logs_to_stderr_where_the_project_configures_no_logging(self, project: Path) -> None:
+        manage(project, "container", "submit", "--", "true")
+        said = manage(project, "container", "worker", "--drain", "--log-level", "INFO")
+        assert said.stdout == ""
+        assert "INFO" in said.stderr
+        assert manage(project, "container", "worker", "--drain", "--log-level", "ERROR").stderr == ""
+
+    @pytest.mark.parametrize("logger", ["", "container_manager", "container_manager.worker.loop"])
+    def test_a_worker_logs_each_line_once_where_the_project_configures_logging(
+        self, project: Path, logger: str
+    ) -> None:
+        settings = project / "site_of_ours" / "logging_settings.py"
+        logging = {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"ours": {"format": "ours: %(message)s"}},
+            "handlers": {"ours": {"class": "logging.StreamHandler", "formatter": "ours"}},
+            "loggers": {logger: {"handlers": ["ours"]}},
+        }
+        settings.write_text(f"from .settings import *\nLOGGING = {logging!r}\n", "utf-8")
+        words = ["container", "worker", "--drain", "--log-level", "INFO", "--settings", "site_of_ours.logging_settings"]
+        lines = manage(project, *words).stderr.splitlines()
+        assert lines
+        assert all(line.startswith("ours: ") for line in lines)
+        assert len(lines) == len(set(lines))
