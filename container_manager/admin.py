@@ -1,4 +1,4 @@
-"""The admin: jobs with their history, read-only where the state machine decides, and actions for what it allows."""
+"""The admin: jobs with their history. Only actions change the status."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .jobs.container_request import WISHES
+from .jobs.container_request import REQUEST_RULES
+from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
 from .statemachine.machine import machine_of
 
-# Django's classes take their type parameters only in the stubs.
+# Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
     JobInline = admin.TabularInline[Any, ContainerJob]
@@ -25,7 +26,7 @@ else:
 
 
 class ReadOnlyInline(JobInline):
-    """Rows that the system writes and nobody edits."""
+    """Rows that only the system writes."""
 
     extra = 0
     can_delete = False
@@ -54,26 +55,26 @@ class ContainerJobAdmin(JobModelAdmin):
     list_filter = ("status", "queue", "executor", "failure_reason")
     search_fields = ("name", "=id")
     ordering = ("-pk",)
-    # Counting all rows of a large table takes longer than the page.
+    # COUNT(*) on a large table takes longer than the page.
     show_full_result_count = False
     inlines = (TransitionInline, AttemptInline)
     actions = ("queue_jobs", "retry_jobs", "cancel_jobs")
-    # Who created a job is for the system to say, like all that is not editable.
+    # Set by the system.
     exclude = ("created_by",)
 
     def get_readonly_fields(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
-        """Return the status and all that only a transition writes, and, once it has begun, what was asked for."""
+        """Return the fields that only a transition writes and, once the job was queued, its spec."""
         written = [*machine_of(ContainerJob).guarded, "created_at"]
         kept = ("scheduled_for",) if obj is None or obj.status == JobStatus.PENDING else ()
         names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
         if obj is not None and obj.status != JobStatus.PENDING:
-            names += [f.name for f in ContainerJob._meta.concrete_fields if f.editable and f.name != "created_by"]
+            names += [*JobSpec._fields, "scheduled_for"]
         return list(dict.fromkeys([*names, "id"] if obj is not None else names))
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
-        """Say at the field what may be asked of a container."""
+        """List at the field what a job may request of its container."""
         if db_field.name == "container":
-            wishes = "; ".join(f"{name}: {expected}" for name, expected in WISHES.items())
+            wishes = "; ".join(f"{name}: {rule.expected}" for name, rule in REQUEST_RULES.items())
             kwargs["help_text"] = format_html(
                 "{} {}.", _("A JSON object with any of these. What a job may have is its executor's to say."), wishes
             )

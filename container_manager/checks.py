@@ -1,4 +1,4 @@
-"""System checks of the settings: wrong entries, executors that do not exist, and what is unwise in production."""
+"""System checks of the settings: wrong entries, missing executors, and what is unsafe in production."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .executors.registry import check_executor_options, executor_class
 
 @register()
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Name every wrong entry, and every executor whose class is not to be had or whose options are wrong."""
+    """Report wrong entries, and executors whose class cannot be imported or whose options are wrong."""
     if problems := setting_problems():
         return [Error(problem, id="container_manager.E010") for problem in problems]
     messages: list[CheckMessage] = []
@@ -37,7 +37,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 @register(Tags.security, deploy=True)
 def check_isolation(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Warn of executors whose jobs can do all that their worker's user can."""
+    """Warn about executors that do not isolate jobs from the worker's host."""
     if settings.DEBUG or setting_problems():
         return []
     open_ones = []
@@ -61,7 +61,7 @@ def check_isolation(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 def check_sqlite(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Warn of an SQLite database in which two transactions that both read first cannot both go on to write."""
+    """Warn about SQLite without BEGIN IMMEDIATE: concurrent writers get "database is locked"."""
     return [
         checks.Warning(
             f"Database {alias!r} is SQLite without immediate transactions: several processes will meet "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -13,13 +14,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS
 
+from .jobs.rules import is_positive, is_text, is_texts, matches
+
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
+_INSTALL = re.compile("[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
-    """When a failed attempt is tried again.
+    """When a failed job is retried.
 
     The n-th retry (counted from 1) waits ``initial_seconds * factor ** (n - 1)`` seconds, at most ``max_seconds``,
     then up to ``jitter`` of that more, drawn at random: exponential backoff with jitter, as in
@@ -40,9 +44,9 @@ class AppSettings:
 
     ``executors``: alias → {"BACKEND": dotted path, "OPTIONS": {…}}. ``queues``: the known queue names; None: any.
     ``install``: part of every container's name, so that installations can share an engine.
-    ``lease_seconds``: how long a worker is believed alive after it was last heard; it renews every third of that.
-    ``unreachable_seconds``: how long an engine may be away before its jobs count as lost.
-    ``prune_after_seconds``: how long after their end the workers delete jobs; None: never.
+    ``lease_seconds``: how long a worker's lease lasts; the worker renews it every third of that.
+    ``unreachable_seconds``: how long an engine may be unreachable before its attempts fail as lost.
+    ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     """
 
     executors: Mapping[str, Mapping[str, Any]] = field(
@@ -59,7 +63,7 @@ class AppSettings:
     retry: RetrySettings = field(default_factory=RetrySettings)
 
     def for_database(self, alias: str) -> AppSettings:
-        """Return the settings for the jobs of a database: those of another are another installation to an engine."""
+        """Return the settings for a database: to an engine, each database is another installation."""
         return self if alias == DEFAULT_DB_ALIAS else replace(self, install=f"{self.install}-{alias}")
 
 
@@ -88,7 +92,7 @@ def sqlite_database(path: Path) -> dict[str, object]:
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": path,
-        # A transaction takes the write lock when it begins; otherwise two that both read first cannot both go on.
+        # BEGIN IMMEDIATE: two transactions that both read first could not both go on to write.
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
             "timeout": 30,
@@ -111,17 +115,17 @@ def _problems(given: object) -> Iterator[str]:
         if name not in known:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
     for name in ("LEASE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS", "LOG_LIMIT_BYTES"):
-        if name in given and not _is_positive(given[name]):
+        if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
-    if given.get("PRUNE_AFTER_SECONDS") is not None and not _is_positive(given["PRUNE_AFTER_SECONDS"]):
+    if given.get("PRUNE_AFTER_SECONDS") is not None and not is_positive(given["PRUNE_AFTER_SECONDS"]):
         yield (
             f"{_NAME}['PRUNE_AFTER_SECONDS'] must be a positive number, or None for never, "
             f"not {given['PRUNE_AFTER_SECONDS']!r}."
         )
-    if "INSTALL" in given and not _is_name(given["INSTALL"]):
+    if "INSTALL" in given and not matches(_INSTALL)(given["INSTALL"]):
         yield f"{_NAME}['INSTALL'] must be letters, digits and hyphens, not {given['INSTALL']!r}."
     queues = given.get("QUEUES")
-    if queues is not None and not (isinstance(queues, list | tuple) and queues and all(map(_is_text, queues))):
+    if queues is not None and not (is_texts(queues) and queues):
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
     yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))
     yield from _retry_problems(given.get("RETRY", {}))
@@ -133,7 +137,7 @@ def _executor_problems(executors: object) -> Iterator[str]:
         return
     for alias, entry in executors.items():
         where = f"{_NAME}['EXECUTORS'][{alias!r}]"
-        if not isinstance(entry, Mapping) or not _is_text(entry.get("BACKEND")):
+        if not isinstance(entry, Mapping) or not is_text(entry.get("BACKEND")):
             yield f"{where} needs a 'BACKEND', the dotted path of an executor class."
             continue
         if odd := sorted(set(entry) - {"BACKEND", "OPTIONS"}):
@@ -151,22 +155,10 @@ def _retry_problems(retry: object) -> Iterator[str]:
         if name not in known:
             yield f"{_NAME}['RETRY'][{name!r}] is no setting. Known: {', '.join(sorted(known))}."
         elif name == "REASONS":
-            if not isinstance(value, list | tuple) or not all(map(_is_text, value)):
+            if not is_texts(value):
                 yield f"{_NAME}['RETRY']['REASONS'] must be a list of failure reasons, not {value!r}."
-        elif not (_is_positive(value) or (name == "JITTER" and value == 0)):
+        elif not (is_positive(value) or (name == "JITTER" and value == 0)):
             yield f"{_NAME}['RETRY'][{name!r}] must be a positive number, not {value!r}."
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and value.replace("-", "").isalnum() and value.isascii()
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

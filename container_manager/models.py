@@ -19,6 +19,7 @@ from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
+from .jobs.spec import JobSpec
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
@@ -221,6 +222,11 @@ class ContainerJob(StateMachineModel):
         Raises ValueError where the quoting is broken.
         """
         return split_command(self.command)
+
+    @property
+    def spec(self) -> JobSpec:
+        """What this job is asked to run: all that a retry of a finished job repeats."""
+        return JobSpec._make(getattr(self, name) for name in JobSpec._fields)
 
     @property
     def is_terminal(self) -> bool:

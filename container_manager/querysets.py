@@ -1,4 +1,4 @@
-"""Querysets that speak the domain."""
+"""The queryset of jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
-    """Jobs."""
+    """Jobs: create them, and find those that are due."""
 
     def create_job(self, **fields: Any) -> ContainerJob:
         """Create a pending job after full validation.
@@ -28,7 +28,7 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
         return job
 
     def ready(self) -> ContainerJobQuerySet:
-        """Return queued jobs that are due, in the order workers take them."""
+        """Return queued jobs that are due, in the order in which workers claim them."""
         due = Q(scheduled_for=None) | Q(scheduled_for__lte=timezone.now())
         return self.filter(due, status="queued").order_by("-priority", "queued_at", "pk")
 

@@ -44,7 +44,7 @@ def form(**fields: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("forged", ["completed", "queued", "bogus"])
-def test_a_forged_post_moves_nothing(client: Client, status: str, forged: str) -> None:
+def test_a_forged_post_changes_no_status(client: Client, status: str, forged: str) -> None:
     job = job_in(status)
     answer = client.post(reverse(CHANGE, args=[job.pk]), form(status=forged, attempt=9, worker="me", retry_count=7))
     assert answer.status_code == 302
@@ -53,14 +53,14 @@ def test_a_forged_post_moves_nothing(client: Client, status: str, forged: str) -
     assert journal_of(job) == []
 
 
-def test_a_job_is_made_by_form_and_remembers_by_whom(client: Client) -> None:
+def test_a_job_added_by_form_records_its_creator(client: Client) -> None:
     answer = client.post(reverse(ADD), form(status="completed"))
     assert answer.status_code == 302
     job = ContainerJob.objects.get()
     assert (job.status, job.created_by) == ("pending", "root")
 
 
-def test_broken_quoting_is_a_message_at_the_field(client: Client) -> None:
+def test_broken_quoting_is_an_error_at_the_command_field(client: Client) -> None:
     answer = client.post(reverse(ADD), form(command="echo 'oops"))
     assert answer.status_code == 200
     assert "quoting" in answer.content.decode()
@@ -77,7 +77,7 @@ def test_broken_quoting_is_a_message_at_the_field(client: Client) -> None:
         ("{", "Enter a valid JSON."),
     ],
 )
-def test_a_wrong_wish_for_a_container_is_a_message_at_the_field(client: Client, value: str, said: str) -> None:
+def test_a_wrong_container_request_is_an_error_at_the_field(client: Client, value: str, said: str) -> None:
     answer = client.post(reverse(ADD), form(container=value))
     assert answer.status_code == 200
     assert "container" in answer.context["adminform"].form.errors
@@ -85,7 +85,7 @@ def test_a_wrong_wish_for_a_container_is_a_message_at_the_field(client: Client, 
     assert not ContainerJob.objects.exists()
 
 
-def test_what_is_wrong_is_said_in_the_readers_language(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_form_errors_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     german = {
         "%(name)r must be %(expected)s, not %(value)r.": "%(name)r muss %(expected)s sein, nicht %(value)r.",
         "a positive number": "eine positive Zahl",
@@ -99,15 +99,15 @@ def test_what_is_wrong_is_said_in_the_readers_language(monkeypatch: pytest.Monke
             ContainerJob(command="true", environment={"A=B": "x"}).clean()
 
 
-def test_the_form_says_what_may_be_asked_of_a_container(client: Client) -> None:
+def test_the_form_lists_what_a_container_may_be_asked_for(client: Client) -> None:
     page = client.get(reverse(ADD)).content.decode()
-    for wish in fields(ContainerRequest):
-        assert f"{wish.name}: " in page
+    for entry in fields(ContainerRequest):
+        assert f"{entry.name}: " in page
     client.post(reverse(ADD), form(container='{"user": "1000"}'))
     assert ContainerJob.objects.get().container == {"user": "1000"}
 
 
-def test_an_action_moves_what_has_the_edge_and_reports_the_rest(client: Client) -> None:
+def test_an_action_moves_jobs_that_have_the_edge_and_reports_the_others(client: Client) -> None:
     waiting, done = job_in("queued"), job_in("completed")
     answer = client.post(
         reverse(LIST), {"action": "cancel_jobs", "_selected_action": [waiting.pk, done.pk]}, follow=True
@@ -119,7 +119,7 @@ def test_an_action_moves_what_has_the_edge_and_reports_the_rest(client: Client) 
     assert waiting.transitions.get().actor == "root"
 
 
-def test_who_may_only_look_can_move_nothing() -> None:
+def test_view_permission_allows_no_transition() -> None:
     viewer = User.objects.create_user("viewer", is_staff=True)
     viewer.user_permissions.add(Permission.objects.get(codename="view_containerjob"))
     client, job = Client(), job_in("queued")

@@ -65,8 +65,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "equals sign": ({"environment": {"A=B": "x"}}, "start", "cannot be the name"),
     "two lines": ({"environment": {"A": "x\nB=y"}}, "start", "more than one line"),
     "two lines of a name": ({"secrets": {"A\nB": "env:CM_SECRET_A"}}, "start", "cannot be the name"),
-    "odd wish": ({"container": {"privileged": True}}, "start", "'privileged' is not known"),
-    "wishes are a list": ({"container": ["privileged"]}, "start", "JSON object"),
+    "unknown request": ({"container": {"privileged": True}}, "start", "'privileged' is not known"),
+    "requests are a list": ({"container": ["privileged"]}, "start", "JSON object"),
     "missing secret": ({"secrets": {"S": "env:CM_SECRET_NONE"}}, "start", "CM_SECRET_NONE"),
     "odd secret": ({"secrets": {"S": "/etc/shadow"}}, "start", "neither"),
     "no file's name": ({"secrets": {"S": "file:" + "a" * 5000}}, "start", "cannot be read"),
@@ -104,7 +104,7 @@ def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:
 
 @pytest.mark.usefixtures("running_worker")
 @pytest.mark.parametrize("column", ["environment", "secrets", "labels", "container"])
-def test_json_that_only_the_database_understands_fails_its_own_job(column: str) -> None:
+def test_json_that_python_cannot_parse_fails_only_its_own_job(column: str) -> None:
     """Python reads no number of more than 4300 digits, and Django writes none."""
     job = put(scheduled_for=timezone.now() + timezone.timedelta(hours=1))
     with connection.cursor() as cursor:
@@ -127,7 +127,7 @@ class QuotingExecutor(ProcessExecutor):
         raise Rejected("start", "He said \0 and \ud800." + "!" * 20_000_000)
 
 
-def test_words_that_not_every_database_takes_are_stored() -> None:
+def test_a_message_with_nul_or_broken_text_is_stored() -> None:
     job = queue.enqueue(command="true")
     executors = {"default": QuotingExecutor()}
     WorkerLoop(settings=AppSettings(), executors=executors, options=WorkerOptions(drain=True)).run()
@@ -150,7 +150,7 @@ def test_words_that_not_every_database_takes_are_stored() -> None:
     ],
     ids=str,
 )
-def test_the_database_takes_no_negative_limits(fields: dict[str, int]) -> None:
+def test_the_database_refuses_negative_limits(fields: dict[str, int]) -> None:
     with pytest.raises((IntegrityError, DataError)), transaction.atomic():
         put(**fields)
     assert not ContainerJob.objects.exists()
@@ -161,7 +161,7 @@ def unknown(**options: Any) -> list[Any]:
     return [job for job, _, _ in store.unschedulable_jobs(**values, using="default")]
 
 
-def test_what_another_worker_knows_or_is_new_or_not_due_is_not_given_up() -> None:
+def test_jobs_known_to_another_worker_or_new_or_not_due_are_not_failed_as_unschedulable() -> None:
     job = put(executor="docker", queue="nightly")
     assert unknown() == [job.pk]
     assert unknown(executors=["default", "docker"]) == []
@@ -192,7 +192,7 @@ def test_what_another_worker_knows_or_is_new_or_not_due_is_not_given_up() -> Non
         ([], {"EXECUTORS": {"default": {"BACKEND": "container_manager.executors.process.ProcessExecutor", "OPTIONS": {"colour": 1}}}}, "colour"),
     ],
 )  # fmt: skip
-def test_a_worker_with_wrong_settings_says_so_and_ends(
+def test_a_worker_with_wrong_settings_ends_with_a_message(
     options: list[str], settings: dict[str, Any], words: str, log: Path
 ) -> None:
     process = start_worker(*options, log=log, CM_WORKER_SETTINGS=json.dumps(settings))

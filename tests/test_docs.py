@@ -21,7 +21,7 @@ from container_manager.checks import check_settings
 from container_manager.cli.job_arguments import add_job_arguments
 from container_manager.cli.verbs import VERBS
 from container_manager.executors.docker.options import DockerOptions, docker_options
-from container_manager.jobs.container_request import WISHES, ContainerRequest
+from container_manager.jobs.container_request import REQUEST_RULES, ContainerRequest
 from container_manager.models import ContainerJob
 from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
@@ -144,8 +144,10 @@ def test_the_executors_page_lists_every_option_with_its_default() -> None:
 
 def test_the_executors_page_lists_every_wish_with_its_option() -> None:
     shown = table("reference/executors.md", "What a job may ask for")
-    assert {name: said for name, (_, said) in shown.items()} == WISHES
-    assert set(WISHES) == {f.name for f in fields(ContainerRequest)}
+    assert {name: said for name, (_, said) in shown.items()} == {
+        name: rule.expected for name, rule in REQUEST_RULES.items()
+    }
+    assert set(REQUEST_RULES) == {f.name for f in fields(ContainerRequest)}
     parser = ArgumentParser()
     add_job_arguments(parser)
     for options, _ in shown.values():

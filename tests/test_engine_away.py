@@ -175,7 +175,7 @@ class NeedyExecutor(RemoteExecutor):
     is_lacking, refusals = True, 0
 
     def submit(self, spec: LaunchSpec) -> str:
-        if self.is_lacking and spec.image:
+        if self.is_lacking and spec.job.image:
             self.refusals += 1
             raise DependencyUnavailable("The registry does not answer.")
         return super().submit(spec)

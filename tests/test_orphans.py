@@ -13,7 +13,7 @@ from .jobs import THEN, job_in
 pytestmark = pytest.mark.django_db
 
 
-def test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys() -> None:
+def test_closed_and_unknown_attempts_are_orphans_and_open_ones_are_not() -> None:
     job = job_in("running", attempt=3)
     for number, finished_at, reason in ((1, THEN, "error"), (2, THEN, ""), (3, None, "")):
         job.attempts.create(

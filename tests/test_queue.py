@@ -15,6 +15,7 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 from django.utils import timezone
 
 from container_manager import queue, store
+from container_manager.jobs.spec import JobSpec
 from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.statemachine import StaleTransition
 from container_manager.store.values import JOB_COLUMNS
@@ -101,7 +102,7 @@ def strange_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_claimed_job_has_the_columns_in_their_order() -> None:
-    assert store.ClaimedJob._fields == (*JOB_COLUMNS, "elapsed_seconds")
+    assert (*store.ClaimedJob._fields[:3], *JobSpec._fields) == JOB_COLUMNS
 
 
 class TestClaiming:
@@ -192,7 +193,7 @@ class TestClaiming:
         }  # fmt: skip
         job = queue.enqueue(**asked)
         (claimed,) = store.claim(worker="w", executors=["default"], limit=1, using="default")
-        assert {name: getattr(claimed, name) for name in asked} == asked
+        assert claimed.spec == JobSpec(**asked)
         assert (claimed.id, claimed.attempt, claimed.retry_count, claimed.elapsed_seconds) == (job.pk, 1, 0, 0.0)
 
     @concurrent

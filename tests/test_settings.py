@@ -21,11 +21,11 @@ from container_manager.executors.registry import build_executors
 pytestmark = pytest.mark.django_db(databases="__all__")
 
 
-def test_without_settings_everything_has_a_default() -> None:
+def test_every_setting_has_a_default() -> None:
     assert app_settings() == AppSettings()
 
 
-def test_entries_are_taken_and_lists_become_tuples() -> None:
+def test_settings_are_read_and_lists_become_tuples() -> None:
     given = {"QUEUES": ["a", "b"], "RETRY": {"FACTOR": 3, "REASONS": ["oom"]}}
     with override_settings(CONTAINER_MANAGER=given):
         settings = app_settings()
@@ -51,7 +51,7 @@ def test_entries_are_taken_and_lists_become_tuples() -> None:
         ({"RETRY": {"REASONS": "oom"}}, "list of failure reasons"),
     ],
 )
-def test_a_wrong_entry_is_named(given: Any, text: str) -> None:
+def test_a_wrong_setting_is_named(given: Any, text: str) -> None:
     with override_settings(CONTAINER_MANAGER=given):
         with pytest.raises(ImproperlyConfigured, match=text):
             app_settings()
@@ -66,17 +66,17 @@ def test_a_wrong_entry_is_named(given: Any, text: str) -> None:
         ({"BACKEND": "container_manager.executors.process.ProcessExecutor", "OPTIONS": {"x": 1}}, "OPTIONS"),
     ],
 )
-def test_a_wrong_executor_is_named(entry: dict[str, Any], text: str) -> None:
+def test_a_wrong_executor_entry_is_named(entry: dict[str, Any], text: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=text):
         build_executors(AppSettings(executors={"default": entry}))
 
 
-def test_a_check_names_an_executor_that_is_not_there() -> None:
+def test_a_check_names_an_executor_class_that_cannot_be_imported() -> None:
     with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"far": {"BACKEND": "no.such.Class"}}}):
         assert [message.id for message in run_checks()] == ["container_manager.E011"]
 
 
-def test_a_deployment_is_told_that_local_processes_are_not_isolated() -> None:
+def test_a_deployment_check_warns_that_local_processes_are_not_isolated() -> None:
     found = run_checks(tags=["security"], include_deployment_checks=True)
     assert "container_manager.W001" in [message.id for message in found]
     with override_settings(DEBUG=True):
@@ -85,7 +85,7 @@ def test_a_deployment_is_told_that_local_processes_are_not_isolated() -> None:
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="It is about SQLite.")
-def test_sqlite_without_immediate_transactions_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_warns_about_sqlite_without_immediate_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [message.id for message in check_sqlite(None, databases=["default"])] == []
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", {})
     assert [message.id for message in check_sqlite(None, databases=["default"])] == ["container_manager.W002"]
@@ -124,7 +124,7 @@ DOCKER = "container_manager.executors.docker.DockerExecutor"
         ),
     ],
 )
-def test_wrong_options_are_named_by_a_check_that_asks_no_engine(given: Any, text: str) -> None:
+def test_a_check_names_wrong_executor_options_without_contacting_the_engine(given: Any, text: str) -> None:
     with override_settings(CONTAINER_MANAGER=given):
         found = [message for message in run_checks() if message.id == "container_manager.E012"]
         assert len(found) == 1
@@ -133,7 +133,7 @@ def test_wrong_options_are_named_by_a_check_that_asks_no_engine(given: Any, text
             build_executors(app_settings())
 
 
-def test_right_options_are_no_matter_for_a_check_though_nobody_answers() -> None:
+def test_a_check_accepts_right_options_of_an_unreachable_engine() -> None:
     options = {"base_url": "unix:///nowhere/docker.sock", "images": ["busybox"]}
     given = {"EXECUTORS": {"default": {"BACKEND": DOCKER, "OPTIONS": options}}, "INSTALL": "a"}
     with override_settings(CONTAINER_MANAGER=given):
@@ -142,7 +142,7 @@ def test_right_options_are_no_matter_for_a_check_though_nobody_answers() -> None
         ]
 
 
-def test_an_engine_whose_sdk_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_docker_sdk_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("container_manager.executors.docker")]:
         monkeypatch.delitem(sys.modules, name)
     # So that importing it fails.

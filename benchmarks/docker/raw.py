@@ -30,8 +30,9 @@ class RawDocker:
         """Create and start a container with the same body as the worker's; return its id."""
         from container_manager.executors.base import LaunchSpec
         from container_manager.executors.docker.configuration import container_configuration
+        from container_manager.jobs.spec import JobSpec
 
-        spec = LaunchSpec(key=f"raw-{next(_numbers)}", argv=tuple(shlex.split(command)), image=IMAGE)
+        spec = LaunchSpec(key=f"raw-{next(_numbers)}", argv=tuple(shlex.split(command)), job=JobSpec(image=IMAGE))
         body = container_configuration(spec, self._options, install="raw")
         container: str = self.api.create_container_from_config(body, name=spec.key)["Id"]
         self.api.start(container)

@@ -1,4 +1,4 @@
-"""Cancel jobs: at once in the database; what runs is stopped by its worker."""
+"""Cancel jobs. The status changes at once; the worker then stops what runs."""
 
 from __future__ import annotations
 

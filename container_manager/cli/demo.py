@@ -1,4 +1,4 @@
-"""``python -m container_manager demo``: the whole life of jobs, on a database of its own that is thrown away."""
+"""``python -m container_manager demo``: run jobs through their life cycle, on a temporary database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REDRAW_SECONDS = 0.2
 _CANNOT = 2
 _DEFAULT_IMAGE = "busybox"
 _MISSING_IMAGE = "no-such-image"
-# Each job's name, its columns, and how it must end: its status, its failure's reason, its number of attempts.
+# Name → fields, and the expected status, failure reason and number of attempts.
 _Cast = Mapping[str, tuple[Mapping[str, Any], tuple[str, str, int]]]
 _JOBS: _Cast = {
     "hello": ({"command": "sh -c 'echo Hello from a job'"}, ("completed", "", 1)),
@@ -55,7 +55,7 @@ _CONTAINER_JOBS: _Cast = {
 
 
 def main(arguments: Sequence[str] = (), out: TextIO = sys.stdout) -> int:
-    """Run the demo; return 0 if every job ended as it should, 1 if not, 2 where there is no engine to run it."""
+    """Run the demo. Return 0 if every job ended as expected, 1 if not, 2 if no engine is available."""
     parser = argparse.ArgumentParser(prog="python -m container_manager demo", description=main.__doc__)
     parser.add_argument("--executor", choices=["process", "docker"], default="process", help="Default: %(default)s.")
     parser.add_argument("--image", help=f"With docker: an image that has sh. Default: {_DEFAULT_IMAGE}.")
@@ -85,11 +85,11 @@ def main(arguments: Sequence[str] = (), out: TextIO = sys.stdout) -> int:
 
 
 class _NoDaemon(Exception):
-    """There is nothing to run containers with; the text says what to do."""
+    """No Docker daemon is available; the text says what to do."""
 
 
 def _docker_config(image: str) -> str:
-    """Return the settings of two executors on the daemon that docker's own variables name: one pulls images."""
+    """Return settings for two executors on the daemon named by DOCKER_HOST; only one of them pulls images."""
     given = {**docker_daemon(os.environ), "images": [image, _MISSING_IMAGE]}
     options = [f"{name} = {_toml(value)}" for name, value in given.items()]
     backend = 'BACKEND = "container_manager.executors.docker.DockerExecutor"'
@@ -107,7 +107,7 @@ def _toml(value: object) -> str:
 
 @contextmanager
 def _daemon() -> Iterator[str]:
-    """Give what the daemon says of itself, and leave no container behind. Raises _NoDaemon."""
+    """Yield a description of the daemon; remove all containers afterwards. Raises _NoDaemon."""
     from django.core.exceptions import ImproperlyConfigured
 
     from ..conf import app_settings
@@ -152,7 +152,7 @@ def _play(cast: _Cast, image: str, say: _Narrator) -> int:
         _watch(jobs, say, until=lambda: endless.status == ContainerJob.Status.RUNNING or _is_over(endless))
         if endless.status == ContainerJob.Status.RUNNING:
             say("The job named endless runs for ever. It is cancelled while it runs:")
-            # Where it could not even start it has failed by now: the verdict will say so.
+            # A job that could not start has failed by now: the verdict will say so.
             with suppress(TransitionError):
                 endless.mark_as_cancelled(actor="demo", reason="took too long")
         _watch(jobs, say, until=lambda: all(_is_over(job) for job in jobs.values()))

@@ -1,4 +1,4 @@
-"""Tell of each executor whether it is well, and what it has."""
+"""Show whether each executor works, and its capacity."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from ..querysets import ContainerJobQuerySet
 
 
 class Refused(Exception):
-    """The verb cannot do what was asked; the text says why and what to do."""
+    """The command cannot do this; the text says why and what to do."""
 
 
 def unanswered(executors: Sequence[str], consequence: str) -> Refused:
-    """Return the error of a verb whose worker ended without some of its executors."""
+    """Return the error for a worker that ended because some of its executors did not answer."""
     return Refused(f"No answer from executor {', '.join(executors)}: {consequence}. 'container executors' says more.")
 
 

@@ -1,4 +1,4 @@
-"""Print a job's journal: every change of its status, by whom and why."""
+"""Print a job's journal: every status change, by whom and why."""
 
 from __future__ import annotations
 

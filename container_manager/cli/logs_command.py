@@ -13,7 +13,7 @@ from .finding import find_job
 from .printing import Output
 
 _POLL_SECONDS = 0.3
-# For whom the output was too fast. Who comes later finds the worker's own line, of the stream "system", in its place.
+# Printed when rows were dropped while following. Later readers see the worker's own "system" line instead.
 _GAP = b"[more output came than the log holds: some was dropped here]\n"
 
 
@@ -42,10 +42,10 @@ def run(options: Mapping[str, Any], out: Output) -> int:
 
 
 def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
-    """Yield a job's output with its stream as it is stored, through all its attempts, until it can run no more."""
+    """Yield (stream, data) of a job as it is stored, attempt after attempt, until the job is finished."""
     using, number, sequence, previous = job._state.db, max(job.attempt, 1), -1, ""
     while True:
-        # Looked at before the output, so that nothing stored before the end is missed.
+        # Read the status before the output, so that output stored before the end is not missed.
         job.refresh_from_db(fields=["status", "attempt"])
         newest = JobAttempt.objects.using(using).filter(job=job, number=number).first()
         rows = JobLog.objects.using(using).filter(attempt__job=job, attempt__number=number, sequence__gt=sequence)
@@ -63,8 +63,8 @@ def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
 
 
 def write_bytes(out: Output, data: bytes) -> None:
-    """Write output as it is where that is possible."""
-    # Django wraps the stream of a command.
+    """Write raw bytes if the stream allows it, else decoded text."""
+    # Django wraps a command's stream.
     stream = getattr(out, "_out", out)
     if stream in (sys.stdout, sys.stderr) and hasattr(stream, "buffer"):
         stream.flush()

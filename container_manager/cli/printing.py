@@ -27,7 +27,7 @@ def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[ob
 
 
 def clock(moment: datetime | None) -> str:
-    """Return a time of day with milliseconds, in UTC."""
+    """Format a time of day in UTC, with milliseconds."""
     return "" if moment is None else moment.strftime("%H:%M:%S.%f")[:-3]
 
 

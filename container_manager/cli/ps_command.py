@@ -1,4 +1,4 @@
-"""List jobs, the newest last: those not finished, or all."""
+"""List unfinished jobs, or all jobs, the newest last."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
 
 
 def row(job: ContainerJob) -> tuple[object, ...]:
-    """Return a job's line of the table."""
+    """Return a job's row of the table."""
     command = job.command if len(job.command) <= _COMMAND_WIDTH else job.command[: _COMMAND_WIDTH - 1] + "…"
     since = (timezone.now() - (job.status_changed_at or job.created_at)).total_seconds()
     return (

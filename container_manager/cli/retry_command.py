@@ -1,4 +1,4 @@
-"""Run jobs again: failed ones themselves, finished ones as new jobs."""
+"""Run jobs again: a failed job itself, a completed or cancelled one as a new job."""
 
 from __future__ import annotations
 

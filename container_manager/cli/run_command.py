@@ -1,4 +1,4 @@
-"""Run a job in the foreground, by itself, and end with its exit code; its streams are this command's."""
+"""Run one job in the foreground: its output goes to this command's streams, its exit code is this command's."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .logs_command import follow, write_bytes
 from .printing import Output
 
 _FAILED = 1
-# What a shell says of a command that a signal ended: 128 + the signal's number.
+# Like a shell: the exit code of a command that a signal ended is 128 + the signal's number.
 _SIGNAL_BASE = 128
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_job_arguments(parser)
-    parser.set_defaults(retries=0)
+    parser.set_defaults(max_retries=0)
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
@@ -45,11 +45,11 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     follower.start()
     worker.run()
     if worker.gave_up:
-        # It is not to start behind the back of who has been told that it failed.
+        # We are about to report a failure: the job must not start later.
         _cancel(job.pk, options["database"], reason="its executor does not answer")
     follower.join()
     job.refresh_from_db()
-    # Not where another worker, whom its engine did answer, has taken it in this moment and brought it to its end.
+    # Another worker, which could reach the engine, may have run the job in the meantime.
     if worker.gave_up and job.status == JobStatus.CANCELLED:
         raise unanswered(worker.gave_up, f"job {short_id(job.pk)} was cancelled")
     return _exit_code(job, options["err"])
@@ -68,7 +68,7 @@ def _cancel(pk: Any, using: str, *, reason: str = "interrupted") -> None:
     try:
         ContainerJob.objects.using(using).get(pk=pk).mark_as_cancelled(reason=reason)
     except TransitionError:
-        # It ended by itself in this moment.
+        # The job finished first.
         pass
     finally:
         connections.close_all()

@@ -1,4 +1,4 @@
-"""Compare the database's triggers with the map, or install them anew."""
+"""Compare the database's triggers with the state machine, or reinstall them."""
 
 from __future__ import annotations
 

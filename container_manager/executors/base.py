@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from ..conf import AppSettings
 from ..jobs.container_request import ContainerRequest
+from ..jobs.spec import JobSpec
 
 Stream = Literal["stdout", "stderr", "system"]
 
@@ -52,19 +53,16 @@ def _always() -> bool:
 class LaunchSpec:
     """One attempt to run. ``key`` names it for ever: submitting the same key twice runs it once.
 
-    ``environment`` holds the secrets' values, so it is left out of the repr. ``is_wanted`` turns False, for good, once
-    the worker has lost the attempt: an executor that starts it in several steps asks before each, and after it has made
-    sure that the worker was heard of in time (`Executor.heartbeat`).
+    ``job`` is what its author asked for. ``argv``, ``environment`` and ``container`` are the same resolved: the words
+    of the command, the variables with the secrets' values, the checked request. The repr shows no variable's value.
+    ``is_wanted`` turns False, for good, once the worker has lost the attempt: an executor that starts it in several
+    steps asks before each, and after it has made sure that the worker was heard of in time (`Executor.heartbeat`).
     """
 
     key: str
     argv: tuple[str, ...]
-    image: str = ""
+    job: JobSpec = field(default=JobSpec(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    working_directory: str = ""
-    memory_bytes: int | None = None
-    cpu_count: float | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
     container: ContainerRequest = field(default_factory=ContainerRequest)
     is_wanted: Callable[[], bool] = field(default=_always, repr=False, compare=False)
 

@@ -1,14 +1,14 @@
-"""A command's text as the list of arguments that it stands for."""
+"""Split a command's text into its arguments."""
 
 from __future__ import annotations
 
 import re
 import shlex
 
-# What a shell takes as it stands, and the space between.
+# Characters that need no quoting in a shell, and spaces.
 _PLAIN = re.compile(r"[\w@%+=:,./ -]*", re.ASCII)
-# No kernel takes a longer argument (Linux: 128 KiB), and the time that shlex takes for one grows with its square: 16 s
-# for a million characters.
+# Linux takes no longer argument (128 KiB). The time of shlex grows with the square of the length: 16 s for a million
+# characters.
 _QUOTED_CHARACTERS = 128 * 1024
 
 
@@ -17,7 +17,7 @@ def split_command(command: str) -> list[str]:
 
     Raises ValueError where the quoting is broken, or the command too long.
     """
-    # Most commands have no quotes, and shlex takes ten times as long.
+    # Most commands have no quotes, and shlex is ten times slower.
     if _PLAIN.fullmatch(command):
         return command.split()
     if len(command) > _QUOTED_CHARACTERS:

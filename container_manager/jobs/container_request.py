@@ -1,4 +1,4 @@
-"""What a job asks of its container beyond image, command and memory: the job's column ``container``."""
+"""What a job requests of its container beyond image, command and memory: the field ``container``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,30 @@ from typing import Any
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from .option import Option
+from .rules import is_count, is_mapping, is_path, matches
+
 _USER = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ULIMIT = re.compile(r"[a-z]+")
 
 
+@dataclass(frozen=True, slots=True)
+class RequestRule:
+    """What one entry must be (as a test and in words), and its command-line option."""
+
+    is_right: Callable[[Any], bool]
+    expected: str | Promise
+    option: Option
+
+
+def _rule(is_right: Callable[[Any], bool], expected: str | Promise, option: Option, **default: Any) -> Any:
+    return field(metadata={"rule": RequestRule(is_right, expected, option)}, **default)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRequest:
-    """What a job asks for. What it may have is the executor's to say.
+    """What a job requests. The executor's settings decide what it gets.
 
     ``user``: name or id, with a group after a colon; "": the image's. ``pids``: processes and threads at most.
     ``read_only``: whether the image's files cannot be changed; None: the executor's default. ``tmpfs``: absolute path →
@@ -25,71 +41,74 @@ class ContainerRequest:
     settings → absolute path. ``network``: one of the executor's settings; "": its default. ``gpus``: how many; -1: all.
     """
 
-    user: str = ""
-    pids: int | None = None
-    read_only: bool | None = None
-    tmpfs: Mapping[str, int] = field(default_factory=dict)
-    ulimits: Mapping[str, int] = field(default_factory=dict)
-    volumes: Mapping[str, str] = field(default_factory=dict)
-    network: str = ""
-    gpus: int = 0
+    user: str = _rule(
+        matches(_USER),
+        _('a user such as "1000" or "app:app"'),
+        Option("--user", "NAME[:GROUP]", help="Run as this user."),
+        default="",
+    )
+    pids: int | None = _rule(
+        is_count,
+        _("a positive number"),
+        Option("--pids-limit", "N", kind="integer", help="Processes and threads at most."),
+        default=None,
+    )
+    read_only: bool | None = _rule(
+        lambda value: isinstance(value, bool),
+        _("true or false"),
+        Option("--read-only", kind="flag", help="Whether the image's files cannot be changed."),
+        default=None,
+    )
+    tmpfs: Mapping[str, int] = _rule(
+        is_mapping(is_path, is_count),
+        _("an object of absolute paths and sizes in bytes"),
+        Option("--tmpfs", "PATH:SIZE", kind="sizes", help="Files in memory. Repeatable."),
+        default_factory=dict,
+    )
+    ulimits: Mapping[str, int] = _rule(
+        is_mapping(matches(_ULIMIT), is_count),
+        _('an object of limits, such as {"nofile": 1024}'),
+        Option("--ulimit", "NAME=VALUE", kind="integers", help="A limit, as nofile=1024. Repeatable."),
+        default_factory=dict,
+    )
+    volumes: Mapping[str, str] = _rule(
+        is_mapping(matches(_NAME), is_path),
+        _("an object of the settings' volume names and absolute paths"),
+        Option("--volume", "NAME:PATH", kind="texts", help="Mount a volume of the executor's settings. Repeatable."),
+        default_factory=dict,
+    )
+    network: str = _rule(
+        matches(_NAME),
+        _("the name of a network"),
+        Option("--network", "NAME", help="One of the networks that the executor allows."),
+        default="",
+    )
+    gpus: int = _rule(
+        lambda value: is_count(value) or value == -1,
+        _("a positive number, or -1 for all"),
+        Option("--gpus", "N", kind="count", help='How many GPUs, or "all".'),
+        default=0,
+    )
 
 
+# Name of the entry → its rule.
+REQUEST_RULES: Mapping[str, RequestRule] = {each.name: each.metadata["rule"] for each in fields(ContainerRequest)}
 _NOTHING = ContainerRequest()
 
 
 def container_request(value: object) -> ContainerRequest:
-    """Return what a job's column means.
+    """Parse the field ``container`` of a job.
 
     Raises ValueError that names what is wrong, and what it may be.
     """
     if not isinstance(value, Mapping):
         raise ValueError(_("It must be a JSON object, not %(type)s.") % {"type": type(value).__name__})
     for name, given in value.items():
-        if name not in _RULES:
-            known = ", ".join(f.name for f in fields(ContainerRequest))
+        if name not in REQUEST_RULES:
+            known = ", ".join(REQUEST_RULES)
             raise ValueError(_("%(name)r is not known. Known: %(known)s.") % {"name": name, "known": known})
-        is_right, expected = _RULES[name]
-        if not is_right(given):
+        rule = REQUEST_RULES[name]
+        if not rule.is_right(given):
             text = _("%(name)r must be %(expected)s, not %(value)r.")
-            raise ValueError(text % {"name": name, "expected": expected, "value": given})
+            raise ValueError(text % {"name": name, "expected": rule.expected, "value": given})
     return ContainerRequest(**value) if value else _NOTHING
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_path(value: object) -> bool:
-    return (
-        isinstance(value, str) and value.startswith("/") and not any(part in value for part in ("\0", "\n", ":", ".."))
-    )
-
-
-def _is_mapping(is_key: Callable[[Any], object], is_value: Callable[[Any], object]) -> Callable[[object], bool]:
-    def check(value: object) -> bool:
-        return isinstance(value, Mapping) and all(is_key(key) and is_value(item) for key, item in value.items())
-
-    return check
-
-
-def _matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str | Promise]] = {
-    "user": (_matches(_USER), _('a user such as "1000" or "app:app"')),
-    "pids": (_is_count, _("a positive number")),
-    "read_only": (lambda value: isinstance(value, bool), _("true or false")),
-    "tmpfs": (_is_mapping(_is_path, _is_count), _("an object of absolute paths and sizes in bytes")),
-    "ulimits": (_is_mapping(_matches(_ULIMIT), _is_count), _('an object of limits, such as {"nofile": 1024}')),
-    "volumes": (
-        _is_mapping(_matches(_NAME), _is_path),
-        _("an object of the settings' volume names and absolute paths"),
-    ),
-    "network": (_matches(_NAME), _("the name of a network")),
-    "gpus": (lambda value: _is_count(value) or value == -1, _("a positive number, or -1 for all")),
-}
-
-# What each wish must be, in words.
-WISHES: Mapping[str, str | Promise] = {name: rule[1] for name, rule in _RULES.items()}

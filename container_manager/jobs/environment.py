@@ -1,4 +1,4 @@
-"""What can be an environment variable of a job."""
+"""Validate the environment variables of a job."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _NAME = re.compile(r"[^=\s\x00-\x1f\x7f]+")
 
 
 def check_names(variables: Iterable[str]) -> None:
-    """Raise ValueError where a name cannot be a variable's."""
+    """Raise ValueError for a name that no environment variable can have."""
     for name in variables:
         if not _NAME.fullmatch(name):
             raise ValueError(_("%(name)r cannot be the name of an environment variable.") % {"name": name})
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
-    """Raise ValueError where a name or a value cannot be a variable's.
+    """Raise ValueError for a name or value that no environment variable can have.
 
     Whoever reads variables by lines must not be told of one that is none, so a value is one line. A key or a
     certificate has more, and is a secret.

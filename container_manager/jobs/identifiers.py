@@ -1,4 +1,4 @@
-"""Time-ordered keys."""
+"""Time-ordered primary keys."""
 
 from __future__ import annotations
 

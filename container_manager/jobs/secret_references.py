@@ -1,13 +1,13 @@
-"""What a secret reference stands for on this machine. The value is never stored or logged."""
+"""Resolve secret references on the worker's host. Values are never stored or logged."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Who may write a job can read what these stand for, and nothing else of the worker's.
+# Whoever can create jobs can read variables with this prefix, and no other variable of the worker.
 JOB_VARIABLES = "CM_SECRET_"
-# Logins of registries: of the settings alone.
+# Registry passwords: only the settings can refer to these.
 REGISTRY_VARIABLES, REGISTRY_FILES = "CM_REGISTRY_", "registries"
 
 

@@ -13,25 +13,6 @@ from django.utils import timezone
 from ..models import ContainerJob, JobStatus
 from ..store.notifications import wake_workers
 
-# What a new run takes over from the job it repeats.
-_REPEATED = (
-    "name",
-    "image",
-    "command",
-    "environment",
-    "secrets",
-    "working_directory",
-    "container",
-    "memory_bytes",
-    "cpu_count",
-    "timeout_seconds",
-    "grace_seconds",
-    "executor",
-    "queue",
-    "priority",
-    "max_retries",
-    "labels",
-)
 _BATCH = 1000
 
 
@@ -78,8 +59,7 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
     """
     if job.is_terminal:
         using = job._state.db or router.db_for_read(ContainerJob, instance=job)
-        fields = {name: getattr(job, name) for name in _REPEATED}
-        return enqueue(**fields, origin=job.pk, created_by=str(actor or ""), using=using)
+        return enqueue(**job.spec._asdict(), origin=job.pk, created_by=str(actor or ""), using=using)
     using = job._state.db or router.db_for_write(ContainerJob, instance=job)
     before = job.__dict__.copy()
     try:

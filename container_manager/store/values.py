@@ -4,54 +4,27 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-JOB_COLUMNS = (
-    "id",
-    "attempt",
-    "executor",
-    "image",
-    "command",
-    "environment",
-    "secrets",
-    "working_directory",
-    "container",
-    "memory_bytes",
-    "cpu_count",
-    "timeout_seconds",
-    "grace_seconds",
-    "retry_count",
-    "max_retries",
-    "labels",
-)
+from ..jobs.spec import JSON_FIELDS, JobSpec
+
+# What a claim reads of a job. Its order is that of `ClaimedJob`.
+JOB_COLUMNS = ("id", "attempt", "retry_count", *JobSpec._fields)
 
 
 class ClaimedJob(NamedTuple):
     """What a worker needs to know of a job it holds. ``id`` and ``attempt`` are its fencing token.
 
-    `JOB_COLUMNS`, and one more. A tuple, as `Outcome` is: there is one for every job, and to make a frozen dataclass
-    takes several times as long.
+    A tuple, as `Outcome` is: there is one for every job, and to make a frozen dataclass takes several times as long.
     ``elapsed_seconds``: how long the attempt has been going on, by the database's clock.
     """
 
     id: uuid.UUID
     attempt: int
-    executor: str
-    image: str
-    command: str
-    environment: Mapping[str, str]
-    secrets: Mapping[str, str]
-    working_directory: str
-    container: Mapping[str, Any]
-    memory_bytes: int | None
-    cpu_count: float | None
-    timeout_seconds: int | None
-    grace_seconds: int
     retry_count: int
-    max_retries: int
-    labels: Mapping[str, str]
+    spec: JobSpec
     elapsed_seconds: float = 0.0
 
 
@@ -107,15 +80,21 @@ class LogChange:
     gone: tuple[int, int] | None = None
 
 
-_JSON_COLUMNS = tuple(ClaimedJob._fields.index(name) for name in ("environment", "secrets", "labels", "container"))
+_JSON_COLUMNS = tuple(JobSpec._fields.index(name) for name in JSON_FIELDS)
 
 
 def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
-    key, number, *rest, elapsed = row
-    values = [key if isinstance(key, uuid.UUID) else uuid.UUID(key), attempt or number, *rest, float(elapsed)]
+    """Make a job of `JOB_COLUMNS` and the seconds since its launch; ``attempt`` replaces the row's."""
+    key, number, retry_count, *values, elapsed = row
     for column in _JSON_COLUMNS:
         values[column] = {} if values[column] == "{}" else _json(values[column])
-    return ClaimedJob._make(values)
+    return ClaimedJob(
+        key if isinstance(key, uuid.UUID) else uuid.UUID(key),
+        attempt or number,
+        retry_count,
+        JobSpec._make(values),
+        float(elapsed),
+    )
 
 
 def _json(text: str) -> Any:

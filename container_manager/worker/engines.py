@@ -124,12 +124,12 @@ class Engines:
         held.handle, held.handle_stored, held.stage = found.handle or held.key, bool(found.handle), Stage.RUNNING
         held.running_since = time.monotonic()
         if found.status != "running":
-            self.stop(held, "cancelled", grace=job.grace_seconds)
+            self.stop(held, "cancelled", grace=job.spec.grace_seconds)
         elif not found.handle and (held.executor.capabilities.survives_worker or found.claimed_by == by):
             # Nobody knows whether it was started (starting is idempotent), or the answer to the claim was lost.
             held.stage = Stage.LAUNCHING
             self._launches.begin(held)
-        self._changed[job.executor] = True
+        self._changed[job.spec.executor] = True
 
     def stop(self, held: Run, why: str, *, grace: float) -> None:
         """Have an attempt stopped; ``why`` decides what its end will mean."""
@@ -149,7 +149,7 @@ class Engines:
         """Drop an attempt whose end is stored, and remove what the engine has of it."""
         self.held.pop(held.id, None)
         failed = held.outcome is not None and held.outcome.status == "failed"
-        self._remove(held.job.executor, held.handle or held.key, failed=failed)
+        self._remove(held.job.spec.executor, held.handle or held.key, failed=failed)
 
     def orphans(self) -> dict[str, dict[AttemptKey, str]]:
         """Return by alias what engines hold that this worker does not: attempts, and what the engine calls them."""
@@ -170,10 +170,10 @@ class Engines:
         now = time.monotonic()
         held = Run(
             job=job,
-            executor=self._executors[job.executor],
+            executor=self._executors[job.spec.executor],
             key=launch_key(job, self._settings),
             output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
-            deadline=None if job.timeout_seconds is None else now + job.timeout_seconds - job.elapsed_seconds,
+            deadline=None if job.spec.timeout_seconds is None else now + job.spec.timeout_seconds - job.elapsed_seconds,
         )
         self.held[held.id] = held
         return held
@@ -188,19 +188,19 @@ class Engines:
                 self._forget(held)
             elif isinstance(result, Unavailable) and self._may_come_back(held):
                 if not isinstance(result, DependencyUnavailable):
-                    self._unavailable_since.setdefault(held.job.executor, time.monotonic())
+                    self._unavailable_since.setdefault(held.job.spec.executor, time.monotonic())
                 self._launches.begin_later(held)
             else:
                 self._end_unstarted(held, result)
 
     def _note_running(self, held: Run, handle: str) -> None:
         held.handle, held.stage, held.running_since = handle, Stage.RUNNING, time.monotonic()
-        self._note_available(held.job.executor)
-        self._changed[held.job.executor] = True
+        self._note_available(held.job.spec.executor)
+        self._changed[held.job.spec.executor] = True
         if not held.mine:
             self._forget(held)
         elif held.stopped_for is not None:
-            self.stop(held, held.stopped_for, grace=held.job.grace_seconds)
+            self.stop(held, held.stopped_for, grace=held.job.spec.grace_seconds)
 
     def _may_come_back(self, held: Run) -> bool:
         """Tell whether to try a launch again: its engine is not away for too long since the first time it failed."""
@@ -214,7 +214,7 @@ class Engines:
         elif isinstance(error, Unavailable):
             reason, message = "lost", str(error)
         else:
-            logger.error("Executor %s failed to launch job=%s", held.job.executor, held.job.id, exc_info=error)
+            logger.error("Executor %s failed to launch job=%s", held.job.spec.executor, held.job.id, exc_info=error)
             reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
         held.stage = Stage.ENDED
         held.exit = ExitStatus(message=message)
@@ -233,7 +233,7 @@ class Engines:
             if not (every or self._changed[alias]):
                 continue
             running = [
-                held for held in self.held.values() if held.stage is Stage.RUNNING and held.job.executor == alias
+                held for held in self.held.values() if held.stage is Stage.RUNNING and held.job.spec.executor == alias
             ]
             if not running and alias not in self._unavailable_since and not executor.capabilities.survives_worker:
                 continue
@@ -305,7 +305,7 @@ class Engines:
     def _stop_overdue(self) -> None:
         for held in self.held.values():
             if held.stage in (Stage.LAUNCHING, Stage.RUNNING) and held.is_overdue():
-                self.stop(held, "timeout", grace=held.job.grace_seconds)
+                self.stop(held, "timeout", grace=held.job.spec.grace_seconds)
 
     def _forget(self, held: Run) -> None:
         if self.held.get(held.id) is not held:
@@ -316,7 +316,7 @@ class Engines:
             # Whoever took the job may have adopted the container: it is that worker's to end.
             held.executor.release(held.handle or held.key)
         elif held.handle:
-            self._remove(held.job.executor, held.handle, failed=False)
+            self._remove(held.job.spec.executor, held.handle, failed=False)
 
     def _remove(self, alias: str, handle: str, *, failed: bool) -> None:
         executor = self._executors[alias]

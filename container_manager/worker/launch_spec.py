@@ -35,50 +35,46 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
     Raises Rejected where the job's own words make no sense: it fails, and the worker lives on.
     """
     try:
-        argv = tuple(split_command(job.command))
+        argv = tuple(split_command(job.spec.command))
     except ValueError as error:
-        raise Rejected("start", f"The command's quoting is broken: {error}. Command: {job.command!r}") from error
-    if not argv and not job.image:
+        raise Rejected("start", f"The command's quoting is broken: {error}. Command: {job.spec.command!r}") from error
+    if not argv and not job.spec.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
     for column in ("environment", "secrets", "labels"):
-        if not isinstance(given := getattr(job, column), dict):
+        if not isinstance(given := getattr(job.spec, column), dict):
             raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
     try:
-        container = container_request(job.container)
+        container = container_request(job.spec.container)
     except ValueError as error:
         raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
     return LaunchSpec(
         key=key,
         argv=argv,
-        image=job.image,
+        job=job.spec,
         environment={
             "CONTAINER_MANAGER_JOB": str(job.id),
             "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
             **_environment(job, settings),
         },
-        working_directory=job.working_directory,
-        memory_bytes=job.memory_bytes,
-        cpu_count=job.cpu_count,
-        labels=job.labels,
         container=container,
         is_wanted=is_wanted,
     )
 
 
 def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
-    if not (job.environment or job.secrets):
+    if not (job.spec.environment or job.spec.secrets):
         return {}
-    environment = {name: str(value) for name, value in job.environment.items()}
+    environment = {name: str(value) for name, value in job.spec.environment.items()}
     try:
         check_environment(environment)
-        check_names(job.secrets)
+        check_names(job.spec.secrets)
     except ValueError as error:
         raise Rejected("start", str(error)) from error
     try:
-        for name, reference in job.secrets.items():
+        for name, reference in job.spec.secrets.items():
             environment[name] = read_secret(reference, directory=settings.secrets_directory)
     except LookupError as error:
         raise Rejected("start", str(error.args[0])) from error
-    if odd := [name for name in job.secrets if "\0" in environment[name]]:
+    if odd := [name for name in job.spec.secrets if "\0" in environment[name]]:
         raise Rejected("start", f"The secret for {odd[0]!r} has a NUL byte, which no variable can have.")
     return environment

@@ -37,7 +37,7 @@ class Launcher:
             self._note(held, error)
             return
         submit = partial(_submit, held, spec, self._settings)
-        self.run(held.job.executor, held.executor, submit, done=partial(self._note, held))
+        self.run(held.job.spec.executor, held.executor, submit, done=partial(self._note, held))
 
     def begin_later(self, held: Run) -> None:
         """Begin again in a moment: the engine is away, or what the launch needs beside it."""

@@ -259,16 +259,16 @@ class WorkerLoop:
                 self._engines.disown(held)
             elif found.status != "running" and held.stopped_for is None:
                 logger.info("Job %s is %s: its attempt is stopped", held.job.id, found.status)
-                self._engines.stop(held, "cancelled", grace=held.job.grace_seconds)
+                self._engines.stop(held, "cancelled", grace=held.job.spec.grace_seconds)
         for key in owned.keys() - storing:
             self._adopt(owned[key])
 
     def _adopt(self, found: store.OwnedAttempt) -> None:
         job = found.job
-        if job.executor in self._engines.aliases:
+        if job.spec.executor in self._engines.aliases:
             self._engines.adopt(found, by=self.id)
             return
-        message = f"No live worker serves executor {job.executor!r}."
+        message = f"No live worker serves executor {job.spec.executor!r}."
         lost = failed(job, "lost", message, retry=self._settings.retry)
         store.finish(
             [lost if found.status == "running" else closed(job, None)], worker=self.id, using=self._options.using

@@ -29,7 +29,7 @@ def failed(
 ) -> Outcome:
     """Return a failure, to be retried where the reason is worth it and retries are left."""
     retry_after = None
-    if reason in retry.reasons and job.retry_count < job.max_retries:
+    if reason in retry.reasons and job.retry_count < job.spec.max_retries:
         retry_after = retry_delay(job.retry_count + 1, retry)
     return _outcome(job, "failed", exit_status or ExitStatus(), reason=reason, message=message, retry_after=retry_after)
 
@@ -55,11 +55,11 @@ def failure_message(job: ClaimedJob, exit_status: ExitStatus, reason: str) -> st
     if exit_status.message:
         return exit_status.message
     if reason == "timeout":
-        return f"Ran for longer than {job.timeout_seconds} s and was stopped."
+        return f"Ran for longer than {job.spec.timeout_seconds} s and was stopped."
     if reason == "lost":
         return "The worker was stopped before the command had ended."
     if reason == "oom":
-        return f"Out of memory (limit: {job.memory_bytes} bytes)."
+        return f"Out of memory (limit: {job.spec.memory_bytes} bytes)."
     if exit_status.signal is not None:
         return f"Ended by signal {exit_status.signal} ({_signal_name(exit_status.signal)})."
     return f"Exit code {exit_status.code}."

@@ -14,7 +14,7 @@ from container_manager.executors.docker.configuration import INSTALL_LABEL
 from container_manager.executors.docker.options import docker_options
 from container_manager.jobs.container_request import ContainerRequest
 
-from ..executors.conformance import Subject, new_key
+from ..executors.conformance import Subject, job_fields, new_key
 from .image import IMAGE
 
 
@@ -44,8 +44,13 @@ class DockerSubject(Subject):
         environment = {"EFFECTS": str(self._effects), **fields.pop("environment", {})}
         asked = fields.pop("container", {})
         container = ContainerRequest(**{"volumes": {"effects": str(self._effects)}, **asked})
-        fields = {"key": new_key(), "argv": ("sh", "-c", script), "image": IMAGE, **fields}
-        return LaunchSpec(environment=environment, container=container, **fields)
+        asked_of_it, rest = job_fields({"image": IMAGE, **fields})
+        return LaunchSpec(
+            **{"key": new_key(), "argv": ("sh", "-c", script), **rest},
+            job=asked_of_it,
+            environment=environment,
+            container=container,
+        )
 
     def effects(self) -> Path:
         return self._effects

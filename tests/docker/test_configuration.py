@@ -13,6 +13,8 @@ from container_manager.executors.docker.configuration import container_configura
 from container_manager.executors.docker.options import docker_options
 from container_manager.jobs.container_request import ContainerRequest, container_request
 
+from ..executors.conformance import job_fields
+
 OPTIONS: dict[str, Any] = {
     "images": ["busybox", "team.example.com:5000/tools/*:1.*"],
     "volumes": {"data": {"source": "/srv/data"}, "cache": {"source": "cache", "read_only": False}},
@@ -26,8 +28,10 @@ OPTIONS: dict[str, Any] = {
 
 
 def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any] | None = None, **fields: Any) -> Any:
-    fields = {"key": "cm-i-0-1", "argv": ("true",), "image": "busybox", **fields}
-    spec = LaunchSpec(container=container_request(asked or {}), **fields)
+    job, rest = job_fields({"image": "busybox", **fields})
+    spec = LaunchSpec(
+        **{"key": "cm-i-0-1", "argv": ("true",), **rest}, job=job, container=container_request(asked or {})
+    )
     return container_configuration(spec, docker_options({**OPTIONS, **(options or {})}), install="i")
 
 

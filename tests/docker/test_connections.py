@@ -19,6 +19,7 @@ from container_manager.executors.docker.daemon import Daemon as Engine
 from container_manager.executors.docker.daemon import Gone
 from container_manager.executors.docker.options import docker_options
 from container_manager.executors.docker.view import View
+from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text, wait_until
 from ..workers import eventually
@@ -43,7 +44,7 @@ def executing(base_url: str, **options: Any) -> Iterator[Executor]:
 
 
 def printed(executor: Executor) -> bytes:
-    spec = LaunchSpec(key=new_key(), argv=("echo", "ran"), image=IMAGE)
+    spec = LaunchSpec(key=new_key(), argv=("echo", "ran"), job=JobSpec(image=IMAGE))
     handle = executor.submit(spec)
     chunks = output(executor, handle)
     assert ended(executor, spec.key).succeeded
@@ -111,7 +112,7 @@ def test_a_daemon_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
         assert not health.ok
         assert "no.sock does not answer" in health.message
         with pytest.raises(Unavailable, match=r"no\.sock does not answer"):
-            executor.submit(LaunchSpec(key=new_key(), argv=("true",), image=IMAGE))
+            executor.submit(LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=IMAGE)))
         with pytest.raises(Unavailable):
             executor.remove("cm-nothing")
         with pytest.raises(Unavailable):
@@ -142,7 +143,7 @@ def test_settings_that_cannot_work_are_said_before_anything_is_asked(
         with pytest.raises(ImproperlyConfigured, match=r"\['INSTALL'\] must name this installation"):
             DockerExecutor.from_settings({}, AppSettings())
         return
-    monkeypatch.setattr("container_manager.executors.docker.executor.find_spec", lambda name: None)
+    monkeypatch.setattr("container_manager.executors.docker.docker_executor.find_spec", lambda name: None)
     with pytest.raises(ImproperlyConfigured, match="docker-ssh"):
         DockerExecutor.from_settings({"base_url": "ssh://there"}, AppSettings(install="mine"))
 

@@ -8,6 +8,7 @@ import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
 from container_manager.jobs.container_request import ContainerRequest
+from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text
 from .image import IMAGE
@@ -81,7 +82,9 @@ def test_only_to_one_that_is_not_read_only_does_the_daemon_copy(subject: DockerS
     found = []
     for path in ("/bin", "/fixed"):
         asked = ContainerRequest(volumes={"fixed": path})
-        executor.submit(spec := LaunchSpec(key=new_key(), argv=("ls", "/fixed"), image=IMAGE, container=asked))
+        executor.submit(
+            spec := LaunchSpec(key=new_key(), argv=("ls", "/fixed"), job=JobSpec(image=IMAGE), container=asked)
+        )
         found.append((ended(executor, spec.key).unstarted, text(output(executor, spec.key))))
         executor.remove(spec.key)
     executor.close()
@@ -151,7 +154,7 @@ def test_what_a_daemon_does_not_have_is_refused_and_not_waited_for(subject: Dock
 def test_a_program_that_cannot_be_started_is_no_failure_of_the_program(
     subject: DockerSubject, executor: Executor, argv: tuple[str, ...], said: str
 ) -> None:
-    spec = LaunchSpec(key=new_key(), argv=argv, image=IMAGE)
+    spec = LaunchSpec(key=new_key(), argv=argv, job=JobSpec(image=IMAGE))
     executor.submit(spec)
     status = ended(executor, spec.key)
     assert status.unstarted

@@ -11,6 +11,7 @@ import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, LaunchSpec, Rejected
 from container_manager.jobs.secret_references import read_secret
+from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text
 from .daemon import free_port
@@ -53,7 +54,7 @@ def has(subject: DockerSubject, image: str) -> bool:
 
 def run(executor: Executor, image: str) -> tuple[str, str]:
     """Run a command in an image; return what it and the worker have printed."""
-    spec = LaunchSpec(key=new_key(), argv=("echo", "ran"), image=image)
+    spec = LaunchSpec(key=new_key(), argv=("echo", "ran"), job=JobSpec(image=image))
     handle = executor.submit(spec)
     chunks = output(executor, handle)
     assert ended(executor, spec.key).succeeded
@@ -65,7 +66,7 @@ def refusal(subject: DockerSubject, image: str, **options: Any) -> tuple[str, st
     executor = subject.executor(**options)
     try:
         with pytest.raises(Rejected) as rejection:
-            executor.submit(LaunchSpec(key=new_key(), argv=("true",), image=image))
+            executor.submit(LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=image)))
     finally:
         executor.close()
     assert subject.containers() == []
@@ -130,7 +131,7 @@ def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSub
     executor = subject.executor()
     image = f"{host.format(port=free_port())}/team/job:1"
     with pytest.raises(DependencyUnavailable, match="could not be pulled"):
-        executor.submit(LaunchSpec(key=new_key(), argv=("true",), image=image))
+        executor.submit(LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=image)))
     executor.close()
 
 

@@ -6,8 +6,9 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from container_manager.executors.base import (
     Rejected,
     Unavailable,
 )
+from container_manager.jobs.spec import JobSpec
 
 _PATIENCE_SECONDS = 30
 
@@ -42,7 +44,13 @@ class Subject(ABC):
 
     def missing_program(self) -> LaunchSpec:
         spec = self.spec("true")
-        return LaunchSpec(key=spec.key, argv=("no-such-program",), image=spec.image)
+        return LaunchSpec(key=spec.key, argv=("no-such-program",), job=JobSpec(image=spec.job.image))
+
+
+def job_fields(fields: Mapping[str, Any]) -> tuple[JobSpec, dict[str, Any]]:
+    """Return what describes a job among the arguments of a launch, and the rest."""
+    ours = {name: value for name, value in fields.items() if name in JobSpec._fields and name != "environment"}
+    return JobSpec(**ours), {name: value for name, value in fields.items() if name not in ours}
 
 
 def new_key() -> str:

@@ -23,8 +23,9 @@ import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
 from container_manager.executors.process import ProcessExecutor, warden
+from container_manager.jobs.spec import JobSpec
 
-from .conformance import Conformance, Subject, ended, new_key, output, text, wait_until
+from .conformance import Conformance, Subject, ended, job_fields, new_key, output, text, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PATIENCE_SECONDS = 30
@@ -39,7 +40,8 @@ class Processes(Subject):
 
     def spec(self, script: str, **fields: Any) -> LaunchSpec:
         environment = {"EFFECTS": str(self._folder), **fields.pop("environment", {})}
-        return LaunchSpec(key=new_key(), argv=("sh", "-c", script), environment=environment, **fields)
+        job, rest = job_fields(fields)
+        return LaunchSpec(key=new_key(), argv=("sh", "-c", script), job=job, environment=environment, **rest)
 
     def effects(self) -> Path:
         return self._folder
@@ -185,7 +187,7 @@ class TestProcessExecutor(Conformance):
         """The warden's timer is made to fire before the very next step, as it may where the machine is busy."""
         program = (
             "import signal, socket, sys\n"
-            "from container_manager.executors import warden\n"
+            "from container_manager.executors.process import warden\n"
             "real = signal.setitimer\n"
             "signal.setitimer = lambda *given: (real(*given), signal.raise_signal(signal.SIGALRM))\n"
             "warden.main(socket.socket(fileno=int(sys.argv[1])))\n"
@@ -241,10 +243,12 @@ class TestProcessExecutor(Conformance):
         monkeypatch.chdir(tmp_path / "worker")
         monkeypatch.setenv("PATH", str(tmp_path / "worker" / "bin"))
         own, where = {"PATH": "bin:/usr/bin:/bin"}, str(tmp_path / "job")
-        spec = LaunchSpec(key=new_key(), argv=("program",), environment=own, working_directory=where)
+        spec = LaunchSpec(key=new_key(), argv=("program",), environment=own, job=JobSpec(working_directory=where))
         assert text(self.run(executor, spec)[1]) == b"job\n"
         # Its name is what was asked for.
-        spec = LaunchSpec(key=new_key(), argv=("sh", "-c", "echo $0"), environment=own, working_directory=where)
+        spec = LaunchSpec(
+            key=new_key(), argv=("sh", "-c", "echo $0"), environment=own, job=JobSpec(working_directory=where)
+        )
         assert text(self.run(executor, spec)[1]) == b"sh\n"
 
     def test_a_launch_larger_than_the_sockets_buffer_comes_through(
@@ -276,7 +280,7 @@ class TestProcessExecutor(Conformance):
     def test_what_cannot_start_says_why(
         self, executor: Executor, argv: tuple[str, ...], directory: str, words: str
     ) -> None:
-        spec = LaunchSpec(key=new_key(), argv=argv, working_directory=directory)
+        spec = LaunchSpec(key=new_key(), argv=argv, job=JobSpec(working_directory=directory))
         executor.submit(spec)
         status = ended(executor, spec.key)
         assert (status.unstarted, status.code, status.signal) == (True, None, None)
@@ -296,7 +300,7 @@ class TestProcessExecutor(Conformance):
         status, _ = self.run(executor, free)
         assert status.code == 0
         assert status.peak_memory_bytes > 64 * 1024 * 1024
-        limited = LaunchSpec(key=new_key(), argv=tuple(hungry), memory_bytes=48 * 1024 * 1024)
+        limited = LaunchSpec(key=new_key(), argv=tuple(hungry), job=JobSpec(memory_bytes=48 * 1024 * 1024))
         assert not self.run(executor, limited)[0].succeeded
 
     def test_processor_time_is_limited_and_measured(self, subject: Processes) -> None:
@@ -346,7 +350,7 @@ class TestProcessExecutor(Conformance):
             time.sleep(0.05)
             return select(timeout)
 
-        monkeypatch.setattr("container_manager.executors.process._DRAIN_SECONDS", 0.01)
+        monkeypatch.setattr("container_manager.executors.process.process_executor._DRAIN_SECONDS", 0.01)
         monkeypatch.setattr(executor._selector, "select", held_up)
         # More than is fetched before any of it is taken, and the rest fits into the pipe: the command ends.
         size = 1_100_000

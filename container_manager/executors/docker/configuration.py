@@ -31,22 +31,23 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
 
     Raises Rejected where the job asks for what it may not have.
     """
-    if not spec.image:
+    if not spec.job.image:
         raise Rejected("image", "The job names no image.")
-    if not is_allowed(spec.image, options):
+    if not is_allowed(spec.job.image, options):
         allowed = ", ".join(options.images) or "none"
         raise Rejected(
-            "image", f"The image {spec.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}."
+            "image",
+            f"The image {spec.job.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}.",
         )
-    if sum(len(name) + len(str(value)) for name, value in spec.labels.items()) > _LABEL_CHARACTERS:
+    if sum(len(name) + len(str(value)) for name, value in spec.job.labels.items()) > _LABEL_CHARACTERS:
         raise Rejected("start", f"The job's labels have more than {_LABEL_CHARACTERS} characters.")
     configuration: dict[str, Any] = {
-        "Image": spec.image,
+        "Image": spec.job.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
-        "WorkingDir": spec.working_directory,
+        "WorkingDir": spec.job.working_directory,
         "User": _fixed("user", spec.container.user, options.user),
         "Labels": {
-            **{f"{JOB_LABELS}{name}": str(value) for name, value in spec.labels.items()},
+            **{f"{JOB_LABELS}{name}": str(value) for name, value in spec.job.labels.items()},
             INSTALL_LABEL: install,
             KEY_LABEL: spec.key,
         },
@@ -85,8 +86,8 @@ def _split(reference: str) -> tuple[str, str]:
 
 def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
     asked = spec.container
-    memory = _at_most("memory_bytes", spec.memory_bytes, options.memory_bytes)
-    cpus = _at_most("cpu_count", spec.cpu_count, options.cpu_count)
+    memory = _at_most("memory_bytes", spec.job.memory_bytes, options.memory_bytes)
+    cpus = _at_most("cpu_count", spec.job.cpu_count, options.cpu_count)
     if cpus and not _LEAST_CPUS <= cpus < math.inf:
         raise Rejected("start", f"The job asks for cpu_count={cpus}; the least that can be given is {_LEAST_CPUS}.")
     return {

@@ -102,16 +102,16 @@ class Containers:
         created = self._create(spec, configuration)
         if created is None:
             if self._pull_policy == "never":
-                raise Rejected("image", f"There is no image {spec.image!r}, and 'pull' is 'never'.")
+                raise Rejected("image", f"There is no image {spec.job.image!r}, and 'pull' is 'never'.")
             self._pull(spec, note)
             created = self._create(spec, configuration)
             if created is None:
-                raise DependencyUnavailable(f"The image {spec.image!r} was removed as soon as it was pulled.")
+                raise DependencyUnavailable(f"The image {spec.job.image!r} was removed as soon as it was pulled.")
         self._start(spec, is_new=created)
         self._view.note_started(spec.key)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> None:
-        self._images.pull(spec.image, spec.key, note=note, check=lambda: self._require_launch(spec))
+        self._images.pull(spec.job.image, spec.key, note=note, check=lambda: self._require_launch(spec))
 
     def _exists(self, key: str) -> bool:
         try:

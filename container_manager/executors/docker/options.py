@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from ...jobs.container_request import container_request
+from ...jobs.rules import is_count, is_mapping, is_positive, is_text, is_texts
 from ..docker_variables import LOCAL_DAEMON
 
 PULL_POLICIES = ("missing", "always", "never")
@@ -102,7 +103,7 @@ def _url_problems(given: Mapping[str, Any]) -> Iterator[str]:
     if scheme == "tcp" and not given.get("tls"):
         yield "A daemon at tcp:// without 'tls' would obey whoever reaches its port: give 'tls', or use ssh://."
     tls = given.get("tls")
-    if tls is not None and not (_is_mapping_of_texts(tls) and set(tls) == {"ca", "cert", "key"}):
+    if tls is not None and not (_are_all_texts(tls) and set(tls) == {"ca", "cert", "key"}):
         yield f"The option 'tls' must name the files 'ca', 'cert' and 'key', not {tls!r}."
 
 
@@ -110,20 +111,7 @@ def _texts(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
-
-
-def _is_mapping_of_texts(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(item, str) for pair in value.items() for item in pair)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and _is_number(value)
+_are_all_texts = is_mapping(lambda key: isinstance(key, str), lambda value: isinstance(value, str))
 
 
 def _are_volumes(value: object) -> bool:
@@ -139,27 +127,27 @@ def _are_volumes(value: object) -> bool:
 
 def _are_registries(value: object) -> bool:
     return isinstance(value, Mapping) and all(
-        _is_mapping_of_texts(login) and set(login) == {"username", "password"} for login in value.values()
+        _are_all_texts(login) and set(login) == {"username", "password"} for login in value.values()
     )
 
 
 _LISTS = "a list of names"
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "timeout_seconds": (_is_number, "a positive number"),
-    "images": (_is_texts, "a list of patterns"),
+    "timeout_seconds": (is_positive, "a positive number"),
+    "images": (is_texts, "a list of patterns"),
     "volumes": (_are_volumes, 'names and {"source": volume or path, "read_only": true or false}'),
-    "networks": (_is_texts, _LISTS),
-    "gpus": (lambda value: value in (0, -1) or _is_count(value), "a number, or -1 for all"),
-    "pids": (_is_count, "a positive number"),
-    "capabilities": (_is_texts, _LISTS),
-    "network": (lambda value: isinstance(value, str) and bool(value), "the name of a network"),
+    "networks": (is_texts, _LISTS),
+    "gpus": (lambda value: value in (0, -1) or is_count(value), "a number, or -1 for all"),
+    "pids": (is_count, "a positive number"),
+    "capabilities": (is_texts, _LISTS),
+    "network": (is_text, "the name of a network"),
     "read_only": (lambda value: isinstance(value, bool), "true or false"),
-    "memory_bytes": (lambda value: value is None or _is_count(value), "a positive number, or None"),
-    "cpu_count": (lambda value: value is None or _is_number(value), "a positive number, or None"),
-    "grace_seconds": (lambda value: value is None or _is_number(value), "a positive number, or None"),
+    "memory_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
+    "cpu_count": (lambda value: value is None or is_positive(value), "a positive number, or None"),
+    "grace_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
     "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
     "registries": (_are_registries, 'hosts and {"username": name, "password": reference}'),
-    "log_bytes": (_is_count, "a positive number"),
-    "keep_failed_seconds": (lambda value: value == 0 or _is_number(value), "a number of seconds"),
+    "log_bytes": (is_count, "a positive number"),
+    "keep_failed_seconds": (lambda value: value == 0 or is_positive(value), "a number of seconds"),
 }

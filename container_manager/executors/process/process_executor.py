@@ -221,12 +221,12 @@ class ProcessExecutor(Executor):
     def _message(self, spec: LaunchSpec) -> dict[str, Any]:
         environment = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **self._inherited, **spec.environment}
         limits = dict(self._limits)
-        if spec.memory_bytes is not None:
-            limits["RLIMIT_AS"] = spec.memory_bytes
+        if spec.job.memory_bytes is not None:
+            limits["RLIMIT_AS"] = spec.job.memory_bytes
         return {
             "argv": spec.argv,
             "environment": environment,
-            "working_directory": spec.working_directory,
+            "working_directory": spec.job.working_directory,
             "limits": limits,
         }
 
@@ -398,6 +398,6 @@ def _bytes_in(pipe: int) -> int:
 
 
 def _start_error(spec: LaunchSpec, number: int) -> str:
-    if number == 2 and spec.working_directory and not Path(spec.working_directory).is_dir():
-        return f"The working directory {spec.working_directory!r} does not exist."
+    if number == 2 and spec.job.working_directory and not Path(spec.job.working_directory).is_dir():
+        return f"The working directory {spec.job.working_directory!r} does not exist."
     return f"{spec.argv[0]!r} could not be started: {os.strerror(number)}."

@@ -94,7 +94,7 @@ def _postgresql_claim(select: str) -> str:
 WITH candidate AS MATERIALIZED ({select}{PostgreSQLStore.lock}), claimed AS (
     UPDATE container_manager_containerjob j SET {CLAIM.format(job="j.", **_OF_POSTGRESQL)}
     WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
-    RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.priority, j.queued_at, j.launched_at
+    RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
 ), opened AS (
     INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS})
     SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed

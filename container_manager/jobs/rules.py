@@ -1,0 +1,48 @@
+"""Small validators of values from settings and JSON columns. They change nothing and never raise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def is_text(value: object) -> bool:
+    """Tell whether it is a text that is not empty."""
+    return isinstance(value, str) and bool(value)
+
+
+def is_texts(value: object) -> bool:
+    """Tell whether it is a list or tuple of texts, none of them empty."""
+    return isinstance(value, list | tuple) and all(map(is_text, value))
+
+
+def is_positive(value: object) -> bool:
+    """Tell whether it is a number above zero; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def is_count(value: object) -> bool:
+    """Tell whether it is a whole number above zero."""
+    return isinstance(value, int) and is_positive(value)
+
+
+def is_path(value: object) -> bool:
+    """Tell whether it is an absolute path that stays below what it names, and can stand in ``SOURCE:TARGET``."""
+    return (
+        isinstance(value, str) and value.startswith("/") and not any(part in value for part in ("\0", "\n", ":", ".."))
+    )
+
+
+def is_mapping(is_key: Callable[[Any], object], is_value: Callable[[Any], object]) -> Callable[[object], bool]:
+    """Return the rule for a mapping whose keys and values follow rules of their own."""
+
+    def check(value: object) -> bool:
+        return isinstance(value, Mapping) and all(is_key(key) and is_value(item) for key, item in value.items())
+
+    return check
+
+
+def matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
+    """Return the rule for a text that a pattern matches as a whole."""
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
