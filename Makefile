@@ -57,7 +57,7 @@ bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.report
 
 clean:  ## Remove what the commands above made
 	rm -rf $(VENV) docs/_build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

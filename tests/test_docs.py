@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
+from benchmarks import report
 from container_manager import checks, conf
 from container_manager.checks import check_settings
 from container_manager.cli.job_arguments import add_job_arguments
@@ -26,19 +27,27 @@ from container_manager.models import ContainerJob
 from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 
+from .workers import start_worker
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PERFORMANCE = (ROOT / "docs/explanation/performance.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
 COMMAND = "python -m container_manager "
 SHOWN_ONLY = "<!-- test: shown"
+AFTER_WORKER = "<!-- test: after a worker has run"
 
 
-def blocks(page: Path, language: str) -> Iterator[str]:
-    """Yield a page's fenced blocks of a language, but those marked as only shown."""
+def marked_blocks(page: Path, language: str) -> Iterator[tuple[str, str]]:
+    """Yield a page's fenced blocks of a language, each with the comment before it, but those marked as only shown."""
     text = page.read_text(encoding="utf-8")
     for found in re.finditer(r"^(?P<mark><!--[^\n]*-->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```", text, re.M | re.S):
         if found["language"] == language and not (found["mark"] or "").startswith(SHOWN_ONLY):
-            yield found["body"]
+            yield found["mark"] or "", found["body"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for _, body in marked_blocks(page, language)]
 
 
 def with_blocks(language: str, containing: str = "") -> list[Path]:
@@ -47,9 +56,12 @@ def with_blocks(language: str, containing: str = "") -> list[Path]:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("page", with_blocks("python"), ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     names: dict[str, object] = {}
-    for block in blocks(page, "python"):
+    for mark, block in marked_blocks(page, "python"):
+        if mark.startswith(AFTER_WORKER):
+            log = tmp_path / "worker.log"
+            assert start_worker("--drain", log=log).wait(timeout=90) == 0, log.read_text(encoding="utf-8")
         names.pop("CONTAINER_MANAGER", None)
         names.pop("OPTIONS", None)
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own docs
@@ -77,40 +89,6 @@ def test_the_commands_of_a_page_print_what_it_says(page: Path, tmp_path: Path) -
 
 def test_the_diagram_is_the_maps_own() -> None:
     assert "```mermaid\n" + mermaid(machine_of(ContainerJob).graph) + "\n```" in README
-
-
-# The tests behind the last column of README's table, one or more for each row.
-LEAK_TESTS = {
-    "assign + save()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
-    "save(update_fields)": ["test_leaks.py::update_fields"],
-    "QuerySet.update()": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
-    "bulk_update(), loaded objects": ["test_leaks.py::bulk_update_loaded"],
-    "bulk_update(), fresh objects": ["test_leaks.py::bulk_update_fresh"],
-    "raw SQL": ["test_transitions.py::test_an_illegal_edge_is_refused_and_leaves_everything"],
-    "admin form": ["test_admin.py::test_a_forged_post_moves_nothing"],
-    "bulk_create, odd first status": ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
-    'create(status="bogus")': ["test_leaks.py::test_no_row_starts_in_an_unknown_status"],
-    "bulk_create(update_conflicts=True)": ["test_leaks.py::upsert"],
-    "defer() + assign + save()": ["test_leaks.py::deferred"],
-    "Job(pk=…).save()": ["test_leaks.py::by_key"],
-    "two stale queued → running": ["test_races.py::"],
-    "stale completed and cancelled": ["test_races.py::"],
-    "stale save() of another field reverts the status": [
-        "test_transitions.py::test_a_stale_save_of_another_field_reverts_nothing"
-    ],
-}
-
-
-def test_each_cell_of_the_leak_table_is_a_test() -> None:
-    rows = [line.strip("|").split("|") for line in README.splitlines() if line.startswith("|") and " LEAK " in line]
-    rows += [line.strip("|").split("|") for line in README.splitlines() if line.startswith("|") and " both " in line]
-    found = {row[0].strip(): row[-1].strip() for row in rows}
-    assert set(found) == set(LEAK_TESTS)
-    assert set(found.values()) == {"ok", "1"}
-    for named in LEAK_TESTS.values():
-        for test in named:
-            module, _, name = test.partition("::")
-            assert f"def {name}" in (ROOT / "tests" / module).read_text(encoding="utf-8"), test
 
 
 def test_the_settings_page_lists_every_setting_with_its_default() -> None:
@@ -182,7 +160,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 def test_the_figures_are_those_that_were_measured() -> None:
-    shown = re.search(r"<!-- figures[^>]*-->\n(.*?)<!-- end of figures -->", README, re.S)
+    shown = re.search(r"<!-- figures[^>]*-->\n(.*?)<!-- end of figures -->", PERFORMANCE, re.S)
     assert shown is not None
     results = ROOT / "benchmarks/results.json"
     measured = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
@@ -196,7 +174,7 @@ def test_the_figures_are_those_that_were_measured() -> None:
 
 @pytest.mark.parametrize("part", ["queue", "docker"])
 def test_what_a_part_costs_is_as_it_was_measured(part: str) -> None:
-    shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", README, re.S)
+    shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", PERFORMANCE, re.S)
     assert shown is not None
     measured = json.loads((ROOT / "benchmarks" / part / "results.json").read_text(encoding="utf-8"))
     targeted = [f for f in measured if f["at_least"] is not None or f["at_most"] is not None]
@@ -205,3 +183,12 @@ def test_what_a_part_costs_is_as_it_was_measured(part: str) -> None:
     assert {name: value for name, value, _ in rows} == expected
     missed = {name for name, _, target in rows if "missed" in target}
     assert missed == {f["name"] for f in measured if not f["met"]}
+
+
+def test_the_summary_of_figures_is_what_was_measured() -> None:
+    results = report.read_results()
+    assert report.filled(README, results) == README
+    assert report.filled(PERFORMANCE, results) == PERFORMANCE
+    shown = re.search(r"<!-- summary of figures[^>]*-->\n(.*?)<!-- end of summary of figures -->", README, re.S)
+    assert shown is not None
+    assert len([line for line in shown[1].splitlines() if line.startswith("|")][2:]) == 6
