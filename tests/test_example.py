@@ -56,6 +56,7 @@ def python(code: str, **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.shows("howto/docker.md#start-all-of-it-with-compose")
 def test_every_compose_service_has_an_image_and_depends_on_existing_services() -> None:
     described = compose()
     services = described["services"]
@@ -72,6 +73,7 @@ def test_every_compose_service_has_an_image_and_depends_on_existing_services() -
     assert (ROOT / described["x-app"]["build"]["dockerfile"]).exists()
 
 
+@pytest.mark.shows("howto/docker.md#start-all-of-it-with-compose")
 def test_only_the_compose_worker_has_the_docker_socket() -> None:
     holders = [name for name, s in compose()["services"].items() if SOCKET in json.dumps(s.get("volumes", ()))]
     assert holders == ["worker"]
@@ -133,6 +135,7 @@ print(settings.DEBUG, settings.DATABASES["default"]["ENGINE"], app_settings().ex
     ]  # fmt: skip
 
 
+@pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
 def test_variables_of_the_docker_client_choose_the_daemon() -> None:
     assert docker_daemon({}) == {"base_url": f"unix://{SOCKET}"}
     assert docker_daemon({"DOCKER_HOST": "ssh://far"}) == {"base_url": "ssh://far"}

@@ -173,6 +173,7 @@ class TestDoctor:
         job.refresh_from_db()
         return job
 
+    @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
     def test_a_true_life_has_no_problems(self) -> None:
         job = self.lived()
         diagnosis = examine()
@@ -206,6 +207,7 @@ class TestDoctor:
         ],
         ids=["gap", "end", "edge", "first attempt", "last attempt", "left open"],
     )
+    @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
     def test_each_lie_is_found(self, lie: Callable[[ContainerJob], object], words: str) -> None:
         job = self.lived()
         lie(job)
@@ -217,6 +219,7 @@ class TestDoctor:
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL has NOTIFY.")
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
 def test_workers_are_woken_when_a_job_is_queued_or_cancelled() -> None:
     from container_manager.store.notifications import CHANNEL
 
