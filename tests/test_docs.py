@@ -1,4 +1,4 @@
-"""What README and the docs say is so: their code runs, their tables and figures are the code's own."""
+"""README and the docs agree with the code: their code runs, their tables and figures are those of the code."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
         docker_options(names.get("OPTIONS", {}))
 
 
-def test_the_diagram_is_the_maps_own() -> None:
+def test_the_diagram_of_readme_is_generated_from_the_map() -> None:
     assert "```mermaid\n" + mermaid(machine_of(ContainerJob).graph) + "\n```" in README
 
 
@@ -101,7 +101,7 @@ def test_the_executors_page_lists_every_option_with_its_default() -> None:
 
 
 @pytest.mark.shows("howto/docker.md#submit-a-job")
-def test_the_executors_page_lists_every_wish_with_its_option() -> None:
+def test_the_executors_page_lists_every_container_request_with_its_option() -> None:
     shown = table("reference/executors.md", "What a job may ask for")
     assert {name: said for name, (_, said) in shown.items()} == {
         name: rule.expected for name, rule in REQUEST_RULES.items()
@@ -154,13 +154,13 @@ def test_tests_that_show_a_section_of_the_docs_name_one_that_exists_and_no_secti
     assert {section for page in SHOWN_BY_TESTS for section in sections(ROOT / "docs" / page)} <= shown
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_name_existing_pages() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+\.md)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_figures_are_those_that_were_measured() -> None:
+def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
     shown = re.search(r"<!-- figures[^>]*-->\n(.*?)<!-- end of figures -->", PERFORMANCE, re.S)
     assert shown is not None
     results = ROOT / "benchmarks/results.json"
@@ -174,7 +174,7 @@ def test_the_figures_are_those_that_were_measured() -> None:
 
 
 @pytest.mark.parametrize("part", ["queue", "docker"])
-def test_what_a_part_costs_is_as_it_was_measured(part: str) -> None:
+def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
     shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", PERFORMANCE, re.S)
     assert shown is not None
     measured = json.loads((ROOT / "benchmarks" / part / "results.json").read_text(encoding="utf-8"))
