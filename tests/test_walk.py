@@ -20,7 +20,9 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.worker import WorkerLoop, WorkerOptions
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(ROOT.glob("docs/*/*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(
+    ROOT.glob("docs/[!_]*/*.md")
+)
 PAGE = ROOT / "docs/explanation/architecture.md"
 SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
 # Ids of checks and the standalone database's file look like names of modules.
