@@ -304,6 +304,7 @@ WORDS = {
 @pytest.mark.without_database
 class TestInProject:
     @pytest.mark.parametrize("verb", VERBS)
+    @pytest.mark.shows("reference/commands.md#commands")
     def test_options_of_django_are_accepted_after_the_verb(self, project: Path, verb: str) -> None:
         words = WORDS.get(verb, [])
         if "JOB" in words:
@@ -320,6 +321,7 @@ class TestInProject:
         words = ["container", "--settings", "site_of_ours.settings", "--pythonpath", ".", "ps"]
         assert "ID" in manage(project, *words, program=["-m", "django"]).stdout
 
+    @pytest.mark.shows("reference/commands.md#commands")
     def test_a_worker_logs_to_stderr_where_the_project_configures_no_logging(self, project: Path) -> None:
         manage(project, "container", "submit", "--", "true")
         said = manage(project, "container", "worker", "--drain", "--log-level", "INFO")
@@ -328,6 +330,7 @@ class TestInProject:
         assert manage(project, "container", "worker", "--drain", "--log-level", "ERROR").stderr == ""
 
     @pytest.mark.parametrize("logger", ["", "container_manager", "container_manager.worker.loop"])
+    @pytest.mark.shows("reference/commands.md#commands")
     def test_a_worker_logs_each_line_once_where_the_project_configures_logging(
         self, project: Path, logger: str
     ) -> None:
