@@ -1,4 +1,4 @@
-"""The example project: its settings, its compose file and its image name what is there."""
+"""The example project: its settings, its compose file, its image, and ``make serve``."""
 
 from __future__ import annotations
 
