@@ -40,6 +40,7 @@ class RemoteExecutor(ProcessExecutor):
             raise Unavailable("The way is cut.")
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_path: Path) -> None:
     ended, executor = tmp_path / "ended", RemoteExecutor()
     job = queue.enqueue(
@@ -62,6 +63,7 @@ def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_
     assert (row_of(later)["attempt"], JobAttempt.objects.count()) == (1, 2)
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#use-several-daemons")
 def test_while_one_is_away_another_is_served() -> None:
     away = RemoteExecutor()
     away.is_away = True
@@ -86,6 +88,7 @@ class DistantExecutor(RemoteExecutor):
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=False, launch_threads=1)
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_before_it_has_answered_nothing_is_claimed_for_it() -> None:
     executor = DistantExecutor()
     executor.is_away = True
@@ -136,6 +139,7 @@ class TestDraining:
         assert (row_of(job)["status"], row_of(job)["attempt"], loop.gave_up) == ("completed", 1, [])
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_after_a_while_its_jobs_are_lost() -> None:
     executor = RemoteExecutor()
     job = queue.enqueue(command="sleep 600", max_retries=0)
@@ -181,6 +185,7 @@ class NeedyExecutor(RemoteExecutor):
         return super().submit(spec)
 
 
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_an_engine_that_lacks_what_one_launch_needs_is_not_away() -> None:
     executor = NeedyExecutor()
     # So rarely it is asked whether it is there: were it taken for away, that would be seen.

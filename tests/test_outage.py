@@ -21,6 +21,7 @@ _DATABASES = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mariadb"
     ],
     ids=["longer than a lease", "long"],
 )
+@pytest.mark.shows("explanation/worker.md#the-database-is-away")
 def test_what_ends_while_the_database_is_away_is_stored_when_it_is_back(
     jobs: int, seconds: float, lease: float
 ) -> None:

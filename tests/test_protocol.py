@@ -32,6 +32,7 @@ _STUCK = "one worker alone does not settle the job"
 _PATIENCE_SECONDS = 30
 
 
+@pytest.mark.without_database
 class TestModel:
     def test_no_order_of_steps_breaks_the_protocol(self) -> None:
         result = check(Guards())
@@ -164,6 +165,7 @@ class TestWorker:
         assert (job.status, job.attempt, job.failure_reason) == ("completed", 1, "")
         assert [row["data"] for row in records_of(job)["logs"]] == [b"started\n"]
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_what_was_taken_before_it_was_started_is_not_started(self) -> None:
         first, second = (queue.enqueue(command="sleep 600") for _ in range(2))
         executor = GatedExecutor()
@@ -217,6 +219,7 @@ class TestWorker:
         assert asked == ["UPDATE container_manager_worker"] * 3
 
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_every_connection_of_a_worker_limits_its_transactions(self) -> None:
         show = {
             "postgresql": "SELECT setting FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
@@ -238,6 +241,7 @@ class TestWorker:
             loop._database.attempt(work)
         assert found == [SETTINGS.lease_seconds * 1000] * 2
 
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_a_worker_without_its_database_does_not_spin(self) -> None:
         def away(execute: Callable[..., Any], *args: Any) -> Any:
             raise OperationalError("away")
@@ -276,6 +280,7 @@ class TestWorker:
         finally:
             executor.close()
 
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_a_worker_that_was_kept_away_judges_nobody_at_once(self) -> None:
         """What kept it from the database may have kept the others too: they get time to renew their leases."""
         queue.enqueue(command="true", max_retries=0)
@@ -293,6 +298,7 @@ class TestWorker:
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_a_worker_that_registers_anew_drops_all_it_held(self) -> None:
         jobs: list[ContainerJob] = [queue.enqueue(command="sleep 600") for _ in range(3)]
         executor = ProcessExecutor()

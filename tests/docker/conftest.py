@@ -14,7 +14,7 @@ import pytest
 
 from container_manager.executors.base import Executor
 
-from ..parts import require
+from ..prerequisites import require
 from . import daemon, image, registry, ssh
 from .site import Site
 from .subject import DockerSubject

@@ -26,6 +26,7 @@ def has_exited(executor: Executor, key: str) -> bool:
     return found is not None and found.phase is Phase.EXITED
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_what_was_created_and_never_started_is_started_once(subject: DockerSubject, executor: Executor) -> None:
     spec = subject.spec("echo ran >> $EFFECTS/runs")
     left = container_configuration(spec, docker_options(subject.options), install=subject.install)
@@ -39,6 +40,7 @@ def test_what_was_created_and_never_started_is_started_once(subject: DockerSubje
     assert (subject.effects() / "runs").read_text() == "ran\n"
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
 def test_who_does_not_know_of_its_lease_starts_nothing(subject: DockerSubject, executor: Executor) -> None:
     executor.heartbeat(-1.0)
     with pytest.raises(Unavailable, match="lease has run out"):
@@ -49,6 +51,7 @@ def test_who_does_not_know_of_its_lease_starts_nothing(subject: DockerSubject, e
     assert len(subject.containers()) == 1
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
 def test_who_has_lost_the_attempt_meanwhile_goes_no_further(subject: DockerSubject, tmp_path: Path) -> None:
     """As a worker that was frozen between two steps, was taken for dead, and has a lease again under another name."""
     mine = threading.Event()
@@ -86,6 +89,7 @@ def test_a_stop_goes_on_though_whoever_asked_is_gone(subject: DockerSubject, exe
     assert found.exit.signal == signal.SIGKILL
 
 
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_a_job_has_no_longer_to_end_than_its_executor_allows(subject: DockerSubject) -> None:
     executor = subject.executor(grace_seconds=0.5)
     spec = subject.spec("trap '' TERM; touch $EFFECTS/deaf; while :; do sleep 0.1; done")
@@ -96,6 +100,7 @@ def test_a_job_has_no_longer_to_end_than_its_executor_allows(subject: DockerSubj
     executor.close()
 
 
+@pytest.mark.shows("howto/docker.md#look-into-the-container-of-a-failed-attempt")
 def test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to(subject: DockerSubject) -> None:
     spec, keeping = subject.spec("exit 3"), subject.executor(keep_failed_seconds=3600)
     keeping.submit(spec)
@@ -118,6 +123,7 @@ class Ahead(Proxy):
         return data.replace(b'"%d-' % year, b'"%d-' % (year + 1))
 
 
+@pytest.mark.shows("howto/docker.md#look-into-the-container-of-a-failed-attempt")
 def test_it_stays_for_as_long_by_its_daemons_clock(subject: DockerSubject, tmp_path: Path) -> None:
     way = Ahead(subject.url, tmp_path)
     spec, keeping = subject.spec("exit 3"), subject.executor(base_url=way.url, keep_failed_seconds=3600)

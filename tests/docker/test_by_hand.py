@@ -25,6 +25,7 @@ def cancel(job: ContainerJob) -> None:
     job.mark_as_cancelled(actor="alice")
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_what_was_renamed_is_stopped_and_removed_all_the_same(site: Site) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_POLITE)
@@ -35,6 +36,7 @@ def test_what_was_renamed_is_stopped_and_removed_all_the_same(site: Site) -> Non
     assert (site.runs(), attempts_of(job)) == (["begin 1", "end 1"], [(1, 0, "")])
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_the_end_of_what_was_renamed_is_seen_and_all_its_output(site: Site) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_POLITE)
@@ -46,6 +48,7 @@ def test_the_end_of_what_was_renamed_is_seen_and_all_its_output(site: Site) -> N
 
 
 @pytest.mark.parametrize("reason", ["cancelled", "timeout"])
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_what_is_paused_goes_on_to_its_end(site: Site, reason: str) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_POLITE, timeout_seconds=15 if reason == "timeout" else None)
@@ -58,6 +61,7 @@ def test_what_is_paused_goes_on_to_its_end(site: Site, reason: str) -> None:
     assert attempts_of(job) == [(1, 0, "" if reason == "cancelled" else "timeout")]
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_what_is_removed_is_lost_and_what_is_killed_says_so(site: Site) -> None:
     with site.worker("--slots", "1"):
         removed = site.enqueue(_POLITE)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from .image import IMAGE
 from .subject import DockerSubject
 
@@ -35,6 +37,7 @@ OPTIONS = {{base_url = "{subject.url}", images = ["{IMAGE}"], ulimits = {{nofile
     return subprocess.run(command, env={**kept, **own}, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.shows("howto/docker.md#run-jobs-in-containers")
 def test_executors_tells_what_a_daemon_has(subject: DockerSubject, tmp_path: Path) -> None:
     info = subject.api.info()
     done = container(subject, tmp_path, "executors", "--json")
@@ -52,6 +55,7 @@ def test_executors_says_so_where_no_daemon_answers(subject: DockerSubject, tmp_p
     assert "A Docker daemon must run there and let this user in." in done.stdout
 
 
+@pytest.mark.shows("howto/docker.md#submit-a-job")
 def test_run_gives_a_container_what_was_asked_for(subject: DockerSubject, tmp_path: Path) -> None:
     script = "id -u; id -g; ulimit -n; touch /file || touch /run/file; df -k /run | tail -n 1 | awk '{print $2}'"
     asked = ("--user", "5:6", "--tmpfs", "/run:1m", "--ulimit", "nofile=64", "--read-only", "--label", "team=a")

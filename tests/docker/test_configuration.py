@@ -57,6 +57,7 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
         ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
     ],
 )
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_what_is_not_allowed_is_rejected_and_said(asked: dict[str, Any], fields: dict[str, Any], said: str) -> None:
     with pytest.raises(Rejected, match=said) as rejection:
         configuration(asked, **fields)
@@ -85,15 +86,18 @@ def test_what_is_not_allowed_is_rejected_and_said(asked: dict[str, Any], fields:
         ("team.example.com/tools/lint:1.2", False),
     ],
 )
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_images_are_allowed_by_name_and_tag(image: str, allowed: bool) -> None:
     assert is_allowed(image, docker_options(OPTIONS)) is allowed
 
 
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_no_image_is_allowed_unless_the_settings_say_so() -> None:
     assert not is_allowed("busybox", docker_options({}))
     assert is_allowed("any.example.com/thing:1", docker_options({"images": ["*"]}))
 
 
+@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_what_nobody_asked_for_is_hardened() -> None:
     host = configuration(memory_bytes=2**24)["HostConfig"]
     expected = {
@@ -105,6 +109,7 @@ def test_what_nobody_asked_for_is_hardened() -> None:
     assert "Binds" not in host
 
 
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_what_is_allowed_is_given() -> None:
     asked = {
         "user": "1000:1000", "read_only": True, "tmpfs": {"/scratch": 4096}, "ulimits": {"nofile": 100}, "gpus": 1,
@@ -188,6 +193,7 @@ def test_no_wish_is_a_wish_for_the_defaults() -> None:
         ({"runtime": 1, "capabilities": "CHOWN"}, "'runtime' must be.*'capabilities' must be"),
     ],
 )
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_every_wrong_option_is_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=said):
         docker_options(options)

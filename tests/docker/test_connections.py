@@ -67,11 +67,13 @@ def test_by_its_socket(docker_url: str) -> None:
         assert (health.memory_bytes or 0) > 1 << 20
 
 
+@pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
 def test_by_tls(tls_daemon: Daemon) -> None:
     with executing(tls_daemon.tls_url, tls=tls(tls_daemon)) as executor:
         assert printed(executor) == b"ran\n"
 
 
+@pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
 def test_a_daemon_whose_certificate_is_another_authoritys_is_not_trusted(tls_daemon: Daemon, tmp_path: Path) -> None:
     from .certificates import Certificates
 
@@ -100,6 +102,7 @@ def test_files_of_tls_that_are_not_there_are_named(tls_daemon: Daemon) -> None:
     assert "cert" in health.message.lower()
 
 
+@pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
 def test_by_ssh(ssh_daemon: ssh.Server) -> None:
     with executing(ssh_daemon.url) as executor:
         assert printed(executor) == b"ran\n"
@@ -120,6 +123,7 @@ def test_a_daemon_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("docker_url")
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: Path) -> None:
     path = tmp_path / "silent.sock"
     with socket.socket(socket.AF_UNIX) as silent:

@@ -28,6 +28,7 @@ _ONCE = [("queued", "running"), ("running", "completed")]
     ],
     ids=["before create", "created and not told", "before start", "started and not told"],
 )
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Side, before: list[str]) -> None:
     with proxy(site.url, tmp_path) as way:
         way.hold(request_line, side)
@@ -48,6 +49,7 @@ def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Sid
     assert (output_of(job), journal_of(job)) == (b"once\n", _ONCE)
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_again(
     own_daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -71,6 +73,7 @@ def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_agai
 
 
 @pytest.mark.parametrize("code", [0, 5])
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_while_it_runs(site: Site, code: int) -> None:
     go = site.gate()
     with site.worker("--slots", "1") as first:
@@ -117,6 +120,7 @@ def test_with_many_at_work(site: Site) -> None:
     [("GET /[^ ]*/containers/cm-[^ ]*/json", False), ("DELETE /[^ ]*/containers/", True)],
     ids=["before its end is stored", "before its container is removed"],
 )
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_after_the_exit(site: Site, tmp_path: Path, request_line: str, stored: bool) -> None:
     go = site.gate()
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:

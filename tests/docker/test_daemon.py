@@ -67,6 +67,7 @@ def test_an_image_can_have_an_entrypoint(docker_url: str) -> None:
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_an_exit_code_outlives_the_daemon(own_daemon: Daemon, crash: bool) -> None:
     with client(own_daemon.url) as api:
         container = run(api, "exit 7")
@@ -77,6 +78,7 @@ def test_an_exit_code_outlives_the_daemon(own_daemon: Daemon, crash: bool) -> No
         assert state(api, container) == ("exited", 7)
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_a_stopped_daemon_stops_its_containers(own_daemon: Daemon) -> None:
     with client(own_daemon.url) as api:
         container = run(api, "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")
@@ -89,6 +91,7 @@ def test_a_stopped_daemon_stops_its_containers(own_daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_with_live_restore_a_container_goes_on(new_daemon: Callable[..., Daemon], crash: bool) -> None:
     engine = new_daemon(live_restore=True)
     with client(engine.url) as api:

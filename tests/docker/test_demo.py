@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import docker
+import pytest
 
 from container_manager.executors.docker.configuration import INSTALL_LABEL
 
@@ -28,6 +29,7 @@ def demo_containers(api: docker.APIClient) -> set[str]:
     return {row["Id"] for row in labelled if row["Labels"][INSTALL_LABEL].startswith("demo-")}
 
 
+@pytest.mark.shows("howto/docker.md#run-jobs-in-containers")
 def test_the_demo_in_containers_ends_well_and_leaves_none(docker_url: str) -> None:
     api = docker.APIClient(docker_url)
     before = demo_containers(api)

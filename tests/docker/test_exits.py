@@ -33,6 +33,7 @@ _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
         ({"ExitCode": 3}, False, _TINI.format("a", "b"), "error"),
     ],
 )
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_reasons(state: dict[str, Any], out_of_memory: bool, last_words: str, reason: str) -> None:
     status = exit_status(state, out_of_memory=out_of_memory, last_words=last_words)
     assert status.code == state["ExitCode"]
@@ -41,11 +42,13 @@ def test_reasons(state: dict[str, Any], out_of_memory: bool, last_words: str, re
 
 
 @pytest.mark.parametrize("oom", [False, True])
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well(oom: bool) -> None:
     status = exit_status({"ExitCode": 0, "OOMKilled": True}, out_of_memory=oom)
     assert (status.succeeded, status.oom, status.signal) == (True, False, None)
 
 
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_what_was_killed_under_a_limit_of_memory_may_have_been_out_of_it() -> None:
     status = exit_status({"ExitCode": 137, "OOMKilled": False}, memory_bytes=4096)
     assert (status.oom, status.signal) == (False, 9)

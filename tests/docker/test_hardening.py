@@ -28,6 +28,7 @@ def printed(subject: DockerSubject, script: str, *, options: dict[str, Any] | No
         executor.close()
 
 
+@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_a_default_container_has_no_powers(subject: DockerSubject) -> None:
     status = dict(line.split(":", 1) for line in printed(subject, "cat /proc/self/status").splitlines())
     found = {name: status[name].strip() for name in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")}
@@ -35,6 +36,7 @@ def test_a_default_container_has_no_powers(subject: DockerSubject) -> None:
     assert found == {"CapEff": none, "CapPrm": none, "CapBnd": none, "NoNewPrivs": "1", "Seccomp": "2"}
 
 
+@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_it_has_limits_of_processes_and_memory_and_no_swap(subject: DockerSubject) -> None:
     script = (
         "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -47,17 +49,20 @@ def test_it_has_limits_of_processes_and_memory_and_no_swap(subject: DockerSubjec
     assert int(swap) in (0, 32 << 20)
 
 
+@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_it_sees_no_network_but_its_own_loopback(subject: DockerSubject) -> None:
     devices = [line.split(":")[0].strip() for line in printed(subject, "cat /proc/net/dev").splitlines()[2:]]
     assert "lo" in devices
     assert not [name for name in devices if name.startswith(("eth", "docker", "veth"))]
 
 
+@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_it_runs_as_the_user_that_is_asked_for(subject: DockerSubject) -> None:
     assert printed(subject, "id -u; id -g", container={"user": "1000:1000"}).split() == ["1000", "1000"]
     assert printed(subject, "id -u", options={"user": "1000"}).split() == ["1000"]
 
 
+@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_its_files_can_be_read_only_but_for_a_tmpfs(subject: DockerSubject) -> None:
     script = "touch /here 2>&1 || true; touch /scratch/there && df -k /scratch | tail -1"
     found = printed(subject, script, container={"read_only": True, "tmpfs": {"/scratch": 1 << 20}})
@@ -65,6 +70,7 @@ def test_its_files_can_be_read_only_but_for_a_tmpfs(subject: DockerSubject) -> N
     assert "1024" in found.splitlines()[-1].split()
 
 
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_a_volume_is_read_only_unless_the_settings_say_otherwise(subject: DockerSubject) -> None:
     volumes = {**subject.options["volumes"], "fixed": {"source": str(subject.effects())}}
     asked = {"volumes": {"effects": str(subject.effects()), "fixed": "/fixed"}}
@@ -75,6 +81,7 @@ def test_a_volume_is_read_only_unless_the_settings_say_otherwise(subject: Docker
 
 
 @pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_only_to_one_that_is_not_read_only_does_the_daemon_copy(subject: DockerSubject, read_only: bool) -> None:
     """It fills a volume that is empty with what the image has at the path, which the job names."""
     source = f"{subject.install}-fixed"
@@ -94,6 +101,7 @@ def test_only_to_one_that_is_not_read_only_does_the_daemon_copy(subject: DockerS
     assert [b"busybox" in said for _, said in found] == [False, not read_only]
 
 
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_no_share_of_the_cores_is_so_small_that_it_is_no_limit(subject: DockerSubject) -> None:
     script = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
     assert printed(subject, script, cpu_count=0.01).split() == ["1000"]
@@ -104,6 +112,7 @@ def test_no_share_of_the_cores_is_so_small_that_it_is_no_limit(subject: DockerSu
     executor.close()
 
 
+@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
     found = printed(subject, "grep CapEff /proc/self/status", options={"capabilities": ["CHOWN"]})
     assert int(found.split()[1], 16) == 1
@@ -129,6 +138,11 @@ def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
     ],
     ids="-".join,
 )
+@pytest.mark.shows(
+    "explanation/worker.md#a-job-fails",
+    "howto/docker.md#say-what-jobs-may-have",
+    "howto/docker.md#let-others-submit-jobs",
+)
 def test_what_a_job_may_not_have_is_refused_and_leaves_nothing(
     subject: DockerSubject, executor: Executor, fields: dict[str, Any]
 ) -> None:
@@ -151,6 +165,7 @@ def test_what_a_daemon_does_not_have_is_refused_and_not_waited_for(subject: Dock
 @pytest.mark.parametrize(
     ("argv", "said"), [(("/etc/passwd",), "Permission denied"), (("/no/such",), "No such file or directory")]
 )
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_a_program_that_cannot_be_started_is_no_failure_of_the_program(
     subject: DockerSubject, executor: Executor, argv: tuple[str, ...], said: str
 ) -> None:

@@ -73,6 +73,7 @@ def refusal(subject: DockerSubject, image: str, **options: Any) -> tuple[str, st
     return rejection.value.reason, str(rejection.value)
 
 
+@pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
 def test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log(
     subject: DockerSubject, registry: Registry
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log(
     executor.close()
 
 
+@pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
 def test_always_asks_the_registry_each_time(subject: DockerSubject, registry: Registry) -> None:
     executor = subject.executor(pull="always")
     assert "Downloaded newer image" in run(executor, reference(registry))[1]
@@ -94,6 +96,7 @@ def test_always_asks_the_registry_each_time(subject: DockerSubject, registry: Re
     executor.close()
 
 
+@pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
 def test_never_takes_what_is_there(subject: DockerSubject, registry: Registry) -> None:
     assert refusal(subject, reference(registry), pull="never") == (
         "image",
@@ -102,6 +105,7 @@ def test_never_takes_what_is_there(subject: DockerSubject, registry: Registry) -
     assert not has(subject, reference(registry))
 
 
+@pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
 def test_an_image_that_the_registry_does_not_have_is_final(subject: DockerSubject, registry: Registry) -> None:
     for image in (f"{registry.address}/team/job:no-such-tag", f"{registry.address}/no/such:1"):
         reason, said = refusal(subject, image)
@@ -110,6 +114,7 @@ def test_an_image_that_the_registry_does_not_have_is_final(subject: DockerSubjec
 
 
 @pytest.mark.parametrize("given", ["wrong password", "no login", "no such secret"])
+@pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
 def test_a_login_that_is_no_good_is_final_and_says_no_password(
     subject: DockerSubject, registry: Registry, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +132,7 @@ def test_a_login_that_is_no_good_is_final_and_says_no_password(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "no-such-host.invalid"])
+@pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
 def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSubject, host: str) -> None:
     executor = subject.executor()
     image = f"{host.format(port=free_port())}/team/job:1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import psutil
+import pytest
 
 from container_manager.executors.base import Executor
 
@@ -69,6 +70,7 @@ def test_output_comes_while_the_command_runs(subject: DockerSubject, executor: E
     assert found == b"first\nsecond\n"
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_another_executor_reads_all_of_it_from_the_start(subject: DockerSubject) -> None:
     first = subject.executor()
     spec = subject.spec("echo early; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo late")

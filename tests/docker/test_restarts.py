@@ -36,6 +36,7 @@ def start(site: Site, script: str, **fields: object) -> ContainerJob:
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#set-the-daemon-up")
 def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_path: Path, crash: bool) -> None:
     engine = new_daemon(live_restore=True)
     site = Site(engine.url, tmp_path)
@@ -67,6 +68,7 @@ def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_pat
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#set-the-daemon-up")
 def test_without_it_what_the_daemon_ended_runs_again(own_daemon: Daemon, tmp_path: Path, crash: bool) -> None:
     site = Site(own_daemon.url, tmp_path)
     script = f"{_ALONE}; if [ $CONTAINER_MANAGER_ATTEMPT = 1 ]; then while :; do sleep 0.05; done; fi; rmdir $EFFECTS/alone; {DONE}"
@@ -86,6 +88,7 @@ def test_without_it_what_the_daemon_ended_runs_again(own_daemon: Daemon, tmp_pat
     site.clean_up()
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_a_daemon_absent_for_half_a_minute_fails_nothing(new_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     engine = new_daemon(live_restore=True)
     site = Site(engine.url, tmp_path)
@@ -117,6 +120,7 @@ def test_a_daemon_absent_for_half_a_minute_fails_nothing(new_daemon: Callable[..
     site.clean_up()
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_one_absent_for_too_long_loses_jobs_and_none_runs_beside_its_predecessor(
     new_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:

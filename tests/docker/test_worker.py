@@ -27,6 +27,7 @@ _MEBIBYTE = 1024 * 1024
 _OUTPUT_BYTES = 64 * _MEBIBYTE
 
 
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None:
     memory = {"memory_bytes": 16 * _MEBIBYTE}
     # The kernel's word of it may come late, and the daemon's after that of the end: never where it comes with the start.
@@ -131,6 +132,7 @@ def test_many_short_jobs_lose_no_exit_and_no_output(site: Site) -> None:
         site.assert_clean()
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on(site: Site) -> None:
     go = site.gate()
     script = f"{BEGUN}; echo begun; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; read word < $EFFECTS/go; echo last; {DONE}"
@@ -230,6 +232,7 @@ class TestSweep:
     def names(self, site: Site) -> set[str]:
         return {name.lstrip("/") for container in site.api.containers(all=True) for name in container["Names"]}
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-is-killed", "howto/docker.md#run-jobs-in-containers")
     def test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not(self, site: Site) -> None:
         unknown = f"cm-{site.install}-{'0' * 32}-1"
         odd, foreign = f"odd-{site.install}", f"foreign-{site.install}"
@@ -257,6 +260,7 @@ class TestSweep:
             finally:
                 site.api.remove_container(foreign, force=True)
 
+    @pytest.mark.shows("howto/docker.md#look-into-the-container-of-a-failed-attempt")
     def test_a_failed_one_is_kept_for_a_while(self, docker_url: str, tmp_path: Path) -> None:
         site = Site(docker_url, tmp_path, keep_failed_seconds=3600)
         try:

@@ -127,6 +127,7 @@ class Conformance:
         assert status.code in (None, 137)
         assert not status.succeeded
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_a_key_runs_once_however_often_it_is_submitted(self, subject: Subject, executor: Executor) -> None:
         spec = subject.spec("echo ran >> $EFFECTS/runs; sleep 0.2")
         handles: list[str] = []
@@ -179,6 +180,7 @@ class Conformance:
         }
         executor.remove(specs[0].key)
 
+    @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
     def test_stopping_lets_a_command_end_itself(self, subject: Subject, executor: Executor) -> None:
         spec = subject.spec("trap 'echo bye; exit 5' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
         handle = executor.submit(spec)
@@ -190,6 +192,7 @@ class Conformance:
         executor.stop(handle, 0.0)
         assert ended(executor, spec.key).code == 5
 
+    @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
     def test_what_ignores_the_request_is_killed(self, subject: Subject, executor: Executor) -> None:
         spec = subject.spec("trap '' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
         handle = executor.submit(spec)
@@ -222,6 +225,7 @@ class Conformance:
         ],
         ids=["bytes", "one long line"],
     )
+    @pytest.mark.shows("howto/docker.md#set-the-daemon-up")
     def test_any_bytes_come_through(self, subject: Subject, executor: Executor, script: str, expected: bytes) -> None:
         status, chunks = self.run(executor, subject.spec(script))
         assert status.code == 0
@@ -262,6 +266,7 @@ class Conformance:
         with pytest.raises(Unavailable):
             executor.submit(subject.spec("true"))
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_another_executor_finds_what_survives_and_nothing_else(self, subject: Subject) -> None:
         first = subject.executor()
         spec = subject.spec("echo ran >> $EFFECTS/runs; sleep 60")

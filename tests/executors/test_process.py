@@ -131,6 +131,7 @@ touch "$EFFECTS/ready"
 """
 
 
+@pytest.mark.without_database
 class TestProcessExecutor(Conformance):
     @pytest.mark.parametrize("end", ["exit", "stop", "remove", "close", "keeper", "warden"])
     def test_nothing_of_a_tree_is_left_however_it_ends(
@@ -157,6 +158,7 @@ class TestProcessExecutor(Conformance):
         if end in ("keeper", "warden"):
             assert ended(executor, spec.key).lost
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_it_dies_with_its_worker(self, subject: Processes) -> None:
         program = (
             "import sys, time\n"
@@ -173,6 +175,7 @@ class TestProcessExecutor(Conformance):
         worker.wait()
         eventually(lambda: all(map(is_gone, pids)))
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_a_worker_that_is_not_heard_loses_its_jobs(self, subject: Processes, executor: Executor) -> None:
         executor.heartbeat(300.0)
         spec = subject.spec("sleep 300")
