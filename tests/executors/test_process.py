@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
-from container_manager.executors.process import ProcessExecutor, warden
+from container_manager.executors.process import ProcessExecutor
+from container_manager.executors.process.warden.messages import send
 
 from .conformance import Conformance, Subject, ended, new_key, output, text, wait_until
 
@@ -149,8 +150,8 @@ class TestProcessExecutor(Conformance):
             main = (subject.effects() / "main").read_text().strip()
             os.kill(int(Path(f"/proc/{main}/stat").read_text().split()[3]), signal.SIGKILL)
         elif end == "warden":
-            assert executor._warden is not None
-            executor._warden.kill()
+            assert executor._warden.process is not None
+            executor._warden.process.kill()
         eventually(lambda: all(map(is_gone, pids)))
         if end in ("keeper", "warden"):
             assert ended(executor, spec.key).lost
@@ -184,21 +185,21 @@ class TestProcessExecutor(Conformance):
         """The warden's timer is made to fire before the very next step, as it may where the machine is busy."""
         program = (
             "import signal, socket, sys\n"
-            "from container_manager.executors import warden\n"
+            "from container_manager.executors.process.warden import dispatch\n"
             "real = signal.setitimer\n"
             "signal.setitimer = lambda *given: (real(*given), signal.raise_signal(signal.SIGALRM))\n"
-            "warden.main(socket.socket(fileno=int(sys.argv[1])))\n"
+            "dispatch.main(socket.socket(fileno=int(sys.argv[1])))\n"
         )
         ours, theirs = socket.socketpair()
         control, passed = socket.socketpair()
         command = [sys.executable, "-c", program, str(theirs.fileno())]
         with control, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]), ours:
             theirs.close()
-            warden.send(ours, b'{"heartbeat": 60.0}', ())
+            send(ours, b'{"heartbeat": 60.0}')
             launch = {"argv": ["true"], "environment": {}, "working_directory": "", "limits": {}}
             with passed:
                 out = passed.fileno()
-                warden.send(ours, json.dumps(launch).encode(), (passed.fileno(), out, out))
+                send(ours, json.dumps(launch).encode(), (passed.fileno(), out, out))
             control.settimeout(_PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
 
@@ -212,7 +213,7 @@ class TestProcessExecutor(Conformance):
             "executor.submit(LaunchSpec(key='k', argv=('sh', '-c', sys.argv[1]), environment={'EFFECTS': sys.argv[2]}))\n"
             "while executor.watch(0.01) or not executor.logs('k', '', 100).chunks: pass\n"
             "executor.heartbeat(3.0)\n"
-            "executor._channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
+            "executor._warden.channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
             "print('frozen', flush=True)\n"
             "time.sleep(300)\n"
         )
@@ -339,18 +340,18 @@ class TestProcessExecutor(Conformance):
         self, subject: Processes, executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The thread that reads is held up, for longer than an unrelated holder of the pipe is waited for."""
-        select = executor._selector.select
+        select = executor._pump._selector.select
 
         def held_up(timeout: float | None = None) -> Any:
             time.sleep(0.05)
             return select(timeout)
 
-        monkeypatch.setattr("container_manager.executors.process._DRAIN_SECONDS", 0.01)
-        monkeypatch.setattr(executor._selector, "select", held_up)
+        monkeypatch.setattr("container_manager.executors.process.output_pump._DRAIN_SECONDS", 0.01)
+        monkeypatch.setattr(executor._pump._selector, "select", held_up)
         # More than is fetched before any of it is taken, and the rest fits into the pipe: the command ends.
         size = 1_100_000
         handle = executor.submit(subject.spec(f"head -c {size} /dev/zero"))
-        wait_until(executor, lambda: executor._jobs[handle].exit is not None)
+        wait_until(executor, lambda: executor._pump.jobs[handle].exit is not None)
         assert len(text(output(executor, handle))) == size
         assert ended(executor, handle).code == 0
 
@@ -365,8 +366,8 @@ class TestProcessExecutor(Conformance):
                 ended(executor, spec.key)
                 executor.remove(spec.key)
         eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
-        assert executor._warden is not None
-        warden = executor._warden.pid
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
         # Only the next job's keeper waits.
         eventually(lambda: len(children(warden)) == 1)
 
@@ -375,8 +376,8 @@ class TestProcessExecutor(Conformance):
         self, subject: Processes, executor: ProcessExecutor, generation: int
     ) -> None:
         self.run(executor, subject.spec("true"))
-        assert executor._warden is not None
-        warden = executor._warden.pid
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
         eventually(lambda: forked_ahead(warden))
         waiting = forked_ahead(warden)[generation]
         os.kill(int(waiting), signal.SIGKILL)
@@ -429,8 +430,8 @@ class TestProcessExecutor(Conformance):
         os.mkfifo(subject.effects() / "go")
         running = subject.spec("read word < $EFFECTS/go; exit 4")
         executor.submit(running)
-        assert executor._warden is not None
-        warden = executor._warden.pid
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
         eventually(lambda: forked_ahead(warden))
         with room_for(room, of=warden):
             more = [subject.spec("true") for _ in range(3)]
