@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import docker
 from docker.errors import APIError
@@ -65,8 +65,7 @@ class Containers:
         try:
             # To start a container that has exited would run it again: nobody may start one that another thread starts.
             with lock:
-                found = self._view.find(spec.key)
-                if found is None or found.phase is Phase.CREATED:
+                if self._view.phase(spec.key) in (None, Phase.CREATED):
                     self._launch(spec, configuration, note)
         finally:
             with self._lock:
@@ -147,42 +146,45 @@ class Containers:
                     if PHASES.get(found["State"]["Status"]) is not Phase.CREATED:
                         return
                     if not self._daemon.saw_created(found):
-                        self._lose(spec)
+                        self._fail_unconfirmed_start(spec)
                 if spec.key in self._unanswered:
-                    self._lose(spec)
+                    self._fail_unconfirmed_start(spec)
                 self._require_launch(spec)
                 self._unanswered.add(spec.key)
                 try:
                     api.start(spec.key)
                 except APIError as error:
                     if _STARTED_BEFORE.search(explanation(error)):
-                        self._lose(spec)
+                        self._fail_unconfirmed_start(spec)
                     self._unanswered.discard(spec.key)
                     if _is_final(error):
-                        self._reject(spec, explanation(error))
+                        self._fail_rejected_start(spec, explanation(error))
                     raise
                 self._unanswered.discard(spec.key)
         except Gone as error:
             raise Unavailable(f"The container was removed before it was started: {error}") from error
 
-    def _lose(self, spec: LaunchSpec) -> None:
-        """Give up what may have run: a daemon that dies as it starts a container calls it created ever after."""
-        self._require_launch(spec)
-        with suppress(ExecutorError):
-            self._daemon.remove(spec.key)
-            self._view.forget(spec.key)
-        raise Rejected("lost", "The daemon may have broken off as it started the container, which may have run.")
+    def _fail_unconfirmed_start(self, spec: LaunchSpec) -> NoReturn:
+        """Fail the attempt as lost.
 
-    def _reject(self, spec: LaunchSpec, message: str) -> None:
-        self._require_launch(spec)
-        # What was noted of it, the pull of its image say, is still to be read.
-        with suppress(ExecutorError):
-            self._daemon.remove(spec.key)
-            self._view.forget(spec.key)
+        A daemon that crashes during `start` reports `created` forever, even if the container ran.
+        """
+        self._remove_unstarted(spec)
+        raise Rejected("lost", "The daemon may have crashed while it started the container, which may have run.")
+
+    def _fail_rejected_start(self, spec: LaunchSpec, message: str) -> NoReturn:
+        self._remove_unstarted(spec)
         raise Rejected("start", f"The container could not be started: {message}")
 
+    def _remove_unstarted(self, spec: LaunchSpec) -> None:
+        """Remove the container of a launch that has failed. Its notes, such as of a pull, can still be read."""
+        self._require_launch(spec)
+        with suppress(ExecutorError):
+            self._daemon.remove(spec.key)
+            self._view.forget(spec.key)
+
     def _require_launch(self, spec: LaunchSpec) -> None:
-        """Go on only while the attempt is wanted, and this worker's."""
+        """Raise unless the attempt is wanted, and still this worker's."""
         if self._closed:
             raise Unavailable("This executor is closed.")
         if self._alive_until is not None and time.monotonic() > self._alive_until:

@@ -37,7 +37,7 @@ class DockerExecutor(Executor):
         self._daemon = Daemon(options)
         self._changed = threading.Event()
         self._view = View(self._daemon, install=install, changed=self._changed.set)
-        self._launcher = Containers(
+        self._containers = Containers(
             self._daemon,
             self._view,
             Images(self._daemon, options, secrets_directory=secrets_directory),
@@ -70,7 +70,7 @@ class DockerExecutor(Executor):
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
         output = self._output(spec.key)
-        self._launcher.launch(spec, configuration, note=output.note)
+        self._containers.launch(spec, configuration, note=output.note)
         output.follow()
         return spec.key
 
@@ -83,14 +83,14 @@ class DockerExecutor(Executor):
         return changed
 
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
-        output, found = self._output(handle), self._view.find(handle)
-        # Where there is no container there is no more to come, and one that still waits for its launch has none yet.
-        if found is not None and found.phase is not Phase.CREATED:
+        output, phase = self._output(handle), self._view.phase(handle)
+        # Where there is no container there is no more to come, and one that was only created has printed nothing.
+        if phase in (Phase.RUNNING, Phase.EXITED):
             output.follow()
-        return output.page(cursor, limit, has_exited=found is not None and found.phase is Phase.EXITED)
+        return output.page(cursor, limit, has_exited=phase is Phase.EXITED)
 
     def stop(self, handle: str, grace_seconds: float) -> None:
-        self._launcher.give_up(handle)
+        self._containers.give_up(handle)
         with self._lock:
             if handle in self._stopping:
                 return
@@ -109,7 +109,7 @@ class DockerExecutor(Executor):
     def release(self, handle: str) -> None:
         with self._lock:
             output = self._outputs.pop(handle, None)
-        self._launcher.forget(handle)
+        self._containers.forget(handle)
         if output is not None:
             output.close()
 
@@ -130,12 +130,12 @@ class DockerExecutor(Executor):
         )
 
     def heartbeat(self, seconds: float) -> None:
-        self._launcher.heartbeat(seconds)
+        self._containers.heartbeat(seconds)
 
     def close(self) -> None:
         self._closed.set()
         self._changed.set()
-        self._launcher.close()
+        self._containers.close()
         self._view.close()
         with self._lock:
             outputs = list(self._outputs.values())

@@ -1,0 +1,63 @@
+"""How tests make Docker executors, and what they run on them."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from container_manager.executors.base import LaunchSpec
+from container_manager.executors.docker import DockerExecutor
+from container_manager.executors.docker.configuration import INSTALL_LABEL
+from container_manager.executors.docker.options import docker_options
+from container_manager.jobs.container_request import ContainerRequest
+
+from ..executors.conformance import Harness, new_key
+from .image import IMAGE
+
+
+class DockerHarness(Harness):
+    """Executors of one installation of its own. Scripts write to a folder that is mounted where it is."""
+
+    def __init__(self, url: str, folder: Path, **options: Any) -> None:
+        self.url, self.install = url, f"test-{uuid.uuid4().hex[:12]}"
+        self._effects = folder / "effects"
+        self._effects.mkdir()
+        # Without its capabilities, root in a container may not write to what is root's and closed to others.
+        self._effects.chmod(0o777)
+        self.options = {
+            "base_url": url,
+            "images": [IMAGE],
+            "volumes": {"effects": {"source": str(self._effects), "read_only": False}},
+            **options,
+        }
+        self.api = docker.APIClient(url)
+
+    def executor(self, **options: Any) -> DockerExecutor:
+        return DockerExecutor(
+            docker_options({**self.options, **options}), install=self.install, secrets_directory="/run/secrets"
+        )
+
+    def spec(self, script: str, **fields: Any) -> LaunchSpec:
+        environment = {"EFFECTS": str(self._effects), **fields.pop("environment", {})}
+        asked = fields.pop("container", {})
+        container = ContainerRequest(**{"volumes": {"effects": str(self._effects)}, **asked})
+        fields = {"key": new_key(), "argv": ("sh", "-c", script), "image": IMAGE, **fields}
+        return LaunchSpec(environment=environment, container=container, **fields)
+
+    def effects(self) -> Path:
+        return self._effects
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Return what the daemon has of this installation."""
+        found: list[dict[str, Any]] = self.api.containers(
+            all=True, filters={"label": f"{INSTALL_LABEL}={self.install}"}
+        )
+        return found
+
+    def clean_up(self) -> None:
+        for container in self.containers():
+            self.api.remove_container(container["Id"], force=True, v=True)
+        self.api.close()
