@@ -13,7 +13,7 @@ PAGE = ROOT / "docs/explanation/worker.md"
 CLAIMS = {
     "*At-least-once execution": ["chaos/__main__.py::main"],
     "A job may be started again": ["chaos/__main__.py::main", "test_once.py::test_no_job_runs_twice"],
-    "Its local processes die": ["executors/test_process.py::test_it_dies_with_its_worker"],
+    "Its local processes die": ["executors/test_process.py::test_a_job_dies_with_its_worker"],
     "Its lease, 30 seconds": [
         "test_queue.py::test_a_lease_runs_on_the_databases_clock",
         "test_docs.py::test_the_settings_page_lists_every_setting_with_its_default",
@@ -21,36 +21,36 @@ CLAIMS = {
     "Another worker adopts": ["test_worker.py::test_a_job_of_a_dead_worker_is_run_again"],
     "Its containers go on": [
         "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
-        "docker/test_crashes.py::test_while_it_runs",
-        "executors/conformance.py::test_another_executor_finds_what_survives_and_nothing_else",
+        "docker/test_crashes.py::test_a_job_runs_once_when_its_worker_is_killed_while_it_runs",
+        "executors/conformance.py::test_another_executor_finds_only_attempts_that_survive",
         "docker/test_conformance.py::TestDockerExecutor",
     ],
     "Whoever adopts their attempts": [
         "docker/test_worker.py::test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on",
-        "docker/test_crashes.py::test_after_the_exit",
-        "docker/test_output.py::test_another_executor_reads_all_of_it_from_the_start",
+        "docker/test_crashes.py::test_a_job_runs_once_when_its_worker_is_killed_after_the_exit",
+        "docker/test_output.py::test_another_executor_reads_all_output_from_the_start",
     ],
     "A container that was created": [
-        "docker/test_crashes.py::test_as_it_launches",
-        "docker/test_adoption.py::test_what_was_created_and_never_started_is_started_once",
+        "docker/test_crashes.py::test_a_job_runs_once_when_its_worker_is_killed_during_the_launch",
+        "docker/test_adoption.py::test_a_container_created_and_never_started_is_started_once",
         "executors/conformance.py::test_a_key_runs_once_however_often_it_is_submitted",
     ],
     "One whose daemon has died too": [
         "docker/test_crashes.py::test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_again"
     ],
     "What people do to a container": [
-        "docker/test_by_hand.py::test_what_is_removed_is_lost_and_what_is_killed_says_so",
-        "docker/test_by_hand.py::test_what_is_paused_goes_on_to_its_end",
-        "docker/test_by_hand.py::test_what_was_renamed_is_stopped_and_removed_all_the_same",
-        "docker/test_by_hand.py::test_the_end_of_what_was_renamed_is_seen_and_all_its_output",
+        "docker/test_by_hand.py::test_a_container_removed_by_hand_is_lost_and_one_killed_by_hand_says_so",
+        "docker/test_by_hand.py::test_a_paused_container_is_followed_to_its_end",
+        "docker/test_by_hand.py::test_a_renamed_container_is_stopped_and_removed",
+        "docker/test_by_hand.py::test_the_end_and_all_output_of_a_renamed_container_are_seen",
     ],
     "What an engine still holds": [
-        "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
+        "docker/test_worker.py::test_orphans_are_removed_and_containers_of_other_installations_are_not",
         "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
     ],
     "For the database it is as if": ["test_worker.py::test_a_job_of_a_dead_worker_is_run_again"],
     "When its lease is over, its warden": [
-        "executors/test_process.py::test_a_worker_that_is_not_heard_loses_its_jobs",
+        "executors/test_process.py::test_the_jobs_of_a_worker_without_heartbeat_are_lost",
         "test_zombie.py::test_a_frozen_worker_loses_its_job_and_works_on",
     ],
     "When it wakes up": [
@@ -62,10 +62,10 @@ CLAIMS = {
         "test_protocol.py::test_a_worker_that_registers_anew_drops_all_it_held",
     ],
     "A worker that has not heard of its lease": [
-        "docker/test_adoption.py::test_who_does_not_know_of_its_lease_starts_nothing"
+        "docker/test_adoption.py::test_an_executor_whose_heartbeat_is_overdue_starts_nothing"
     ],
     "Nor does it go on": [
-        "docker/test_adoption.py::test_who_has_lost_the_attempt_meanwhile_goes_no_further",
+        "docker/test_adoption.py::test_a_launch_whose_attempt_was_lost_goes_no_further",
         "test_protocol.py::test_what_was_taken_before_it_was_started_is_not_started",
     ],
     "An engine that does not answer": [
@@ -80,7 +80,7 @@ CLAIMS = {
     "Nor does it claim any before": ["test_engine_away.py::test_before_it_has_answered_nothing_is_claimed_for_it"],
     "After `UNREACHABLE_SECONDS`": [
         "test_engine_away.py::test_after_a_while_its_jobs_are_lost",
-        "docker/test_restarts.py::test_one_absent_for_too_long_loses_jobs_and_none_runs_beside_its_predecessor",
+        "docker/test_restarts.py::test_a_daemon_absent_for_too_long_loses_jobs_and_none_runs_twice_at_a_time",
         "test_docs.py::test_the_settings_page_lists_every_setting_with_its_default",
     ],
     "When it is back before that": [
@@ -91,7 +91,7 @@ CLAIMS = {
     "A Docker daemon that is stopped": [
         "docker/test_daemon.py::test_a_stopped_daemon_stops_its_containers",
         "docker/test_daemon.py::test_with_live_restore_a_container_goes_on",
-        "docker/test_restarts.py::test_without_it_what_the_daemon_ended_runs_again",
+        "docker/test_restarts.py::test_without_live_restore_jobs_that_the_daemon_ended_run_again",
         "docker/test_restarts.py::test_with_live_restore_jobs_go_on",
     ],
     "The worker keeps what it knows": [
@@ -124,12 +124,12 @@ CLAIMS = {
     "The row is `cancelled`": ["test_transitions.py::test_a_legal_edge_passes_and_is_in_the_journal"],
     "The worker that holds the attempt": [
         "test_worker.py::test_cancelling_a_running_job_ends_its_process",
-        "executors/conformance.py::test_what_ignores_the_request_is_killed",
+        "executors/conformance.py::test_a_command_that_ignores_term_is_killed",
         "test_operations.py::test_workers_are_woken_when_a_job_is_queued_or_cancelled",
     ],
     "A container is stopped by its daemon": [
         "executors/conformance.py::test_stopping_lets_a_command_end_itself",
-        "executors/conformance.py::test_what_ignores_the_request_is_killed",
+        "executors/conformance.py::test_a_command_that_ignores_term_is_killed",
     ],
     "The attempt is closed when": [
         "test_worker_limits.py::test_of_a_cancel_and_the_end_of_a_command_one_wins_and_no_process_is_left"
@@ -142,17 +142,15 @@ CLAIMS = {
     ],
     "The n-th retry waits": ["test_worker.py::test_the_delay_of_a_retry_follows_its_formula"],
     "A container was out of memory": [
-        "docker/test_worker.py::test_each_end_has_its_reason_its_words_and_its_exit_code",
-        "docker/test_exits.py::test_reasons",
+        "docker/test_worker.py::test_each_kind_of_end_has_its_reason_message_and_exit_code",
+        "docker/test_exits.py::test_each_end_has_its_failure_reason",
         "docker/test_exits.py::test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well",
     ],
-    "Of some the daemon never hears": [
-        "docker/test_exits.py::test_what_was_killed_under_a_limit_of_memory_may_have_been_out_of_it"
-    ],
+    "Of some the daemon never hears": ["docker/test_exits.py::test_a_kill_under_a_memory_limit_may_mean_out_of_memory"],
     "A program that the container's init process": [
-        "docker/test_worker.py::test_each_end_has_its_reason_its_words_and_its_exit_code",
-        "docker/test_hardening.py::test_a_program_that_cannot_be_started_is_no_failure_of_the_program",
-        "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
+        "docker/test_worker.py::test_each_kind_of_end_has_its_reason_message_and_exit_code",
+        "docker/test_hardening.py::test_a_program_that_cannot_be_started_is_told_from_one_that_fails",
+        "docker/test_hardening.py::test_a_request_that_is_not_allowed_is_rejected_and_leaves_nothing",
     ],
     "A registry that says no": [
         "docker/test_images.py::test_an_image_that_the_registry_does_not_have_is_final",
@@ -172,7 +170,7 @@ CLAIMS = {
 CONTAINERS = ROOT / "docs/howto/docker.md"
 SECTIONS = {
     "Run jobs in containers": [
-        "docker/test_worker.py::test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not",
+        "docker/test_worker.py::test_orphans_are_removed_and_containers_of_other_installations_are_not",
         "test_docs.py::test_the_code_of_a_page_runs_from_top_to_bottom",
         "test_settings.py::test_wrong_options_are_named_by_a_check_that_asks_no_engine",
         "test_orphans.py::test_what_is_over_or_not_known_is_nobodys_and_what_is_open_is_somebodys",
@@ -185,38 +183,38 @@ SECTIONS = {
         "test_docs.py::test_the_executors_page_lists_every_wish_with_its_option",
     ],
     "Say what jobs may have": [
-        "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
+        "docker/test_hardening.py::test_a_request_that_is_not_allowed_is_rejected_and_leaves_nothing",
         "docker/test_hardening.py::test_a_volume_is_read_only_unless_the_settings_say_otherwise",
-        "docker/test_hardening.py::test_only_to_one_that_is_not_read_only_does_the_daemon_copy",
-        "docker/test_hardening.py::test_no_share_of_the_cores_is_so_small_that_it_is_no_limit",
-        "docker/test_adoption.py::test_a_job_has_no_longer_to_end_than_its_executor_allows",
-        "docker/test_configuration.py::test_what_is_not_allowed_is_rejected_and_said",
+        "docker/test_hardening.py::test_the_daemon_fills_only_writable_volumes_from_the_image",
+        "docker/test_hardening.py::test_the_smallest_share_of_cores_is_still_a_limit",
+        "docker/test_adoption.py::test_a_grace_period_is_capped_by_the_executors_option",
+        "docker/test_configuration.py::test_a_request_that_is_not_allowed_is_rejected_with_its_reason",
         "docker/test_configuration.py::test_images_are_allowed_by_name_and_tag",
         "docker/test_configuration.py::test_no_image_is_allowed_unless_the_settings_say_so",
-        "docker/test_configuration.py::test_what_is_allowed_is_given",
+        "docker/test_configuration.py::test_allowed_requests_are_granted",
         "docker/test_configuration.py::test_every_wrong_option_is_named",
     ],
     "Relax what is hardened": [
         "docker/test_hardening.py::test_a_default_container_has_no_powers",
-        "docker/test_hardening.py::test_it_has_limits_of_processes_and_memory_and_no_swap",
-        "docker/test_hardening.py::test_it_sees_no_network_but_its_own_loopback",
-        "docker/test_hardening.py::test_it_runs_as_the_user_that_is_asked_for",
-        "docker/test_hardening.py::test_its_files_can_be_read_only_but_for_a_tmpfs",
-        "docker/test_hardening.py::test_a_kept_capability_is_the_only_one",
-        "docker/test_configuration.py::test_what_nobody_asked_for_is_hardened",
+        "docker/test_hardening.py::test_a_container_has_limits_of_processes_and_memory_and_no_swap",
+        "docker/test_hardening.py::test_a_container_sees_no_network_but_its_own_loopback",
+        "docker/test_hardening.py::test_a_container_runs_as_the_user_that_is_asked_for",
+        "docker/test_hardening.py::test_a_containers_files_can_be_read_only_except_a_tmpfs",
+        "docker/test_hardening.py::test_only_the_allowed_capability_is_kept",
+        "docker/test_configuration.py::test_a_default_container_is_hardened",
     ],
     "Pull from a private registry": [
         "docker/test_images.py::test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log",
-        "docker/test_images.py::test_always_asks_the_registry_each_time",
-        "docker/test_images.py::test_never_takes_what_is_there",
+        "docker/test_images.py::test_pull_always_asks_the_registry_each_time",
+        "docker/test_images.py::test_pull_never_uses_only_local_images",
         "docker/test_images.py::test_an_image_that_the_registry_does_not_have_is_final",
         "docker/test_images.py::test_a_login_that_is_no_good_is_final_and_says_no_password",
         "docker/test_images.py::test_a_registry_that_cannot_be_reached_may_be_there_later",
     ],
     "Reach a daemon elsewhere": [
-        "docker/test_connections.py::test_by_tls",
+        "docker/test_connections.py::test_jobs_run_on_a_daemon_reached_by_tls",
         "docker/test_connections.py::test_a_daemon_whose_certificate_is_another_authoritys_is_not_trusted",
-        "docker/test_connections.py::test_by_ssh",
+        "docker/test_connections.py::test_jobs_run_on_a_daemon_reached_by_ssh",
         "test_settings.py::test_wrong_options_are_named_by_a_check_that_asks_no_engine",
         "test_example.py::test_dockers_own_variables_name_the_daemon",
     ],
@@ -226,21 +224,21 @@ SECTIONS = {
         "test_queue.py::test_only_executors_that_it_serves_or_nobody_alive_does",
     ],
     "Look into the container of a failed attempt": [
-        "docker/test_worker.py::test_a_failed_one_is_kept_for_a_while",
-        "docker/test_adoption.py::test_the_container_of_a_failed_attempt_stays_for_as_long_as_it_is_told_to",
-        "docker/test_adoption.py::test_it_stays_for_as_long_by_its_daemons_clock",
+        "docker/test_worker.py::test_a_failed_container_is_kept_for_a_while",
+        "docker/test_adoption.py::test_a_failed_container_is_kept_for_keep_failed_seconds",
+        "docker/test_adoption.py::test_a_failed_container_is_kept_by_the_daemons_clock",
     ],
     "Set the daemon up": [
-        "executors/conformance.py::test_any_bytes_come_through",
+        "executors/conformance.py::test_output_keeps_any_bytes",
         "docker/test_restarts.py::test_with_live_restore_jobs_go_on",
-        "docker/test_restarts.py::test_without_it_what_the_daemon_ended_runs_again",
+        "docker/test_restarts.py::test_without_live_restore_jobs_that_the_daemon_ended_run_again",
     ],
     "Start all of it with compose": [
         "test_example.py::test_every_service_has_an_image_and_waits_for_what_is_there",
         "test_example.py::test_only_the_worker_has_the_daemons_socket",
     ],
     "Let others submit jobs": [
-        "docker/test_hardening.py::test_what_a_job_may_not_have_is_refused_and_leaves_nothing",
+        "docker/test_hardening.py::test_a_request_that_is_not_allowed_is_rejected_and_leaves_nothing",
         "test_admin.py::test_who_may_only_look_can_move_nothing",
         "test_settings.py::test_a_deployment_is_told_that_local_processes_are_not_isolated",
     ],

@@ -6,4 +6,4 @@ from ..executors.conformance import Conformance
 
 
 class TestDockerExecutor(Conformance):
-    """Its subject is that of all tests here."""
+    """Runs with the harness of all tests here."""
