@@ -161,7 +161,7 @@ def test_an_answer_that_is_not_understood_is_dropped_and_the_next_one_counts(
 
     def is_lost() -> bool:
         try:
-            view.look()
+            view.observe()
         except Unavailable:
             return True
         return False
@@ -169,7 +169,7 @@ def test_an_answer_that_is_not_understood_is_dropped_and_the_next_one_counts(
     try:
         wait_until(executor, is_lost)
         meanings["of this"] = ExitStatus(code=0)
-        wait_until(executor, lambda: not is_lost() and any(seen.exit for seen in view.look().attempts))
+        wait_until(executor, lambda: not is_lost() and any(seen.exit for seen in view.observe().attempts))
     finally:
         view.close()
         executor.close()
@@ -186,12 +186,12 @@ def test_a_list_asked_for_during_another_is_taken_afterwards(harness: DockerHarn
             changed=lambda: None,
         )
         try:
-            view.look()
+            view.observe()
             way.await_held()
             eventually(lambda: view._answer is not None)
             released = time.monotonic()
             way.release()
-            eventually(lambda: view.look().as_of > released, seconds=2.5)
+            eventually(lambda: view.observe().as_of > released, seconds=2.5)
         finally:
             view.close()
 
@@ -199,8 +199,8 @@ def test_a_list_asked_for_during_another_is_taken_afterwards(harness: DockerHarn
 def test_calls_about_different_containers_share_a_connection(docker_url: str) -> None:
     engine = Engine(docker_options({"base_url": docker_url}))
     for _ in range(3):
-        with pytest.raises(Gone), engine.asked() as api:
+        with pytest.raises(Gone), engine.client() as api:
             api.inspect_container(new_key())
-    with engine.asked() as api:
+    with engine.client() as api:
         pool = api.get_adapter(api.base_url).get_connection("any")
     assert len([connection for connection in pool.pool.queue if connection]) == 1

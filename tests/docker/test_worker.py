@@ -104,7 +104,7 @@ def test_an_out_of_memory_event_may_come_after_the_end(site: Site, monkeypatch: 
         known = executor._view._containers
         eventually(lambda: late.key in known and known[late.key].doubt_until is not None)
         assert observation(executor, late.key).phase is Phase.RUNNING
-    executor._view._take({"Action": "oom", "Actor": {"Attributes": {"container-manager.key": late.key}}})
+    executor._view._take_event({"Action": "oom", "Actor": {"Attributes": {"container-manager.key": late.key}}})
     status = ended(executor, late.key)
     assert (status.code, status.signal, status.oom) == (137, None, True)
     executor.submit(never)

@@ -1,4 +1,4 @@
-"""Run attempts as containers of one Docker daemon: the contract of executors, call by call."""
+"""Run attempts as containers of one Docker daemon: the executors' contract, call by call."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .view import View
 
 
 class DockerExecutor(Executor):
-    """Starts each attempt as a container that is named for it, hardened, and with what the settings allow.
+    """Starts each attempt as a hardened container with the attempt's key as its name.
 
-    ``install`` tells the containers of this installation from others' on the same daemon. Several daemons are several
-    executors.
+    ``install`` tells the containers of this installation from others on the same daemon. Each daemon has an executor
+    of its own.
     """
 
-    # Measured on two cores: more than four launches at a time make none of them sooner.
+    # Measured on two cores: more than four launches at a time are no faster.
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=True, launch_threads=4)
 
     def __init__(self, options: DockerOptions, *, install: str, secrets_directory: str) -> None:
@@ -56,7 +56,7 @@ class DockerExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         docker_options(options)
-        # The default itself, or what `for_database` makes of it.
+        # The default itself, or what `for_database` derives from it.
         if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
@@ -75,7 +75,7 @@ class DockerExecutor(Executor):
         return spec.key
 
     def observe(self) -> Observations:
-        return self._view.look()
+        return self._view.observe()
 
     def watch(self, timeout: float) -> bool:
         changed = self._changed.wait(timeout)
@@ -117,7 +117,7 @@ class DockerExecutor(Executor):
         if self._closed.is_set():
             return Health(ok=False, message="This executor is closed.")
         try:
-            with self._daemon.asked() as api:
+            with self._daemon.client() as api:
                 info = api.info()
         except (Unavailable, Gone) as error:
             return Health(ok=False, message=f"{error} A Docker daemon must run there and let this user in.")
@@ -151,11 +151,11 @@ class DockerExecutor(Executor):
             return self._outputs[key]
 
     def _stop(self, handle: str, grace_seconds: int) -> None:
-        """Stop a container, however often the daemon is away meanwhile (a thread of its own)."""
+        """Stop a container, and retry while the daemon does not answer (a thread of its own)."""
         try:
             while not self._closed.is_set():
                 try:
-                    self._daemon.about(handle, lambda api, container: api.stop(container, timeout=grace_seconds))
+                    self._daemon.on_container(handle, lambda api, container: api.stop(container, timeout=grace_seconds))
                 except Gone:
                     return
                 except Unavailable:

@@ -65,7 +65,7 @@ class View:
         self._answer: Answer | None = None
         self._closed = False
 
-    def look(self) -> Observations:
+    def observe(self) -> Observations:
         """Return what is known; raise Unavailable where the daemon did not answer the last question."""
         self._start()
         with self._state:
@@ -105,19 +105,19 @@ class View:
             self._closed = True
             self._state.notify_all()
             if self._answer is not None:
-                self._answer.break_off()
+                self._answer.interrupt()
         for thread in self._threads:
             thread.join(timeout=_CLOSE_SECONDS)
 
     def _start(self) -> None:
         with self._state:
             if not self._threads and not self._closed:
-                for name, work in (("events", self._hear), ("view", self._keep_up)):
+                for name, work in (("events", self._follow_events), ("view", self._update)):
                     thread = threading.Thread(target=work, name=f"container-manager-{name}", daemon=True)
                     self._threads.append(thread)
                     thread.start()
 
-    def _keep_up(self) -> None:
+    def _update(self) -> None:
         """List and inspect containers when that is due, until closed (a thread of its own)."""
         while True:
             with self._state:
@@ -159,7 +159,7 @@ class View:
             asked = time.monotonic()
             # A list that is asked for while this one is being made must be made after it.
             self._list_at = asked + _LIST_SECONDS
-        with self._daemon.asked() as api:
+        with self._daemon.client() as api:
             rows = api.containers(all=True, filters={"label": f"{INSTALL_LABEL}={self._install}"})
         with self._state:
             self._take_list(rows, asked)
@@ -189,7 +189,7 @@ class View:
         try:
             found = self._daemon.inspect(key)
             if PHASES.get(found["State"]["Status"]) is Phase.EXITED:
-                if self._must_wait_for_memory_event(key, found):
+                if may_be_out_of_memory(found) and self._postpone(key):
                     return
                 status = self._exit_status(key, found)
         except Gone:
@@ -211,7 +211,7 @@ class View:
             out_of_memory = known is not None and known.out_of_memory
         state, words = found["State"], ""
         if state["ExitCode"] in INIT_FAILURES:
-            with self._daemon.asked() as api:
+            with self._daemon.client() as api:
                 words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
         return exit_status(
             state,
@@ -220,10 +220,8 @@ class View:
             last_words=words[-_LAST_WORDS_BYTES:],
         )
 
-    def _must_wait_for_memory_event(self, key: str, found: Mapping[str, Any]) -> bool:
-        """Tell whether the daemon may still say that a container ran out of memory; then wait for that once."""
-        if not may_be_out_of_memory(found):
-            return False
+    def _postpone(self, key: str) -> bool:
+        """Wait for an event that says a container ran out of memory; return False where it came, or we have waited."""
         with self._state:
             known = self._containers.get(key)
             if known is None or known.out_of_memory or known.doubt_until is not None:
@@ -231,7 +229,7 @@ class View:
             known.doubt_until = time.monotonic() + _OUT_OF_MEMORY_SECONDS
             return True
 
-    def _hear(self) -> None:
+    def _follow_events(self) -> None:
         """Follow the daemon's events, until closed (a thread of its own)."""
         filters = json.dumps(
             {"type": ["container"], "event": ["die", "oom"], "label": [f"{INSTALL_LABEL}={self._install}"]}
@@ -245,7 +243,7 @@ class View:
                         self._answer = answer
                     self._list_soon()
                     for event in answer.lines():
-                        self._take(event)
+                        self._take_event(event)
             except (Gone, Unavailable):
                 pass
             # Whatever happened while no events came is in the list.
@@ -253,7 +251,7 @@ class View:
             with self._state:
                 self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take_event(self, event: Mapping[str, Any]) -> None:
         key = event.get("Actor", {}).get("Attributes", {}).get(KEY_LABEL)
         if key is None:
             return

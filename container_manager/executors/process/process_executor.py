@@ -29,10 +29,10 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ProcessExecutor(Executor):
-    """Starts each attempt as a process in a session of its own, with the environment it was given and no more.
+    """Starts each attempt as a process in its own session, with only the environment that it was given.
 
-    ``inherit_environment`` names variables to pass on from the worker; ``cpu_seconds`` and ``open_files`` are limits
-    for each process of a job. A job's ``memory_bytes`` limits its address space.
+    ``inherit_environment`` names variables to pass on from the worker. ``cpu_seconds`` and ``open_files`` limit each
+    process of a job, and a job's ``memory_bytes`` limits its address space.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=0)
@@ -59,7 +59,7 @@ class ProcessExecutor(Executor):
     def submit(self, spec: LaunchSpec) -> str:
         if not spec.argv:
             raise Rejected("start", "There is no command to run.")
-        # To wait here until it runs, in another thread, would take longer than the start: an error is an end.
+        # Not waiting for the start is faster, so an error of it is reported as an end.
         with self._lock:
             if spec.key not in self._pump.jobs:
                 self._launch(spec)
