@@ -40,6 +40,7 @@ class RemoteExecutor(ProcessExecutor):
             raise Unavailable("The engine is away.")
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_jobs_of_an_engine_that_is_away_stay_as_they_are_and_no_other_is_claimed(tmp_path: Path) -> None:
     ended, executor = tmp_path / "ended", RemoteExecutor()
     job = queue.enqueue(
@@ -62,6 +63,7 @@ def test_jobs_of_an_engine_that_is_away_stay_as_they_are_and_no_other_is_claimed
     assert (row_of(later)["attempt"], JobAttempt.objects.count()) == (1, 2)
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#use-several-daemons")
 def test_while_an_engine_is_away_another_is_served() -> None:
     away = RemoteExecutor()
     away.is_away = True
@@ -86,6 +88,7 @@ class DistantExecutor(RemoteExecutor):
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=False, launch_threads=1)
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_nothing_is_claimed_for_an_engine_before_it_has_answered() -> None:
     executor = DistantExecutor()
     executor.is_away = True
@@ -136,6 +139,7 @@ class TestDraining:
         assert (row_of(job)["status"], row_of(job)["attempt"], loop.gave_up) == ("completed", 1, [])
 
 
+@pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 def test_jobs_of_an_engine_that_is_given_up_are_lost() -> None:
     executor = RemoteExecutor()
     job = queue.enqueue(command="sleep 600", max_retries=0)
@@ -181,6 +185,7 @@ class NeedyExecutor(RemoteExecutor):
         return super().submit(spec)
 
 
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_an_engine_is_not_away_while_the_registry_of_one_launch_is() -> None:
     executor = NeedyExecutor()
     # The engine is observed rarely enough that the samples would see it if it counted as away.

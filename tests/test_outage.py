@@ -21,6 +21,7 @@ _DATABASES = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mariadb"
     ],
     ids=["longer than a lease", "long"],
 )
+@pytest.mark.shows("explanation/worker.md#the-database-is-away")
 def test_jobs_that_end_during_a_database_outage_are_stored_after_it(jobs: int, seconds: float, lease: float) -> None:
     """The database is one of this test's own: other tests need theirs."""
     command = [sys.executable, "-m", "tests.chaos.outage", _DATABASES[connection.vendor]]

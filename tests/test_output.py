@@ -49,6 +49,7 @@ class Stored:
     chunks=st.lists(st.tuples(st.sampled_from(_STREAMS), st.integers(1, 90), st.sampled_from(["", "head", "all"]))),
     inherited=st.booleans(),
 )
+@pytest.mark.shows("explanation/worker.md#the-database-is-away")
 def test_the_head_and_the_tail_of_output_are_stored(chunks: list[tuple[Stream, int, str]], inherited: bool) -> None:
     output, stored = CappedOutput(_LIMIT, replaces=inherited), Stored()
     if inherited and chunks:

@@ -32,6 +32,7 @@ _STUCK = "one worker alone does not settle the job"
 _PATIENCE_SECONDS = 30
 
 
+@pytest.mark.without_database
 class TestModel:
     def test_no_order_of_steps_breaks_the_protocol(self) -> None:
         result = check(Guards())
@@ -173,6 +174,7 @@ class TestWorker:
         assert (job.status, job.attempt, job.failure_reason) == ("completed", 1, "")
         assert [row["data"] for row in records_of(job)["logs"]] == [b"started\n"]
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_an_attempt_that_was_lost_before_its_launch_is_not_launched(self) -> None:
         first, second = (queue.enqueue(command="sleep 600") for _ in range(2))
         executor = GatedExecutor()
@@ -226,6 +228,7 @@ class TestWorker:
         assert asked == ["UPDATE container_manager_worker"] * 3
 
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_every_connection_of_a_worker_limits_idle_transactions(self) -> None:
         show = {
             "postgresql": "SELECT setting FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
@@ -247,6 +250,7 @@ class TestWorker:
             loop._database.attempt(work)
         assert found == [SETTINGS.lease_seconds * 1000] * 2
 
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_a_worker_without_its_database_does_not_spin(self) -> None:
         def away(execute: Callable[..., Any], *args: Any) -> Any:
             raise OperationalError("away")
@@ -285,6 +289,7 @@ class TestWorker:
         finally:
             executor.close()
 
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_after_an_outage_of_its_own_a_worker_rescues_nobody_at_once(self) -> None:
         """Others may have been cut off by the same outage: they get time to renew their leases."""
         queue.enqueue(command="true", max_retries=0)
@@ -302,6 +307,7 @@ class TestWorker:
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 
+    @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_a_worker_whose_lease_was_revoked_abandons_its_attempts(self) -> None:
         jobs: list[ContainerJob] = [queue.enqueue(command="sleep 600") for _ in range(3)]
         executor = ProcessExecutor()

@@ -281,6 +281,7 @@ class TestFinishing:
         assert records_of(job) == before
 
     @pytest.mark.parametrize("status", ["completed", "failed", None])
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_a_second_finish_changes_nothing(self, status: str | None) -> None:
         job = running()
         assert finish(outcome(job, exit_code=0)) == {(job.pk, 1)}
@@ -376,6 +377,7 @@ class TestLogs:
         append(job, *texts)
         assert [row["data"] for row in records_of(job)["logs"]] == texts
 
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_output_that_is_sent_twice_is_stored_once(self) -> None:
         job = running()
         append(job, b"a", b"b")
@@ -459,6 +461,7 @@ class TestRescuing:
         assert (after["job"], after["journal"]) == (before["job"], before["journal"])
         assert [o.status for o in store.owned_attempts(worker="rescuer", using="default")] == ["cancelled"]
 
+    @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies", "howto/docker.md#use-several-daemons")
     def test_a_rescue_takes_attempts_of_its_executors_and_of_those_nobody_serves(self) -> None:
         register("docker_worker", executors=("docker",))
         register("expired", executors=("kubernetes",), lease_seconds=-1.0)
@@ -509,6 +512,7 @@ class TestRescuing:
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
     @pytest.mark.parametrize("asleep_in", ["finish", "claim", "rescue", "promote", "logs", "cancel"])
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_no_worker_waits_for_an_idle_transaction_of_another(self, asleep_in: str) -> None:
         locked, free, again = (running("zombie") for _ in range(3))
         running("gone")
@@ -565,7 +569,7 @@ class TestRescuing:
             == {
                 "another rescues": ("running", "living", "living"),
                 "it finishes after all": ("completed", "", "gone"),
-                "it is cancelled": ("cancelled", "gone", "rescuer"),
+                "it is cancelled": ("cancelled", "", "rescuer"),
             }[event]
         )
 
@@ -644,6 +648,7 @@ class TestRetrying:
 
 
 class TestLeases:
+    @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_a_lease_runs_on_the_databases_clock(self, strange_clock: None) -> None:
         register("w", lease_seconds=100.0)
         assert -101 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS - 100
@@ -653,6 +658,7 @@ class TestLeases:
         assert store.renew_lease("w", lease_seconds=0.5, using="default")
         assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS
 
+    @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies")
     def test_the_oldest_worker_alive_maintains(self) -> None:
         register("first")
         register("second")
@@ -674,6 +680,7 @@ class TestLeases:
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
+    @pytest.mark.shows("explanation/worker.md#the-database-is-away")
     def test_an_idle_transaction_of_a_worker_is_rolled_back(self) -> None:
         register("rescuer")
         job = running("frozen")
@@ -696,6 +703,7 @@ class TestLeases:
 
 class TestCancelling:
     @concurrent
+    @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
     def test_of_a_concurrent_cancel_and_finish_one_wins(self) -> None:
         """500 races for one job each: never completed after cancelled, and the attempt is closed at the end.
 

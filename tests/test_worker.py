@@ -102,6 +102,7 @@ def test_a_failing_command_is_retried_until_it_succeeds(tmp_path: Path) -> None:
         ("/etc/passwd", "start", "Permission denied"),
     ],
 )
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_a_failure_has_its_reason_and_message(command: str, reason: str, text: str) -> None:
     job = ContainerJob.objects.create(command=command, max_retries=0)
     job.mark_as_queued()
@@ -113,6 +114,7 @@ def test_a_failure_has_its_reason_and_message(command: str, reason: str, text: s
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.25])
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_the_delay_of_a_retry_follows_its_formula(jitter: float) -> None:
     """INITIAL_SECONDS * FACTOR ** (n - 1), at most MAX_SECONDS, and up to JITTER of that more."""
     retry = RetrySettings(initial_seconds=2.0, factor=3.0, max_seconds=100.0, jitter=jitter)
@@ -124,6 +126,7 @@ def test_the_delay_of_a_retry_follows_its_formula(jitter: float) -> None:
         assert (len(set(delays)) > 1) == bool(jitter)
 
 
+@pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies")
 def test_a_worker_prunes_finished_jobs_if_the_settings_say_so() -> None:
     ended = queued("true")
     drain()
@@ -143,6 +146,7 @@ def test_a_timeout_stops_the_command() -> None:
     assert (job.attempts.get().finished_at - job.launched_at).total_seconds() < 20
 
 
+@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
 def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_path: Path) -> None:
     fifo = tmp_path / "pid"
     os.mkfifo(fifo)
@@ -167,6 +171,7 @@ def test_priority_and_schedule_order_the_queue(tmp_path: Path) -> None:
     assert later.queue_status == "scheduled"
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed", "explanation/worker.md#a-host-dies")
 def test_a_job_of_an_expired_worker_is_run_again() -> None:
     job = queued("true")
     row = Worker(id="dead", host="h", pid=1, executors=["default"], lease_expires_at=job.created_at)

@@ -100,6 +100,7 @@ def append(
     ],
     ids=["complete", "fail", "retry", "close"],
 )
+@pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
 def test_a_zombie_cannot_finish_the_job(moment: Callable[[], ContainerJob], attempt: int, end: dict[str, Any]) -> None:
     job = moment()
     before = records_of(job)
@@ -108,6 +109,7 @@ def test_a_zombie_cannot_finish_the_job(moment: Callable[[], ContainerJob], atte
 
 
 @pytest.mark.parametrize("moment", [rescued, running_again, completed, cancelled])
+@pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
 def test_a_zombie_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(moment: Callable[[], ContainerJob]) -> None:
     job = moment()
     before = records_of(job)
@@ -171,6 +173,7 @@ def row_of_process(worker: subprocess.Popen[bytes]) -> Any:
 
 
 @pytest.mark.parametrize("settled", [False, True], ids=["as_its_job_starts", "while_its_job_runs"])
+@pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
 def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
     start_worker: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, settled: bool
 ) -> None:

@@ -11,6 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, router, transaction
 from django.utils import timezone
 
 from ..models import ContainerJob, JobStatus
+from ..statemachine.machine import machine_of
 from ..store.notifications import wake_workers
 
 _BATCH = 1000
@@ -21,7 +22,7 @@ def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_AL
 
     Raises ValidationError that names each wrong field, and IntegrityError for an id that is taken.
     """
-    job = ContainerJob(**fields, status=JobStatus.QUEUED, queued_at=timezone.now(), scheduled_for=scheduled_for)
+    job = ContainerJob(**fields, **_queued_now(), scheduled_for=scheduled_for)
     # Uniqueness and constraints are left to the database: no queries before the INSERT.
     job.full_clean(validate_unique=False, validate_constraints=False)
     job.save(using=using, force_insert=True)
@@ -36,9 +37,10 @@ def enqueue_many(
 
     Raises ValidationError for the first job that is wrong; its message has the job's index.
     """
-    now, ready = timezone.now(), list(jobs)
+    queued, ready = _queued_now(), list(jobs)
     for number, job in enumerate(ready):
-        job.status, job.queued_at = JobStatus.QUEUED, now
+        for name, value in queued.items():
+            setattr(job, name, value)
         if scheduled_for is not None:
             job.scheduled_for = scheduled_for
         try:
@@ -70,3 +72,8 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
         job.__dict__.update(before)
         raise
     return job
+
+
+def _queued_now() -> dict[str, Any]:
+    """Return what the state machine says of a new job in the queue."""
+    return machine_of(ContainerJob).initial_values(JobStatus.QUEUED.value, at=timezone.now())
