@@ -4,6 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 10000
 CONTAINERS ?= 150
+# Most tests wait for processes: four at once keep two cores busy.
+WORKERS ?= 4
+PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
+# Beside a server run only what depends on the database: the run on SQLite has covered the rest.
+SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test chaos check docs bench clean
@@ -18,10 +23,10 @@ serve: $(VENV)/installed  ## Serve the admin with a worker beside it, on http://
 	$(BIN)/python -m example.serve
 
 test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB where it is installed
-	$(BIN)/pytest
-	$(BIN)/python -m tests.servers postgresql -- $(BIN)/pytest
+	$(PYTEST)
+	$(BIN)/python -m tests.servers postgresql -- $(SERVER_TESTS)
 	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
-	    $(BIN)/python -m tests.servers mariadb -- $(BIN)/pytest; \
+	    $(BIN)/python -m tests.servers mariadb -- $(SERVER_TESTS); \
 	else \
 	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
 	fi
@@ -50,6 +55,7 @@ docs: $(VENV)/check  ## Build the documentation
 
 bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
+	-$(BIN)/python -m benchmarks.process
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
 	$(BIN)/python -m benchmarks.report

@@ -1,15 +1,40 @@
-"""``make serve``: the admin with a few jobs in it, and a worker beside it, until interrupted."""
+"""``make serve``: the admin with a few jobs in it and a worker beside it, until SIGINT, SIGTERM or SIGHUP."""
 
+import ctypes
 import os
 import secrets
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 
 PORT = os.environ.get("PORT", "8000")
+_PR_SET_PDEATHSIG = 1
+_STOP_SECONDS = 5
 
 
 def main() -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "example.settings"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(0 if number == signal.SIGINT else 128 + number))
+    password = _prepare()
+    print(f"http://127.0.0.1:{PORT}/  user: admin  password: {password}", flush=True)
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for words in (["container", "worker"], ["runserver", "--noreload", f"127.0.0.1:{PORT}"]):
+            command = [sys.executable, "-m", "django", *words]
+            # This process has one thread, which is all that preexec_fn asks for.
+            children.append(subprocess.Popen(command, preexec_fn=_die_with_parent))  # noqa: PLW1509
+        return children[-1].wait()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        _stop(children)
+
+
+def _prepare() -> str:
+    """Create the tables, a superuser and the first jobs; return the superuser's password."""
     import django
 
     django.setup()
@@ -29,15 +54,25 @@ def main() -> int:
         for name, command in (("hello", "echo Hello"), ("failing", "sh -c 'exit 3'"), ("sleepy", "sleep 300")):
             ContainerJob.objects.create_job(name=name, command=command, created_by="example").mark_as_queued()
         ContainerJob.objects.create_job(name="waiting", command="echo Queue me", created_by="example")
-    print(f"http://127.0.0.1:{PORT}/  user: admin  password: {password}", flush=True)
-    worker = subprocess.Popen([sys.executable, "-m", "django", "container", "worker"])
-    try:
-        return subprocess.call([sys.executable, "-m", "django", "runserver", "--noreload", f"127.0.0.1:{PORT}"])
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        worker.terminate()
-        worker.wait()
+    return password
+
+
+def _die_with_parent() -> None:
+    """Let Linux kill this child when its parent dies: a parent that is killed cannot stop it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End the children: a worker's first SIGTERM lets its jobs finish, the second ends it now."""
+    for _ in range(2):
+        for child in children:
+            child.terminate()
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_STOP_SECONDS)
+    for child in children:
+        child.kill()
+        child.wait()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ USE_TZ = True
 STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-DATABASES = {"default": sqlite_database(BASE / "example.sqlite3")}
+DATABASES = {"default": sqlite_database(Path(os.environ.get("EXAMPLE_DATABASE_FILE", BASE / "example.sqlite3")))}
 if host := os.environ.get("EXAMPLE_DATABASE_HOST"):
     DATABASES["default"] = {
         "ENGINE": "django.db.backends.postgresql",

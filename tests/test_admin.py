@@ -119,6 +119,7 @@ def test_an_action_moves_jobs_that_have_the_edge_and_reports_the_others(client: 
     assert waiting.transitions.get().actor == "root"
 
 
+@pytest.mark.shows("howto/docker.md#let-others-submit-jobs")
 def test_view_permission_allows_no_transition() -> None:
     viewer = User.objects.create_user("viewer", is_staff=True)
     viewer.user_permissions.add(Permission.objects.get(codename="view_containerjob"))

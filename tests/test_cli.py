@@ -1,4 +1,4 @@
-"""The ``container`` command: what it prints, refuses, and ends with."""
+"""The ``container`` command: its output, its errors and its exit codes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
+from container_manager.cli.verbs import VERBS
 from container_manager.conf import PROCESS_EXECUTOR
 from container_manager.models import ContainerJob, JobLog
 
@@ -36,7 +38,7 @@ class TestQueueVerbs:
         assert (job.status, job.argv, job.environment) == ("queued", ["echo", "two words"], {"A": "1=2"})
         assert job.memory_bytes == 2 * 1024 * 1024
 
-    def test_submit_takes_what_a_job_asks_of_its_container(self) -> None:
+    def test_submit_stores_the_container_request_of_its_options(self) -> None:
         container(
             "submit", "--image", "busybox", "--label", "team=a", "--user", "5:6", "--network", "inner",
             "--volume", "data:/data", "--tmpfs", "/run:64m", "--pids-limit", "9", "--read-only",
@@ -55,12 +57,12 @@ class TestQueueVerbs:
             "gpus": -1,
         }
 
-    def test_what_is_not_asked_of_a_container_is_the_executors_to_say(self) -> None:
+    def test_submit_leaves_unset_container_options_to_the_executor(self) -> None:
         container("submit", "--no-read-only", "--", "true")
         container("submit", "--", "true")
         assert [job.container for job in ContainerJob.objects.order_by("pk")] == [{"read_only": False}, {}]
 
-    def test_submit_with_a_delay_schedules(self) -> None:
+    def test_submit_with_a_delay_schedules_the_job(self) -> None:
         container("submit", "--delay", "3600", "--", "true")
         assert ContainerJob.objects.get().queue_status == "scheduled"
 
@@ -85,12 +87,12 @@ class TestQueueVerbs:
             (["worker", "--executor", "nope"], "no executor 'nope'"),
         ],
     )
-    def test_bad_input_is_told_and_nothing_is_kept(self, words: list[str], text: str) -> None:
+    def test_invalid_arguments_are_named_and_create_no_job(self, words: list[str], text: str) -> None:
         with pytest.raises(CommandError, match=text):
             container(*words)
         assert not ContainerJob.objects.exists()
 
-    def test_ps_lists_what_is_not_finished_and_all_on_demand(self) -> None:
+    def test_ps_lists_unfinished_jobs_and_with_all_the_finished_too(self) -> None:
         job_in("queued", name="waiting")
         job_in("completed", name="done")
         assert "waiting" in container("ps")
@@ -110,13 +112,13 @@ class TestQueueVerbs:
         container("cancel", failed.pk.hex[-8:], "--reason", "enough")
         assert failed.transitions.last().reason == "enough"
 
-    def test_history_tells_who_and_why(self) -> None:
+    def test_history_prints_actors_and_reasons(self) -> None:
         job = job_in("pending", name="told")
         job.mark_as_queued(actor="alice", reason="monthly")
         assert "alice" in container("history", "told")
         assert json.loads(container("history", "told", "--json"))[0]["reason"] == "monthly"
 
-    def test_logs_prints_the_streams(self) -> None:
+    def test_logs_prints_both_streams_or_the_chosen_one(self) -> None:
         job = job_in("running", name="noisy", attempt=1)
         attempt = job.attempts.create(number=1, worker="w", executor="default", launched_at=job.launched_at)
         for sequence, (stream, data) in enumerate([("stdout", b"out\n"), ("stderr", b"err \xff\n")]):
@@ -124,7 +126,7 @@ class TestQueueVerbs:
         assert container("logs", "noisy") == "out\nerr \ufffd\n"
         assert container("logs", "noisy", "--stream", "stdout") == "out\n"
 
-    def test_the_diagram_has_every_edge(self) -> None:
+    def test_the_diagram_has_every_edge_and_marks_a_jobs_status(self) -> None:
         job = job_in("running", name="here")
         drawn = container("diagram", "--job", "here")
         assert drawn.count("-->") == sum(map(len, job.VALID_TRANSITIONS.values())) + 3
@@ -133,7 +135,7 @@ class TestQueueVerbs:
 
 
 class TestExecutors:
-    def test_one_that_is_well_says_what_it_is(self) -> None:
+    def test_executors_prints_the_class_of_a_healthy_executor(self) -> None:
         with override_settings(CONTAINER_MANAGER={}):
             assert "ProcessExecutor" in container("executors")
             [found] = json.loads(container("executors", "--json"))
@@ -146,7 +148,7 @@ class TestExecutors:
             ({"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"x": 1}}, "'x'"),
         ],
     )
-    def test_one_that_is_not_ends_with_1_and_says_what_to_do(self, entry: dict[str, object], text: str) -> None:
+    def test_executors_exits_with_1_and_advice_if_one_is_not_healthy(self, entry: dict[str, object], text: str) -> None:
         out, err = io.StringIO(), io.StringIO()
         given = {"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR}, "ill": entry}, "INSTALL": "here"}
         with override_settings(CONTAINER_MANAGER=given), pytest.raises(SystemExit) as ended:
@@ -178,8 +180,9 @@ def standalone(environment: dict[str, str], *words: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.without_database
 class TestWithoutProject:
-    def test_run_shows_the_output_and_ends_with_the_exit_code(self, alone: dict[str, str]) -> None:
+    def test_run_prints_the_output_and_exits_with_the_commands_exit_code(self, alone: dict[str, str]) -> None:
         done = standalone(alone, "run", "--name", "first", "--", "sh", "-c", "echo from the job; echo more >&2; exit 5")
         assert (done.returncode, done.stdout) == (5, "from the job\n")
         assert done.stderr.startswith("more\n")
@@ -187,12 +190,12 @@ class TestWithoutProject:
         listed = json.loads(standalone(alone, "ps", "--all", "--json").stdout)
         assert [(row["name"], row["status"], row["exit_code"]) for row in listed] == [("first", "failed", 5)]
 
-    def test_run_of_a_missing_program_says_so(self, alone: dict[str, str]) -> None:
+    def test_run_of_a_missing_program_names_the_error(self, alone: dict[str, str]) -> None:
         done = standalone(alone, "run", "--", "no-such-program")
         assert done.returncode == 1
         assert "No such file" in done.stderr
 
-    def test_local_processes_pay_no_heed_to_what_is_asked_of_a_container(self, alone: dict[str, str]) -> None:
+    def test_local_processes_ignore_container_requests(self, alone: dict[str, str]) -> None:
         assert standalone(alone, "run", "--network", "inner", "--pids-limit", "1", "--", "true").returncode == 0
 
     def test_interrupting_run_cancels_the_job_and_ends_its_process(self, alone: dict[str, str], tmp_path: Path) -> None:
@@ -208,13 +211,15 @@ class TestWithoutProject:
         assert running.returncode == 130
         assert not Path(f"/proc/{pid}").exists()
 
-    def test_a_worker_drains_what_was_submitted(self, alone: dict[str, str]) -> None:
+    def test_a_draining_worker_completes_all_submitted_jobs(self, alone: dict[str, str]) -> None:
         for number in range(3):
             standalone(alone, "submit", "--name", f"n{number}", "--", "true")
         assert standalone(alone, "worker", "--drain", "--log-level", "ERROR").returncode == 0
         assert {row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)} == {"completed"}
 
-    def test_sigterm_lets_running_jobs_end_and_hands_the_rest_on(self, alone: dict[str, str], tmp_path: Path) -> None:
+    def test_a_worker_that_gets_sigterm_finishes_its_running_job_and_leaves_the_next_one_queued(
+        self, alone: dict[str, str], tmp_path: Path
+    ) -> None:
         started, go = tmp_path / "started", tmp_path / "go"
         os.mkfifo(started)
         os.mkfifo(go)
@@ -229,13 +234,13 @@ class TestWithoutProject:
         found = {row["name"]: row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)}
         assert found == {"slow": "completed", "next": "queued"}
 
-    def test_a_wrong_setting_is_named(self, alone: dict[str, str], tmp_path: Path) -> None:
+    def test_an_unknown_setting_of_the_toml_file_is_named(self, alone: dict[str, str], tmp_path: Path) -> None:
         (tmp_path / "config.toml").write_text("LEASE = 3\n")
         done = standalone({**alone, "CONTAINER_MANAGER_CONFIG": str(tmp_path / "config.toml")}, "worker", "--drain")
         assert done.returncode != 0
         assert "'LEASE'] is no setting" in done.stderr
 
-    def test_the_demo_ends_well(self, alone: dict[str, str]) -> None:
+    def test_the_demo_exits_with_0_and_shows_refused_transitions(self, alone: dict[str, str]) -> None:
         done = standalone(alone, "demo")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Every job ended as it should." in done.stdout
@@ -248,10 +253,98 @@ class TestWithoutProject:
             (["--executor", "docker"], "django-container-manager[docker]"),
         ],
     )
-    def test_a_demo_that_cannot_be_played_says_why(
+    def test_a_demo_that_cannot_run_exits_with_2_and_the_reason(
         self, alone: dict[str, str], tmp_path: Path, words: list[str], text: str
     ) -> None:
         (tmp_path / "docker.py").write_text("raise ImportError('as if it were not installed')\n")
         done = standalone(alone, "demo", *words)
         assert done.returncode == 2
         assert text in done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project as startproject makes it, with the app in it and its tables created."""
+    folder = tmp_path_factory.mktemp("project")
+    manage(folder, "startproject", "site_of_ours", ".", program=["-m", "django"])
+    settings = folder / "site_of_ours" / "settings.py"
+    settings.write_text(settings.read_text("utf-8") + '\nINSTALLED_APPS += ["container_manager"]\n', "utf-8")
+    manage(folder, "migrate")
+    return folder
+
+
+def manage(folder: Path, *words: str, program: Sequence[str] = ("manage.py",)) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    done = subprocess.run(
+        [sys.executable, *program, *words],
+        env={**kept, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+# What each verb needs to succeed; JOB stands for a job's id.
+WORDS = {
+    "run": ["--", "true"],
+    "submit": ["--", "true"],
+    "worker": ["--drain"],
+    "logs": ["JOB"],
+    "history": ["JOB"],
+    "cancel": ["JOB"],
+    "retry": ["JOB"],
+    "prune": ["--days", "7"],
+}
+
+
+@pytest.mark.without_database
+class TestInProject:
+    @pytest.mark.parametrize("verb", VERBS)
+    @pytest.mark.shows("reference/commands.md#commands")
+    def test_options_of_django_are_accepted_after_the_verb(self, project: Path, verb: str) -> None:
+        words = WORDS.get(verb, [])
+        if "JOB" in words:
+            job = manage(project, "container", "submit", "--", "true").stdout.strip()
+            words = [job if word == "JOB" else word for word in words]
+            if verb == "retry":
+                manage(project, "container", "cancel", job)
+        options = ["--traceback", "--no-color", "--verbosity", "1", "--skip-checks", "--pythonpath", "."]
+        # Without manage.py there are no settings but those of the option.
+        program = ["-m", "django"]
+        manage(project, "container", verb, *options, "--settings", "site_of_ours.settings", *words, program=program)
+
+    def test_an_option_given_before_the_verb_is_kept(self, project: Path) -> None:
+        words = ["container", "--settings", "site_of_ours.settings", "--pythonpath", ".", "ps"]
+        assert "ID" in manage(project, *words, program=["-m", "django"]).stdout
+
+    @pytest.mark.shows("reference/commands.md#commands")
+    def test_a_worker_logs_to_stderr_where_the_project_configures_no_logging(self, project: Path) -> None:
+        manage(project, "container", "submit", "--", "true")
+        said = manage(project, "container", "worker", "--drain", "--log-level", "INFO")
+        assert said.stdout == ""
+        assert "INFO" in said.stderr
+        assert manage(project, "container", "worker", "--drain", "--log-level", "ERROR").stderr == ""
+
+    @pytest.mark.parametrize("logger", ["", "container_manager", "container_manager.worker.loop"])
+    @pytest.mark.shows("reference/commands.md#commands")
+    def test_a_worker_logs_each_line_once_where_the_project_configures_logging(
+        self, project: Path, logger: str
+    ) -> None:
+        settings = project / "site_of_ours" / "logging_settings.py"
+        logging = {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"ours": {"format": "ours: %(message)s"}},
+            "handlers": {"ours": {"class": "logging.StreamHandler", "formatter": "ours"}},
+            "loggers": {logger: {"handlers": ["ours"]}},
+        }
+        settings.write_text(f"from .settings import *\nLOGGING = {logging!r}\n", "utf-8")
+        words = ["container", "worker", "--drain", "--log-level", "INFO", "--settings", "site_of_ours.logging_settings"]
+        lines = manage(project, *words).stderr.splitlines()
+        assert lines
+        assert all(line.startswith("ours: ") for line in lines)
+        assert len(lines) == len(set(lines))

@@ -76,6 +76,7 @@ def is_completed(job: ContainerJob) -> Callable[[], bool]:
     return ContainerJob.objects.filter(pk=job.pk, status="completed").exists
 
 
+@pytest.mark.shows("explanation/worker.md#the-database-is-away")
 def test_a_worker_retries_a_finish_that_was_a_deadlock_victim(tmp_path: Path) -> None:
     """Two ends come to be stored at once, since a third is held up; of these two, the other locks the second first."""
     names, log, pids = ("first", "second", "third"), tmp_path / "log", tmp_path / "pids"

@@ -1,4 +1,4 @@
-"""The example project: its settings, its compose file and its image name what is there."""
+"""The example project: its settings, its compose file, its image, and ``make serve``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from container_manager.executors.docker_variables import docker_daemon
 from container_manager.management.commands.container import Command
 
-from .parts import require
+from .prerequisites import require
+from .workers import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "example"
 GIVEN = {"EXAMPLE_SECRET_KEY": "long and random", "EXAMPLE_DATABASE_PASSWORD": "hidden", "DOCKER_GID": "123"}
 SOCKET = "/var/run/docker.sock"
 DJANGO = ["python", "-m", "django"]
+
+pytestmark = pytest.mark.without_database
 
 
 def interpolated(text: str) -> str:
@@ -50,7 +56,8 @@ def python(code: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_every_service_has_an_image_and_waits_for_what_is_there() -> None:
+@pytest.mark.shows("howto/docker.md#start-all-of-it-with-compose")
+def test_every_compose_service_has_an_image_and_depends_on_existing_services() -> None:
     described = compose()
     services = described["services"]
     assert set(services) == {"database", "migrate", "web", "worker"}
@@ -66,12 +73,13 @@ def test_every_service_has_an_image_and_waits_for_what_is_there() -> None:
     assert (ROOT / described["x-app"]["build"]["dockerfile"]).exists()
 
 
-def test_only_the_worker_has_the_daemons_socket() -> None:
+@pytest.mark.shows("howto/docker.md#start-all-of-it-with-compose")
+def test_only_the_compose_worker_has_the_docker_socket() -> None:
     holders = [name for name, s in compose()["services"].items() if SOCKET in json.dumps(s.get("volumes", ()))]
     assert holders == ["worker"]
 
 
-def test_what_is_not_the_database_has_no_powers() -> None:
+def test_every_compose_service_but_the_database_drops_all_capabilities() -> None:
     for name, service in compose()["services"].items():
         if name != "database":
             assert service["cap_drop"] == ["ALL"]
@@ -79,7 +87,7 @@ def test_what_is_not_the_database_has_no_powers() -> None:
             assert service["read_only"] is True
 
 
-def test_every_command_exists() -> None:
+def test_every_command_of_a_compose_service_exists() -> None:
     parser = Command().create_parser("manage.py", "container")
     for service in compose()["services"].values():
         for command in (service.get("command"), service.get("healthcheck", {}).get("test", ["CMD"])[1:]):
@@ -91,7 +99,7 @@ def test_every_command_exists() -> None:
                 assert command[3:] == ["migrate"]
 
 
-def test_with_its_variables_the_settings_are_postgresql_and_docker() -> None:
+def test_settings_with_the_variables_of_compose_are_postgresql_and_docker() -> None:
     code = """
 import django, json
 django.setup()
@@ -115,7 +123,7 @@ print(json.dumps([
     assert options == {"base_url": f"unix://{SOCKET}", "images": ["busybox", "python:3.*"]}
 
 
-def test_without_variables_they_are_sqlite_and_processes() -> None:
+def test_settings_without_variables_are_sqlite_and_local_processes() -> None:
     code = """
 import example.wsgi
 from django.conf import settings
@@ -127,7 +135,8 @@ print(settings.DEBUG, settings.DATABASES["default"]["ENGINE"], app_settings().ex
     ]  # fmt: skip
 
 
-def test_dockers_own_variables_name_the_daemon() -> None:
+@pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
+def test_variables_of_the_docker_client_choose_the_daemon() -> None:
     assert docker_daemon({}) == {"base_url": f"unix://{SOCKET}"}
     assert docker_daemon({"DOCKER_HOST": "ssh://far"}) == {"base_url": "ssh://far"}
     variables = {"DOCKER_HOST": "tcp://far:2376", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/certificates"}
@@ -137,7 +146,7 @@ def test_dockers_own_variables_name_the_daemon() -> None:
     }
 
 
-def test_the_image_is_made_of_what_is_there_and_runs_as_nobody_special() -> None:
+def test_the_dockerfile_copies_existing_files_and_runs_as_an_unprivileged_user() -> None:
     lines = (EXAMPLE / "Dockerfile").read_text("utf-8").splitlines()
     copied = [path for line in lines if line.startswith("COPY ") for path in line.split()[1:-1]]
     assert copied
@@ -151,7 +160,7 @@ def test_the_image_is_made_of_what_is_there_and_runs_as_nobody_special() -> None
     assert [line for line in lines if line.startswith("USER ")] == ["USER app"]
 
 
-def test_compose_itself_takes_the_file() -> None:
+def test_compose_accepts_its_file() -> None:
     text, program, docker = (EXAMPLE / "compose.yaml").read_text("utf-8"), ["docker-compose"], shutil.which("docker")
     if docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0:
         program = [docker, "compose"]
@@ -163,3 +172,36 @@ def test_compose_itself_takes_the_file() -> None:
     environment = {**os.environ, **GIVEN}
     done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_serve_leaves_no_process_behind_however_it_is_ended(number: signal.Signals, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = {**os.environ, "PORT": str(port), "EXAMPLE_DATABASE_FILE": str(tmp_path / "example.sqlite3")}
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as stream,
+        subprocess.Popen(
+            [sys.executable, "-m", "example.serve"], cwd=ROOT, env=own, stdout=stream, stderr=stream
+        ) as serve,
+    ):
+        # The web server, the worker, the worker's warden and the job named sleepy.
+        eventually(
+            lambda: (answers(port) and any("sleep" in p.name() for p in started_by(serve))) or serve.poll() is not None
+        )
+        assert serve.poll() is None, log.read_text()
+        started = started_by(serve)
+        serve.send_signal(number)
+        serve.wait(timeout=60)
+    _gone, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == [], log.read_text()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def started_by(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)

@@ -24,7 +24,7 @@ from container_manager.statemachine import InvalidTransition, MissingRow, StaleT
 from tests.machines.models import DRAFT, PUBLISHED, REVIEW, Article, Door, Review, Shelf, ShortArticle
 
 from .jobs import STATUSES, THEN, job_in, journal_of, row_of
-from .parts import require
+from .prerequisites import require
 
 pytestmark = pytest.mark.django_db
 REFUSED = (TransitionError, IntegrityError)

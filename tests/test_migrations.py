@@ -20,7 +20,7 @@ from container_manager.models import ContainerJob
 from container_manager.statemachine.trigger_constraint import sweep, trigger_constraints
 
 from .jobs import STATUSES, job_in, journal_of, row_of
-from .trial import LABEL, MAP, Trial, clean_up, entry_model, functions, guard, job_model, journal
+from .migrations_app import LABEL, MAP, Trial, clean_up, entry_model, functions, guard, job_model, journal
 
 LONGER = {"a": ["b"], "b": ["c", "d"], "c": [], "d": []}
 LONG_TEXT = models.CharField(max_length=40, default="a")

@@ -1,4 +1,4 @@
-"""Running a queue: enqueueing, pausing, counting, pruning, and looking for a job that lies."""
+"""Operate a queue: enqueue, retry, pause, count, prune, and look for inconsistent jobs."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ def container(*words: str) -> str:
 
 
 class TestEnqueueing:
-    def test_one_job_is_queued_from_the_start(self) -> None:
+    def test_enqueue_creates_a_queued_job_without_journal_entries(self) -> None:
         job = queue.enqueue(command="echo hi", priority=90)
         assert (job.status, journal_of(job)) == ("queued", [])
         assert [claimed.id for claimed in claim()] == [job.pk]
 
-    def test_it_is_part_of_the_callers_transaction(self) -> None:
+    def test_enqueue_rolls_back_with_the_callers_transaction(self) -> None:
         with transaction.atomic():
             queue.enqueue(command="true")
             transaction.set_rollback(True)
         assert not ContainerJob.objects.exists()
 
-    def test_a_wrong_field_is_named(self) -> None:
+    def test_enqueue_names_each_invalid_field(self) -> None:
         with pytest.raises(ValidationError) as refusal:
             queue.enqueue(command="echo 'oops", priority=101)
         assert {"command", "priority"} <= set(refusal.value.message_dict)
 
-    def test_many_are_queued_in_few_statements(self, django_assert_max_num_queries: Callable) -> None:
+    def test_enqueue_many_takes_few_statements(self, django_assert_max_num_queries: Callable) -> None:
         with django_assert_max_num_queries(8):
             jobs = queue.enqueue_many(ContainerJob(command=f"echo {n}") for n in range(100))
         assert ContainerJob.objects.filter(status="queued").count() == 100
         jobs[0].refresh_from_db()
         jobs[0].mark_as_cancelled()
 
-    def test_many_are_all_or_none_and_the_wrong_one_is_named(self) -> None:
+    def test_enqueue_many_creates_all_jobs_or_none_and_names_the_invalid_one(self) -> None:
         with pytest.raises(ValidationError, match="Job 1"):
             queue.enqueue_many([ContainerJob(command="true"), ContainerJob(command="'")])
         assert not ContainerJob.objects.exists()
 
-    def test_a_schedule_holds_jobs_back(self) -> None:
+    def test_no_job_is_claimed_before_the_time_it_is_scheduled_for(self) -> None:
         later = timezone.now() + timedelta(hours=1)
         queue.enqueue(command="true", scheduled_for=later)
         queue.enqueue_many([ContainerJob(command="true")], scheduled_for=later)
@@ -70,14 +70,14 @@ class TestEnqueueing:
 
 
 class TestRetryingByHand:
-    def test_a_failed_job_is_queued_again(self) -> None:
+    def test_retry_queues_a_failed_job_again(self) -> None:
         job = job_in("failed")
         assert queue.retry(job, actor="alice", reason="fixed").pk == job.pk
         assert job.status == "queued"
         assert journal_of(job) == [("failed", "retrying"), ("retrying", "queued")]
 
     @pytest.mark.parametrize("status", ["completed", "cancelled"])
-    def test_a_finished_one_runs_as_a_new_job_that_remembers_it(self, status: str) -> None:
+    def test_retry_of_a_completed_or_cancelled_job_enqueues_a_new_one_that_names_its_origin(self, status: str) -> None:
         job = job_in(status, name="report", environment={"A": "1"})
         again = queue.retry(job, actor="alice")
         assert again.pk != job.pk
@@ -87,7 +87,7 @@ class TestRetryingByHand:
         job.refresh_from_db()
         assert job.status == status
 
-    def test_one_that_has_not_ended_is_refused(self) -> None:
+    def test_retry_of_a_running_job_is_refused(self) -> None:
         job = job_in("running")
         with pytest.raises(InvalidTransition):
             queue.retry(job)
@@ -95,7 +95,7 @@ class TestRetryingByHand:
 
 
 class TestPausing:
-    def test_no_job_is_taken_from_a_paused_queue(self) -> None:
+    def test_no_job_of_a_paused_queue_is_claimed(self) -> None:
         queue.enqueue(command="true", queue="slow")
         other = queue.enqueue(command="true", queue="fast")
         assert queue.pause_queue("slow", by="alice")
@@ -108,7 +108,7 @@ class TestPausing:
 
 
 class TestStatistics:
-    def test_each_queue_is_counted_by_what_it_waits_for(self) -> None:
+    def test_statistics_count_the_jobs_of_each_queue_by_status(self) -> None:
         queue.enqueue(command="true", queue="a")
         queue.enqueue(command="true", queue="a", scheduled_for=timezone.now() + timedelta(hours=1))
         job_in("running", queue="a")
@@ -120,18 +120,18 @@ class TestStatistics:
         a, b, c = found["a"], found["b"], found["c"]
         assert (a.queued, a.scheduled, a.running, a.retrying) == (1, 1, 1, 0)
         assert a.oldest is not None
-        # The completed one is of another day.
+        # The completed job ended on another day.
         assert (b.retrying, b.finished, b.paused, c.paused) == (1, {"cancelled": 1}, False, True)
         assert "paused" in container("queue", "--pause", "a")
         assert next(entry["paused"] for entry in json.loads(container("queue", "--resume", "a", "--json"))) is False
 
-    def test_millions_of_finished_jobs_are_not_counted(self, django_assert_num_queries: Callable) -> None:
+    def test_statistics_take_three_queries(self, django_assert_num_queries: Callable) -> None:
         with django_assert_num_queries(3):
             queue.queue_statistics()
 
 
 class TestPruning:
-    def test_old_finished_jobs_go_with_all_that_is_theirs(self) -> None:
+    def test_prune_deletes_old_finished_jobs_with_their_attempts_logs_and_journal(self) -> None:
         old, new, waiting = job_in("queued"), job_in("queued"), job_in("queued")
         for job in (old, new):
             job.mark_as_cancelled()
@@ -144,13 +144,13 @@ class TestPruning:
         assert not JobLog.objects.exists()
         assert set(JobTransition.objects.values_list("job", flat=True)) == {new.pk}
 
-    def test_a_job_with_an_open_attempt_stays(self) -> None:
+    def test_prune_keeps_a_job_with_an_open_attempt(self) -> None:
         job = job_in("queued")
         job.mark_as_cancelled()
         job.attempts.create(number=1, worker="w", executor="default", launched_at=THEN)
         assert queue.prune_jobs(before=timezone.now() + timedelta(days=1)) == 0
 
-    def test_a_limit_and_the_statuses_are_kept_to(self) -> None:
+    def test_prune_respects_its_limit_and_statuses_and_refuses_unfinished_ones(self) -> None:
         for _ in range(3):
             job_in("queued").mark_as_cancelled()
         later = timezone.now() + timedelta(days=1)
@@ -161,8 +161,8 @@ class TestPruning:
 
 
 class TestDoctor:
-    def lived(self) -> ContainerJob:
-        """Return a job that ran twice and completed, as a worker would leave it."""
+    def retried_and_completed(self) -> ContainerJob:
+        """Return a job that failed once and then completed, as a worker would leave it."""
         job = queue.enqueue(command="true")
         for number, (status, after) in enumerate([("failed", 0.0), ("completed", None)], start=1):
             ContainerJob.objects.retries_due().update(scheduled_for=None)
@@ -173,21 +173,22 @@ class TestDoctor:
         job.refresh_from_db()
         return job
 
-    def test_a_true_life_has_no_problems(self) -> None:
-        job = self.lived()
+    @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
+    def test_a_consistent_job_has_no_problems(self) -> None:
+        job = self.retried_and_completed()
         diagnosis = examine()
         assert diagnosis.problems == []
         assert (diagnosis.jobs, diagnosis.attempts, diagnosis.transitions) == ({"completed": 1}, 2, 6)
         assert journal_of(job)[-1] == ("running", "completed")
         assert "0 problems" in container("doctor", "--finished")
 
-    def test_a_job_that_has_not_ended_counts_on_demand(self) -> None:
+    def test_doctor_counts_an_unfinished_job_as_a_problem_only_with_the_option_finished(self) -> None:
         queue.enqueue(command="true")
         assert container("doctor").endswith("0 problems\n")
         with pytest.raises(SystemExit):
             container("doctor", "--finished")
 
-    def test_a_running_job_of_a_live_worker_is_well(self) -> None:
+    def test_doctor_finds_no_problem_in_a_running_job_of_a_live_worker(self) -> None:
         queue.enqueue(command="true")
         worker = Worker(id="w", host="h", pid=1, lease_expires_at=timezone.now())
         store.register_worker(worker, lease_seconds=60, using="default")
@@ -195,7 +196,7 @@ class TestDoctor:
         assert examine().problems == []
 
     @pytest.mark.parametrize(
-        ("lie", "words"),
+        ("damage", "words"),
         [
             (lambda job: job.transitions.filter(to_status="running").delete(), "the journal breaks"),
             (lambda job: job.transitions.last().delete(), "the journal ends at running"),
@@ -206,9 +207,10 @@ class TestDoctor:
         ],
         ids=["gap", "end", "edge", "first attempt", "last attempt", "left open"],
     )
-    def test_each_lie_is_found(self, lie: Callable[[ContainerJob], object], words: str) -> None:
-        job = self.lived()
-        lie(job)
+    @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
+    def test_each_inconsistency_is_found(self, damage: Callable[[ContainerJob], object], words: str) -> None:
+        job = self.retried_and_completed()
+        damage(job)
         assert any(str(job.pk) in problem and words in problem for problem in examine().problems), examine().problems
         with pytest.raises(SystemExit) as verdict:
             container("doctor")
@@ -217,7 +219,8 @@ class TestDoctor:
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL has NOTIFY.")
 @pytest.mark.django_db(transaction=True)
-def test_workers_are_woken_when_a_job_is_queued_or_cancelled() -> None:
+@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
+def test_workers_are_notified_when_a_job_is_queued_or_cancelled() -> None:
     from container_manager.store.notifications import CHANNEL
 
     listener = connection.copy()

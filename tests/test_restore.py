@@ -19,7 +19,7 @@ from container_manager.models import ContainerJob, JobTransition
 from container_manager.statemachine.checks import check_triggers
 
 from .jobs import STATUSES, job_in
-from .parts import require
+from .prerequisites import require
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 ALIAS = "other"

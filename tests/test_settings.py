@@ -76,6 +76,7 @@ def test_a_check_names_an_executor_class_that_cannot_be_imported() -> None:
         assert [message.id for message in run_checks()] == ["container_manager.E011"]
 
 
+@pytest.mark.shows("howto/docker.md#let-others-submit-jobs")
 def test_a_deployment_check_warns_that_local_processes_are_not_isolated() -> None:
     found = run_checks(tags=["security"], include_deployment_checks=True)
     assert "container_manager.W001" in [message.id for message in found]
@@ -99,6 +100,7 @@ def test_the_default_executor_runs_local_processes() -> None:
         executors["default"].close()
 
 
+@pytest.mark.shows("howto/docker.md#run-jobs-in-containers")
 def test_each_database_is_an_installation_of_its_own_to_an_engine() -> None:
     settings = AppSettings(install="shop")
     assert settings.for_database("default") is settings
@@ -124,6 +126,7 @@ DOCKER = "container_manager.executors.docker.DockerExecutor"
         ),
     ],
 )
+@pytest.mark.shows("howto/docker.md#run-jobs-in-containers", "howto/docker.md#reach-a-daemon-elsewhere")
 def test_a_check_names_wrong_executor_options_without_contacting_the_engine(given: Any, text: str) -> None:
     with override_settings(CONTAINER_MANAGER=given):
         found = [message for message in run_checks() if message.id == "container_manager.E012"]

@@ -64,6 +64,7 @@ WAYS = [by_method, by_save, by_update, by_sql]
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("source", "target"), sorted(LEGAL))
+@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
 def test_each_legal_transition_passes_and_is_journaled(
     source: str, target: str, way: Callable[[ContainerJob, str], None]
 ) -> None:

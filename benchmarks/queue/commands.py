@@ -6,4 +6,5 @@ import sys
 
 
 def worker_command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "container_manager", "worker", *options]
+    # What a worker logs to a terminal is no part of what is measured.
+    return [sys.executable, "-m", "container_manager", "worker", "--log-level", "WARNING", *options]

@@ -10,6 +10,7 @@ from ..conf import sqlite_database
 
 DATABASE_VARIABLE = "CONTAINER_MANAGER_DATABASE"
 CONFIG_VARIABLE = "CONTAINER_MANAGER_CONFIG"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEFAULT_DATABASE = "container_manager.sqlite3"
 
 
@@ -37,7 +38,7 @@ def configure() -> None:
         LOGGING={
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+            "formatters": {"line": {"format": LOG_FORMAT}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             "loggers": {"container_manager": {"handlers": ["stderr"], "level": "WARNING"}},
         },

@@ -1,4 +1,4 @@
-"""Run a worker in the foreground; the first SIGTERM or SIGINT lets it finish, the second ends it now."""
+"""Run a worker in the foreground; the first SIGTERM or SIGINT lets its jobs finish, the second ends it now."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from ..executors.registry import build_executors
 from ..worker import WorkerLoop, WorkerOptions
 from .finding import unanswered
 from .printing import Output
+from .standalone import LOG_FORMAT
+
+_LOGGER = "container_manager"
+_LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--queue", action="append", metavar="NAME", help="Serve this queue only. Repeatable.")
     parser.add_argument("--executor", action="append", metavar="ALIAS", help="Serve this executor only. Repeatable.")
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="Jobs at once. Default: %(default)s.")
-    parser.add_argument("--drain", action="store_true", help="End when nothing is due any more.")
-    parser.add_argument("--once", action="store_true", help="Run one job, or none where none is due, and end.")
+    parser.add_argument("--drain", action="store_true", help="End when no job is due.")
+    parser.add_argument("--once", action="store_true", help="Run one job if one is due, and end.")
     parser.add_argument("--max-jobs", type=int, help="End after this many jobs.")
-    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument("--log-level", default="INFO", choices=_LEVELS, help="Default: %(default)s.")
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    logging.getLogger("container_manager").setLevel(options["log_level"])
+    _log_to_stderr(options["log_level"])
     settings = app_settings().for_database(options["database"])
     for name in ("slots", "max_jobs"):
         if options[name] is not None and options[name] < 1:
@@ -55,3 +59,19 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     if worker.gave_up:
         raise unanswered(worker.gave_up, "what is queued for it stays queued")
     return 0
+
+
+def _log_to_stderr(level: str) -> None:
+    """Set the level of the package's loggers, and log to stderr where the project has no handler for them.
+
+    Django's default LOGGING has handlers for Django's own loggers only.
+    """
+    logger = logging.getLogger(_LOGGER)
+    logger.setLevel(level)
+    known = list(logging.root.manager.loggerDict.items())
+    below = [found for name, found in known if name.startswith(f"{_LOGGER}.") and isinstance(found, logging.Logger)]
+    if logger.hasHandlers() or any(found.handlers for found in below):
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logger.addHandler(handler)

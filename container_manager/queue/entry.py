@@ -1,4 +1,4 @@
-"""Put jobs into the queue: new ones, many at once, failed and finished ones again."""
+"""Enqueue jobs: new ones, one or many, and retries of those that have ended."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BATCH = 1000
 
 
 def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS, **fields: Any) -> ContainerJob:
-    """Create a job that is queued from the start; within the caller's transaction, if there is one.
+    """Create a job with status queued, in the caller's transaction if there is one.
 
     Raises ValidationError that names each wrong field, and IntegrityError for an id that is taken.
     """
     job = ContainerJob(**fields, **_queued_now(), scheduled_for=scheduled_for)
-    # The database itself holds the rest, without being asked first.
+    # Uniqueness and constraints are left to the database: no queries before the INSERT.
     job.full_clean(validate_unique=False, validate_constraints=False)
     job.save(using=using, force_insert=True)
     wake_workers(using=using)
@@ -33,9 +33,9 @@ def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_AL
 def enqueue_many(
     jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS
 ) -> list[ContainerJob]:
-    """Queue many unsaved jobs in few statements, all or none.
+    """Enqueue many unsaved jobs in few statements, all or none; ``scheduled_for`` replaces that of each job.
 
-    Raises ValidationError for the first job that is wrong; its message says which one.
+    Raises ValidationError for the first job that is wrong; its message has the job's index.
     """
     queued, ready = _queued_now(), list(jobs)
     for number, job in enumerate(ready):
@@ -55,9 +55,9 @@ def enqueue_many(
 
 
 def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
-    """Run a job again: a failed one itself, a completed or cancelled one as a new job that remembers its origin.
+    """Run a job again: a failed job itself, a completed or cancelled one as a new job with it as ``origin``.
 
-    Returns the job that is now queued. Raises InvalidTransition for one that has not ended.
+    Return the job that is now queued. Raises InvalidTransition for a job that has not ended.
     """
     if job.is_terminal:
         using = job._state.db or router.db_for_read(ContainerJob, instance=job)

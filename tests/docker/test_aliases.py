@@ -28,6 +28,7 @@ def running_on(url: str, install: str) -> list[str]:
         api.close()
 
 
+@pytest.mark.shows("howto/docker.md#use-several-daemons")
 def test_each_daemon_runs_the_jobs_that_name_it(
     docker_url: str, new_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:

@@ -28,7 +28,10 @@ _ONCE = [("queued", "running"), ("running", "completed")]
     ],
     ids=["before create", "created and not told", "before start", "started and not told"],
 )
-def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Side, before: list[str]) -> None:
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
+def test_a_job_runs_once_when_its_worker_is_killed_during_the_launch(
+    site: Site, tmp_path: Path, request_line: str, side: Side, before: list[str]
+) -> None:
     with proxy(site.url, tmp_path) as way:
         way.hold(request_line, side)
         with site.worker("--slots", "1", url=way.url) as first:
@@ -48,6 +51,7 @@ def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Sid
     assert (output_of(job), journal_of(job)) == (b"once\n", _ONCE)
 
 
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_again(
     own_daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -71,7 +75,8 @@ def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_agai
 
 
 @pytest.mark.parametrize("code", [0, 5])
-def test_while_it_runs(site: Site, code: int) -> None:
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
+def test_a_job_runs_once_when_its_worker_is_killed_while_it_runs(site: Site, code: int) -> None:
     go = site.gate()
     with site.worker("--slots", "1") as first:
         job = site.enqueue(f"echo first; {BEGUN}; read word < $EFFECTS/go; echo last; {DONE}; exit {code}")
@@ -90,7 +95,7 @@ def test_while_it_runs(site: Site, code: int) -> None:
     assert output_of(job) == b"first\nlast\n"
 
 
-def test_with_many_at_work(site: Site) -> None:
+def test_jobs_run_once_when_a_worker_with_many_containers_is_killed(site: Site) -> None:
     """Three workers are killed one after the other, in the middle of everything."""
     jobs = [
         site.enqueue(
@@ -117,7 +122,10 @@ def test_with_many_at_work(site: Site) -> None:
     [("GET /[^ ]*/containers/cm-[^ ]*/json", False), ("DELETE /[^ ]*/containers/", True)],
     ids=["before its end is stored", "before its container is removed"],
 )
-def test_after_the_exit(site: Site, tmp_path: Path, request_line: str, stored: bool) -> None:
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
+def test_a_job_runs_once_when_its_worker_is_killed_after_the_exit(
+    site: Site, tmp_path: Path, request_line: str, stored: bool
+) -> None:
     go = site.gate()
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:
         job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; echo last; {DONE}")

@@ -1,13 +1,13 @@
-"""``manage.py container VERB``: the verbs people know from docker."""
+"""``manage.py container VERB``: the verbs known from docker."""
 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
 
 from ...cli.finding import Refused
 from ...cli.verbs import VERBS
@@ -31,9 +31,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+        common = _django_options()
         for name, verb in VERBS.items():
             described = (verb.__doc__ or "").strip().splitlines()[0]
-            subparser = verbs.add_parser(name, help=described, description=described)
+            subparser = verbs.add_parser(
+                name, help=described, description=described, parents=[common], formatter_class=DjangoHelpFormatter
+            )
             subparser.add_argument("--database", default="default", help="Database alias. Default: %(default)s.")
             verb.add_arguments(subparser)
 
@@ -46,6 +49,15 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if code:
             sys.exit(code)
+
+
+def _django_options() -> ArgumentParser:
+    """Return a parser of Django's own options, for verbs to inherit: they may stand before a verb and after it."""
+    parser = BaseCommand().create_parser("", "", add_help=False)
+    for action in parser._actions:
+        # A default of the verb's would replace what was given before the verb.
+        action.default = SUPPRESS
+    return parser
 
 
 def _lines(error: ValidationError) -> list[str]:

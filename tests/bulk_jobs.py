@@ -1,4 +1,4 @@
-"""A table with very many jobs, made by the database itself."""
+"""Insert very many jobs with one statement of the database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from container_manager.models import ContainerJob
 from .jobs import columns_for
 
 _TABLE = ContainerJob._meta.db_table
-# The n-th row's key from its number, which makes keys grow as uuid7's do; and the numbers from 1 on.
+# The key of row n is made from n, so that keys grow as those of uuid7 do.
 _KEYS = {
     "postgresql": "lpad(to_hex(n), 32, '0')::uuid",
     "sqlite": "printf('%%032x', n)",
@@ -29,14 +29,14 @@ _SECONDS_LATER = {
 }
 
 
-class Crowd:
-    """Rows of jobs, each made as a copy of one that Django made."""
+class BulkJobs:
+    """Insert many jobs, each a copy of one that Django has created."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def add(self, status: str, count: int, **fields: Any) -> None:
-        """Add jobs in a status, with priorities of 0 to 49 unless one is given, queued a second after each other."""
+        """Add jobs in a status: priorities cycle through 0 to 49 unless one is given, each is queued a second after the last."""
         sample = ContainerJob.objects.create(command="true", status=status, **{**columns_for(status), **fields})
         first, self._count = self._count + 1, self._count + count
         changed = {"id": _KEYS[connection.vendor]}
@@ -55,8 +55,8 @@ class Crowd:
             )
         sample.delete()
 
-    def settle(self) -> None:
-        """Let the planner know the table, as it knows one of some age."""
+    def analyze(self) -> None:
+        """Update the statistics of the planner, as a running database would have done."""
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 cursor.execute(f"VACUUM ANALYZE {_TABLE}")

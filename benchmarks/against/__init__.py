@@ -1,0 +1,1 @@
+"""This tree beside another commit's, in one run."""
