@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -234,3 +236,13 @@ def test_what_the_caller_has_set_is_kept_by_a_save() -> None:
 
 def test_every_status_that_a_transition_leads_to_is_covered() -> None:
     assert {case.values[1] for case in CASES} == set(STATUSES) - {"pending"}
+
+
+def test_the_docs_list_what_each_transition_writes() -> None:
+    page = (Path(__file__).parent.parent / "docs/reference/jobs.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (.*`.*) \|$", page.split("## What a transition writes")[1].split("\n## ")[0], re.M)
+    machine = machine_of(ContainerJob)
+    written = {state: effects.keys() - {"status", *machine.marks} for state, effects in machine.effects.items()}
+    assert {state: set(re.findall(r"`(\w+)`", text)) for state, text in rows} == {
+        state: names for state, names in written.items() if names
+    }

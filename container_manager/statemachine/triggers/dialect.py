@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -73,6 +73,10 @@ class Dialect(ABC):
         """Quote a name, unless it is quoted, as Django does with a ``db_table``."""
         mark = self.quote_mark
         return name if name[0] == name[-1] == mark else mark + name.replace(mark, mark * 2) + mark
+
+    def quoted(self, spec: JournalSpec) -> dict[str, str]:
+        """Return a journal's names, quoted, for a template."""
+        return {field.name: self.quote(getattr(spec, field.name)) for field in fields(spec)}
 
     def unquote(self, name: str) -> str:
         return name.strip(self.quote_mark)

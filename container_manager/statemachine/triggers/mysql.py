@@ -23,6 +23,47 @@ _CHANGED_SINCE_SNAPSHOT = 1020
 # ER_LOCK_DEADLOCK: https://mariadb.com/kb/en/mariadb-error-codes/
 _DEADLOCK = 1213
 
+# Of the names of the guard's triggers, in the order of the templates.
+_GUARD_SUFFIXES = ("", "_insert", "_mark", "_delete")
+_UPDATE_GUARD = (
+    "CREATE TRIGGER {name} BEFORE UPDATE ON {table} FOR EACH ROW BEGIN {declare}"
+    "IF NOT (OLD.{key} <=> NEW.{key}) THEN "
+    "SET refusal = 'The primary key of a row with a status cannot change'; {refuse} END IF; "
+    "IF NOT ({old} <=> {new}) AND NOT COALESCE({legal}, FALSE) THEN "
+    "SET refusal = LEFT(CONCAT('Invalid transition from ', {old_text}, ' to ', {new_text}, '. ', "
+    "COALESCE(CASE {old} {cases} END, '')), {longest}); {refuse} END IF; END"
+)
+_INSERT_GUARD = (
+    "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW BEGIN {declare}"
+    "IF NOT COALESCE({new} IN ({allowed}), FALSE) THEN "
+    "SET refusal = LEFT(CONCAT('Invalid status ', {new_text}, ' for a new row. ', {valid}), {longest}); "
+    "{refuse} END IF; END"
+)
+_REPLACE_MARK = (
+    "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW "
+    "SET @replaced_at = NOW(6), @replaced_key = NEW.{key}, @replaced_state = NEW.{column}"
+)
+# NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
+_REPLACE_GUARD = (
+    "CREATE TRIGGER {name} BEFORE DELETE ON {table} FOR EACH ROW BEGIN {declare}"
+    "IF @replaced_at = NOW(6) AND @replaced_key = OLD.{key} "
+    "AND NOT (BINARY @replaced_state <=> BINARY OLD.{column}) THEN "
+    "SET refusal = CONCAT('Invalid transition from ', {old_text}, ' by REPLACE'); {refuse} END IF; END"
+)
+_MARK = (
+    "CREATE TRIGGER {marker} BEFORE UPDATE ON {guarded} FOR EACH ROW "
+    "IF NOT (BINARY OLD.{column} <=> BINARY NEW.{column}) "
+    "AND (NEW.{version} <=> OLD.{version} OR NEW.{at} IS NULL) THEN "
+    "SET NEW.{version} = {new_version}, NEW.{at} = UTC_TIMESTAMP(6), "
+    "NEW.{actor} = '', NEW.{reason} = ''; END IF"
+)
+_RECORD = (
+    "CREATE TRIGGER {name} AFTER UPDATE ON {guarded} FOR EACH ROW "
+    "IF NOT (BINARY OLD.{column} <=> BINARY NEW.{column}) THEN "
+    "INSERT INTO {table} ({subject}, {source}, {target}, `at`, `actor`, `reason`) "
+    "VALUES (NEW.{primary_key}, OLD.{column}, NEW.{column}, NEW.{at}, NEW.{actor}, NEW.{reason}); END IF"
+)
+
 
 class MySQLDialect(Dialect):
     vendor = "mysql"
@@ -40,25 +81,42 @@ class MySQLDialect(Dialect):
         return super().literal(state)
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
-        return [self._update_guard(spec), self._insert_guard(spec), self._replace_mark(spec), self._replace_guard(spec)]
+        graph, column = spec.graph, self.quote(spec.column)
+        allowed = graph.initial or graph.states
+        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
+        parts = {
+            "declare": _DECLARE,
+            "refuse": _SIGNAL,
+            "table": TABLE,
+            "column": column,
+            "key": self.quote(spec.primary_key),
+            "old": old,
+            "new": new,
+            "old_text": self._text(f"OLD.{column}"),
+            "new_text": self._text(f"NEW.{column}"),
+            "legal": self._legal(graph, old, new),
+            "cases": " ".join(
+                f"WHEN {self._exact(state)} THEN {self.literal(self.targets_text(graph, state))}"
+                for state in graph.states
+            ),
+            "allowed": ", ".join(self._exact(state) for state in allowed),
+            "valid": self.literal(f"Valid: {list(allowed)}"),
+            "longest": _LONGEST,
+        }
+        templates = (_UPDATE_GUARD, _INSERT_GUARD, _REPLACE_MARK, _REPLACE_GUARD)
+        return [
+            template.format(name=self.quote(spec.name + suffix), **parts)
+            for template, suffix in zip(templates, _GUARD_SUFFIXES, strict=True)
+        ]
 
     def drop_guard(self, spec: GuardSpec) -> list[str]:
-        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name + end)}" for end in ("", "_insert", "_mark", "_delete")]
+        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name + end)}" for end in _GUARD_SUFFIXES]
 
     def create_journal(self, spec: JournalSpec) -> list[str]:
-        q = self.quote
-        changed = f"NOT (BINARY OLD.{q(spec.column)} <=> BINARY NEW.{q(spec.column)})"
-        unmarked = f"(NEW.{q(spec.version)} <=> OLD.{q(spec.version)} OR NEW.{q(spec.at)} IS NULL)"
+        names, marker = self.quoted(spec), self.quote(spec.name + "_mark")
         return [
-            f"CREATE TRIGGER {q(spec.name + '_mark')} BEFORE UPDATE ON {TABLE} FOR EACH ROW "
-            f"IF {changed} AND {unmarked} THEN "
-            f"SET NEW.{q(spec.version)} = {self.new_version}, NEW.{q(spec.at)} = UTC_TIMESTAMP(6), "
-            f"NEW.{q(spec.actor)} = '', NEW.{q(spec.reason)} = ''; END IF",
-            f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE ON {TABLE} FOR EACH ROW "
-            f"IF {changed} THEN "
-            f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
-            f"`at`, `actor`, `reason`) VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, "
-            f"NEW.{q(spec.at)}, NEW.{q(spec.actor)}, NEW.{q(spec.reason)}); END IF",
+            _MARK.format(guarded=TABLE, marker=marker, new_version=self.new_version, **names),
+            _RECORD.format(guarded=TABLE, **names),
         ]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:
@@ -82,56 +140,16 @@ class MySQLDialect(Dialect):
     def is_deadlock(self, error: BaseException) -> bool:
         return bool(error.args and error.args[0] == _DEADLOCK)
 
-    def _update_guard(self, spec: GuardSpec) -> str:
-        column, key, graph = self.quote(spec.column), self.quote(spec.primary_key), spec.graph
-        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
-        legal = " OR ".join(
-            f"({old} = {self._exact(state)} AND {new} IN "
-            f"({', '.join(self._exact(target) for target in graph.targets(state))}))"
-            for state in graph.states
-            if graph.targets(state)
-        )
-        cases = " ".join(
-            f"WHEN {self._exact(state)} THEN {self.literal(self.targets_text(graph, state))}" for state in graph.states
-        )
+    def _legal(self, graph: Graph, old: str, new: str) -> str:
+        """Return the condition that the map has an edge."""
         return (
-            f"CREATE TRIGGER {self.quote(spec.name)} BEFORE UPDATE ON {TABLE} FOR EACH ROW BEGIN "
-            f"{_DECLARE}"
-            f"IF NOT (OLD.{key} <=> NEW.{key}) THEN "
-            f"SET refusal = 'The primary key of a row with a status cannot change'; {_SIGNAL} END IF; "
-            f"IF NOT ({old} <=> {new}) AND NOT COALESCE({legal or 'FALSE'}, FALSE) THEN "
-            f"SET refusal = LEFT(CONCAT('Invalid transition from ', {self._text(f'OLD.{column}')}, ' to ', "
-            f"{self._text(f'NEW.{column}')}, '. ', COALESCE(CASE {old} {cases} END, '')), {_LONGEST}); "
-            f"{_SIGNAL} END IF; END"
-        )
-
-    def _insert_guard(self, spec: GuardSpec) -> str:
-        column, allowed = self.quote(spec.column), spec.graph.initial or spec.graph.states
-        exact = ", ".join(self._exact(state) for state in allowed)
-        return (
-            f"CREATE TRIGGER {self.quote(spec.name + '_insert')} BEFORE INSERT ON {TABLE} FOR EACH ROW BEGIN "
-            f"{_DECLARE}"
-            f"IF NOT COALESCE({self.exact(f'NEW.{column}', spec.graph)} IN ({exact}), FALSE) THEN "
-            f"SET refusal = LEFT(CONCAT('Invalid status ', {self._text(f'NEW.{column}')}, ' for a new row. ', "
-            f"{self.literal(f'Valid: {list(allowed)}')}), {_LONGEST}); {_SIGNAL} END IF; END"
-        )
-
-    def _replace_mark(self, spec: GuardSpec) -> str:
-        column, key = self.quote(spec.column), self.quote(spec.primary_key)
-        return (
-            f"CREATE TRIGGER {self.quote(spec.name + '_mark')} BEFORE INSERT ON {TABLE} FOR EACH ROW "
-            f"SET @replaced_at = NOW(6), @replaced_key = NEW.{key}, @replaced_state = NEW.{column}"
-        )
-
-    def _replace_guard(self, spec: GuardSpec) -> str:
-        # NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
-        column, key = self.quote(spec.column), self.quote(spec.primary_key)
-        return (
-            f"CREATE TRIGGER {self.quote(spec.name + '_delete')} BEFORE DELETE ON {TABLE} FOR EACH ROW BEGIN "
-            f"{_DECLARE}"
-            f"IF @replaced_at = NOW(6) AND @replaced_key = OLD.{key} "
-            f"AND NOT (BINARY @replaced_state <=> BINARY OLD.{column}) THEN "
-            f"SET refusal = CONCAT('Invalid transition from ', {self._text(f'OLD.{column}')}, ' by REPLACE'); {_SIGNAL} END IF; END"
+            " OR ".join(
+                f"({old} = {self._exact(state)} AND {new} IN "
+                f"({', '.join(self._exact(target) for target in graph.targets(state))}))"
+                for state in graph.states
+                if graph.targets(state)
+            )
+            or "FALSE"
         )
 
     def exact(self, column: str, graph: Graph) -> str:

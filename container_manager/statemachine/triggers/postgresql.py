@@ -26,7 +26,39 @@ _FUNCTION = re.compile(r'CREATE OR REPLACE FUNCTION "([^"]+)".+?\$guard\$(.+)\$g
 _TRIGGER = re.compile('CREATE TRIGGER "([^"]+)" ([A-Z]+ [A-Z]+) ON .+ EXECUTE FUNCTION "([^"]+)"', re.DOTALL)
 # Separates schema and table in a quoted name.
 _SCHEMA_END = '"."'
-_BEFORE, _AFTER = "rows_before", "rows_after"
+_SCOPE = "REFERENCING OLD TABLE AS rows_before NEW TABLE AS rows_after FOR EACH STATEMENT"
+
+_GUARD = (
+    "DECLARE refusal text; BEGIN "
+    "IF TG_OP = 'INSERT' THEN IF {new} IN ({allowed}) THEN RETURN NEW; END IF; "
+    "refusal := concat('Invalid status ', NEW.{column}, ' for a new row. ', {valid}); "
+    "ELSIF OLD.{key} IS DISTINCT FROM NEW.{key} THEN "
+    "refusal := 'The primary key of a row with a status cannot change'; "
+    "ELSIF {old} IS NOT DISTINCT FROM {new}{or_legal} THEN RETURN NEW; "
+    "ELSE refusal := concat('Invalid transition from ', OLD.{column}, ' to ', NEW.{column}, '. ', "
+    "CASE {old} {cases} END); END IF; "
+    "RAISE EXCEPTION USING ERRCODE = 'check_violation', CONSTRAINT = {name}, "
+    "TABLE = TG_TABLE_NAME, MESSAGE = refusal; END;"
+)
+_MARK = (
+    "BEGIN IF OLD.{column} IS DISTINCT FROM NEW.{column} "
+    "AND (NEW.{version} IS NOT DISTINCT FROM OLD.{version} OR NEW.{at} IS NULL) THEN "
+    "NEW.{version} := {new_version}; NEW.{at} := clock_timestamp(); "
+    "NEW.{actor} := ''; NEW.{reason} := ''; END IF; RETURN NEW; END;"
+)
+# FULL JOIN, although every row has its partner: a session keeps the plan of its first statement, and a nested loop, best
+# for one row, would compare ten thousand with each other. It cannot do a FULL JOIN.
+_RECORD = (
+    "BEGIN {refuse_hidden}"
+    'INSERT INTO {table} ({subject}, {source}, {target}, "at", "actor", "reason") '
+    "SELECT n.{primary_key}, o.{column}, n.{column}, n.{at}, n.{actor}, n.{reason} "
+    "FROM rows_after n FULL JOIN rows_before o ON o.{primary_key} = n.{primary_key} "
+    "WHERE o.{column} IS DISTINCT FROM n.{column}; RETURN NULL; END;"
+)
+_REFUSE_HIDDEN = (
+    "IF pg_my_temp_schema() <> 0 AND to_regclass({temporary}) IS NOT NULL THEN RAISE EXCEPTION "
+    "USING ERRCODE = 'check_violation', MESSAGE = 'A temporary table hides the journal'; END IF; "
+)
 
 
 class PostgreSQLDialect(Dialect):
@@ -45,36 +77,15 @@ class PostgreSQLDialect(Dialect):
         return [*self._drop(spec.name + "_insert"), *self._drop(spec.name), self._drop_function(spec.name)]
 
     def create_journal(self, spec: JournalSpec) -> list[str]:
-        q = self.quote
-        changed = f"OLD.{q(spec.column)} IS DISTINCT FROM NEW.{q(spec.column)}"
-        unmarked = f"(NEW.{q(spec.version)} IS NOT DISTINCT FROM OLD.{q(spec.version)} OR NEW.{q(spec.at)} IS NULL)"
-        mark = (
-            f"BEGIN IF {changed} AND {unmarked} THEN "
-            f"NEW.{q(spec.version)} := {self.new_version}; NEW.{q(spec.at)} := clock_timestamp(); "
-            f"NEW.{q(spec.actor)} := ''; NEW.{q(spec.reason)} := ''; END IF; RETURN NEW; END;"
-        )
-        hidden = (
-            f"IF pg_my_temp_schema() <> 0 AND to_regclass({self.literal(f'pg_temp.{q(spec.table)}')}) IS NOT NULL THEN RAISE EXCEPTION "
-            "USING ERRCODE = 'check_violation', MESSAGE = 'A temporary table hides the journal'; END IF; "
-        )
-        # A name with a schema cannot be hidden. FULL JOIN, although every row has its partner: a session keeps the plan of
-        # its first statement, and a nested loop, best for one row, would compare ten thousand with each other. It cannot
-        # do a FULL JOIN.
-        record = (
-            f"BEGIN {'' if _SCHEMA_END in spec.table else hidden}"
-            f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
-            f'"at", "actor", "reason") SELECT n.{q(spec.primary_key)}, o.{q(spec.column)}, n.{q(spec.column)}, '
-            f"n.{q(spec.at)}, n.{q(spec.actor)}, n.{q(spec.reason)} "
-            f"FROM {_AFTER} n FULL JOIN {_BEFORE} o ON o.{q(spec.primary_key)} = n.{q(spec.primary_key)} "
-            f"WHERE o.{q(spec.column)} IS DISTINCT FROM n.{q(spec.column)}; RETURN NULL; END;"
-        )
-        scope = f"REFERENCING OLD TABLE AS {_BEFORE} NEW TABLE AS {_AFTER} FOR EACH STATEMENT"
-        marker = spec.name + "_mark"
+        names, marker = self.quoted(spec), spec.name + "_mark"
+        temporary = self.literal(f"pg_temp.{names['table']}")
+        # A name with its schema cannot be hidden.
+        refuse_hidden = "" if _SCHEMA_END in spec.table else _REFUSE_HIDDEN.format(temporary=temporary)
         return [
-            *self._function(marker, mark),
+            *self._function(marker, _MARK.format(new_version=self.new_version, **names)),
             *self._trigger(marker, "BEFORE UPDATE", function=marker),
-            *self._function(spec.name, record),
-            *self._trigger(spec.name, "AFTER UPDATE", function=spec.name, scope=scope),
+            *self._function(spec.name, _RECORD.format(refuse_hidden=refuse_hidden, **names)),
+            *self._trigger(spec.name, "AFTER UPDATE", function=spec.name, scope=_SCOPE),
         ]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:
@@ -132,27 +143,23 @@ class PostgreSQLDialect(Dialect):
         return bool(sqlstate(error) == _DEADLOCK_DETECTED)
 
     def _guard_body(self, spec: GuardSpec) -> str:
-        column, key = self.quote(spec.column), self.quote(spec.primary_key)
+        column = self.quote(spec.column)
         pairs = ", ".join(f"({self.literal(s)}, {self.literal(t)})" for s, t in spec.graph.pairs)
         old, new = (self.exact(f"{row}.{column}", spec.graph) for row in ("OLD", "NEW"))
-        legal = f" OR ({old}, {new}) IN ({pairs})" if pairs else ""
         allowed = spec.graph.initial or spec.graph.states
-        cases = " ".join(
-            f"WHEN {self.literal(state)} THEN {self.literal(self.targets_text(spec.graph, state))}"
-            for state in spec.graph.states
-        )
-        return (
-            "DECLARE refusal text; BEGIN "
-            f"IF TG_OP = 'INSERT' THEN IF {new} IN ({self.literals(allowed)}) THEN RETURN NEW; END IF; "
-            f"refusal := concat('Invalid status ', NEW.{column}, ' for a new row. ', "
-            f"{self.literal(f'Valid: {list(allowed)}')}); "
-            f"ELSIF OLD.{key} IS DISTINCT FROM NEW.{key} THEN "
-            "refusal := 'The primary key of a row with a status cannot change'; "
-            f"ELSIF {old} IS NOT DISTINCT FROM {new}{legal} THEN RETURN NEW; "
-            f"ELSE refusal := concat('Invalid transition from ', OLD.{column}, ' to ', NEW.{column}, '. ', "
-            f"CASE {old} {cases} END); END IF; "
-            f"RAISE EXCEPTION USING ERRCODE = 'check_violation', CONSTRAINT = {self.literal(spec.name)}, "
-            "TABLE = TG_TABLE_NAME, MESSAGE = refusal; END;"
+        return _GUARD.format(
+            name=self.literal(spec.name),
+            column=column,
+            key=self.quote(spec.primary_key),
+            old=old,
+            new=new,
+            or_legal=f" OR ({old}, {new}) IN ({pairs})" if pairs else "",
+            allowed=self.literals(allowed),
+            valid=self.literal(f"Valid: {list(allowed)}"),
+            cases=" ".join(
+                f"WHEN {self.literal(state)} THEN {self.literal(self.targets_text(spec.graph, state))}"
+                for state in spec.graph.states
+            ),
         )
 
     def _function(self, name: str, body: str) -> list[str]:

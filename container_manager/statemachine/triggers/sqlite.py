@@ -10,10 +10,47 @@ from collections.abc import Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ..graph import State
+from ..graph import Graph, State
 from .dialect import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
 
 _NOW = "strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), 'now')"
+
+# Of the names of the guard's triggers, in the order of the templates.
+_GUARD_SUFFIXES = ("", "_key", "_insert")
+_UPDATE_GUARD = (
+    "CREATE TRIGGER {name} BEFORE UPDATE OF {column} ON {table} FOR EACH ROW "
+    "WHEN {old} IS NOT {new} AND NOT COALESCE({legal}, 0) BEGIN "
+    "{refusals}"
+    "SELECT RAISE(ABORT, {to_null}) WHERE {new} IS NULL; "
+    "SELECT RAISE(ABORT, {from_unknown}) WHERE {old} IS NULL OR {old} NOT IN ({known}); END"
+)
+_REFUSAL = "SELECT RAISE(ABORT, {message}) WHERE {old} = {state} AND {new} NOT IN ({allowed}); "
+# UPDATE OR REPLACE to another row's key would give that row this one's status. No "OF": SET rowid = … changes an integer
+# key without naming it.
+_KEY_GUARD = (
+    "CREATE TRIGGER {name} AFTER UPDATE ON {table} FOR EACH ROW "
+    "WHEN OLD.{key} IS NOT NEW.{key} BEGIN SELECT RAISE(ABORT, {key_changed}); END"
+)
+# INSERT OR REPLACE is not an UPDATE, and a trigger cannot distinguish it from a plain INSERT or an upsert. So an INSERT
+# with the key of an existing row must have that row's status.
+_INSERT_GUARD = (
+    "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW BEGIN "
+    "SELECT RAISE(ABORT, {not_initial}) WHERE {inserted} IS NULL OR {inserted} NOT IN ({initial}); "
+    "SELECT RAISE(ABORT, {replaced}) FROM {table} WHERE {key} = NEW.{key} AND {present} IS NOT {inserted}; END"
+)
+# A trigger cannot change NEW in SQLite: the row's marks are set by a second UPDATE, of other columns.
+_JOURNAL = (
+    "CREATE TRIGGER {name} AFTER UPDATE OF {column} ON {guarded} FOR EACH ROW "
+    "WHEN OLD.{column} IS NOT NEW.{column} BEGIN "
+    'INSERT INTO {table} ({subject}, {source}, {target}, "at", "actor", "reason") '
+    "VALUES (NEW.{primary_key}, OLD.{column}, NEW.{column}, "
+    "CASE WHEN {marked} THEN NEW.{at} ELSE {now} END, "
+    "CASE WHEN {marked} THEN NEW.{actor} ELSE '' END, "
+    "CASE WHEN {marked} THEN NEW.{reason} ELSE '' END); "
+    "UPDATE {guarded} SET {version} = {new_version}, {at} = {now}, {actor} = '', {reason} = '' "
+    "WHERE {primary_key} = NEW.{primary_key} AND NOT {marked}; END"
+)
+_MARKED = "(NEW.{version} IS NOT OLD.{version} AND NEW.{at} IS NOT NULL)"
 
 
 class SQLiteDialect(Dialect):
@@ -22,27 +59,53 @@ class SQLiteDialect(Dialect):
     exact_collation = "COLLATE BINARY"
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
-        return [self._update_guard(spec), self._key_guard(spec), self._insert_guard(spec)]
+        graph, column = spec.graph, self.quote(spec.column)
+        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
+        initial = graph.initial or graph.states
+
+        def message(text: str) -> str:
+            return self.message(f"{text} ({spec.name})")
+
+        parts = {
+            "table": TABLE,
+            "column": column,
+            "key": self.quote(spec.primary_key),
+            "old": old,
+            "new": new,
+            "legal": self._legal(graph, old, new),
+            "refusals": "".join(
+                _REFUSAL.format(
+                    message=message(f"Invalid transition from {state}. {self.targets_text(graph, state)}"),
+                    old=old,
+                    new=new,
+                    state=self.literal(state),
+                    allowed=self.literals((state, *graph.targets(state))),
+                )
+                for state in graph.states
+            ),
+            "known": self.literals(graph.states),
+            "to_null": message("Invalid transition to a NULL status"),
+            "from_unknown": message("Invalid transition from an unknown status"),
+            "key_changed": message("The primary key of a row with a status cannot change"),
+            "present": self.exact(column, graph),
+            "inserted": "NEW." + self.exact(column, graph),
+            "initial": self.literals(initial),
+            "not_initial": message(f"Invalid status for a new row. Valid: {list(initial)}"),
+            "replaced": message("Invalid transition by INSERT: the row exists with another status"),
+        }
+        templates = (_UPDATE_GUARD, _KEY_GUARD, _INSERT_GUARD)
+        return [
+            template.format(name=self.quote(spec.name + suffix), **parts)
+            for template, suffix in zip(templates, _GUARD_SUFFIXES, strict=True)
+        ]
 
     def drop_guard(self, spec: GuardSpec) -> list[str]:
-        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name + end)}" for end in ("", "_key", "_insert")]
+        return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name + end)}" for end in _GUARD_SUFFIXES]
 
     def create_journal(self, spec: JournalSpec) -> list[str]:
-        q = self.quote
-        made_here = f"(NEW.{q(spec.version)} IS NOT OLD.{q(spec.version)} AND NEW.{q(spec.at)} IS NOT NULL)"
-        # A trigger cannot change NEW in SQLite: the row's marks are set by a second UPDATE, of other columns.
-        return [
-            f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE OF {q(spec.column)} ON {TABLE} FOR EACH ROW "
-            f"WHEN OLD.{q(spec.column)} IS NOT NEW.{q(spec.column)} BEGIN "
-            f"INSERT INTO {q(spec.table)} ({q(spec.subject)}, {q(spec.source)}, {q(spec.target)}, "
-            f'"at", "actor", "reason") VALUES (NEW.{q(spec.primary_key)}, OLD.{q(spec.column)}, NEW.{q(spec.column)}, '
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE {_NOW} END, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
-            f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); "
-            f"UPDATE {TABLE} SET {q(spec.version)} = {self.new_version}, {q(spec.at)} = {_NOW}, "
-            f"{q(spec.actor)} = '', {q(spec.reason)} = '' "
-            f"WHERE {q(spec.primary_key)} = NEW.{q(spec.primary_key)} AND NOT {made_here}; END"
-        ]
+        names = self.quoted(spec)
+        marked = _MARKED.format(**names)
+        return [_JOURNAL.format(guarded=TABLE, marked=marked, now=_NOW, new_version=self.new_version, **names)]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:
         return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name)}"]
@@ -74,31 +137,8 @@ class SQLiteDialect(Dialect):
         texts = [statement.replace(TABLE, self.quote(table)) for statement in statements]
         return {text.split('"')[1]: text for text in texts}
 
-    def _update_guard(self, spec: GuardSpec) -> str:
-        column, graph = self.quote(spec.column), spec.graph
-        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
-        refusals = "".join(
-            f"SELECT RAISE(ABORT, {self.message(self._refusal(spec, state))}) WHERE {old} = {self.literal(state)}"
-            f" AND {new} NOT IN ({self.literals((state, *graph.targets(state)))}); "
-            for state in graph.states
-        )
-        known = self.literals(graph.states)
-        return (
-            f"CREATE TRIGGER {self.quote(spec.name)} BEFORE UPDATE OF {column} ON {TABLE} FOR EACH ROW "
-            f"WHEN {old} IS NOT {new} AND NOT COALESCE({self._legal(spec)}, 0) BEGIN "
-            f"{refusals}"
-            f"SELECT RAISE(ABORT, {self.message(f'Invalid transition to a NULL status ({spec.name})')}) "
-            f"WHERE {new} IS NULL; "
-            f"SELECT RAISE(ABORT, {self.message(f'Invalid transition from an unknown status ({spec.name})')}) "
-            f"WHERE {old} IS NULL OR {old} NOT IN ({known}); END"
-        )
-
-    def _refusal(self, spec: GuardSpec, state: str | int) -> str:
-        return f"Invalid transition from {state}. {self.targets_text(spec.graph, state)} ({spec.name})"
-
-    def _legal(self, spec: GuardSpec) -> str:
-        column, graph = self.quote(spec.column), spec.graph
-        old, new = (self.exact(f"{row}.{column}", graph) for row in ("OLD", "NEW"))
+    def _legal(self, graph: Graph, old: str, new: str) -> str:
+        """Return the condition that the map has an edge."""
         cases = "".join(
             f" WHEN {self.literal(state)} THEN {new} IN ({self.literals(graph.targets(state))})"
             for state in graph.states
@@ -106,28 +146,3 @@ class SQLiteDialect(Dialect):
         )
         # An OR of pairs would be equivalent, but would take a tenth of an UPDATE.
         return f"CASE {old}{cases} END" if cases else "0"
-
-    def _key_guard(self, spec: GuardSpec) -> str:
-        # UPDATE OR REPLACE to another row's key would give that row this one's status. No "OF": SET rowid = … changes an
-        # integer key without naming it.
-        key = self.quote(spec.primary_key)
-        return (
-            f"CREATE TRIGGER {self.quote(spec.name + '_key')} AFTER UPDATE ON {TABLE} FOR EACH ROW "
-            f"WHEN OLD.{key} IS NOT NEW.{key} BEGIN SELECT RAISE(ABORT, "
-            f"{self.message(f'The primary key of a row with a status cannot change ({spec.name})')}); END"
-        )
-
-    def _insert_guard(self, spec: GuardSpec) -> str:
-        # INSERT OR REPLACE is not an UPDATE, and a trigger cannot distinguish it from a plain INSERT or an upsert. So an
-        # INSERT with the key of an existing row must have that row's status.
-        key, column = self.quote(spec.primary_key), self.exact(self.quote(spec.column), spec.graph)
-        allowed = spec.graph.initial or spec.graph.states
-        return (
-            f"CREATE TRIGGER {self.quote(spec.name + '_insert')} BEFORE INSERT ON {TABLE} FOR EACH ROW BEGIN "
-            f"SELECT RAISE(ABORT, "
-            f"{self.message(f'Invalid status for a new row. Valid: {list(allowed)} ({spec.name})')}) "
-            f"WHERE NEW.{column} IS NULL OR NEW.{column} NOT IN ({self.literals(allowed)}); "
-            f"SELECT RAISE(ABORT, "
-            f"{self.message(f'Invalid transition by INSERT: the row exists with another status ({spec.name})')}) "
-            f"FROM {TABLE} WHERE {key} = NEW.{key} AND {column} IS NOT NEW.{column}; END"
-        )
