@@ -13,6 +13,7 @@ from typing import Any
 from django.utils import timezone
 
 from container_manager.models import ContainerJob, JobStatus
+from container_manager.statemachine.machine import machine_of
 
 from .driver import Driver
 from .measure import Contender
@@ -31,7 +32,7 @@ WAYS_PER_MODEL = 2
 
 def transitions(driver: Driver, template: Template, *, rows: int) -> list[Contender]:
     """Move one row from queued to running, in every way there is."""
-    changes = {"status": JobStatus.RUNNING, "launched_at": timezone.now(), **_marks()}
+    changes = _changes(JobStatus.RUNNING)
     sql, written = driver.update([*changes], ["id", "status"]), driver.values(changes)
 
     def parameters(job: ContainerJob) -> list[Any]:
@@ -67,7 +68,7 @@ def saves(template: Template, *, rows: int) -> list[Contender]:
 
 def bulk(driver: Driver, template: Template, *, rows: int) -> list[Contender]:
     """Move all rows of the table from pending to queued."""
-    changes = {"status": JobStatus.QUEUED, "queued_at": timezone.now(), "launched_at": None, **_marks()}
+    changes = _changes(JobStatus.QUEUED)
     sql = driver.update([*changes], ["status"])
     values = [*driver.values(changes), *driver.values({"status": JobStatus.PENDING})]
 
@@ -85,14 +86,9 @@ def bulk(driver: Driver, template: Template, *, rows: int) -> list[Contender]:
     ]
 
 
-def _marks() -> Mapping[str, Any]:
-    """Return what a transition writes for the journal."""
-    return {
-        "status_version": 1,
-        "status_changed_at": timezone.now(),
-        "status_changed_by": "",
-        "status_changed_reason": "",
-    }
+def _changes(status: JobStatus) -> Mapping[str, Any]:
+    """Return what a transition writes."""
+    return machine_of(ContainerJob).changes(status.value, at=timezone.now(), actor="", reason="")
 
 
 def _peers(ways: Sequence[Way], template: Template, rows: int) -> list[Contender]:

@@ -1,4 +1,4 @@
-"""The tables: jobs, their attempts, the journal of their transitions, their logs, and the workers."""
+"""The tables: jobs, attempts, the journal of transitions, logs, workers and paused queues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .statemachine.model import StateMachineModel
 
 
 class JobStatus(models.TextChoices):
-    """Where a job is in its life. `ContainerJob.Status` is this."""
+    """The states of a job; also `ContainerJob.Status`."""
 
     PENDING = "pending", _("Pending")
     QUEUED = "queued", _("Queued")
@@ -38,7 +38,7 @@ class JobStatus(models.TextChoices):
     RETRYING = "retrying", _("Retrying")
 
 
-# The only statement of the rules: triggers, checks, diagram and docs are derived from it.
+# The only statement of the map: triggers, checks, diagram and docs derive from it.
 JOB_TRANSITIONS: Mapping[str | int, Sequence[str | int]] = {
     JobStatus.PENDING: [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLED],
     JobStatus.QUEUED: [JobStatus.RUNNING, JobStatus.CANCELLED],
@@ -65,26 +65,28 @@ class FailureReason(models.TextChoices):
 
 
 class ContainerJob(StateMachineModel):
-    """What to run, and the truth about how far it has come."""
+    """What to run, and its state."""
 
     Status = JobStatus
     VALID_TRANSITIONS = JOB_TRANSITIONS
 
     transition_signal: ClassVar[Signal | None] = job_transitioned
+    # The only statement of what a transition writes; claim, finish and retry add what only the worker knows.
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {
         JobStatus.QUEUED: {"queued_at": Effect.NOW, "launched_at": None},
-        JobStatus.RUNNING: {"launched_at": Effect.NOW},
-        JobStatus.COMPLETED: {"completed_at": Effect.NOW},
+        JobStatus.RUNNING: {
+            "launched_at": Effect.NOW,
+            "exit_code": None,
+            "failure_reason": "",
+            "last_error": "",
+            "worker": "",
+        },
+        JobStatus.COMPLETED: {"completed_at": Effect.NOW, "worker": ""},
+        JobStatus.FAILED: {"worker": ""},
+        JobStatus.CANCELLED: {"worker": ""},
         JobStatus.RETRYING: {"retry_count": Effect.INCREMENT},
     }
-    lifecycle_fields: ClassVar[tuple[str, ...]] = (
-        "scheduled_for",
-        "exit_code",
-        "failure_reason",
-        "last_error",
-        "worker",
-        "attempt",
-    )
+    lifecycle_fields: ClassVar[tuple[str, ...]] = ("scheduled_for", "attempt")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(_("name"), max_length=255, blank=True)
@@ -141,13 +143,13 @@ class ContainerJob(StateMachineModel):
         verbose_name = _("container job")
         verbose_name_plural = _("container jobs")
         indexes = [
-            # MariaDB has no partial indexes and makes it a full one: with the status in front it serves there too.
+            # MariaDB has no partial indexes and creates a full one, so the status is its first column.
             models.Index(
                 fields=["status", "-priority", "queued_at", "id"],
                 name="cm_job_claim",
                 condition=Q(status=JobStatus.QUEUED),
             ),
-            # For statistics and pruning: what ended lately, or long ago. A job that goes on costs it nothing.
+            # For statistics and pruning, by the time a job finished. Unfinished jobs are not in it.
             models.Index(
                 fields=["status", "status_changed_at"],
                 name="cm_job_finished",
@@ -219,7 +221,7 @@ class ContainerJob(StateMachineModel):
     def argv(self) -> list[str]:
         """The command as a list, split as a POSIX shell would.
 
-        Raises ValueError where the quoting is broken.
+        Raises ValueError if the quoting is invalid.
         """
         return split_command(self.command)
 
@@ -252,15 +254,15 @@ class ContainerJob(StateMachineModel):
 
     @property
     def duration(self) -> timedelta | None:
-        """How long the present attempt has run, or the completed one ran; None where nothing ran or it is not known."""
+        """How long the present attempt has run, or the completed one ran; None if there is none or it is not known."""
         if self.launched_at is None or self.status not in (JobStatus.RUNNING, JobStatus.COMPLETED):
             return None
         return (self.completed_at or timezone.now()) - self.launched_at
 
     def mark_as_queued(self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None) -> None:
-        """Queue the job, not to start before ``scheduled_for``.
+        """Queue the job, to start no earlier than ``scheduled_for``.
 
-        Raises what `transition_to` raises, as all of these do.
+        Raises what `transition_to` raises, as do all these methods.
         """
         if scheduled_for is None:
             self.transition_to(JobStatus.QUEUED, reason=reason, actor=actor)
@@ -275,13 +277,14 @@ class ContainerJob(StateMachineModel):
             raise
 
     def mark_as_running(self, *, reason: str = "", actor: object = None) -> None:
+        """Mark the job as running without a worker; the last attempt's exit code, reason and error are cleared."""
         self.transition_to(JobStatus.RUNNING, reason=reason, actor=actor)
 
     def mark_as_completed(self, *, reason: str = "", actor: object = None) -> None:
         self.transition_to(JobStatus.COMPLETED, reason=reason, actor=actor)
 
     def mark_as_failed(self, should_retry: bool = False, *, reason: str = "", actor: object = None) -> None:
-        """Fail the job; with ``should_retry`` and retries left, go on to retrying in the same transaction."""
+        """Fail the job; with ``should_retry`` and retries left, change it to retrying in the same transaction."""
         if not should_retry:
             self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
             return
@@ -318,7 +321,7 @@ class ContainerJob(StateMachineModel):
 
 
 class JobAttempt(models.Model):
-    """One run of a job. ``finished_at`` is null while the engine may still hold something of it."""
+    """One run of a job. ``finished_at`` is null as long as an engine may still hold something of it."""
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
     number = models.PositiveIntegerField()
@@ -344,9 +347,10 @@ class JobAttempt(models.Model):
 
 
 class JobTransition(models.Model):
-    """The journal: one row per change of a job's status, written by the database itself.
+    """The journal: one row per change of a job's status, written by a trigger.
 
-    It is made from the job's own row, so its key is not checked once more, which would cost more than the row.
+    The trigger takes the key from the job's row, so there is no foreign key constraint: to check it would take longer
+    than to write the row.
     """
 
     id = RowIdField(primary_key=True)
@@ -366,7 +370,7 @@ class JobTransition(models.Model):
 
 
 class JobLog(models.Model):
-    """A piece of an attempt's output, in order of ``sequence``."""
+    """A chunk of an attempt's output, in order of ``sequence``."""
 
     class Stream(models.TextChoices):
         STDOUT = "stdout", "stdout"
@@ -387,7 +391,7 @@ class JobLog(models.Model):
 
 
 class Worker(models.Model):
-    """A worker and the time until which it is believed to be alive."""
+    """A worker and its lease."""
 
     id = models.CharField(primary_key=True, max_length=64)
     host = models.CharField(max_length=255)
@@ -404,7 +408,7 @@ class Worker(models.Model):
 
 
 class PausedQueue(models.Model):
-    """A queue that no worker takes jobs from until its row is gone."""
+    """A queue that workers do not claim from, as long as the row exists."""
 
     name = models.CharField(primary_key=True, max_length=64)
     paused_at = models.DateTimeField(default=timezone.now)

@@ -14,7 +14,7 @@ PAIRS = [(source, target) for source in STATUSES for target in STATUSES]
 
 
 def columns_for(status: str) -> dict[str, Any]:
-    """Return the timestamps that a status needs, by the design's table."""
+    """Return the timestamps that a job with this status must have."""
     started = status in ("running", "failed", "retrying", "completed")
     return {
         "queued_at": THEN if status == "queued" else None,

@@ -38,7 +38,7 @@ class Isolated:
         return check_machines(self.registry.get_app_configs())
 
     def found(self) -> list[tuple[str, str]]:
-        return [(str(message.id).removeprefix("container_manager."), message.msg) for message in self.messages()]
+        return [(str(message.id).removeprefix("statemachine."), message.msg) for message in self.messages()]
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def journal(**options: Any) -> TransitionJournal:
     return TransitionJournal(**given)
 
 
-def test_the_projects_own_machines_are_sound() -> None:
+def test_the_check_finds_nothing_wrong_with_the_projects_own_models() -> None:
     assert check_machines(None) == []
 
 
-def test_choices_that_differ_from_the_map_are_named(isolated: Isolated) -> None:
+def test_choices_that_differ_from_the_map_are_an_error(isolated: Isolated) -> None:
     class Thing(models.Model):
         status = models.CharField(max_length=5, choices=[("a", "A"), ("c", "C")])
         Meta = meta(guard())
@@ -73,7 +73,7 @@ def test_choices_that_differ_from_the_map_are_named(isolated: Isolated) -> None:
     assert isolated.found() == [("E001", "The map of any and the choices of 'status' differ in 'b', 'c'.")]
 
 
-def test_choices_in_groups_and_of_integers_are_understood(isolated: Isolated) -> None:
+def test_grouped_integer_choices_that_match_the_map_pass_the_check(isolated: Isolated) -> None:
     class Thing(models.Model):
         status = models.IntegerField(choices=[("early", [(1, "A")]), ("late", [(2, "B")])])
         Meta = meta(guard(transitions={1: [2], 2: []}))
@@ -82,7 +82,7 @@ def test_choices_in_groups_and_of_integers_are_understood(isolated: Isolated) ->
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_machine_has_exactly_one_map(isolated: Isolated, count: int) -> None:
+def test_a_state_machine_model_without_exactly_one_map_is_an_error(isolated: Isolated, count: int) -> None:
     class Thing(StateMachineModel):
         status = models.CharField(max_length=5)
         Meta = meta(*[guard(name=f"guard{number}") for number in range(count)])
@@ -91,7 +91,7 @@ def test_a_machine_has_exactly_one_map(isolated: Isolated, count: int) -> None:
     assert isolated.found() == [("E004", text)]
 
 
-def test_a_child_table_has_its_parents_map_and_a_proxy_is_not_asked(isolated: Isolated) -> None:
+def test_a_child_model_is_checked_with_its_parents_map_and_a_proxy_is_skipped(isolated: Isolated) -> None:
     class Thing(StateMachineModel):
         status = models.CharField(max_length=5)
         Meta = meta(guard())
@@ -106,7 +106,7 @@ def test_a_child_table_has_its_parents_map_and_a_proxy_is_not_asked(isolated: Is
     assert isolated.found() == []
 
 
-def test_a_constraint_that_names_no_field_is_named_and_nothing_crashes(isolated: Isolated) -> None:
+def test_a_constraint_on_a_missing_field_is_an_error_and_does_not_crash_other_checks(isolated: Isolated) -> None:
     class Thing(StateMachineModel):
         transition_effects = {"b": {"when": Effect.NOW}}
         stage = models.CharField(max_length=5)
@@ -120,10 +120,10 @@ def test_a_constraint_that_names_no_field_is_named_and_nothing_crashes(isolated:
         "any_journal names 'status', which is no field of the model with a column.",
         "any_journal names 'reason', which is no field of the model with a column.",
     ]
-    assert {message.id for message in isolated.messages()} == {"container_manager.E005"}
+    assert {message.id for message in isolated.messages()} == {"statemachine.E005"}
 
 
-def test_a_relation_back_is_no_field_with_a_column(isolated: Isolated) -> None:
+def test_a_reverse_relation_in_lifecycle_fields_is_an_error(isolated: Isolated) -> None:
     class Thing(StateMachineModel):
         lifecycle_fields = ("parts", "status")
         status = models.CharField(max_length=5)
@@ -138,7 +138,7 @@ def test_a_relation_back_is_no_field_with_a_column(isolated: Isolated) -> None:
     ]
 
 
-def test_effects_name_real_states_and_real_fields_of_the_same_table(isolated: Isolated) -> None:
+def test_effects_with_unknown_states_or_fields_are_errors(isolated: Isolated) -> None:
     class Thing(StateMachineModel):
         status = models.CharField(max_length=5)
         Meta = meta(guard())
@@ -159,7 +159,7 @@ def test_effects_name_real_states_and_real_fields_of_the_same_table(isolated: Is
 
 
 @pytest.mark.parametrize(("name", "bad"), [("n" * 56, False), ("n" * 57, True), ("ö" * 28, False), ("ö" * 29, True)])
-def test_a_name_that_postgresql_would_cut_is_named(isolated: Isolated, name: str, bad: bool) -> None:
+def test_a_constraint_name_that_postgresql_would_truncate_is_an_error(isolated: Isolated, name: str, bad: bool) -> None:
     class Thing(StateMachineModel):
         status = models.CharField(max_length=5)
         Meta = meta(guard(name=name))
@@ -167,7 +167,7 @@ def test_a_name_that_postgresql_would_cut_is_named(isolated: Isolated, name: str
     assert [number for number, _ in isolated.found()] == (["E007"] if bad else [])
 
 
-def test_no_trigger_has_a_longer_name_than_the_check_allows_for() -> None:
+def test_no_trigger_name_is_longer_than_the_name_check_assumes() -> None:
     for constraint in trigger_constraints(ContainerJob):
         for sql in constraint.create_statements(ContainerJob, dialect_for(connection)):
             if found := re.match(r"CREATE TRIGGER [\"`]([^\"`]+)", sql):
@@ -188,13 +188,13 @@ def line_fields() -> dict[str, Any]:
     return {"thing": models.ForeignKey("Thing", models.CASCADE), "at": models.DateTimeField(), **words}
 
 
-def test_a_sound_journal_is_silent(isolated: Isolated) -> None:
+def test_a_correct_journal_passes_the_check(isolated: Isolated) -> None:
     more = {"note": models.TextField(null=True), "kind": models.CharField(max_length=5, db_default="x")}
     sound = meta(JournalTable(name="line_table"), db_table="lines")
     assert journaled(isolated, {**line_fields(), **more, "Meta": sound}) == []
 
 
-def test_a_journal_that_lacks_columns_or_has_too_many_is_named(isolated: Isolated) -> None:
+def test_a_journal_with_missing_or_unfilled_columns_is_an_error(isolated: Isolated) -> None:
     fields = line_fields()
     del fields["at"]
     fields["kind"] = models.CharField(max_length=5, default="x")
@@ -205,9 +205,9 @@ def test_a_journal_that_lacks_columns_or_has_too_many_is_named(isolated: Isolate
     ]
 
 
-def test_a_journal_that_sqlite_could_not_rebuild_is_warned_of(isolated: Isolated) -> None:
+def test_a_journal_without_a_journal_table_is_a_warning(isolated: Isolated) -> None:
     text = "machines.Line is a journal without a JournalTable: on SQLite no migration can rebuild it."
-    assert journaled(isolated, {**line_fields(), "Meta": meta(db_table="lines")}) == [("W003", text)]
+    assert journaled(isolated, {**line_fields(), "Meta": meta(db_table="lines")}) == [("W001", text)]
 
 
 def run(statement: str) -> None:
@@ -264,7 +264,7 @@ def assert_named_and_mended(change: Callable[[], None], name: str) -> None:
     assert check_triggers(None, databases=["default"]) == []
     change()
     [message] = check_triggers(None, databases=["default"])
-    assert message.id == "container_manager.E003"
+    assert message.id == "statemachine.E003"
     named = message.msg.rsplit(": ", 1)[1].removesuffix(".").split(", ")
     assert {name, f"function {name}"} & set(named)  # of a changed map, PostgreSQL's triggers know nothing
     with pytest.raises(SystemCheckError, match="E003"):
@@ -281,7 +281,7 @@ def assert_named_and_mended(change: Callable[[], None], name: str) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("drift", DRIFTS)
-def test_drift_is_named_and_the_hint_mends_it(drift: str) -> None:
+def test_trigger_drift_is_an_error_and_its_hint_repairs_it(drift: str) -> None:
     try:
         assert_named_and_mended(*DRIFTS[drift])
     finally:
@@ -291,7 +291,7 @@ def test_drift_is_named_and_the_hint_mends_it(drift: str) -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.skipif("connection.vendor != 'postgresql'", reason="Only PostgreSQL can disable a trigger.")
 @pytest.mark.parametrize("drift", POSTGRESQL_DRIFTS)
-def test_a_trigger_out_of_force_is_named_and_the_hint_mends_it(drift: str) -> None:
+def test_a_disabled_trigger_is_an_error_and_its_hint_repairs_it(drift: str) -> None:
     try:
         assert_named_and_mended(*POSTGRESQL_DRIFTS[drift])
     finally:
@@ -299,7 +299,7 @@ def test_a_trigger_out_of_force_is_named_and_the_hint_mends_it(drift: str) -> No
 
 
 @pytest.mark.django_db(transaction=True)
-def test_installing_again_changes_nothing() -> None:
+def test_installing_correct_triggers_again_changes_nothing() -> None:
     before = dialect_for(connection).installed(connection, JOBS)
     install()
     assert dialect_for(connection).installed(connection, JOBS) == before
@@ -312,7 +312,7 @@ def install() -> None:
 
 
 @pytest.mark.django_db
-def test_a_table_that_is_not_there_yet_is_not_missed(isolated: Isolated) -> None:
+def test_the_trigger_check_ignores_a_table_that_does_not_exist_yet(isolated: Isolated) -> None:
     class Thing(StateMachineModel):
         status = models.CharField(max_length=5)
         Meta = meta(guard())
@@ -321,12 +321,12 @@ def test_a_table_that_is_not_there_yet_is_not_missed(isolated: Isolated) -> None
 
 
 @pytest.mark.django_db
-def test_without_databases_none_is_asked() -> None:
+def test_the_trigger_check_without_databases_queries_none() -> None:
     assert check_triggers(None, databases=None) == []
 
 
-def test_a_vendor_without_triggers_is_an_error_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_database_vendor_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vars(connections[connection.alias]), "vendor", "oracle")
     [message] = check_triggers(None, databases=["default"])
-    assert message.id == "container_manager.E002"
+    assert message.id == "statemachine.E002"
     assert "mysql, postgresql, sqlite, not for 'oracle'" in message.msg

@@ -38,7 +38,7 @@ def undone() -> Iterator[None]:
 
 
 def statements() -> list[Statement]:
-    """Return what a claim asks of the database."""
+    """Return the statements of a claim."""
     asked: list[Statement] = []
 
     def note(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -170,7 +170,7 @@ DATABASES: dict[str, Any] = {"postgresql": PostgreSQL(), "sqlite": SQLite(), "my
     [(20_000, 5_000), pytest.param(1_000_000, 100_000, marks=pytest.mark.slow)],
     ids=["thousands", "a million"],
 )
-def test_a_claim_takes_its_jobs_from_its_index_and_looks_at_no_others(finished: int, queued: int) -> None:
+def test_a_claim_reads_its_jobs_from_an_index_and_no_others(finished: int, queued: int) -> None:
     database, jobs = DATABASES[connection.vendor], BulkJobs()
     jobs.add("queued", 1000)
     jobs.analyze()

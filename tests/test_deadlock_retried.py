@@ -77,7 +77,7 @@ def is_completed(job: ContainerJob) -> Callable[[], bool]:
 
 
 @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-def test_a_deadlock_while_a_worker_stores_ends_is_retried(tmp_path: Path) -> None:
+def test_a_worker_retries_a_finish_that_was_a_deadlock_victim(tmp_path: Path) -> None:
     """Two ends come to be stored at once, since a third is held up; of these two, the other locks the second first."""
     names, log, pids = ("first", "second", "third"), tmp_path / "log", tmp_path / "pids"
     gos = {name: tmp_path / name for name in names}
@@ -155,7 +155,7 @@ def cancel(*jobs: ContainerJob) -> None:
     ContainerJob.objects.filter(pk__in=[job.pk for job in jobs]).transition_to("cancelled")
 
 
-def test_a_deadlock_while_many_jobs_are_moved_is_retried(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bulk_transition_that_was_a_deadlock_victim_is_retried(caplog: pytest.LogCaptureFixture) -> None:
     with a_deadlock() as jobs:
         cancel(*jobs)
     assert set(ContainerJob.objects.values_list("status", flat=True)) == {"cancelled"}
@@ -174,7 +174,7 @@ def by_hand() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("callers", [transaction.atomic, by_hand])
-def test_a_deadlock_within_the_callers_transaction_is_the_callers(
+def test_a_deadlock_inside_the_callers_transaction_is_raised(
     callers: Callable[[], AbstractContextManager[None]],
 ) -> None:
     with a_deadlock() as jobs, pytest.raises(OperationalError, match=r"(?i)deadlock"), callers():

@@ -121,7 +121,7 @@ def told_by_the_database() -> str:
 
 
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(60.0, marks=pytest.mark.slow)])
-def test_a_mix_of_everything_has_no_deadlock(seconds: float) -> None:
+def test_all_operations_at_once_cause_no_deadlock(seconds: float) -> None:
     hands = [Hand(number, seed=number) for number in range(_WORKERS)]
     for hand in hands:
         register(hand.name, lease_seconds=600.0)

@@ -21,7 +21,7 @@ def ring(names: list[Any]) -> Graph:
     return Graph.declare({name: [names[(i + 1) % len(names)]] for i, name in enumerate(names)})
 
 
-def test_mermaid_of_a_small_map() -> None:
+def test_mermaid_draws_a_small_map() -> None:
     graph = Graph.declare({10: [20], 20: [10, 30], 30: []}, initial=[10])
     assert mermaid(graph, current=20).splitlines() == [
         "stateDiagram-v2",
@@ -38,7 +38,7 @@ def test_mermaid_of_a_small_map() -> None:
     ]
 
 
-def test_dot_of_a_small_map() -> None:
+def test_dot_draws_a_small_map() -> None:
     graph = Graph.declare({10: [20], 20: [10, 30], 30: []}, initial=[10])
     assert dot(graph, current=20).splitlines() == [
         "digraph transitions {",
@@ -54,7 +54,7 @@ def test_dot_of_a_small_map() -> None:
     ]
 
 
-def test_every_edge_of_a_job_is_drawn_once() -> None:
+def test_every_edge_of_the_jobs_map_is_drawn_once() -> None:
     names = {state: f"s{number}" for number, state in enumerate(JOB.states)}
     drawn = [line.strip() for line in mermaid(JOB).splitlines() if " --> " in line and "[*]" not in line]
     assert sorted(drawn) == sorted(f"{names[s]} --> {names[t]}" for s, t in LEGAL)
@@ -62,19 +62,19 @@ def test_every_edge_of_a_job_is_drawn_once() -> None:
     assert sorted(drawn) == sorted(f'"{s}" -> "{t}";' for s, t in LEGAL)
 
 
-def test_where_no_start_is_declared_it_is_what_nothing_leads_to() -> None:
+def test_without_declared_initial_states_those_without_incoming_edges_are_drawn_as_initial() -> None:
     assert [line for line in mermaid(JOB).splitlines() if "[*] -->" in line] == ["    [*] --> s0"]
     assert [line for line in dot(JOB).splitlines() if "bold" in line] == ['    "pending" [style="rounded,bold"];']
 
 
 @pytest.mark.parametrize("draw", [mermaid, dot])
 @pytest.mark.parametrize("current", [None, "no state of the map"])
-def test_what_is_nowhere_in_the_map_is_not_marked(draw: Callable[..., str], current: str | None) -> None:
+def test_a_current_state_outside_the_map_is_not_marked(draw: Callable[..., str], current: str | None) -> None:
     assert draw(JOB, current=current) == draw(JOB)
     assert draw(JOB, current="queued") != draw(JOB)
 
 
-def test_mermaid_keeps_odd_names_within_their_quotes() -> None:
+def test_mermaid_escapes_special_characters_in_state_names() -> None:
     lines = mermaid(ring(ODD)).splitlines()
     names = [line.removeprefix('    state "').rsplit('" as ', 1)[0] for line in lines if '" as ' in line]
     assert [name.replace("#quot;", '"').replace("#35;", "#") for name in names] == ODD
@@ -82,7 +82,7 @@ def test_mermaid_keeps_odd_names_within_their_quotes() -> None:
     assert all(line.split() == [f"s{i}", "-->", f"s{(i + 1) % len(ODD)}"] for i, line in enumerate(lines[-len(ODD) :]))
 
 
-def test_dot_keeps_odd_names_within_their_quotes() -> None:
+def test_dot_escapes_special_characters_in_state_names() -> None:
     lines = dot(ring(ODD)).splitlines()[3 : 3 + len(ODD)]
     names = [line.removeprefix('    "').removesuffix('" [style="rounded"];') for line in lines]
     assert [name.replace('\\"', '"').replace("\\\\", "\\") for name in names] == ODD

@@ -18,7 +18,7 @@ from .jobs import job_in, row_of
 HOOK = ["self", "base_qs", "using", "pk_val", "values", "update_fields", "forced_update"]
 
 
-def test_the_hook_has_the_signature_it_is_overridden_for() -> None:
+def test_djangos_do_update_has_the_expected_signature() -> None:
     expected = HOOK if django.VERSION < (6, 0) else [*HOOK, "returning_fields"]
     assert list(inspect.signature(Model._do_update).parameters) == expected
 
@@ -39,7 +39,7 @@ class TestSave:
         monkeypatch.setattr(StateMachineModel, "_do_update", watched)
         return seen
 
-    def test_every_update_of_a_save_goes_through_the_hook(self, asked: list[list[str]]) -> None:
+    def test_every_update_of_a_save_goes_through_do_update(self, asked: list[list[str]]) -> None:
         job = job_in("pending")
         asked.clear()
         job.name = "renamed"
@@ -49,7 +49,7 @@ class TestSave:
         assert {"name", "status"} <= set(asked[0])
         assert asked[1] == ["name"]
 
-    def test_an_update_that_matches_nothing_is_refused_and_never_becomes_an_insert(self) -> None:
+    def test_a_save_whose_update_matches_no_row_is_refused_and_does_not_insert(self) -> None:
         job = job_in("queued")
         stale = ContainerJob.objects.get(pk=job.pk)
         job.mark_as_running()
@@ -62,7 +62,7 @@ class TestSave:
             stale.save()
         assert not ContainerJob.objects.exists()
 
-    def test_an_insert_and_a_forced_one_are_told_from_updates(self, asked: list[list[str]]) -> None:
+    def test_an_insert_does_not_go_through_do_update(self, asked: list[list[str]]) -> None:
         job = ContainerJob(command="true")
         job.save()
         ContainerJob(command="true").save(force_insert=True)

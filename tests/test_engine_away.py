@@ -1,4 +1,4 @@
-"""An engine that does not answer says nothing of its jobs."""
+"""While an engine does not answer, nothing is known about its jobs: they stay as they are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class RemoteExecutor(ProcessExecutor):
-    """Local processes behind a way that can be cut."""
+    """Local processes of an engine that can be away."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=1)
     is_away = False
@@ -37,11 +37,11 @@ class RemoteExecutor(ProcessExecutor):
 
     def _ask(self) -> None:
         if self.is_away:
-            raise Unavailable("The way is cut.")
+            raise Unavailable("The engine is away.")
 
 
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_path: Path) -> None:
+def test_jobs_of_an_engine_that_is_away_stay_as_they_are_and_no_other_is_claimed(tmp_path: Path) -> None:
     ended, executor = tmp_path / "ended", RemoteExecutor()
     job = queue.enqueue(
         command=f"sh -c 'until test -e {tmp_path}/go; do sleep 0.02; done; touch {ended}; exit 3'", max_retries=0
@@ -64,7 +64,7 @@ def test_its_jobs_stay_as_they_are_and_no_other_is_claimed_until_it_is_back(tmp_
 
 
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#use-several-daemons")
-def test_while_one_is_away_another_is_served() -> None:
+def test_while_an_engine_is_away_another_is_served() -> None:
     away = RemoteExecutor()
     away.is_away = True
     settings = replace(SETTINGS, executors={"default": {}, "here": {}})
@@ -83,18 +83,18 @@ def test_while_one_is_away_another_is_served() -> None:
 
 
 class DistantExecutor(RemoteExecutor):
-    """Local processes, spoken of as if they outlived their worker: then somebody else has them."""
+    """Local processes that claim to survive their worker, as containers do."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=False, launch_threads=1)
 
 
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_before_it_has_answered_nothing_is_claimed_for_it() -> None:
+def test_nothing_is_claimed_for_an_engine_before_it_has_answered() -> None:
     executor = DistantExecutor()
     executor.is_away = True
     job, settings = queue.enqueue(command="true"), replace(SETTINGS, executors={"default": {}, "here": {}})
     with working(executor, settings=settings, others={"here": ProcessExecutor()}) as loop:
-        # As many as there are slots, one after another: the worker has had every reason to claim.
+        # One after another, more than there are slots: the worker has had enough chances to claim the first one.
         for _ in range(5):
             served = queue.enqueue(command="true", executor="here")
             eventually(lambda of=served: row_of(of)["status"] == "completed")
@@ -106,7 +106,7 @@ def test_before_it_has_answered_nothing_is_claimed_for_it() -> None:
 
 class TestDraining:
     def drained(self, *, due: str, back: bool = False) -> tuple[WorkerLoop, ContainerJob]:
-        """Drain a queue with a job for one of two executors, ``here`` and ``away``; the latter may come ``back``."""
+        """Drain a queue with a job for one of two executors, ``here`` and ``away``; the latter may be ``back`` later."""
         away, job = DistantExecutor(), queue.enqueue(command="true", executor=due)
         away.is_away = True
         settings = replace(SETTINGS, executors={"here": {}, "away": {}}, unreachable_seconds=1.0)
@@ -126,21 +126,21 @@ class TestDraining:
         loop.run()
         return loop, job
 
-    def test_waits_for_no_engine_that_nothing_is_due_for(self) -> None:
+    def test_a_drain_does_not_wait_for_an_engine_without_due_jobs(self) -> None:
         loop, job = self.drained(due="here")
         assert (row_of(job)["status"], loop.gave_up) == ("completed", [])
 
-    def test_ends_without_an_engine_that_does_not_answer(self) -> None:
+    def test_a_drain_ends_without_an_engine_that_is_given_up(self) -> None:
         loop, job = self.drained(due="away")
         assert (row_of(job)["status"], row_of(job)["attempt"], loop.gave_up) == ("queued", 0, ["away"])
 
-    def test_waits_for_an_engine_that_may_yet_answer(self) -> None:
+    def test_a_drain_waits_for_an_engine_that_is_not_given_up(self) -> None:
         loop, job = self.drained(due="away", back=True)
         assert (row_of(job)["status"], row_of(job)["attempt"], loop.gave_up) == ("completed", 1, [])
 
 
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_after_a_while_its_jobs_are_lost() -> None:
+def test_jobs_of_an_engine_that_is_given_up_are_lost() -> None:
     executor = RemoteExecutor()
     job = queue.enqueue(command="sleep 600", max_retries=0)
     with working(executor, settings=replace(SETTINGS, unreachable_seconds=1.0)):
@@ -153,7 +153,7 @@ def test_after_a_while_its_jobs_are_lost() -> None:
 
 
 class SlowExecutor(RemoteExecutor):
-    """Takes long for its first launch, say for an image, and is away for a moment when that is there."""
+    """Takes long for its first launch, as for a pull of an image, and then is away for a moment."""
 
     has_failed = False
 
@@ -161,11 +161,11 @@ class SlowExecutor(RemoteExecutor):
         if not self.has_failed:
             self.has_failed = True
             time.sleep(1.0)  # longer than an engine may be away
-            raise Unavailable("The way is cut.")
+            raise Unavailable("The engine is away.")
         return super().submit(spec)
 
 
-def test_a_launch_that_took_long_is_tried_again_when_it_fails_for_a_moment() -> None:
+def test_a_slow_launch_is_tried_again_when_its_engine_is_away_for_a_moment() -> None:
     executor = SlowExecutor()
     job = queue.enqueue(command="true", max_retries=0)
     settings = replace(SETTINGS, unreachable_seconds=0.5)
@@ -174,7 +174,7 @@ def test_a_launch_that_took_long_is_tried_again_when_it_fails_for_a_moment() -> 
 
 
 class NeedyExecutor(RemoteExecutor):
-    """Answers, but for some launches it needs what cannot be had yet."""
+    """Answers, but launches with an image need a registry that is away."""
 
     is_lacking, refusals = True, 0
 
@@ -186,9 +186,9 @@ class NeedyExecutor(RemoteExecutor):
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_an_engine_that_lacks_what_one_launch_needs_is_not_away() -> None:
+def test_an_engine_is_not_away_while_the_registry_of_one_launch_is() -> None:
     executor = NeedyExecutor()
-    # So rarely it is asked whether it is there: were it taken for away, that would be seen.
+    # The engine is observed rarely enough that the samples would see it if it counted as away.
     with working(executor, settings=replace(SETTINGS, poll_seconds=1.0)) as loop:
         needy = queue.enqueue(command="true", image="far/away:1")
         while executor.refusals < 3:

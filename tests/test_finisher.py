@@ -1,4 +1,4 @@
-"""What has ended is stored whatever becomes of the store, and by no thread before the worker runs."""
+"""The finisher: what has ended is stored in spite of errors, and by no thread before the worker runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.database import Database
 from container_manager.worker.finisher import Finisher
-from container_manager.worker.runs import Run
+from container_manager.worker.run import Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _PATIENCE_SECONDS = 30
@@ -42,15 +42,15 @@ def told(receiver: Callable[..., None]) -> Iterator[None]:
         job_transitioned.disconnect(receiver)
 
 
-def test_a_worker_that_does_not_run_has_no_thread() -> None:
-    """One that is made before its process forks, and runs in the child, would have lost it."""
+def test_a_worker_has_no_thread_before_it_runs() -> None:
+    """A worker that is made before a fork, and runs in the child, would have lost the thread."""
     before = threading.enumerate()
     WorkerLoop(settings=AppSettings(), executors={}, options=WorkerOptions())
     assert threading.enumerate() == before
 
 
-def test_whatever_ends_a_store_ends_the_worker() -> None:
-    """No worker goes on with a batch that nobody will store."""
+def test_any_exception_while_outcomes_are_stored_ends_the_worker() -> None:
+    """No worker goes on with a batch that will never be stored."""
 
     def leaves(transitions: Any, **kwargs: Any) -> None:
         if any(move.target == "completed" for move in transitions):
@@ -77,17 +77,17 @@ def test_whatever_ends_a_store_ends_the_worker() -> None:
     assert ContainerJob.objects.get(pk=job.pk).status == "completed"
 
 
-def test_what_could_not_be_stored_at_once_is_said_at_once() -> None:
-    """The loop asks nothing more of a database that is away."""
+def test_a_batch_that_could_not_be_stored_raises_and_can_be_given_again() -> None:
+    """The exception tells the loop at once to back off."""
 
     def away(execute: Callable[..., Any], *args: Any) -> Any:
         raise OperationalError("away")
 
     woken: list[int] = []
     finisher = Finisher(Database("default", idle_seconds=60.0), lambda: woken.append(1))
-    held = ended()
+    run = ended()
     with connection.execute_wrapper(away), pytest.raises(OperationalError):
-        finisher.give([held], worker="w")
+        finisher.give([run], worker="w")
     assert (finisher.batch, finisher.take(), woken) == ((), ((), set()), [])
-    finisher.give([held], worker="w")
-    assert (finisher.take(), woken) == (([held], {held.id}), [1])
+    finisher.give([run], worker="w")
+    assert (finisher.take(), woken) == (([run], {run.id}), [1])

@@ -44,7 +44,7 @@ class Colour(Enum):
         pytest.param({"a": None}, "targets of 'a' must be a list, not None", id="None for a list"),
     ],
 )
-def test_a_wrong_map_is_refused_by_name(transitions: Any, text: str) -> None:
+def test_an_invalid_map_is_refused_and_the_error_names_the_state(transitions: Any, text: str) -> None:
     with pytest.raises(GraphError, match=text):
         Graph.declare(transitions)
     with pytest.raises(GraphError, match=text):
@@ -61,7 +61,7 @@ def test_a_wrong_map_is_refused_by_name(transitions: Any, text: str) -> None:
         pytest.param(["b"], "No path leads to 'a'", id="a state nothing reaches"),
     ],
 )
-def test_wrong_initial_states_are_refused_by_name(initial: Any, text: str) -> None:
+def test_invalid_initial_states_are_refused_and_the_error_names_them(initial: Any, text: str) -> None:
     with pytest.raises(GraphError, match=text):
         Graph.declare({"a": ["b"], "b": ["c"], "c": ["b"]}, initial=initial)
 
@@ -76,17 +76,17 @@ def test_wrong_initial_states_are_refused_by_name(initial: Any, text: str) -> No
         pytest.param({-1: [0], 0: [1], 1: []}, id="negative"),
     ],
 )
-def test_a_sound_map_is_taken(transitions: Any) -> None:
+def test_a_valid_map_is_accepted(transitions: Any) -> None:
     assert Graph.declare(transitions).states == tuple(transitions)
 
 
-def test_enum_members_are_taken_as_their_plain_values() -> None:
+def test_enum_members_in_a_map_become_their_plain_values() -> None:
     graph = Graph.declare({Stage.DRAFT: [Stage.DONE], Stage.DONE: []}, initial=[Stage.DRAFT])
     assert graph == Graph.declare({10: [20], 20: []}, initial=[10])
     assert [type(state) for state in graph.states] == [int, int]
 
 
-def test_a_graph_answers_for_every_pair() -> None:
+def test_has_edge_agrees_with_the_map_for_every_pair() -> None:
     graph = Graph.declare(ContainerJob.VALID_TRANSITIONS)
     assert {pair for pair in PAIRS if graph.has_edge(*pair)} == LEGAL == set(graph.pairs)
     assert all((s in graph.sources(t)) == (t in graph.targets(s)) == ((s, t) in LEGAL) for s, t in PAIRS)
@@ -94,14 +94,14 @@ def test_a_graph_answers_for_every_pair() -> None:
     assert [s for s in STATUSES if graph.is_terminal(s)] == ["completed", "cancelled"]
 
 
-def test_an_unknown_state_has_no_edges_and_no_end() -> None:
+def test_an_unknown_state_has_no_edges_and_is_not_terminal() -> None:
     graph = Graph.declare({"a": ["b"], "b": []})
     assert graph.targets("x") == graph.sources("x") == ()
     assert not graph.has_edge("x", "a")
     assert not graph.is_terminal("x")
 
 
-def test_a_graph_does_not_change_with_the_map_it_was_made_from() -> None:
+def test_changing_the_declared_map_does_not_change_the_graph() -> None:
     transitions = {"a": ["b"], "b": []}
     graph = Graph.declare(transitions)
     transitions["b"].append("a")

@@ -1,11 +1,13 @@
-"""Imports go down the layers only, and the state machine knows nothing of the rest."""
+"""Imports go down the layers only, the state machine knows nothing of the rest, and each name is there once."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,3 +52,17 @@ def test_the_state_machine_imports_without_the_app() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_module_and_no_class_has_the_name_of_another() -> None:
+    # What Django looks for by name in each app, and the modules of which there is one per database.
+    exempt = {"apps", "checks", "management", "migrations", "models", "mysql", "postgresql", "sqlite"}
+    package = ROOT / "container_manager"
+    modules: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
+    for path in package.rglob("*.py"):
+        modules[path.parent.name if path.stem == "__init__" else path.stem] += 1
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes.update(node.name for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [name for name, count in modules.items() if count > 1 and name not in exempt] == []
+    assert [name for name, count in classes.items() if count > 1] == []

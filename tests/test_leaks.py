@@ -195,7 +195,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
-def test_no_path_leaks(path: Callable[[ContainerJob], None]) -> None:
+def test_no_way_around_transition_to_makes_an_illegal_transition(path: Callable[[ContainerJob], None]) -> None:
     job = job_in("pending")
     with pytest.raises(REFUSED), transaction.atomic():
         path(job)
@@ -204,7 +204,7 @@ def test_no_path_leaks(path: Callable[[ContainerJob], None]) -> None:
 
 
 @pytest.mark.parametrize("target", ["completed", "queued"])
-def test_replace_may_not_change_a_status(target: str) -> None:
+def test_replace_cannot_change_a_status(target: str) -> None:
     if connection.vendor == "postgresql":
         verbs: list[str] = []
     else:
@@ -223,7 +223,7 @@ def test_replace_may_not_change_a_status(target: str) -> None:
 
 
 @pytest.mark.parametrize("status", ["bogus", "PENDING", "pending "])
-def test_no_row_starts_in_an_unknown_status(status: str) -> None:
+def test_no_row_is_created_in_an_unknown_status(status: str) -> None:
     with pytest.raises(TransitionError):
         ContainerJob.objects.create(command="true", status=status)
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -232,12 +232,12 @@ def test_no_row_starts_in_an_unknown_status(status: str) -> None:
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "completed", "failed", "retrying"])
-def test_no_row_starts_without_the_timestamps_of_its_status(status: str) -> None:
+def test_no_row_is_created_without_the_timestamps_of_its_status(status: str) -> None:
     with pytest.raises(IntegrityError), transaction.atomic():
         ContainerJob.objects.create(command="true", status=status)
 
 
-def test_an_update_that_ignores_errors_changes_nothing() -> None:
+def test_an_illegal_update_or_ignore_changes_nothing() -> None:
     job = job_in("pending")
     verb = {"sqlite": "UPDATE OR IGNORE", "mysql": "UPDATE IGNORE"}.get(connection.vendor, "UPDATE")
     try:
@@ -249,7 +249,7 @@ def test_an_update_that_ignores_errors_changes_nothing() -> None:
     assert journal_of(job) == []
 
 
-def test_a_form_is_told_and_never_crashes() -> None:
+def test_full_clean_reports_an_illegal_transition_as_a_validation_error() -> None:
     job = job_in("pending")
     job.status = "completed"
     with pytest.raises(ValidationError) as refusal:
@@ -257,7 +257,7 @@ def test_a_form_is_told_and_never_crashes() -> None:
     assert "invalid_transition" in {error.code for error in refusal.value.error_dict["status"]}
 
 
-def test_a_restore_by_fixture_keeps_every_status_and_the_journal() -> None:
+def test_deserializing_a_dump_restores_statuses_and_journal() -> None:
     job = job_in("pending")
     job.mark_as_queued(actor="alice")
     job.mark_as_cancelled()
@@ -269,7 +269,7 @@ def test_a_restore_by_fixture_keeps_every_status_and_the_journal() -> None:
     assert journal_of(job) == [("pending", "queued"), ("queued", "cancelled")]
 
 
-def test_a_stale_bulk_update_cannot_revive_a_finished_job() -> None:
+def test_a_bulk_update_of_a_stale_instance_cannot_reopen_a_finished_job() -> None:
     job = job_in("running")
     stale = ContainerJob.objects.get(pk=job.pk)
     job.mark_as_completed()
@@ -282,7 +282,7 @@ def test_a_stale_bulk_update_cannot_revive_a_finished_job() -> None:
 
 
 @pytest.mark.django_db(databases=["default", "other"])
-def test_another_database_has_its_own_truth() -> None:
+def test_a_save_to_another_database_is_checked_against_the_row_there() -> None:
     job = job_in("queued")
     ContainerJob.objects.using("other").create(pk=job.pk, command="true")
     job.status, job.launched_at, job.queued_at = "running", THEN, None
@@ -296,7 +296,7 @@ def test_another_database_has_its_own_truth() -> None:
     assert ContainerJob.objects.using("other").get(pk=done.pk).status == "pending"
 
 
-def test_integer_states_under_another_name_are_held_alike() -> None:
+def test_integer_states_in_a_field_of_another_name_are_enforced() -> None:
     article = Article.objects.create(title="x")
     article.transition_to(REVIEW)
     Article.objects.create(title="y")
@@ -313,7 +313,7 @@ def test_integer_states_under_another_name_are_held_alike() -> None:
         Article(pk=article.pk, stage=DRAFT).save()
 
 
-def test_a_door_is_not_shut_in_capitals() -> None:
+def test_a_case_insensitive_collation_does_not_weaken_the_map() -> None:
     if connection.vendor == "postgresql":
         ignore_case_of_doors()
     door = Door.objects.create()
@@ -340,7 +340,7 @@ def ignore_case_of_doors() -> None:
 
 
 @pytest.mark.parametrize("many", [{"ignore_conflicts": True}, {"update_conflicts": True}], ids=str)
-def test_a_bulk_create_over_an_existing_row_moves_it_nowhere(many: dict[str, bool]) -> None:
+def test_a_bulk_create_that_conflicts_with_a_row_does_not_change_its_status(many: dict[str, bool]) -> None:
     job = job_in("queued")
     twin = ContainerJob(pk=job.pk, command="true", name="twin", status="running", launched_at=THEN)
     options: dict[str, Any] = dict(many)
@@ -357,7 +357,7 @@ def test_a_bulk_create_over_an_existing_row_moves_it_nowhere(many: dict[str, boo
             twin.mark_as_completed()
 
 
-def test_a_bulk_create_of_the_same_status_is_ignored_everywhere() -> None:
+def test_a_bulk_create_that_ignores_a_conflict_with_the_same_status_changes_nothing() -> None:
     job = job_in("queued")
     twin = ContainerJob(pk=job.pk, command="false", status="queued", queued_at=THEN)
     ContainerJob.objects.bulk_create([twin], ignore_conflicts=True)
@@ -366,7 +366,7 @@ def test_a_bulk_create_of_the_same_status_is_ignored_everywhere() -> None:
     assert journal_of(job) == [("queued", "running")]
 
 
-def test_a_related_manager_moves_along_the_map_only() -> None:
+def test_a_related_manager_cannot_leave_the_map() -> None:
     shelf = Shelf.objects.create()
     article = shelf.articles.create(title="x")
     with pytest.raises(IntegrityError, match="Invalid transition"), transaction.atomic():
@@ -383,7 +383,7 @@ def test_a_related_manager_moves_along_the_map_only() -> None:
     assert (article.stage, article.shelf) == (PUBLISHED, None)
 
 
-def test_a_saved_key_takes_a_legal_edge_and_no_other() -> None:
+def test_saving_a_new_instance_with_an_existing_key_is_checked_against_the_map() -> None:
     article = Article.objects.create(title="x")
     other = Article(pk=article.pk, title="y", stage=REVIEW)
     other.save()
@@ -393,7 +393,7 @@ def test_a_saved_key_takes_a_legal_edge_and_no_other() -> None:
     assert Article.objects.get().stage == PUBLISHED
 
 
-def test_a_forced_update_by_key_takes_a_legal_edge_as_nobodys() -> None:
+def test_a_forced_update_of_an_unloaded_row_is_journaled_without_an_actor() -> None:
     job = job_in("pending")
     job.mark_as_queued(actor="alice")
     other = ContainerJob(pk=job.pk, command="true", status="running", launched_at=THEN)
@@ -406,7 +406,7 @@ def test_a_forced_update_by_key_takes_a_legal_edge_as_nobodys() -> None:
 
 
 @pytest.mark.parametrize("model", [ShortArticle, Review], ids=["proxy", "child"])
-def test_another_model_of_the_same_rows_is_held_alike(model: type[Article]) -> None:
+def test_a_proxy_or_child_model_is_held_to_the_same_map(model: type[Article]) -> None:
     article = model.objects.create(title="x")
     refused = [
         lambda: article.transition_to(PUBLISHED),
@@ -446,7 +446,7 @@ def save_nothing(article: Article, stage: int) -> Article:
     return article
 
 
-def test_a_stale_child_changes_neither_of_its_tables() -> None:
+def test_saving_a_stale_child_model_changes_neither_of_its_tables() -> None:
     review = Review.objects.create(verdict="")
     stale = Review.objects.get()
     review.transition_to(REVIEW)
@@ -484,7 +484,7 @@ def _render_jobs() -> Iterator[None]:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("_render_jobs")
 @pytest.mark.parametrize("model", [UrgentJob, RenderJob], ids=["proxy", "child"])
-def test_another_model_of_jobs_keeps_their_journal(model: type[ContainerJob]) -> None:
+def test_a_proxy_or_child_model_of_jobs_keeps_the_journal(model: type[ContainerJob]) -> None:
     job = model.objects.create(command="true")
     job.mark_as_queued(actor="alice")
     job.status = "running"
@@ -509,7 +509,9 @@ def test_another_model_of_jobs_keeps_their_journal(model: type[ContainerJob]) ->
 
 
 @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy, lambda job: pickle.loads(pickle.dumps(job))])  # noqa: S301
-def test_a_copy_moves_once_and_leaves_the_other_stale(copier: Callable[[ContainerJob], ContainerJob]) -> None:
+def test_a_transition_of_a_copied_instance_makes_the_original_stale(
+    copier: Callable[[ContainerJob], ContainerJob],
+) -> None:
     job = job_in("queued")
     twin = copier(job)
     twin.mark_as_running(actor="twin")
@@ -519,7 +521,7 @@ def test_a_copy_moves_once_and_leaves_the_other_stale(copier: Callable[[Containe
     assert [(step.to_status, step.actor) for step in job.transitions.all()] == [("running", "twin")]
 
 
-def test_two_stale_claims_of_one_job() -> None:
+def test_of_two_instances_that_save_the_same_transition_the_second_is_stale() -> None:
     job = job_in("queued")
     other = ContainerJob.objects.get(pk=job.pk)
     job.status = other.status = "running"
@@ -529,7 +531,7 @@ def test_two_stale_claims_of_one_job() -> None:
     assert journal_of(job) == [("queued", "running")]
 
 
-def test_an_unknown_database_is_djangos_own_error() -> None:
+def test_saving_to_an_unknown_database_raises_djangos_error() -> None:
     job = job_in("pending")
     with pytest.raises(ConnectionDoesNotExist):
         job.save(using="nonexistent")
@@ -537,7 +539,7 @@ def test_an_unknown_database_is_djangos_own_error() -> None:
 
 
 @pytest.mark.django_db(databases=["default", "other"])
-def test_a_row_of_another_database_is_missing_in_this() -> None:
+def test_a_transition_in_a_database_without_the_row_raises_missing_row() -> None:
     job = job_in("pending")
     job._state.db = "other"
     with pytest.raises(MissingRow, match="database 'other' has no such row"):
@@ -546,7 +548,7 @@ def test_a_row_of_another_database_is_missing_in_this() -> None:
 
 
 @pytest.mark.django_db(databases=["default", "other"])
-def test_a_second_database_has_the_whole_machine() -> None:
+def test_a_second_database_enforces_and_journals_too() -> None:
     here = job_in("pending")
     there = ContainerJob.objects.using("other").create(pk=here.pk, command="true")
     there.mark_as_queued(actor="alice")
@@ -561,7 +563,7 @@ def test_a_second_database_has_the_whole_machine() -> None:
 
 
 @pytest.mark.django_db(databases=["default", "other"])
-def test_a_copy_into_another_database_goes_on_there() -> None:
+def test_an_instance_copied_to_another_database_moves_there_and_not_here() -> None:
     job = job_in("pending")
     job.mark_as_queued(actor="alice")
     job.save(using="other")
@@ -601,7 +603,7 @@ def test_loaddata_restores_what_dumpdata_wrote(fixture_file: Path) -> None:
     assert everything() == before
 
 
-def test_loaddata_over_a_job_that_went_on_is_refused(fixture_file: Path) -> None:
+def test_loaddata_over_a_job_that_has_moved_on_is_refused(fixture_file: Path) -> None:
     ContainerJob.objects.get(name="running").mark_as_completed()
     before = everything()
     with pytest.raises(REFUSED, match="completed -> running"):

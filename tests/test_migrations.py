@@ -20,7 +20,7 @@ from container_manager.models import ContainerJob
 from container_manager.statemachine.trigger_constraint import sweep, trigger_constraints
 
 from .jobs import STATUSES, job_in, journal_of, row_of
-from .trial import LABEL, MAP, Trial, clean_up, entry_model, functions, guard, job_model, journal
+from .migrations_app import LABEL, MAP, Trial, clean_up, entry_model, functions, guard, job_model, journal
 
 LONGER = {"a": ["b"], "b": ["c", "d"], "c": [], "d": []}
 LONG_TEXT = models.CharField(max_length=40, default="a")
@@ -87,7 +87,7 @@ UNRELATED = {
 
 @on_trial
 @pytest.mark.parametrize("change", UNRELATED)
-def test_an_unrelated_change_keeps_the_triggers(trial: Trial, change: str) -> None:
+def test_an_unrelated_migration_keeps_the_triggers(trial: Trial, change: str) -> None:
     trial.create_tables()
     before = trial.rows()
     trial.assert_in_force()
@@ -100,7 +100,7 @@ def test_an_unrelated_change_keeps_the_triggers(trial: Trial, change: str) -> No
 
 
 @on_trial
-def test_a_field_that_the_journal_names_may_be_renamed_alike(trial: Trial) -> None:
+def test_a_field_of_the_journal_can_be_renamed_with_its_constraint(trial: Trial) -> None:
     trial.create_tables()
     after, before = trial.state.clone(), trial.rows()
     after.rename_field(LABEL, "job", "actor", "who")
@@ -123,7 +123,7 @@ TYPES = {
 
 @on_trial
 @pytest.mark.parametrize("column", TYPES)
-def test_the_type_of_a_column_in_a_trigger_may_change(trial: Trial, column: str) -> None:
+def test_the_type_of_a_column_used_by_a_trigger_can_change(trial: Trial, column: str) -> None:
     trial.create_tables()
     before = trial.rows()
     trial.assert_in_force()
@@ -139,7 +139,9 @@ def test_the_type_of_a_column_in_a_trigger_may_change(trial: Trial, column: str)
 
 @on_trial
 @pytest.mark.parametrize("column", ["the primary key", "the version"])
-def test_a_connection_that_is_older_than_the_type_is_refused_at_worst(trial: Trial, column: str) -> None:
+def test_a_connection_opened_before_a_type_change_gets_errors_but_no_illegal_transition(
+    trial: Trial, column: str
+) -> None:
     """PostgreSQL's functions are compiled once per connection, for the types of then."""
     trial.create_tables()
     trial.apply(TYPES[column])
@@ -155,7 +157,7 @@ def test_a_connection_that_is_older_than_the_type_is_refused_at_worst(trial: Tri
 
 
 @on_trial
-def test_the_model_may_be_renamed(trial: Trial) -> None:
+def test_the_guarded_model_can_be_renamed(trial: Trial) -> None:
     trial.create_tables()
     before = trial.rows()
     trial.apply(migrations.RenameModel("Job", "Task"))
@@ -167,7 +169,7 @@ def test_the_model_may_be_renamed(trial: Trial) -> None:
 
 
 @on_trial
-def test_the_journals_model_may_be_renamed_and_its_constraint_swapped(trial: Trial) -> None:
+def test_the_journals_model_can_be_renamed_with_its_constraint(trial: Trial) -> None:
     trial.create_tables()
     after, before = trial.state.clone(), trial.rows()
     after.rename_model(LABEL, "Entry", "Line")
@@ -181,7 +183,7 @@ def test_the_journals_model_may_be_renamed_and_its_constraint_swapped(trial: Tri
 
 
 @on_trial
-def test_that_migration_goes_back_too_if_the_constraint_is_away_meanwhile(trial: Trial) -> None:
+def test_renaming_the_journals_model_is_reversible_if_the_constraint_is_removed_first(trial: Trial) -> None:
     """SQLite renames no table while a trigger names one that is not there."""
     trial.create_tables()
     before = trial.rows()
@@ -197,7 +199,7 @@ def test_that_migration_goes_back_too_if_the_constraint_is_away_meanwhile(trial:
 
 
 @on_trial
-def test_a_changed_map_is_one_migration(trial: Trial) -> None:
+def test_a_changed_map_is_migrated_forwards_and_back(trial: Trial) -> None:
     trial.create_tables()
     after, before = trial.state.clone(), trial.rows()
     after.remove_constraint(LABEL, "job", "trial_guard")
@@ -218,7 +220,7 @@ def test_a_changed_map_is_one_migration(trial: Trial) -> None:
 
 
 @on_trial
-def test_a_row_whose_state_the_new_map_lacks_can_only_be_deleted(trial: Trial) -> None:
+def test_a_row_in_a_state_that_the_new_map_lacks_can_only_be_deleted(trial: Trial) -> None:
     """So the migration that drops a state moves its rows first, between RemoveConstraint and AddConstraint."""
     trial.create_tables()
     shorter = guard({"a": ["b"], "b": []})
@@ -242,7 +244,7 @@ def test_a_row_whose_state_the_new_map_lacks_can_only_be_deleted(trial: Trial) -
 
 
 @on_trial
-def test_another_message_touches_no_table(trial: Trial) -> None:
+def test_a_changed_violation_message_does_not_alter_the_table(trial: Trial) -> None:
     trial.create_tables()
     after = trial.state.clone()
     after.remove_constraint(LABEL, "job", "trial_guard")
@@ -256,7 +258,7 @@ def test_another_message_touches_no_table(trial: Trial) -> None:
 
 
 @on_trial
-def test_the_status_field_may_be_renamed_and_the_constraints_swapped(trial: Trial) -> None:
+def test_the_status_field_can_be_renamed_with_its_constraints(trial: Trial) -> None:
     """Django's RenameField does not know the names inside constraints, so they must be written anew with the field.
 
     makemigrations then takes the old ones away first, and puts the new ones back last.
@@ -279,7 +281,7 @@ def test_the_status_field_may_be_renamed_and_the_constraints_swapped(trial: Tria
 
 
 @on_trial
-def test_a_longer_status_for_a_longer_map_is_one_migration_that_works(trial: Trial) -> None:
+def test_a_longer_status_field_and_a_longer_map_can_be_one_migration(trial: Trial) -> None:
     trial.create_tables()
     longer = {**MAP, "c": ["a long name for a status"], "a long name for a status": []}
     after = trial.state.clone()
@@ -296,7 +298,7 @@ def test_a_longer_status_for_a_longer_map_is_one_migration_that_works(trial: Tri
 
 
 @on_trial
-def test_a_migration_that_is_not_atomic_installs_the_same(trial: Trial) -> None:
+def test_a_non_atomic_migration_installs_the_same_triggers(trial: Trial) -> None:
     trial.apply(job_model([guard(), journal()]), entry_model(), atomic=False)
     trial.assert_in_force()
     trial.apply(*swap(constraint=guard(LONGER)), atomic=False)
@@ -306,7 +308,7 @@ def test_a_migration_that_is_not_atomic_installs_the_same(trial: Trial) -> None:
 
 
 @on_trial
-def test_constraints_may_come_to_a_table_that_has_rows_and_go_again(trial: Trial) -> None:
+def test_constraints_can_be_added_to_a_populated_table_and_removed(trial: Trial) -> None:
     trial.apply(job_model([]), entry_model())
     trial.model("Job").objects.create(status="b")
     trial.apply(migrations.AddConstraint("Job", guard()), migrations.AddConstraint("Job", journal()))
@@ -318,7 +320,7 @@ def test_constraints_may_come_to_a_table_that_has_rows_and_go_again(trial: Trial
 
 
 @on_trial
-def test_a_constraint_made_and_taken_away_in_one_migration_leaves_nothing(trial: Trial) -> None:
+def test_a_constraint_added_and_removed_in_one_migration_leaves_nothing(trial: Trial) -> None:
     trial.apply(
         job_model([guard(), journal()]),
         entry_model(),
@@ -332,7 +334,7 @@ def test_a_constraint_made_and_taken_away_in_one_migration_leaves_nothing(trial:
 
 
 @on_trial
-def test_a_database_default_does_not_disturb_the_constraints(trial: Trial) -> None:
+def test_a_status_field_with_a_database_default_gets_its_triggers(trial: Trial) -> None:
     """Django makes such a table with parameters, and asks for its constraints in another way then."""
     trial.apply(job_model([guard(), journal()], status=models.CharField(max_length=16, db_default="a")), entry_model())
     trial.assert_in_force()
@@ -344,7 +346,7 @@ def test_a_database_default_does_not_disturb_the_constraints(trial: Trial) -> No
 
 @on_trial
 @pytest.mark.parametrize("table", ["trial_UPPER", "trial with spaces", "trial-hyphen", "trial_ö", "trial_order"])
-def test_a_table_of_any_name_is_held(trial: Trial, table: str) -> None:
+def test_a_table_with_any_name_gets_its_triggers(trial: Trial, table: str) -> None:
     trial.apply(
         job_model([guard(), journal(table=f"{table} entries")], db_table=table),
         entry_model(db_table=f"{table} entries"),
@@ -358,7 +360,7 @@ def test_a_table_of_any_name_is_held(trial: Trial, table: str) -> None:
 
 
 @on_trial
-def test_a_table_whose_name_comes_quoted_is_held(trial: Trial) -> None:
+def test_a_table_with_a_quoted_name_gets_its_triggers(trial: Trial) -> None:
     """So people name a table in another schema of PostgreSQL."""
     mark = "`" if connection.vendor == "mysql" else '"'
     schema = f"{mark}public{mark}." if connection.vendor == "postgresql" else ""
@@ -381,7 +383,7 @@ def test_a_table_whose_name_comes_quoted_is_held(trial: Trial) -> None:
         pytest.param(["x" * 16, "$guard", ":name"], id="other"),
     ],
 )
-def test_states_of_any_name_are_held_whichever_way_the_table_is_made(trial: Trial, states: list[str]) -> None:
+def test_states_with_any_name_are_enforced_however_the_table_is_created(trial: Trial, states: list[str]) -> None:
     first, second, third = states
     constraint = guard({first: [second], second: [third], third: []})
     trial.apply(job_model([constraint, journal()]), entry_model())
@@ -399,7 +401,7 @@ def test_states_of_any_name_are_held_whichever_way_the_table_is_made(trial: Tria
 
 
 @on_trial
-def test_a_map_too_long_for_a_message_is_refused_alike(trial: Trial) -> None:
+def test_a_map_too_long_for_the_error_message_is_still_enforced(trial: Trial) -> None:
     many = [f"status number {number}" for number in range(60)]
     trial.apply(job_model([guard({"a": many, **{state: [] for state in many}}), journal()]), entry_model())
     job = trial.model("Job").objects.create(status=many[0])
@@ -432,7 +434,7 @@ def test_sqlmigrate_shows_the_triggers_both_for_a_new_table_and_for_a_changed_on
 
 
 @on_trial
-def test_what_a_dropped_table_leaves_behind_is_swept(trial: Trial) -> None:
+def test_functions_left_by_dropped_tables_are_removed(trial: Trial) -> None:
     trial.create_tables()
     assert sweep("default") == []
     trial.assert_in_force()
@@ -444,7 +446,7 @@ def test_what_a_dropped_table_leaves_behind_is_swept(trial: Trial) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_app_may_be_migrated_to_zero_and_again() -> None:
+def test_the_app_can_be_migrated_to_zero_and_back() -> None:
     for status in STATUSES:
         job_in(status)
     job_in("pending").mark_as_queued()
@@ -465,7 +467,7 @@ def test_the_app_may_be_migrated_to_zero_and_again() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_app_may_be_migrated_from_its_first_tables_and_back_with_jobs_in_them() -> None:
+def test_the_app_can_be_migrated_to_its_first_migration_and_back_with_jobs() -> None:
     job = job_in("pending")
     job.mark_as_queued()
     try:
@@ -480,7 +482,7 @@ def test_the_app_may_be_migrated_from_its_first_tables_and_back_with_jobs_in_the
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="Only SQLite has AUTOINCREMENT.")
-def test_a_transition_writes_no_counter() -> None:
+def test_a_transition_does_not_write_an_autoincrement_counter() -> None:
     job_in("pending").mark_as_queued()
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM sqlite_sequence WHERE name = 'container_manager_jobtransition'")
@@ -489,7 +491,7 @@ def test_a_transition_writes_no_counter() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("backwards", [False, True])
-def test_sqlmigrate_of_the_app_runs(backwards: bool) -> None:
+def test_sqlmigrate_shows_the_apps_triggers(backwards: bool) -> None:
     text = StringIO()
     call_command("sqlmigrate", "container_manager", "0001", backwards=backwards, stdout=text)
     assert ("CREATE TRIGGER" in text.getvalue()) != backwards

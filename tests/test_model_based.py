@@ -407,7 +407,7 @@ class JobMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_any_history_agrees_with_the_model() -> None:
+def test_random_histories_agree_with_the_model() -> None:
     run_state_machine_as_test(
         JobMachine,
         settings=settings(

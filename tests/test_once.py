@@ -23,12 +23,12 @@ _WORKERS, _SLOTS = 4, 8
 @pytest.mark.shows("explanation/worker.md#what-happens-when-something-dies")
 def test_no_job_runs_twice(count: int, tmp_path: Path) -> None:
     lines, log, go = tmp_path / "lines", tmp_path / "log", tmp_path / "go"
-    # The shell opens it to append, so lines of several processes do not mix.
+    # Opened in append mode: lines of several processes do not mix.
     command = f"sh -c 'until test -e {go}; do sleep 0.1; done; echo $CONTAINER_MANAGER_JOB >> {lines}'"
     jobs = queue.enqueue_many([ContainerJob(command=command, max_retries=5) for _ in range(count)])
     workers = [start_worker("--drain", "--slots", str(_SLOTS), log=log) for _ in range(_WORKERS)]
     try:
-        # None ends before all workers are at work: however slowly they start, the queue is theirs together.
+        # No job ends before all workers have claimed some, however slowly they start.
         eventually(lambda: JobAttempt.objects.count() == _WORKERS * _SLOTS)
         go.touch()
         assert [process.wait() for process in workers] == [0] * _WORKERS, log.read_text()
@@ -43,7 +43,7 @@ def test_no_job_runs_twice(count: int, tmp_path: Path) -> None:
     assert (JobAttempt.objects.count(), JobTransition.objects.count()) == (count, 2 * count)
 
 
-def test_one_slot_takes_jobs_by_priority_then_age_and_none_before_its_time(tmp_path: Path) -> None:
+def test_one_slot_runs_jobs_by_priority_then_age_and_none_before_it_is_scheduled(tmp_path: Path) -> None:
     order = tmp_path / "order"
 
     def enqueue(name: str, **fields: object) -> ContainerJob:
@@ -57,7 +57,7 @@ def test_one_slot_takes_jobs_by_priority_then_age_and_none_before_its_time(tmp_p
         ContainerJob.objects.filter(pk=job.pk).update(queued_at=due - timedelta(hours=age + 2))
     with worker("--slots", "1", "--max-jobs", "6", log=tmp_path / "log") as process:
         eventually(lambda: order.exists() and len(order.read_text().split()) == 5)
-        # Only now, however slowly the worker has started: else it might be due, and first, before that has begun.
+        # Only now: otherwise it might be due before the worker has claimed anything.
         ContainerJob.objects.filter(pk=late.pk).update(scheduled_for=timezone.now() + timedelta(seconds=1))
         assert process.wait(timeout=60) == 0
     assert order.read_text().split() == ["high", "past", "old", "young", "low", "late"]

@@ -1,4 +1,4 @@
-"""A database that goes away while jobs end finds them ended when it is back; `tests.chaos.outage` has the long form."""
+"""Jobs that end during a database outage are stored after it; `tests.chaos.outage` runs one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ _DATABASES = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mariadb"
 @pytest.mark.parametrize(
     ("jobs", "seconds", "lease"),
     [
-        # Every lease has run out when it is back, and yet all workers live: none may take another for dead.
+        # Every lease has expired when the database is back, but all workers live: none may rescue another's attempts.
         (20, 8.0, 6.0),
         pytest.param(200, 20.0, 30.0, marks=pytest.mark.slow),
     ],
     ids=["longer than a lease", "long"],
 )
 @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-def test_what_ends_while_the_database_is_away_is_stored_when_it_is_back(
-    jobs: int, seconds: float, lease: float
-) -> None:
-    """The database is one of the test's own: others still need theirs."""
+def test_jobs_that_end_during_a_database_outage_are_stored_after_it(jobs: int, seconds: float, lease: float) -> None:
+    """The database is one of this test's own: other tests need theirs."""
     command = [sys.executable, "-m", "tests.chaos.outage", _DATABASES[connection.vendor]]
     command += ["--jobs", str(jobs), "--seconds", str(seconds), "--lease", str(lease)]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}

@@ -22,19 +22,19 @@ from .workers import eventually, worker
 
 _STREAMS: list[Stream] = ["stdout", "stderr"]
 _LIMIT = 200
-# What may be missing of a tail that was cut: the rest of one row.
+# A tail may lack this much: the rest of a row that was dropped.
 _ROW = _LIMIT // 2 // 16
 
 
 class Stored:
-    """What the database has of one attempt: rows by their place, each stored once."""
+    """The rows that the database has of one attempt, by sequence number, each stored once."""
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[str, bytes]] = {}
 
     def apply(self, output: CappedOutput, *, tail: bool) -> None:
         entries, gone = output.take(tail=tail)
-        for _ in range(2):  # a change whose fate was unknown is sent again
+        for _ in range(2):  # a change is sent again if its commit was uncertain
             if gone is not None:
                 self.rows = {n: row for n, row in self.rows.items() if not gone[0] <= n < gone[1]}
             for entry in entries:
@@ -50,7 +50,7 @@ class Stored:
     inherited=st.booleans(),
 )
 @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-def test_what_is_stored_is_the_head_and_the_tail(chunks: list[tuple[Stream, int, str]], inherited: bool) -> None:
+def test_the_head_and_the_tail_of_output_are_stored(chunks: list[tuple[Stream, int, str]], inherited: bool) -> None:
     output, stored = CappedOutput(_LIMIT, replaces=inherited), Stored()
     if inherited and chunks:
         stored.rows = dict.fromkeys(range(3), ("stdout", b"another worker's"))
@@ -95,7 +95,7 @@ def keep(job: store.ClaimedJob, *rows: tuple[int, str, bytes], gone: tuple[int, 
 
 @pytest.mark.django_db(transaction=True)
 class TestFollowing:
-    def test_a_reader_who_is_too_slow_is_told(self) -> None:
+    def test_a_slow_reader_is_told_that_output_was_dropped(self) -> None:
         job = claimed()
         keep(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
         reading = follow(ContainerJob.objects.get(pk=job.id))
@@ -105,7 +105,7 @@ class TestFollowing:
         assert (stream, b"some was dropped here" in said) == ("system", True)
         assert next(reading) == ("stdout", b"five")
 
-    def test_a_reader_who_comes_later_reads_the_worker_s_own_words(self) -> None:
+    def test_a_late_reader_reads_the_workers_note_of_dropped_output(self) -> None:
         job = claimed()
         keep(job, (0, "stdout", b"head "), (1, "stdout", b"one "), (2, "stdout", b"two "))
         keep(job, (1, "system", b"[8 bytes dropped]\n"), (5, "stdout", b"five"), gone=(1, 5))
@@ -116,7 +116,7 @@ class TestFollowing:
             ("stdout", b"five"),
         ]
 
-    def test_the_end_of_a_long_output_is_seen_while_the_job_runs(self, tmp_path: Path) -> None:
+    def test_the_tail_of_long_output_is_seen_while_the_job_runs(self, tmp_path: Path) -> None:
         go, script = tmp_path / "go", tmp_path / "long.sh"
         os.mkfifo(go)
         script.write_text(

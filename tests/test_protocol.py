@@ -1,4 +1,4 @@
-"""The protocol of claim, lease, fence and cancel: its model, and the worker where a test cannot wait for chance."""
+"""The protocol of claim, lease, fencing token and cancel: its model, and rare situations of the real worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from .jobs import row_of
 from .protocol.__main__ import main
 from .protocol.model import Guards, check
-from .protocol.records import let_lease_run_out, records_of, register
+from .protocol.records import expire_lease, records_of, register
 
 _LOST = "a worker that has lost attempt 1 changes something"
 _CANCELLED = "a cancelled job becomes"
@@ -37,7 +37,7 @@ class TestModel:
     def test_no_order_of_steps_breaks_the_protocol(self) -> None:
         result = check(Guards())
         assert result.problem is None, "\n".join(result.trace)
-        # Two orders of magnitude more are looked at where nothing is forgotten and no two states count as one.
+        # Without its reductions (equal states merged, what no longer matters forgotten) the model has 100 times as many.
         assert result.states > 10_000
         assert result.steps > 100_000
 
@@ -59,26 +59,28 @@ class TestModel:
         ],
         ids=lambda value: "_and_".join(sorted(value)) if isinstance(value, set) else "",
     )
-    def test_no_guard_can_be_spared(self, missing: set[str], problem: str) -> None:
+    def test_without_any_one_guard_the_protocol_breaks(self, missing: set[str], problem: str) -> None:
         result = check(Guards(**dict.fromkeys(missing, False)))
         assert result.problem is not None
         assert result.problem.startswith(problem)
         assert len(result.trace) > 1
 
     def test_every_guard_has_its_counterexample(self) -> None:
-        marks = [m for m in TestModel.test_no_guard_can_be_spared.pytestmark if m.name == "parametrize"]
+        marks = [
+            m for m in TestModel.test_without_any_one_guard_the_protocol_breaks.pytestmark if m.name == "parametrize"
+        ]
         assert set().union(*(missing for missing, _ in marks[0].args[1])) == {field.name for field in fields(Guards)}
 
-    def test_a_worker_column_that_stays_lets_the_loser_finish(self) -> None:
+    def test_a_rescue_that_leaves_the_jobs_worker_lets_the_loser_finish(self) -> None:
         result = check(Guards(rescue_moves_job=False), without={_MIXED})
         assert (result.problem or "").startswith(_LOST)
         assert result.trace[-2:] == ("b rescues", result.problem)
 
-    def test_without_its_worker_the_frozen_ones_command_would_run_for_ever(self) -> None:
+    def test_without_the_warden_the_command_of_a_frozen_worker_runs_for_ever(self) -> None:
         result = check(Guards(warden_ends_processes=False), without={_TWICE})
         assert result.problem == _STUCK
 
-    def test_the_way_to_a_problem_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_steps_to_a_problem_are_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["finish_checks_worker", "finish_checks_attempt"]) == 1
         head, *way = capsys.readouterr().out.splitlines()
         assert _LOST in head
@@ -127,7 +129,7 @@ def working(
 
 
 def eventually(condition: Callable[[], Any]) -> None:
-    """Wait for a condition; not every database has an event to wait for."""
+    """Poll until a condition is true; not every database has an event to wait for."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline
@@ -135,7 +137,7 @@ def eventually(condition: Callable[[], Any]) -> None:
 
 
 class GatedExecutor(ProcessExecutor):
-    """Starts one attempt at a time, and none before its gate is open."""
+    """Launches one attempt at a time, and none before its gate is open."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=1)
 
@@ -154,8 +156,8 @@ class GatedExecutor(ProcessExecutor):
 
 @pytest.mark.django_db(transaction=True)
 class TestWorker:
-    def test_a_claim_whose_answer_was_lost_is_started(self) -> None:
-        """Here the test claims in the worker's name: the database knows of it, the worker does not."""
+    def test_a_job_is_launched_when_the_answer_to_its_claim_was_lost(self) -> None:
+        """The test claims in the worker's name: the database knows of it, the worker does not."""
         job = queue.enqueue(command="echo started", queue="another", max_retries=0)
         with working(ProcessExecutor(), queues=("its own",)) as loop:
             claimed = store.claim(worker=loop.id, executors=["default"], limit=1, using="default")
@@ -166,27 +168,27 @@ class TestWorker:
         assert [row["data"] for row in records_of(job)["logs"]] == [b"started\n"]
 
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-    def test_what_was_taken_before_it_was_started_is_not_started(self) -> None:
+    def test_an_attempt_that_was_lost_before_its_launch_is_not_launched(self) -> None:
         first, second = (queue.enqueue(command="sleep 600") for _ in range(2))
         executor = GatedExecutor()
         with working(executor) as loop:
             former = loop.id
             eventually(lambda: JobAttempt.objects.count() == 2 and executor.asked)
             register("rescuer")
-            let_lease_run_out(former)
+            expire_lease(former)
             assert store.rescue(worker="rescuer", executors=["default"], using="default") == 2
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
             executor.gate.set()
-            eventually(lambda: not loop._engines.held)
+            eventually(lambda: not loop._runs)
             eventually(lambda: not executor.observe().attempts)
         assert len(executor.asked) == 1
-        # What was on its way by then is told.
+        # The launch that was on its way is told that it is not wanted.
         assert executor.wanted == [False]
         for job in (first, second):
             assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "rescuer")
 
-    def test_an_attempt_that_its_job_left_behind_is_stopped(self) -> None:
+    def test_an_earlier_attempt_of_a_running_job_is_stopped(self) -> None:
         job = queue.enqueue(command="sleep 600", grace_seconds=0)
         with working(ProcessExecutor(), queues=("default",)):
             eventually(lambda: row_of(job)["status"] == "running")
@@ -200,7 +202,7 @@ class TestWorker:
             eventually(lambda: not job.attempts.filter(number=1, finished_at=None).exists())
         assert (row_of(job)["status"], row_of(job)["worker"], row_of(job)["attempt"]) == ("running", "other", 2)
 
-    def test_the_lease_is_the_first_thing_when_the_database_is_back(self) -> None:
+    def test_after_an_outage_the_lease_is_renewed_first(self) -> None:
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
         asked: list[str] = []
 
@@ -220,7 +222,7 @@ class TestWorker:
 
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
     @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-    def test_every_connection_of_a_worker_limits_its_transactions(self) -> None:
+    def test_every_connection_of_a_worker_limits_idle_transactions(self) -> None:
         show = {
             "postgresql": "SELECT setting FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
             "mysql": "SELECT @@idle_transaction_timeout * 1000",
@@ -281,16 +283,16 @@ class TestWorker:
             executor.close()
 
     @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-    def test_a_worker_that_was_kept_away_judges_nobody_at_once(self) -> None:
-        """What kept it from the database may have kept the others too: they get time to renew their leases."""
+    def test_after_an_outage_of_its_own_a_worker_rescues_nobody_at_once(self) -> None:
+        """Others may have been cut off by the same outage: they get time to renew their leases."""
         queue.enqueue(command="true", max_retries=0)
         register("other")
         (claimed,) = store.claim(worker="other", executors=["default"], limit=1, using="default")
-        let_lease_run_out("other")
+        expire_lease("other")
         job = ContainerJob.objects.get(pk=claimed.id)
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
         assert loop._register()
-        loop._lease._renewed_at -= SETTINGS.lease_seconds
+        loop._heartbeat._renewed_at -= SETTINGS.lease_seconds
         loop._beat()
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "other")
@@ -299,7 +301,7 @@ class TestWorker:
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-    def test_a_worker_that_registers_anew_drops_all_it_held(self) -> None:
+    def test_a_worker_whose_lease_was_revoked_abandons_its_attempts(self) -> None:
         jobs: list[ContainerJob] = [queue.enqueue(command="sleep 600") for _ in range(3)]
         executor = ProcessExecutor()
         with working(executor, queues=("default",)) as loop:
@@ -307,7 +309,7 @@ class TestWorker:
             eventually(lambda: len(executor.observe().attempts) == 3)
             queue.pause_queue("default")
             register("rescuer")
-            let_lease_run_out(former)
+            expire_lease(former)
             assert store.rescue(worker="rescuer", executors=["default"], using="default") == 3
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)

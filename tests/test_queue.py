@@ -1,4 +1,4 @@
-"""What the queue's statements do, each alone and against each other, on every database."""
+"""The statements of the store, each alone and concurrently, on every database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from container_manager.statemachine import StaleTransition
 from container_manager.store.values import JOB_COLUMNS
 
 from .jobs import journal_of, row_of
-from .protocol.records import let_lease_run_out, records_of, register, seconds_since
+from .protocol.records import expire_lease, records_of, register, seconds_since
 
 pytestmark = pytest.mark.django_db
 concurrent = pytest.mark.django_db(transaction=True)
@@ -38,7 +38,7 @@ def claim(worker: str = "w", *, limit: int = 10, executors: Sequence[str] = ("de
 
 
 def running(worker: str = "w", **fields: Any) -> ContainerJob:
-    """Return a job in its first attempt, held by a worker."""
+    """Return a running job in its first attempt."""
     job = queue.enqueue(command="true", **fields)
     assert claim(worker, only=job.pk, executors=[job.executor]) == [job.pk]
     job.refresh_from_db()
@@ -64,7 +64,7 @@ def rescue(worker: str, *executors: str) -> int:
 
 
 def together(*works: Callable[[], Any], barrier: Barrier | None = None) -> list[Any]:
-    """Run each in a thread with a connection of its own; return their results. None waits for one that has failed."""
+    """Run each in a thread with a connection of its own and return the results; if one fails, the others do not wait."""
 
     def run(work: Callable[[], Any]) -> Any:
         try:
@@ -113,17 +113,17 @@ class TestClaiming:
         assert claim(limit=2) == [early_high.pk, high.pk]
         assert claim(limit=9) == [late_high.pk, middle.pk, low.pk]
 
-    def test_what_was_queued_at_once_goes_by_id(self) -> None:
+    def test_jobs_queued_at_the_same_time_are_claimed_by_id(self) -> None:
         jobs = queue.enqueue_many([ContainerJob(command="true") for _ in range(5)])
         assert claim() == sorted(job.pk for job in jobs)
 
-    def test_nothing_starts_before_its_time(self) -> None:
+    def test_no_job_is_claimed_before_it_is_scheduled(self) -> None:
         now = timezone.now()
         queue.enqueue(command="true", scheduled_for=now + _HOUR)
         due = queue.enqueue(command="true", scheduled_for=now - _HOUR)
         assert claim() == [due.pk]
 
-    def test_its_time_is_the_databases(self, strange_clock: None) -> None:
+    def test_the_schedule_is_compared_with_the_databases_clock(self, strange_clock: None) -> None:
         later = queue.enqueue(command="true", scheduled_for=timezone.now() - _HOUR)
         assert claim() == []
         ContainerJob.objects.filter(pk=later.pk).update(scheduled_for=timezone.now() - timedelta(days=1, hours=1))
@@ -132,39 +132,39 @@ class TestClaiming:
         assert 0 <= seconds_since(later, "launched_at") < _PATIENCE_SECONDS
 
     @pytest.mark.parametrize("status", ["pending", "cancelled"])
-    def test_only_queued_jobs_are_taken(self, status: str) -> None:
+    def test_only_queued_jobs_are_claimed(self, status: str) -> None:
         job = ContainerJob.objects.create_job(command="true")
         if status == "cancelled":
             job.mark_as_cancelled()
         running()
         assert claim() == []
 
-    def test_only_the_queues_asked_for(self) -> None:
+    def test_only_jobs_of_the_given_queues_are_claimed(self) -> None:
         a, b, c = (queue.enqueue(command="true", queue=name) for name in "abc")
         assert claim(queues=["b"]) == [b.pk]
         assert claim(queues=["a", "b", "none"]) == [a.pk]
         assert claim(queues=None) == [c.pk]
 
-    def test_only_the_executors_served(self) -> None:
+    def test_only_jobs_of_the_given_executors_are_claimed(self) -> None:
         docker = queue.enqueue(command="true", executor="docker")
         default = queue.enqueue(command="true")
         assert claim() == [default.pk]
         assert claim(executors=["kubernetes"]) == []
         assert claim(executors=["kubernetes", "docker"]) == [docker.pk]
 
-    def test_a_worker_that_serves_nothing_takes_nothing(self) -> None:
+    def test_without_queues_or_executors_nothing_is_claimed(self) -> None:
         queue.enqueue(command="true")
         assert claim(executors=[]) == []
         assert claim(queues=[]) == []
 
-    def test_no_more_than_the_limit(self) -> None:
+    def test_no_more_jobs_than_the_limit_are_claimed(self) -> None:
         jobs = [queue.enqueue(command="true").pk for _ in range(5)]
         assert claim(limit=2) == jobs[:2]
         assert claim(limit=2) == jobs[2:4]
         assert claim(limit=2) == jobs[4:]
         assert claim(limit=2) == []
 
-    def test_a_claim_makes_the_attempt(self) -> None:
+    def test_a_claim_inserts_the_attempt(self) -> None:
         job = running("first", max_retries=5)
         (attempt,) = JobAttempt.objects.all()
         assert (attempt.job_id, attempt.number, attempt.worker, attempt.executor) == (job.pk, 1, "first", "default")
@@ -172,7 +172,7 @@ class TestClaiming:
         assert (job.status, job.worker, job.attempt) == ("running", "first", 1)
         assert (job.status_changed_by, journal_of(job)) == ("first", [("queued", "running")])
 
-    def test_the_next_attempt_has_the_next_number_and_starts_clean(self) -> None:
+    def test_the_next_attempt_has_the_next_number_and_no_result_of_the_last(self) -> None:
         job = running("first")
         finish(
             outcome(job, status="failed", exit_code=3, reason="error", message="no", retry_after_seconds=-1.0),
@@ -185,7 +185,7 @@ class TestClaiming:
         assert (job.exit_code, job.failure_reason, job.last_error, job.worker) == (None, "", "", "second")
         assert [(a.number, a.worker) for a in job.attempts.order_by("number")] == [(1, "first"), (2, "second")]
 
-    def test_what_is_claimed_is_what_was_asked_for(self) -> None:
+    def test_a_claim_returns_every_field_of_the_job(self) -> None:
         asked = {
             "image": "debian", "command": "echo 'a b'", "environment": {"A": "ä"}, "secrets": {"S": "env:CM_SECRET_S"},
             "working_directory": "/srv", "memory_bytes": 2**40, "cpu_count": 0.5, "timeout_seconds": 7,
@@ -197,7 +197,7 @@ class TestClaiming:
         assert (claimed.id, claimed.attempt, claimed.retry_count, claimed.elapsed_seconds) == (job.pk, 1, 0, 0.0)
 
     @concurrent
-    def test_two_claimers_never_get_the_same_job(self) -> None:
+    def test_two_workers_never_claim_the_same_job(self) -> None:
         jobs = {job.pk for job in queue.enqueue_many([ContainerJob(command="true") for _ in range(_RACES)])}
         barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
 
@@ -213,7 +213,7 @@ class TestClaiming:
 
         first, second = together(claimer("first"), claimer("second"), barrier=barrier)
         assert min(len(first), len(second)) > 0
-        # Where one passed over what the other had locked, some are left.
+        # Some are left if one skipped rows that the other had locked.
         first += claim("first", limit=_RACES)
         assert len(first) + len(second) == len(jobs)
         assert {*first, *second} == jobs
@@ -223,10 +223,10 @@ class TestClaiming:
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
-    def test_a_claim_does_not_wait_for_another(self) -> None:
+    def test_a_claim_skips_jobs_that_another_is_claiming(self) -> None:
         first, second = (queue.enqueue(command="true").pk for _ in range(2))
 
-        # The transaction ends before the pool, should the second wait for it.
+        # If the second claim waited, the transaction would end before the pool.
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
             assert claim("first", limit=1) == [first]
             second_claim = pool.submit(in_thread(lambda: claim("second", limit=1)))
@@ -254,7 +254,7 @@ class TestFinishing:
         attempt = job.attempts.get()
         assert (attempt.signal, attempt.reason, attempt.message) == (9, "signal", job.last_error)
 
-    def test_another_worker_is_refused(self) -> None:
+    def test_a_finish_by_another_worker_is_refused(self) -> None:
         job = running("w")
         before = records_of(job)
         assert finish(outcome(job), worker="thief") == set()
@@ -262,7 +262,7 @@ class TestFinishing:
         assert records_of(job) == before
 
     @pytest.mark.parametrize("status", ["completed", "failed", None])
-    def test_the_jobs_own_column_counts(self, status: str | None) -> None:
+    def test_a_finish_is_refused_when_the_job_names_another_worker(self, status: str | None) -> None:
         job = running("w")
         ContainerJob.objects.filter(pk=job.pk).update(worker="other")
         before = records_of(job)
@@ -270,7 +270,7 @@ class TestFinishing:
         assert records_of(job) == before
 
     @pytest.mark.parametrize("status", ["completed", "failed", None])
-    def test_the_same_worker_with_an_earlier_attempt_is_refused(self, status: str | None) -> None:
+    def test_a_finish_of_another_attempt_of_the_same_worker_is_refused(self, status: str | None) -> None:
         job = running()
         finish(outcome(job, status="failed", reason="lost", retry_after_seconds=-1.0))
         store.promote_retries(using="default")
@@ -290,7 +290,7 @@ class TestFinishing:
         assert records_of(job) == before
 
     @pytest.mark.parametrize("status", ["completed", "failed", None])
-    def test_of_a_cancelled_job_only_the_attempt_is_closed(self, status: str | None) -> None:
+    def test_a_finish_of_a_cancelled_job_closes_only_its_attempt(self, status: str | None) -> None:
         job = running()
         job.mark_as_cancelled(actor="alice")
         before = records_of(job)
@@ -302,7 +302,7 @@ class TestFinishing:
         assert attempt.finished_at is not None
         assert attempt.signal == 15
 
-    def test_an_attempt_of_a_running_job_is_not_closed_alone(self) -> None:
+    def test_an_attempt_of_a_running_job_is_not_closed_without_the_job(self) -> None:
         job = running()
         before = records_of(job)
         assert finish(outcome(job, status=None)) == set()
@@ -317,7 +317,7 @@ class TestFinishing:
         assert -1001 < seconds_since(job, "scheduled_for") < _PATIENCE_SECONDS - 1000
         assert 0 <= seconds_since(job.attempts.get(), "finished_at") < _PATIENCE_SECONDS
 
-    def test_each_of_a_batch_has_its_own_end(self) -> None:
+    def test_each_outcome_of_a_batch_is_stored_for_its_own_job(self) -> None:
         done, failed, again, cancelled, foreign = (running(w) for w in ("w", "w", "w", "w", "other"))
         cancelled.mark_as_cancelled()
         closed = finish(
@@ -333,7 +333,7 @@ class TestFinishing:
         assert [row_of(j)["exit_code"] for j in jobs] == [0, 1, None, None, None]
         assert [j.attempts.get().signal for j in jobs] == [None, None, None, 9, None]
 
-    def test_nothing_to_finish_is_nothing(self) -> None:
+    def test_an_empty_batch_finishes_nothing(self) -> None:
         assert finish() == set()
 
 
@@ -346,7 +346,7 @@ class TestOwning:
         owned = {o.job.id: (o.job.attempt, o.status) for o in store.owned_attempts(worker="w", using="default")}
         assert owned == {mine.pk: (1, "running"), cancelled.pk: (1, "cancelled")}
 
-    def test_an_attempt_that_its_job_has_left_behind_does_not_pass_for_running(self) -> None:
+    def test_an_earlier_attempt_of_a_running_job_is_not_reported_as_running(self) -> None:
         job = running("w")
         job.mark_as_failed(should_retry=True, actor="alice")
         job.mark_as_queued(actor="alice")
@@ -356,7 +356,7 @@ class TestOwning:
         assert finish(outcome(job, status="completed")) == {(job.pk, 1)}
         assert row_of(job)["status"] == "running"
 
-    def test_handles_are_noted_by_the_owner_of_an_open_attempt_only(self) -> None:
+    def test_only_the_owner_of_an_open_attempt_stores_its_handle(self) -> None:
         first, second = running("w"), running("w")
 
         def record(handle: str, worker: str) -> list[str]:
@@ -371,14 +371,14 @@ class TestOwning:
 
 
 class TestLogs:
-    def test_output_is_kept_in_order_and_as_it_is(self) -> None:
+    def test_output_is_stored_in_order_and_byte_for_byte(self) -> None:
         job = running()
         texts = [b"first\n", b"\x00\xff\xfe", b"", b"'; DROP TABLE --%s\n"]
         append(job, *texts)
         assert [row["data"] for row in records_of(job)["logs"]] == texts
 
     @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-    def test_sent_again_it_is_stored_once(self) -> None:
+    def test_output_that_is_sent_twice_is_stored_once(self) -> None:
         job = running()
         append(job, b"a", b"b")
         before = records_of(job)
@@ -387,23 +387,23 @@ class TestLogs:
         append(job, b"a", b"b", b"c")
         assert [row["data"] for row in records_of(job)["logs"]] == [b"a", b"b", b"c"]
 
-    def test_another_worker_is_refused(self) -> None:
+    def test_output_of_another_worker_is_dropped(self) -> None:
         job = running("w")
         append(job, b"foreign", worker="thief")
         assert records_of(job)["logs"] == []
 
-    def test_a_closed_attempt_takes_nothing(self) -> None:
+    def test_output_of_a_closed_attempt_is_dropped(self) -> None:
         job = running()
         finish(outcome(job))
         append(job, b"late")
         assert records_of(job)["logs"] == []
 
-    def test_an_attempt_that_is_not_there_takes_nothing(self) -> None:
+    def test_output_of_an_unknown_attempt_is_dropped(self) -> None:
         job = running()
         append(job, b"too soon", attempt=2)
         assert records_of(job)["logs"] == []
 
-    def test_the_attempt_of_a_cancelled_job_takes_its_last_words(self) -> None:
+    def test_output_of_a_cancelled_job_is_stored_while_its_attempt_is_open(self) -> None:
         job = running()
         job.mark_as_cancelled()
         append(job, b"stopping\n")
@@ -417,12 +417,12 @@ class TestRescuing:
         register("rescuer")
 
     @pytest.mark.parametrize("death", ["lease", "row"])
-    def test_what_a_dead_worker_held_changes_hands(self, death: str) -> None:
+    def test_the_attempts_of_an_expired_worker_are_rescued(self, death: str) -> None:
         register("dead")
         job = running("dead")
         assert rescue("rescuer") == 0
         if death == "lease":
-            let_lease_run_out("dead")
+            expire_lease("dead")
         else:
             store.drop_lease("dead", using="default")
         before = records_of(job)
@@ -435,13 +435,13 @@ class TestRescuing:
         assert finish(outcome(job), worker="dead") == set()
         assert finish(outcome(job), worker="rescuer") == {(job.pk, 1)}
 
-    def test_a_living_worker_keeps_its_own(self) -> None:
+    def test_the_attempts_of_a_live_worker_are_not_rescued(self) -> None:
         job = running("living")
         before = records_of(job)
         assert rescue("rescuer") == 0
         assert records_of(job) == before
 
-    def test_what_has_ended_stays_as_it_is(self) -> None:
+    def test_a_rescue_leaves_jobs_without_an_open_attempt_alone(self) -> None:
         jobs = [running("dead") for _ in range(3)]
         finish(outcome(jobs[0]), worker="dead")
         finish(outcome(jobs[1], status="failed", reason="error"), worker="dead")
@@ -452,7 +452,7 @@ class TestRescuing:
         assert rescue("rescuer") == 0
         assert [records_of(job) for job in (*jobs, started_by_hand)] == before
 
-    def test_the_open_attempt_of_a_cancelled_job_is_taken_to_be_stopped(self) -> None:
+    def test_the_open_attempt_of_a_cancelled_job_is_rescued_too(self) -> None:
         job = running("dead")
         job.mark_as_cancelled()
         before = records_of(job)
@@ -462,7 +462,7 @@ class TestRescuing:
         assert [o.status for o in store.owned_attempts(worker="rescuer", using="default")] == ["cancelled"]
 
     @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies", "howto/docker.md#use-several-daemons")
-    def test_only_executors_that_it_serves_or_nobody_alive_does(self) -> None:
+    def test_a_rescue_takes_attempts_of_its_executors_and_of_those_nobody_serves(self) -> None:
         register("docker_worker", executors=("docker",))
         register("expired", executors=("kubernetes",), lease_seconds=-1.0)
         jobs = {name: running("dead", executor=name) for name in ("default", "docker", "kubernetes")}
@@ -474,8 +474,8 @@ class TestRescuing:
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
-    def test_what_a_dead_worker_claims_meanwhile_is_taken_whole_or_not_at_all(self) -> None:
-        """A job held by one and its attempt held by another: neither could finish it."""
+    def test_a_job_claimed_during_a_rescue_is_rescued_with_its_attempt_or_not_at_all(self) -> None:
+        """If one worker had the job and another its attempt, neither could finish it."""
         register("dead", lease_seconds=-1.0)
         early, late = running("dead"), queue.enqueue(command="true")
 
@@ -492,19 +492,19 @@ class TestRescuing:
         assert rescue("rescuer") == 1
         assert set(JobAttempt.objects.values_list("worker", flat=True)) == {"rescuer"}
 
-    def test_a_worker_that_was_taken_for_dead_must_register_anew(self) -> None:
+    def test_a_worker_whose_lease_was_revoked_cannot_renew_it(self) -> None:
         register("zombie")
         job = running("zombie")
-        let_lease_run_out("zombie")
+        expire_lease("zombie")
         assert rescue("rescuer") == 1
         before = records_of(job)
         assert not store.renew_lease("zombie", lease_seconds=60.0, using="default")
         assert not Worker.objects.filter(pk="zombie").exists()
         assert records_of(job) == before
 
-    def test_a_worker_does_not_take_itself_for_dead(self) -> None:
+    def test_a_worker_does_not_rescue_its_own_attempts(self) -> None:
         job = running("rescuer")
-        let_lease_run_out("rescuer")
+        expire_lease("rescuer")
         assert rescue("rescuer") == 0
         assert row_of(job)["worker"] == "rescuer"
         assert store.renew_lease("rescuer", lease_seconds=60.0, using="default")
@@ -513,7 +513,7 @@ class TestRescuing:
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
     @pytest.mark.parametrize("asleep_in", ["finish", "claim", "rescue", "promote", "logs", "cancel"])
     @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-    def test_nobody_waits_for_one_that_sleeps_in_a_transaction(self, asleep_in: str) -> None:
+    def test_no_worker_waits_for_an_idle_transaction_of_another(self, asleep_in: str) -> None:
         locked, free, again = (running("zombie") for _ in range(3))
         running("gone")
         finish(outcome(again, status="failed", reason="error", retry_after_seconds=-1.0), worker="zombie")
@@ -524,7 +524,7 @@ class TestRescuing:
         def go_on() -> tuple[int, list[Any], int]:
             register("heir")
             assert store.renew_lease("heir", lease_seconds=60.0, using="default")
-            let_lease_run_out("zombie")
+            expire_lease("zombie")
             return rescue("heir"), claim("heir", limit=1), store.promote_retries(using="default")
 
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
@@ -548,7 +548,7 @@ class TestRescuing:
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
     @pytest.mark.parametrize("event", ["another rescues", "it finishes after all", "it is cancelled"])
-    def test_what_changes_hands_meanwhile_is_left_alone(self, event: str) -> None:
+    def test_an_attempt_that_changes_during_a_rescue_is_left_alone(self, event: str) -> None:
         job = running("gone")
 
         def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
@@ -569,12 +569,12 @@ class TestRescuing:
             == {
                 "another rescues": ("running", "living", "living"),
                 "it finishes after all": ("completed", "", "gone"),
-                "it is cancelled": ("cancelled", "gone", "rescuer"),
+                "it is cancelled": ("cancelled", "", "rescuer"),
             }[event]
         )
 
     @concurrent
-    def test_a_lease_that_is_renewed_at_the_last_moment_holds(self) -> None:
+    def test_a_lease_that_is_renewed_during_a_rescue_is_not_revoked(self) -> None:
         register("late", lease_seconds=-1.0)
         job = running("late")
 
@@ -589,7 +589,7 @@ class TestRescuing:
         assert row_of(job)["worker"] == "late"
 
     @concurrent
-    def test_two_rescuers_never_take_the_same_attempt(self) -> None:
+    def test_two_workers_never_rescue_the_same_attempt(self) -> None:
         rounds, each = 40, 5
         barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
 
@@ -606,7 +606,7 @@ class TestRescuing:
             return work
 
         first, second = together(rescuer("living"), rescuer("rescuer"), barrier=barrier)
-        # What the other was just at is left for next time.
+        # Rows that the other had locked were skipped.
         second.append(rescue("rescuer"))
         assert sum(first) + sum(second) == each * rounds
         for worker, taken in (("living", first), ("rescuer", second)):
@@ -620,7 +620,7 @@ def running_batch(count: int, worker: str) -> None:
 
 
 class TestRetrying:
-    def test_only_what_is_due_is_queued(self) -> None:
+    def test_only_retries_that_are_due_are_queued(self) -> None:
         due, later, failed = running(), running(), running()
         finish(
             outcome(due, status="failed", reason="error", retry_after_seconds=-1.0),
@@ -634,7 +634,7 @@ class TestRetrying:
         assert store.promote_retries(using="default") == 0
 
     @concurrent
-    def test_two_that_promote_do_it_once(self) -> None:
+    def test_two_workers_queue_each_due_retry_once(self) -> None:
         jobs = [running() for _ in range(100)]
         finish(*(outcome(job, status="failed", reason="error", retry_after_seconds=-1.0) for job in jobs))
         barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
@@ -653,7 +653,7 @@ class TestLeases:
         register("w", lease_seconds=100.0)
         assert -101 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS - 100
         assert store.live_workers(using="default") == ["w"]
-        let_lease_run_out("w")
+        expire_lease("w")
         assert store.live_workers(using="default") == []
         assert store.renew_lease("w", lease_seconds=0.5, using="default")
         assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS
@@ -667,7 +667,7 @@ class TestLeases:
             return [worker for worker in ("first", "second") if store.is_maintainer(worker, using="default")]
 
         assert maintainers() == ["first"]
-        let_lease_run_out("first")
+        expire_lease("first")
         assert maintainers() == ["second"]
         store.drop_lease("second", using="default")
         assert maintainers() == []
@@ -681,17 +681,17 @@ class TestLeases:
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's lock ends with the process that has it")
     @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-    def test_a_transaction_that_sleeps_for_too_long_is_rolled_back(self) -> None:
+    def test_an_idle_transaction_of_a_worker_is_rolled_back(self) -> None:
         register("rescuer")
         job = running("frozen")
-        # Longer than a busy machine lets this one wait between two statements.
+        # Longer than this process waits between two statements on a busy machine.
         store.prepare_session(idle_seconds=3.0, using="default")
 
         def take() -> None:
             deadline = time.monotonic() + _PATIENCE_SECONDS
             while not rescue("rescuer"):
                 assert time.monotonic() < deadline
-                time.sleep(0.02)  # a lock that is gone is no event
+                time.sleep(0.02)  # there is no event for a released lock
 
         with pytest.raises((OperationalError, InterfaceError, InternalError)), transaction.atomic():  # noqa: PT012
             assert finish(outcome(job), worker="frozen") == {(job.pk, 1)}
@@ -704,7 +704,7 @@ class TestLeases:
 class TestCancelling:
     @concurrent
     @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
-    def test_of_cancel_and_finish_one_wins(self) -> None:
+    def test_of_a_concurrent_cancel_and_finish_one_wins(self) -> None:
         """500 races for one job each: never completed after cancelled, and the attempt is closed at the end.
 
         Whoever won starts a little later the next time, so that the races stay close on any machine.
@@ -737,7 +737,7 @@ class TestCancelling:
         def end() -> None:
             for job in jobs:
                 wait(-lead)
-                # What is missing in the answer is sent again, as a worker does.
+                # As a worker does: an outcome that is missing in the answer is sent again.
                 while not finish(outcome(job, exit_code=0)):
                     assert row_of(job)["status"] == "cancelled"
 
@@ -751,8 +751,8 @@ class TestCancelling:
 
     @concurrent
     @pytest.mark.parametrize("what", ["claim", "finish with a retry", "promote", "rescue"])
-    def test_a_cancellation_meets_no_deadlock(self, what: str) -> None:
-        """InnoDB locks what it reads of an index; whoever does not find rows by their keys locks them in another order."""
+    def test_a_cancel_beside_a_worker_meets_no_deadlock(self, what: str) -> None:
+        """InnoDB locks the index records it reads: statements that do not find rows by key lock them in another order."""
         count = 100
         register("w")
         register("rescuer")

@@ -115,13 +115,15 @@ def assert_one_winner(
     [("running", ["completed", "cancelled"]), ("failed", ["retrying", "cancelled"])],
     ids=["complete_or_cancel", "retry_or_cancel"],
 )
-def test_a_job_goes_one_of_two_ways(start: str, targets: list[str], ways: Sequence[Callable[[str], Move]]) -> None:
+def test_of_two_racing_transitions_one_wins_and_the_other_is_stale(
+    start: str, targets: list[str], ways: Sequence[Callable[[str], Move]]
+) -> None:
     jobs = jobs_in(start, _TRIALS)
     outcomes = race(jobs, [way(target) for way, target in zip(ways, targets, strict=True)])
     assert_one_winner(jobs, start, outcomes, targets)
 
 
-def test_one_of_eight_claims_wins() -> None:
+def test_of_eight_racing_claims_one_wins() -> None:
     jobs = jobs_in("queued", _TRIALS)
     outcomes = race(jobs, [transition("running"), save("running")] * 4)
     assert_one_winner(jobs, "queued", outcomes, ["running"] * 8)
@@ -158,7 +160,7 @@ def gives_up(level: str) -> bool:
 
 @levels
 @ways
-def test_a_loser_is_told_at_every_level_of_isolation(way: Callable[[str], Move], level: str) -> None:
+def test_the_loser_of_a_race_is_stale_at_every_isolation_level(way: Callable[[str], Move], level: str) -> None:
     targets = ["completed", "cancelled", "failed", "completed"]
     jobs = jobs_in("running", _TRIALS_PER_LEVEL)
     outcomes = race(jobs, [way(target) for target in targets], prepare=lambda: set_level(level))
@@ -168,7 +170,7 @@ def test_a_loser_is_told_at_every_level_of_isolation(way: Callable[[str], Move],
 @beside_others
 @levels
 @ways
-def test_a_loser_inside_a_transaction_is_told(way: Callable[[str], Move], level: str) -> None:
+def test_the_loser_of_a_race_inside_a_transaction_is_stale(way: Callable[[str], Move], level: str) -> None:
     targets = ["completed", "cancelled", "failed", "completed"]
     gate = Barrier(len(targets), timeout=_PATIENCE_SECONDS)
 
@@ -197,7 +199,7 @@ def strict() -> Iterator[str]:
 
 @beside_others
 @ways
-def test_a_transaction_that_was_given_up_cannot_be_committed(way: Callable[[str], Move], strict: str) -> None:
+def test_a_transaction_aborted_by_a_conflict_cannot_be_committed(way: Callable[[str], Move], strict: str) -> None:
     mine, contested = job_in("pending"), job_in("queued")
     seen: list[object] = []
 
@@ -223,7 +225,7 @@ def test_a_transaction_that_was_given_up_cannot_be_committed(way: Callable[[str]
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="MariaDB ends the whole transaction, SQLite has no other")
 @ways
-def test_a_conflict_inside_a_savepoint_ends_only_that(way: Callable[[str], Move], strict: str) -> None:
+def test_a_conflict_inside_a_savepoint_rolls_back_only_the_savepoint(way: Callable[[str], Move], strict: str) -> None:
     mine, contested = job_in("pending"), job_in("queued")
     with transaction.atomic():
         mine.mark_as_queued()
@@ -236,7 +238,7 @@ def test_a_conflict_inside_a_savepoint_ends_only_that(way: Callable[[str], Move]
 @beside_others
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
 @ways
-def test_a_transition_waits_for_no_other_job(way: Callable[[str], Move], level: str) -> None:
+def test_a_transition_does_not_wait_for_locks_on_other_jobs(way: Callable[[str], Move], level: str) -> None:
     set_level(level)
     mine, others = job_in("pending"), [job_in("queued") for _ in range(3)]
     with transaction.atomic():
@@ -249,7 +251,7 @@ def test_a_transition_waits_for_no_other_job(way: Callable[[str], Move], level: 
 
 @pytest.mark.skipif(connection.vendor != "mysql", reason="others do not lock what they read of an index")
 @ways
-def test_the_row_is_found_by_its_key(way: Callable[[str], Move]) -> None:
+def test_a_transition_finds_its_row_by_the_primary_key(way: Callable[[str], Move]) -> None:
     job = job_in("pending")
     with CaptureQueriesContext(connection) as queries:
         way("running")(job)

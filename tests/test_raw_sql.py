@@ -165,7 +165,7 @@ def refusal_of(text: str, job: ContainerJob | None = None) -> str:
 
 
 @each(_ILLEGAL)
-def test_no_statement_leaves_the_map(statement: str) -> None:
+def test_no_sql_statement_makes_an_illegal_transition(statement: str) -> None:
     job = job_in("pending")
     before = row_of(job)
     refusal = refusal_of(statement, job)
@@ -175,7 +175,7 @@ def test_no_statement_leaves_the_map(statement: str) -> None:
 
 
 @each(_LEGAL)
-def test_no_statement_leaves_the_journal(statement: str) -> None:
+def test_every_sql_statement_that_changes_a_status_is_journaled_without_an_actor(statement: str) -> None:
     job = job_in("queued", status_changed_by="alice", status_changed_reason="earlier", status_version=5)
     stale = ContainerJob.objects.get(pk=job.pk)
     run(statement, job)
@@ -188,13 +188,13 @@ def test_no_statement_leaves_the_journal(statement: str) -> None:
         stale.mark_as_running()
 
 
-def test_who_gives_a_new_version_and_a_time_is_believed() -> None:
+def test_sql_that_sets_a_new_version_and_time_is_journaled_with_its_actor() -> None:
     job = job_in("queued")
     run("UPDATE {jobs} SET {cancelled}, {mallory}, status_version = 7, status_changed_at = {then}")
     assert [(step.actor, step.reason) for step in job.transitions.all()] == [("mallory", "for fun")]
 
 
-def test_a_new_version_without_a_new_status_is_no_change_but_makes_instances_stale() -> None:
+def test_a_new_version_without_a_new_status_is_not_journaled_but_makes_instances_stale() -> None:
     job = job_in("queued")
     run("UPDATE {jobs} SET {mallory}, status_version = 7, status_changed_at = {then}")
     assert journal_of(job) == []
@@ -203,7 +203,7 @@ def test_a_new_version_without_a_new_status_is_no_change_but_makes_instances_sta
 
 
 @pytest.mark.skipif(connection.vendor == _MARIADB, reason="there nothing can be done about it: the docs say so")
-def test_no_temporary_table_takes_the_journal() -> None:
+def test_a_temporary_table_cannot_shadow_the_journal() -> None:
     job, journal = job_in("queued"), "container_manager_jobtransition"
     run(f"CREATE TEMP TABLE {journal} AS SELECT * FROM {journal}")
     refusal = refusal_of("UPDATE {jobs} SET {cancelled}")
@@ -229,7 +229,7 @@ def test_no_row_is_inserted_in_an_unknown_status(status: str) -> None:
 
 
 @pytest.mark.skipif(connection.vendor != _POSTGRESQL, reason="COPY is PostgreSQL's")
-def test_copy_inserts_no_unknown_status() -> None:
+def test_copy_cannot_insert_an_unknown_status() -> None:
     job = job_in("pending")
     with connection.cursor() as cursor:
         with cursor.copy(f"COPY {_JOBS} TO STDOUT") as out:
@@ -265,7 +265,7 @@ _TAKE_OVER = {
 
 
 @each(_TAKE_OVER)
-def test_no_row_takes_the_key_of_another(statement: str) -> None:
+def test_an_update_cannot_give_a_row_the_key_of_another(statement: str) -> None:
     victim, other = Article.objects.create(title="victim"), Article.objects.create(title="other")
     victim.transition_to(REVIEW)
     before = list(Article.objects.order_by("pk").values())
@@ -274,14 +274,14 @@ def test_no_row_takes_the_key_of_another(statement: str) -> None:
 
 
 @each({vendor: {"update": statements.get("update", "")} for vendor, statements in _TAKE_OVER.items()})
-def test_no_row_takes_the_key_of_a_deleted_one(statement: str) -> None:
+def test_an_update_cannot_give_a_row_the_key_of_a_deleted_row(statement: str) -> None:
     victim, other = Article.objects.create(title="victim"), Article.objects.create(title="other")
     Article.objects.filter(pk=victim.pk).delete()
     assert "primary key" in refusal_of(statement.format(victim=victim.pk, other=other.pk))
     assert Article.objects.get().pk == other.pk
 
 
-def test_integer_states_are_held_against_other_types() -> None:
+def test_integer_states_cannot_be_bypassed_with_values_of_other_types() -> None:
     article = Article.objects.create()
     values = {
         _SQLITE: ["30", "'30'", "30.0", "2e1 + 10", "CAST('30' AS BLOB)", "NULL", "'x'", "20.5"],

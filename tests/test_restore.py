@@ -139,7 +139,7 @@ def rows(alias: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("way", WAYS[connection.vendor])
-def test_a_restore_brings_back_every_row_once_and_the_triggers_in_force(way: Callable[[], None], restored: str) -> None:
+def test_a_dump_and_restore_keeps_every_row_and_the_triggers(way: Callable[[], None], restored: str) -> None:
     populate()
     way()
     assert rows(restored) == rows("default")
@@ -158,13 +158,13 @@ def test_a_restore_brings_back_every_row_once_and_the_triggers_in_force(way: Cal
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only pg_dump has --disable-triggers.")
-def test_triggers_that_a_restore_has_disabled_come_back_weaker_and_the_check_says_so(restored: str) -> None:
+def test_triggers_reenabled_by_pg_restore_are_reported_by_the_check(restored: str) -> None:
     """--disable-triggers enables them again in the plain way, which replication may pass by."""
     populate()
     postgresql("--schema-only")
     postgresql("--data-only", "--disable-triggers")
     assert rows(restored) == rows("default")
-    assert {message.id for message in check_triggers(None, databases=[restored])} == {"container_manager.E003"}
+    assert {message.id for message in check_triggers(None, databases=[restored])} == {"statemachine.E003"}
     with pytest.raises(IntegrityError, match="Invalid transition"), transaction.atomic(restored):
         ContainerJob.objects.using(restored).filter(status="completed").update(status="pending")
     call_command("container", "triggers", "--install", "--database", restored, stdout=StringIO())
@@ -172,12 +172,12 @@ def test_triggers_that_a_restore_has_disabled_come_back_weaker_and_the_check_say
 
 
 @pytest.mark.skipif(connection.vendor != "mysql", reason="Only mariadb-dump has --skip-triggers.")
-def test_a_dump_without_triggers_is_noticed_and_mended(restored: str) -> None:
+def test_a_restore_without_triggers_is_reported_and_repaired(restored: str) -> None:
     populate()
     server = ["--socket", connection.settings_dict["OPTIONS"]["unix_socket"], "--user", "root"]
     dump = [program("mariadb-dump"), *server, "--skip-triggers", name_of("default")]
     pipe(dump, [program("mariadb"), *server, name_of(ALIAS)])
-    assert {message.id for message in check_triggers(None, databases=[restored])} == {"container_manager.E003"}
+    assert {message.id for message in check_triggers(None, databases=[restored])} == {"statemachine.E003"}
     call_command("container", "triggers", "--install", "--database", restored, stdout=StringIO())
     assert check_triggers(None, databases=[restored]) == []
     assert rows(restored) == rows("default")

@@ -65,7 +65,7 @@ WAYS = [by_method, by_save, by_update, by_sql]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("source", "target"), sorted(LEGAL))
 @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
-def test_a_legal_edge_passes_and_is_in_the_journal(
+def test_each_legal_transition_passes_and_is_journaled(
     source: str, target: str, way: Callable[[ContainerJob, str], None]
 ) -> None:
     job = job_in(source)
@@ -76,7 +76,7 @@ def test_a_legal_edge_passes_and_is_in_the_journal(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("source", "target"), [p for p in PAIRS if p not in LEGAL and p[0] != p[1]])
-def test_an_illegal_edge_is_refused_and_leaves_everything(
+def test_each_illegal_transition_is_refused_and_changes_nothing(
     source: str, target: str, way: Callable[[ContainerJob, str], None]
 ) -> None:
     job = job_in(source)
@@ -96,7 +96,7 @@ def test_an_illegal_edge_is_refused_and_leaves_everything(
 
 
 @pytest.mark.parametrize("status", ContainerJob.Status.values)
-def test_the_same_status_is_refused_by_transition_and_no_change_by_save(status: str) -> None:
+def test_the_same_status_is_refused_by_transition_to_and_ignored_by_save(status: str) -> None:
     job = job_in(status)
     with pytest.raises(InvalidTransition):
         job.transition_to(status)
@@ -112,7 +112,7 @@ def test_can_transition_to_agrees_with_the_map(source: str, target: str) -> None
 
 
 @pytest.mark.parametrize("bad", ["bogus", None, 3, "QUEUED", "queued ", b"queued"])
-def test_an_unknown_status_names_the_seven(bad: object) -> None:
+def test_the_error_for_an_unknown_status_names_all_statuses(bad: object) -> None:
     job = job_in("pending")
     with pytest.raises(UnknownState) as refusal:
         job.transition_to(bad)
@@ -123,12 +123,12 @@ def test_an_unknown_status_names_the_seven(bad: object) -> None:
     assert job.status == row_of(job)["status"] == "pending"
 
 
-def test_an_unsaved_instance_is_told_to_save_first() -> None:
+def test_a_transition_of_an_unsaved_instance_is_refused() -> None:
     with pytest.raises(UnsavedInstance, match="save"):
         ContainerJob(command="true").transition_to("queued")
 
 
-def test_a_deleted_row_is_a_missing_row() -> None:
+def test_a_transition_of_a_deleted_row_raises_missing_row() -> None:
     job = job_in("pending")
     ContainerJob.objects.all().delete()
     with pytest.raises(MissingRow, match="no such row"):
@@ -136,7 +136,7 @@ def test_a_deleted_row_is_a_missing_row() -> None:
     assert job.status == "pending"
 
 
-def test_failing_with_retry_goes_through_failed_in_the_journal() -> None:
+def test_mark_as_failed_with_a_retry_is_journaled_as_two_transitions() -> None:
     job = job_in("running")
     job.mark_as_failed(should_retry=True)
     assert (job.status, job.retry_count) == ("retrying", 1)
@@ -144,13 +144,13 @@ def test_failing_with_retry_goes_through_failed_in_the_journal() -> None:
     assert row_of(job)["retry_count"] == 1
 
 
-def test_failing_without_retries_left_stays_failed() -> None:
+def test_mark_as_failed_without_retries_left_stays_failed() -> None:
     job = job_in("running", max_retries=1, retry_count=1)
     job.mark_as_failed(should_retry=True)
     assert job.status == row_of(job)["status"] == "failed"
 
 
-def test_actor_and_reason_are_recorded_once_and_never_taken_for_a_raw_update() -> None:
+def test_actor_and_reason_are_journaled_once_and_not_reused_for_a_raw_update() -> None:
     job = job_in("pending")
     job.mark_as_queued(actor="alice", reason="because")
     by_sql(job, "running")
@@ -176,7 +176,7 @@ def test_a_refused_save_leaves_the_transaction_usable() -> None:
     assert ContainerJob.objects.count() == 1
 
 
-def test_a_stale_instance_of_an_earlier_run_cannot_finish_a_later_one() -> None:
+def test_a_stale_instance_from_an_earlier_run_cannot_complete_a_later_run() -> None:
     job = job_in("running")
     stale = ContainerJob.objects.get(pk=job.pk)
     job.mark_as_failed(should_retry=True)
@@ -187,7 +187,7 @@ def test_a_stale_instance_of_an_earlier_run_cannot_finish_a_later_one() -> None:
     assert row_of(job)["status"] == "running"
 
 
-def test_a_stale_save_of_another_field_reverts_nothing() -> None:
+def test_saving_another_field_of_a_stale_instance_does_not_revert_the_status() -> None:
     job = job_in("pending")
     stale = ContainerJob.objects.get(pk=job.pk)
     job.mark_as_queued(reason="now")
@@ -198,7 +198,7 @@ def test_a_stale_save_of_another_field_reverts_nothing() -> None:
     assert row["queued_at"] == job.queued_at
 
 
-def test_after_a_rollback_the_next_call_says_what_is_so() -> None:
+def test_after_a_rollback_the_next_transition_reports_the_status_in_the_row() -> None:
     job = job_in("queued")
     with transaction.atomic():
         job.mark_as_running()
@@ -209,7 +209,7 @@ def test_after_a_rollback_the_next_call_says_what_is_so() -> None:
     job.mark_as_running()
 
 
-def test_a_bulk_transition_names_the_refused() -> None:
+def test_a_bulk_transition_reports_the_refused_rows() -> None:
     moved, refused = job_in("queued"), job_in("completed")
     result = ContainerJob.objects.all().transition_to("cancelled", reason="cleanup", actor="alice")
     assert result.changed == 1
@@ -217,7 +217,7 @@ def test_a_bulk_transition_names_the_refused() -> None:
     assert moved.transitions.get().reason == "cleanup"
 
 
-def test_one_statement_per_transition_and_per_save(django_assert_num_queries: Callable) -> None:
+def test_a_transition_or_a_save_takes_one_statement(django_assert_num_queries: Callable) -> None:
     job = job_in("pending")
     with django_assert_num_queries(1):
         job.mark_as_queued()
@@ -228,7 +228,7 @@ def test_one_statement_per_transition_and_per_save(django_assert_num_queries: Ca
         list(ContainerJob.objects.only("name"))
 
 
-def test_the_signal_comes_on_commit_only(django_capture_on_commit_callbacks: Callable) -> None:
+def test_the_transition_signal_is_sent_on_commit_only(django_capture_on_commit_callbacks: Callable) -> None:
     seen: list[tuple[str, str]] = []
 
     def receive(transitions: tuple, **kwargs: object) -> None:
@@ -247,7 +247,7 @@ def test_the_signal_comes_on_commit_only(django_capture_on_commit_callbacks: Cal
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_transition_is_logged_once_it_is_committed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_transition_is_logged_when_it_is_committed(caplog: pytest.LogCaptureFixture) -> None:
     job = job_in("pending")
     with caplog.at_level(logging.INFO, logger="container_manager.statemachine"):
         with transaction.atomic():
@@ -260,7 +260,7 @@ def test_a_transition_is_logged_once_it_is_committed(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_async_twins_do_the_same() -> None:
+def test_the_async_methods_do_the_same_as_the_sync_ones() -> None:
     job = job_in("pending")
     async_to_sync(job.amark_as_queued)()
     async_to_sync(job.atransition_to)("running")
@@ -270,7 +270,7 @@ def test_the_async_twins_do_the_same() -> None:
     assert row_of(job)["status"] == "completed"
 
 
-def test_a_transition_after_a_prepared_one_starts_from_the_row() -> None:
+def test_a_transition_after_an_unsaved_prepared_one_starts_from_the_row() -> None:
     job = job_in("failed")
     job.transition_to("retrying", save=False)
     job.transition_to("cancelled")
@@ -282,20 +282,20 @@ def test_a_transition_after_a_prepared_one_starts_from_the_row() -> None:
     assert journal_of(job) == [("pending", "running"), ("running", "completed")]
 
 
-def test_an_increment_starts_from_the_row_too() -> None:
+def test_an_increment_starts_from_the_row_and_not_from_the_attribute() -> None:
     job = job_in("failed", retry_count=1)
     job.retry_count = 7
     job.transition_to("retrying")
     assert job.retry_count == row_of(job)["retry_count"] == 2
 
 
-def test_an_increment_of_a_column_that_was_not_loaded() -> None:
+def test_an_increment_works_for_a_deferred_column() -> None:
     job = ContainerJob.objects.only("status").get(pk=job_in("failed", retry_count=1).pk)
     job.transition_to("retrying")
     assert job.retry_count == row_of(job)["retry_count"] == 2
 
 
-def test_a_prepared_transition_that_the_row_does_not_allow_is_refused() -> None:
+def test_a_prepared_transition_that_the_row_does_not_allow_is_refused_by_save() -> None:
     job = job_in("pending")
     for target in ("queued", "running", "completed"):
         job.transition_to(target, save=False)
@@ -304,7 +304,7 @@ def test_a_prepared_transition_that_the_row_does_not_allow_is_refused() -> None:
     assert (row_of(job)["status"], journal_of(job)) == ("pending", [])
 
 
-def test_a_refresh_forgets_what_was_prepared() -> None:
+def test_refresh_from_db_discards_a_prepared_transition() -> None:
     job = job_in("pending")
     job.transition_to("queued", save=False, actor="alice")
     job.refresh_from_db()
@@ -314,7 +314,7 @@ def test_a_refresh_forgets_what_was_prepared() -> None:
     assert job.transitions.get().actor == ""
 
 
-def test_a_refresh_of_the_status_alone_is_enough_to_go_on() -> None:
+def test_refreshing_only_the_status_makes_a_stale_instance_usable() -> None:
     job = job_in("pending")
     watcher = ContainerJob.objects.get(pk=job.pk)
     job.mark_as_queued()
@@ -323,7 +323,7 @@ def test_a_refresh_of_the_status_alone_is_enough_to_go_on() -> None:
     assert row_of(job)["status"] == "running"
 
 
-def test_a_rolled_back_instance_cannot_act_for_the_one_that_holds_the_row() -> None:
+def test_an_instance_whose_transition_was_rolled_back_is_stale() -> None:
     mine = job_in("queued")
     theirs = ContainerJob.objects.get(pk=mine.pk)
     with transaction.atomic():
@@ -339,7 +339,9 @@ def test_a_rolled_back_instance_cannot_act_for_the_one_that_holds_the_row() -> N
 
 
 @pytest.mark.parametrize("way", [by_update, by_sql])
-def test_a_round_trip_past_the_instances_makes_them_stale(way: Callable[[ContainerJob, str], None]) -> None:
+def test_raw_updates_that_return_to_the_same_status_make_instances_stale(
+    way: Callable[[ContainerJob, str], None],
+) -> None:
     job = job_in("running")
     stale = ContainerJob.objects.get(pk=job.pk)
     for target in ("failed", "retrying", "queued", "running"):
@@ -349,7 +351,9 @@ def test_a_round_trip_past_the_instances_makes_them_stale(way: Callable[[Contain
 
 
 @pytest.mark.parametrize("way", [by_update, by_sql])
-def test_a_change_past_the_instances_is_nobodys_in_the_row_too(way: Callable[[ContainerJob, str], None]) -> None:
+def test_a_raw_update_clears_actor_and_reason_in_the_row_and_the_journal(
+    way: Callable[[ContainerJob, str], None],
+) -> None:
     job = job_in("pending")
     job.mark_as_queued(actor="alice", reason="because")
     earlier = row_of(job)
@@ -361,7 +365,7 @@ def test_a_change_past_the_instances_is_nobodys_in_the_row_too(way: Callable[[Co
 
 
 @pytest.mark.parametrize("status", ["running", "queued"])
-def test_a_save_does_not_bring_back_a_deleted_row(status: str) -> None:
+def test_saving_an_instance_of_a_deleted_row_does_not_insert_it(status: str) -> None:
     job = job_in("queued")
     ContainerJob.objects.all().delete()
     job.status = status
@@ -370,7 +374,7 @@ def test_a_save_does_not_bring_back_a_deleted_row(status: str) -> None:
     assert not ContainerJob.objects.exists()
 
 
-def test_a_copy_under_a_new_key_is_a_new_row() -> None:
+def test_a_copy_with_a_new_primary_key_is_inserted_and_moves_independently() -> None:
     job = job_in("pending")
     job.mark_as_queued()
     copied = ContainerJob.objects.get(pk=job.pk)
@@ -381,7 +385,7 @@ def test_a_copy_under_a_new_key_is_a_new_row() -> None:
     assert journal_of(copied) == [("queued", "running")]
 
 
-def test_the_key_of_another_row_brings_no_knowledge_of_it() -> None:
+def test_an_instance_given_the_key_of_another_row_is_checked_against_that_row() -> None:
     mine, other = job_in("queued"), job_in("running")
     mine.pk = other.pk
     mine.status = "cancelled"
@@ -393,7 +397,7 @@ def test_the_key_of_another_row_brings_no_knowledge_of_it() -> None:
         mine.save()
 
 
-def test_a_status_that_was_never_read_is_guarded_by_the_map() -> None:
+def test_saving_a_deferred_status_is_still_checked_against_the_map() -> None:
     job = job_in("pending")
     job.mark_as_queued(actor="alice")
     partial = ContainerJob.objects.defer("status").get(pk=job.pk)
@@ -407,7 +411,7 @@ def test_a_status_that_was_never_read_is_guarded_by_the_map() -> None:
         partial.save()
 
 
-def test_an_instance_goes_on_after_a_save_that_did_not_know_the_status() -> None:
+def test_an_instance_is_usable_after_saving_a_deferred_status() -> None:
     job = job_in("pending")
     partial = ContainerJob.objects.only("name").get(pk=job.pk)
     partial.status, partial.queued_at = "queued", timezone.now()
@@ -416,7 +420,7 @@ def test_an_instance_goes_on_after_a_save_that_did_not_know_the_status() -> None
     assert list(job.transitions.values_list("to_status", "actor")) == [("queued", ""), ("running", "alice")]
 
 
-def test_a_lifecycle_column_loaded_alone_is_not_reverted() -> None:
+def test_a_stale_lifecycle_column_loaded_without_the_status_is_refused() -> None:
     job = job_in("running")
     partial = ContainerJob.objects.only("exit_code").get(pk=job.pk)
     ContainerJob.objects.update(exit_code=3)
@@ -426,7 +430,7 @@ def test_a_lifecycle_column_loaded_alone_is_not_reverted() -> None:
     assert row_of(job)["exit_code"] == 3
 
 
-def test_a_bulk_updated_instance_goes_on_and_others_are_stale() -> None:
+def test_after_bulk_update_its_instances_are_usable_and_others_are_stale() -> None:
     job = job_in("queued")
     job.mark_as_running(actor="alice")
     stale = ContainerJob.objects.get(pk=job.pk)
@@ -454,21 +458,21 @@ def test_a_bulk_updated_instance_goes_on_and_others_are_stale() -> None:
     ],
     ids=["join", "distinct", "group", "order", "slice_of_join", "slice", "or", "union", "locked"],
 )
-def test_a_bulk_transition_of_any_queryset(select: Callable) -> None:
+def test_a_bulk_transition_works_for_any_kind_of_queryset(select: Callable) -> None:
     moved, refused = job_in("pending", name="a"), job_in("completed")
     result = select(ContainerJob.objects.all()).transition_to("queued")
     assert (result.changed, result.refused) == (1, {refused.pk: "completed"})
     assert journal_of(moved) == [("pending", "queued")]
 
 
-def test_a_reason_may_be_translated_later() -> None:
+def test_a_reason_may_be_a_lazy_translation() -> None:
     job = job_in("pending")
     job.mark_as_queued(reason=gettext_lazy("Yes"))
     ContainerJob.objects.all().transition_to("running", reason=gettext_lazy("No"))
     assert list(job.transitions.values_list("reason", flat=True)) == ["Yes", "No"]
 
 
-def test_no_transition_writes_to_a_second_table() -> None:
+def test_effects_in_a_second_table_are_refused() -> None:
     with isolate_apps("tests.machines"):
 
         class Reviewed(Article):
@@ -483,7 +487,7 @@ def test_no_transition_writes_to_a_second_table() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_signal_comes_before_the_commit_of_a_transaction_by_hand() -> None:
+def test_a_transition_with_autocommit_off_is_refused_instead_of_sending_its_signal_early() -> None:
     seen: list[object] = []
 
     def receive(transitions: tuple, **kwargs: object) -> None:

@@ -47,7 +47,7 @@ def output_of(job: ContainerJob, stream: str = "stdout") -> bytes:
 
 @pytest.fixture
 def background() -> Iterator[WorkerLoop]:
-    """A worker in a thread, stopped at the end."""
+    """Run a worker in a thread; stop it at the end."""
     loop = WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions())
 
     def run() -> None:
@@ -103,7 +103,7 @@ def test_a_failing_command_is_retried_until_it_succeeds(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_a_failure_has_its_reason_and_its_words(command: str, reason: str, text: str) -> None:
+def test_a_failure_has_its_reason_and_message(command: str, reason: str, text: str) -> None:
     job = ContainerJob.objects.create(command=command, max_retries=0)
     job.mark_as_queued()
     drain()
@@ -122,12 +122,12 @@ def test_the_delay_of_a_retry_follows_its_formula(jitter: float) -> None:
         delays = [retry_delay(number, retry) for _ in range(200)]
         assert min(delays) >= least
         assert max(delays) <= least * (1.0 + jitter)
-        # At random, so that jobs that failed together do not come back together.
+        # Random, so that jobs that failed together are not retried together.
         assert (len(set(delays)) > 1) == bool(jitter)
 
 
 @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies")
-def test_a_worker_prunes_what_ended_long_ago_if_it_is_told_to() -> None:
+def test_a_worker_prunes_finished_jobs_if_the_settings_say_so() -> None:
     ended = queued("true")
     drain()
     drain()
@@ -172,7 +172,7 @@ def test_priority_and_schedule_order_the_queue(tmp_path: Path) -> None:
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed", "explanation/worker.md#a-host-dies")
-def test_a_job_of_a_dead_worker_is_run_again() -> None:
+def test_a_job_of_an_expired_worker_is_run_again() -> None:
     job = queued("true")
     row = Worker(id="dead", host="h", pid=1, executors=["default"], lease_expires_at=job.created_at)
     row.save()
@@ -188,45 +188,45 @@ class TestStartingWithoutTheDatabase:
         """Return a loop whose first registrations find no database, as when its server is restarting."""
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
         tried: list[str] = []
-        real = loop._lease.register
+        real = loop._heartbeat.register
 
         def register(using: str) -> None:
             tried.append("register")
             if len(tried) <= failures:
                 connection.close()
-                loop._awaken()  # the pause is not what is tested
+                loop._awaken()  # do not wait for the backoff
                 raise OperationalError("connection refused")
             real(using)
 
-        loop._lease.register = register  # type: ignore[method-assign]
+        loop._heartbeat.register = register  # type: ignore[method-assign]
         return loop, tried
 
-    def test_it_waits_until_the_database_is_there(self) -> None:
+    def test_a_worker_waits_for_a_database_that_cannot_be_reached(self) -> None:
         loop, tried = self.away(3)
         assert loop._register()
         assert len(tried) == 4
         assert Worker.objects.filter(pk=loop.id).exists()
 
-    def test_a_stop_ends_the_waiting(self) -> None:
+    def test_a_stop_ends_the_wait_for_the_database(self) -> None:
         loop, tried = self.away(1_000_000)
         loop.stop()
         assert loop.run() == 0
         assert tried == []
 
-    def test_one_that_is_to_drain_says_so_at_once(self) -> None:
+    def test_a_draining_worker_does_not_wait_for_the_database(self) -> None:
         loop, tried = self.away(1)
         loop._options = WorkerOptions(drain=True)
         with pytest.raises(OperationalError, match="refused"):
             loop._register()
         assert len(tried) == 1
 
-    def test_a_database_that_answers_and_refuses_is_no_reason_to_wait(self) -> None:
+    def test_a_worker_does_not_wait_for_a_database_that_answers_and_refuses(self) -> None:
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
 
         def refused(using: str) -> None:
             connection.ensure_connection()
             raise OperationalError("no such table")
 
-        loop._lease.register = refused  # type: ignore[method-assign]
+        loop._heartbeat.register = refused  # type: ignore[method-assign]
         with pytest.raises(OperationalError, match="no such table"):
             loop._register()

@@ -1,4 +1,4 @@
-"""What a worker withstands: 64 MB of output, a cancel as its job ends, and SIGTERM at any moment."""
+"""Extremes: 64 MB of output, and cancels at the moment in which a job ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def has_ended(job: ContainerJob) -> bool:
 
 
 def resident_bytes(process: psutil.Process) -> int:
-    """Return the memory of a worker and its warden, without that of jobs."""
+    """Return the resident memory of a worker and its warden, without that of jobs."""
     total = 0
     for each in (process, *process.children()):
         try:
@@ -62,22 +62,22 @@ def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(tmp_path: Path) ->
     assert 0.9 * limit < kept <= limit
     (note,) = (data.decode() for stream, data in pieces if stream == "system")
     assert note == f"[{_OUTPUT_BYTES + len('end.') - kept} bytes of output dropped here: the log is limited]\n"
-    # Of its own stream: what was written last may be read before what still waits in the other pipe.
+    # Per stream: between two pipes the order of reading is not that of writing.
     assert [data for stream, data in pieces if stream == "stdout"][-1].endswith(b"end\n")
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("races", [40, pytest.param(_RACES, marks=pytest.mark.slow)])
 @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
-def test_of_a_cancel_and_the_end_of_a_command_one_wins_and_no_process_is_left(races: int, tmp_path: Path) -> None:
-    """Each command waits for the word to end, which is given in the moment that its job is cancelled."""
+def test_of_a_cancel_and_an_exit_at_once_one_wins_and_no_process_is_left(races: int, tmp_path: Path) -> None:
+    """Each command waits for a word to exit, which it gets at the moment in which its job is cancelled."""
     pids, outcomes, took = tmp_path / "pids", [], 0.0
     with worker("--slots", "4", log=tmp_path / "log"):
         for number in range(races):
             go = tmp_path / f"go-{number}"
             os.mkfifo(go)
             job = queue.enqueue(command=f"sh -c 'echo $$ >> {pids}; read word < {go}'", grace_seconds=0)
-            # Whoever is cancelled first may be gone before it gets the word.
+            # A command that is cancelled first may be gone before it gets the word.
             with suppress(BrokenPipeError), go.open("w") as word:  # returns once the command reads
                 job.refresh_from_db()
                 word.write("\n")

@@ -1,4 +1,4 @@
-"""SIGTERM ends a worker well at any moment: with jobs at work, and while it is still starting."""
+"""SIGTERM ends a worker cleanly at any moment: while jobs run, and while it is starting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 _PATIENCE_SECONDS = 60
 
 
-def test_at_work_it_lets_its_jobs_end_and_takes_no_more(tmp_path: Path) -> None:
+def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> None:
     go, started = tmp_path / "go", tmp_path / "started"
     os.mkfifo(go)
     command = f"sh -c 'echo begun; echo >> {started}; read word < {go}; echo ended'"
@@ -44,7 +44,7 @@ def test_at_work_it_lets_its_jobs_end_and_takes_no_more(tmp_path: Path) -> None:
     assert examine().problems == []
 
 
-def test_a_second_one_hands_its_jobs_on_at_once(tmp_path: Path) -> None:
+def test_a_second_sigterm_ends_running_jobs_at_once_as_lost(tmp_path: Path) -> None:
     job = queue.enqueue(command="sleep 600", grace_seconds=0, max_retries=1)
     with worker("--slots", "1", log=tmp_path / "log") as process:
         eventually(JobAttempt.objects.exists)
@@ -61,13 +61,13 @@ def test_a_second_one_hands_its_jobs_on_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.slow)])
-def test_while_it_starts_it_leaves_nothing_behind(rounds: int, tmp_path: Path) -> None:
-    """From before its handlers are set, when it just ends, to after it has begun to work."""
+def test_sigterm_while_a_worker_starts_leaves_nothing_behind(rounds: int, tmp_path: Path) -> None:
+    """From before its signal handlers are set, when it just ends, to after it is registered."""
     jobs = queue.enqueue_many(ContainerJob(command="true") for _ in range(rounds))
     codes = set()
     began = time.monotonic()
     with worker("--slots", "1", "--queue", "empty", log=tmp_path / "log"):
-        # How long a start takes here and now, and a little more.
+        # How long a start takes on this machine now, and a little more.
         window = 1.5 * (time.monotonic() - began)
     Worker.objects.all().delete()
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""A worker that was frozen past its lease wakes up and believes that its job is still its own."""
+"""A zombie: a worker that was frozen until its lease expired wakes up and believes that it still owns its job."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from .jobs import journal_of
-from .protocol.records import let_lease_run_out, records_of, register
+from .protocol.records import expire_lease, records_of, register
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-# The heir's is longer: nobody must take it for dead as well, where the machine is busy.
+# The heir's is longer: its lease must not expire too on a busy machine.
 _LEASE_SECONDS, _HEIRS_LEASE_SECONDS = 3.0, 60.0
 _PATIENCE_SECONDS = 60
 
 
 def rescued() -> ContainerJob:
-    """Return a job that was claimed by "zombie", and then taken over by "heir"."""
+    """Return a job that was claimed by "zombie", and then rescued by "heir"."""
     register("zombie")
     register("heir")
     job = queue.enqueue(command="true")
     claim("zombie")
     append(job, 1, 0, b"first run\n", worker="zombie")
-    let_lease_run_out("zombie")
+    expire_lease("zombie")
     assert store.rescue(worker="heir", executors=["default"], using="default") == 1
     return job
 
@@ -101,7 +101,7 @@ def append(
     ids=["complete", "fail", "retry", "close"],
 )
 @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-def test_a_zombie_cannot_end_the_job(moment: Callable[[], ContainerJob], attempt: int, end: dict[str, Any]) -> None:
+def test_a_zombie_cannot_finish_the_job(moment: Callable[[], ContainerJob], attempt: int, end: dict[str, Any]) -> None:
     job = moment()
     before = records_of(job)
     assert store.finish([outcome(job, attempt, **end)], worker="zombie", using="default") == set()
@@ -110,7 +110,7 @@ def test_a_zombie_cannot_end_the_job(moment: Callable[[], ContainerJob], attempt
 
 @pytest.mark.parametrize("moment", [rescued, running_again, completed, cancelled])
 @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-def test_a_zombie_can_neither_renew_nor_write_nor_take_back(moment: Callable[[], ContainerJob]) -> None:
+def test_a_zombie_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(moment: Callable[[], ContainerJob]) -> None:
     job = moment()
     before = records_of(job)
     assert not store.renew_lease("zombie", lease_seconds=60.0, using="default")
@@ -149,7 +149,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byte
 
 
 def eventually(condition: Callable[[], Any]) -> Any:
-    """Return a condition's value once it is true; not every database has an event to wait for."""
+    """Poll until a condition is true and return its value; not every database has an event to wait for."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not (value := condition()):
         assert time.monotonic() < deadline
@@ -162,7 +162,7 @@ def status_is(job: ContainerJob, status: str) -> Callable[[], bool]:
 
 
 def freeze(worker: subprocess.Popen[bytes]) -> None:
-    """Stop a process, but not where it has SQLite's lock, which would keep all others out: here this one has it."""
+    """Freeze a process, but not while it has SQLite's lock, which would block all others: here this process has it."""
     with transaction.atomic():
         worker.send_signal(signal.SIGSTOP)
         eventually(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
@@ -174,7 +174,7 @@ def row_of_process(worker: subprocess.Popen[bytes]) -> Any:
 
 @pytest.mark.parametrize("settled", [False, True], ids=["as_its_job_starts", "while_its_job_runs"])
 @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-def test_a_frozen_worker_loses_its_job_and_works_on(
+def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
     start_worker: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, settled: bool
 ) -> None:
     first, second, go, frozen = (tmp_path / name for name in ("first", "second", "go", "frozen"))
@@ -183,7 +183,7 @@ def test_a_frozen_worker_loses_its_job_and_works_on(
     script = tmp_path / "job.sh"
     script.write_text(
         f"""
-        # Before it says anything: what it says next cannot be stored, however slow the test is.
+        # Wait before the first output: what follows cannot be stored by the frozen worker, however slow the test is.
         {"" if settled else f'[ "$CONTAINER_MANAGER_ATTEMPT" = 1 ] && read word < {frozen}'}
         echo "run $CONTAINER_MANAGER_ATTEMPT"
         if [ "$CONTAINER_MANAGER_ATTEMPT" = 1 ]; then
@@ -219,7 +219,7 @@ def test_a_frozen_worker_loses_its_job_and_works_on(
     eventually(lambda: not JobAttempt.objects.filter(finished_at=None).exists())
     before = records_of(job)
     assert [(row["number"], row["reason"]) for row in before["attempts"]] == [(1, "lost"), (2, "")]
-    # What a frozen worker had not stored yet is lost with it.
+    # Output that a frozen worker has not stored yet is lost.
     assert b"".join(row["data"] for row in before["logs"]) == (b"run 1\n" if settled else b"") + b"run 2\ndone\n"
     assert journal_of(job) == [
         ("queued", "running"), ("running", "failed"), ("failed", "retrying"),
@@ -245,7 +245,7 @@ def test_a_frozen_worker_loses_its_job_and_works_on(
     assert records_of(job) == before
 
 
-def test_what_a_waking_worker_still_starts_does_not_run() -> None:
+def test_a_command_launched_after_the_lease_has_expired_does_not_run() -> None:
     executor = ProcessExecutor()
     try:
         assert executor.check().ok

@@ -1,4 +1,4 @@
-"""Settings of a worker process beside the tests: the tests' own database, a short lease, quick retries."""
+"""Settings of the worker processes that tests start: the tests' own database, a short lease, quick retries."""
 
 import json
 import os

@@ -25,6 +25,8 @@ def start_worker(*options: str, log: Path, lease_seconds: float = 30.0, **variab
         "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
         "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
         "CM_WORKER_LEASE_SECONDS": str(lease_seconds),
+        # An illegal stage of a run is only a warning in production.
+        "PYTHONWARNINGS": "error::RuntimeWarning",
         **variables,
     }
     with log.open("ab") as stream:
@@ -34,7 +36,7 @@ def start_worker(*options: str, log: Path, lease_seconds: float = 30.0, **variab
 
 @contextmanager
 def worker(*options: str, log: Path, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker until it serves, give it, and kill it at the end if it is still there."""
+    """Start a worker, yield its process once it is registered, and kill it at the end if it still runs."""
     process = start_worker(*options, log=log, **more)
     try:
         eventually(lambda: process.poll() is not None or Worker.objects.filter(pid=process.pid).exists())
@@ -46,7 +48,7 @@ def worker(*options: str, log: Path, **more: Any) -> Iterator[subprocess.Popen[b
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Return a condition's value once it is true; another process has no event for this one."""
+    """Poll until a condition is true and return its value; there is no event from another process to wait for."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "It did not happen in time."

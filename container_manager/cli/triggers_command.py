@@ -6,10 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
-from django.apps import apps
-from django.db import connections, router
-
-from ..statemachine.trigger_constraint import trigger_constraints
+from ..statemachine.installation import compare_triggers
 from .printing import Output
 
 
@@ -18,20 +15,4 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    using = options["database"]
-    connection = connections[using]
-    drifted = 0
-    for model in apps.get_models():
-        if not (model._meta.managed and router.allow_migrate_model(using, model)):
-            continue
-        for constraint in trigger_constraints(model):
-            names = constraint.drift(model, connection)
-            if not names:
-                out.write(f"{model._meta.label}: {constraint.name} is as the map says\n")
-            elif options["install"]:
-                constraint.install(model, connection)
-                out.write(f"{model._meta.label}: {constraint.name} installed\n")
-            else:
-                drifted += 1
-                out.write(f"{model._meta.label}: {constraint.name} is missing or differs: {', '.join(names)}\n")
-    return 1 if drifted else 0
+    return 0 if compare_triggers(using=options["database"], install=options["install"], write=out.write) else 1

@@ -1,6 +1,6 @@
-"""What an executor is: values in and out, and two kinds of error.
+"""The contract of executors: values in and out, and two kinds of error.
 
-Values that are made anew for every attempt are tuples, which takes a fraction of the time of frozen dataclasses.
+Values that are created for every attempt are tuples, which are much faster to create than frozen dataclasses.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class ExecutorError(Exception):
 
 
 class Unavailable(ExecutorError):
-    """It could not be done now, and may be later: the engine does not answer.
+    """The engine does not answer, or cannot do this now; it may later.
 
-    Nothing is known about its jobs: their status must stay as it is.
+    Nothing is known about its attempts: their status must not change.
     """
 
 
 class DependencyUnavailable(Unavailable):
-    """The engine answers, but what this launch needs beside it does not, say a registry. Others may be launched."""
+    """The engine answers, but something else that this launch needs does not, such as a registry. Others may launch."""
 
 
 class Rejected(ExecutorError):
-    """The engine answered, and will never run this.
+    """The engine answered that it will never run this attempt.
 
-    ``reason`` is a failure reason: ``image`` or ``start``; ``lost`` where it may have run this already.
+    ``reason`` is a failure reason: ``image`` or ``start``; ``lost`` where the attempt may have run already.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -51,12 +51,12 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
-    """One attempt to run. ``key`` names it for ever: submitting the same key twice runs it once.
+    """One attempt to run. ``key`` identifies it: submitting the same key twice runs it once.
 
     ``job`` is what its author asked for. ``argv``, ``environment`` and ``container`` are the same resolved: the words
     of the command, the variables with the secrets' values, the checked request. The repr shows no variable's value.
-    ``is_wanted`` turns False, for good, once the worker has lost the attempt: an executor that starts it in several
-    steps asks before each, and after it has made sure that the worker was heard of in time (`Executor.heartbeat`).
+    ``is_wanted`` returns False, for good, once the worker has lost the attempt: an executor that starts it in several
+    steps asks before each, after it has checked that the last heartbeat has not expired (`Executor.heartbeat`).
     """
 
     key: str
@@ -68,7 +68,7 @@ class LaunchSpec:
 
 
 class Phase(Enum):
-    """How far an attempt has come. One that is only created has never run."""
+    """How far an attempt has come. An attempt that is only created has never run."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -76,10 +76,10 @@ class Phase(Enum):
 
 
 class ExitStatus(NamedTuple):
-    """How a command ended: an exit code, or the signal that ended it, and what it used where that is known.
+    """How a command ended: its exit code or the signal that ended it, and the resources it used, where known.
 
-    Both where the engine tells only the code that stands for a signal. ``lost``: the engine gave it up; the command
-    itself did not fail. ``unstarted``: there was no command that could be started, which was seen only now.
+    Both are set where the engine reports only the exit code that stands for a signal. ``lost``: the engine ended it,
+    the command itself did not fail. ``unstarted``: the command could not be started, which was seen only after launch.
     """
 
     code: int | None = None
@@ -97,7 +97,7 @@ class ExitStatus(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What the engine says of one attempt now. ``exit`` is set once it has exited."""
+    """The state of one attempt in the engine. ``exit`` is set once it has exited."""
 
     key: str
     handle: str
@@ -109,7 +109,7 @@ class Observation(NamedTuple):
 class Observations:
     """The attempts of this installation that the engine holds.
 
-    One that began before ``as_of`` (monotonic seconds), and is not among them, is held no more.
+    An attempt that was launched before ``as_of`` (monotonic seconds) and is not among them is held no more.
     """
 
     attempts: Sequence[Observation]
@@ -118,14 +118,14 @@ class Observations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogChunk:
-    """A piece of one stream, in the order it was read."""
+    """A piece of output from one stream."""
 
     stream: Stream
     data: bytes
 
 
 class LogPage(NamedTuple):
-    """Output after a cursor. Pass ``cursor`` to read on; ``complete``: after these there never will be more."""
+    """Output after a cursor. Pass ``cursor`` to read on; ``complete``: there is no more output, now or later."""
 
     chunks: Sequence[LogChunk]
     cursor: str
@@ -136,8 +136,8 @@ class LogPage(NamedTuple):
 class Capabilities:
     """What an executor can do.
 
-    ``survives_worker``: what it runs goes on without its worker and can be adopted. ``isolates``: a job cannot touch
-    the host. ``launch_threads``: how many launches may be on their way at once; 0: a launch never waits.
+    ``survives_worker``: attempts go on without their worker and can be adopted. ``isolates``: a job cannot touch the
+    host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks.
     """
 
     survives_worker: bool
@@ -147,7 +147,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the engine answers, what it says of itself, and what it has in all, where it says so."""
+    """Whether the engine answers, a description of it, and its total CPUs and memory where it reports them."""
 
     ok: bool
     message: str
@@ -156,7 +156,7 @@ class Health:
 
 
 class Executor(ABC):
-    """Runs attempts. Every method may be called from any thread, and may raise `Unavailable`."""
+    """Runs attempts. Any thread may call any method; each may raise `Unavailable`."""
 
     capabilities: ClassVar[Capabilities]
 
@@ -164,61 +164,61 @@ class Executor(ABC):
     def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
         """Return an executor with the ``OPTIONS`` of its alias.
 
-        Raises TypeError for an option that it does not have, and ImproperlyConfigured for one that is wrong.
+        Raises TypeError for an unknown option, and ImproperlyConfigured for a wrong value.
         """
         cls.check_options(options, settings)
         return cls(**options)
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
-        """Raise what `from_settings` raises, and touch nothing: for a system check."""
+        """Raise what `from_settings` raises, without connecting to anything: for a system check."""
         signature(cls).bind(**options)
 
     @abstractmethod
     def submit(self, spec: LaunchSpec) -> str:
-        """Start the attempt, or find it started under its key; return its handle.
+        """Start the attempt, or adopt it where its key was started before; return its handle.
 
         Raises Rejected where it can never run.
         """
 
     @abstractmethod
     def observe(self) -> Observations:
-        """Return every attempt of this installation that the engine holds, as far as it is known; never wait for it."""
+        """Return every attempt of this installation that the engine is known to hold; never wait for the engine."""
 
     @abstractmethod
     def watch(self, timeout: float) -> bool:
-        """Wait until something may have changed, at most ``timeout`` seconds; tell whether it has. Only a hint."""
+        """Wait until something may have changed, at most ``timeout`` seconds; return whether it has. Only a hint."""
 
     @abstractmethod
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
         """Return about ``limit`` bytes of output after the cursor ("" for the start); never wait for more.
 
-        What comes before the cursor may be given up.
+        Output before the cursor may be dropped.
         """
 
     @abstractmethod
     def stop(self, handle: str, grace_seconds: float) -> None:
         """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated.
 
-        Where `submit` is still at it, it may be given up.
+        A launch that is still in progress may be abandoned.
         """
 
     @abstractmethod
     def remove(self, handle: str, *, failed: bool = False) -> None:
-        """Kill what still runs and forget the attempt. Harmless when it is gone already.
+        """Kill the attempt if it still runs, and delete what the engine holds of it. Harmless when it is gone.
 
-        One that ``failed`` may be kept for a while, for people to look at: then this is called again from time to time.
+        One that ``failed`` may be kept for a while for inspection: then this is called again from time to time.
         """
 
     @abstractmethod
     def check(self) -> Health:
-        """Tell whether attempts could be started now. Never raises."""
+        """Return whether attempts could be started now. Never raises."""
 
     def release(self, handle: str) -> None:  # noqa: B027  # nothing to do where attempts end with their worker
-        """Follow an attempt no longer: it is another worker's now, and goes on. Never raises."""
+        """Stop following an attempt that is now another worker's; it goes on. Never raises."""
 
     def heartbeat(self, seconds: float) -> None:  # noqa: B027  # not every engine needs it
-        """Be told that the worker lives, and by when it will say so again."""
+        """Note that the worker is alive, and will send another heartbeat within this many seconds."""
 
     def close(self) -> None:  # noqa: B027  # nor this
-        """Let go of the engine. What does not survive its worker is killed; what is on its way is given up."""
+        """Disconnect. Kill attempts that do not survive their worker, and abandon launches in progress."""

@@ -1,4 +1,4 @@
-"""What docker's own variables say: in DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH. It needs no SDK."""
+"""Executor options from Docker's own variables, for settings files. The SDK is not needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LOCAL_DAEMON = "unix:///var/run/docker.sock"
 
 
 def docker_daemon(environment: Mapping[str, str]) -> dict[str, object]:
-    """Return the options of a Docker executor for the daemon that docker's own variables name.
+    """Return the options of a Docker executor for the daemon that Docker's own variables name.
 
     ``DOCKER_HOST``, by default the local socket; with ``DOCKER_TLS_VERIFY``, the certificates in ``DOCKER_CERT_PATH``.
     """

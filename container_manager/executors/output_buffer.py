@@ -1,4 +1,4 @@
-"""Output that has been fetched and not yet taken."""
+"""Output that was fetched from an engine and not yet stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LIMIT_BYTES = 1024 * 1024
 
 
 class OutputBuffer:
-    """Chunks in order, numbered from the start; a cursor is the number of the next one. Its user does the locking."""
+    """Chunks in order, numbered from the start; a cursor is the number of the next one. Not thread-safe."""
 
     def __init__(self) -> None:
         self._chunks: deque[LogChunk] = deque()
@@ -24,7 +24,7 @@ class OutputBuffer:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing should be fetched until something is taken, so that memory stays flat."""
+        """Whether to fetch nothing until something is taken, so that memory stays flat."""
         return self._size >= _LIMIT_BYTES
 
     def add(self, chunks: Iterable[LogChunk]) -> None:
@@ -33,7 +33,7 @@ class OutputBuffer:
             self._size += len(chunk.data)
 
     def take(self, cursor: str, limit: int) -> tuple[list[LogChunk], str]:
-        """Return about ``limit`` bytes after a cursor, and the next cursor; give up what is before it."""
+        """Return about ``limit`` bytes after a cursor, and the next cursor; drop what is before the cursor."""
         while self._chunks and self._first < int(cursor or 0):
             self._size -= len(self._chunks.popleft().data)
             self._first += 1

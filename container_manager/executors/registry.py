@@ -28,7 +28,7 @@ def build_executor(settings: AppSettings, alias: str) -> Executor:
 
 
 def check_executor_options(settings: AppSettings, alias: str) -> None:
-    """Raise what `build_executor` would, and make none."""
+    """Raise what `build_executor` would, without building one."""
     cls = executor_class(settings, alias)
     with _named(alias):
         cls.check_options(settings.executors[alias].get("OPTIONS", {}), settings)
@@ -36,7 +36,7 @@ def check_executor_options(settings: AppSettings, alias: str) -> None:
 
 @contextmanager
 def _named(alias: str) -> Iterator[None]:
-    """Name the alias whose options are wrong."""
+    """Name the alias in errors about its options."""
     try:
         yield
     except TypeError as error:
@@ -46,7 +46,7 @@ def _named(alias: str) -> Iterator[None]:
 
 
 def executor_class(settings: AppSettings, alias: str) -> type[Executor]:
-    """Return an alias's class without making one; raises what `build_executors` raises."""
+    """Return an alias's class without building an executor; raises what `build_executors` raises."""
     if alias not in settings.executors:
         raise ImproperlyConfigured(f"There is no executor {alias!r}. Known: {', '.join(sorted(settings.executors))}.")
     path = settings.executors[alias]["BACKEND"]

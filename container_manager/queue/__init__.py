@@ -1,4 +1,4 @@
-"""The queue, for applications: put jobs in, run them again, pause, count, prune."""
+"""The queue's public API: enqueue and retry jobs, pause queues, count, prune."""
 
 from .entry import enqueue, enqueue_many, retry
 from .pauses import pause_queue, paused_queues, resume_queue

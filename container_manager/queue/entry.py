@@ -1,4 +1,4 @@
-"""Put jobs into the queue: new ones, many at once, failed and finished ones again."""
+"""Enqueue jobs: new ones, one or many, and retries of those that have ended."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from django.db import DEFAULT_DB_ALIAS, router, transaction
 from django.utils import timezone
 
 from ..models import ContainerJob, JobStatus
+from ..statemachine.machine import machine_of
 from ..store.notifications import wake_workers
 
 _BATCH = 1000
 
 
 def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS, **fields: Any) -> ContainerJob:
-    """Create a job that is queued from the start; within the caller's transaction, if there is one.
+    """Create a job with status queued, in the caller's transaction if there is one.
 
     Raises ValidationError that names each wrong field, and IntegrityError for an id that is taken.
     """
-    job = ContainerJob(**fields, status=JobStatus.QUEUED, queued_at=timezone.now(), scheduled_for=scheduled_for)
-    # The database itself holds the rest, without being asked first.
+    job = ContainerJob(**fields, **_queued_now(), scheduled_for=scheduled_for)
+    # Uniqueness and constraints are left to the database: no queries before the INSERT.
     job.full_clean(validate_unique=False, validate_constraints=False)
     job.save(using=using, force_insert=True)
     wake_workers(using=using)
@@ -32,13 +33,14 @@ def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_AL
 def enqueue_many(
     jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS
 ) -> list[ContainerJob]:
-    """Queue many unsaved jobs in few statements, all or none.
+    """Enqueue many unsaved jobs in few statements, all or none; ``scheduled_for`` replaces that of each job.
 
-    Raises ValidationError for the first job that is wrong; its message says which one.
+    Raises ValidationError for the first job that is wrong; its message has the job's index.
     """
-    now, ready = timezone.now(), list(jobs)
+    queued, ready = _queued_now(), list(jobs)
     for number, job in enumerate(ready):
-        job.status, job.queued_at = JobStatus.QUEUED, now
+        for name, value in queued.items():
+            setattr(job, name, value)
         if scheduled_for is not None:
             job.scheduled_for = scheduled_for
         try:
@@ -53,9 +55,9 @@ def enqueue_many(
 
 
 def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
-    """Run a job again: a failed one itself, a completed or cancelled one as a new job that remembers its origin.
+    """Run a job again: a failed job itself, a completed or cancelled one as a new job with it as ``origin``.
 
-    Returns the job that is now queued. Raises InvalidTransition for one that has not ended.
+    Return the job that is now queued. Raises InvalidTransition for a job that has not ended.
     """
     if job.is_terminal:
         using = job._state.db or router.db_for_read(ContainerJob, instance=job)
@@ -70,3 +72,8 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
         job.__dict__.update(before)
         raise
     return job
+
+
+def _queued_now() -> dict[str, Any]:
+    """Return what the state machine says of a new job in the queue."""
+    return machine_of(ContainerJob).initial_values(JobStatus.QUEUED.value, at=timezone.now())

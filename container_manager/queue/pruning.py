@@ -1,4 +1,4 @@
-"""Delete jobs that ended long ago, with all that belongs to them."""
+"""Prune: delete jobs that finished long ago, with their attempts, output and journal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PRUNE_BATCH = 500
 def prune_jobs(
     *, before: datetime, statuses: Collection[str] = FINISHED, limit: int | None = None, using: str = DEFAULT_DB_ALIAS
 ) -> int:
-    """Delete jobs in these statuses that came to them before a time; return how many.
+    """Delete jobs that have had one of these statuses since before a time; return how many.
 
-    In batches, each a transaction of its own, children first and by primary key, so that workers are not held up.
-    A job with an open attempt stays. Raises ValueError for a status that is not an end.
+    In batches, each in a transaction of its own, children first and by primary key, so that workers are not blocked.
+    A job with an open attempt stays. Raises ValueError for a status that is not finished.
     """
     if odd := sorted(set(statuses) - set(FINISHED)):
         raise ValueError(f"Only finished jobs can be pruned, not {', '.join(odd)}.")
@@ -38,8 +38,8 @@ def _prune_batch(before: datetime, statuses: Collection[str], size: int, *, usin
     old = ContainerJob.objects.using(using).filter(status__in=statuses, status_changed_at__lt=before)
     keys = list(old.exclude(attempts__finished_at=None, attempts__isnull=False).values_list("pk", flat=True)[:size])
     with transaction.atomic(using=using):
-        # A failed job may have been tried again since it was looked at. By key alone, and past rows that others hold:
-        # by the index of what has finished it would meet them in another order, which ends in a deadlock.
+        # A failed job may have been retried since the first query. By key alone, and skipping locked rows: the index of
+        # finished jobs would give the rows in another order, which ends in a deadlock.
         jobs = ContainerJob.objects.using(using).filter(pk__in=keys).order_by("pk").select_for_update(skip_locked=True)
         keys = [
             pk
@@ -54,6 +54,6 @@ def _prune_batch(before: datetime, statuses: Collection[str], size: int, *, usin
             (ContainerJob, {"pk__in": keys}),
         ):
             rows = model._default_manager.using(using).filter(**condition)
-            # What belongs to these rows is deleted here, so nothing need be collected first.
+            # Without Django's collector: all rows that depend on these are deleted here.
             rows._raw_delete(using)
     return len(keys)

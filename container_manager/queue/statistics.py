@@ -1,4 +1,4 @@
-"""How full the queues are. Finished jobs are counted for a short time back only, so millions of them cost nothing."""
+"""Count the jobs of each queue; finished jobs of a recent period only, so that millions of them cost nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FINISHED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 @dataclass(slots=True, kw_only=True)
 class QueueStatistics:
-    """One queue. ``scheduled`` are queued, but not due yet; ``oldest`` is when the first due one was queued."""
+    """One queue. ``queued`` are due, ``scheduled`` are not due yet; ``oldest``: when the first due job was queued."""
 
     queue: str
     queued: int = 0
@@ -33,7 +33,7 @@ class QueueStatistics:
 def queue_statistics(
     *, since: timedelta = timedelta(hours=1), using: str = DEFAULT_DB_ALIAS
 ) -> dict[str, QueueStatistics]:
-    """Return the queues by name; ``finished`` counts by status what ended within ``since``."""
+    """Return the queues by name; ``finished`` counts by status the jobs that finished within ``since``."""
     now = timezone.now()
     jobs, found = ContainerJob.objects.using(using).order_by(), dict[str, QueueStatistics]()
 

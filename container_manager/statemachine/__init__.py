@@ -1,7 +1,8 @@
-"""A state machine for any Django model, held by the database.
+"""A state machine for any Django model, enforced by the database.
 
-Independent of the rest of this app: declare a `TransitionConstraint` and, for a history, a `TransitionJournal` in
-``Meta.constraints``, and derive the model from `StateMachineModel` (``container_manager.statemachine.model``).
+An app of its own, independent of the jobs: put ``"container_manager.statemachine"`` into ``INSTALLED_APPS``, declare a
+`TransitionConstraint` and, for a history, a `TransitionJournal` in ``Meta.constraints``, and derive the model from
+`StateMachineModel` (``container_manager.statemachine.model``).
 """
 
 from .constraint import TransitionConstraint

@@ -1,4 +1,4 @@
-"""Tell of committed transitions: the log, and receivers of the model's signal."""
+"""Announce committed transitions: to the log, and to receivers of the model's signal."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ logger = logging.getLogger(__name__)
 
 
 def transitions_logged() -> bool:
-    """Tell whether each transition is a line of the log."""
+    """Tell whether transitions are logged."""
     return logger.isEnabledFor(logging.INFO)
 
 
 def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transition, ...]], *, using: str) -> None:
-    """Log a line per transition, at INFO, and send the model's ``transition_signal``, once the transaction commits.
+    """On commit, log a line per transition at INFO and send the model's ``transition_signal``.
 
-    A receiver that raises is logged by Django's dispatcher: the status has moved, and the caller is told so.
+    An error in a receiver is logged by Django's dispatcher and not raised: the transition is committed.
     """
     signal: Signal | None = getattr(model, "transition_signal", None)
     logged = transitions_logged()
-    # Not has_listeners(): that costs more than to send in vain.
+    # has_listeners() would take longer than sending to nobody.
     if signal is None or not (signal.receivers or logged):
         return
 

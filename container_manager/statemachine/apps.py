@@ -1,4 +1,4 @@
-"""The state machine as a Django app of its own: its checks, for any model with a `TransitionConstraint`."""
+"""The state machine as a Django app: its system checks, and its clean-up after ``migrate``. It has no tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 class StateMachineConfig(AppConfig):
     name = "container_manager.statemachine"
-    # Not "statemachine": a project may have an app of that name.
+    # Not "statemachine": a project may have an app with that name.
     label = "container_manager_statemachine"
     verbose_name = _("state machine")
 
@@ -20,7 +20,7 @@ class StateMachineConfig(AppConfig):
 
 
 def connect(*, sender: AppConfig) -> None:
-    """Register the system checks, and have what dropped tables leave behind removed after each ``migrate``."""
+    """Register the system checks, and the removal of what dropped tables leave behind, after each ``migrate``."""
     from . import checks  # noqa: F401  # registers itself on import
 
     post_migrate.connect(_sweep, sender=sender)

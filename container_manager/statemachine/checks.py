@@ -1,4 +1,4 @@
-"""System checks of the declared machines: what could only fail later, row by row."""
+"""System checks: mistakes in declared state machines, and triggers that differ from them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's name for it
 from django.core.exceptions import FieldDoesNotExist
-from django.db import NotSupportedError, connections, router
+from django.db import NotSupportedError, connections
 from django.db.models import AutoField, Field, Model
 
 from .constraint import TransitionConstraint
 from .graph import GraphError, plain
+from .installation import drift, guarded_models, has_table
 from .journal import JournalTable, TransitionJournal
 from .machine import constraints_of
 from .model import StateMachineModel
@@ -22,7 +23,7 @@ from .triggers import dialect_for
 
 @register(Tags.models)
 def check_machines(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Check every model that has a machine, or should have one."""
+    """Check every model with a state machine, or with a base that needs one."""
     configs = apps.get_app_configs() if app_configs is None else app_configs
     models = [model for config in configs for model in config.get_models() if not model._meta.proxy]
     return [message for model in models for message in _problems(model)]
@@ -33,7 +34,7 @@ def _problems(model: type[Model]) -> Iterator[CheckMessage]:
     missing = list(_missing_fields(model))
     yield from missing
     if missing:
-        return  # all that follows would stumble over them
+        return  # the other checks need these fields
     for constraint in trigger_constraints(model):
         if isinstance(constraint, TransitionConstraint):
             yield from _odd_choices(model, constraint)
@@ -47,11 +48,11 @@ def _long_names(model: type[Model]) -> Iterator[CheckMessage]:
     for constraint in trigger_constraints(model):
         if len(constraint.name.encode()) > LONGEST_NAME:
             yield Error(
-                f"The name {constraint.name!r} is longer than {LONGEST_NAME} bytes: databases would cut off the ends "
-                "that tell its triggers apart.",
+                f"The name {constraint.name!r} is longer than {LONGEST_NAME} bytes: databases would truncate the "
+                "suffixes that distinguish its triggers.",
                 hint="Give the constraint a shorter name.",
                 obj=model,
-                id="container_manager.E007",
+                id="statemachine.E007",
             )
 
 
@@ -63,7 +64,7 @@ def _missing_fields(model: type[Model]) -> Iterator[CheckMessage]:
                     f"{constraint.name} names {name!r}, which is no field of the model with a column.",
                     hint="A renamed field needs its new name in the constraint too; makemigrations then sees both.",
                     obj=model,
-                    id="container_manager.E005",
+                    id="statemachine.E005",
                 )
 
 
@@ -76,7 +77,7 @@ def _odd_choices(model: type[Model], constraint: TransitionConstraint) -> Iterat
             f"The map of {constraint.name} and the choices of {constraint.field!r} differ in {odd}.",
             hint="Give every status a line in the map and a choice.",
             obj=model,
-            id="container_manager.E001",
+            id="statemachine.E001",
         )
 
 
@@ -87,7 +88,7 @@ def _machine(model: type[StateMachineModel]) -> Iterator[CheckMessage]:
             f"A StateMachineModel needs exactly one TransitionConstraint, this one has {len(guards)}.",
             hint="Put it into Meta.constraints; a model without a machine needs another base.",
             obj=model,
-            id="container_manager.E004",
+            id="statemachine.E004",
         )
         return
     texts = [*_wrong_effects(model, guards[0])]
@@ -96,7 +97,7 @@ def _machine(model: type[StateMachineModel]) -> Iterator[CheckMessage]:
         for name in model.lifecycle_fields
         if _field(model, name) is None
     ]
-    yield from (Error(text, obj=model, id="container_manager.E006") for text in texts)
+    yield from (Error(text, obj=model, id="statemachine.E006") for text in texts)
 
 
 def _wrong_effects(model: type[StateMachineModel], guard: TransitionConstraint) -> Iterator[str]:
@@ -117,7 +118,7 @@ def _wrong_effects(model: type[StateMachineModel], guard: TransitionConstraint) 
 
 
 def _journal(model: type[Model], journal: TransitionJournal) -> Iterator[CheckMessage]:
-    """Yield what is wrong with the journal's table, where it has a model."""
+    """Yield what is wrong with the journal's table, if it has a model."""
     tables = {other._meta.db_table: other for other in model._meta.apps.get_models()}
     if (table := tables.get(journal.table)) is None:
         return
@@ -130,14 +131,14 @@ def _journal(model: type[Model], journal: TransitionJournal) -> Iterator[CheckMe
             f"{table._meta.label} cannot be the journal of {model._meta.label}. {text}",
             hint="The database writes the journal: what it does not fill must be null or have a db_default.",
             obj=table,
-            id="container_manager.E008",
+            id="statemachine.E008",
         )
     if not any(isinstance(constraint, JournalTable) for constraint in trigger_constraints(table)):
         yield Warning(
             f"{table._meta.label} is a journal without a JournalTable: on SQLite no migration can rebuild it.",
             hint="Add JournalTable(name=…) to its Meta.constraints.",
             obj=table,
-            id="container_manager.W003",
+            id="statemachine.W001",
         )
 
 
@@ -158,41 +159,32 @@ def _field(model: type[Model], name: str) -> Field[Any, Any] | None:
 def check_triggers(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Compare the installed triggers with the map, for ``check --database ALIAS``."""
+    """Compare the installed triggers with the declared ones, for ``check --database ALIAS``."""
     messages: list[CheckMessage] = []
     for alias in databases or ():
-        connection = connections[alias]
-        guarded = [
-            m for m in _managed_models(app_configs) if trigger_constraints(m) and router.allow_migrate_model(alias, m)
-        ]
-        if not guarded:
+        if not (guarded := guarded_models(alias, app_configs)):
             continue
         try:
-            dialect = dialect_for(connection)
+            dialect_for(connections[alias])
         except NotSupportedError as error:
-            messages.append(Error(str(error), obj=alias, id="container_manager.E002"))
+            messages.append(Error(str(error), obj=alias, id="statemachine.E002"))
             continue
         for model in guarded:
-            if not dialect.has_table(connection, model._meta.db_table):
+            if not has_table(model, alias):
                 continue
             try:
-                drift = sorted(n for c in trigger_constraints(model) for n in c.drift(model, connection))
+                names = drift(model, alias)
             except FieldDoesNotExist:
-                continue  # E005 has named it
-            if drift:
+                continue  # E005 reports it
+            if names:
                 messages.append(
                     Error(
                         f"The triggers of {model._meta.label} in database {alias!r} are missing or differ from its "
-                        f"map: {', '.join(drift)}.",
+                        f"map: {', '.join(names)}.",
                         hint="Run 'manage.py migrate'; if the migrations are all applied, "
-                        f"'manage.py container triggers --install --database {alias}'.",
+                        f"'manage.py statemachine triggers --install --database {alias}'.",
                         obj=model,
-                        id="container_manager.E003",
+                        id="statemachine.E003",
                     )
                 )
     return messages
-
-
-def _managed_models(app_configs: Sequence[AppConfig] | None) -> list[Any]:
-    configs = apps.get_app_configs() if app_configs is None else app_configs
-    return [m for config in configs for m in config.get_models() if m._meta.managed and not m._meta.proxy]

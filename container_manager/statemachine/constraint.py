@@ -1,4 +1,4 @@
-"""`TransitionConstraint`: one object states the map for form, model and database."""
+"""`TransitionConstraint`: declares the map once, for forms, model and database."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .triggers.dialect import Dialect, GuardSpec
 
 
 class TransitionConstraint(TriggerConstraint):
-    """Let a field move only along the edges of a map.
+    """Allow a field to change only along the edges of a map.
 
-    ``transitions`` maps each state to the states it may go to; ``initial`` are the states a new row may have
-    (None: any). Raises GraphError where the map is wrong in itself.
+    ``transitions`` maps each state to the states it may change to. ``initial``: the states that a new row may have
+    (None: any). Raises GraphError if the map is invalid.
     """
 
     default_violation_code = "invalid_transition"
@@ -59,7 +59,7 @@ class TransitionConstraint(TriggerConstraint):
         exclude: Iterable[str] | None = None,
         using: str = DEFAULT_DB_ALIAS,
     ) -> None:
-        """Raise ValidationError (code ``invalid_transition``) where saving the instance would be refused."""
+        """Raise ValidationError (code ``invalid_transition``) if saving the instance would be refused."""
         if exclude and self.field in exclude:
             return
         target = self._valid_state(getattr(instance, self.field))
@@ -96,7 +96,7 @@ class TransitionConstraint(TriggerConstraint):
 
     def _spec(self, model: type[Model]) -> GuardSpec:
         column = column_of(model, self.field)
-        # Sorted, as the migration writer sorts: the model's SQL and the migration's must be the same text.
+        # Sorted, since the migration writer sorts: the SQL of model and migration must be identical.
         edges = dict(sorted(self.graph.edges.items()))
         graph = Graph(edges=edges, initial=self.graph.initial)
         return GuardSpec(name=self.name, primary_key=column_of(model, model._meta.pk.name), column=column, graph=graph)

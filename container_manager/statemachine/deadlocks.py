@@ -1,4 +1,4 @@
-"""Try again what a database gave up since it waited in a circle with another transaction."""
+"""Retry work that the database aborted because of a deadlock."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .triggers import dialect_for
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# The other transaction has gone on by then: to meet a second deadlock at once is rare.
+# One retry is almost always enough, since the other transaction has proceeded.
 _TRIES = 10
 logger = logging.getLogger(__name__)
 
 
 def retries_deadlocks(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a function retried as `retry_deadlocks` does; its keyword argument ``using`` names the database."""
+    """Decorate a function with `retry_deadlocks`; its keyword argument ``using`` names the database."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -30,16 +30,16 @@ def retries_deadlocks(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def retry_deadlocks(work: Callable[[], T], *, using: str) -> T:
-    """Do work, again if the database breaks a deadlock by ending its transaction.
+    """Do work, and repeat it if its transaction is the victim of a deadlock.
 
-    Within a transaction of the caller's that is the caller's to do: all that it did there is gone as well.
+    Inside a transaction of the caller the error is raised: what the caller did there was rolled back too.
     """
     for _ in range(_TRIES - 1):
         try:
             return work()
         except OperationalError as error:
             connection = connections[using]
-            # Without autocommit there is a transaction too, and it is nobody's but the caller's.
+            # Without autocommit there is always a transaction, and it is the caller's.
             if not (dialect_for(connection).is_deadlock(error) and connection.get_autocommit()):
                 raise
             logger.warning("The database broke a deadlock, trying again: %s", error)

@@ -1,4 +1,4 @@
-"""Draw a map: as Mermaid, which many documents show as they are, and as DOT for Graphviz."""
+"""Draw a graph as Mermaid, which many document viewers render, or as DOT for Graphviz."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _CURRENT_FILL = "#ffd54f"
 
 
 def mermaid(graph: Graph, *, current: State | None = None) -> str:
-    """Return a Mermaid state diagram; ``current`` is marked, if it is a state of the graph."""
+    """Return a Mermaid state diagram, with ``current`` marked if it is a state of the graph."""
     names = {state: f"s{number}" for number, state in enumerate(graph.states)}
     lines = ["stateDiagram-v2"]
     lines += [f'    state "{_entities(state)}" as {name}' for state, name in names.items()]
@@ -29,7 +29,7 @@ def dot(graph: Graph, *, current: State | None = None) -> str:
 
 
 def starts(graph: Graph) -> tuple[State, ...]:
-    """Return the states a row begins in: those declared, else those that nothing leads to."""
+    """Return the initial states: those declared, or else those without an incoming edge."""
     if graph.initial is not None:
         return graph.initial
     entered = {target for _, target in graph.pairs}
@@ -51,5 +51,9 @@ def _escaped(state: State) -> str:
 
 
 def _entities(state: State) -> str:
-    # Mermaid has no escape in its quoted texts, only entities: #quot; and #35; for the sign that begins one.
+    # Quoted texts in Mermaid have no escapes, only entities: #quot;, and #35; for "#" itself.
     return str(state).replace("#", "#35;").replace('"', "#quot;")
+
+
+# What draws a graph, by the name of its format.
+FORMATS = {"mermaid": mermaid, "dot": dot}

@@ -1,6 +1,6 @@
-"""Why a change of state was refused.
+"""The errors of refused transitions.
 
-All are subclasses of ``ValueError``, so callers that only know the standard library can catch them too.
+All are subclasses of ``ValueError``, so that callers can catch them without importing this package.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from .graph import State
 
 
 class TransitionError(ValueError):
-    """Base of every refusal; the instance and its row are as they were before the call."""
+    """Base of all refusals. The instance and its row are unchanged."""
 
 
 class UnknownState(TransitionError):
-    """The value names no state of the machine."""
+    """The value is not a state of the machine."""
 
     def __init__(self, value: object, states: Sequence[State]) -> None:
         self.value = value
@@ -25,7 +25,7 @@ class UnknownState(TransitionError):
 
 
 class InvalidTransition(TransitionError):
-    """The map has no such edge."""
+    """The map does not have this edge."""
 
     def __init__(
         self, *, pk: Any, source: State, target: State, allowed: Sequence[State], saving: bool = False
@@ -44,10 +44,10 @@ class InvalidTransition(TransitionError):
 
 
 class StaleTransition(TransitionError):
-    """Somebody else moved the row first.
+    """The row changed after the instance was loaded.
 
-    ``found`` is the state in the database now, or None where it could not be read: the row is gone
-    (`MissingRow`), or the transaction was already given up by the database.
+    ``found``: the state in the database now; None if it could not be read, because the row does not exist
+    (`MissingRow`) or the database has aborted the transaction.
     """
 
     def __init__(self, *, pk: Any, expected: State | None, found: State | None, message: str = "") -> None:
@@ -69,7 +69,7 @@ class StaleTransition(TransitionError):
 
 
 class MissingRow(StaleTransition):
-    """The row does not exist in this database (any more)."""
+    """The row does not exist in this database, or no longer does."""
 
     def __init__(self, *, pk: Any, expected: State | None, using: str) -> None:
         expectation = "" if expected is None else f" was expected to be {expected}"
@@ -82,7 +82,7 @@ class MissingRow(StaleTransition):
 
 
 class UnsavedInstance(TransitionError):
-    """A transition was to be written for an instance that has no row yet."""
+    """The instance has no row yet, so its transition cannot be written."""
 
     def __init__(self, model: str) -> None:
         super().__init__(f"This {model} has not been saved; save() it first, or pass save=False.")

@@ -1,4 +1,4 @@
-"""The map of states and edges: pure values, validated when declared."""
+"""The graph of states and transitions: a value, validated when it is declared."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ State = str | int
 
 
 class GraphError(ValueError):
-    """The map itself is wrong; the text names the state."""
+    """A graph is invalid; the message names the state."""
 
 
 def plain(value: object) -> State:
     """Return a state without its enum wrapper.
 
-    Raises GraphError for anything but a string or an integer.
+    Raises GraphError unless it is a string or an integer.
     """
     value = value.value if isinstance(value, Enum) else value
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -30,7 +30,7 @@ def plain(value: object) -> State:
 class Graph:
     """States and the edges between them.
 
-    ``initial`` are the states a new row may have; None means any.
+    ``initial``: the states that a new row may have; None means any.
     """
 
     edges: Mapping[State, tuple[State, ...]]
@@ -44,7 +44,7 @@ class Graph:
 
     @classmethod
     def declare(cls, transitions: Mapping[State, Iterable[State]], *, initial: Iterable[State] | None = None) -> Graph:
-        """Build a graph from a map of state to targets, of plain values or enum members."""
+        """Build a graph from a map of state to target states, as plain values or enum members."""
         edges: dict[State, tuple[State, ...]] = {}
         for source, targets in transitions.items():
             state = plain(source)
@@ -62,11 +62,11 @@ class Graph:
         return tuple((source, target) for source, targets in self.edges.items() for target in targets)
 
     def targets(self, state: State) -> tuple[State, ...]:
-        """Return where ``state`` may go; empty for a terminal or unknown one."""
+        """Return the states that ``state`` may change to; empty for a terminal or an unknown one."""
         return self.edges.get(state, ())
 
     def sources(self, state: State) -> tuple[State, ...]:
-        """Return from where ``state`` can be reached in one step."""
+        """Return the states that may change to ``state``."""
         return self._sources.get(state, ())
 
     def has_edge(self, source: State, target: State) -> bool:
@@ -78,7 +78,7 @@ class Graph:
 
 def _states(values: Iterable[object], whose: str) -> tuple[State, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        # A text would be taken for a list of its letters.
+        # A string would be read as a list of letters.
         raise GraphError(f"{whose} must be a list, not {values!r}.")
     return tuple(plain(value) for value in values)
 
@@ -109,7 +109,7 @@ def _validate(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ..
 
 def _unreachable(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ...] | None) -> list[State]:
     entered = {target for targets in edges.values() for target in targets}
-    # Without declared initial states, a state that nothing leads to is a start, if it leads anywhere.
+    # Without declared initial states, the roots are the states with outgoing and without incoming edges.
     roots = initial if initial is not None else tuple(s for s in edges if s not in entered and edges[s])
     if not roots and len(edges) > 1 and entered:
         roots = (next(iter(edges)),)

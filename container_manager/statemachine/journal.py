@@ -1,6 +1,6 @@
 """`TransitionJournal`: the history of a field, written by the database in the statement that changes it.
 
-`JournalTable` belongs to the table that it is written into.
+`JournalTable` and `RowIdField` are for the model of the journal's table.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-# How Django's schema editor names the new table while it rebuilds one on SQLite.
+# The prefix of the new table while Django's schema editor rebuilds one on SQLite.
 _REBUILT = "new__"
 _FIELDS = ("field", "table", "subject", "source", "target", "version", "at", "actor", "reason")
 
 
 class TransitionJournal(TriggerConstraint):
-    """Write a row into ``table`` for each change of ``field``.
+    """Insert a row into ``table`` for each change of ``field``.
 
-    ``version``, ``at``, ``actor`` and ``reason`` are fields of the guarded model: a change that gives ``version``
-    another value (and a time) says who and why in the others; for any other change the database sets them itself, to
-    a new version, its clock, and no actor or reason. So each change has its version, whichever way it was made.
-    ``subject``, ``source`` and ``target`` are columns of the journal table, beside its ``at``, ``actor``, ``reason``.
+    ``version``, ``at``, ``actor`` and ``reason`` are fields of the guarded model (its marks). A change that sets a new
+    ``version`` and a time is journaled with its actor and reason. For any other change the database sets the marks: a
+    new version, its own clock, no actor and no reason. So every change has a version, however it was made.
+    ``subject``, ``source`` and ``target`` are columns of the journal's table, which also has ``at``, ``actor`` and
+    ``reason``.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class TransitionJournal(TriggerConstraint):
         exclude: Iterable[str] | None = None,
         using: str = DEFAULT_DB_ALIAS,
     ) -> None:
-        """Accept everything: a journal records, it does not refuse."""
+        """Do nothing: a journal refuses no change."""
 
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
@@ -105,10 +106,10 @@ class TransitionJournal(TriggerConstraint):
 
 
 class JournalTable(TriggerConstraint):
-    """Let migrations rebuild a journal's table; for ``Meta.constraints`` of the journal's model.
+    """Allow migrations to rebuild a journal's table on SQLite; for ``Meta.constraints`` of the journal's model.
 
-    SQLite cannot rename a new table into the place of the old one while a trigger of the guarded table writes to that:
-    so the trigger is taken away when the rebuild begins, and comes back when it ends. Other databases need nothing.
+    SQLite cannot replace a table while a trigger of another table writes to it. So the trigger is dropped when the
+    rebuild begins and created again when it ends. Other databases need nothing.
     """
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
@@ -135,7 +136,7 @@ class JournalTable(TriggerConstraint):
         exclude: Iterable[str] | None = None,
         using: str = DEFAULT_DB_ALIAS,
     ) -> None:
-        """Accept everything."""
+        """Do nothing."""
 
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
@@ -152,8 +153,8 @@ class JournalTable(TriggerConstraint):
 class RowIdField(BigAutoField):  # type: ignore[type-arg]  # only the stubs have arguments
     """A BigAutoField without AUTOINCREMENT on SQLite.
 
-    That would write a second table for every row, a tenth of a transition. Without it the key still grows from row to
-    row; only that of the newest row may come again once it has been deleted.
+    AUTOINCREMENT writes a second table for every row, which takes a tenth of a transition. Without it keys still
+    ascend; only the key of the newest row can be reused after that row was deleted.
     """
 
     def db_type_suffix(self, connection: BaseDatabaseWrapper) -> str | None:

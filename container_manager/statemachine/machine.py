@@ -1,4 +1,4 @@
-"""What a model's constraints say, looked up once: the graph, the columns, and what a transition changes."""
+"""A model's state machine, read from its constraints once: the graph, the fields, and what a transition writes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from .triggers.dialect import VERSIONS
 
 
 class Effect(Enum):
-    """What a transition does to a column, where it is not a plain value."""
+    """What a transition writes to a column, if that is not a constant."""
 
     NOW = "the time of the transition"
     INCREMENT = "one more than before"
+    NEW_VERSION = "a number that no other transition has"
 
 
 class Transition(NamedTuple):
-    """One change of state that was committed."""
+    """One committed change of state."""
 
     pk: Any
     source: State
@@ -42,8 +43,10 @@ class Transition(NamedTuple):
 class Machine:
     """A model's state machine.
 
-    ``guarded`` are the attributes that are written only where this instance changed them; ``marks`` those of them
-    that say which change was the last one.
+    ``effects``: all that a transition to a state writes, by field name: the state, the model's ``transition_effects``
+    and the journal's marks. Every statement that changes a state derives its columns from them.
+    ``guarded``: the attributes that a save writes only if the instance changed them. ``marks``: those that identify
+    the last transition (version, time, actor, reason).
     """
 
     graph: Graph
@@ -54,7 +57,7 @@ class Machine:
     marks: tuple[str, ...]
 
     def state(self, value: object) -> State:
-        """Return the known state a value stands for.
+        """Return a value as a state of the graph.
 
         Raises UnknownState.
         """
@@ -67,44 +70,52 @@ class Machine:
         return state
 
     def check(self, *, pk: Any, source: State, target: State, saving: bool = False) -> None:
-        """Raise InvalidTransition where the map has no such edge."""
+        """Raise InvalidTransition unless the graph has the edge."""
         if not self.graph.has_edge(source, target):
             allowed = self.graph.targets(source)
             raise InvalidTransition(pk=pk, source=source, target=target, allowed=allowed, saving=saving)
 
     def changes(self, target: State, *, at: datetime, actor: str, reason: str) -> dict[str, Any]:
-        """Return what a transition writes, by field name; `Effect.INCREMENT` stays as it is."""
-        changes: dict[str, Any] = {self.field: target}
-        for name, effect in self.effects.get(target, {}).items():
-            changes[name] = at if effect is Effect.NOW else effect
+        """Return what a transition writes, by field name; `Effect.INCREMENT` is left for the caller to resolve."""
+        changes = dict(self.effects[target])
+        for name, value in changes.items():
+            if value is Effect.NOW:
+                changes[name] = at
+            elif value is Effect.NEW_VERSION:
+                changes[name] = new_version()
         if self.journal is not None:
-            changes[self.journal.version] = new_version()
-            changes[self.journal.at] = at
             changes[self.journal.actor] = actor
             changes[self.journal.reason] = reason
         return changes
 
+    def initial_values(self, state: State, *, at: datetime) -> dict[str, Any]:
+        """Return what a new row in a state has, by field name: no transition led there, so neither marks nor counts."""
+        changes = self.changes(state, at=at, actor="", reason="")
+        return {
+            name: value for name, value in changes.items() if name not in self.marks and value is not Effect.INCREMENT
+        }
+
 
 def new_version() -> int:
-    """Return a version that no other transition has.
+    """Return a random version, which identifies a transition.
 
-    Not a counter: after a rollback the same number would come again, and the instance that was rolled back would pass
-    for the one that holds the row. Not `random`: forked processes would draw the same numbers.
+    Not a counter: after a rollback the next transition would get the same number, and a rolled-back instance would
+    match the row. Not `random`: forked processes would draw the same numbers.
     """
     return int.from_bytes(os.urandom(4)) % VERSIONS
 
 
 def update_values(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn changes into arguments of ``QuerySet.update()``."""
+    """Return changes as arguments of ``QuerySet.update()``."""
     return {name: F(name) + 1 if value is Effect.INCREMENT else value for name, value in changes.items()}
 
 
 @cache
 def machine_of(model: type[Model]) -> Machine:
-    """Return the machine that a model's constraints (or its parents') declare.
+    """Return the machine that the constraints of a model and its parents declare.
 
-    Raises ImproperlyConfigured where there is none, or more than one, or where a transition would have to write to
-    another table than the state's.
+    Raises ImproperlyConfigured if there is none or more than one, or if a transition would have to write to a second
+    table.
     """
     constraints = constraints_of(model)
     guards = [c for c in constraints if isinstance(c, TransitionConstraint)]
@@ -113,9 +124,10 @@ def machine_of(model: type[Model]) -> Machine:
             f"{model._meta.label} needs exactly one TransitionConstraint in Meta.constraints, it has {len(guards)}."
         )
     journal = next((c for c in constraints if isinstance(c, TransitionJournal) and c.field == guards[0].field), None)
-    effects = {plain(s): e for s, e in getattr(model, "transition_effects", {}).items()}
-    marks = (journal.version, journal.at, journal.actor, journal.reason) if journal else ()
-    named = [name for changes in effects.values() for name in changes]
+    declared = {plain(s): e for s, e in getattr(model, "transition_effects", {}).items()}
+    marks = _marks(journal)
+    effects = {state: {guards[0].field: state, **declared.get(state, {}), **marks} for state in guards[0].graph.states}
+    named = [name for changes in declared.values() for name in changes]
     owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named)}
     if elsewhere := sorted(name for name, owner in owners.items() if owner is not owners[guards[0].field]):
         raise ImproperlyConfigured(
@@ -125,8 +137,20 @@ def machine_of(model: type[Model]) -> Machine:
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
     attnames = frozenset(field.attname for field in fields)
     return Machine(
-        graph=guards[0].graph, field=guards[0].field, journal=journal, effects=effects, guarded=attnames, marks=marks
+        graph=guards[0].graph,
+        field=guards[0].field,
+        journal=journal,
+        effects=effects,
+        guarded=attnames,
+        marks=tuple(marks),
     )
+
+
+def _marks(journal: TransitionJournal | None) -> dict[str, Any]:
+    """Return what every transition writes for the journal's trigger, by field name."""
+    if journal is None:
+        return {}
+    return {journal.version: Effect.NEW_VERSION, journal.at: Effect.NOW, journal.actor: "", journal.reason: ""}
 
 
 def constraints_of(model: type[Model]) -> list[BaseConstraint]:
@@ -137,7 +161,7 @@ def constraints_of(model: type[Model]) -> list[BaseConstraint]:
 
 
 def actor_name(actor: object) -> str:
-    """Return the text the journal keeps of an actor: a user's name, or the text itself."""
+    """Return how the journal names an actor: a user's name, or else its text."""
     if actor is None:
         return ""
     get_username = getattr(actor, "get_username", None)

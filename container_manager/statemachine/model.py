@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Self
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connections, models, router
-from django.db.models import F, Func, Q
-from django.db.models.lookups import Exact
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -17,29 +15,28 @@ from .announcements import send_transitions
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
 from .machine import Effect, Machine, Transition, actor_name, machine_of
-from .triggers import dialect_for
-from .update import ExpectedRow, GuardedUpdate, update_directly
-
-_MISSING = object()
+from .save_plan import SavePlan, plan_save
+from .update import ExpectedRow, GuardedUpdate, matching, update_directly
 
 
 class StateMachineModel(models.Model):
     """A model whose state moves only along the edges of its `TransitionConstraint`.
 
-    ``transition_effects`` says, by target state, what a transition writes beside the state. ``lifecycle_fields``
-    (with those) are written by `save()` only where this instance changed them, and only if the row still is as it
-    was loaded. The model declares its own manager, from `StateMachineQuerySet` or one derived from it.
+    ``transition_effects``: by target state, the fields that a transition writes beside the state. `save()` writes these
+    and the ``lifecycle_fields`` only if the instance changed them, and only if the row is still as it was loaded.
+    ``transition_signal`` is sent on commit. The model declares its own manager, made from `StateMachineQuerySet` or a
+    subclass.
     """
 
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
     lifecycle_fields: ClassVar[tuple[str, ...]] = ()
     transition_signal: ClassVar[Signal | None] = None
 
-    # Replaced, never changed in place: copies of an instance share it.
+    # Never mutated: copies of an instance share it.
     _loaded: Mapping[str, Any] = {}
-    # The database and the key of the row that `_loaded` is about.
+    # The database and the key of the row that `_loaded` describes.
     _origin: tuple[str | None, Any] | None = None
-    # The state that transition_to(save=False) has prepared, waiting for save().
+    # The state that transition_to(save=False) has prepared for save().
     _prepared: State | None = None
 
     class Meta:
@@ -54,7 +51,7 @@ class StateMachineModel(models.Model):
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
         machine = machine_of(type(self))
         if fields is not None and machine.field in fields and machine.journal is not None:
-            # A new state with an old version would pass for a row that somebody else has moved.
+            # A new state with the old version would look like a row that has changed since.
             fields = list({*fields, machine.journal.version})
         super().refresh_from_db(using=using, fields=fields, from_queryset=from_queryset)
         self._remember(fields)
@@ -68,14 +65,14 @@ class StateMachineModel(models.Model):
             return False
 
     def transition_to(self, new: object, save: bool = True, *, reason: str = "", actor: object = None) -> bool:
-        """Move to another state; return True.
+        """Change to another state; return True.
 
-        One UPDATE, conditional on the state (and version) this instance was loaded with, writes the state and all
-        that the transition changes; other changed attributes wait for `save()`. With ``save=False`` nothing is
-        written: the next `save()` does it, guarded alike.
+        One UPDATE writes the state and the transition's effects, on condition that the row has the state (and version)
+        that this instance was loaded with. Other changed attributes wait for `save()`. With ``save=False`` the
+        transition waits for the next `save()` too, under the same condition.
 
-        Raises UnknownState, InvalidTransition (no such edge), StaleTransition (the row moved first), MissingRow,
-        UnsavedInstance. After any of them the instance is as it was.
+        Raises UnknownState, InvalidTransition (the map has no such edge), StaleTransition (the row has changed),
+        MissingRow or UnsavedInstance; the instance is then unchanged.
         """
         machine, pk = machine_of(type(self)), self.pk
         target, source = machine.state(new), getattr(self, machine.field)
@@ -104,7 +101,7 @@ class StateMachineModel(models.Model):
         """Do `transition_to` from asynchronous code."""
         return await sync_to_async(self.transition_to)(new, save, reason=reason, actor=actor)
 
-    def save(  # noqa: DJ012  # beside the transition it shares its rules with
+    def save(  # noqa: DJ012  # next to transition_to(), which has the same rules
         self,
         *args: Any,
         force_insert: Any = False,
@@ -112,12 +109,12 @@ class StateMachineModel(models.Model):
         using: str | None = None,
         update_fields: Any = None,
     ) -> None:
-        """Save, with a changed state checked against the map and guarded by the loaded one.
+        """Save; a changed state is a transition, with its effects and under the conditions of `transition_to`.
 
-        Raises what `transition_to` raises. A changed state brings its timestamps with it, as there.
+        Effects on attributes that the caller has set are not applied. Raises what `transition_to` raises.
         """
         if args:
-            # Django 5.2 still takes these by position, in this order.
+            # Django 5.2 still accepts these as positional arguments, in this order.
             names = ("force_insert", "force_update", "using", "update_fields")
             return self.save(**dict(zip(names, args, strict=False)))
         machine = machine_of(type(self))
@@ -139,7 +136,7 @@ class StateMachineModel(models.Model):
     def _prepare_save(
         self, machine: Machine, using: str, inserting: bool, update_fields: Any
     ) -> tuple[State | None, Any]:
-        """Check a state about to be saved; return where it comes from, if it moves, and the fields to write."""
+        """Check a state to be saved and apply its effects; return its source, if it changed, and what to write."""
         target = machine.state(self.__dict__[machine.field])
         self.__dict__[machine.field] = target
         loaded = self._baseline(using)
@@ -158,8 +155,8 @@ class StateMachineModel(models.Model):
         try:
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=update_fields)
         except TransitionError as error:
-            # The UPDATE matched no row: the database has nothing to undo, so the caller's transaction can go on.
-            # With parent tables an earlier one may have been written: there the transaction stays broken.
+            # The UPDATE matched no row: there is nothing to roll back, and the caller's transaction can go on. Unless
+            # the model has parent tables, one of which may have been written before.
             given_up = broken_before or isinstance(error.__cause__, DatabaseError)
             if connection.in_atomic_block and not given_up and not self._meta.parents:
                 connection.needs_rollback = False
@@ -168,89 +165,53 @@ class StateMachineModel(models.Model):
     def _do_update(  # type: ignore[override]  # noqa: PLR0917  # one signature for Django 5.2 and 6
         self, base_qs: Any, using: str, pk_val: Any, values: Any, update_fields: Any, forced_update: bool, *rest: Any
     ) -> Any:
-        # Private to Django, and the one place where a save's UPDATE can be made conditional without a further query.
+        # Private to Django, and the only place where a save's UPDATE can be made conditional without another query.
         machine = machine_of(type(self))
         state_field = self._meta.get_field(machine.field)
         if state_field.model._meta.concrete_model is not base_qs.model._meta.concrete_model:
             return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update, *rest)
         loaded = self._baseline(using)
-        target = next((v[2] for v in values if v[0].attname == machine.field), None)
-        blind = machine.field not in loaded
-        # Whoever does not know the row's state does not know its marks either: the database sets them.
-        unknown = machine.marks if blind and target is not None else ()
-        kept = [
-            value
-            for value in values
-            if (name := value[0].attname) not in machine.guarded
-            or (name not in unknown and loaded.get(name, _MISSING) != value[2])
-        ]
-        direct = not blind and not any(rest) and not self._meta.select_on_save and bool(kept)
-        row = ExpectedRow(
-            model=type(self), pk=pk_val, field=machine.field, using=using, expected=loaded.get(machine.field)
-        )
+        plan = plan_save(machine, loaded=loaded, values={field.attname: value for field, _, value in values})
+        written = [value for value in values if value[0].attname in plan.written]
         try:
-            matched = None
-            if direct:
-                # Building the query in the ORM costs more than all the rest of a save.
-                conditions: Any = self._loaded_marks(machine, loaded, kept)
-                written = [(field, value) for field, _, value in kept]
-                matched = update_directly(base_qs.model, pk_val, written, conditions, using=using)
-            if matched is not None:
-                # Django 6 asks for the rows' returned values, of which there are none; Django 5.2 if there are any.
-                done: Any = [()] * matched
+            # Building the query in the ORM costs more than all the rest of a save.
+            direct = plan.knows_state and written and not any(rest) and not self._meta.select_on_save
+            matched = update_directly(base_qs.model, pk_val, written, plan.conditions, using=using) if direct else None
+            if matched is None:
+                rows = matching(base_qs, plan.conditions)
+                done: Any = super()._do_update(rows, using, pk_val, written, update_fields, forced_update, *rest)
             else:
-                unindexed = dialect_for(connections[using]).unindexed
-                conditions = self._conditions(machine, loaded, target, kept, unindexed=unindexed)
-                rows = base_qs.filter(conditions)
-                done = super()._do_update(rows, using, pk_val, kept, update_fields, forced_update, *rest)
+                # The returned values of each row, of which there are none.
+                done = [()] * matched
         except DatabaseError as error:
-            if conflict := row.conflict(error):
+            if conflict := self._expected_row(machine, pk_val, using, loaded).conflict(error):
                 raise conflict from error
             raise
         if done:
-            self._forget(unknown)
-        elif conditions or not (blind or update_fields or forced_update):
-            self._refuse_save(row.refusal(), machine, target, blind=blind)
+            self._forget(plan.reread)
+        elif plan.conditions or (plan.knows_state and not (update_fields or forced_update)):
+            self._refuse_save(self._expected_row(machine, pk_val, using, loaded).refusal(), machine, plan)
         return done
 
-    def _loaded_marks(self, machine: Machine, loaded: Mapping[str, Any], kept: Any) -> dict[str, Any]:
-        """Return the state and version that a save must still find, or nothing where it changes no guarded column."""
-        if not any(v[0].attname in machine.guarded for v in kept):
-            return {}
-        version = machine.journal.version if machine.journal else None
-        return {name: loaded[name] for name in (machine.field, version) if name is not None and name in loaded}
+    def _expected_row(self, machine: Machine, pk: Any, using: str, loaded: Mapping[str, Any]) -> ExpectedRow:
+        expected = loaded.get(machine.field)
+        return ExpectedRow(model=type(self), pk=pk, field=machine.field, using=using, expected=expected)
 
-    def _conditions(self, machine: Machine, loaded: Mapping[str, Any], target: Any, kept: Any, *, unindexed: str) -> Q:
-        """Return what must hold of the row for this save's UPDATE."""
-        changed = [v[0].attname for v in kept if v[0].attname in machine.guarded]
-        if not changed:
-            return Q()
-        if machine.field in loaded:
-            field: Any = self._meta.get_field(machine.field)
-            conditions = Q(Exact(Func(F(machine.field), template=unindexed, output_field=field), loaded[machine.field]))
-        elif target is not None:
-            conditions = Q((f"{machine.field}__in", (*machine.graph.sources(target), target)))
-        else:
-            # Loaded without the state: the columns that are to change stand for it.
-            known = [(name, loaded[name]) for name in changed if name in loaded]
-            conditions = Q(*((f"{name}__isnull", True) if value is None else (name, value) for name, value in known))
-        if machine.journal is not None and machine.journal.version in loaded:
-            conditions &= Q((machine.journal.version, loaded[machine.journal.version]))
-        return conditions
+    def _refuse_save(self, refusal: StaleTransition, machine: Machine, plan: SavePlan) -> None:
+        """Raise the refusal, or InvalidTransition if it is the map that refuses.
 
-    def _refuse_save(self, refusal: StaleTransition, machine: Machine, target: Any, *, blind: bool) -> None:
-        """Raise the refusal, or InvalidTransition where it is the map that refuses.
-
-        Do nothing for a row that this instance never knew: it is to be inserted.
+        Do nothing if the instance was not loaded and has no row: Django then inserts it.
         """
-        if blind and isinstance(refusal, MissingRow):
-            return
-        if blind and target is not None and refusal.found is not None:
-            machine.check(pk=self.pk, source=refusal.found, target=target, saving=True)
+        if not plan.knows_state:
+            if isinstance(refusal, MissingRow):
+                return
+            if machine.field in plan.written and refusal.found is not None:
+                target = getattr(self, machine.field)
+                machine.check(pk=self.pk, source=refusal.found, target=target, saving=True)
         raise refusal
 
     def _resolved(self, changes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the changes as plain values; ``before`` holds what an increment starts from."""
+        """Return the changes as plain values; increments start from ``before``."""
         if Effect.INCREMENT not in changes.values():
             return dict(changes)
         return {
@@ -263,19 +224,19 @@ class StateMachineModel(models.Model):
             setattr(self, name, value)
 
     def _not_chosen(self, changes: Mapping[str, Any], machine: Machine, loaded: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the changes without those whose attribute the caller has set to a value of its own."""
+        """Return the changes without those of attributes that the caller has set."""
         journal = machine.journal
         always = (machine.field, *((journal.version, journal.actor, journal.reason) if journal else ()))
         mine = {name for name in changes if name in self.__dict__ and self.__dict__[name] != loaded.get(name)}
         return {name: value for name, value in changes.items() if name in always or name not in mine}
 
     def _baseline(self, using: str) -> Mapping[str, Any]:
-        """Return what this instance knows of its row in a database: nothing where it is another row, or a new one."""
+        """Return what this instance was loaded with; nothing if it is new or now belongs to another row or database."""
         known = not self._state.adding and self._origin == (using, self.pk)
         return self._loaded if known else {}
 
     def _remember(self, fields: Collection[str] | None) -> None:
-        """Take what is in memory for what is in the row, for these fields (None: all)."""
+        """Remember the present values of these fields (None: all) as those of the row."""
         machine = machine_of(type(self))
         origin = (self._state.db, self.pk)
         names = machine.guarded if fields is None else [name for name in machine.guarded if name in fields]
@@ -286,7 +247,7 @@ class StateMachineModel(models.Model):
             self._prepared = None
 
     def _forget(self, names: Collection[str]) -> None:
-        """Leave attributes to be read from the row when they are next asked for."""
+        """Make attributes deferred, so that their next use reads the row."""
         for name in names:
             self.__dict__.pop(name, None)
         self._loaded = {name: value for name, value in self._loaded.items() if name not in names}

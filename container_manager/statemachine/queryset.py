@@ -1,4 +1,4 @@
-"""The bulk transition."""
+"""`StateMachineQuerySet`: transitions of many rows."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .triggers import dialect_for
 
 T = TypeVar("T", bound=models.Model)
 
-# A statement names its rows; this many keys stay below every database's limit of parameters
+# A statement names its rows by key: this many stay below the limit of parameters of every database
 # (SQLite's default is 32,766: https://www.sqlite.org/limits.html).
 _KEYS_PER_STATEMENT = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkTransition:
-    """What a bulk transition did: how many rows moved, and the state of each one that was refused, by key."""
+    """The result of a bulk transition: how many rows changed, and the state of each refused row, by key."""
 
     changed: int
     refused: dict[Any, State]
 
 
 class StateMachineQuerySet(models.QuerySet[T]):
-    """A queryset that moves rows through the state machine."""
+    """A queryset whose rows have a state machine."""
 
     def transition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
-        """Move every row that has the edge, in one UPDATE; name the others.
+        """Change the state of every row that has the edge, in one UPDATE; report the others.
 
-        Raises UnknownState. The rows are locked between the look and the UPDATE, so both agree.
+        The rows are locked before they are read. Raises UnknownState.
         """
         machine = machine_of(self.model)
         target, name, reason = machine.state(new), actor_name(actor), str(reason)
@@ -68,7 +68,7 @@ class StateMachineQuerySet(models.QuerySet[T]):
         return await sync_to_async(self.transition_to)(new, reason=reason, actor=actor)
 
     def bulk_update(self, objs: Iterable[T], fields: Iterable[str], batch_size: int | None = None) -> int:
-        """Do Django's bulk_update; the instances then count as loaded with what was written."""
+        """Do Django's bulk_update, and remember what was written as loaded."""
         objs, fields = tuple(objs), tuple(fields)
         machine = machine_of(self.model)
         self._for_write = True
@@ -89,7 +89,7 @@ class StateMachineQuerySet(models.QuerySet[T]):
         update_fields: Collection[str] | None = None,
         unique_fields: Collection[str] | None = None,
     ) -> list[T]:
-        """Do Django's bulk_create; the instances then count as loaded with what was written, if all of it was."""
+        """Do Django's bulk_create, and remember what was written as loaded, unless conflicts may have been skipped."""
         created = super().bulk_create(
             objs, batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields
         )
@@ -98,9 +98,9 @@ class StateMachineQuerySet(models.QuerySet[T]):
         return created
 
     def _found(self, field: str) -> dict[Any, State]:
-        """Return the state of each row of this queryset, locked where the database has row locks.
+        """Return the state of each row of this queryset, by key; the rows are locked if the database has row locks.
 
-        Locked in the order of the keys, as everybody does: else two that want the same rows end in a deadlock.
+        All code locks rows in the order of their keys, so that transactions with the same rows do not deadlock.
         """
         connection = connections[self.db]
         if not connection.features.has_select_for_update or self.query.select_for_update:
@@ -108,8 +108,8 @@ class StateMachineQuerySet(models.QuerySet[T]):
         rows = self.all() if self.query.is_sliced else self.order_by("pk")
         if not (rows._merges_rows() or dialect_for(connection).locks_indexes):
             return dict(rows.select_for_update().values_list("pk", field))
-        # FOR UPDATE takes neither outer joins nor anything that merges rows: lock by key, then look again, for what
-        # has left the queryset meanwhile.
+        # FOR UPDATE allows neither outer joins nor what merges rows. So lock by key, then query again for the rows
+        # that have left the queryset meanwhile.
         keys = sorted(rows.values_list("pk", flat=True))
         base = self.model._base_manager.using(self.db).order_by("pk").select_for_update()
         locked = {
@@ -125,7 +125,7 @@ class StateMachineQuerySet(models.QuerySet[T]):
         if query.combinator or query.distinct or query.group_by is not None:
             return True
         if query.is_sliced:
-            # Only now does the order join its tables.
+            # The tables of the order are joined only by this.
             query.get_compiler(self.db).pre_sql_setup()
         return len(query.alias_map) > 1
 

@@ -1,4 +1,4 @@
-"""What the two constraints share: statements that follow the table through renames, created late, dropped at once."""
+"""The base of constraints that triggers enforce: how migrations create, drop, rename and compare the triggers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class _Nothing(str):
-    """SQL that does nothing, for a schema editor that asks for a statement and then runs it unseen.
+    """SQL that does nothing, for a schema editor that executes whatever it is given.
 
-    False, so that one that looks first does not run it.
+    False, so that a schema editor that tests it does not execute it.
     """
 
     __slots__ = ()
@@ -32,15 +32,15 @@ class _Nothing(str):
 NOTHING = _Nothing("SELECT 1")
 
 
-# PostgreSQL's 63 bytes, less the longest end that the dialects put behind a constraint's name.
+# PostgreSQL's limit of 63 bytes, less the longest suffix that the dialects append to a constraint's name.
 LONGEST_NAME = 63 - len("_insert")
 
 
 class TriggerConstraint(BaseConstraint):
-    """A constraint that the database holds by triggers."""
+    """A constraint that triggers enforce."""
 
     def fields(self) -> Iterable[str]:
-        """Return the names of the model's fields that the triggers use."""
+        """Return the names of the fields that the triggers use."""
         return ()
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
@@ -70,7 +70,7 @@ class TriggerConstraint(BaseConstraint):
         return None  # type: ignore[return-value]
 
     def install(self, model: type[Model], connection: BaseDatabaseWrapper) -> None:
-        """Create the triggers anew on an existing table, whatever stood there under their names."""
+        """Drop and create the triggers on an existing table."""
         dialect = dialect_for(connection)
         table = connection.ops.quote_name(model._meta.db_table)
         with connection.cursor() as cursor:
@@ -78,7 +78,7 @@ class TriggerConstraint(BaseConstraint):
                 cursor.execute(sql.replace(TABLE, table), None)
 
     def drift(self, model: type[Model], connection: BaseDatabaseWrapper) -> list[str]:
-        """Return the names of triggers that are missing or not as the constraint says."""
+        """Return the names of triggers that are missing or differ from the constraint."""
         dialect = dialect_for(connection)
         table = model._meta.db_table
         expected = dialect.expected(self.create_statements(model, dialect), table)
@@ -100,7 +100,7 @@ class TriggerConstraint(BaseConstraint):
 
 
 class TriggerStatement(Statement):
-    """A deferred statement that remembers whose it is."""
+    """A deferred statement that knows its constraint."""
 
     def __init__(self, template: str, *, table: Table, constraint_name: str) -> None:
         super().__init__(template, table=table)
@@ -114,9 +114,9 @@ def column_of(model: type[Model], name: str) -> str:
 
 
 def sweep(using: str) -> list[str]:
-    """Drop what dropped tables left behind; return the names.
+    """Drop the trigger functions that dropped tables left behind; return their names.
 
-    Django drops a table without a word to its constraints, and PostgreSQL keeps a trigger's function then.
+    Django drops a table without its constraints' SQL, and PostgreSQL then keeps the functions of its triggers.
     """
     connection = connections[using]
     dialect = dialect_of(connection)
@@ -124,6 +124,6 @@ def sweep(using: str) -> list[str]:
 
 
 def trigger_constraints(model: type[Model]) -> Sequence[TriggerConstraint]:
-    """Return the constraints of a model that are held by triggers."""
+    """Return the constraints of a model that triggers enforce."""
     found: list[Any] = [c for c in model._meta.constraints if isinstance(c, TriggerConstraint)]
     return found

@@ -1,7 +1,7 @@
-"""What workers do to the tables, in few statements, each conditional on what it assumes. Private.
+"""What workers read and write in the tables: few statements, each conditional on what it assumes. Private.
 
-Every write of a worker about an attempt names the worker and the attempt's number (the fencing token): where another
-worker has taken over, or the job was cancelled, it changes nothing.
+Every write about an attempt names the worker and the attempt's number (the fencing token): if another worker has
+rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
 from .attempts import owned_attempts, record_handles

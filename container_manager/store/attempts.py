@@ -1,4 +1,4 @@
-"""The open attempts of a worker: list them, and note what engines call them."""
+"""The open attempts of a worker: list them, and store their handles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .values import JOB_COLUMNS, OwnedAttempt, claimed_job
 
 
 def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
-    """Return every open attempt of this worker: the truth about what it holds."""
+    """Return every open attempt of this worker; what it believes to run is compared with that."""
     dialect = store_sql(connections[using])
     with connections[using].cursor() as cursor:
         cursor.execute(
@@ -38,7 +38,7 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
 
 @retries_deadlocks
 def record_handles(handles: Collection[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> None:
-    """Note what the engine calls attempts, by job id and attempt; those that are not this worker's stay as they are."""
+    """Store handles by (job id, attempt); attempts that are closed or not this worker's stay as they are."""
     connection, key = connections[using], ContainerJob._meta.pk
     with transaction.atomic(using=using), connection.cursor() as cursor:
         cursor.executemany(

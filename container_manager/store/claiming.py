@@ -25,7 +25,7 @@ def claim(
 ) -> list[ClaimedJob]:
     """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first.
 
-    Of all queues, or of those named; ``only`` names a single job.
+    ``queues``: None for all. ``only``: just this job. Rows locked by other transactions are skipped (SKIP LOCKED).
     """
     if not executors or not (queues is None or queues):
         return []
@@ -41,7 +41,7 @@ def claim(
 def is_due(
     *, executors: Sequence[str], queues: Sequence[str] | None = None, only: uuid.UUID | None = None, using: str
 ) -> bool:
-    """Tell whether `claim` would find a job, or somebody is just about to take it."""
+    """Tell whether a job is due that `claim` would return, or another worker is claiming at this moment."""
     if not executors or not (queues is None or queues):
         return False
     connection = connections[using]

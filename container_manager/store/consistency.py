@@ -1,4 +1,4 @@
-"""Look for a job that lies: verify every job's row, journal and attempts against each other."""
+"""Check every job's row, journal and attempts against each other: a job whose status is wrong shows up here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENDS_OF_ATTEMPT = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 @dataclass(slots=True, kw_only=True)
 class Diagnosis:
-    """What was found: counts by status, and problems, each with the job it is about."""
+    """The result: counts, and problems, each with the id of its job."""
 
     jobs: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
@@ -29,7 +29,7 @@ class Diagnosis:
 
 
 def examine(*, using: str = DEFAULT_DB_ALIAS) -> Diagnosis:
-    """Examine every job. Jobs that move meanwhile are looked at again before they are blamed."""
+    """Examine every job. A job with a problem is examined twice: it may have changed between the first queries."""
     diagnosis = Diagnosis()
     last = None
     while True:
@@ -60,7 +60,7 @@ def _examine(
 
 
 def journal_problems(job: ContainerJob, history: Sequence[JobTransition]) -> Iterator[str]:
-    """Yield where the journal is not an unbroken path through the map that ends at the job's status."""
+    """Yield where the journal is not a path of the graph that ends at the job's status."""
     for entry in history:
         if entry.to_status not in job.VALID_TRANSITIONS.get(entry.from_status, ()):
             yield f"the journal has {entry.from_status} -> {entry.to_status}, which is no edge of the map"
@@ -74,7 +74,7 @@ def journal_problems(job: ContainerJob, history: Sequence[JobTransition]) -> Ite
 def attempt_problems(
     job: ContainerJob, attempts: Sequence[JobAttempt], history: Sequence[JobTransition], alive: Iterable[str]
 ) -> Iterator[str]:
-    """Yield where the attempts do not fit the job: gaps, more than one end for one, one left open, nobody's."""
+    """Yield where the attempts contradict the job: gaps in the numbers, too many ends, open ones without a lease."""
     numbers = [attempt.number for attempt in attempts]
     if numbers != list(range(1, len(numbers) + 1)):
         yield f"the attempts are numbered {numbers}"

@@ -16,13 +16,13 @@ from .values import Outcome
 
 @retries_deadlocks
 def finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> set[tuple[uuid.UUID, int]]:
-    """Store how attempts of this worker ended; return (job id, attempt) of those now closed.
+    """Store how attempts of this worker ended; return (job id, attempt) of those that are now closed.
 
-    An attempt that is missing there is no longer this worker's, or its job was cancelled this very moment: ask
-    `owned_attempts` which.
+    An attempt that is not returned is no longer this worker's, or its job was cancelled concurrently: `owned_attempts`
+    tells which.
     """
     connection = connections[using]
-    # Rows are locked in the order of their keys everywhere, so that nobody waits in a circle.
+    # All code locks rows in the order of their keys, so that there are no deadlocks.
     outcomes = sorted(outcomes, key=lambda o: o.job_id.int)
     retried = [o for o in outcomes if o.retry_after_seconds is not None]
     dialect = store_sql(connection)

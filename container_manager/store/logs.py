@@ -18,9 +18,9 @@ _MINE = "container_manager_jobattempt WHERE job_id = %s AND number = %s AND work
 
 @retries_deadlocks
 def store_logs(changes: Sequence[LogChange], *, worker: str, using: str) -> None:
-    """Store output of attempts that are open and this worker's; that of others is dropped.
+    """Store output of open attempts of this worker; output of other attempts is dropped.
 
-    To store a change twice is harmless, so a batch whose fate is unknown can be sent again.
+    Idempotent: a batch whose commit is uncertain can be sent again.
     """
     if not changes:
         return

@@ -1,4 +1,4 @@
-"""Announce the moves that workers make: the log, and the signal `job_transitioned`."""
+"""Announce the transitions that workers make: in the log, and by the signal `job_transitioned`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from ..statemachine import Transition
 from ..statemachine.announcements import send_transitions, transitions_logged
 from .notifications import others_listen
 
-# A job, its status before and after, and why.
+# A job's id, its status before and after, and the reason.
 Move = tuple[uuid.UUID, str, str, str]
 
 
 def announce(moves: Callable[[], Sequence[Move]], worker: str, using: str) -> None:
-    # These moves wake no worker: most often nobody wants to hear of them.
+    """Log moves and send their signals; ``moves`` is called only if somebody wants to know."""
+    # No worker waits for these moves, so a receiver that only wakes workers does not count.
     if not (others_listen() or transitions_logged()):
         return
     now = timezone.now()

@@ -1,4 +1,4 @@
-"""Wake waiting workers by NOTIFY and LISTEN on PostgreSQL. Only hints: workers poll all the same."""
+"""Wake waiting workers by NOTIFY and LISTEN on PostgreSQL. Notifications are hints only: workers also poll."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 def wake_workers(hint: str = READY, *, using: str) -> None:
-    """Send the hint once the transaction commits: that jobs are ready, or that some were cancelled."""
+    """Send a notification after the transaction has committed: jobs are ready, or some were cancelled."""
     if connections[using].vendor == "postgresql":
         transaction.on_commit(partial(_notify, hint, using), using=using)
 
 
 def _notify(hint: str, using: str) -> None:
-    # In a transaction of its own, since a NOTIFY makes commits wait for each other; and nobody need wait until a hint
-    # is on disk.
+    # In a transaction of its own, since NOTIFY serializes commits. Without synchronous_commit: a hint need not be
+    # durable.
     with connections[using].cursor() as cursor:
         cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [CHANNEL, hint])
 
 
 def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:
-    """Wake workers for jobs that became ready, or were cancelled."""
+    """Wake workers for jobs that are ready now, or were cancelled."""
     targets = {transition.target for transition in transitions}
     for target, hint in ((JobStatus.QUEUED, READY), (JobStatus.CANCELLED, CANCELLED)):
         if target in targets:
@@ -44,12 +44,12 @@ def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs
 
 
 def others_listen() -> bool:
-    """Tell whether anybody but `notice_transitions` wants to know of transitions."""
+    """Tell whether `job_transitioned` has receivers other than `notice_transitions`."""
     return len(job_transitioned.receivers) > int(_NOTICES)
 
 
 class Listener:
-    """A thread with a connection of its own that passes on the hints that come, and both once it begins to listen."""
+    """A thread with a connection of its own that passes on notifications, and every hint once when it connects."""
 
     def __init__(self, using: str, hint: Callable[[str], None]) -> None:
         self._using, self._hint = using, hint
@@ -82,7 +82,7 @@ class Listener:
     def _listen(self, connection: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {CHANNEL}")
-        # What came before LISTEN was in force.
+        # For notifications that were sent before LISTEN took effect.
         for hint in (READY, CANCELLED):
             self._hint(hint)
         with connection.wrap_database_errors:
@@ -92,7 +92,7 @@ class Listener:
                     self._hint(hint)
 
 
-# Not connected at all where no database could be told: a receiver costs each transition a little.
+# Connected only if a database can notify: each receiver costs every transition a little.
 _NOTICES = any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values())
 if _NOTICES:
     job_transitioned.connect(notice_transitions)

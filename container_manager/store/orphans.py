@@ -1,4 +1,4 @@
-"""Tell which of the attempts that an engine holds are over."""
+"""Tell which of the attempts that an engine holds are orphans."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ _BATCH = 500
 
 
 def attempts_over(keys: Collection[tuple[uuid.UUID, int]], *, using: str) -> dict[tuple[uuid.UUID, int], bool]:
-    """Return which of the attempts (job id, number) nobody will go on with, and whether each failed.
-
-    They are closed, or the database does not know them.
-    """
+    """Return those of the attempts (job id, number) that are closed or unknown, and whether each failed."""
     found: dict[tuple[uuid.UUID, int], bool] = dict.fromkeys(keys, False)
     jobs = sorted({job for job, _ in keys})
     for start in range(0, len(jobs), _BATCH):

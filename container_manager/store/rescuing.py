@@ -19,15 +19,16 @@ _RESCUE_BATCH = 1000
 
 @retries_deadlocks
 def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
-    """Take over the attempts of workers that have no lease any more; return how many.
+    """Take over the attempts of workers whose lease has expired; return how many.
 
-    Only those whose engine this worker can reach, or that no live worker can. The rows of the dead are removed: one
-    that was only frozen must register anew, under another id. What somebody else is at just now is left for next time.
+    Only attempts of executors that this worker serves, or that no live worker serves. Expired workers are deleted: one
+    that was only frozen must register again, under a new id. Rows locked by other transactions are skipped (SKIP
+    LOCKED).
     """
     connection = connections[using]
     dialect = store_sql(connection)
     with connection.cursor() as cursor:
-        # From here on "dead" means "has no row", which neither the clock nor a late renewal can undo.
+        # From here on an expired worker is one without a row: neither the clock nor a late renewal can undo that.
         delete_expired_workers(cursor, dialect, by=worker)
         served = dialect.unserved_executors(cursor, executors)
         if not served:
@@ -45,11 +46,11 @@ def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
 def _take_over(cursor: Any, dialect: StoreSQL, worker: str, orphaned: Sequence[Sequence[Any]], using: str) -> int:
     taken = 0
     with transaction.atomic(using=using):
-        # A frozen worker may have gone to sleep in the middle of a finish, and holds rows locked.
+        # A worker that froze while it finished attempts still holds locks on their rows.
         free = _locked(cursor, dialect, ContainerJob, {job for _, job, _, _ in orphaned})
         orphaned = [row for row in orphaned if row[1] in free]
         free = _locked(cursor, dialect, JobAttempt, {attempt for attempt, *_ in orphaned})
-        # Each from the worker that was found to hold it: another may rescue at the same time.
+        # On condition that the expired worker still has it: another worker may rescue at the same time.
         for attempt, job, number, holder in (row for row in orphaned if row[0] in free):
             cursor.execute(
                 "UPDATE container_manager_containerjob SET worker = %s "
@@ -66,7 +67,7 @@ def _take_over(cursor: Any, dialect: StoreSQL, worker: str, orphaned: Sequence[S
 
 
 def _locked(cursor: Any, dialect: StoreSQL, model: type[Model], keys: Collection[Any]) -> set[Any]:
-    """Lock rows in the order of their keys; return those that nobody else has locked."""
+    """Lock rows in the order of their keys; return those that were locked (SKIP LOCKED)."""
     if not keys:
         return set()
     marks = ", ".join(["%s"] * len(keys))

@@ -1,4 +1,4 @@
-"""Find queued jobs that no worker will ever take."""
+"""Find queued jobs that no worker will ever claim."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _BATCH = 100
 def unschedulable_jobs(
     *, executors: Collection[str], queues: Collection[str] | None, older_than_seconds: float, using: str
 ) -> list[tuple[uuid.UUID, str, str]]:
-    """Return (id, executor, queue) of due jobs whose executor or queue nobody knows, a batch of them.
+    """Return (id, executor, queue) of a batch of due jobs whose executor or queue nobody knows.
 
-    ``executors`` and ``queues`` (None: any) are those of the settings; those of living workers count too, and so that
-    a new one may become known in one place after the other, jobs must have been queued for that long.
+    ``executors`` and ``queues`` (None: any) are those of the settings; those that live workers serve are known too.
+    ``older_than_seconds``: how long a job must have been queued, so that a deployment can introduce a new name step by
+    step.
     """
     executors, named = set(executors), None if queues is None else set(queues)
     for worker in Worker.objects.using(using).filter(lease_expires_at__gte=timezone.now()):

@@ -1,4 +1,4 @@
-"""The values that pass between a worker and the tables."""
+"""The values that workers read from the tables and write to them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 
 from ..jobs.spec import JSON_FIELDS, JobSpec
 
-# What a claim reads of a job. Its order is that of `ClaimedJob`.
+# The columns that a claim reads of a job, in the order of `ClaimedJob`.
 JOB_COLUMNS = ("id", "attempt", "retry_count", *JobSpec._fields)
 
 
 class ClaimedJob(NamedTuple):
-    """What a worker needs to know of a job it holds. ``id`` and ``attempt`` are its fencing token.
+    """A job that a worker has claimed. ``attempt`` is the fencing token.
 
-    A tuple, as `Outcome` is: there is one for every job, and to make a frozen dataclass takes several times as long.
-    ``elapsed_seconds``: how long the attempt has been going on, by the database's clock.
+    A tuple, like `Outcome`: one is made for every job, and a frozen dataclass takes several times as long.
+    ``elapsed_seconds``: the age of the attempt, by the database's clock.
     """
 
     id: uuid.UUID
@@ -30,10 +30,10 @@ class ClaimedJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedAttempt:
-    """An open attempt of this worker: as the database has it now.
+    """An open attempt of this worker, as the database has it now.
 
-    ``status``: the job's, or "" where the job has left this attempt behind. ``claimed_by``: the worker that moved the
-    job last; of a running one, the worker that claimed it.
+    ``status``: that of the job, or "" if the job has a later attempt. ``claimed_by``: who changed the job's status
+    last; for a running job the worker that claimed it.
     """
 
     job: ClaimedJob
@@ -45,8 +45,8 @@ class OwnedAttempt:
 class Outcome(NamedTuple):
     """How an attempt ended.
 
-    ``status``: completed or failed, or None where only the attempt is to be closed (its job was cancelled).
-    ``retry_after_seconds``: with failed, go on to retrying, due then.
+    ``status``: completed or failed; None to close the attempt only (its job was cancelled). ``retry_after_seconds``: a
+    failed job goes on to retrying, due then.
     """
 
     job_id: uuid.UUID
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry:
-    """A piece of output at its place within the attempt."""
+    """A piece of output; ``sequence`` is its position within the attempt."""
 
     sequence: int
     stream: str
@@ -72,7 +72,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogChange:
-    """Output to store of one attempt. ``gone``: the first stored entry to delete before, and the first to keep."""
+    """Output of one attempt to store. ``gone``: a range of sequence numbers to delete before, its end not included."""
 
     job_id: uuid.UUID
     attempt: int
@@ -84,7 +84,7 @@ _JSON_COLUMNS = tuple(JobSpec._fields.index(name) for name in JSON_FIELDS)
 
 
 def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
-    """Make a job of `JOB_COLUMNS` and the seconds since its launch; ``attempt`` replaces the row's."""
+    """Return the job of a row: `JOB_COLUMNS`, then the seconds since its launch; ``attempt`` replaces the row's."""
     key, number, retry_count, *values, elapsed = row
     for column in _JSON_COLUMNS:
         values[column] = {} if values[column] == "{}" else _json(values[column])
@@ -101,5 +101,5 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        # Databases take longer numbers, and more levels. As a text it fails its own job, and no worker.
+        # Databases accept longer numbers and deeper nesting than Python. Text makes its own job fail, not the worker.
         return text

@@ -1,4 +1,4 @@
-"""Keep an attempt's output under a cap: its head and its latest tail, and a line that says what was dropped between."""
+"""Keep an attempt's output under a cap: its head, its latest tail, and a note of how much was dropped between them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..executors.base import LogChunk, Stream
 from ..store import LogEntry
 
 _ROW_BYTES = 64 * 1024
-# The tail is dropped by rows, of which there are at least so many.
+# The tail is dropped row by row; it has at least this many rows.
 _TAIL_ROWS = 16
 _LAST_SEQUENCE = 2**31 - 1
 
 
 @dataclass(slots=True)
 class _Piece:
-    """A row of the tail: its bytes until they are given out, then only their number."""
+    """A row of output: its bytes until they are given out to be stored, then only their number."""
 
     stream: Stream
     size: int
@@ -26,11 +26,11 @@ class _Piece:
 
 
 class CappedOutput:
-    """Takes chunks in order, gives out rows to store, and says which stored ones are to go; ``limit`` is in bytes.
+    """Takes chunks in order, gives out rows to store, and tells which stored rows to delete; ``limit`` is in bytes.
 
-    The first half of the limit stays. What follows goes round in the last half: the oldest rows make room for new ones,
-    so that the end of a long output can be read while it grows. ``replaces``: what is stored already goes first, since
-    another worker stored it and cut it otherwise.
+    The first half of the limit (head) stays. The second half (tail) is a ring buffer: the oldest rows make room for new
+    ones, so that the end of a long output can be read while it grows. ``replaces``: delete what is stored already,
+    since another worker has cut it in other places.
     """
 
     def __init__(self, limit: int, *, replaces: bool = False) -> None:
@@ -42,11 +42,12 @@ class CappedOutput:
         self._tail_size = 0
         self._dropped = self._dropped_said = 0
         self._sequence = 0
-        # The place of the line that says what was dropped: that of the tail's first row, which goes first.
+        # The sequence number of the note. It is that of the tail's first row, which is the first to be deleted.
         self._note: int | None = None
         self._replaces = replaces
 
     def feed(self, chunks: Iterable[LogChunk]) -> None:
+        """Take the next chunks."""
         for chunk in chunks:
             data = memoryview(chunk.data)
             head, rest = data[: self._head_left], data[self._head_left :]
@@ -60,9 +61,9 @@ class CappedOutput:
                 self._dropped += first.size
 
     def take(self, *, tail: bool) -> tuple[list[LogEntry], tuple[int, int] | None]:
-        """Return the rows not given out before, those of the tail only if asked for, and the range of those to go.
+        """Return the rows to store (those of the tail only if asked for), and the range of stored rows to delete.
 
-        The range goes before the rows come: then there is never more than the limit.
+        Delete first: then there is never more than the limit.
         """
         entries = [self._give_out(piece) for piece in self._head]
         self._head.clear()
@@ -94,7 +95,7 @@ class CappedOutput:
 
 
 def _append(pieces: deque[_Piece], stream: Stream, data: memoryview, row_bytes: int) -> None:
-    """Add to the last piece what is of its stream, as far as it has room and was not given out; begin others."""
+    """Append to the last piece while it has the same stream, has room and was not given out; then to new pieces."""
     while data:
         last = pieces[-1] if pieces else None
         if last is None or last.sequence is not None or last.stream != stream or last.size >= row_bytes:

@@ -1,4 +1,4 @@
-"""Work with a database that may be away for a while."""
+"""Work with a database that may be unavailable for a while."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class Database:
-    """One thread's connection, and when to try again where it is lost.
+    """One thread's connection, with a backoff while the database is away.
 
-    ``idle_seconds``: how long the database lets a transaction of this worker sleep, where it can limit that.
+    ``idle_seconds``: how long a transaction of this worker may be idle, on databases that can limit that.
     """
 
     def __init__(self, using: str, *, idle_seconds: float) -> None:
@@ -30,17 +30,21 @@ class Database:
 
     @property
     def is_away(self) -> bool:
+        """Whether the last attempt failed."""
         return self.back.seconds > FIRST_RETRY_SECONDS
 
     def attempt(self, work: Callable[[], T]) -> T | None:
-        """Do something, or nothing while the database is away: the caller keeps what it has, and tries again later."""
-        if self.is_away and not self.back.is_due():
+        """Do some work and return its result; None if the database is away, or the backoff has not passed.
+
+        The caller keeps what it has, and tries again later.
+        """
+        if self.is_away and not self.back.take_due():
             return None
         try:
             result = self.do(work)
         except AWAY as error:
             self.back = Timer(min(LAST_RETRY_SECONDS, max(2 * FIRST_RETRY_SECONDS, self.back.seconds * 2)))
-            self.back.is_due()
+            self.back.restart()
             logger.warning("The database did not answer, trying again in %s s: %s", self.back.seconds, error)
             return None
         if self.is_away:
@@ -48,7 +52,7 @@ class Database:
         return result
 
     def do(self, work: Callable[[], T]) -> T:
-        """Do something; raise what the database raises, and connect anew the next time."""
+        """Do some work and return its result; raise what the database raises, and connect anew the next time."""
         try:
             if not self._prepared:
                 store.prepare_session(idle_seconds=self._idle_seconds, using=self.using)
@@ -59,7 +63,7 @@ class Database:
             raise
 
     def answers(self) -> bool:
-        """Tell whether the connection works, though what was asked of it did not."""
+        """Tell whether the connection works, after a statement on it has failed."""
         connection = connections[self.using]
         return connection.connection is not None and connection.is_usable()
 

@@ -1,4 +1,4 @@
-"""Store how attempts ended, while the worker's loop goes on to the next ones."""
+"""Store how attempts ended, while the worker's loop goes on."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from django.db import connections
 
 from .. import store
 from .database import Database
-from .runs import AttemptKey, Run
+from .run import AttemptKey, Run
 
 
 class Finisher:
-    """Takes one batch at a time; what ends meanwhile makes the next, so the busier it is, the larger they are.
+    """Stores one batch at a time. What ends meanwhile is the next batch, so batches grow with the load.
 
-    Another thread, once it is started, stores it on a connection of its own, where writers can go side by side. On
-    SQLite they would only wait for each other, and it is stored at once. ``database`` is its own; ``wake`` is called
-    when a batch is done.
+    Once started, a thread stores them on a connection of its own. On SQLite, where writers only wait for each other,
+    a batch is stored at once. ``database`` is the finisher's own; ``wake`` is called when a batch is done.
     """
 
     def __init__(self, database: Database, wake: Callable[[], None]) -> None:
         self._database, self._wake = database, wake
-        # Plain queues: a pool with its futures takes as long to pass a batch on and back as to send the statement.
+        # Plain queues: measured, a pool with futures takes as long to pass a batch on and back as the statement itself.
         self._given: SimpleQueue[tuple[Sequence[Run], str] | None] = SimpleQueue()
         self._stored: SimpleQueue[set[AttemptKey] | BaseException] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self.batch: Sequence[Run] = ()
 
     def start(self) -> None:
-        # Not before the worker runs: a process that forks between the two would have a finisher without its thread.
+        # Only when the worker runs: a process that forks after it was made would have a finisher without its thread.
         if connections[self._database.using].features.has_select_for_update:
             self._thread = threading.Thread(target=self._run, name="container-manager-finisher", daemon=True)
             self._thread.start()
 
     def give(self, ended: Sequence[Run], *, worker: str) -> None:
-        """Begin to store a batch, each with its outcome; only while `batch`, what was given last, is empty.
+        """Begin to store a batch of runs that have an outcome; call it only while `batch` is empty.
 
-        Where it is stored at once, raises what the database raises: then it is to be given again.
+        Where the batch is stored at once, raises what the database raises: then give it again.
         """
         if self._thread is not None:
             self._given.put((ended, worker))
@@ -47,9 +46,9 @@ class Finisher:
         self.batch = ended
 
     def take(self) -> tuple[Sequence[Run], set[AttemptKey]]:
-        """Return a batch that is done, and which of its attempts are closed now; nothing while there is none.
+        """Return a batch that is done, and which of its attempts are closed now; both empty while there is none.
 
-        Raises what the database raised: then the batch is to be given again.
+        Raises what the database raised: then give the batch again.
         """
         if self._stored.empty():
             return (), set()
@@ -60,6 +59,7 @@ class Finisher:
         return batch, stored
 
     def close(self) -> None:
+        """Wait until what was given is stored, and end the thread."""
         if self._thread is not None:
             self._given.put(None)
             self._thread.join()
@@ -70,7 +70,7 @@ class Finisher:
             try:
                 stored = self._store(*given)
             except BaseException as error:
-                # Whatever it is, it belongs to the loop, which would wait for this batch for ever.
+                # Any error is raised in the loop, by `take`: else it would wait for this batch for ever.
                 stored = error
             self._hand_back(stored)
         self._database.close()
@@ -83,7 +83,7 @@ class Finisher:
         using = self._database.using
 
         def send() -> set[AttemptKey]:
-            store.store_logs([change for held in ended for change in held.log_changes], worker=worker, using=using)
-            return store.finish([held.outcome for held in ended if held.outcome], worker=worker, using=using)
+            store.store_logs([change for run in ended for change in run.log_changes], worker=worker, using=using)
+            return store.finish([run.outcome for run in ended if run.outcome], worker=worker, using=using)
 
         return self._database.do(send)

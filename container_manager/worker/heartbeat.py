@@ -1,4 +1,4 @@
-"""The worker's row: by its lease others tell that it lives."""
+"""The worker's row and its lease, by which others know that it lives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..models import Worker
 
 
 class Heartbeat:
-    """A lease that this worker holds, or has lost: then it registers under another name."""
+    """Registers this worker and renews its lease. If the lease was revoked, it must register again, under a new id."""
 
     def __init__(
         self, settings: AppSettings, *, queues: Sequence[str] | None, executors: Sequence[str], slots: int
@@ -27,6 +27,7 @@ class Heartbeat:
         self._renewed_at = time.monotonic()
 
     def register(self, using: str) -> None:
+        """Store the worker's row, with a lease and a new id."""
         host = socket.gethostname()
         row = Worker(
             id=f"{host[:24]}-{uuid7().hex}",
@@ -42,15 +43,15 @@ class Heartbeat:
         self._renewed_at = time.monotonic()
 
     def renew(self, using: str) -> bool:
-        """Put the end of the lease off; False where others have taken this worker for dead."""
+        """Renew the lease; return False if it was revoked."""
         if not store.renew_lease(self.worker, lease_seconds=self._seconds, using=using):
             return False
         self._renewed_at = time.monotonic()
         return True
 
     def is_late(self) -> bool:
-        """Tell whether this worker was kept from the database for so long that it cannot judge others.
+        """Tell whether the last renewal is so long ago that this worker must not rescue at once.
 
-        What kept it may have kept them too: their leases have run out although they live.
+        Whatever kept it from the database may have kept others too: their leases have expired although they live.
         """
         return time.monotonic() - self._renewed_at > self._seconds / 2

@@ -1,4 +1,4 @@
-"""Turn a claimed job into what an executor starts: argv, environment with its secrets, key."""
+"""Turn a claimed job into what an executor launches: argv, environment with the values of secrets, launch key."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..jobs.container_request import container_request
 from ..jobs.environment import check_environment, check_names
 from ..jobs.secret_references import read_secret
 from ..store import ClaimedJob
-from .runs import AttemptKey
+from .run import AttemptKey
 
 
 def launch_key(job: ClaimedJob, settings: AppSettings, *, number: int | None = None) -> str:
-    """Return the name in every engine of a job's present attempt, or of another: the same for every worker."""
+    """Return the name of a job's attempt in every engine, the same for all workers; ``number``: of another attempt."""
     return f"cm-{settings.install}-{job.id.hex}-{job.attempt if number is None else number}"
 
 
 def attempt_of(key: str) -> AttemptKey | None:
-    """Return the job's id and the attempt's number that a launch key was made of; None for another text."""
+    """Return the job id and attempt number of a launch key; None for any other text."""
     try:
         _, job, attempt = key.rsplit("-", 2)
         return uuid.UUID(hex=job), int(attempt)
@@ -30,9 +30,9 @@ def attempt_of(key: str) -> AttemptKey | None:
 
 
 def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: Callable[[], bool]) -> LaunchSpec:
-    """Return what to start under a launch key. The command finds its job and attempt in variables of that name.
+    """Return what to launch. The command finds its job and attempt in environment variables.
 
-    Raises Rejected where the job's own words make no sense: it fails, and the worker lives on.
+    Raises Rejected for values of the job that are wrong: the job fails, the worker goes on.
     """
     try:
         argv = tuple(split_command(job.spec.command))

@@ -1,4 +1,4 @@
-"""Start attempts: at once where an engine answers at once, else by a few threads for each engine."""
+"""Launch attempts: in the worker's own thread where a launch never waits, else by a few threads for each engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 from ..conf import AppSettings
 from ..executors.base import Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
 from .launch_spec import launch_key, launch_spec
-from .runs import Run
+from .run import Run
 
 T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Launcher:
-    """Launcher on their way. Only the worker's own thread calls it; ``wake`` is called when one has a result."""
+    """Launches attempts. Only the worker's own thread calls it; ``wake`` is called when a launch has a result."""
 
     def __init__(self, settings: AppSettings, wake: Callable[[], None]) -> None:
         self._settings, self._wake = settings, wake
@@ -29,53 +29,54 @@ class Launcher:
         self._later: list[tuple[float, Run]] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
 
-    def begin(self, held: Run) -> None:
+    def begin(self, run: Run) -> None:
+        """Begin a launch; `results` yields what came of it."""
         try:
-            spec = launch_spec(held.job, self._settings, key=held.key, is_wanted=lambda: held.mine)
+            spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
         except Exception as error:
-            # Whatever it is, it is this job's: the next worker must not die of it too.
-            self._note(held, error)
+            # Any error in a job's own values fails this job: a worker must not crash because of it, nor the next one.
+            self._add_result(run, error)
             return
-        submit = partial(_submit, held, spec, self._settings)
-        self.run(held.job.spec.executor, held.executor, submit, done=partial(self._note, held))
+        submit = partial(_submit, run, spec, self._settings)
+        self.call(run.job.spec.executor, run.executor, submit, done=partial(self._add_result, run))
 
-    def begin_later(self, held: Run) -> None:
-        """Begin again in a moment: the engine is away, or what the launch needs beside it."""
-        self._later.append((time.monotonic() + _AGAIN_SECONDS, held))
+    def begin_later(self, run: Run) -> None:
+        """Begin again after a pause: the engine, or another service that the launch needs, is away."""
+        self._later.append((time.monotonic() + _AGAIN_SECONDS, run))
 
     def results(self) -> Iterator[tuple[Run, str | Exception]]:
-        """Yield the launches that have come to an end, each with its handle or why there is none."""
+        """Yield the launches that are done, each with its handle or the error."""
         now = time.monotonic()
         due, self._later = [e for e in self._later if e[0] <= now], [e for e in self._later if e[0] > now]
-        for _, held in due:
-            self.begin(held)
+        for _, run in due:
+            self.begin(run)
         while not self._results.empty():
             yield self._results.get()
 
-    def run(
+    def call(
         self, alias: str, executor: Executor, work: Callable[[], T], *, done: Callable[[T | Exception], None]
     ) -> None:
-        """Have an engine do something, and pass on the result, or its error as a value."""
+        """Call an engine, in a thread where that may wait, and pass ``done`` the result or the error as a value."""
         threads = executor.capabilities.launch_threads
         if not threads:
-            done(attempt(work))
+            done(result_or_error(work))
             return
         if alias not in self._pools:
             self._pools[alias] = ThreadPoolExecutor(threads, thread_name_prefix=f"container-manager-{alias}")
-        self._pools[alias].submit(attempt, work).add_done_callback(lambda future: done(future.result()))
+        self._pools[alias].submit(result_or_error, work).add_done_callback(lambda future: done(future.result()))
 
     def close(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for the calls that are on their way."""
         for pool in self._pools.values():
             pool.shutdown()
 
-    def _note(self, held: Run, result: str | Exception) -> None:
-        self._results.put((held, result))
+    def _add_result(self, run: Run, result: str | Exception) -> None:
+        self._results.put((run, result))
         self._wake()
 
 
-def attempt(work: Callable[[], T]) -> T | Exception:
-    """Return a result, or the executor's error as a value."""
+def result_or_error(work: Callable[[], T]) -> T | Exception:
+    """Return what a call to an executor returns or raises; log what is not an `ExecutorError`."""
     try:
         return work()
     except ExecutorError as error:
@@ -85,13 +86,13 @@ def attempt(work: Callable[[], T]) -> T | Exception:
         return error
 
 
-def _submit(held: Run, spec: LaunchSpec, settings: AppSettings) -> str:
-    """Start an attempt, unless what was to be has changed while it waited for a launch thread."""
+def _submit(run: Run, spec: LaunchSpec, settings: AppSettings) -> str:
+    """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""
     if not spec.is_wanted():
         raise Unavailable("The job is another worker's by now.")
-    if held.stopped_for is not None:
+    if run.stopped_for is not None:
         raise Rejected("start", "It was stopped before it had started.")
-    if held.job.attempt > 1 and held.executor.capabilities.survives_worker:
-        # The attempt before this one may run on, if it was given up while its engine was away.
-        held.executor.remove(launch_key(held.job, settings, number=held.job.attempt - 1), failed=True)
-    return held.executor.submit(spec)
+    if run.job.attempt > 1 and run.executor.capabilities.survives_worker:
+        # The previous attempt may still run: it was perhaps given up while its engine was away.
+        run.executor.remove(launch_key(run.job, settings, number=run.job.attempt - 1), failed=True)
+    return run.executor.submit(spec)

@@ -1,4 +1,4 @@
-"""The worker's loop: what is asked of the database, and when. Only this thread decides; others wait for engines."""
+"""The worker's loop: what to ask of the database and of engines, and when. Only its thread decides; others wait."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from .finisher import Finisher
 from .heartbeat import Heartbeat
 from .maintenance import Maintenance
 from .outcomes import closed, failed
-from .runs import Stage
+from .run import Stage
+from .runs import Runs
 from .timers import Timer
 
 _FIRST_POLL_SECONDS = 0.05
-# Longer than two pauses between two tries: by then every worker that lives has found the database again.
-_OTHERS_RETURN_SECONDS = 4.0
+# After an outage of our own wait twice the maximum backoff before rescuing: others were probably cut off too.
+_OTHERS_RETURN_SECONDS = 2 * LAST_RETRY_SECONDS
 _SWEEP_SECONDS = 30.0
-# Not from the database: an engine or another thread of this worker has something.
+# A hint that is not from the database: an engine or another thread of this worker has news.
 _NEWS = ""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What a worker takes on.
+    """What a worker claims, and when it ends by itself.
 
-    ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing is held, and nothing is
-    due but for engines that have not answered for so long that their attempts are lost. ``max_jobs``: claim no more
-    than that, then end. ``only``: run this one job and no other; end if its engine does not answer for so long.
+    ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing runs and nothing is due,
+    except for engines that are given up. ``max_jobs``: end after this many claims. ``only``: run this one job; end if
+    its engine is given up.
     """
 
     slots: int = 4
@@ -50,10 +51,10 @@ class WorkerOptions:
 
 
 class WorkerLoop:
-    """Runs jobs until it is told to stop.
+    """Runs jobs until it is told to stop, or ends by itself (see `WorkerOptions`).
 
-    ``executors`` are the aliases it serves. `stop` may be called from a signal handler: once to finish what a local
-    process cannot survive and leave containers to others, twice to end local processes now.
+    ``executors``: by the aliases that it serves. `stop` may be called from a signal handler: once to claim no more, to
+    wait for local processes and leave containers to other workers; twice to kill local processes now.
     """
 
     def __init__(self, *, settings: AppSettings, executors: Mapping[str, Executor], options: WorkerOptions) -> None:
@@ -63,11 +64,12 @@ class WorkerLoop:
         self._claimed = 0
         self._nothing_due = False
         self._gave_up: list[str] = []
-        # A queue that the settings do not know is not served by those who serve all.
+        # A worker of all queues serves those of the settings only, if they name any.
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database = Database(options.using, idle_seconds=settings.lease_seconds)
-        self._engines = Engines(executors, settings, self._awaken)
-        self._lease = Heartbeat(settings, queues=self._queues, executors=list(executors), slots=options.slots)
+        self._engines = Engines(executors, settings)
+        self._runs = Runs(self._engines, settings, self._awaken)
+        self._heartbeat = Heartbeat(settings, queues=self._queues, executors=list(executors), slots=options.slots)
         self._finisher = Finisher(Database(options.using, idle_seconds=settings.lease_seconds), self._awaken)
         self._maintenance = Maintenance(settings, using=options.using)
         self._renew = Timer(settings.lease_seconds / 3)
@@ -79,12 +81,12 @@ class WorkerLoop:
 
     @property
     def id(self) -> str:
-        """The worker's id; "" before it is registered, another one after it was taken for dead."""
-        return self._lease.worker
+        """The worker's id; "" before it is registered, a new one after its lease was revoked."""
+        return self._heartbeat.worker
 
     @property
     def gave_up(self) -> list[str]:
-        """The executors that it was to end without, although jobs are due for them: their engines do not answer."""
+        """The executors whose engines were given up although jobs are due for them, if the worker ends by itself."""
         return self._gave_up
 
     def stop(self) -> None:
@@ -95,22 +97,26 @@ class WorkerLoop:
     def run(self) -> int:
         """Work until told to stop, or drained; return how many jobs were claimed."""
         listener = Listener(self._options.using, self._hints.put)
-        # What was loaded so far stays, and need not be looked through for garbage again and again.
+        # Objects loaded so far stay alive: the collector need not scan them again and again.
         gc.freeze()
         try:
             if not self._register():
                 return 0
             self._database.attempt(self._beat)
             listener.start()
-            self._engines.start()
+            self._engines.start(self._runs.note_change)
             self._finisher.start()
             aliases, slots = self._engines.aliases, self._options.slots
             logger.info("Worker %s serves executors=%s slots=%s", self.id, aliases, slots)
-            while not self._is_done():
+            while True:
+                self._heed_stops()
+                if self._is_done():
+                    break
                 self._wait()
                 self._turn()
         finally:
             self._engines.close()
+            self._runs.close()
             listener.stop()
             self._finisher.close()
             gc.unfreeze()
@@ -119,28 +125,28 @@ class WorkerLoop:
         return self._claimed
 
     def _turn(self) -> None:
-        self._engines.turn()
+        self._runs.turn()
         if self._engines.take_came_back():
             self._sweep.hurry()
             self._poll.hurry()
         self._database.attempt(self._talk_to_database)
 
     def _talk_to_database(self) -> None:
-        if self._renew.is_due():
+        if self._renew.take_due():
             self._beat()
         self._settle()
         self._finish()
         self._claim()
         self._store_outputs()
         self._store_handles()
-        if self._reconcile.is_due():
+        if self._reconcile.take_due():
             self._compare_with_database()
-        if self._maintain.is_due() and not self._stops:
+        if self._maintain.take_due() and not self._stops:
             self._do_maintenance()
 
     def _wait(self) -> None:
-        """Wait until something happened, or the next thing is due."""
-        timers = self._engines.timers
+        """Wait for a hint, or until the next timer is due."""
+        timers = self._runs.timers
         if self._database.is_away:
             timers.append(self._database.back)
         else:
@@ -152,7 +158,7 @@ class WorkerLoop:
                 self._reconcile.hurry()
 
     def _news(self, seconds: float) -> set[str]:
-        """Return what others have told, once there is something; nothing where nobody did within this time."""
+        """Return the hints that have come, once there is one; none if none comes within this time."""
         try:
             news = {self._hints.get(timeout=seconds)}
         except Empty:
@@ -162,19 +168,14 @@ class WorkerLoop:
         return news
 
     def _awaken(self) -> None:
-        """Be told, by any thread, that something has happened."""
+        """End the wait; called by any thread that has news."""
         if self._hints.empty():
             self._hints.put(_NEWS)
 
     def _is_done(self) -> bool:
-        held = self._engines.held.values()
-        if self._stops:
-            self._note_stop()
-            for each in held:
-                if self._stops > 1 and each.stopped_for is None and not each.executor.capabilities.survives_worker:
-                    self._engines.stop(each, "lost", grace=0.0)
-            return all(each.executor.capabilities.survives_worker and each.outcome is None for each in held)
-        if held:
+        if self._noted_stops:
+            return all(run.executor.capabilities.survives_worker and run.outcome is None for run in self._runs)
+        if self._runs:
             return False
         if self._options.only is not None and self._gave_up:
             return True
@@ -182,23 +183,30 @@ class WorkerLoop:
             return True
         return self._options.drain and self._nothing_due
 
-    def _note_stop(self) -> None:
-        """Say that it was told to stop; two signals at once count as one, so whoever sends two may wait for that."""
+    def _heed_stops(self) -> None:
+        """Log that the worker was told to stop; told twice, stop what does not survive it.
+
+        Two signals at once may arrive as one: who sends two waits for the log line between them.
+        """
         if self._noted_stops != self._stops:
             self._noted_stops = self._stops
-            logger.info("Worker %s was told to stop, with jobs=%s at work", self.id, len(self._engines.held))
+            logger.info("Worker %s was told to stop, with jobs=%s at work", self.id, len(self._runs))
+        if self._noted_stops > 1:
+            for run in self._runs:
+                if run.stopped_for is None and not run.executor.capabilities.survives_worker:
+                    self._runs.stop(run, "lost", grace=0.0)
 
     # -- the lease -----------------------------------------------------------------------------------------------
 
     def _register(self) -> bool:
-        """Register, and wait for a database that is away; False where the worker was stopped meanwhile.
+        """Register, once the database is available; return False if the worker was stopped meanwhile.
 
-        A worker that is to drain the queue has nothing to wait for: it raises. So does one whose database answers
-        and refuses, for want of its tables, say.
+        Raises what the database raises if the worker is to drain the queue, or if the database is available and
+        refuses, for example because its tables are missing.
         """
         while not self._stops:
             try:
-                self._lease.register(self._options.using)
+                self._heartbeat.register(self._options.using)
             except AWAY as error:
                 if self._database.answers() or self._options.drain:
                     raise
@@ -210,63 +218,64 @@ class WorkerLoop:
         return False
 
     def _beat(self) -> None:
-        # Should the database fail meanwhile, this is the first thing to do when it is back.
+        """Renew the lease; if it was revoked, abandon all attempts and register again."""
+        # If the database fails here, this is the first thing to do when it is back.
         self._renew.hurry()
-        was_late = self._lease.is_late()
+        was_late = self._heartbeat.is_late()
         asked = time.monotonic()
-        if not self._lease.renew(self._options.using):
-            held = list(self._engines.held.values())
-            logger.error("Worker %s was taken for dead; it starts anew and drops its %s jobs", self.id, len(held))
-            for each in held:
-                self._engines.disown(each)
-            self._lease.register(self._options.using)
+        if not self._heartbeat.renew(self._options.using):
+            runs = list(self._runs)
+            logger.error("Worker %s was taken for dead; it starts anew and drops its %s jobs", self.id, len(runs))
+            for run in runs:
+                self._runs.abandon(run)
+            self._heartbeat.register(self._options.using)
         if was_late:
             self._rescue.postpone(_OTHERS_RETURN_SECONDS)
-        # Only after the database has agreed: what cannot outlive its worker ends before its lease does.
+        # Counted from before the renewal: what does not survive its worker must end before the lease expires.
         self._engines.heartbeat(asked + self._settings.lease_seconds - time.monotonic())
-        self._renew.is_due()
+        self._renew.restart()
 
     def _do_maintenance(self) -> None:
         using = self._options.using
-        if self._rescue.is_due() and not self._lease.is_late():
+        if self._rescue.take_due() and not self._heartbeat.is_late():
             adopted = store.rescue(worker=self.id, executors=self._engines.aliases, using=using)
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
-        if self._sweep.is_due():
+        if self._sweep.take_due():
             self._sweep_engines()
         if self._maintenance.run(self.id):
             self._poll.hurry()
 
     def _sweep_engines(self) -> None:
-        """Remove what engines still hold of attempts that are over: of workers that died before they did, say."""
-        for alias, attempts in self._engines.orphans().items():
+        """Remove orphans from engines: attempts that are over, whose workers died before they removed them, say."""
+        for alias, attempts in self._runs.unknown_attempts().items():
             if attempts:
-                closed = store.attempts_over(attempts, using=self._options.using)
-                for key, failed in closed.items():
-                    self._engines.remove_orphan(alias, attempts[key], failed=failed)
+                orphans = store.attempts_over(attempts, using=self._options.using)
+                for key, failed in orphans.items():
+                    self._runs.remove_from_engine(alias, attempts[key], failed=failed)
 
     def _compare_with_database(self) -> None:
-        """Find what was cancelled or taken from this worker, and what it was given."""
+        """Stop attempts whose jobs were cancelled, abandon those that were lost, adopt those that were rescued."""
         owned = {(o.job.id, o.job.attempt): o for o in store.owned_attempts(worker=self.id, using=self._options.using)}
-        # What becomes of these is known when the batch is taken back.
-        storing = {held.id for held in self._finisher.batch}
-        for held in list(self._engines.held.values()):
-            if held.id in storing:
+        # These are settled when the finisher is done with them.
+        storing = {run.id for run in self._finisher.batch}
+        for run in list(self._runs):
+            if run.id in storing:
                 continue
-            found = owned.pop(held.id, None)
+            found = owned.pop(run.id, None)
             if found is None:
-                self._engines.disown(held)
-            elif found.status != "running" and held.stopped_for is None:
-                logger.info("Job %s is %s: its attempt is stopped", held.job.id, found.status)
-                self._engines.stop(held, "cancelled", grace=held.job.spec.grace_seconds)
+                self._runs.abandon(run)
+            elif found.status != "running" and run.stopped_for is None:
+                logger.info("Job %s is %s: its attempt is stopped", run.job.id, found.status)
+                self._runs.stop(run, "cancelled", grace=run.job.spec.grace_seconds)
         for key in owned.keys() - storing:
             self._adopt(owned[key])
 
     def _adopt(self, found: store.OwnedAttempt) -> None:
         job = found.job
         if job.spec.executor in self._engines.aliases:
-            self._engines.adopt(found, by=self.id)
+            self._runs.adopt(found, by=self.id)
             return
         message = f"No live worker serves executor {job.spec.executor!r}."
         lost = failed(job, "lost", message, retry=self._settings.retry)
@@ -277,26 +286,27 @@ class WorkerLoop:
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Let go of the attempts whose end is stored."""
+        """Remove the attempts whose end is stored."""
         batch, done = self._finisher.take()
-        for held in batch:
-            if held.id in done:
-                self._engines.let_go(held)
+        for run in batch:
+            if run.id in done:
+                self._runs.remove(run)
             else:
-                held.log_changes = []
+                run.log_changes = []
         if len(done) < len(batch):
-            # Taken over, or cancelled this very moment: then the next finish closes the attempt alone.
+            # The others were rescued by another worker, or cancelled just now: then the next finish closes the attempt
+            # only.
             self._compare_with_database()
 
     def _finish(self) -> None:
         if self._finisher.batch:
             return
-        if ended := [held for held in self._engines.held.values() if held.outcome is not None]:
+        if ended := [run for run in self._runs if run.outcome is not None]:
             self._finisher.give(ended, worker=self.id)
 
     def _claim(self) -> None:
         room = self._room()
-        if not room or not self._poll.is_due():
+        if not room or not self._poll.take_due():
             return
         jobs = store.claim(
             worker=self.id,
@@ -308,60 +318,60 @@ class WorkerLoop:
         )
         self._claimed += len(jobs)
         for job in jobs:
-            self._engines.take_on(job)
+            self._runs.take_on(job)
         self._plan_next_claim(len(jobs), room)
 
     def _plan_next_claim(self, found: int, room: int) -> None:
         if found == room:
             self._poll = Timer(0.0)
             return
-        self._nothing_due = not found and not self._waits_for_engines()
+        self._note_due_elsewhere(found)
         # Poll less often while there is nothing to find.
         pause = _FIRST_POLL_SECONDS if found else min(self._settings.poll_seconds, self._poll.seconds * 2)
         self._poll = Timer(max(_FIRST_POLL_SECONDS, pause))
-        self._poll.is_due()
+        self._poll.restart()
 
-    def _waits_for_engines(self) -> bool:
-        """Tell whether a worker that ends by itself must wait: what is due is for engines that may yet answer."""
-        if not (self._options.drain or self._options.only):
-            return False
-        self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
-        return any(self._is_due(alias) for alias in self._engines.away)
+    def _note_due_elsewhere(self, found: int) -> None:
+        """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""
+        self._nothing_due = False
+        if not found and (self._options.drain or self._options.only):
+            self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
+            self._nothing_due = not any(self._is_due(alias) for alias in self._engines.away)
 
     def _is_due(self, alias: str) -> bool:
         return store.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)
 
     def _room(self) -> int:
-        """Return how many jobs may be claimed.
+        """Return how many jobs may be claimed now.
 
-        An attempt that is being stored needs no slot any more; should the database be slow, no more than as many
-        attempts again as there are slots wait for it.
+        An attempt whose end is being stored needs no slot. If the database is slow, at most as many attempts as there
+        are slots wait for it.
         """
         if self._stops:
             return 0
-        held, storing, slots = len(self._engines.held), len(self._finisher.batch), self._options.slots
+        held, storing, slots = len(self._runs), len(self._finisher.batch), self._options.slots
         room = min(slots - (held - storing), 2 * slots - held)
         if self._options.max_jobs is not None:
             room = min(room, self._options.max_jobs - self._claimed)
         return max(0, room)
 
     def _store_outputs(self) -> None:
-        waiting = [held for held in self._engines.held.values() if held.log_changes and held.outcome is None]
+        waiting = [run for run in self._runs if run.log_changes and run.outcome is None]
         if waiting:
-            changes = [change for held in waiting for change in held.log_changes]
+            changes = [change for run in waiting for change in run.log_changes]
             store.store_logs(changes, worker=self.id, using=self._options.using)
-            for held in waiting:
-                held.log_changes = []
+            for run in waiting:
+                run.log_changes = []
 
     def _store_handles(self) -> None:
-        """Note what engines call the attempts that outlive this worker: whoever adopts one need not start it again."""
+        """Store the handles of attempts that survive this worker: who adopts one then need not launch it again."""
         fresh = [
-            held
-            for held in self._engines.held.values()
-            if held.stage is Stage.RUNNING and not held.handle_stored and held.executor.capabilities.survives_worker
+            run
+            for run in self._runs
+            if run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker
         ]
         if fresh:
-            handles = [(held.id, held.handle) for held in fresh]
+            handles = [(run.id, run.handle) for run in fresh]
             store.record_handles(handles, worker=self.id, using=self._options.using)
-            for held in fresh:
-                held.handle_stored = True
+            for run in fresh:
+                run.handle_stored = True

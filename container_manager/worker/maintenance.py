@@ -1,4 +1,4 @@
-"""What one worker does for all: the oldest alive."""
+"""What one worker, the oldest alive, does for all: queue due retries, prune, fail unschedulable jobs."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ logger = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """Queues retries that are due, prunes, and fails what nobody will ever run."""
+    """Queues retries that are due, prunes, and fails jobs that no worker will ever run."""
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune = Timer(_PRUNE_SECONDS)
-        # It looks through all that is queued.
+        # It scans all queued jobs.
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
 
     def run(self, worker: str) -> bool:
-        """Do what is due, if it is this worker's to do; tell whether jobs have become ready."""
+        """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready."""
         if not store.is_maintainer(worker, using=self._using):
             return False
-        if self._settings.prune_after_seconds is not None and self._prune.is_due():
+        if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
-        if self._sweep.is_due():
+        if self._sweep.take_due():
             self._fail_unschedulable(worker)
         return bool(store.promote_retries(using=self._using))
 
     def _prune_jobs(self, after_seconds: float) -> None:
         before = timezone.now() - timedelta(seconds=after_seconds)
-        # A batch at a time: meanwhile the worker does nothing else.
+        # One batch at a time: meanwhile the worker does nothing else.
         if prune_jobs(before=before, limit=PRUNE_BATCH, using=self._using) == PRUNE_BATCH:
             self._prune.hurry()
 
     def _fail_unschedulable(self, worker: str) -> None:
-        """Fail what is queued for an executor or a queue that nobody knows: it would wait for ever."""
+        """Fail jobs whose executor or queue nobody knows: they would wait for ever."""
         using, settings = self._using, self._settings
         executors, queues = sorted(settings.executors), settings.queues
         for job, executor, name in store.unschedulable_jobs(

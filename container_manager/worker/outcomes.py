@@ -1,4 +1,4 @@
-"""Decide what an exit means: pure functions of values."""
+"""Decide what an exit means for its job: pure functions of values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MESSAGE_CHARACTERS = 10_000
 
 
 def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | None, retry: RetrySettings) -> Outcome:
-    """Return what to store of an attempt that has exited.
+    """Return the outcome of an attempt that has exited.
 
     ``stopped_for``: why this worker stopped it (``timeout``, ``lost``), or None.
     """
@@ -27,7 +27,7 @@ def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | N
 def failed(
     job: ClaimedJob, reason: str, message: str, *, retry: RetrySettings, exit_status: ExitStatus | None = None
 ) -> Outcome:
-    """Return a failure, to be retried where the reason is worth it and retries are left."""
+    """Return a failure, with a retry if the settings name its reason and the job has retries left."""
     retry_after = None
     if reason in retry.reasons and job.retry_count < job.spec.max_retries:
         retry_after = retry_delay(job.retry_count + 1, retry)
@@ -35,7 +35,7 @@ def failed(
 
 
 def closed(job: ClaimedJob, exit_status: ExitStatus | None, message: str = "") -> Outcome:
-    """Return the end of an attempt whose job is not this worker's to move (it was cancelled)."""
+    """Return an outcome that closes the attempt only: its job has left it already (it was cancelled)."""
     return _outcome(job, None, exit_status or ExitStatus(), message=message)
 
 
@@ -73,7 +73,7 @@ def unschedulable_message(executor: str, queue: str, *, executors: Sequence[str]
 
 def retry_delay(retry_number: int, retry: RetrySettings) -> float:
     """Return the seconds to wait before the n-th retry, counted from 1; the formula is `RetrySettings`'."""
-    # Beyond 64 doublings a float's power is far past any cap.
+    # Beyond 64 the power is far above any cap, and could overflow.
     grown = retry.initial_seconds * retry.factor ** min(retry_number - 1, 64)
     return min(retry.max_seconds, grown) * (1.0 + random.uniform(0.0, retry.jitter))  # noqa: S311  # spreads load
 
@@ -111,7 +111,7 @@ def _outcome(
 
 
 def _storable(message: str) -> str:
-    """Return a message as every database takes it, else such an end could never be stored: it may quote the job."""
+    """Return a message that every database accepts: it may quote the job, and an outcome must always be stored."""
     if len(message) > _MESSAGE_CHARACTERS:
         message = f"{message[:_MESSAGE_CHARACTERS]} …"
     return message.replace("\0", "\\x00").encode(errors="backslashreplace").decode()

@@ -1,92 +1,282 @@
-"""What a worker knows of an attempt that it holds."""
+"""The attempts in a worker's hands: launch, adopt, follow, stop, abandon and remove them."""
 
 from __future__ import annotations
 
+import logging
 import time
-import uuid
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from .. import store
-from ..executors.base import Executor, ExitStatus
+from ..conf import AppSettings
+from ..executors.base import (
+    DependencyUnavailable,
+    ExecutorError,
+    ExitStatus,
+    Observation,
+    Phase,
+    Rejected,
+    Unavailable,
+)
 from .capped_output import CappedOutput
+from .engines import Engines
+from .launch_spec import attempt_of, launch_key
+from .launcher import Launcher, result_or_error
+from .outcomes import closed, failed, outcome_of
+from .run import AttemptKey, Run, Stage
 from .timers import Timer
 
-# One read of an attempt's output takes at most this much.
-_PAGE_BYTES = 1024 * 1024
-# The worker has other things to do than to read one attempt's output.
-_PAGES_AT_ONCE = 16
-# How often the end of a long output is stored anew: a job that never stops printing costs no more than this.
-_TAIL_SECONDS = 2.0
-
-AttemptKey = tuple[uuid.UUID, int]
+_FLUSH_SECONDS = 0.5
+logger = logging.getLogger(__name__)
 
 
-class Stage(Enum):
-    """Where an attempt is, in this worker's hands."""
+class Runs:
+    """The attempts that this worker runs. It never touches the database.
 
-    LAUNCHING = "launching"
-    RUNNING = "running"
-    # It has exited, and its output is still being read.
-    EXITED = "exited"
-    ENDED = "ended"
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Run:
-    """One attempt in this worker's hands. Changed by the worker's own thread only.
-
-    ``deadline``, ``launch_until``, ``running_since`` and ``exited_at`` are monotonic seconds. ``mine``: not taken from
-    this worker yet, as far as it knows. ``stopped_for``: why it was told to stop: cancelled, timeout, lost.
+    Only the worker's own thread calls it, except `note_change`; ``wake`` is called when a launch has a result.
     """
 
-    id: AttemptKey = field(init=False)
-    job: store.ClaimedJob
-    executor: Executor
-    key: str
-    output: CappedOutput
-    deadline: float | None
-    stage: Stage = Stage.LAUNCHING
-    handle: str = ""
-    handle_stored: bool = False
-    cursor: str = ""
-    stopped_for: str | None = None
-    mine: bool = True
-    exit: ExitStatus | None = None
-    outcome: store.Outcome | None = None
-    log_changes: list[store.LogChange] = field(default_factory=list)
-    tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
-    launch_until: float = 0.0
-    running_since: float = 0.0
-    exited_at: float = 0.0
+    def __init__(self, engines: Engines, settings: AppSettings, wake: Callable[[], None]) -> None:
+        self._engines, self._settings, self._wake = engines, settings, wake
+        self._runs: dict[AttemptKey, Run] = {}
+        self._launcher = Launcher(settings, wake)
+        self._flush = Timer(_FLUSH_SECONDS)
+        self._observe = Timer(settings.poll_seconds)
 
-    def __post_init__(self) -> None:
-        self.id = (self.job.id, self.job.attempt)
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs.values())
 
-    def is_overdue(self) -> bool:
-        return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline
+    def __len__(self) -> int:
+        return len(self._runs)
 
-    def read_output(self, *, to_end: bool = False) -> bool:
-        """Fetch a page of what the executor has of the output, or all it has; tell whether nothing will follow."""
-        for _ in range(_PAGES_AT_ONCE):
-            page = self.executor.logs(self.handle or self.key, self.cursor, _PAGE_BYTES)
-            self.cursor = page.cursor
-            if page.chunks:
-                self.output.feed(page.chunks)
-            if page.complete:
-                return True
-            if not (page.chunks and to_end):
-                break
-        self.hand_out()
-        return False
+    @property
+    def timers(self) -> list[Timer]:
+        """The timers to wait for."""
+        return [self._flush, self._observe] if self._runs else []
 
-    def hand_out(self, *, everything: bool = False) -> None:
-        """Make of the output what is to be stored.
+    def note_change(self) -> None:
+        """Be told, by any thread, that an engine may have news."""
+        self._flush.hurry()
+        self._wake()
 
-        While the last change waits for the database there is no other: what comes meanwhile stays under its cap.
+    def close(self) -> None:
+        """Wait for the launches that are on their way; `Engines.close` comes first and gives them up."""
+        self._launcher.close()
+
+    def turn(self) -> None:
+        """Take note of what has happened since the last turn."""
+        self._collect_launches()
+        self._collect_exits()
+        self._stop_overdue()
+        if self._flush.take_due():
+            self._read_outputs()
+        self._read_last_outputs()
+
+    def take_on(self, job: store.ClaimedJob) -> None:
+        """Launch a claimed job."""
+        self._launcher.begin(self._hold(job))
+
+    def adopt(self, found: store.OwnedAttempt, *, by: str) -> None:
+        """Go on with an attempt that another worker began, or that this one claimed without getting the answer."""
+        job, is_wanted = found.job, found.status == "running"
+        survives = self._engines.executors[job.spec.executor].capabilities.survives_worker
+        # Without a handle nobody knows whether it was launched: to launch it again is harmless. One that does not
+        # survive its worker is launched only where the answer to this worker's own claim was lost.
+        launches = is_wanted and not found.handle and (survives or found.claimed_by == by)
+        run = self._hold(job, stage=Stage.LAUNCHING if launches else Stage.RUNNING, adopted=True)
+        run.handle, run.handle_stored = found.handle or run.key, bool(found.handle)
+        run.running_since = time.monotonic()
+        if launches:
+            self._launcher.begin(run)
+        elif not is_wanted:
+            self.stop(run, "cancelled", grace=job.spec.grace_seconds)
+        self._engines.note_change(job.spec.executor)
+
+    def stop(self, run: Run, why: str, *, grace: float) -> None:
+        """Stop an attempt; ``why`` decides what its end will mean."""
+        run.stopped_for = why
+        if run.stage in (Stage.LAUNCHING, Stage.RUNNING):
+            result = result_or_error(lambda: run.executor.stop(run.handle or run.key, grace))
+            if isinstance(result, Unavailable):
+                run.stopped_for = None
+
+    def abandon(self, run: Run) -> None:
+        """We lost ownership: kill the local process, or stop following the container.
+
+        One that is being launched is abandoned once the result of the launch is known.
         """
-        if everything or not self.log_changes:
-            entries, gone = self.output.take(tail=everything or self.tail_timer.is_due())
-            if entries:
-                job, attempt = self.id
-                self.log_changes.append(store.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))
+        run.abandoned = True
+        # Another run of the same attempt: this worker has got it back meanwhile.
+        is_replaced = self._runs.get(run.id) is not run
+        if run.stage is Stage.LAUNCHING or is_replaced:
+            return
+        del self._runs[run.id]
+        if run.executor.capabilities.survives_worker:
+            # Its new owner may have adopted the container.
+            run.executor.release(run.handle or run.key)
+        elif run.handle:
+            self.remove_from_engine(run.job.spec.executor, run.handle, failed=False)
+
+    def remove(self, run: Run) -> None:
+        """Forget an attempt whose end is stored, and remove it from its engine."""
+        self._runs.pop(run.id, None)
+        failed = run.outcome is not None and run.outcome.status == "failed"
+        self.remove_from_engine(run.job.spec.executor, run.handle or run.key, failed=failed)
+
+    def remove_from_engine(self, alias: str, handle: str, *, failed: bool) -> None:
+        """Remove what an engine holds of an attempt that is over, without waiting for it."""
+        executor = self._engines.executors[alias]
+        # One that cannot be removed now is found by the next sweep.
+        self._launcher.call(alias, executor, partial(executor.remove, handle, failed=failed), done=lambda _: None)
+
+    def unknown_attempts(self) -> dict[str, dict[AttemptKey, str]]:
+        """Return by alias the attempts that engines hold and this worker does not, with their handles."""
+        found: dict[str, dict[AttemptKey, str]] = {}
+        for alias in self._engines.reachable:
+            executor = self._engines.executors[alias]
+            if executor.capabilities.survives_worker:
+                observed = result_or_error(executor.observe)
+                if not isinstance(observed, Exception):
+                    others = {attempt_of(o.key): o.handle for o in observed.attempts}
+                    found[alias] = {key: handle for key, handle in others.items() if key and key not in self._runs}
+        return found
+
+    def _hold(self, job: store.ClaimedJob, *, stage: Stage = Stage.LAUNCHING, adopted: bool = False) -> Run:
+        now = time.monotonic()
+        run = Run(
+            job=job,
+            executor=self._engines.executors[job.spec.executor],
+            key=launch_key(job, self._settings),
+            output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
+            deadline=None if job.spec.timeout_seconds is None else now + job.spec.timeout_seconds - job.elapsed_seconds,
+            stage=stage,
+        )
+        self._runs[run.id] = run
+        return run
+
+    # -- launches ------------------------------------------------------------------------------------------------
+
+    def _collect_launches(self) -> None:
+        for run, result in self._launcher.results():
+            if run.stage is not Stage.LAUNCHING:
+                continue
+            if isinstance(result, str):
+                self._note_launched(run, result)
+            elif run.abandoned:
+                run.enter(Stage.ENDED)
+                self.abandon(run)
+            elif isinstance(result, Unavailable):
+                self._launch_again(run, result)
+            else:
+                self._end_unlaunched(run, result)
+
+    def _note_launched(self, run: Run, handle: str) -> None:
+        run.enter(Stage.RUNNING)
+        run.handle, run.running_since = handle, time.monotonic()
+        self._engines.note_answer(run.job.spec.executor)
+        self._engines.note_change(run.job.spec.executor)
+        if run.abandoned:
+            self.abandon(run)
+        elif run.stopped_for is not None:
+            self.stop(run, run.stopped_for, grace=run.job.spec.grace_seconds)
+
+    def _launch_again(self, run: Run, error: Unavailable) -> None:
+        """Try a launch again later, or end it once its engine has been away for too long."""
+        # Since its first failure, not since the claim: to pull an image may have taken longer than that.
+        run.launch_until = run.launch_until or time.monotonic() + self._settings.unreachable_seconds
+        if time.monotonic() >= run.launch_until:
+            self._end_unlaunched(run, error)
+            return
+        if not isinstance(error, DependencyUnavailable):
+            self._engines.note_away(run.job.spec.executor)
+        self._launcher.begin_later(run)
+
+    def _end_unlaunched(self, run: Run, error: Exception) -> None:
+        if isinstance(error, Rejected):
+            reason, message = error.reason, str(error)
+        elif isinstance(error, Unavailable):
+            reason, message = "lost", str(error)
+        else:
+            logger.error("Executor %s failed to launch job=%s", run.job.spec.executor, run.job.id, exc_info=error)
+            reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
+        run.enter(Stage.ENDED)
+        run.exit = ExitStatus(message=message)
+        result_or_error(run.read_output)
+        run.prepare_log_change(everything=True)
+        if run.stopped_for == "cancelled":
+            run.outcome = closed(run.job, None, message)
+        elif run.stopped_for is not None:
+            run.outcome = outcome_of(run.job, ExitStatus(), stopped_for=run.stopped_for, retry=self._settings.retry)
+        else:
+            run.outcome = failed(run.job, reason, message, retry=self._settings.retry)
+
+    # -- exits ---------------------------------------------------------------------------------------------------
+
+    def _collect_exits(self) -> None:
+        every = self._observe.take_due()
+        for alias, executor in self._engines.executors.items():
+            if not (every or self._engines.has_changed(alias)):
+                continue
+            running = [run for run in self if run.stage is Stage.RUNNING and run.job.spec.executor == alias]
+            # With nothing running, an engine is asked only to learn whether it answers.
+            if not (running or executor.capabilities.survives_worker or alias not in self._engines.reachable):
+                continue
+            observed = self._engines.observe(alias)
+            if isinstance(observed, Unavailable):
+                if alias in self._engines.given_up:
+                    self._give_up_unreachable(running, observed)
+                continue
+            by_key = {o.key: o for o in observed.attempts}
+            for run in running:
+                self._take_note(run, by_key.get(run.key), observed.as_of)
+
+    def _give_up_unreachable(self, running: Iterable[Run], error: Unavailable) -> None:
+        for run in running:
+            # A cancelled attempt is closed only once it is known to have ended.
+            if run.stopped_for != "cancelled":
+                self._give_up(run, f"The engine could not be reached: {error}")
+
+    def _take_note(self, run: Run, observation: Observation | None, as_of: float) -> None:
+        if observation is None or observation.phase is Phase.CREATED:
+            if as_of >= run.running_since:
+                self._give_up(run, "The engine no longer runs this attempt.")
+        elif observation.phase is Phase.EXITED:
+            run.enter(Stage.EXITED)
+            run.exit, run.exited_at = observation.exit or ExitStatus(lost=True), time.monotonic()
+
+    def _give_up(self, run: Run, message: str) -> None:
+        result_or_error(run.read_output)
+        self._end(run, ExitStatus(lost=True, message=message))
+
+    def _end(self, run: Run, exit_status: ExitStatus) -> None:
+        run.prepare_log_change(everything=True)
+        run.enter(Stage.ENDED)
+        run.exit = exit_status
+        if run.stopped_for == "cancelled":
+            run.outcome = closed(run.job, exit_status, "Stopped: the job was cancelled.")
+        else:
+            run.outcome = outcome_of(run.job, exit_status, stopped_for=run.stopped_for, retry=self._settings.retry)
+
+    def _stop_overdue(self) -> None:
+        for run in self:
+            if run.stage in (Stage.LAUNCHING, Stage.RUNNING) and run.is_overdue():
+                self.stop(run, "timeout", grace=run.job.spec.grace_seconds)
+
+    # -- output --------------------------------------------------------------------------------------------------
+
+    def _read_outputs(self) -> None:
+        for run in self:
+            if run.stage in (Stage.LAUNCHING, Stage.RUNNING):
+                result_or_error(run.read_output)
+
+    def _read_last_outputs(self) -> None:
+        """Read the rest of the output of exited attempts, then end them; in the end also without it."""
+        for run in [run for run in self if run.stage is Stage.EXITED]:
+            try:
+                complete = run.read_output(to_end=True)
+            except ExecutorError:
+                complete = False
+            if complete or time.monotonic() - run.exited_at > self._settings.unreachable_seconds:
+                if not complete:
+                    logger.warning("The end of the output of job=%s attempt=%s could not be read", *run.id)
+                self._end(run, run.exit or ExitStatus(lost=True))

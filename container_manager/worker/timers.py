@@ -6,24 +6,32 @@ import time
 
 
 class Timer:
-    """Says when something is due again."""
+    """Tells when something is due again; due at first. Any thread may call `hurry`."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._next = 0.0
 
-    def is_due(self) -> bool:
+    def take_due(self) -> bool:
+        """Return whether it is due; if so, restart."""
         now = time.monotonic()
         if now < self._next:
             return False
         self._next = now + self.seconds
         return True
 
+    def restart(self) -> None:
+        """Be due in ``seconds`` from now."""
+        self._next = time.monotonic() + self.seconds
+
     def hurry(self) -> None:
+        """Be due now."""
         self._next = 0.0
 
     def postpone(self, seconds: float) -> None:
+        """Be due in ``seconds`` from now at the earliest."""
         self._next = max(self._next, time.monotonic() + seconds)
 
     def left(self) -> float:
+        """Return the seconds until it is due."""
         return max(0.0, self._next - time.monotonic())

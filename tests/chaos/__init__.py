@@ -1,4 +1,4 @@
-"""Kill, freeze and restart everything while jobs run, then look for one that lies.
+"""Chaos test: kill, freeze and restart workers, database and engine while jobs run, then check every job.
 
 ``python -m tests.chaos postgresql --jobs 1000 --seed 7``
 """

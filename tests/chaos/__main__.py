@@ -1,4 +1,4 @@
-"""Run the chaos on one database and print what came of it; ends with 1 where a job lies."""
+"""Run the chaos test on one database and print the result; exit code 1 if there is a problem."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ LEASE_SECONDS = 3.0
 _FREEZE_SECONDS = (LEASE_SECONDS * 0.3, LEASE_SECONDS * 1.8)
 _SLOTS = 6
 _STOP_SECONDS = 60
-# The workers look for what is left every 30 s.
+# The workers look for orphans every 30 s.
 _SWEEP_SECONDS = 90
 _RESTART_SHARE = 0.06
 _CANCEL_SHARE = 0.15
-# An attempt that a fault took away is not the job's fault; a job must outlive all of them.
+# Attempts are lost by faults here, not by their job: it must never run out of retries.
 _RETRIES = 1000
 
 
 class Chaos:
-    """Workers, a database, an engine, and a hand that kills them."""
+    """Workers, a database and an engine, and the faults that strike them."""
 
     def __init__(self, folder: Path, database: Any, *, executor: str, jobs: int, seed: int) -> None:
         self.folder, self.database, self.jobs = folder, database, jobs
@@ -50,7 +50,7 @@ class Chaos:
         from container_manager import queue
         from container_manager.models import ContainerJob
 
-        # A container's host name is its id: which one ran twice, and when, says why.
+        # A container's host name is its id. If an attempt runs twice, the log tells where and when.
         line = "$CONTAINER_MANAGER_ATTEMPT in ${HOSTNAME:-} at $up"
         write = f'read up rest < /proc/uptime; echo "{line}" >> {self.effects}/$CONTAINER_MANAGER_JOB'
         kinds = [
@@ -79,14 +79,16 @@ class Chaos:
 
     def start_worker(self) -> None:
         command = [sys.executable, "-m", "django", "container", "worker", "--slots", str(_SLOTS)]
-        environment = {**os.environ, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
+        # An illegal stage of a run is only a warning in production.
+        strict = {"PYTHONWARNINGS": "error::RuntimeWarning"}
+        environment = {**os.environ, **strict, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
         worker = subprocess.Popen(
             [*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log, env=environment
         )
         self.workers.append(worker)
 
     def strike(self) -> None:
-        """Do one fault."""
+        """Cause one fault."""
         if self.random.random() < self.engine.fault_share:
             if fault := self.engine.strike():
                 self.note(fault)
@@ -108,7 +110,7 @@ class Chaos:
         elif running:
             worker = self.random.choice(running)
             worker.send_signal(signal.SIGSTOP)
-            # By a thread: a worker that is frozen inside a transaction holds all of SQLite, and so this one too.
+            # By a thread: a worker frozen in a transaction blocks all of SQLite, and so may block this process.
             timer = threading.Timer(self.random.uniform(*_FREEZE_SECONDS), self.wake, [worker])
             self.frozen[worker] = timer
             timer.start()
@@ -147,7 +149,7 @@ class Chaos:
         return waiting + JobAttempt.objects.filter(finished_at=None).count()
 
     def run(self, limit_seconds: float) -> None:
-        """Strike until most is done, then let the rest come to an end."""
+        """Cause faults until most jobs are done, then let the rest end in peace."""
         self.engine.start()
         for _ in range(self.database.workers):
             self.start_worker()
@@ -169,7 +171,7 @@ class Chaos:
             time.sleep(0.5)  # the workers' sweep has no event for this process
 
     def with_database(self, look: Any) -> Any:
-        """Ask the database, which may just have been killed."""
+        """Run a query; try again while the database restarts."""
         from django.db import OperationalError, connection
 
         for _ in range(50):
@@ -177,11 +179,11 @@ class Chaos:
                 return look()
             except OperationalError:
                 connection.close()
-                time.sleep(0.2)  # it comes back by itself
+                time.sleep(0.2)  # the database is being restarted
         return look()
 
     def await_registration(self) -> None:
-        """Wait until each worker serves: before that, SIGTERM would meet a Python that is still starting."""
+        """Wait until each worker is registered: before that its signal handlers may not be set."""
         from container_manager.models import Worker
 
         deadline = time.monotonic() + _STOP_SECONDS
@@ -204,7 +206,7 @@ class Chaos:
             return worker.wait()
 
     def verify(self, exit_codes: list[int]) -> list[str]:
-        """Return every problem, in words."""
+        """Return a description of every problem."""
         from container_manager.models import JobAttempt
         from container_manager.store.consistency import examine
 
@@ -251,7 +253,7 @@ def _completed() -> Any:
 
 
 def _processes_with(text: str) -> list[int]:
-    """Return the processes that have a text among their arguments."""
+    """Return the ids of processes whose arguments contain a text."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

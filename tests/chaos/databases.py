@@ -1,4 +1,4 @@
-"""Databases that can be killed and started again, and an installation on one of them."""
+"""Databases that can be killed and restarted, and an installation on one of them."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class _Server:
                 time.sleep(0.05)  # the server's socket is the event
 
     def crash(self) -> None:
-        """End the server as a power cut would, and start it again."""
+        """Kill the server as a power cut would, and start it again."""
         self.kill()
         self.start()
 
     def kill(self) -> None:
-        """End the server as a power cut would."""
+        """Kill the server as a power cut would."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -139,7 +139,7 @@ DATABASES = {"sqlite": SQLite, "postgresql": PostgreSQL, "mariadb": MariaDB}
 
 @contextmanager
 def installation(name: str, *, lease_seconds: float) -> Iterator[tuple[Path, Any]]:
-    """Set Django up in this process and those it starts, on a new database; give its folder and the database."""
+    """Set Django up in this process and those it starts, on a new database; yield the folder and the database."""
     with tempfile.TemporaryDirectory(prefix="cm-installation-") as folder:
         database = DATABASES[name](Path(folder))
         database.start()

@@ -1,4 +1,4 @@
-"""What runs the jobs in the chaos: processes, or containers on a daemon that is killed and restarted too."""
+"""The engines of the chaos test: local processes, or containers of a daemon that is killed and restarted too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KILLED_SHARE = 0.6
 
 
 class Processes:
-    """Processes of the workers' own. They end with their workers, and there is no server that could be killed."""
+    """Local processes. They end with their workers, and there is no daemon that could be killed."""
 
     between_faults = (0.2, 0.8)
     fault_share = 0.0
@@ -39,9 +39,9 @@ class Processes:
 
 
 class Containers:
-    """Containers of a Docker daemon of its own; whether they outlive it is left to chance."""
+    """Containers of a Docker daemon of its own; whether they survive it (live-restore) is random."""
 
-    # A container's life takes a tenth of a second and more: a daemon bears fewer faults than processes do.
+    # A container takes a tenth of a second or more: with more frequent faults none would end.
     between_faults = (0.3, 1.3)
     fault_share = 0.15
 
@@ -54,7 +54,7 @@ class Containers:
         self.daemon = Daemon(live_restore=self.live_restore)
         self.problems: list[str] = []
         self._away: threading.Thread | None = None
-        # Without its capabilities, root in a container may not write to what is root's and closed to others.
+        # Root in a container without capabilities cannot write to a folder that is closed to others.
         effects.chmod(0o777)
         volumes = {"effects": {"source": str(effects), "read_only": False}}
         options = {"base_url": self.daemon.url, "images": [IMAGE], "volumes": volumes}
@@ -69,7 +69,7 @@ class Containers:
         import_image(self.daemon.url)
 
     def strike(self) -> str:
-        """Take the daemon away for a while, while all others go on; return what was done, if anything."""
+        """Kill or stop the daemon for a while; return which, or "" if it is away already."""
         if self._away is not None and self._away.is_alive():
             return ""
         kills = self._random.random() < _KILLED_SHARE
@@ -115,7 +115,7 @@ ENGINES = {"process": Processes, "docker": Containers}
 
 
 def obstacle(name: str) -> str:
-    """Say why an engine cannot be had here; empty if it can."""
+    """Return why an engine is not available here; "" if it is."""
     if name != "docker":
         return ""
     from importlib.util import find_spec

@@ -1,8 +1,7 @@
 """Take the database away while jobs end: ``python -m tests.chaos.outage DATABASE [--jobs N] [--seconds S] [--lease S]``.
 
-All jobs run at once. While they do the database is killed (of SQLite's, another process keeps the lock), then all of
-them end, and after so many seconds it comes back. Ends with 1 unless each job is completed by its first attempt, with
-all of its output.
+All jobs run at once. The database is killed (for SQLite: another process keeps the lock), all jobs end, and after S
+seconds the database is back. Exit code 1 unless each job is completed by its first attempt, with all of its output.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _WORKERS = 2
 
 
 class Outage:
-    """Jobs that all wait for one word, their workers, and a database that is away when it is said."""
+    """Jobs that all wait for a word to exit, their workers, and a database that is away when the word comes."""
 
     def __init__(self, folder: Path, database: Any, *, jobs: int, seconds: float) -> None:
         self.folder, self.database, self.jobs, self.seconds = folder, database, jobs, seconds
@@ -36,7 +35,7 @@ class Outage:
         os.mkfifo(self.go)
 
     def run(self) -> list[str]:
-        """Return every problem, in words."""
+        """Run the test; return a description of every problem."""
         self._enqueue()
         workers = [self._start_worker() for _ in range(_WORKERS)]
         try:
@@ -46,12 +45,12 @@ class Outage:
             with self.database_away():
                 away = time.monotonic()
                 with self.go.open("w") as word:
-                    # A line for each: a shell reads no further than the end of its own.
+                    # A line for each: a shell reads one line only.
                     word.write("\n" * self.jobs)
                     word.flush()
                     _eventually(lambda: _lines(self.ended) == self.jobs, "not all jobs ended")
                 took = time.monotonic() - away
-                time.sleep(max(0.0, self.seconds - took))  # how long it is away is the experiment
+                time.sleep(max(0.0, self.seconds - took))  # the length of the outage is the experiment
             _eventually(lambda: _with_database(self._unfinished) == 0, "not all ends were stored")
         finally:
             for worker in workers:
@@ -67,7 +66,7 @@ class Outage:
         script = self.folder / "job.sh"
         script.write_text(
             f"echo first $CONTAINER_MANAGER_JOB; echo error >&2; echo >> {self.started}\nread word < {self.go}\n"
-            # Nothing that starts a process: a lease goes on while the database is away, and no longer than that do jobs.
+            # Shell builtins only, which take no time: jobs must end before the lease expires during the outage.
             f"for n in {' '.join(map(str, range(1, _LINES + 1)))}; do echo $n; done\necho >> {self.ended}\n"
         )
         queue.enqueue_many(ContainerJob(command=f"sh {script}", max_retries=0) for _ in range(self.jobs))
@@ -93,7 +92,7 @@ class Outage:
             lock.close()
 
     def _await_renewals(self) -> None:
-        """Wait until each worker has just renewed its lease: all of it is left for the jobs to end in."""
+        """Wait until each worker has just renewed its lease: the jobs have all of it to end in."""
         from container_manager.models import Worker
 
         before = dict(Worker.objects.values_list("pk", "lease_expires_at"))
@@ -146,7 +145,7 @@ def _eventually(condition: Callable[[], object], otherwise: str) -> None:
 
 
 def _with_database(look: Callable[[], int]) -> int:
-    """Ask a database that may not be ready yet; -1 for no answer."""
+    """Query a database that may not be available yet; -1 for no answer."""
     from django.db import OperationalError, connection
 
     try:

@@ -1,4 +1,4 @@
-"""Settings of the workers in the chaos: quick retries. CHAOS_DATABASE and CHAOS_EXECUTORS are JSON."""
+"""Settings of the chaos test's workers: quick retries. CHAOS_DATABASE and CHAOS_EXECUTORS are JSON."""
 
 import json
 import os

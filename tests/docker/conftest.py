@@ -16,8 +16,8 @@ from container_manager.executors.base import Executor
 
 from ..prerequisites import require
 from . import daemon, image, registry, ssh
+from .docker_harness import DockerHarness
 from .site import Site
-from .subject import DockerSubject
 
 # What the SDK leaves to the garbage collector where a connection fails or is broken off: its socket, and by ssh the
 # client with its pipes.
@@ -49,16 +49,16 @@ def docker_url() -> str:
 
 
 @pytest.fixture
-def subject(docker_url: str, tmp_path: Path) -> Iterator[DockerSubject]:
+def harness(docker_url: str, tmp_path: Path) -> Iterator[DockerHarness]:
     """An installation of this test's own on the shared daemon."""
-    subject = DockerSubject(docker_url, tmp_path)
-    yield subject
-    subject.clean_up()
+    harness = DockerHarness(docker_url, tmp_path)
+    yield harness
+    harness.clean_up()
 
 
 @pytest.fixture
-def executor(subject: DockerSubject) -> Iterator[Executor]:
-    executor = subject.executor()
+def executor(harness: DockerHarness) -> Iterator[Executor]:
+    executor = harness.executor()
     yield executor
     executor.close()
 

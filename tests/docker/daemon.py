@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import remains
+from . import daemon_leftovers
 from .certificates import Certificates
 
 _START_SECONDS = 60
@@ -179,7 +179,7 @@ class Daemon:
             self._process.kill()
             try:
                 # The kernel kills it when its parent is gone; a new dockerd must not meet the old containerd.
-                remains.await_end(containerd, _STOP_SECONDS)
+                daemon_leftovers.await_end(containerd, _STOP_SECONDS)
             finally:
                 os.close(containerd)
             # Until this machine's init has reaped it, its pid would look to a new dockerd like one that still runs.
@@ -190,18 +190,18 @@ class Daemon:
     def processes(self) -> set[int]:
         """Return the pids of all that belongs to this daemon: itself, containerd, shims, and containers' processes."""
         own = set() if self.pid is None else {self.pid}
-        return own | set(remains.helpers(self._exec_root)) | remains.members(self._cgroup)
+        return own | set(daemon_leftovers.helpers(self._exec_root)) | daemon_leftovers.members(self._cgroup)
 
     def close(self) -> None:
         """End everything, and leave nothing. Containers get no time to end themselves."""
         # An orderly end would take dockerd a second, for nothing that anyone will read again.
         self.kill()
-        while remains.end(remains.helpers(self._exec_root)):
+        while daemon_leftovers.end(daemon_leftovers.helpers(self._exec_root)):
             pass
-        remains.end_members(self._cgroup)
-        for path in remains.shim_sockets(self._exec_root):
+        daemon_leftovers.end_members(self._cgroup)
+        for path in daemon_leftovers.shim_sockets(self._exec_root):
             path.unlink(missing_ok=True)
-        remains.remove_cgroups(self._cgroup)
-        remains.unmount(self.folder)
+        daemon_leftovers.remove_cgroups(self._cgroup)
+        daemon_leftovers.unmount(self.folder)
         if self.folder.exists():
             shutil.rmtree(self.folder)

@@ -19,8 +19,8 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.store.consistency import examine
 
 from ..workers import eventually, worker
+from .docker_harness import DockerHarness
 from .image import IMAGE
-from .subject import DockerSubject
 
 LEASE_SECONDS = 3.0
 # Writes down when a run begins and ends. What runs it needs $EFFECTS.
@@ -30,7 +30,7 @@ BEGUN, DONE = (
 )
 
 
-class Site(DockerSubject):
+class Site(DockerHarness):
     """Jobs of one installation. Scripts find $EFFECTS, a folder that the tests see, and wait there for a `go`."""
 
     def __init__(self, url: str, folder: Path, **options: Any) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from . import remains
+from . import daemon_leftovers
 from .daemon import free_port
 
 _START_SECONDS = 60
@@ -42,7 +42,7 @@ class Server:
 
     def cut(self) -> None:
         """End all connections, as a network that fails does; new ones can be made."""
-        remains.end(self.processes())
+        daemon_leftovers.end(self.processes())
 
     def processes(self) -> list[int]:
         """Return the pids of what serves the connections."""
@@ -76,7 +76,7 @@ def running(docker_url: str) -> Iterator[Server]:
             connections = server.processes()
             process.terminate()
             process.wait()
-            remains.end(connections)
+            daemon_leftovers.end(connections)
 
 
 def _write_keys(folder: Path, port: int, docker_url: str) -> None:

@@ -26,7 +26,7 @@ def cancel(job: ContainerJob) -> None:
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_what_was_renamed_is_stopped_and_removed_all_the_same(site: Site) -> None:
+def test_a_renamed_container_is_stopped_and_removed(site: Site) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_POLITE)
         site.api.rename(name_of(site, job), f"mine-{job.pk.hex}")
@@ -37,7 +37,7 @@ def test_what_was_renamed_is_stopped_and_removed_all_the_same(site: Site) -> Non
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_the_end_of_what_was_renamed_is_seen_and_all_its_output(site: Site) -> None:
+def test_the_end_and_all_output_of_a_renamed_container_are_seen(site: Site) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_POLITE)
         site.api.rename(name_of(site, job), f"mine-{job.pk.hex}")
@@ -49,7 +49,7 @@ def test_the_end_of_what_was_renamed_is_seen_and_all_its_output(site: Site) -> N
 
 @pytest.mark.parametrize("reason", ["cancelled", "timeout"])
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_what_is_paused_goes_on_to_its_end(site: Site, reason: str) -> None:
+def test_a_paused_container_is_followed_to_its_end(site: Site, reason: str) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_POLITE, timeout_seconds=15 if reason == "timeout" else None)
         site.api.pause(name_of(site, job))
@@ -62,7 +62,7 @@ def test_what_is_paused_goes_on_to_its_end(site: Site, reason: str) -> None:
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_what_is_removed_is_lost_and_what_is_killed_says_so(site: Site) -> None:
+def test_a_container_removed_by_hand_is_lost_and_one_killed_by_hand_says_so(site: Site) -> None:
     with site.worker("--slots", "1"):
         removed = site.enqueue(_POLITE)
         site.api.remove_container(name_of(site, removed), force=True)
@@ -75,7 +75,7 @@ def test_what_is_removed_is_lost_and_what_is_killed_says_so(site: Site) -> None:
     assert (attempts_of(removed), attempts_of(killed)) == ([(1, None, "lost")], [(1, 137, "signal")])
 
 
-def test_what_was_deleted_from_the_database_is_removed(site: Site) -> None:
+def test_the_container_of_a_deleted_job_is_removed(site: Site) -> None:
     """By the next sweep: at once where a worker has just begun."""
     with site.worker("--slots", "1") as first:
         job = site.enqueue(_POLITE)

@@ -31,7 +31,7 @@ def cancel(job: ContainerJob) -> None:
     job.mark_as_cancelled(actor="alice")
 
 
-def test_by_the_api_it_may_end_itself(site: Site) -> None:
+def test_a_cancelled_container_may_end_itself(site: Site) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_POLITE, grace_seconds=30, max_retries=3)
         site.await_runs("begin 1")
@@ -43,7 +43,7 @@ def test_by_the_api_it_may_end_itself(site: Site) -> None:
     assert (journal_of(job), job.status_changed_by) == (_CANCELLED, "alice")
 
 
-def test_by_the_admin_what_does_not_listen_is_killed(site: Site) -> None:
+def test_a_container_cancelled_in_the_admin_that_ignores_term_is_killed(site: Site) -> None:
     client = Client()
     client.force_login(User.objects.create_superuser("root"))
     with site.worker("--slots", "2"):
@@ -62,7 +62,7 @@ def test_by_the_admin_what_does_not_listen_is_killed(site: Site) -> None:
 
 
 @pytest.mark.parametrize("script", [_POLITE, _DEAF], ids=["polite", "deaf"])
-def test_while_its_worker_is_dead_another_one_does_it(site: Site, script: str) -> None:
+def test_another_worker_stops_a_job_cancelled_while_its_worker_is_dead(site: Site, script: str) -> None:
     with site.worker("--slots", "1") as first:
         job = site.enqueue(script, grace_seconds=1)
         site.await_runs("begin 1")
@@ -78,7 +78,7 @@ def test_while_its_worker_is_dead_another_one_does_it(site: Site, script: str) -
     assert journal_of(job) == _CANCELLED
 
 
-def test_a_worker_that_dies_in_the_grace_period_leaves_it_to_another(site: Site, tmp_path: Path) -> None:
+def test_another_worker_ends_a_cancel_whose_worker_died_in_the_grace_period(site: Site, tmp_path: Path) -> None:
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:
         job = site.enqueue(_DEAF, grace_seconds=3)
         site.await_runs("begin 1")
@@ -98,7 +98,9 @@ def test_a_worker_that_dies_in_the_grace_period_leaves_it_to_another(site: Site,
 )
 @pytest.mark.parametrize("side", ["request", "answer"])
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
-def test_as_it_is_launched(site: Site, tmp_path: Path, request_line: str, side: Side, dies: bool) -> None:
+def test_a_job_is_cancelled_during_its_launch(
+    site: Site, tmp_path: Path, request_line: str, side: Side, dies: bool
+) -> None:
     """The worker hears of it while it waits for the daemon, or dies there."""
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:
         way.hold(request_line, side)
@@ -121,7 +123,7 @@ def test_as_it_is_launched(site: Site, tmp_path: Path, request_line: str, side: 
     assert site.runs() in ([[]] if "create" in request_line else [[], ["begin 1"], ["begin 1", "end 1"]])
 
 
-def test_as_others_are_launched(site: Site, tmp_path: Path) -> None:
+def test_a_job_is_cancelled_while_others_are_launched(site: Site, tmp_path: Path) -> None:
     """What still waits for a launch thread is never started."""
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "12", url=way.url):
         way.hold("POST /[^ ]*/start", "request")
@@ -138,7 +140,7 @@ def test_as_others_are_launched(site: Site, tmp_path: Path) -> None:
         site.assert_clean()
 
 
-def test_while_its_image_is_pulled(
+def test_a_job_is_cancelled_while_its_image_is_pulled(
     docker_url: str, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(_VARIABLE, registry.password)

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from .docker_harness import DockerHarness
 from .image import IMAGE
-from .subject import DockerSubject
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def container(subject: DockerSubject, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a verb without a project, on a database in a folder and an executor ``default`` on the subject's daemon."""
+def container(harness: DockerHarness, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb without a project, on a database in a folder and an executor ``default`` on the harness's daemon."""
     config = folder / "config.toml"
     config.write_text(
-        f"""INSTALL = "{subject.install}"
+        f"""INSTALL = "{harness.install}"
 UNREACHABLE_SECONDS = 2
 [EXECUTORS.default]
 BACKEND = "container_manager.executors.docker.DockerExecutor"
-OPTIONS = {{base_url = "{subject.url}", images = ["{IMAGE}"], ulimits = {{nofile = 128}}}}
+OPTIONS = {{base_url = "{harness.url}", images = ["{IMAGE}"], ulimits = {{nofile = 128}}}}
 """
     )
     kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
@@ -38,45 +38,45 @@ OPTIONS = {{base_url = "{subject.url}", images = ["{IMAGE}"], ulimits = {{nofile
 
 
 @pytest.mark.shows("howto/docker.md#run-jobs-in-containers")
-def test_executors_tells_what_a_daemon_has(subject: DockerSubject, tmp_path: Path) -> None:
-    info = subject.api.info()
-    done = container(subject, tmp_path, "executors", "--json")
+def test_executors_tells_what_a_daemon_has(harness: DockerHarness, tmp_path: Path) -> None:
+    info = harness.api.info()
+    done = container(harness, tmp_path, "executors", "--json")
     assert done.returncode == 0, done.stderr
     [found] = json.loads(done.stdout)
     assert (found["ok"], found["cpu_count"], found["memory_bytes"]) == (True, info["NCPU"], info["MemTotal"])
     assert info["ServerVersion"] in found["message"]
 
 
-def test_executors_says_so_where_no_daemon_answers(subject: DockerSubject, tmp_path: Path) -> None:
-    subject.url = "unix:///nowhere/docker.sock"
-    done = container(subject, tmp_path, "executors")
+def test_executors_says_so_where_no_daemon_answers(harness: DockerHarness, tmp_path: Path) -> None:
+    harness.url = "unix:///nowhere/docker.sock"
+    done = container(harness, tmp_path, "executors")
     assert done.returncode == 1
     assert "unix:///nowhere/docker.sock does not answer" in done.stdout
     assert "A Docker daemon must run there and let this user in." in done.stdout
 
 
 @pytest.mark.shows("howto/docker.md#submit-a-job")
-def test_run_gives_a_container_what_was_asked_for(subject: DockerSubject, tmp_path: Path) -> None:
+def test_run_gives_a_container_what_was_asked_for(harness: DockerHarness, tmp_path: Path) -> None:
     script = "id -u; id -g; ulimit -n; touch /file || touch /run/file; df -k /run | tail -n 1 | awk '{print $2}'"
     asked = ("--user", "5:6", "--tmpfs", "/run:1m", "--ulimit", "nofile=64", "--read-only", "--label", "team=a")
-    done = container(subject, tmp_path, "run", "--image", IMAGE, *asked, "--", "sh", "-c", script)
+    done = container(harness, tmp_path, "run", "--image", IMAGE, *asked, "--", "sh", "-c", script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["5", "6", "64", "1024"]
     assert "/file: Read-only file system" in done.stderr
-    assert subject.containers() == []
+    assert harness.containers() == []
 
 
-def test_run_says_so_where_no_daemon_answers_and_leaves_nothing_queued(subject: DockerSubject, tmp_path: Path) -> None:
-    subject.url = "unix:///nowhere/docker.sock"
-    done = container(subject, tmp_path, "run", "--image", IMAGE, "--", "true")
+def test_run_says_so_where_no_daemon_answers_and_leaves_nothing_queued(harness: DockerHarness, tmp_path: Path) -> None:
+    harness.url = "unix:///nowhere/docker.sock"
+    done = container(harness, tmp_path, "run", "--image", IMAGE, "--", "true")
     assert done.returncode == 1
     assert "No answer from executor default: job " in done.stderr
     assert "Traceback" not in done.stderr
-    [job] = json.loads(container(subject, tmp_path, "ps", "--all", "--json").stdout)
+    [job] = json.loads(container(harness, tmp_path, "ps", "--all", "--json").stdout)
     assert (job["status"], job["attempt"]) == ("cancelled", 0)
 
 
-def test_run_of_what_is_not_allowed_says_so(subject: DockerSubject, tmp_path: Path) -> None:
-    done = container(subject, tmp_path, "run", "--image", IMAGE, "--network", "inner", "--", "true")
+def test_run_with_a_network_that_is_not_allowed_says_so(harness: DockerHarness, tmp_path: Path) -> None:
+    done = container(harness, tmp_path, "run", "--image", IMAGE, "--network", "inner", "--", "true")
     assert done.returncode == 1
     assert "The network 'inner' is not allowed" in done.stderr

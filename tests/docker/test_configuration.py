@@ -58,7 +58,9 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
     ],
 )
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_what_is_not_allowed_is_rejected_and_said(asked: dict[str, Any], fields: dict[str, Any], said: str) -> None:
+def test_a_request_that_is_not_allowed_is_rejected_with_its_reason(
+    asked: dict[str, Any], fields: dict[str, Any], said: str
+) -> None:
     with pytest.raises(Rejected, match=said) as rejection:
         configuration(asked, **fields)
     assert rejection.value.reason == ("image" if "image" in said else "start")
@@ -98,7 +100,7 @@ def test_no_image_is_allowed_unless_the_settings_say_so() -> None:
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_what_nobody_asked_for_is_hardened() -> None:
+def test_a_default_container_is_hardened() -> None:
     host = configuration(memory_bytes=2**24)["HostConfig"]
     expected = {
         "Init": True, "CapDrop": ["ALL"], "CapAdd": [], "SecurityOpt": ["no-new-privileges"], "Privileged": False,
@@ -110,7 +112,7 @@ def test_what_nobody_asked_for_is_hardened() -> None:
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_what_is_allowed_is_given() -> None:
+def test_allowed_requests_are_granted() -> None:
     asked = {
         "user": "1000:1000", "read_only": True, "tmpfs": {"/scratch": 4096}, "ulimits": {"nofile": 100}, "gpus": 1,
         "volumes": {"data": "/data", "cache": "/cache"}, "network": "backend", "pids": 8,
@@ -154,12 +156,12 @@ def test_what_is_allowed_is_given() -> None:
         ({"ulimits": {"NOFILE": 1}}, "'ulimits' must be"),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_named(value: object, said: str) -> None:
+def test_an_invalid_request_is_named(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         container_request(value)
 
 
-def test_no_wish_is_a_wish_for_the_defaults() -> None:
+def test_an_empty_request_means_the_defaults() -> None:
     assert container_request({}) == ContainerRequest()
 
 
@@ -199,7 +201,7 @@ def test_every_wrong_option_is_named(options: dict[str, Any], said: str) -> None
         docker_options(options)
 
 
-def test_what_the_executor_fixes_no_job_changes() -> None:
+def test_a_job_cannot_change_what_the_executor_fixes() -> None:
     fixed = {"user": "1000:1000", "read_only": True}
     found = configuration(options=fixed)
     assert (found["User"], found["HostConfig"]["ReadonlyRootfs"]) == ("1000:1000", True)
@@ -209,7 +211,7 @@ def test_what_the_executor_fixes_no_job_changes() -> None:
             configuration(asked, options=fixed)
 
 
-def test_limits_are_what_a_job_gets_unasked_and_less_if_it_asks() -> None:
+def test_limits_are_the_default_and_a_job_may_ask_for_less() -> None:
     host = configuration()["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**30, 2**30, 2_000_000_000)
     host = configuration(memory_bytes=2**24, cpu_count=0.5)["HostConfig"]

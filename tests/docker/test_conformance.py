@@ -9,4 +9,4 @@ from ..executors.conformance import Conformance
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 class TestDockerExecutor(Conformance):
-    """Its subject is that of all tests here."""
+    """Runs with the harness of all tests here."""

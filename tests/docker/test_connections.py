@@ -25,9 +25,9 @@ from ..executors.conformance import ended, new_key, output, text, wait_until
 from ..workers import eventually
 from . import ssh
 from .daemon import Daemon
+from .docker_harness import DockerHarness
 from .image import IMAGE
 from .proxy import proxy
-from .subject import DockerSubject
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def tls(daemon: Daemon) -> dict[str, str]:
     return {name: str(getattr(daemon.certificates, name)) for name in ("ca", "cert", "key")}
 
 
-def test_by_its_socket(docker_url: str) -> None:
+def test_jobs_run_on_a_daemon_reached_by_its_socket(docker_url: str) -> None:
     with executing(docker_url) as executor:
         assert printed(executor) == b"ran\n"
         health = executor.check()
@@ -68,7 +68,7 @@ def test_by_its_socket(docker_url: str) -> None:
 
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
-def test_by_tls(tls_daemon: Daemon) -> None:
+def test_jobs_run_on_a_daemon_reached_by_tls(tls_daemon: Daemon) -> None:
     with executing(tls_daemon.tls_url, tls=tls(tls_daemon)) as executor:
         assert printed(executor) == b"ran\n"
 
@@ -84,7 +84,7 @@ def test_a_daemon_whose_certificate_is_another_authoritys_is_not_trusted(tls_dae
         assert "CERTIFICATE_VERIFY_FAILED" in health.message
 
 
-def test_the_workers_own_authorities_and_proxies_have_no_say(
+def test_authorities_and_proxies_of_the_environment_are_ignored(
     tls_daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle.pem"
@@ -103,7 +103,7 @@ def test_files_of_tls_that_are_not_there_are_named(tls_daemon: Daemon) -> None:
 
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
-def test_by_ssh(ssh_daemon: ssh.Server) -> None:
+def test_jobs_run_on_a_daemon_reached_by_ssh(ssh_daemon: ssh.Server) -> None:
     with executing(ssh_daemon.url) as executor:
         assert printed(executor) == b"ran\n"
 
@@ -152,21 +152,21 @@ def test_settings_that_cannot_work_are_said_before_anything_is_asked(
         DockerExecutor.from_settings({"base_url": "ssh://there"}, AppSettings(install="mine"))
 
 
-def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(
+def test_an_answer_that_is_not_understood_is_dropped_and_the_next_one_counts(
     docker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = DockerSubject(docker_url, tmp_path)
+    harness = DockerHarness(docker_url, tmp_path)
     meanings: dict[str, ExitStatus] = {}
     monkeypatch.setattr(
         "container_manager.executors.docker.view.exit_status", lambda *args, **kwargs: meanings["of this"]
     )
-    view = View(Engine(docker_options(subject.options)), install=subject.install, changed=lambda: None)
-    executor = subject.executor()
-    executor.submit(subject.spec("true"))
+    view = View(Engine(docker_options(harness.options)), install=harness.install, changed=lambda: None)
+    executor = harness.executor()
+    executor.submit(harness.spec("true"))
 
     def is_lost() -> bool:
         try:
-            view.look()
+            view.observe()
         except Unavailable:
             return True
         return False
@@ -174,29 +174,29 @@ def test_an_answer_that_is_not_understood_is_none_and_the_next_one_counts(
     try:
         wait_until(executor, is_lost)
         meanings["of this"] = ExitStatus(code=0)
-        wait_until(executor, lambda: not is_lost() and any(seen.exit for seen in view.look().attempts))
+        wait_until(executor, lambda: not is_lost() and any(seen.exit for seen in view.observe().attempts))
     finally:
         view.close()
         executor.close()
-        subject.clean_up()
+        harness.clean_up()
 
 
-def test_a_list_that_is_wanted_while_one_is_made_is_made(subject: DockerSubject, tmp_path: Path) -> None:
+def test_a_list_asked_for_during_another_is_taken_afterwards(harness: DockerHarness, tmp_path: Path) -> None:
     """What ended after that list, and before the events began, would not be seen until the next one is due."""
-    with proxy(subject.url, tmp_path) as way:
+    with proxy(harness.url, tmp_path) as way:
         way.hold("GET /[^ ]*/containers/json", "answer")
         view = View(
-            Engine(docker_options({**subject.options, "base_url": way.url})),
-            install=subject.install,
+            Engine(docker_options({**harness.options, "base_url": way.url})),
+            install=harness.install,
             changed=lambda: None,
         )
         try:
-            view.look()
+            view.observe()
             way.await_held()
             eventually(lambda: view._answer is not None)
             released = time.monotonic()
             way.release()
-            eventually(lambda: view.look().as_of > released, seconds=2.5)
+            eventually(lambda: view.observe().as_of > released, seconds=2.5)
         finally:
             view.close()
 
@@ -204,8 +204,8 @@ def test_a_list_that_is_wanted_while_one_is_made_is_made(subject: DockerSubject,
 def test_calls_about_different_containers_share_a_connection(docker_url: str) -> None:
     engine = Engine(docker_options({"base_url": docker_url}))
     for _ in range(3):
-        with pytest.raises(Gone), engine.asked() as api:
+        with pytest.raises(Gone), engine.client() as api:
             api.inspect_container(new_key())
-    with engine.asked() as api:
+    with engine.client() as api:
         pool = api.get_adapter(api.base_url).get_connection("any")
     assert len([connection for connection in pool.pool.queue if connection]) == 1

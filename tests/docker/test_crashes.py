@@ -29,7 +29,9 @@ _ONCE = [("queued", "running"), ("running", "completed")]
     ids=["before create", "created and not told", "before start", "started and not told"],
 )
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_as_it_launches(site: Site, tmp_path: Path, request_line: str, side: Side, before: list[str]) -> None:
+def test_a_job_runs_once_when_its_worker_is_killed_during_the_launch(
+    site: Site, tmp_path: Path, request_line: str, side: Side, before: list[str]
+) -> None:
     with proxy(site.url, tmp_path) as way:
         way.hold(request_line, side)
         with site.worker("--slots", "1", url=way.url) as first:
@@ -74,7 +76,7 @@ def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_agai
 
 @pytest.mark.parametrize("code", [0, 5])
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_while_it_runs(site: Site, code: int) -> None:
+def test_a_job_runs_once_when_its_worker_is_killed_while_it_runs(site: Site, code: int) -> None:
     go = site.gate()
     with site.worker("--slots", "1") as first:
         job = site.enqueue(f"echo first; {BEGUN}; read word < $EFFECTS/go; echo last; {DONE}; exit {code}")
@@ -93,7 +95,7 @@ def test_while_it_runs(site: Site, code: int) -> None:
     assert output_of(job) == b"first\nlast\n"
 
 
-def test_with_many_at_work(site: Site) -> None:
+def test_jobs_run_once_when_a_worker_with_many_containers_is_killed(site: Site) -> None:
     """Three workers are killed one after the other, in the middle of everything."""
     jobs = [
         site.enqueue(
@@ -121,7 +123,9 @@ def test_with_many_at_work(site: Site) -> None:
     ids=["before its end is stored", "before its container is removed"],
 )
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_after_the_exit(site: Site, tmp_path: Path, request_line: str, stored: bool) -> None:
+def test_a_job_runs_once_when_its_worker_is_killed_after_the_exit(
+    site: Site, tmp_path: Path, request_line: str, stored: bool
+) -> None:
     go = site.gate()
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:
         job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; echo last; {DONE}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..workers import eventually
-from . import remains
+from . import daemon_leftovers
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE
 from .registry import Registry
@@ -143,14 +143,14 @@ def test_a_daemon_is_reached_through_ssh(ssh_daemon: Server) -> None:
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["running", "killed"])
-def test_closing_leaves_nothing(crash: bool, new_daemon: Callable[..., Daemon]) -> None:
+def test_closing_a_test_daemon_leaves_nothing(crash: bool, new_daemon: Callable[..., Daemon]) -> None:
     first, second = (new_daemon(live_restore=True) for _ in range(2))
     for engine in (first, second):
         with client(engine.url) as api:
             for _ in range(2):
                 stubborn = run(api, "trap '' TERM; while :; do sleep 0.05; done")
             api.pause(stubborn)
-    sockets = remains.shim_sockets(first.folder / "exec")
+    sockets = daemon_leftovers.shim_sockets(first.folder / "exec")
     assert len(sockets) == 2
     assert all(path.is_socket() for path in sockets)
     if crash:
@@ -158,12 +158,12 @@ def test_closing_leaves_nothing(crash: bool, new_daemon: Callable[..., Daemon]) 
     first.close()
     assert first.processes() == set()
     assert not first.folder.exists()
-    assert remains.mounts(first.folder) == []
-    assert remains.cgroups(first.folder.name) == []
+    assert daemon_leftovers.mounts(first.folder) == []
+    assert daemon_leftovers.cgroups(first.folder.name) == []
     assert not any(path.exists() for path in sockets)
     first.close()
     assert second.answers()
-    assert len(remains.mounts(second.folder)) > 0
+    assert len(daemon_leftovers.mounts(second.folder)) > 0
 
 
 def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
@@ -179,4 +179,4 @@ def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert not folder.exists()
-    assert remains.mounts(folder) == []
+    assert daemon_leftovers.mounts(folder) == []

@@ -42,7 +42,7 @@ def test_the_demo_in_containers_ends_well_and_leaves_none(docker_url: str) -> No
     assert after <= before
 
 
-def test_what_did_not_go_as_it_should_is_said(docker_url: str) -> None:
+def test_the_demo_names_what_went_wrong(docker_url: str) -> None:
     # Without its image no job runs, and the demo must not pass for a success.
     done = demo(docker_url, "--image", "localhost/é")
     assert done.returncode == 1
@@ -50,7 +50,7 @@ def test_what_did_not_go_as_it_should_is_said(docker_url: str) -> None:
     assert "hello: expected" in done.stdout
 
 
-def test_without_a_daemon_it_says_what_to_do() -> None:
+def test_the_demo_without_a_daemon_says_what_to_do() -> None:
     done = demo("unix:///nowhere/docker.sock")
     assert done.returncode == 2
     assert "unix:///nowhere/docker.sock does not answer" in done.stderr

@@ -34,7 +34,9 @@ _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
     ],
 )
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_reasons(state: dict[str, Any], out_of_memory: bool, last_words: str, reason: str) -> None:
+def test_each_end_has_its_failure_reason(
+    state: dict[str, Any], out_of_memory: bool, last_words: str, reason: str
+) -> None:
     status = exit_status(state, out_of_memory=out_of_memory, last_words=last_words)
     assert status.code == state["ExitCode"]
     assert not status.succeeded
@@ -49,7 +51,7 @@ def test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well(oom: bo
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_what_was_killed_under_a_limit_of_memory_may_have_been_out_of_it() -> None:
+def test_a_kill_under_a_memory_limit_may_mean_out_of_memory() -> None:
     status = exit_status({"ExitCode": 137, "OOMKilled": False}, memory_bytes=4096)
     assert (status.oom, status.signal) == (False, 9)
     assert "Perhaps it was out of memory (limit: 4096 bytes)" in status.message

@@ -63,14 +63,14 @@ def streams(messages: list[Message]) -> list[tuple[str, int]]:
 
 
 @given(MESSAGES, st.integers(1, 60))
-def test_any_pieces_give_the_same_output_in_its_order(messages: list[Message], size: int) -> None:
+def test_output_is_the_same_however_its_frames_are_cut(messages: list[Message], size: int) -> None:
     decoder = FrameDecoder()
     chunks = [chunk for piece in in_pieces(log(messages), size) for chunk in decoder.feed(piece)]
     assert [(chunk.stream, byte) for chunk in chunks for byte in chunk.data] == streams(messages)
 
 
 @given(MESSAGES, st.lists(st.integers(0, 400), max_size=4))
-def test_wherever_it_is_cut_nothing_is_lost_and_nothing_comes_twice(messages: list[Message], cuts: list[int]) -> None:
+def test_a_log_read_again_after_a_cut_loses_and_repeats_nothing(messages: list[Message], cuts: list[int]) -> None:
     received: dict[str, bytes] = {"stdout": b"", "stderr": b""}
     positions: Positions = {}
     for cut in [*cuts, None]:
@@ -92,7 +92,7 @@ def test_a_frame_that_is_cut_before_its_output_comes_again_though_its_line_began
     assert b"".join(chunk.data for chunk in second.feed(log(messages, since(first.positions)))) == b"gun"
 
 
-def test_a_time_is_told_in_seconds_whatever_the_daemons_zone() -> None:
+def test_a_timestamp_is_read_in_any_time_zone() -> None:
     for text in (b"2026-01-02T03:04:05.000000007Z", b"2026-01-02T05:04:05.000000007+02:00"):
         assert since({"stdout": Position(text, 1, 0, in_line=True)}) == "1767323043"
 

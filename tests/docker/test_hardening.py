@@ -11,15 +11,15 @@ from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text
+from .docker_harness import DockerHarness
 from .image import IMAGE
-from .subject import DockerSubject
 
 
-def printed(subject: DockerSubject, script: str, *, options: dict[str, Any] | None = None, **fields: Any) -> str:
+def printed(harness: DockerHarness, script: str, *, options: dict[str, Any] | None = None, **fields: Any) -> str:
     """Return what a script prints in a container."""
-    executor = subject.executor(**(options or {}))
+    executor = harness.executor(**(options or {}))
     try:
-        spec = subject.spec(script, **fields)
+        spec = harness.spec(script, **fields)
         handle = executor.submit(spec)
         found = text(output(executor, handle)).decode()
         assert ended(executor, spec.key).succeeded, found
@@ -29,63 +29,63 @@ def printed(subject: DockerSubject, script: str, *, options: dict[str, Any] | No
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_a_default_container_has_no_powers(subject: DockerSubject) -> None:
-    status = dict(line.split(":", 1) for line in printed(subject, "cat /proc/self/status").splitlines())
+def test_a_default_container_has_no_powers(harness: DockerHarness) -> None:
+    status = dict(line.split(":", 1) for line in printed(harness, "cat /proc/self/status").splitlines())
     found = {name: status[name].strip() for name in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")}
     none = "0" * 16
     assert found == {"CapEff": none, "CapPrm": none, "CapBnd": none, "NoNewPrivs": "1", "Seccomp": "2"}
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_it_has_limits_of_processes_and_memory_and_no_swap(subject: DockerSubject) -> None:
+def test_a_container_has_limits_of_processes_and_memory_and_no_swap(harness: DockerHarness) -> None:
     script = (
         "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
         " /sys/fs/cgroup/memory/memory.memsw.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/pids.max"
         " /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.swap.max"
     )
-    pids, memory, swap = printed(subject, script, memory_bytes=32 << 20).split()
+    pids, memory, swap = printed(harness, script, memory_bytes=32 << 20).split()
     assert (int(pids), int(memory)) == (512, 32 << 20)
     # With the second version of control groups, that of swap alone; with the first, that of memory and swap.
     assert int(swap) in (0, 32 << 20)
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_it_sees_no_network_but_its_own_loopback(subject: DockerSubject) -> None:
-    devices = [line.split(":")[0].strip() for line in printed(subject, "cat /proc/net/dev").splitlines()[2:]]
+def test_a_container_sees_no_network_but_its_own_loopback(harness: DockerHarness) -> None:
+    devices = [line.split(":")[0].strip() for line in printed(harness, "cat /proc/net/dev").splitlines()[2:]]
     assert "lo" in devices
     assert not [name for name in devices if name.startswith(("eth", "docker", "veth"))]
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_it_runs_as_the_user_that_is_asked_for(subject: DockerSubject) -> None:
-    assert printed(subject, "id -u; id -g", container={"user": "1000:1000"}).split() == ["1000", "1000"]
-    assert printed(subject, "id -u", options={"user": "1000"}).split() == ["1000"]
-
-
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_its_files_can_be_read_only_but_for_a_tmpfs(subject: DockerSubject) -> None:
+def test_a_container_runs_as_the_user_that_is_asked_for(harness: DockerHarness) -> None:
+    assert printed(harness, "id -u; id -g", container={"user": "1000:1000"}).split() == ["1000", "1000"]
+    assert printed(harness, "id -u", options={"user": "1000"}).split() == ["1000"]
+
+
+def test_a_containers_files_can_be_read_only_except_a_tmpfs(harness: DockerHarness) -> None:
     script = "touch /here 2>&1 || true; touch /scratch/there && df -k /scratch | tail -1"
-    found = printed(subject, script, container={"read_only": True, "tmpfs": {"/scratch": 1 << 20}})
+    found = printed(harness, script, container={"read_only": True, "tmpfs": {"/scratch": 1 << 20}})
     assert "Read-only file system" in found
     assert "1024" in found.splitlines()[-1].split()
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_a_volume_is_read_only_unless_the_settings_say_otherwise(subject: DockerSubject) -> None:
-    volumes = {**subject.options["volumes"], "fixed": {"source": str(subject.effects())}}
-    asked = {"volumes": {"effects": str(subject.effects()), "fixed": "/fixed"}}
+def test_a_volume_is_read_only_unless_the_settings_say_otherwise(harness: DockerHarness) -> None:
+    volumes = {**harness.options["volumes"], "fixed": {"source": str(harness.effects())}}
+    asked = {"volumes": {"effects": str(harness.effects()), "fixed": "/fixed"}}
     script = "touch $EFFECTS/written; touch /fixed/not 2>&1 || true"
-    found = printed(subject, script, options={"volumes": volumes}, container=asked)
+    found = printed(harness, script, options={"volumes": volumes}, container=asked)
     assert "Read-only file system" in found
-    assert [path.name for path in subject.effects().iterdir()] == ["written"]
+    assert [path.name for path in harness.effects().iterdir()] == ["written"]
 
 
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_only_to_one_that_is_not_read_only_does_the_daemon_copy(subject: DockerSubject, read_only: bool) -> None:
+def test_the_daemon_fills_only_writable_volumes_from_the_image(harness: DockerHarness, read_only: bool) -> None:
     """It fills a volume that is empty with what the image has at the path, which the job names."""
-    source = f"{subject.install}-fixed"
-    executor = subject.executor(volumes={"fixed": {"source": source, "read_only": read_only}})
+    source = f"{harness.install}-fixed"
+    executor = harness.executor(volumes={"fixed": {"source": source, "read_only": read_only}})
     found = []
     for path in ("/bin", "/fixed"):
         asked = ContainerRequest(volumes={"fixed": path})
@@ -95,26 +95,26 @@ def test_only_to_one_that_is_not_read_only_does_the_daemon_copy(subject: DockerS
         found.append((ended(executor, spec.key).unstarted, text(output(executor, spec.key))))
         executor.remove(spec.key)
     executor.close()
-    subject.api.remove_volume(source)
+    harness.api.remove_volume(source)
     # There is no ls in an empty /bin.
     assert [unstarted for unstarted, _ in found] == [read_only, False]
     assert [b"busybox" in said for _, said in found] == [False, not read_only]
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_no_share_of_the_cores_is_so_small_that_it_is_no_limit(subject: DockerSubject) -> None:
+def test_the_smallest_share_of_cores_is_still_a_limit(harness: DockerHarness) -> None:
     script = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
-    assert printed(subject, script, cpu_count=0.01).split() == ["1000"]
-    executor = subject.executor(cpu_count=1)
+    assert printed(harness, script, cpu_count=0.01).split() == ["1000"]
+    executor = harness.executor(cpu_count=1)
     for share in (0.009, 0.00001, 1e-10):
         with pytest.raises(Rejected, match=r"the least that can be given is 0\.01"):
-            executor.submit(subject.spec("true", cpu_count=share))
+            executor.submit(harness.spec("true", cpu_count=share))
     executor.close()
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
-    found = printed(subject, "grep CapEff /proc/self/status", options={"capabilities": ["CHOWN"]})
+def test_only_the_allowed_capability_is_kept(harness: DockerHarness) -> None:
+    found = printed(harness, "grep CapEff /proc/self/status", options={"capabilities": ["CHOWN"]})
     assert int(found.split()[1], 16) == 1
 
 
@@ -143,31 +143,31 @@ def test_a_kept_capability_is_the_only_one(subject: DockerSubject) -> None:
     "howto/docker.md#say-what-jobs-may-have",
     "howto/docker.md#let-others-submit-jobs",
 )
-def test_what_a_job_may_not_have_is_refused_and_leaves_nothing(
-    subject: DockerSubject, executor: Executor, fields: dict[str, Any]
+def test_a_request_that_is_not_allowed_is_rejected_and_leaves_nothing(
+    harness: DockerHarness, executor: Executor, fields: dict[str, Any]
 ) -> None:
-    spec = subject.spec("echo ran > $EFFECTS/ran", **fields)
+    spec = harness.spec("echo ran > $EFFECTS/ran", **fields)
     with pytest.raises(Rejected):
         executor.submit(spec)
-    assert subject.containers() == []
-    assert not (subject.effects() / "ran").exists()
+    assert harness.containers() == []
+    assert not (harness.effects() / "ran").exists()
 
 
 @pytest.mark.parametrize("gpus", [1000, 2**70])
-def test_what_a_daemon_does_not_have_is_refused_and_not_waited_for(subject: DockerSubject, gpus: int) -> None:
-    executor = subject.executor(gpus=-1)
+def test_gpus_that_the_daemon_lacks_are_rejected_and_not_waited_for(harness: DockerHarness, gpus: int) -> None:
+    executor = harness.executor(gpus=-1)
     with pytest.raises(Rejected):
-        executor.submit(subject.spec("true", container={"gpus": gpus}))
+        executor.submit(harness.spec("true", container={"gpus": gpus}))
     executor.close()
-    assert subject.containers() == []
+    assert harness.containers() == []
 
 
 @pytest.mark.parametrize(
     ("argv", "said"), [(("/etc/passwd",), "Permission denied"), (("/no/such",), "No such file or directory")]
 )
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_a_program_that_cannot_be_started_is_no_failure_of_the_program(
-    subject: DockerSubject, executor: Executor, argv: tuple[str, ...], said: str
+def test_a_program_that_cannot_be_started_is_told_from_one_that_fails(
+    harness: DockerHarness, executor: Executor, argv: tuple[str, ...], said: str
 ) -> None:
     spec = LaunchSpec(key=new_key(), argv=argv, job=JobSpec(image=IMAGE))
     executor.submit(spec)
@@ -177,8 +177,8 @@ def test_a_program_that_cannot_be_started_is_no_failure_of_the_program(
     assert argv[0] in status.message
 
 
-def test_a_missing_volume_source_is_said(subject: DockerSubject) -> None:
-    executor = subject.executor(volumes={"effects": {"source": "/no/such/folder"}})
+def test_a_missing_volume_source_is_said(harness: DockerHarness) -> None:
+    executor = harness.executor(volumes={"effects": {"source": "/no/such/folder"}})
     with pytest.raises(Rejected, match="/no/such/folder"):
-        executor.submit(subject.spec("true"))
+        executor.submit(harness.spec("true"))
     executor.close()

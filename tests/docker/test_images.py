@@ -15,38 +15,38 @@ from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text
 from .daemon import free_port
+from .docker_harness import DockerHarness
 from .registry import Registry
-from .subject import DockerSubject
 
 VARIABLE = "CM_REGISTRY_TESTS"
 
 
 @pytest.fixture
-def subject(
+def harness(
     docker_url: str, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[DockerSubject]:
+) -> Iterator[DockerHarness]:
     monkeypatch.setenv(VARIABLE, registry.password)
     logins = {registry.address: {"username": registry.user, "password": f"env:{VARIABLE}"}}
-    subject = DockerSubject(docker_url, tmp_path, images=["*"], registries=logins)
-    forget(subject, reference(registry))
-    yield subject
-    subject.clean_up()
+    harness = DockerHarness(docker_url, tmp_path, images=["*"], registries=logins)
+    forget(harness, reference(registry))
+    yield harness
+    harness.clean_up()
 
 
 def reference(registry: Registry) -> str:
     return f"{registry.address}/team/job:1"
 
 
-def forget(subject: DockerSubject, image: str) -> None:
+def forget(harness: DockerHarness, image: str) -> None:
     try:
-        subject.api.remove_image(image, force=True)
+        harness.api.remove_image(image, force=True)
     except docker.errors.ImageNotFound:
         return
 
 
-def has(subject: DockerSubject, image: str) -> bool:
+def has(harness: DockerHarness, image: str) -> bool:
     try:
-        subject.api.inspect_image(image)
+        harness.api.inspect_image(image)
     except docker.errors.ImageNotFound:
         return False
     return True
@@ -61,23 +61,23 @@ def run(executor: Executor, image: str) -> tuple[str, str]:
     return text(chunks).decode(), text(chunks, "system").decode()
 
 
-def refusal(subject: DockerSubject, image: str, **options: Any) -> tuple[str, str]:
+def refusal(harness: DockerHarness, image: str, **options: Any) -> tuple[str, str]:
     """Return why an image is refused: the reason, and what is said."""
-    executor = subject.executor(**options)
+    executor = harness.executor(**options)
     try:
         with pytest.raises(Rejected) as rejection:
             executor.submit(LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=image)))
     finally:
         executor.close()
-    assert subject.containers() == []
+    assert harness.containers() == []
     return rejection.value.reason, str(rejection.value)
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
 def test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log(
-    subject: DockerSubject, registry: Registry
+    harness: DockerHarness, registry: Registry
 ) -> None:
-    executor = subject.executor()
+    executor = harness.executor()
     printed, steps = run(executor, reference(registry))
     assert printed == "ran\n"
     assert "Pulling from team/job" in steps
@@ -89,26 +89,26 @@ def test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log(
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_always_asks_the_registry_each_time(subject: DockerSubject, registry: Registry) -> None:
-    executor = subject.executor(pull="always")
+def test_pull_always_asks_the_registry_each_time(harness: DockerHarness, registry: Registry) -> None:
+    executor = harness.executor(pull="always")
     assert "Downloaded newer image" in run(executor, reference(registry))[1]
     assert "Image is up to date" in run(executor, reference(registry))[1]
     executor.close()
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_never_takes_what_is_there(subject: DockerSubject, registry: Registry) -> None:
-    assert refusal(subject, reference(registry), pull="never") == (
+def test_pull_never_uses_only_local_images(harness: DockerHarness, registry: Registry) -> None:
+    assert refusal(harness, reference(registry), pull="never") == (
         "image",
         f"There is no image '{reference(registry)}', and 'pull' is 'never'.",
     )
-    assert not has(subject, reference(registry))
+    assert not has(harness, reference(registry))
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
-def test_an_image_that_the_registry_does_not_have_is_final(subject: DockerSubject, registry: Registry) -> None:
+def test_an_image_that_the_registry_does_not_have_is_final(harness: DockerHarness, registry: Registry) -> None:
     for image in (f"{registry.address}/team/job:no-such-tag", f"{registry.address}/no/such:1"):
-        reason, said = refusal(subject, image)
+        reason, said = refusal(harness, image)
         assert reason == "image"
         assert image in said
 
@@ -116,7 +116,7 @@ def test_an_image_that_the_registry_does_not_have_is_final(subject: DockerSubjec
 @pytest.mark.parametrize("given", ["wrong password", "no login", "no such secret"])
 @pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
 def test_a_login_that_is_no_good_is_final_and_says_no_password(
-    subject: DockerSubject, registry: Registry, given: str, monkeypatch: pytest.MonkeyPatch
+    harness: DockerHarness, registry: Registry, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {}
     if given == "wrong password":
@@ -125,7 +125,7 @@ def test_a_login_that_is_no_good_is_final_and_says_no_password(
         options["registries"] = {}
     else:
         monkeypatch.delenv(VARIABLE)
-    reason, said = refusal(subject, reference(registry), **options)
+    reason, said = refusal(harness, reference(registry), **options)
     assert reason == "image"
     assert "not-the-password" not in said
     assert (VARIABLE if given == "no such secret" else reference(registry)) in said
@@ -133,8 +133,8 @@ def test_a_login_that_is_no_good_is_final_and_says_no_password(
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "no-such-host.invalid"])
 @pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
-def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSubject, host: str) -> None:
-    executor = subject.executor()
+def test_a_registry_that_cannot_be_reached_may_be_there_later(harness: DockerHarness, host: str) -> None:
+    executor = harness.executor()
     image = f"{host.format(port=free_port())}/team/job:1"
     with pytest.raises(DependencyUnavailable, match="could not be pulled"):
         executor.submit(LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=image)))
@@ -142,13 +142,13 @@ def test_a_registry_that_cannot_be_reached_may_be_there_later(subject: DockerSub
 
 
 @pytest.mark.parametrize("image", ["UPPER/case", "a b", "-x", "name:"])
-def test_a_container_of_what_is_no_images_name_is_refused(subject: DockerSubject, image: str) -> None:
-    assert refusal(subject, image)[0] == "start"
+def test_a_container_with_an_invalid_image_name_is_rejected(harness: DockerHarness, image: str) -> None:
+    assert refusal(harness, image)[0] == "start"
 
 
 @pytest.mark.parametrize("image", ["UPPER/case", "a b", "-x"])
-def test_what_is_no_images_name_is_not_pulled(subject: DockerSubject, image: str) -> None:
-    assert refusal(subject, image, pull="always")[0] == "image"
+def test_an_invalid_image_name_is_not_pulled(harness: DockerHarness, image: str) -> None:
+    assert refusal(harness, image, pull="always")[0] == "image"
 
 
 def test_a_jobs_secret_cannot_name_a_registrys_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_jobs_secret_cannot_name_a_registrys_password(registry: Registry, monk
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, ".", "..", "../a", "registries", "registries/a"])
-def test_what_is_no_name_of_a_secrets_file_is_said(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_of_a_secrets_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "registries").mkdir()
     (tmp_path / "registries" / "a").write_text("never told")
     with pytest.raises(LookupError, match="secret") as error:

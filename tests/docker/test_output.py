@@ -10,17 +10,17 @@ import pytest
 from container_manager.executors.base import Executor
 
 from ..executors.conformance import ended, output, text
-from .subject import DockerSubject
+from .docker_harness import DockerHarness
 
 _MEGABYTE = 1 << 20
 
 
 def test_64_megabytes_on_both_streams_come_whole_and_stay_out_of_memory(
-    subject: DockerSubject, executor: Executor
+    harness: DockerHarness, executor: Executor
 ) -> None:
     process, half = psutil.Process(), 32 * _MEGABYTE
     script = f"head -c {half} /dev/zero & head -c {half} /dev/zero | tr '\\0' e >&2; wait"
-    handle = executor.submit(subject.spec(script))
+    handle = executor.submit(harness.spec(script))
     before = most = process.memory_info().rss
     received, cursor = {"stdout": 0, "stderr": 0}, ""
     while True:
@@ -37,31 +37,31 @@ def test_64_megabytes_on_both_streams_come_whole_and_stay_out_of_memory(
     assert most - before < 30 * _MEGABYTE
 
 
-def test_what_is_not_read_waits_with_the_daemon(subject: DockerSubject, executor: Executor) -> None:
-    spec = subject.spec(f"head -c {16 * _MEGABYTE} /dev/zero")
+def test_unread_output_waits_in_the_daemon(harness: DockerHarness, executor: Executor) -> None:
+    spec = harness.spec(f"head -c {16 * _MEGABYTE} /dev/zero")
     handle = executor.submit(spec)
     # The container does not wait for its reader.
     assert ended(executor, spec.key).code == 0
     assert len(text(output(executor, handle))) == 16 * _MEGABYTE
 
 
-def test_lines_of_both_streams_keep_their_order_within_each(subject: DockerSubject, executor: Executor) -> None:
+def test_lines_of_both_streams_keep_their_order_within_each(harness: DockerHarness, executor: Executor) -> None:
     script = "i=0; while [ $i -lt 2000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
-    handle = executor.submit(subject.spec(script))
+    handle = executor.submit(harness.spec(script))
     chunks = output(executor, handle)
     for stream, word in (("stdout", b"out"), ("stderr", b"err")):
         assert text(chunks, stream) == b"".join(b"%s %d\n" % (word, number) for number in range(2000))
 
 
-def test_output_comes_while_the_command_runs(subject: DockerSubject, executor: Executor) -> None:
-    handle = executor.submit(subject.spec("echo first; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo second"))
+def test_output_comes_while_the_command_runs(harness: DockerHarness, executor: Executor) -> None:
+    handle = executor.submit(harness.spec("echo first; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo second"))
     found, cursor = b"", ""
     while found != b"first\n":
         page = executor.logs(handle, cursor, 1000)
         found += text(list(page.chunks))
         cursor = page.cursor
         executor.watch(0.05)
-    (subject.effects() / "go").touch()
+    (harness.effects() / "go").touch()
     while not page.complete:
         page = executor.logs(handle, cursor, 1000)
         found += text(list(page.chunks))
@@ -71,17 +71,17 @@ def test_output_comes_while_the_command_runs(subject: DockerSubject, executor: E
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_another_executor_reads_all_of_it_from_the_start(subject: DockerSubject) -> None:
-    first = subject.executor()
-    spec = subject.spec("echo early; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo late")
+def test_another_executor_reads_all_output_from_the_start(harness: DockerHarness) -> None:
+    first = harness.executor()
+    spec = harness.spec("echo early; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done; echo late")
     handle = first.submit(spec)
     while not first.logs(handle, "", 1000).chunks:
         first.watch(0.05)
     first.close()
-    second = subject.executor()
-    (subject.effects() / "go").touch()
+    second = harness.executor()
+    (harness.effects() / "go").touch()
     assert text(output(second, handle)) == b"early\nlate\n"
-    third = subject.executor()
+    third = harness.executor()
     # After its end, too.
     assert text(output(third, handle)) == b"early\nlate\n"
     assert ended(third, spec.key).code == 0
@@ -89,10 +89,10 @@ def test_another_executor_reads_all_of_it_from_the_start(subject: DockerSubject)
     third.close()
 
 
-def test_nobody_follows_a_container_that_is_over(subject: DockerSubject) -> None:
-    executor = subject.executor()
+def test_an_exited_container_is_not_followed(harness: DockerHarness) -> None:
+    executor = harness.executor()
     for _ in range(3):
-        spec = subject.spec("echo done")
+        spec = harness.spec("echo done")
         handle = executor.submit(spec)
         output(executor, handle)
         ended(executor, spec.key)
@@ -104,17 +104,17 @@ def test_nobody_follows_a_container_that_is_over(subject: DockerSubject) -> None
             assert not thread.is_alive(), thread.name
 
 
-def test_the_newline_after_a_long_line_is_kept(subject: DockerSubject, executor: Executor) -> None:
+def test_the_newline_after_a_long_line_is_kept(harness: DockerHarness, executor: Executor) -> None:
     script = "for n in 16383 16384 16385 40000; do head -c $n /dev/zero | tr '\\0' x; echo; done; echo; printf end"
-    handle = executor.submit(subject.spec(script))
+    handle = executor.submit(harness.spec(script))
     expected = b"".join(b"x" * size + b"\n" for size in (16383, 16384, 16385, 40000)) + b"\nend"
     assert text(output(executor, handle)) == expected
 
 
-def test_output_asked_for_before_its_container_is_there_is_not_given_up(subject: DockerSubject) -> None:
+def test_output_asked_for_before_its_container_is_there_is_not_given_up(harness: DockerHarness) -> None:
     """An attempt may wait long for its launch, and what is pulled for it is to be seen meanwhile."""
-    executor = subject.executor()
-    spec = subject.spec("echo here")
+    executor = harness.executor()
+    spec = harness.spec("echo here")
     executor.observe()
     for _ in range(20):
         assert not executor.logs(spec.key, "", 1000).complete

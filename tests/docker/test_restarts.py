@@ -16,8 +16,8 @@ from container_manager.models import ContainerJob, JobAttempt
 from ..jobs import journal_of
 from ..workers import eventually
 from .daemon import Daemon
+from .docker_harness import DockerHarness
 from .site import BEGUN, DONE, Site, attempts_of, output_of
-from .subject import DockerSubject
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _ABSENT_SECONDS = 30
@@ -69,7 +69,9 @@ def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_pat
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#set-the-daemon-up")
-def test_without_it_what_the_daemon_ended_runs_again(own_daemon: Daemon, tmp_path: Path, crash: bool) -> None:
+def test_without_live_restore_jobs_that_the_daemon_ended_run_again(
+    own_daemon: Daemon, tmp_path: Path, crash: bool
+) -> None:
     site = Site(own_daemon.url, tmp_path)
     script = f"{_ALONE}; if [ $CONTAINER_MANAGER_ATTEMPT = 1 ]; then while :; do sleep 0.05; done; fi; rmdir $EFFECTS/alone; {DONE}"
     with site.worker("--slots", "4"):
@@ -121,7 +123,7 @@ def test_a_daemon_absent_for_half_a_minute_fails_nothing(new_daemon: Callable[..
 
 
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_one_absent_for_too_long_loses_jobs_and_none_runs_beside_its_predecessor(
+def test_a_daemon_absent_for_too_long_loses_jobs_and_none_runs_twice_at_a_time(
     new_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
     engine = new_daemon(live_restore=True)
@@ -142,7 +144,7 @@ def test_one_absent_for_too_long_loses_jobs_and_none_runs_beside_its_predecessor
     site.clean_up()
 
 
-def test_a_daemon_that_dies_as_it_starts_containers(own_daemon: Daemon, tmp_path: Path) -> None:
+def test_a_daemon_that_crashes_while_it_starts_containers_runs_none_twice(own_daemon: Daemon, tmp_path: Path) -> None:
     """Each attempt has run at most once, and what is said to be completed has run to its end."""
     site = Site(own_daemon.url, tmp_path)
     script = 'echo "begin $NUMBER $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs; sleep 0.3; echo "end $NUMBER $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs'
@@ -166,9 +168,9 @@ def test_a_daemon_that_dies_as_it_starts_containers(own_daemon: Daemon, tmp_path
 
 def test_another_worker_learns_at_once_that_a_start_was_broken_off(own_daemon: Daemon, tmp_path: Path) -> None:
     """The daemon says that in its own way, which must not be taken for its being away."""
-    subject = DockerSubject(own_daemon.url, tmp_path)
-    first, second = subject.executor(), subject.executor()
-    specs = [subject.spec("echo >> $EFFECTS/runs; sleep 600") for _ in range(12)]
+    harness = DockerHarness(own_daemon.url, tmp_path)
+    first, second = harness.executor(), harness.executor()
+    specs = [harness.spec("echo >> $EFFECTS/runs; sleep 600") for _ in range(12)]
 
     def launch(executor: Executor, spec: LaunchSpec) -> str:
         try:
@@ -181,7 +183,7 @@ def test_another_worker_learns_at_once_that_a_start_was_broken_off(own_daemon: D
 
     with ThreadPoolExecutor(len(specs)) as threads:
         results = [threads.submit(launch, first, spec) for spec in specs]
-        eventually((subject.effects() / "runs").exists)
+        eventually((harness.effects() / "runs").exists)
         own_daemon.kill()
         for result in results:
             result.result()
@@ -190,4 +192,4 @@ def test_another_worker_learns_at_once_that_a_start_was_broken_off(own_daemon: D
         assert set(threads.map(partial(launch, second), specs)) <= {"started", "lost"}
     first.close()
     second.close()
-    subject.clean_up()
+    harness.clean_up()

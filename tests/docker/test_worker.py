@@ -28,7 +28,7 @@ _OUTPUT_BYTES = 64 * _MEBIBYTE
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None:
+def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: Site) -> None:
     memory = {"memory_bytes": 16 * _MEBIBYTE}
     # The kernel's word of it may come late, and the daemon's after that of the end: never where it comes with the start.
     eat = "sleep 1; tail /dev/zero"
@@ -93,7 +93,7 @@ def test_each_end_has_its_reason_its_words_and_its_exit_code(site: Site) -> None
     }
 
 
-def test_the_word_that_memory_ran_out_may_come_after_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_out_of_memory_event_may_come_after_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does now and then: here it is the test's own, of a container that was killed otherwise."""
     executor = site.executor()
     late, never = (site.spec("sleep 0.5; kill -KILL $$", memory_bytes=16 * _MEBIBYTE) for _ in range(2))
@@ -102,9 +102,10 @@ def test_the_word_that_memory_ran_out_may_come_after_the_end(site: Site, monkeyp
         patience.setattr("container_manager.executors.docker.view._OUT_OF_MEMORY_SECONDS", 600.0)
         executor.submit(late)
         executor.observe()
-        eventually(lambda: late.key in executor._view._doubts)
+        known = executor._view._containers
+        eventually(lambda: late.key in known and known[late.key].doubt_until is not None)
         assert observation(executor, late.key).phase is Phase.RUNNING
-    executor._view._take({"Action": "oom", "Actor": {"Attributes": {"container-manager.key": late.key}}})
+    executor._view._take_event({"Action": "oom", "Actor": {"Attributes": {"container-manager.key": late.key}}})
     status = ended(executor, late.key)
     assert (status.code, status.signal, status.oom) == (137, None, True)
     executor.submit(never)
@@ -114,7 +115,7 @@ def test_the_word_that_memory_ran_out_may_come_after_the_end(site: Site, monkeyp
     executor.close()
 
 
-def test_what_fails_is_run_again_in_a_new_container(site: Site) -> None:
+def test_a_retry_runs_in_a_new_container(site: Site) -> None:
     job = site.enqueue(f"{BEGUN}; test $CONTAINER_MANAGER_ATTEMPT = 3 || exit 4; {DONE}", max_retries=3)
     with site.worker("--slots", "1"):
         site.await_status(job, "completed")
@@ -233,7 +234,7 @@ class TestSweep:
         return {name.lstrip("/") for container in site.api.containers(all=True) for name in container["Names"]}
 
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed", "howto/docker.md#run-jobs-in-containers")
-    def test_what_nobody_knows_of_is_removed_and_what_is_another_s_is_not(self, site: Site) -> None:
+    def test_orphans_are_removed_and_containers_of_other_installations_are_not(self, site: Site) -> None:
         unknown = f"cm-{site.install}-{'0' * 32}-1"
         odd, foreign = f"odd-{site.install}", f"foreign-{site.install}"
         go = site.gate()
@@ -261,7 +262,7 @@ class TestSweep:
                 site.api.remove_container(foreign, force=True)
 
     @pytest.mark.shows("howto/docker.md#look-into-the-container-of-a-failed-attempt")
-    def test_a_failed_one_is_kept_for_a_while(self, docker_url: str, tmp_path: Path) -> None:
+    def test_a_failed_container_is_kept_for_a_while(self, docker_url: str, tmp_path: Path) -> None:
         site = Site(docker_url, tmp_path, keep_failed_seconds=3600)
         try:
             with site.worker("--slots", "2"):
@@ -285,9 +286,7 @@ class TestSweep:
 
 
 @pytest.mark.parametrize("option", ["--drain", "--once"])
-def test_where_no_daemon_answers_a_worker_that_is_to_drain_the_queue_says_so_and_ends(
-    site: Site, tmp_path: Path, option: str
-) -> None:
+def test_a_draining_worker_says_that_no_daemon_answers_and_ends(site: Site, tmp_path: Path, option: str) -> None:
     first, second = site.enqueue("true"), site.enqueue("true")
     settings = site.settings(url=f"unix://{tmp_path}/none.sock", UNREACHABLE_SECONDS=1)
     process = start_worker(option, "--slots", "1", log=site.log, CM_WORKER_SETTINGS=settings)

@@ -1,4 +1,4 @@
-"""What every executor must do. A test module derives from `Conformance` and says how to make its subject."""
+"""What every executor must do. A test module derives from `Conformance` and says how to make its harness."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from container_manager.jobs.spec import JobSpec
 _PATIENCE_SECONDS = 30
 
 
-class Subject(ABC):
+class Harness(ABC):
     """How to make one kind of executor, and how to see what it did from outside."""
 
     @abstractmethod
@@ -106,8 +106,8 @@ class Conformance:
     """The suite."""
 
     @pytest.fixture
-    def executor(self, subject: Subject) -> Iterator[Executor]:
-        executor = subject.executor()
+    def executor(self, harness: Harness) -> Iterator[Executor]:
+        executor = harness.executor()
         yield executor
         executor.close()
 
@@ -116,20 +116,20 @@ class Conformance:
         chunks = output(executor, handle)
         return ended(executor, spec.key), chunks
 
-    def test_a_command_runs_and_says_how_it_ended(self, subject: Subject, executor: Executor) -> None:
-        status, chunks = self.run(executor, subject.spec("echo out; echo err >&2"))
+    def test_a_command_runs_and_says_how_it_ended(self, harness: Harness, executor: Executor) -> None:
+        status, chunks = self.run(executor, harness.spec("echo out; echo err >&2"))
         assert (status.code, status.signal, status.succeeded, status.oom, status.lost) == (0, None, True, False, False)
         assert (text(chunks), text(chunks, "stderr")) == (b"out\n", b"err\n")
 
-    def test_an_exit_code_and_a_signal_are_told_apart(self, subject: Subject, executor: Executor) -> None:
-        assert self.run(executor, subject.spec("exit 7"))[0].code == 7
-        status, _ = self.run(executor, subject.spec("kill -KILL $$"))
+    def test_an_exit_code_and_a_signal_are_told_apart(self, harness: Harness, executor: Executor) -> None:
+        assert self.run(executor, harness.spec("exit 7"))[0].code == 7
+        status, _ = self.run(executor, harness.spec("kill -KILL $$"))
         assert status.code in (None, 137)
         assert not status.succeeded
 
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-    def test_a_key_runs_once_however_often_it_is_submitted(self, subject: Subject, executor: Executor) -> None:
-        spec = subject.spec("echo ran >> $EFFECTS/runs; sleep 0.2")
+    def test_a_key_runs_once_however_often_it_is_submitted(self, harness: Harness, executor: Executor) -> None:
+        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 0.2")
         handles: list[str] = []
         barrier = threading.Barrier(6)
 
@@ -146,13 +146,13 @@ class Conformance:
         assert executor.submit(spec) == handles[0]
         assert len(handles) == 6
         assert len(set(handles)) == 1
-        assert (subject.effects() / "runs").read_text() == "ran\n"
+        assert (harness.effects() / "runs").read_text() == "ran\n"
         assert [found.key for found in executor.observe().attempts] == [spec.key]
 
     def test_a_missing_program_is_said_to_be_missing_and_leaves_nothing(
-        self, subject: Subject, executor: Executor
+        self, harness: Harness, executor: Executor
     ) -> None:
-        spec = subject.missing_program()
+        spec = harness.missing_program()
         try:
             handle = executor.submit(spec)
         except Rejected as rejection:
@@ -166,8 +166,8 @@ class Conformance:
         assert "no-such-program" in message
         assert observation(executor, spec.key) is None
 
-    def test_observe_lists_all_in_one_call(self, subject: Subject, executor: Executor) -> None:
-        specs = [subject.spec("sleep 60"), subject.spec("true"), subject.spec("exit 3")]
+    def test_observe_lists_all_in_one_call(self, harness: Harness, executor: Executor) -> None:
+        specs = [harness.spec("sleep 60"), harness.spec("true"), harness.spec("exit 3")]
         for spec in specs:
             executor.submit(spec)
         ended(executor, specs[1].key)
@@ -181,10 +181,10 @@ class Conformance:
         executor.remove(specs[0].key)
 
     @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
-    def test_stopping_lets_a_command_end_itself(self, subject: Subject, executor: Executor) -> None:
-        spec = subject.spec("trap 'echo bye; exit 5' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
+    def test_stopping_lets_a_command_end_itself(self, harness: Harness, executor: Executor) -> None:
+        spec = harness.spec("trap 'echo bye; exit 5' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
         handle = executor.submit(spec)
-        wait_until(executor, (subject.effects() / "ready").exists)
+        wait_until(executor, (harness.effects() / "ready").exists)
         executor.stop(handle, 30.0)
         executor.stop(handle, 30.0)
         assert ended(executor, spec.key).code == 5
@@ -193,25 +193,25 @@ class Conformance:
         assert ended(executor, spec.key).code == 5
 
     @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
-    def test_what_ignores_the_request_is_killed(self, subject: Subject, executor: Executor) -> None:
-        spec = subject.spec("trap '' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
+    def test_a_command_that_ignores_term_is_killed(self, harness: Harness, executor: Executor) -> None:
+        spec = harness.spec("trap '' TERM; echo ready > $EFFECTS/ready; while :; do sleep 0.05; done")
         handle = executor.submit(spec)
-        wait_until(executor, (subject.effects() / "ready").exists)
+        wait_until(executor, (harness.effects() / "ready").exists)
         executor.stop(handle, 0.1)
         status = ended(executor, spec.key)
         assert status.signal == 9 or status.code == 137
 
-    def test_removing_twice_is_harmless_and_ends_what_runs(self, subject: Subject, executor: Executor) -> None:
-        spec = subject.spec("while :; do echo beat >> $EFFECTS/beat; sleep 0.05; done")
+    def test_removing_twice_is_harmless_and_kills_the_command(self, harness: Harness, executor: Executor) -> None:
+        spec = harness.spec("while :; do echo beat >> $EFFECTS/beat; sleep 0.05; done")
         handle = executor.submit(spec)
-        wait_until(executor, (subject.effects() / "beat").exists)
+        wait_until(executor, (harness.effects() / "beat").exists)
         executor.remove(handle)
         executor.remove(handle)
         wait_until(executor, lambda: observation(executor, spec.key) is None)
         assert executor.logs(handle, "", 1000).chunks in ((), [])
 
-    def test_output_is_read_on_from_a_cursor(self, subject: Subject, executor: Executor) -> None:
-        spec = subject.spec("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done")
+    def test_output_is_read_on_from_a_cursor(self, harness: Harness, executor: Executor) -> None:
+        spec = harness.spec("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done")
         handle = executor.submit(spec)
         ended(executor, spec.key)
         chunks = output(executor, handle, limit=4096)
@@ -226,18 +226,18 @@ class Conformance:
         ids=["bytes", "one long line"],
     )
     @pytest.mark.shows("howto/docker.md#set-the-daemon-up")
-    def test_any_bytes_come_through(self, subject: Subject, executor: Executor, script: str, expected: bytes) -> None:
-        status, chunks = self.run(executor, subject.spec(script))
+    def test_output_keeps_any_bytes(self, harness: Harness, executor: Executor, script: str, expected: bytes) -> None:
+        status, chunks = self.run(executor, harness.spec(script))
         assert status.code == 0
         assert text(chunks) == expected
 
-    def test_a_fast_exit_loses_no_output(self, subject: Subject, executor: Executor) -> None:
+    def test_a_fast_exit_loses_no_output(self, harness: Harness, executor: Executor) -> None:
         for number in range(20):
-            _, chunks = self.run(executor, subject.spec(f"echo {number}; echo problem >&2; exit 1"))
+            _, chunks = self.run(executor, harness.spec(f"echo {number}; echo problem >&2; exit 1"))
             assert (text(chunks), text(chunks, "stderr")) == (f"{number}\n".encode(), b"problem\n")
 
-    def test_an_end_is_announced(self, subject: Subject, executor: Executor) -> None:
-        executor.submit(subject.spec("sleep 0.2"))
+    def test_watch_returns_when_an_attempt_ends(self, harness: Harness, executor: Executor) -> None:
+        executor.submit(harness.spec("sleep 0.2"))
         told = threading.Event()
 
         def watch() -> None:
@@ -249,33 +249,33 @@ class Conformance:
         watcher.start()
         assert told.wait(_PATIENCE_SECONDS)
 
-    def test_the_environment_is_what_was_given(
-        self, subject: Subject, executor: Executor, monkeypatch: pytest.MonkeyPatch
+    def test_a_command_gets_only_the_given_environment(
+        self, harness: Harness, executor: Executor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("OF_THE_WORKER", "private")
-        spec = subject.spec("env", environment={"GIVEN": "two words\nand a line"})
+        spec = harness.spec("env", environment={"GIVEN": "two words\nand a line"})
         _, chunks = self.run(executor, spec)
         assert b"GIVEN=two words\nand a line\n" in text(chunks)
         assert b"OF_THE_WORKER" not in text(chunks)
         assert "two words" not in repr(spec)
 
-    def test_a_closed_executor_is_not_available(self, subject: Subject, executor: Executor) -> None:
+    def test_a_closed_executor_is_not_available(self, harness: Harness, executor: Executor) -> None:
         assert executor.check().ok
         executor.close()
         assert not executor.check().ok
         with pytest.raises(Unavailable):
-            executor.submit(subject.spec("true"))
+            executor.submit(harness.spec("true"))
 
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-    def test_another_executor_finds_what_survives_and_nothing_else(self, subject: Subject) -> None:
-        first = subject.executor()
-        spec = subject.spec("echo ran >> $EFFECTS/runs; sleep 60")
+    def test_another_executor_finds_only_attempts_that_survive(self, harness: Harness) -> None:
+        first = harness.executor()
+        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 60")
         handle = first.submit(spec)
         # There before it is written.
-        runs = subject.effects() / "runs"
+        runs = harness.effects() / "runs"
         wait_until(first, lambda: runs.exists() and runs.read_text())
         first.close()
-        second = subject.executor()
+        second = harness.executor()
         began = time.monotonic()
         try:
             wait_until(second, lambda: second.observe().as_of >= began)

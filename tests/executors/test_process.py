@@ -22,16 +22,17 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
-from container_manager.executors.process import ProcessExecutor, warden
+from container_manager.executors.process import ProcessExecutor
+from container_manager.executors.process.warden.messages import send
 from container_manager.jobs.spec import JobSpec
 
-from .conformance import Conformance, Subject, ended, job_fields, new_key, output, text, wait_until
+from .conformance import Conformance, Harness, ended, job_fields, new_key, output, text, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PATIENCE_SECONDS = 30
 
 
-class Processes(Subject):
+class ProcessHarness(Harness):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
@@ -48,8 +49,8 @@ class Processes(Subject):
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> Processes:
-    return Processes(tmp_path)
+def harness(tmp_path: Path) -> ProcessHarness:
+    return ProcessHarness(tmp_path)
 
 
 def eventually(reached: Callable[[], object]) -> None:
@@ -134,13 +135,13 @@ touch "$EFFECTS/ready"
 @pytest.mark.without_database
 class TestProcessExecutor(Conformance):
     @pytest.mark.parametrize("end", ["exit", "stop", "remove", "close", "keeper", "warden"])
-    def test_nothing_of_a_tree_is_left_however_it_ends(
-        self, subject: Processes, executor: ProcessExecutor, end: str
+    def test_no_process_of_a_jobs_tree_survives_its_end(
+        self, harness: ProcessHarness, executor: ProcessExecutor, end: str
     ) -> None:
-        spec = subject.spec(TREE + ("exit 0" if end == "exit" else "sleep 300"))
+        spec = harness.spec(TREE + ("exit 0" if end == "exit" else "sleep 300"))
         handle = executor.submit(spec)
-        wait_until(executor, (subject.effects() / "ready").exists)
-        pids = (subject.effects() / "pids").read_text().split()
+        wait_until(executor, (harness.effects() / "ready").exists)
+        pids = (harness.effects() / "pids").read_text().split()
         assert len(pids) == 3
         if end == "stop":
             executor.stop(handle, 0.1)
@@ -149,17 +150,17 @@ class TestProcessExecutor(Conformance):
         elif end == "close":
             executor.close()
         elif end == "keeper":
-            main = (subject.effects() / "main").read_text().strip()
+            main = (harness.effects() / "main").read_text().strip()
             os.kill(int(Path(f"/proc/{main}/stat").read_text().split()[3]), signal.SIGKILL)
         elif end == "warden":
-            assert executor._warden is not None
-            executor._warden.kill()
+            assert executor._warden.process is not None
+            executor._warden.process.kill()
         eventually(lambda: all(map(is_gone, pids)))
         if end in ("keeper", "warden"):
             assert ended(executor, spec.key).lost
 
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-    def test_it_dies_with_its_worker(self, subject: Processes) -> None:
+    def test_a_job_dies_with_its_worker(self, harness: ProcessHarness) -> None:
         program = (
             "import sys, time\n"
             "from container_manager.executors.process import ProcessExecutor\n"
@@ -167,47 +168,47 @@ class TestProcessExecutor(Conformance):
             "ProcessExecutor().submit(LaunchSpec(key='k', argv=('sh', '-c', sys.argv[1]), environment={'EFFECTS': sys.argv[2]}))\n"
             "time.sleep(300)\n"
         )
-        arguments = [sys.executable, "-c", program, TREE + "sleep 300", str(subject.effects())]
+        arguments = [sys.executable, "-c", program, TREE + "sleep 300", str(harness.effects())]
         worker = subprocess.Popen(arguments, cwd=ROOT)
-        eventually((subject.effects() / "ready").exists)
-        pids = (subject.effects() / "pids").read_text().split()
+        eventually((harness.effects() / "ready").exists)
+        pids = (harness.effects() / "pids").read_text().split()
         worker.kill()
         worker.wait()
         eventually(lambda: all(map(is_gone, pids)))
 
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-    def test_a_worker_that_is_not_heard_loses_its_jobs(self, subject: Processes, executor: Executor) -> None:
+    def test_the_jobs_of_a_worker_without_heartbeat_are_lost(self, harness: ProcessHarness, executor: Executor) -> None:
         executor.heartbeat(300.0)
-        spec = subject.spec("sleep 300")
+        spec = harness.spec("sleep 300")
         executor.submit(spec)
         executor.heartbeat(0.1)
         status = ended(executor, spec.key)
         assert status.lost
         assert "not heard" in status.message
 
-    def test_a_lease_that_is_over_as_it_is_heard_of_starts_nothing(self) -> None:
+    def test_a_heartbeat_that_expires_at_once_starts_no_job(self) -> None:
         """The warden's timer is made to fire before the very next step, as it may where the machine is busy."""
         program = (
             "import signal, socket, sys\n"
-            "from container_manager.executors.process import warden\n"
+            "from container_manager.executors.process.warden import dispatch\n"
             "real = signal.setitimer\n"
             "signal.setitimer = lambda *given: (real(*given), signal.raise_signal(signal.SIGALRM))\n"
-            "warden.main(socket.socket(fileno=int(sys.argv[1])))\n"
+            "dispatch.main(socket.socket(fileno=int(sys.argv[1])))\n"
         )
         ours, theirs = socket.socketpair()
         control, passed = socket.socketpair()
         command = [sys.executable, "-c", program, str(theirs.fileno())]
         with control, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]), ours:
             theirs.close()
-            warden.send(ours, b'{"heartbeat": 60.0}', ())
+            send(ours, b'{"heartbeat": 60.0}')
             launch = {"argv": ["true"], "environment": {}, "working_directory": "", "limits": {}}
             with passed:
                 out = passed.fileno()
-                warden.send(ours, json.dumps(launch).encode(), (passed.fileno(), out, out))
+                send(ours, json.dumps(launch).encode(), (passed.fileno(), out, out))
             control.settimeout(_PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
 
-    def test_a_worker_that_freezes_while_it_launches_loses_its_jobs(self, subject: Processes) -> None:
+    def test_a_worker_frozen_in_the_middle_of_a_launch_loses_its_jobs(self, harness: ProcessHarness) -> None:
         """A launch that is longer than the socket's buffer is half sent when it freezes, and another worker goes on."""
         program = (
             "import sys, time\n"
@@ -217,24 +218,24 @@ class TestProcessExecutor(Conformance):
             "executor.submit(LaunchSpec(key='k', argv=('sh', '-c', sys.argv[1]), environment={'EFFECTS': sys.argv[2]}))\n"
             "while executor.watch(0.01) or not executor.logs('k', '', 100).chunks: pass\n"
             "executor.heartbeat(3.0)\n"
-            "executor._channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
+            "executor._warden.channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
             "print('frozen', flush=True)\n"
             "time.sleep(300)\n"
         )
         script = "echo $$ > $EFFECTS/pid; echo begun; sleep 300"
-        arguments = [sys.executable, "-c", program, script, str(subject.effects())]
+        arguments = [sys.executable, "-c", program, script, str(harness.effects())]
         with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE) as worker:
             assert worker.stdout is not None
             try:
                 assert worker.stdout.readline() == b"frozen\n"
-                pid = (subject.effects() / "pid").read_text().strip()
+                pid = (harness.effects() / "pid").read_text().strip()
                 assert not is_gone(pid)
                 eventually(lambda: is_gone(pid))
             finally:
                 worker.kill()
 
-    def test_a_program_is_searched_for_where_the_job_is(
-        self, subject: Processes, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_program_is_looked_up_by_the_jobs_own_path_and_directory(
+        self, harness: ProcessHarness, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """By the job's own PATH and in its own directory, whatever the worker would find in its own."""
         for place in ("worker", "job"):
@@ -254,19 +255,19 @@ class TestProcessExecutor(Conformance):
         assert text(self.run(executor, spec)[1]) == b"sh\n"
 
     def test_a_launch_larger_than_the_sockets_buffer_comes_through(
-        self, subject: Processes, executor: Executor
+        self, harness: ProcessHarness, executor: Executor
     ) -> None:
         environment = {f"LARGE_{number}": "x" * 100_000 for number in range(10)}
-        _, chunks = self.run(executor, subject.spec("env | grep ^LARGE_ | wc -c", environment=environment))
+        _, chunks = self.run(executor, harness.spec("env | grep ^LARGE_ | wc -c", environment=environment))
         assert int(text(chunks)) == 10 * 100_009
 
-    def test_it_has_a_session_of_its_own_and_no_input(self, subject: Processes, executor: Executor) -> None:
-        status, chunks = self.run(executor, subject.spec("ps -o sid= -p $$; echo $$; wc -c; readlink /proc/$$/fd/0"))
+    def test_a_job_has_its_own_session_and_no_input(self, harness: ProcessHarness, executor: Executor) -> None:
+        status, chunks = self.run(executor, harness.spec("ps -o sid= -p $$; echo $$; wc -c; readlink /proc/$$/fd/0"))
         session, pid, size, source = text(chunks).split()
         assert (status.code, session, size, source) == (0, pid, b"0", b"/dev/null")
 
-    def test_signals_are_as_a_shell_would_have_them(self, subject: Processes, executor: Executor) -> None:
-        _, chunks = self.run(executor, subject.spec("grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status"))
+    def test_a_job_starts_with_default_signal_handling(self, harness: ProcessHarness, executor: Executor) -> None:
+        _, chunks = self.run(executor, harness.spec("grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status"))
         blocked, ignored = (int(line.split()[1], 16) for line in text(chunks).splitlines()[:2])
         # Beyond the 31 signals of POSIX the C library keeps some for itself.
         assert (blocked & 0x7FFFFFFF, ignored & 0x7FFFFFFF) == (0, 0)
@@ -279,7 +280,7 @@ class TestProcessExecutor(Conformance):
             (("true",), "/no/such/folder", "does not exist"),
         ],
     )
-    def test_what_cannot_start_says_why(
+    def test_a_command_that_cannot_start_says_why(
         self, executor: Executor, argv: tuple[str, ...], directory: str, words: str
     ) -> None:
         spec = LaunchSpec(key=new_key(), argv=argv, job=JobSpec(working_directory=directory))
@@ -288,15 +289,17 @@ class TestProcessExecutor(Conformance):
         assert (status.unstarted, status.code, status.signal) == (True, None, None)
         assert words in status.message
 
-    def test_no_command_is_rejected(self, executor: Executor) -> None:
+    def test_a_job_without_command_is_rejected(self, executor: Executor) -> None:
         with pytest.raises(Rejected, match="no command"):
             executor.submit(LaunchSpec(key=new_key(), argv=()))
 
-    def test_it_runs_where_it_is_told_to(self, subject: Processes, executor: Executor, tmp_path: Path) -> None:
-        _, chunks = self.run(executor, subject.spec("pwd", working_directory=str(tmp_path)))
+    def test_a_job_runs_in_its_working_directory(
+        self, harness: ProcessHarness, executor: Executor, tmp_path: Path
+    ) -> None:
+        _, chunks = self.run(executor, harness.spec("pwd", working_directory=str(tmp_path)))
         assert text(chunks).decode().strip() == str(tmp_path)
 
-    def test_memory_is_limited_and_measured(self, subject: Processes, executor: Executor) -> None:
+    def test_memory_is_limited_and_measured(self, harness: ProcessHarness, executor: Executor) -> None:
         hungry = [sys.executable, "-c", "x = b'x' * (64 * 1024 * 1024)"]
         free = LaunchSpec(key=new_key(), argv=tuple(hungry))
         status, _ = self.run(executor, free)
@@ -305,30 +308,30 @@ class TestProcessExecutor(Conformance):
         limited = LaunchSpec(key=new_key(), argv=tuple(hungry), job=JobSpec(memory_bytes=48 * 1024 * 1024))
         assert not self.run(executor, limited)[0].succeeded
 
-    def test_processor_time_is_limited_and_measured(self, subject: Processes) -> None:
+    def test_processor_time_is_limited_and_measured(self, harness: ProcessHarness) -> None:
         executor = ProcessExecutor(cpu_seconds=1)
         try:
-            status, _ = self.run(executor, subject.spec("while :; do :; done"))
+            status, _ = self.run(executor, harness.spec("while :; do :; done"))
         finally:
             executor.close()
         assert status.signal in (signal.SIGXCPU, signal.SIGKILL)
         assert 0.5 < status.cpu_seconds < 5
 
     def test_open_files_are_limited_and_variables_passed_on_by_name(
-        self, subject: Processes, monkeypatch: pytest.MonkeyPatch
+        self, harness: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SHARED", "yes")
         executor = ProcessExecutor(open_files=64, inherit_environment=["SHARED", "ABSENT"])
         try:
-            _, chunks = self.run(executor, subject.spec("ulimit -n; echo $SHARED"))
+            _, chunks = self.run(executor, harness.spec("ulimit -n; echo $SHARED"))
         finally:
             executor.close()
         assert text(chunks) == b"64\nyes\n"
 
-    def test_64_megabytes_on_both_streams_leave_memory_flat(self, subject: Processes, executor: Executor) -> None:
-        self.run(executor, subject.spec("true"))
+    def test_64_megabytes_on_both_streams_leave_memory_flat(self, harness: ProcessHarness, executor: Executor) -> None:
+        self.run(executor, harness.spec("true"))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        spec = subject.spec("head -c 64000000 /dev/zero & head -c 64000000 /dev/zero >&2; wait")
+        spec = harness.spec("head -c 64000000 /dev/zero & head -c 64000000 /dev/zero >&2; wait")
         handle = executor.submit(spec)
         sizes, cursor = {"stdout": 0, "stderr": 0}, ""
         while True:
@@ -342,73 +345,75 @@ class TestProcessExecutor(Conformance):
         assert sizes == {"stdout": 64_000_000, "stderr": 64_000_000}
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 30_000_000
 
-    def test_what_waits_in_a_pipe_is_read_however_late(
-        self, subject: Processes, executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
+    def test_output_left_in_a_pipe_is_read_however_late(
+        self, harness: ProcessHarness, executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The thread that reads is held up, for longer than an unrelated holder of the pipe is waited for."""
-        select = executor._selector.select
+        select = executor._pump._selector.select
 
         def held_up(timeout: float | None = None) -> Any:
             time.sleep(0.05)
             return select(timeout)
 
-        monkeypatch.setattr("container_manager.executors.process.process_executor._DRAIN_SECONDS", 0.01)
-        monkeypatch.setattr(executor._selector, "select", held_up)
+        monkeypatch.setattr("container_manager.executors.process.output_pump._DRAIN_SECONDS", 0.01)
+        monkeypatch.setattr(executor._pump._selector, "select", held_up)
         # More than is fetched before any of it is taken, and the rest fits into the pipe: the command ends.
         size = 1_100_000
-        handle = executor.submit(subject.spec(f"head -c {size} /dev/zero"))
-        wait_until(executor, lambda: executor._jobs[handle].exit is not None)
+        handle = executor.submit(harness.spec(f"head -c {size} /dev/zero"))
+        wait_until(executor, lambda: executor._pump.jobs[handle].exit is not None)
         assert len(text(output(executor, handle))) == size
         assert ended(executor, handle).code == 0
 
-    def test_many_jobs_leave_no_descriptor_and_no_zombie(self, subject: Processes, executor: ProcessExecutor) -> None:
-        self.run(executor, subject.spec("true"))
+    def test_many_jobs_leave_no_descriptor_and_no_zombie(
+        self, harness: ProcessHarness, executor: ProcessExecutor
+    ) -> None:
+        self.run(executor, harness.spec("true"))
         descriptors = count(Path("/proc/self/fd"))
         for _ in range(4):
-            specs = [subject.spec("true") for _ in range(50)]
+            specs = [harness.spec("true") for _ in range(50)]
             for spec in specs:
                 executor.submit(spec)
             for spec in specs:
                 ended(executor, spec.key)
                 executor.remove(spec.key)
         eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
-        assert executor._warden is not None
-        warden = executor._warden.pid
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
         # Only the next job's keeper waits.
         eventually(lambda: len(children(warden)) == 1)
 
     @pytest.mark.parametrize("generation", [0, 1], ids=["keeper", "command"])
-    def test_what_is_killed_while_it_waits_for_the_next_job_is_replaced(
-        self, subject: Processes, executor: ProcessExecutor, generation: int
+    def test_a_process_forked_ahead_is_replaced_when_it_is_killed(
+        self, harness: ProcessHarness, executor: ProcessExecutor, generation: int
     ) -> None:
-        self.run(executor, subject.spec("true"))
-        assert executor._warden is not None
-        warden = executor._warden.pid
+        self.run(executor, harness.spec("true"))
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
         eventually(lambda: forked_ahead(warden))
         waiting = forked_ahead(warden)[generation]
         os.kill(int(waiting), signal.SIGKILL)
         eventually(lambda: is_gone(waiting))
-        assert self.run(executor, subject.spec("exit 3"))[0].code == 3
+        assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 
     @pytest.mark.parametrize("room", range(6))
-    def test_a_worker_that_can_open_no_more_files_launches_later(
-        self, subject: Processes, executor: ProcessExecutor, room: int
+    def test_a_launch_without_free_descriptors_is_unavailable_and_works_later(
+        self, harness: ProcessHarness, executor: ProcessExecutor, room: int
     ) -> None:
-        self.run(executor, subject.spec("true"))
+        self.run(executor, harness.spec("true"))
         descriptors = count(Path("/proc/self/fd"))
-        spec = subject.spec("exit 3")
+        spec = harness.spec("exit 3")
         with room_for(room, of=os.getpid()), pytest.raises(Unavailable, match="Too many open files"):
             executor.submit(spec)
         eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
         assert self.run(executor, spec)[0].code == 3
 
-    def test_a_worker_that_has_too_many_files_on_their_way_launches_later(
-        self, subject: Processes, executor: ProcessExecutor
+    def test_a_launch_with_too_many_descriptors_in_flight_is_unavailable_and_works_later(
+        self, harness: ProcessHarness, executor: ProcessExecutor
     ) -> None:
-        running = subject.spec("read word < $EFFECTS/go; exit 4")
-        os.mkfifo(subject.effects() / "go")
+        running = harness.spec("read word < $EFFECTS/go; exit 4")
+        os.mkfifo(harness.effects() / "go")
         executor.submit(running)
-        spec = subject.spec("exit 3")
+        spec = harness.spec("exit 3")
         ours, theirs = socket.socketpair()
 
         def launch() -> None:
@@ -426,49 +431,51 @@ class TestProcessExecutor(Conformance):
                 without_privileges(launch)
             assert error.type is Unavailable
         assert self.run(executor, spec)[0].code == 3
-        (subject.effects() / "go").write_text("\n")
+        (harness.effects() / "go").write_text("\n")
         assert ended(executor, running.key).code == 4
 
     @pytest.mark.parametrize("room", range(6))
-    def test_a_warden_without_room_for_a_job_loses_no_other(
-        self, subject: Processes, executor: ProcessExecutor, room: int
+    def test_a_warden_without_free_descriptors_loses_only_new_jobs(
+        self, harness: ProcessHarness, executor: ProcessExecutor, room: int
     ) -> None:
-        os.mkfifo(subject.effects() / "go")
-        running = subject.spec("read word < $EFFECTS/go; exit 4")
+        os.mkfifo(harness.effects() / "go")
+        running = harness.spec("read word < $EFFECTS/go; exit 4")
         executor.submit(running)
-        assert executor._warden is not None
-        warden = executor._warden.pid
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
         eventually(lambda: forked_ahead(warden))
         with room_for(room, of=warden):
-            more = [subject.spec("true") for _ in range(3)]
+            more = [harness.spec("true") for _ in range(3)]
             for spec in more:
                 executor.submit(spec)
             found = [ended(executor, spec.key) for spec in more]
         assert found[-1].lost
         assert all(status.succeeded or "no room" in status.message for status in found)
         # The keeper that waits was forked under that limit.
-        eventually(lambda: self.run(executor, subject.spec("exit 3"))[0].code == 3)
-        (subject.effects() / "go").write_text("\n")
+        eventually(lambda: self.run(executor, harness.spec("exit 3"))[0].code == 3)
+        (harness.effects() / "go").write_text("\n")
         assert ended(executor, running.key).code == 4
 
-    def test_an_unrelated_holder_of_the_pipe_does_not_hold_the_job(
-        self, subject: Processes, executor: Executor
+    def test_a_job_ends_though_another_process_holds_its_pipe_open(
+        self, harness: ProcessHarness, executor: Executor
     ) -> None:
         # The test itself keeps the job's output open, as a service would that was handed the descriptor.
-        spec = subject.spec("echo $$ > $EFFECTS/pid; while [ ! -e $EFFECTS/go ]; do sleep 0.02; done; echo last")
+        spec = harness.spec("echo $$ > $EFFECTS/pid; while [ ! -e $EFFECTS/go ]; do sleep 0.02; done; echo last")
         handle = executor.submit(spec)
-        wait_until(executor, lambda: (subject.effects() / "pid").exists() and (subject.effects() / "pid").read_text())
-        pid = (subject.effects() / "pid").read_text().strip()
+        wait_until(executor, lambda: (harness.effects() / "pid").exists() and (harness.effects() / "pid").read_text())
+        pid = (harness.effects() / "pid").read_text().strip()
         with Path(f"/proc/{pid}/fd/1").open("wb"):
-            (subject.effects() / "go").touch()
+            (harness.effects() / "go").touch()
             assert ended(executor, spec.key).code == 0
             assert text(output(executor, handle)) == b"last\n"
 
-    def test_nor_does_one_that_goes_on_writing(self, subject: Processes, executor: Executor) -> None:
-        spec = subject.spec("echo $$ > $EFFECTS/pid; while [ ! -e $EFFECTS/go ]; do sleep 0.02; done; echo last")
+    def test_a_job_ends_though_another_process_goes_on_writing_to_its_pipe(
+        self, harness: ProcessHarness, executor: Executor
+    ) -> None:
+        spec = harness.spec("echo $$ > $EFFECTS/pid; while [ ! -e $EFFECTS/go ]; do sleep 0.02; done; echo last")
         handle = executor.submit(spec)
-        wait_until(executor, lambda: (subject.effects() / "pid").exists() and (subject.effects() / "pid").read_text())
-        pid = (subject.effects() / "pid").read_text().strip()
+        wait_until(executor, lambda: (harness.effects() / "pid").exists() and (harness.effects() / "pid").read_text())
+        pid = (harness.effects() / "pid").read_text().strip()
         enough = threading.Event()
         with Path(f"/proc/{pid}/fd/1").open("wb", buffering=0) as held:
 
@@ -480,7 +487,7 @@ class TestProcessExecutor(Conformance):
             writer = threading.Thread(target=write)
             writer.start()
             try:
-                (subject.effects() / "go").touch()
+                (harness.effects() / "go").touch()
                 assert ended(executor, spec.key).code == 0
                 assert b"last\n" in text(output(executor, handle))
             finally:

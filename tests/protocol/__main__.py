@@ -1,4 +1,4 @@
-"""Check the protocol, or see what goes wrong without a guard: ``python -m tests.protocol [GUARD …]``."""
+"""Check the protocol, or show what goes wrong without a guard: ``python -m tests.protocol [GUARD …]``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .model import Guards, check
 
 
 def main(arguments: list[str]) -> int:
-    """Print what was found, and the steps that lead to a problem; return 1 where there is one."""
+    """Print the result, with the steps that lead to a problem; return 1 if there is one."""
     names = [field.name for field in fields(Guards)]
     parser = argparse.ArgumentParser(prog="python -m tests.protocol", description=__doc__)
     parser.add_argument("missing", nargs="*", metavar="GUARD", help=f"A guard to take away: {', '.join(names)}.")

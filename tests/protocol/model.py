@@ -1,14 +1,13 @@
-"""A model of the claim, lease, fence and cancel protocol, small enough to look at every interleaving.
+"""A model of the claim, lease, fencing token and cancel protocol, small enough to check every interleaving.
 
-One job that may be tried twice, two workers that run it as local processes, and a user who may cancel. The steps are
-those of `container_manager.queue` and `container_manager.worker.loop`: what is one transaction there is one step
-here, and between any two steps a worker may crash, or be frozen and wake up much later with what it knew then, or lose
-its lease, or its connection. A lost connection leaves three doubts, and the model has all: the transaction was
-committed and the answer is lost; it was not; or it is held up and is committed at some later time, perhaps when its
-sender is long dead.
+One job with at most two attempts, two workers that run it as local processes, and a user who may cancel. The steps are
+those of `container_manager.store` and `container_manager.worker.loop`: a transaction there is a step here. Between any
+two steps a worker may crash, or freeze and wake up much later with its old knowledge, or lose its lease or its
+connection. A lost connection leaves three possibilities, and the model has all: the transaction was committed and the
+answer is lost; it was rolled back; or it is delayed and committed later, perhaps long after its sender has died.
 
-What keeps all this in order are the conditions in the queue's statements. Each is a switch in `Guards`: a check that
-cannot tell when one is missing would be worth nothing.
+The conditions in the store's statements keep the protocol correct. Each is a switch in `Guards`: the check is worth
+something only if it finds a problem when one is missing.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from typing import Any, NamedTuple
 MAX_ATTEMPTS = 2
 WORKERS = ("a", "b")
 NOBODY = ""
-# Ids of former lives. No worker has them any more, so all are one; but the sender of a request that is held up must be
-# told from the others, since it may be taken for the holder of an attempt.
+# Ids that workers had before they registered again. They need not be told apart, except that of the sender of a
+# delayed request: it may own an attempt.
 DEAD, DEAD_SENDER = "dead", "dead sender"
 
 TERMINAL = ("completed", "failed", "cancelled")
-LAUNCHING = ("launching", "launching to be stopped", "disowned while launching")
+LAUNCHING = ("launching", "launching to be stopped", "abandoned while launching")
 ENDED = ("success", "failure", "stopped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guards:
-    """The protocol's conditions. All are in force in the code; a test takes one away and must see it missed."""
+    """The protocol's conditions. The code has all of them; a test removes one and must find a problem."""
 
     # finish(): WHERE worker = me AND attempt = n AND status = 'running'
     finish_checks_worker: bool = True
@@ -42,15 +41,15 @@ class Guards:
     rescue_moves_job: bool = True
     rescue_moves_attempt: bool = True
     rescue_waits_for_lease: bool = True
-    # rescue() removes the rows of the dead, so one that wakes up must drop what it holds and take another id.
+    # rescue() deletes expired workers: one that wakes up must abandon its attempts and register under a new id.
     dead_register_anew: bool = True
     # claim(): WHERE status = 'queued'
     claim_checks_status: bool = True
-    # The warden ends a worker's processes before its lease ends, and starts none until the worker is heard again.
+    # The warden kills a worker's processes before its lease expires, and starts none until the next heartbeat.
     warden_ends_processes: bool = True
-    # The worker does not start what it knows is not its own.
+    # The worker does not launch an attempt that it has abandoned.
     launch_checks_owner: bool = True
-    # The worker compares what it holds with what the database says is its own.
+    # The worker compares its runs with its open attempts in the database.
     worker_compares: bool = True
 
 
@@ -61,7 +60,7 @@ class Job(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """``fresh``: its holder is who claimed it. ``ends``: how many times an end of it was stored in the job."""
+    """``fresh``: its worker is the one that claimed it. ``ends``: how many times the job has stored an end of it."""
 
     worker: str
     fresh: bool
@@ -70,13 +69,13 @@ class Attempt(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A worker: its row, and by attempt what it holds in memory and what runs.
+    """A worker: its row, and by attempt its run in memory and its process.
 
-    ``lease``: valid, expired, or gone with its row. ``held``: "", one of LAUNCHING, disowned, running, stopping, or one
-    of ENDED, not stored yet. ``process``: "", running, succeeded. ``answer``: of the database, on its way to it.
+    ``lease``: valid, expired, or gone with its row. ``held``: "", one of LAUNCHING, abandoned, running, stopping, or one
+    of ENDED, not stored yet. ``process``: "", running, succeeded. ``answer``: of the database, not received yet.
 
-    A frozen worker needs no mark: it is one that does nothing for a while. Nor does a dead one: a crash is a new start
-    with an empty memory and another id, after which it may do nothing, too.
+    A frozen worker needs no mark: it does nothing for a while. Nor does a dead one: a crash is a restart with an empty
+    memory and a new id, after which it may do nothing, too.
     """
 
     lease: str = "valid"
@@ -86,7 +85,7 @@ class Worker(NamedTuple):
 
 
 class State(NamedTuple):
-    """``late``: a request that its sender has given up, and that the database will still receive."""
+    """``late``: a request that its sender has given up, and that the database will still run."""
 
     job: Job
     attempts: tuple[Attempt, ...]
@@ -101,7 +100,7 @@ class Step(NamedTuple):
     """``by``: a worker whose own progress this is, or one of these.
 
     FAULT: it may happen, or a user may do it; nothing may depend on it. ALL: it happens by itself. WITHOUT_a, …: it
-    happens by itself where that worker does nothing for ever.
+    happens by itself if that worker does nothing for ever.
     """
 
     label: str
@@ -114,12 +113,12 @@ WITHOUT = {"a": "without a", "b": "without b"}
 
 
 class Broken(Exception):
-    """A step did what must never be done."""
+    """A step did what must never happen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """``problem``: what was found first, in words, with the ``trace`` of steps that leads to it; or None."""
+    """``problem``: the first one found, with the ``trace`` of steps that leads to it; or None."""
 
     states: int
     steps: int
@@ -131,7 +130,7 @@ class Result:
 
 
 def claim(state: State, me: str, guards: Guards) -> tuple[State, int]:
-    """Return the state after a claim, and the number of the attempt; 0 where nothing was claimed."""
+    """Return the state after a claim, and the number of the attempt; 0 if nothing was claimed."""
     job = state.job
     if job.status != "queued" and (guards.claim_checks_status or job.status != "running"):
         return state, 0
@@ -178,7 +177,7 @@ def _may_finish(job: Job, me: str, number: int, guards: Guards) -> bool:
 
 
 def rescue(state: State, me: str, guards: Guards) -> State:
-    """Return the state in which this worker has what the dead held."""
+    """Return the state after this worker has rescued the attempts of expired workers."""
     workers = list(state.workers)
     dead = {DEAD, DEAD_SENDER}
     for index, name in enumerate(WORKERS):
@@ -211,7 +210,7 @@ def owned(state: State, me: str) -> tuple[tuple[int, str, bool], ...]:
 
 
 def steps(state: State, guards: Guards) -> Iterator[Step]:
-    """Yield every step that can be next."""
+    """Yield every possible next step."""
     job = state.job
     if job.status not in ("completed", "cancelled"):
         yield Step("the user cancels", FAULT, state._replace(job=job._replace(status="cancelled")))
@@ -231,7 +230,7 @@ def steps(state: State, guards: Guards) -> Iterator[Step]:
 
 
 def _worker_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
-    """Yield what a worker that waits for nothing may do next: the loop's order is one of these orders."""
+    """Yield what a worker that waits for no answer may do next: the loop's order is one of these orders."""
     name, worker = WORKERS[index], state.workers[index]
     if worker.lease != "valid":
         yield Step(f"{name} renews its lease", name, _renew(state, index))
@@ -239,7 +238,7 @@ def _worker_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
         if held in ("running", "stopping") and process != "running":
             end = "stopped" if held == "stopping" else "success" if process == "succeeded" else "failure"
             yield Step(f"{name} sees {end} of {number}", name, _with_held(state, index, number, end, ""))
-        elif held == "disowned":
+        elif held == "abandoned":
             yield Step(f"{name} ends its {number}", name, _with_held(state, index, number, "", ""))
     outcomes = tuple((number, held) for number, held in enumerate(worker.held, start=1) if held in ENDED)
     if outcomes:
@@ -262,7 +261,7 @@ def _worker_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
 
 
 def _launch_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
-    """Yield launches: a thread of their own does them, whatever the worker is at."""
+    """Yield launches: they run in threads, at any time."""
     name, worker = WORKERS[index], state.workers[index]
     for number, held in enumerate(worker.held, start=1):
         if held not in LAUNCHING:
@@ -272,7 +271,7 @@ def _launch_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
             continue
         # A warden that does not hear its worker starts nothing.
         process = "running" if worker.lease == "valid" or not guards.warden_ends_processes else ""
-        then = ("running", "stopping", "disowned")[LAUNCHING.index(held)]
+        then = ("running", "stopping", "abandoned")[LAUNCHING.index(held)]
         yield Step(f"{name} starts {number}", name, _with_held(state, index, number, then, process))
 
 
@@ -323,11 +322,11 @@ def _hear(state: State, index: int) -> State:
 
 
 def _compare(found: tuple[tuple[int, str, bool], ...], held: list[str], process: list[str]) -> None:
-    """Drop what is not this worker's, stop what was cancelled, adopt what it did not know of."""
+    """Abandon attempts that were lost, stop those that were cancelled, adopt those that were rescued."""
     known = {number: (status, fresh) for number, status, fresh in found}
     for position, what in enumerate(held):
         if position + 1 not in known:
-            _disown(position, held, process)
+            _abandon(position, held, process)
             continue
         status, fresh = known[position + 1]
         if not what:
@@ -337,7 +336,7 @@ def _compare(found: tuple[tuple[int, str, bool], ...], held: list[str], process:
             held[position] = {"launching": LAUNCHING[1], "running": "stopping"}.get(what, what)
 
 
-def _disown(position: int, held: list[str], process: list[str]) -> None:
+def _abandon(position: int, held: list[str], process: list[str]) -> None:
     if held[position] in LAUNCHING:
         held[position] = LAUNCHING[2]
     else:
@@ -345,7 +344,7 @@ def _disown(position: int, held: list[str], process: list[str]) -> None:
 
 
 def _agree(worker: Worker, found: tuple[tuple[int, str, bool], ...]) -> bool:
-    """Tell whether a comparison would change nothing, now or when its answer is heard."""
+    """Tell whether a comparison would change nothing, now or when its answer is received."""
     held, process = list(worker.held), list(worker.process)
     _compare(found, held, process)
     return tuple(held) == worker.held
@@ -357,13 +356,13 @@ def _renew(state: State, index: int) -> State:
         return _with_worker(state, index, worker._replace(lease="valid"))
     held, process = list(worker.held), list(worker.process)
     for position in range(MAX_ATTEMPTS):
-        _disown(position, held, process)
+        _abandon(position, held, process)
     dropped = worker._replace(held=tuple(held), process=tuple(process))
     return _register(_with_worker(state, index, dropped), index)
 
 
 def _register(state: State, index: int) -> State:
-    """Return the state in which this worker has another id, and a lease."""
+    """Return the state in which this worker has a new id, and a lease."""
     name, late = WORKERS[index], state.late
     former = DEAD
     if late and late[1] == name:
@@ -373,7 +372,7 @@ def _register(state: State, index: int) -> State:
 
 
 def _arrive(state: State, guards: Guards) -> State:
-    """Return the state after the database has received what its sender gave up."""
+    """Return the state after the database has run the delayed request."""
     kind, sender, *outcomes = state.late
     if kind == "claim":
         state, _ = claim(state, sender, guards)
@@ -425,7 +424,7 @@ def _renamed(state: State, names: dict[str, str]) -> State:
 
 
 def problem_of(state: State) -> str | None:
-    """Return what no state may have, in words."""
+    """Return what is wrong with a state; "" if nothing is."""
     job = state.job
     if any(attempt.ends > 1 for attempt in state.attempts):
         return "an attempt is ended twice"
@@ -450,7 +449,7 @@ def is_settled(state: State) -> bool:
 
 
 def check(guards: Guards, *, forgetting: bool = True, without: Collection[str] = ()) -> Result:
-    """Look at every state that can be reached, nearest first, and return the first problem; or that there is none.
+    """Check every reachable state, breadth first, and return the first problem, or that there is none.
 
     First, that no step and no state is wrong. Then, that none is a dead end: from each the job settles by the progress
     of one worker alone, whichever it is, while the other does nothing for ever. ``without``: problems to pass over.
@@ -465,7 +464,7 @@ def _may_forget(guards: Guards) -> bool:
 
 
 class _Search:
-    """A search, nearest first. Of two states that differ by the workers' names only, one is kept."""
+    """A breadth-first search. Of two states that differ by the workers' names only, one is kept."""
 
     def __init__(self, guards: Guards, *, forgetting: bool, without: Collection[str]) -> None:
         self._guards, self._forgetting, self._without = guards, forgetting, without
@@ -496,7 +495,7 @@ class _Search:
         return None
 
     def dead_end(self) -> Result | None:
-        """Return the nearest state from which one worker alone does not get the job settled."""
+        """Return the nearest state from which one worker alone cannot settle the job."""
         good = {(number, index) for number, s in enumerate(self.states) if is_settled(s) for index in (0, 1)}
         waiting = deque(good)
         while waiting:
@@ -525,7 +524,7 @@ class _Search:
         return number
 
     def _kept(self, state: State) -> tuple[State, bool]:
-        """Return what stands for a state, and whether the workers' names are exchanged in it."""
+        """Return the representative of a state, and whether the workers' names are exchanged in it."""
         if self._forgetting:
             state = forget(state)
         first, second = state.workers
@@ -560,12 +559,12 @@ def mirrored(state: State) -> State:
 
 
 def forget(state: State) -> State:
-    """Return the state without what no step depends on any more, so that fewer are left to look at.
+    """Return the state without details that no later step depends on, which leaves fewer states to check.
 
-    True only where a finish and a launch have all their conditions. What a finish says is of no account once the job has ended: it closes an
-    attempt, or does nothing. What is held of a closed attempt comes to nothing, unless it runs or is yet to start. The
-    same goes for a late request about a closed attempt, or one that was taken from a sender that is dead, and for a late
-    claim when there is no attempt left.
+    Valid only if finish and launch have all their conditions. Once the job has ended, a finish closes an attempt or does
+    nothing, whatever its outcome. A run of a closed attempt has no effect, unless its process runs or is yet to start.
+    Nor has a late request about a closed attempt, or about one that its dead sender has lost, or a late claim when no
+    attempt is left.
     """
     job, attempts, workers, late = state
     ended = job.status in TERMINAL

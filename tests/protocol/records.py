@@ -1,4 +1,4 @@
-"""Workers, and everything the database holds of a job."""
+"""Rows of workers, and everything that the database has of a job."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def records_of(job: ContainerJob) -> dict[str, Rows]:
 
 
 def register(worker: str, *, executors: tuple[str, ...] = ("default",), lease_seconds: float = 60.0) -> None:
-    """Store a worker's row. A negative lease has run out already."""
+    """Store a worker's row. A negative lease has expired already."""
     row = Worker(id=worker, host="h", pid=1, executors=list(executors), lease_expires_at=timezone.now())
     store.register_worker(row, lease_seconds=lease_seconds, using="default")
 
 
-def let_lease_run_out(worker: str) -> None:
+def expire_lease(worker: str) -> None:
+    """Let a worker's lease expire, by the database's clock."""
     assert store.renew_lease(worker, lease_seconds=-1.0, using="default")
 
 

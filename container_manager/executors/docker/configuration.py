@@ -1,4 +1,4 @@
-"""Turn an attempt into what the daemon is asked to create: pure functions, where every wish meets its allow-list."""
+"""Translate an attempt into the daemon's call to create a container: pure functions that apply the allow-lists."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ T = TypeVar("T", int, float)
 V = TypeVar("V", str, bool)
 INSTALL_LABEL = "container-manager.install"
 KEY_LABEL = "container-manager.key"
-# Before a job's own labels: there are programs that do what labels of a daemon's containers tell them.
+# Prefix of a job's own labels: some programs act on the labels of containers, which a job must not control.
 JOB_LABELS = "container-manager.job."
 _HUB = ("docker.io/", "index.docker.io/")
-# Where one file is full the next is begun, and the one before it dropped: with one alone, all would be gone then. A
-# reader may miss some at that moment, or see some twice (measured with 20.10).
+# When the last file is full, a new one begins and the oldest is dropped: with only one file, all would be dropped. A
+# reader may miss or repeat some output at that moment (measured with 20.10).
 _LOG_FILES = 2
-# The kernel gives no less, and of a share that is next to nothing the daemon makes no limit at all.
+# The kernel's minimum; the daemon rounds a smaller share to no limit at all.
 _LEAST_CPUS = 0.01
-# The daemon sends all labels with each list and each event.
+# A limit, since the daemon sends all labels with each list and each event.
 _LABEL_CHARACTERS = 16 * 1024
 
 
 def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
     """Return the body of the daemon's call to create the container.
 
-    Raises Rejected where the job asks for what it may not have.
+    Raises Rejected where the job requests what the options do not allow.
     """
     if not spec.job.image:
         raise Rejected("image", "The job names no image.")
@@ -59,7 +59,7 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
 
 
 def is_allowed(image: str, options: DockerOptions) -> bool:
-    """Tell whether an image fits one of the patterns, name and tag each for itself."""
+    """Return whether an image matches one of the patterns, name and tag separately."""
     name, version = _split(image)
     for pattern in options.images:
         allowed_name, allowed_version = _split(pattern)
@@ -71,15 +71,15 @@ def is_allowed(image: str, options: DockerOptions) -> bool:
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """Return an image's name, without the hub's, and its tag or digest.
+    """Return an image's name, without the Docker Hub's host, and its tag or digest.
 
-    A colon before the last slash is a registry's port: no pattern's tag must ever match it.
+    A colon before the last slash is a registry's port, which no pattern's tag may match.
     """
     name, _, digest = reference.partition("@")
     path, slash, last = name.rpartition("/")
     last, _, tag = last.partition(":")
     name = path + slash + last
-    # One alone: behind it the other would be the name of a user of the hub's.
+    # Only one is removed: after it, the other would be the name of a user.
     hub = next((hub for hub in _HUB if name.startswith(hub)), "")
     return name.removeprefix(hub).removeprefix("library/"), digest or tag
 
@@ -106,12 +106,12 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         "Mounts": _mounts(spec, options),
         "PidsLimit": _at_most("pids", asked.pids, options.pids),
         "Ulimits": _ulimits(asked.ulimits, options),
-        # Swap counts as memory: a job over its limit is ended, not slowed down.
+        # Swap counts as memory: a job over its limit is killed, not slowed down.
         **({"Memory": memory, "MemorySwap": memory} if memory else {}),
         **({"NanoCpus": round(cpus * 1e9)} if cpus else {}),
         **({"Runtime": options.runtime} if options.runtime else {}),
         "DeviceRequests": _devices(asked.gpus, options),
-        # json-file, the daemon's default, replaces bytes that are not UTF-8.
+        # The default, json-file, replaces bytes that are not UTF-8.
         "LogConfig": {
             "Type": "local",
             "Config": {"max-size": str(options.log_bytes), "max-file": str(_LOG_FILES), "compress": "false"},
@@ -146,7 +146,7 @@ def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
                 "Target": target,
                 "ReadOnly": read_only,
                 **({"BindOptions": {"Propagation": "rprivate"}} if is_path else {}),
-                # The daemon fills an empty volume with what the image has there, even one that is read-only.
+                # The daemon fills an empty volume from the image, even one that is mounted read-only.
                 **({"VolumeOptions": {"NoCopy": True}} if read_only and not is_path else {}),
             }
         )
@@ -177,14 +177,14 @@ def _devices(gpus: int, options: DockerOptions) -> list[dict[str, Any]]:
 
 
 def _at_most(name: str, asked: T | None, most: T | None) -> T | None:
-    """Return what a job asks for, or the most it may have, which it gets unasked; None: no limit."""
+    """Return what a job requests, else the maximum, which is also the default; None: no limit."""
     if asked is not None and most is not None and asked > most:
         raise Rejected("start", f"The job asks for {name}={asked}; the executor allows {most}.")
     return asked or most
 
 
 def _fixed(name: str, asked: V | None, given: V) -> V:
-    """Return what the executor gives; where it gives nothing, what a job asks for."""
+    """Return the executor's option; where it is not set, what a job requests."""
     if given and asked not in (None, "", given):
         raise Rejected("start", f"The job asks for {name}={asked!r}; the executor's option says {given!r}.")
     return given or asked or given

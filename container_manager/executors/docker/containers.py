@@ -1,4 +1,4 @@
-"""Create and start containers, each once however often that is asked for."""
+"""Create and start containers, each once however often it is submitted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import docker
 from docker.errors import APIError
@@ -19,7 +19,7 @@ from .exits import PHASES
 from .images import Images
 from .view import View
 
-# Here the daemon answers 500, as it does where something may be better next time (measured with 20.10).
+# Errors that will not go away by a retry, though the daemon answers 500 as for those that may (measured with 20.10).
 _FINAL_FAILURES = (
     "OCI runtime",
     "unable to find user",
@@ -27,15 +27,15 @@ _FINAL_FAILURES = (
     "uids and gids must be in range",
     "could not select device driver",
     "cannot unmarshal",
-    # Of a working directory.
+    # About the working directory.
     "Cannot mkdir",
     "not a directory",
     "file name too long",
     "invalid argument",
     "too many levels of symbolic links",
 )
-# What it answers of a container that it began to start before it died, in several ways (measured with 20.10: of 205
-# starts that it broke off, in 162; the other 43 containers it would have run again).
+# The daemon's errors for a container that it was starting when it crashed (measured with 20.10: 162 of 205 interrupted
+# starts; it would have run the other 43 containers again).
 _STARTED_BEFORE = re.compile("already exists|already in use|file exists")
 
 
@@ -49,24 +49,23 @@ class Containers:
         self._launch_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._launching: set[str] = set()
         self._given_up: set[str] = set()
-        # Those whose start was asked for, and the daemon has not said how it went.
+        # Those whose start was requested and not answered.
         self._unanswered: set[str] = set()
         self._closed = False
         self._alive_until: float | None = None
 
     def launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], *, note: Callable[[str], None]) -> None:
-        """Create and start a container, or find it created or started; ``note`` takes the steps of a pull.
+        """Create and start a container, or adopt it where it exists; ``note`` takes the steps of a pull.
 
-        Raises Rejected, and Unavailable where it may work later.
+        Raises Rejected, or Unavailable where it may work later.
         """
         with self._lock:
             self._launching.add(spec.key)
             lock = self._launch_locks[spec.key]
         try:
-            # To start a container that has exited would run it again: nobody may start one that another thread starts.
+            # Starting an exited container would run it again, so only one thread at a time may look and start.
             with lock:
-                found = self._view.find(spec.key)
-                if found is None or found.phase is Phase.CREATED:
+                if self._view.phase(spec.key) in (None, Phase.CREATED):
                     self._launch(spec, configuration, note)
         finally:
             with self._lock:
@@ -74,27 +73,27 @@ class Containers:
                 self._given_up.discard(spec.key)
 
     def give_up(self, key: str) -> None:
-        """Have a launch that is on its way end as rejected, if there is one."""
+        """Reject a launch in progress, if there is one."""
         with self._lock:
             if key not in self._launching:
                 return
             self._given_up.add(key)
-        self._images.break_off(key)
+        self._images.interrupt(key)
 
     def forget(self, key: str) -> None:
-        """Keep nothing of an attempt that is over, or another worker's."""
+        """Drop what is remembered of an attempt that has ended or is another worker's."""
         with self._lock:
             self._launch_locks.pop(key, None)
             self._unanswered.discard(key)
 
     def heartbeat(self, seconds: float) -> None:
-        """Start nothing after so many seconds from now, unless told again."""
+        """Start nothing later than this many seconds from now, unless there is another heartbeat."""
         self._alive_until = time.monotonic() + seconds
 
     def close(self) -> None:
-        """Start nothing any more, and break pulls off."""
+        """Start nothing any more, and interrupt pulls."""
         self._closed = True
-        self._images.break_off()
+        self._images.interrupt()
 
     def _launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], note: Callable[[str], None]) -> None:
         if self._pull_policy == "always" and not self._exists(spec.key):
@@ -115,16 +114,16 @@ class Containers:
 
     def _exists(self, key: str) -> bool:
         try:
-            with self._daemon.asked() as api:
+            with self._daemon.client() as api:
                 api.inspect_container(key)
         except Gone:
             return False
         return True
 
     def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any]) -> bool | None:
-        """Create the container; False where it is there already, None where its image is missing."""
+        """Create the container; return False where it exists already, None where its image is missing."""
         self._require_launch(spec)
-        with self._daemon.asked() as api:
+        with self._daemon.client() as api:
             try:
                 api.create_container_from_config(configuration, name=spec.key)
             except docker.errors.ImageNotFound:
@@ -140,54 +139,60 @@ class Containers:
 
     def _start(self, spec: LaunchSpec, *, is_new: bool) -> None:
         try:
-            with self._daemon.asked() as api:
-                # One that is new cannot have been started: calls less for nearly every launch.
+            with self._daemon.client() as api:
+                # One that was just created cannot have been started: that saves two calls for nearly every launch.
                 if not is_new:
                     found = api.inspect_container(spec.key)
                     if PHASES.get(found["State"]["Status"]) is not Phase.CREATED:
                         return
-                    if not self._daemon.saw_created(found):
-                        self._lose(spec)
+                    if not self._daemon.remembers_creation(found):
+                        self._fail_unconfirmed_start(spec)
                 if spec.key in self._unanswered:
-                    self._lose(spec)
+                    self._fail_unconfirmed_start(spec)
                 self._require_launch(spec)
-                self._unanswered.add(spec.key)
-                try:
-                    api.start(spec.key)
-                except APIError as error:
-                    if _STARTED_BEFORE.search(explanation(error)):
-                        self._lose(spec)
-                    self._unanswered.discard(spec.key)
-                    if _is_final(error):
-                        self._reject(spec, explanation(error))
-                    raise
-                self._unanswered.discard(spec.key)
+                self._start_once(api, spec)
         except Gone as error:
             raise Unavailable(f"The container was removed before it was started: {error}") from error
 
-    def _lose(self, spec: LaunchSpec) -> None:
-        """Give up what may have run: a daemon that dies as it starts a container calls it created ever after."""
-        self._require_launch(spec)
-        with suppress(ExecutorError):
-            self._daemon.remove(spec.key)
-            self._view.forget(spec.key)
-        raise Rejected("lost", "The daemon may have broken off as it started the container, which may have run.")
+    def _start_once(self, api: docker.APIClient, spec: LaunchSpec) -> None:
+        self._unanswered.add(spec.key)
+        try:
+            api.start(spec.key)
+        except APIError as error:
+            if _STARTED_BEFORE.search(explanation(error)):
+                self._fail_unconfirmed_start(spec)
+            self._unanswered.discard(spec.key)
+            if _is_final(error):
+                self._fail_rejected_start(spec, explanation(error))
+            raise
+        self._unanswered.discard(spec.key)
 
-    def _reject(self, spec: LaunchSpec, message: str) -> None:
-        self._require_launch(spec)
-        # What was noted of it, the pull of its image say, is still to be read.
-        with suppress(ExecutorError):
-            self._daemon.remove(spec.key)
-            self._view.forget(spec.key)
+    def _fail_unconfirmed_start(self, spec: LaunchSpec) -> NoReturn:
+        """Fail the attempt as lost.
+
+        A daemon that crashes during `start` reports `created` forever, even if the container ran.
+        """
+        self._remove_unstarted(spec)
+        raise Rejected("lost", "The daemon may have crashed while it started the container, which may have run.")
+
+    def _fail_rejected_start(self, spec: LaunchSpec, message: str) -> NoReturn:
+        self._remove_unstarted(spec)
         raise Rejected("start", f"The container could not be started: {message}")
 
+    def _remove_unstarted(self, spec: LaunchSpec) -> None:
+        """Remove the container of a launch that has failed. Its notes, such as of a pull, can still be read."""
+        self._require_launch(spec)
+        with suppress(ExecutorError):
+            self._daemon.remove(spec.key)
+            self._view.forget(spec.key)
+
     def _require_launch(self, spec: LaunchSpec) -> None:
-        """Go on only while the attempt is wanted, and this worker's."""
+        """Raise unless the attempt is wanted, and still this worker's."""
         if self._closed:
             raise Unavailable("This executor is closed.")
         if self._alive_until is not None and time.monotonic() > self._alive_until:
             raise Unavailable("This worker's lease has run out: another one may have the attempt.")
-        # In this order: a worker that has a lease again has dropped before what it held until then.
+        # After the lease: a worker that has got another lease has abandoned its former attempts before.
         if not spec.is_wanted():
             raise Unavailable("The attempt is another worker's by now.")
         with self._lock:
@@ -196,5 +201,5 @@ class Containers:
 
 
 def _is_final(error: APIError) -> bool:
-    """Tell whether the daemon will say the same next time."""
+    """Return whether a retry would fail in the same way."""
     return error.is_client_error() or any(words in explanation(error) for words in _FINAL_FAILURES)

@@ -1,4 +1,4 @@
-"""Talk to the daemon: connect when first asked, and turn what the SDK raises into the contract's errors."""
+"""Calls to the daemon: connect at the first one, and translate the SDK's errors into the contract's."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .options import DockerOptions
 
 T = TypeVar("T")
 CONFLICT = 409
-# The pause before a daemon that did not answer is asked again.
+# The pause before a daemon that did not answer is tried again.
 RETRY_SECONDS = 0.5
 _READ_BYTES = 65536
-# More than there are threads that ask: the SDK complains of connections that it cannot put back into their pool.
+# More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
 _POOL_SIZE = 32
 _BROKEN = (
     requests.RequestException,
@@ -37,41 +37,41 @@ _BROKEN = (
     http.client.HTTPException,
     DockerException,
     OSError,
-    # The SDK's, of a connection that another thread broke off.
+    # The SDK's, on a connection that another thread interrupted.
     ValueError,
     AttributeError,
 )
 
 
 class Gone(Exception):
-    """The daemon answers, and has no such container."""
+    """The daemon answers that there is no such container."""
 
 
 class Failed(Unavailable):
-    """The daemon answers that it could not do it. The text is its own."""
+    """The daemon answers with an error. The text is its own."""
 
 
 class Daemon:
-    """One Docker daemon. Any thread may ask it."""
+    """One Docker daemon. Any thread may call it."""
 
     def __init__(self, options: DockerOptions) -> None:
         self._options = options
         self._lock = threading.Lock()
-        # For answers that come at once, and for those that come bit by bit: a connection that may be broken off is
-        # not to be another call's by then.
+        # One client for plain answers and one for streams: a connection that may be interrupted must not come back
+        # into the pool of the plain calls.
         self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
 
     @contextmanager
-    def asked(self) -> Iterator[docker.APIClient]:
-        """Give the SDK's client, and turn its errors: Gone for a container that is not there, Unavailable for all else.
+    def client(self) -> Iterator[docker.APIClient]:
+        """Yield the SDK's client, and translate its errors: Gone for a missing container, Unavailable for all else.
 
-        A caller that expects another refusal catches APIError inside.
+        A caller that expects another error of the daemon catches APIError inside.
         """
-        with self._understood():
+        with self._translated_errors():
             yield self._connected()[0]
 
     @contextmanager
-    def _understood(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except docker.errors.NotFound as error:
@@ -90,8 +90,8 @@ class Daemon:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[Answer]:
-        """Give an answer that comes bit by bit; raise Gone, Failed and Unavailable."""
-        with self._understood():
+        """Yield a streamed answer; raise Gone, Failed and Unavailable."""
+        with self._translated_errors():
             api = self._connected()[1]
             url = f"{api.base_url}/v{api.api_version}{path}"
             seconds = self._options.timeout_seconds
@@ -107,22 +107,22 @@ class Daemon:
         finally:
             answer.close()
 
-    def about(self, key: str, ask: Callable[[docker.APIClient, str], T]) -> T:
-        """Ask something about the container of an attempt, by its name, or by its label where somebody renamed it."""
+    def on_container(self, key: str, call: Callable[[docker.APIClient, str], T]) -> T:
+        """Call the daemon for an attempt's container, by its name, or by its label where somebody renamed it."""
         try:
-            with self.asked() as api:
-                return ask(api, key)
+            with self.client() as api:
+                return call(api, key)
         except Gone:
-            with self.asked() as api:
+            with self.client() as api:
                 found = api.containers(all=True, filters={"label": f"{KEY_LABEL}={key}"})
             if not found:
                 raise
-        with self.asked() as api:
-            return ask(api, found[0]["Id"])
+        with self.client() as api:
+            return call(api, found[0]["Id"])
 
     def inspect(self, key: str) -> dict[str, Any]:
-        """Return all that the daemon knows of an attempt's container."""
-        found: dict[str, Any] = self.about(key, lambda api, container: api.inspect_container(container))
+        """Return the daemon's description of an attempt's container."""
+        found: dict[str, Any] = self.on_container(key, lambda api, container: api.inspect_container(container))
         return found
 
     def remove(self, key: str) -> None:
@@ -132,23 +132,23 @@ class Daemon:
             try:
                 api.remove_container(container, v=True, force=True)
             except APIError as error:
-                # Somebody else is removing it.
+                # Another call is removing it.
                 if error.status_code != CONFLICT:
                     raise
 
         with contextlib.suppress(Gone):
-            self.about(key, remove)
+            self.on_container(key, remove)
 
     def now(self) -> float:
-        """Return the daemon's own time, in seconds since 1970: its clock need not go as this machine's."""
-        with self.asked() as api:
+        """Return the daemon's own time, in seconds since 1970: its clock may differ from this machine's."""
+        with self.client() as api:
             return seconds(api.info()["SystemTime"])
 
-    def saw_created(self, found: Mapping[str, Any]) -> bool:
-        """Tell whether the daemon has run on since it created a container, here as it was inspected.
+    def remembers_creation(self, found: Mapping[str, Any]) -> bool:
+        """Return whether the daemon has run without a restart since it created a container, given as inspected.
 
-        Then its word that the container has not been started is true. It says the same of one that it had just started
-        when it died, but remembers nothing of what it did before. (Nor what is 256 events ago: then this is False too.)
+        Only then is its answer `created` reliable: a daemon that crashes during `start` reports `created` afterwards.
+        It forgets its events when it restarts. It also keeps only the last 256, so this may be False without a restart.
         """
         now = self.now()
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
@@ -166,37 +166,37 @@ class Daemon:
             return self._clients
 
     def _connect(self, version: str) -> docker.APIClient:
-        """Return a client that has not asked anything yet."""
+        """Return a client that has not connected yet."""
         api = docker.APIClient(
             self._options.base_url,
             version=version,
             timeout=self._options.timeout_seconds,
             tls=_tls(self._options),
             max_pool_size=_POOL_SIZE,
-            # The SDK's other way does not heed the user's ssh configuration.
+            # The SDK's own ssh ignores the user's ssh configuration.
             use_ssh_client=True,
         )
-        # Proxies and certificate authorities in the worker's environment are not meant for its daemon, and would take
-        # precedence over the options'.
+        # Proxies and certificate authorities in the worker's environment are not meant for its daemon, and would
+        # override the options.
         api.trust_env = False
         return api
 
 
 class Answer:
-    """An answer that comes bit by bit. One thread reads it; any thread may break it off."""
+    """A streamed answer. One thread reads it; any thread may interrupt it."""
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield what comes, until it ends well. Raises Unavailable where it is cut or broken off."""
+        """Yield the answer in pieces. Raises Unavailable where it is cut or interrupted."""
         try:
             yield from self._response.raw.stream(_READ_BYTES, decode_content=False)
         except _BROKEN as error:
             raise Unavailable(f"The Docker daemon's answer was cut: {error}") from error
 
     def lines(self) -> Iterator[Any]:
-        """Yield the JSON values of an answer that has one a line."""
+        """Yield the values of an answer that has one JSON value per line."""
         rest = b""
         for piece in self.pieces():
             *lines, rest = (rest + piece).split(b"\n")
@@ -207,15 +207,15 @@ class Answer:
                     raise Unavailable(f"The Docker daemon's answer is no JSON: {line[:100]!r}") from error
 
     def allow_pauses(self) -> None:
-        """Wait as long as it takes from one piece to the next. (Only the beginning had to come in time.)"""
+        """Wait without a timeout from now on. (Only the beginning had to come in time.)"""
         if (own := self._socket()) is not None:
             own.settimeout(None)
 
-    def break_off(self) -> None:
-        """Have the reader's next read fail."""
+    def interrupt(self) -> None:
+        """Make the reader's next read fail."""
         own = self._socket()
         if (process := getattr(own, "proc", None)) is not None:
-            # An ssh client stands between.
+            # A connection by ssh is a client process.
             process.kill()
         elif own is not None:
             with contextlib.suppress(OSError):
@@ -225,15 +225,15 @@ class Answer:
         return getattr(self._response.raw.connection, "sock", None)
 
     def close(self) -> None:
-        self.break_off()
+        self.interrupt()
         with contextlib.suppress(*_BROKEN):
             self._response.close()
 
 
 def _share_connections(api: docker.APIClient) -> None:
-    """Have all calls through a socket use one pool.
+    """Make all calls through a socket use one connection pool.
 
-    The SDK makes one for each path, so for each container: no connection would ever be used twice.
+    The SDK makes a pool per path, that is per container: no connection would ever be reused.
     """
     adapter = api.get_adapter(api.base_url)
     if isinstance(adapter, UnixHTTPAdapter):
@@ -242,12 +242,12 @@ def _share_connections(api: docker.APIClient) -> None:
 
 
 def explanation(error: APIError) -> str:
-    """Return the daemon's own words."""
+    """Return the daemon's own message."""
     return str(error.explanation or error)
 
 
 def seconds(text: str) -> float:
-    """Return a time that the daemon tells, in whatever zone it lives, as seconds since 1970."""
+    """Return a timestamp of the daemon, in any time zone, as seconds since 1970."""
     time = parse_datetime(text)
     if time is None:
         raise Unavailable(f"The Docker daemon's time is no time: {text!r}")

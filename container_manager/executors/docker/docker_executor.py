@@ -1,4 +1,4 @@
-"""Run attempts as containers of one Docker daemon: the contract of executors, call by call."""
+"""Run attempts as containers of one Docker daemon: the executors' contract, call by call."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .view import View
 
 
 class DockerExecutor(Executor):
-    """Starts each attempt as a container that is named for it, hardened, and with what the settings allow.
+    """Starts each attempt as a hardened container with the attempt's key as its name.
 
-    ``install`` tells the containers of this installation from others' on the same daemon. Several daemons are several
-    executors.
+    ``install`` tells the containers of this installation from others on the same daemon. Each daemon has an executor
+    of its own.
     """
 
-    # Measured on two cores: more than four launches at a time make none of them sooner.
+    # Measured on two cores: more than four launches at a time are no faster.
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=True, launch_threads=4)
 
     def __init__(self, options: DockerOptions, *, install: str, secrets_directory: str) -> None:
@@ -37,7 +37,7 @@ class DockerExecutor(Executor):
         self._daemon = Daemon(options)
         self._changed = threading.Event()
         self._view = View(self._daemon, install=install, changed=self._changed.set)
-        self._launcher = Containers(
+        self._containers = Containers(
             self._daemon,
             self._view,
             Images(self._daemon, options, secrets_directory=secrets_directory),
@@ -56,7 +56,7 @@ class DockerExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         docker_options(options)
-        # The default itself, or what `for_database` makes of it.
+        # The default itself, or what `for_database` derives from it.
         if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
                 "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
@@ -70,12 +70,12 @@ class DockerExecutor(Executor):
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
         output = self._output(spec.key)
-        self._launcher.launch(spec, configuration, note=output.note)
+        self._containers.launch(spec, configuration, note=output.note)
         output.follow()
         return spec.key
 
     def observe(self) -> Observations:
-        return self._view.look()
+        return self._view.observe()
 
     def watch(self, timeout: float) -> bool:
         changed = self._changed.wait(timeout)
@@ -83,14 +83,14 @@ class DockerExecutor(Executor):
         return changed
 
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
-        output, found = self._output(handle), self._view.find(handle)
-        # Where there is no container there is no more to come, and one that still waits for its launch has none yet.
-        if found is not None and found.phase is not Phase.CREATED:
+        output, phase = self._output(handle), self._view.phase(handle)
+        # Where there is no container there is no more to come, and one that was only created has printed nothing.
+        if phase in (Phase.RUNNING, Phase.EXITED):
             output.follow()
-        return output.page(cursor, limit, has_exited=found is not None and found.phase is Phase.EXITED)
+        return output.page(cursor, limit, has_exited=phase is Phase.EXITED)
 
     def stop(self, handle: str, grace_seconds: float) -> None:
-        self._launcher.give_up(handle)
+        self._containers.give_up(handle)
         with self._lock:
             if handle in self._stopping:
                 return
@@ -109,7 +109,7 @@ class DockerExecutor(Executor):
     def release(self, handle: str) -> None:
         with self._lock:
             output = self._outputs.pop(handle, None)
-        self._launcher.forget(handle)
+        self._containers.forget(handle)
         if output is not None:
             output.close()
 
@@ -117,7 +117,7 @@ class DockerExecutor(Executor):
         if self._closed.is_set():
             return Health(ok=False, message="This executor is closed.")
         try:
-            with self._daemon.asked() as api:
+            with self._daemon.client() as api:
                 info = api.info()
         except (Unavailable, Gone) as error:
             return Health(ok=False, message=f"{error} A Docker daemon must run there and let this user in.")
@@ -130,12 +130,12 @@ class DockerExecutor(Executor):
         )
 
     def heartbeat(self, seconds: float) -> None:
-        self._launcher.heartbeat(seconds)
+        self._containers.heartbeat(seconds)
 
     def close(self) -> None:
         self._closed.set()
         self._changed.set()
-        self._launcher.close()
+        self._containers.close()
         self._view.close()
         with self._lock:
             outputs = list(self._outputs.values())
@@ -151,11 +151,11 @@ class DockerExecutor(Executor):
             return self._outputs[key]
 
     def _stop(self, handle: str, grace_seconds: int) -> None:
-        """Stop a container, however often the daemon is away meanwhile (a thread of its own)."""
+        """Stop a container, and retry while the daemon does not answer (a thread of its own)."""
         try:
             while not self._closed.is_set():
                 try:
-                    self._daemon.about(handle, lambda api, container: api.stop(container, timeout=grace_seconds))
+                    self._daemon.on_container(handle, lambda api, container: api.stop(container, timeout=grace_seconds))
                 except Gone:
                     return
                 except Unavailable:

@@ -1,4 +1,4 @@
-"""What a container's end means: the daemon's words as an exit status."""
+"""Translate the daemon's description of a container's end into an exit status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..base import ExitStatus, Phase
 
-# The daemon's words for how far a container has come.
+# The daemon's states of a container.
 PHASES = {
     "created": Phase.CREATED,
     "running": Phase.RUNNING,
@@ -19,13 +19,13 @@ PHASES = {
     "dead": Phase.EXITED,
 }
 
-# A shell's way to tell of a signal, which the daemon and its init process share.
+# Shells, the daemon and its init process report a signal as an exit code above this.
 _SIGNAL_BASE = 128
 _KILLED = _SIGNAL_BASE + signal.SIGKILL
-# How the init process ends where it could not start the command: for another reason, not executable, not found.
+# The init process's exit codes where it could not start the command: other reasons, not executable, not found.
 INIT_FAILURES = (1, 126, 127)
 _INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>.+)")
-# What is said where it could not be started itself: its arguments are the command's.
+# The message where the init process itself could not be started: its arguments are the command's.
 _RUNTIME_SAYS = re.compile(r"exec /sbin/docker-init: (?P<why>.+)")
 
 
@@ -34,9 +34,9 @@ def exit_status(
 ) -> ExitStatus:
     """Return how a container ended.
 
-    ``state``: the daemon's. ``memory_bytes``: its limit; 0: none. ``out_of_memory``: whether the daemon has said so by
-    an event, which it does even where its state does not know. ``last_words``: what an init process printed last. A
-    child that ran out of memory is no failure of a command that then ended well.
+    ``state``: as inspected. ``memory_bytes``: its limit; 0: none. ``out_of_memory``: whether an event said so, which
+    the state may not show. ``last_words``: the last line on stderr, which may be the init process's. A command that
+    exits with 0 has succeeded, even if a child of it ran out of memory.
     """
     code = int(state["ExitCode"])
     if code in INIT_FAILURES and (words := _INIT_SAYS.search(last_words)):
@@ -48,13 +48,13 @@ def exit_status(
     oom = code != 0 and (bool(state.get("OOMKilled")) or out_of_memory)
     message = str(state.get("Error") or "")
     if code == _KILLED and memory_bytes and not oom and not message:
-        # Of some the daemon never hears from the kernel (3 to 10 in a hundred, measured with 20.10).
+        # The daemon misses some out-of-memory kills (3 to 10 in a hundred, measured with 20.10).
         message = f"Ended by signal 9 (SIGKILL). Perhaps it was out of memory (limit: {memory_bytes} bytes)."
     return ExitStatus(code=code, signal=None if oom else _signal(code), oom=oom, message=message)
 
 
 def may_be_out_of_memory(found: Mapping[str, Any]) -> bool:
-    """Tell whether a container, as it was inspected, ended as one that is out of memory, without its being said so."""
+    """Return whether a container, as inspected, may have run out of memory though its state does not say so."""
     state = found["State"]
     return bool(state["ExitCode"] == _KILLED and not state.get("OOMKilled") and found["HostConfig"].get("Memory"))
 

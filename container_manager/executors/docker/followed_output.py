@@ -1,4 +1,4 @@
-"""One container's output, fetched ahead by a thread of its own as far as its buffer has room."""
+"""One container's output, fetched by a thread of its own while its buffer has room."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
 from .exits import PHASES
 from .frames import FrameDecoder, Positions, since
 
-# A log that is followed from after its container's end may never be said to be over (measured with 20.10).
+# Following a log that is opened after its container's end may never end (measured with 20.10).
 _SILENCE_SECONDS = 1.0
-# What ends within this time after it has begun, or after its log has, is read at once: calls fewer to the daemon.
+# A container that ends within this time is read at once instead of followed, which saves calls to the daemon.
 _END_SECONDS = 0.2
 
 
 class FollowedOutput:
-    """The output of the container of this name; ``changed`` is called when there is no room left, and at the end."""
+    """The output of the container of this name. ``changed`` is called when the buffer is full, and at the end."""
 
     def __init__(self, name: str, daemon: Daemon, changed: Callable[[], None]) -> None:
         self._name, self._daemon, self._changed = name, daemon, changed
-        # Its id once that is known: nobody changes it.
+        # Its id once that is known: unlike the name it never changes.
         self._container = name
         self._buffer = OutputBuffer()
         self._state = threading.Condition()
         self._thread: threading.Thread | None = None
         self._answer: Answer | None = None
         self._received: Positions = {}
-        self._heard_at = time.monotonic()
+        self._follow_eventsd_at = time.monotonic()
         self._complete = self._closed = self._has_exited = False
 
     def note(self, text: str) -> None:
@@ -39,21 +39,21 @@ class FollowedOutput:
             self._buffer.add([LogChunk(stream="system", data=text.encode() + b"\n")])
 
     def follow(self) -> None:
-        """Begin to fetch, if that has not begun."""
+        """Start fetching, unless that has started."""
         with self._state:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._fetch, name=f"container-manager-{self._name}", daemon=True)
                 self._thread.start()
 
     def page(self, cursor: str, limit: int, *, has_exited: bool) -> LogPage:
-        """Return what is there after a cursor; knowing of the container's end, wait no longer than it takes."""
+        """Return buffered output after a cursor; ``has_exited`` tells the thread of the container's end."""
         with self._state:
             chunks, after = self._buffer.take(cursor, limit)
             self._has_exited = self._has_exited or has_exited
             self._state.notify_all()
-            silent = time.monotonic() - self._heard_at > _SILENCE_SECONDS
+            silent = time.monotonic() - self._follow_eventsd_at > _SILENCE_SECONDS
             if has_exited and silent and self._buffer.is_empty and self._answer is not None:
-                self._answer.break_off()
+                self._answer.interrupt()
             return LogPage(chunks=chunks, cursor=after, complete=not chunks and self._complete)
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class FollowedOutput:
             self._closed = True
             self._state.notify_all()
             if self._answer is not None:
-                self._answer.break_off()
+                self._answer.interrupt()
 
     def _fetch(self) -> None:
         follow = True
@@ -70,12 +70,12 @@ class FollowedOutput:
                 if follow:
                     phase = self._phase()
                     if phase is Phase.CREATED:
-                        # To follow what has not begun ends at once.
+                        # Following the log of a container that was not started ends at once.
                         self._pause()
                         continue
                     follow = phase is Phase.RUNNING
                 self._read(follow=follow)
-                # A log that is followed may lose its last piece at the container's end (measured with 20.10).
+                # So a followed log is read once more: it may lack its last piece (measured with 20.10).
                 if not follow:
                     break
             except Gone:
@@ -102,14 +102,14 @@ class FollowedOutput:
         try:
             self._read_on(follow=follow)
         except Gone:
-            # Somebody may have renamed it before its id was known.
+            # It may have been renamed before its id was known.
             if (container := self._daemon.inspect(self._name)["Id"]) == self._container:
                 raise
             self._container = container
             self._read_on(follow=follow)
 
     def _read_on(self, *, follow: bool) -> None:
-        """Read the log from where it was left to its end."""
+        """Read the log from the last position to its end."""
         parameters: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
         if (from_time := since(self._received)) is not None:
             parameters["since"] = from_time
@@ -119,7 +119,7 @@ class FollowedOutput:
                 with self._state:
                     if self._closed:
                         return
-                    self._answer, self._heard_at = answer, time.monotonic()
+                    self._answer, self._follow_eventsd_at = answer, time.monotonic()
                 for piece in answer.pieces():
                     chunks = decoder.feed(piece)
                     self._received = decoder.positions
@@ -130,11 +130,11 @@ class FollowedOutput:
 
     def _add(self, chunks: list[LogChunk]) -> None:
         with self._state:
-            self._heard_at = time.monotonic()
+            self._follow_eventsd_at = time.monotonic()
             self._buffer.add(chunks)
             is_full = self._buffer.is_full
         if is_full:
             self._changed()
             with self._state:
                 self._state.wait_for(lambda: self._closed or not self._buffer.is_full)
-                self._heard_at = time.monotonic()
+                self._follow_eventsd_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""The daemon's way to send both streams in one: frames of eight bytes of header, a timestamp and a piece of output.
+"""The daemon's log format, both streams in one: frames of an 8-byte header, a timestamp and a piece of output.
 
 https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach, "Stream format".
 """
@@ -19,9 +19,9 @@ _SKEW_SECONDS = 2
 
 @dataclass(slots=True)
 class Position:
-    """How far one stream was received: so many bytes of the ``frames``-th frame of this timestamp.
+    """How far one stream was received: ``size`` bytes of the ``frames``-th frame with this timestamp.
 
-    ``in_line``: the line goes on in the next frame, which then has the same timestamp, however much later it comes.
+    ``in_line``: the line continues in the next frame, which has the same timestamp, however much later it comes.
     """
 
     timestamp: bytes = b""
@@ -34,9 +34,9 @@ Positions = Mapping[Stream, Position]
 
 
 def since(positions: Positions) -> str | None:
-    """Return the time from which on the daemon has to send again, in seconds since 1970; None: from the start.
+    """Return from when the daemon has to send again, in seconds since 1970; None: from the start.
 
-    Streams are stamped each for itself, so that one may be a little behind the other.
+    The streams' timestamps are taken separately, so that one may be a little behind the other.
     """
     if not positions:
         return None
@@ -49,9 +49,9 @@ def _seconds(timestamp: bytes) -> int:
 
 
 class FrameDecoder:
-    """Takes the bytes in pieces of any size, gives the output as it comes, without what comes before ``after``.
+    """Decodes pieces of any size into output, and skips what comes before the positions ``after``.
 
-    Frames of a stream that have the same timestamp are told apart by their number.
+    Frames of a stream with the same timestamp are told apart by their number.
     """
 
     def __init__(self, after: Positions | None = None) -> None:
@@ -60,13 +60,13 @@ class FrameDecoder:
         self._header = b""
         self._left = 0
         self._stream: Stream = "stdout"
-        # What is known of this frame's; None behind it.
+        # What was received of this frame's; None once it is complete.
         self._timestamp: bytes | None = None
         self._counts: dict[Stream, tuple[bytes, int]] = {}
         self._skip = 0
 
     def feed(self, data: bytes) -> list[LogChunk]:
-        """Return what is known of the streams now; neighbours of one stream are one chunk."""
+        """Return the output in a piece; neighbouring frames of one stream are one chunk."""
         runs: list[tuple[Stream, list[memoryview]]] = []
         view, at = memoryview(data), 0
         while at < len(data):
@@ -108,10 +108,10 @@ class FrameDecoder:
         return end, lost
 
     def _begin(self, timestamp: bytes) -> bytes:
-        """Begin a frame's payload; return the newline that the daemon has lost before it.
+        """Begin a frame's payload; return the newline that the daemon has dropped before it.
 
-        The log driver `local` (20.10) keeps no newline of a line that is longer than a frame. The next frame then has
-        another timestamp, or nothing in it.
+        The log driver `local` (20.10) drops the newline of a line that is longer than a frame. The next frame then has
+        another timestamp, or is empty.
         """
         last, count = self._counts.get(self._stream, (b"", 0))
         here = (timestamp, count + 1 if timestamp == last else 1)
@@ -124,7 +124,7 @@ class FrameDecoder:
                 return b""
             del self._after[self._stream]
         before = self.positions.get(self._stream)
-        # Should it be cut here, the rest is asked for again.
+        # If the connection is cut here, the rest is requested again.
         self.positions[self._stream] = Position(timestamp, here[1], in_line=self._left > 0)
         is_over = before is not None and before.in_line and (before.timestamp != timestamp or not self._left)
         return b"\n" if is_over else b""

@@ -1,4 +1,4 @@
-"""Have the daemon pull images, with the registries' logins, and understand what it says of it."""
+"""Pull images through the daemon, with the registries' logins, and classify its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..base import DependencyUnavailable, Rejected, Unavailable
 from .daemon import Answer, Daemon, Failed, Gone
 from .options import DockerOptions
 
-# The daemon answers 500, or an error in its stream, both where a registry refuses and where it cannot be reached.
+# Parts of messages that mean a registry cannot be reached now. The daemon uses the same codes where one refuses.
 _UNREACHABLE = (
     "connection refused",
     "connection reset",
@@ -38,7 +38,7 @@ _UNREACHABLE = (
 
 
 class Images:
-    """Pulls images; several attempts that need the same one wait for one pull."""
+    """Pulls images. Attempts that need the same one wait for one pull."""
 
     def __init__(self, daemon: Daemon, options: DockerOptions, *, secrets_directory: str) -> None:
         self._daemon, self._options, self._secrets_directory = daemon, options, secrets_directory
@@ -48,8 +48,8 @@ class Images:
     def pull(self, image: str, key: str, *, note: Callable[[str], None], check: Callable[[], None]) -> None:
         """Pull an image for an attempt, and note each step.
 
-        ``check`` raises where it is not wanted any more; it is called before, and where the pull was broken off. Raises
-        Rejected where the registry refuses, and DependencyUnavailable where it cannot be asked.
+        ``check`` raises where the attempt is not wanted any more; it is called before the pull, and where the pull was
+        interrupted. Raises Rejected where the registry refuses, and DependencyUnavailable where it cannot be reached.
         """
         registry, repository, tag = _parts(image)
         headers = self._login(registry)
@@ -68,22 +68,22 @@ class Images:
             except (Gone, Failed) as error:
                 raise _refusal(image, str(error)) from error
             except Unavailable:
-                # Perhaps it was broken off.
+                # It may have been interrupted because the attempt is not wanted any more.
                 check()
                 raise
             finally:
                 self._pulls.pop(key, None)
 
-    def break_off(self, key: str | None = None) -> None:
-        """Break the pull for an attempt off, or all."""
+    def interrupt(self, key: str | None = None) -> None:
+        """Interrupt the pull for an attempt, or all."""
         for stream in [*self._pulls.values()] if key is None else filter(None, [self._pulls.get(key)]):
-            stream.break_off()
+            stream.interrupt()
 
     def _login(self, registry: str) -> dict[str, str]:
         login = self._options.registries.get(registry)
         if login is None:
-            with self._daemon.asked() as api:
-                # What `docker login` has left for the worker's user.
+            with self._daemon.client() as api:
+                # The login that `docker login` has stored for the worker's user.
                 header = get_config_header(api, registry)
             return {"X-Registry-Auth": header.decode()} if header else {}
         try:

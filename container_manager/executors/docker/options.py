@@ -1,4 +1,4 @@
-"""What the settings say of one Docker daemon: how to reach it, what jobs may have of it, and what they get unasked."""
+"""The options of one Docker daemon: how to reach it, what jobs may request, and their defaults."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ PULL_POLICIES = ("missing", "always", "never")
 class DockerOptions:
     """``OPTIONS`` of a Docker executor.
 
-    The daemon. ``base_url``: ``unix://``, ``tcp://`` (then ``tls`` is needed) or ``ssh://``. ``tls``: paths of
+    Connection. ``base_url``: ``unix://``, ``tcp://`` (then ``tls`` is needed) or ``ssh://``. ``tls``: paths of
     ``ca``, ``cert`` and ``key``. ``timeout_seconds``: how long an answer may take.
 
-    What jobs may have. ``images``: patterns such as ``"python:3.*"`` or ``"registry.example.com/team/*"``; one without
-    a tag allows every tag. ``volumes``: name → ``{"source": volume or path on the daemon's host, "read_only": …}``,
-    read-only unless said otherwise. ``networks``: names. ``gpus``: how many at most; -1: all.
+    What jobs may request. ``images``: patterns such as ``"python:3.*"`` or ``"registry.example.com/team/*"``; one
+    without a tag allows every tag. ``volumes``: name → ``{"source": volume or path on the daemon's host, "read_only":
+    …}``, read-only unless said otherwise. ``networks``: names. ``gpus``: how many at most; -1: all.
 
-    The most that a job may ask for, and what it gets unasked. ``pids``: processes and threads. ``memory_bytes`` and
+    Maximum and default of each job. ``pids``: processes and threads. ``memory_bytes`` and
     ``cpu_count``; None: no limit. ``ulimits``: name → value.
 
-    The most that a job gets, whatever it asks for. ``grace_seconds``: between TERM and KILL; None: no limit.
+    Maximum, whatever a job requests. ``grace_seconds``: between TERM and KILL; None: no limit.
 
-    What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime``: of the
-    daemon's, such as ``runsc``. ``user`` and ``read_only`` (the image's files), where they are given; else a job may
-    ask. ``network``, unless a job asks for one of ``networks``.
+    What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime`` of the
+    daemon, such as ``runsc``. ``user`` and ``read_only`` (the image's files), if set; otherwise a job may request them.
+    ``network``, unless a job requests one of ``networks``.
 
     Images. ``pull``: ``missing``, ``always`` or ``never``. ``registries``: host → ``{"username": …, "password":
     reference}``; ``env:CM_REGISTRY_NAME``, or ``file:NAME`` in the folder ``registries`` of SECRETS_DIRECTORY.
 
-    Keeping. ``log_bytes``: how much output of a container the daemon keeps at least; at most it keeps twice as much.
-    ``keep_failed_seconds``: how long the container of a failed attempt stays, to be looked at.
+    Retention. ``log_bytes``: how much output of a container the daemon keeps at least; at most it keeps twice as much.
+    ``keep_failed_seconds``: how long the container of a failed attempt is kept for inspection.
     """
 
     base_url: str = LOCAL_DAEMON
@@ -68,7 +68,7 @@ class DockerOptions:
 
 
 def docker_options(given: Mapping[str, Any]) -> DockerOptions:
-    """Return the options of an alias.
+    """Return the validated options of an alias.
 
     Raises ImproperlyConfigured that names every wrong one and what it should be.
     """
@@ -89,7 +89,7 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
         if str(network) == "host" or str(network).startswith("container:"):
             yield f"The network {network!r} would let jobs out of their containers: it cannot be allowed."
     try:
-        # The same rules as for what a job asks.
+        # The same rules as for a job's requests.
         container_request({name: given[name] for name in ("user", "tmpfs", "ulimits") if given.get(name, "") != ""})
     except ValueError as error:
         yield f"Of the options: {error}"

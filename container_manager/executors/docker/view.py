@@ -1,4 +1,4 @@
-"""What the daemon has of this installation: a list that is the truth, and events that make it quick."""
+"""The containers of this installation: a list taken every few seconds is the truth, events make it quick."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,28 +15,38 @@ from .configuration import INSTALL_LABEL, KEY_LABEL
 from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
 from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
 
-# A list of 300 containers takes the daemon about 45 ms.
+# Listing 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
-# A thread that waits for a daemon that hangs ends by itself, some time.
+# A thread that waits for a hanging daemon ends by itself at that call's timeout.
 _CLOSE_SECONDS = 0.5
 _LAST_WORDS_BYTES = 4096
-# By then the daemon has said of what the kernel killed that it was out of memory, if it ever does (2 in 100 come after
-# the end, some ms, measured with 20.10).
+# The daemon's event that a container ran out of memory may come after the one of its end (2 in 100, by some ms,
+# measured with 20.10), and by then has come if it ever does.
 _OUT_OF_MEMORY_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A container as it was seen, ``at`` this machine's monotonic time. ``exit`` is unknown until it was looked at."""
+@dataclass(slots=True, kw_only=True)
+class _Container:
+    """What is known of one container. Times are this machine's monotonic seconds."""
 
-    phase: Phase
-    at: float
+    # None: it was removed, or only an event has named it.
+    phase: Phase | None = None
+    seen_at: float = 0.0
+    # How it ended, once it was inspected after its end.
     exit: ExitStatus | None = None
+    # Whether it has ended, or may have, and was not inspected since.
+    is_end_unknown: bool = False
+    # Whether an event has said so.
+    out_of_memory: bool = False
+    # When to stop waiting for such an event; None: there was no reason to wait.
+    doubt_until: float | None = None
+    # When we removed it. Older lists and late events must not bring it back.
+    removed_at: float | None = None
 
 
 class View:
-    """Containers by their keys, kept up to date by two threads; ``changed`` is called when something may be new."""
+    """Containers by their keys, kept up to date by two threads. ``changed`` is called when something may be new."""
 
     def __init__(
         self,
@@ -48,74 +58,72 @@ class View:
         self._daemon, self._install, self._changed = daemon, install, changed
         # Guards all that follows; notified when there is something to ask the daemon.
         self._state = threading.Condition()
-        self._seen: dict[str, Seen] = {}
-        self._removed: dict[str, float] = {}
-        self._unknown_ends: set[str] = set()
-        self._out_of_memory: set[str] = set()
-        # Those that may have been, by when the daemon will have said so.
-        self._doubts: dict[str, float] = {}
+        self._containers: dict[str, _Container] = {}
         self._list_at = self._listed_at = 0.0
         self._error: Unavailable | None = None
         self._threads: list[threading.Thread] = []
         self._answer: Answer | None = None
         self._closed = False
 
-    def look(self) -> Observations:
-        """Return what is known; raise Unavailable where the daemon did not answer when it was asked last."""
+    def observe(self) -> Observations:
+        """Return what is known; raise Unavailable where the daemon did not answer the last question."""
         self._start()
         with self._state:
             if self._error is not None:
                 raise Unavailable(str(self._error)) from self._error
             attempts = [
-                # An end is told with all that is known of it.
-                Observation(key=key, handle=key, phase=seen.phase, exit=seen.exit)
-                if seen.phase is not Phase.EXITED or seen.exit is not None
+                # An end is reported only with its exit status.
+                Observation(key=key, handle=key, phase=found.phase, exit=found.exit)
+                if found.phase is not Phase.EXITED or found.exit is not None
                 else Observation(key=key, handle=key, phase=Phase.RUNNING)
-                for key, seen in self._seen.items()
+                for key, found in self._containers.items()
+                if found.phase is not None
             ]
             return Observations(attempts=attempts, as_of=self._listed_at)
 
-    def find(self, key: str) -> Seen | None:
+    def phase(self, key: str) -> Phase | None:
+        """Return how far a container has come, as far as it is known; None where none is known."""
         self._start()
         with self._state:
-            return self._seen.get(key)
+            found = self._containers.get(key)
+            return None if found is None else found.phase
 
     def note_started(self, key: str) -> None:
+        """Take a container for running from now on, before a list or an event says so."""
         with self._state:
-            if key not in self._seen or self._seen[key].phase is Phase.CREATED:
-                self._seen[key] = Seen(phase=Phase.RUNNING, at=time.monotonic())
+            found = self._containers.setdefault(key, _Container())
+            if found.phase in (None, Phase.CREATED):
+                found.phase, found.seen_at, found.removed_at = Phase.RUNNING, time.monotonic(), None
 
     def forget(self, key: str) -> None:
+        """Drop a container that we have removed."""
         with self._state:
-            self._seen.pop(key, None)
-            self._unknown_ends.discard(key)
-            self._out_of_memory.discard(key)
-            self._doubts.pop(key, None)
-            self._removed[key] = time.monotonic()
+            self._containers[key] = _Container(removed_at=time.monotonic())
 
     def close(self) -> None:
         with self._state:
             self._closed = True
             self._state.notify_all()
             if self._answer is not None:
-                self._answer.break_off()
+                self._answer.interrupt()
         for thread in self._threads:
             thread.join(timeout=_CLOSE_SECONDS)
 
     def _start(self) -> None:
         with self._state:
             if not self._threads and not self._closed:
-                for name, work in (("events", self._hear), ("view", self._keep_up)):
+                for name, work in (("events", self._follow_events), ("view", self._update)):
                     thread = threading.Thread(target=work, name=f"container-manager-{name}", daemon=True)
                     self._threads.append(thread)
                     thread.start()
 
-    def _keep_up(self) -> None:
-        """Ask the daemon for what is not known, until closed (a thread of its own)."""
+    def _update(self) -> None:
+        """List and inspect containers when that is due, until closed (a thread of its own)."""
         while True:
             with self._state:
                 if not self._inspectable():
-                    at = min([self._list_at, *(self._doubts[key] for key in self._unknown_ends)])
+                    doubts = (found.doubt_until for found in self._containers.values() if found.is_end_unknown)
+                    at = min([self._list_at, *(doubt for doubt in doubts if doubt is not None)])
                     self._state.wait(max(0.0, at - time.monotonic()))
                 if self._closed:
                     return
@@ -128,7 +136,7 @@ class View:
                 with self._state:
                     self._error = None
             except Exception as error:
-                # Whatever it is, without this thread no end would ever be seen again.
+                # Whatever it is, this thread must go on: without it no end would ever be seen again.
                 if not isinstance(error, Unavailable):
                     logger.exception("The Docker daemon's answer was not understood")
                 with self._state:
@@ -140,51 +148,70 @@ class View:
 
     def _inspectable(self) -> list[str]:
         now = time.monotonic()
-        return [key for key in self._unknown_ends if self._doubts.get(key, 0.0) <= now]
+        return [
+            key
+            for key, found in self._containers.items()
+            if found.is_end_unknown and (found.doubt_until is None or found.doubt_until <= now)
+        ]
 
     def _list(self) -> None:
         with self._state:
             asked = time.monotonic()
-            # Whoever wants another list while this one is made has it.
+            # A list that is asked for while this one is being made must be made after it.
             self._list_at = asked + _LIST_SECONDS
-        with self._daemon.asked() as api:
+        with self._daemon.client() as api:
             rows = api.containers(all=True, filters={"label": f"{INSTALL_LABEL}={self._install}"})
         with self._state:
-            # What has happened while the daemon made its list is not in it.
-            seen = {key: found for key, found in self._seen.items() if found.at >= asked}
-            for row in rows:
-                key, phase = row["Labels"].get(KEY_LABEL), PHASES.get(row["State"])
-                if key is None or phase is None or key in seen or self._removed.get(key, 0.0) >= asked:
-                    continue
-                known = self._seen.get(key)
-                seen[key] = known if known is not None and known.exit else Seen(phase=phase, at=asked)
-            self._seen = seen
-            self._out_of_memory &= set(seen)
-            self._doubts = {key: at for key, at in self._doubts.items() if key in seen}
-            self._removed = {key: at for key, at in self._removed.items() if at >= asked}
-            self._unknown_ends |= {k for k, found in seen.items() if found.phase is Phase.EXITED and not found.exit}
+            self._take_list(rows, asked)
             self._listed_at = asked
 
+    def _take_list(self, rows: Iterable[Mapping[str, Any]], asked: float) -> None:
+        """Replace what was known before the daemon was asked for this list. The caller holds the lock."""
+        listed = {row["Labels"].get(KEY_LABEL): PHASES.get(row["State"]) for row in rows}
+        for key, known in [*self._containers.items()]:
+            if max(known.seen_at, known.removed_at or 0.0) >= asked:
+                # What happened while the daemon made its list is not in it.
+                listed.pop(key, None)
+            elif known.removed_at is not None or not (listed.get(key) or known.is_end_unknown):
+                del self._containers[key]
+            elif listed.get(key) is None:
+                known.phase = None
+        for key, phase in listed.items():
+            if key is None or phase is None:
+                continue
+            found = self._containers.setdefault(key, _Container())
+            if found.exit is None:
+                found.phase, found.seen_at = phase, asked
+                found.is_end_unknown = found.is_end_unknown or phase is Phase.EXITED
+
     def _inspect(self, key: str) -> None:
-        status = None
+        status, is_gone = None, False
         try:
             found = self._daemon.inspect(key)
             if PHASES.get(found["State"]["Status"]) is Phase.EXITED:
-                if self._doubt(key, found):
+                if may_be_out_of_memory(found) and self._postpone(key):
                     return
-                status = self._exit_status(found, out_of_memory=key in self._out_of_memory)
+                status = self._exit_status(key, found)
         except Gone:
-            with self._state:
-                self._seen.pop(key, None)
+            is_gone = True
         with self._state:
-            if status is not None and key in self._unknown_ends:
-                self._seen[key] = Seen(phase=Phase.EXITED, at=time.monotonic(), exit=status)
-            self._unknown_ends.discard(key)
+            known = self._containers.get(key)
+            if known is None or not known.is_end_unknown:
+                # It was removed meanwhile.
+                return
+            known.is_end_unknown = False
+            if is_gone:
+                del self._containers[key]
+            elif status is not None:
+                known.phase, known.seen_at, known.exit = Phase.EXITED, time.monotonic(), status
 
-    def _exit_status(self, found: Mapping[str, Any], *, out_of_memory: bool) -> ExitStatus:
+    def _exit_status(self, key: str, found: Mapping[str, Any]) -> ExitStatus:
+        with self._state:
+            known = self._containers.get(key)
+            out_of_memory = known is not None and known.out_of_memory
         state, words = found["State"], ""
         if state["ExitCode"] in INIT_FAILURES:
-            with self._daemon.asked() as api:
+            with self._daemon.client() as api:
                 words = api.logs(found["Id"], stdout=False, stderr=True, tail=1).decode(errors="replace")
         return exit_status(
             state,
@@ -193,18 +220,17 @@ class View:
             last_words=words[-_LAST_WORDS_BYTES:],
         )
 
-    def _doubt(self, key: str, found: Mapping[str, Any]) -> bool:
-        """Tell whether to wait for the daemon's word that a container was out of memory."""
-        if not may_be_out_of_memory(found):
-            return False
+    def _postpone(self, key: str) -> bool:
+        """Wait for an event that says a container ran out of memory; return False where it came, or we have waited."""
         with self._state:
-            if key in self._out_of_memory or key in self._doubts:
+            known = self._containers.get(key)
+            if known is None or known.out_of_memory or known.doubt_until is not None:
                 return False
-            self._doubts[key] = time.monotonic() + _OUT_OF_MEMORY_SECONDS
+            known.doubt_until = time.monotonic() + _OUT_OF_MEMORY_SECONDS
             return True
 
-    def _hear(self) -> None:
-        """Hear the daemon's events, until closed (a thread of its own)."""
+    def _follow_events(self) -> None:
+        """Follow the daemon's events, until closed (a thread of its own)."""
         filters = json.dumps(
             {"type": ["container"], "event": ["die", "oom"], "label": [f"{INSTALL_LABEL}={self._install}"]}
         )
@@ -217,29 +243,29 @@ class View:
                         self._answer = answer
                     self._list_soon()
                     for event in answer.lines():
-                        self._take(event)
+                        self._take_event(event)
             except (Gone, Unavailable):
                 pass
-            # Whatever happened while nobody listened is in the list.
+            # Whatever happened while no events came is in the list.
             self._list_soon()
             with self._state:
                 self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take_event(self, event: Mapping[str, Any]) -> None:
         key = event.get("Actor", {}).get("Attributes", {}).get(KEY_LABEL)
         if key is None:
             return
         with self._state:
+            found = self._containers.setdefault(key, _Container())
             if event.get("Action") == "oom":
-                self._out_of_memory.add(key)
-                if key in self._doubts:
-                    self._doubts[key] = 0.0
-                    self._state.notify_all()
-                return
-            if key not in self._removed:
-                self._seen.setdefault(key, Seen(phase=Phase.RUNNING, at=time.monotonic()))
-                self._unknown_ends.add(key)
-                self._state.notify_all()
+                found.out_of_memory = True
+                if found.doubt_until is not None:
+                    found.doubt_until = 0.0
+            elif found.removed_at is None:
+                found.is_end_unknown = True
+                if found.phase is None:
+                    found.phase, found.seen_at = Phase.RUNNING, time.monotonic()
+            self._state.notify_all()
 
     def _list_soon(self) -> None:
         with self._state:

@@ -16,7 +16,7 @@ from .sqlite import SQLiteDialect
 def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
     """Return the dialect of a connection's database.
 
-    Raises NotSupportedError for a vendor whose triggers are not written yet: silence would be an unguarded table.
+    Raises NotSupportedError for any other vendor: its tables would be unguarded.
     """
     if dialect := dialect_of(connection):
         return dialect

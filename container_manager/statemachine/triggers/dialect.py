@@ -1,4 +1,4 @@
-"""What each database must be told, as values, and what differs between databases."""
+"""The base of the triggers' SQL: what to install, as values, and what each database must define."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..graph import Graph, State
 
-# Stands for the quoted table in SQL text, until the schema editor knows its name.
+# The placeholder of the quoted table in SQL, until the schema editor knows its name.
 TABLE = "\x00table\x00"
 
-# How many versions there are: one more still fits a 32-bit column.
+# The number of versions: they fit a signed 32-bit column.
 VERSIONS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardSpec:
-    """A guard to install: names are unquoted column names."""
+    """A guard to install; names are unquoted column names."""
 
     name: str
     primary_key: str
@@ -30,7 +30,7 @@ class GuardSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalSpec:
-    """A journal trigger to install: names are unquoted table and column names.
+    """A journal trigger to install; names are unquoted table and column names.
 
     ``version``, ``at``, ``actor`` and ``reason`` are columns of the guarded table; the rest are the journal's.
     """
@@ -53,12 +53,14 @@ class Dialect(ABC):
 
     vendor: ClassVar[str]
     quote_mark: ClassVar[str] = '"'
-    # Whether a plain SELECT may show less than an UPDATE of the same transaction has just met.
+    # Whether a plain SELECT may show an older row than an UPDATE of the same transaction sees.
     reads_snapshot: ClassVar[bool] = False
-    # Whether FOR UPDATE and UPDATE lock what they read of any index, in that index's order.
+    # Whether FOR UPDATE and UPDATE lock the index entries that they read, in that index's order.
     locks_indexes: ClassVar[bool] = False
     exact_collation: ClassVar[str] = ""
-    # How to compare a column, so that a row is found by its key and not by an index of this column.
+    # A random version, for the reasons of `machine.new_version`.
+    new_version: ClassVar[str]
+    # Compares a column so that no index of it is used: the row is then found by its key.
     unindexed: ClassVar[str] = "%(expressions)s"
 
     def literal(self, state: State) -> str:
@@ -68,7 +70,7 @@ class Dialect(ABC):
         return ", ".join(self.literal(state) for state in states)
 
     def quote(self, name: str) -> str:
-        """Quote a name, unless its owner has: as Django does with a ``db_table``."""
+        """Quote a name, unless it is quoted, as Django does with a ``db_table``."""
         mark = self.quote_mark
         return name if name[0] == name[-1] == mark else mark + name.replace(mark, mark * 2) + mark
 
@@ -76,7 +78,7 @@ class Dialect(ABC):
         return name.strip(self.quote_mark)
 
     def exact(self, column: str, graph: Graph) -> str:
-        """Return a column's value as the map compares it: a collation may hold other texts for equal."""
+        """Return a column compared byte by byte: its collation may treat different strings as equal."""
         return f"{column} {self.exact_collation}" if isinstance(graph.states[0], str) else column
 
     def targets_text(self, graph: Graph, state: State) -> str:
@@ -89,7 +91,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def drop_guard(self, spec: GuardSpec) -> list[str]:
-        """Return the statements that take it away; each is harmless where it is gone already."""
+        """Return the statements that drop it; each does nothing if it does not exist."""
 
     @abstractmethod
     def create_journal(self, spec: JournalSpec) -> list[str]:
@@ -97,33 +99,33 @@ class Dialect(ABC):
 
     @abstractmethod
     def drop_journal(self, spec: JournalSpec) -> list[str]:
-        """Return the statements that take it away."""
+        """Return the statements that drop it, likewise."""
 
     @abstractmethod
     def installed(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
-        """Return what stands in the database for a table: trigger (or function) name → its comparable text."""
+        """Return a table's triggers (and functions): name → text to compare with `expected`."""
 
     @abstractmethod
     def expected(self, statements: Sequence[str], table: str) -> dict[str, str]:
-        """Return what `installed` would give had just these statements been run."""
+        """Return what `installed` returns after these statements."""
 
     def has_table(self, connection: BaseDatabaseWrapper, table: str) -> bool:
         return self.unquote(table) in connection.introspection.table_names()
 
     def writers(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
-        """Return the triggers of other tables that hinder a rebuild of this one: name → the statement that made it."""
+        """Return the triggers of other tables that prevent a rebuild of this one: name → CREATE statement."""
         return {}
 
     def sweep(self, connection: BaseDatabaseWrapper) -> list[str]:
-        """Drop what this package has made and no table uses any more; return the names."""
+        """Drop what this package created and no table uses any more; return the names."""
         return []
 
     def is_conflict(self, error: BaseException) -> bool:
-        """Tell whether the database gave up this transaction for another one that wrote first."""
+        """Tell whether the database aborted this transaction because another one wrote first."""
         return False
 
     def is_deadlock(self, error: BaseException) -> bool:
-        """Tell whether the database ended this transaction since it waited in a circle with another."""
+        """Tell whether the database aborted this transaction as the victim of a deadlock."""
         return False
 
 

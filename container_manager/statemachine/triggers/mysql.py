@@ -1,7 +1,7 @@
 """MariaDB's and MySQL's triggers.
 
-Comparisons are binary: the usual collations hold 'QUEUED ' and 'queued' for equal, the map does not. REPLACE is a
-DELETE and an INSERT; the delete trigger recognises it by the key that the same statement is just inserting.
+Comparisons are binary, since the usual collations treat 'QUEUED ' and 'queued' as equal. REPLACE is a DELETE and an
+INSERT; the delete trigger recognises it by the key that the same statement is inserting.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ _DEADLOCK = 1213
 
 class MySQLDialect(Dialect):
     vendor = "mysql"
+    new_version = f"FLOOR(RAND() * {VERSIONS})"
     quote_mark = "`"
     reads_snapshot = True
     locks_indexes = True
-    # InnoDB locks the part of an index that it reads: by an index of the state, that is other rows too.
+    # InnoDB locks the part of an index that it reads: in an index of the state, also entries of other rows.
     unindexed = "CAST(%(expressions)s AS BINARY)"
 
     def literal(self, state: State) -> str:
         if isinstance(state, str) and "\\" in state:
-            # Whether a backslash escapes depends on the session, and the catalogue shows the text without it.
+            # Whether a backslash is an escape depends on the session, and the catalogue shows the text without it.
             return f"CONVERT(X'{state.encode().hex()}' USING utf8mb4)"
         return super().literal(state)
 
@@ -51,7 +52,7 @@ class MySQLDialect(Dialect):
         return [
             f"CREATE TRIGGER {q(spec.name + '_mark')} BEFORE UPDATE ON {TABLE} FOR EACH ROW "
             f"IF {changed} AND {unmarked} THEN "
-            f"SET NEW.{q(spec.version)} = FLOOR(RAND() * {VERSIONS}), NEW.{q(spec.at)} = UTC_TIMESTAMP(6), "
+            f"SET NEW.{q(spec.version)} = {self.new_version}, NEW.{q(spec.at)} = UTC_TIMESTAMP(6), "
             f"NEW.{q(spec.actor)} = '', NEW.{q(spec.reason)} = ''; END IF",
             f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE ON {TABLE} FOR EACH ROW "
             f"IF {changed} THEN "
@@ -123,7 +124,7 @@ class MySQLDialect(Dialect):
         )
 
     def _replace_guard(self, spec: GuardSpec) -> str:
-        # NOW() stands still within one statement, so an earlier INSERT's mark is not taken for this one's.
+        # NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
         column, key = self.quote(spec.column), self.quote(spec.primary_key)
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_delete')} BEFORE DELETE ON {TABLE} FOR EACH ROW BEGIN "
@@ -137,7 +138,7 @@ class MySQLDialect(Dialect):
         return f"BINARY CONVERT({column} USING utf8mb4)"
 
     def _text(self, column: str) -> str:
-        # An explicit collation: columns and literals have others, which CONCAT would not mix.
+        # CONCAT refuses to mix the collations of columns and literals.
         return f"COALESCE(CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin, 'NULL')"
 
     def _exact(self, state: State) -> str:

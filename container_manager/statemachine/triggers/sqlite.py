@@ -1,8 +1,7 @@
 """SQLite's triggers.
 
-``RAISE`` takes only a literal text (expressions came with 3.47), so there is one ``SELECT RAISE`` per source state.
-There is no per cent sign in any of this: Django's schema editor reads it as a placeholder in some of its ways, and as
-itself in others.
+``RAISE`` accepts only a literal (expressions since 3.47), so there is one ``SELECT RAISE`` per source state. No SQL here
+has a per cent sign: Django's schema editor treats it as a placeholder on some paths, and literally on others.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ _NOW = "strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), 'now')"
 
 class SQLiteDialect(Dialect):
     vendor = "sqlite"
+    new_version = f"random() & {VERSIONS - 1}"
     exact_collation = "COLLATE BINARY"
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
@@ -30,7 +30,7 @@ class SQLiteDialect(Dialect):
     def create_journal(self, spec: JournalSpec) -> list[str]:
         q = self.quote
         made_here = f"(NEW.{q(spec.version)} IS NOT OLD.{q(spec.version)} AND NEW.{q(spec.at)} IS NOT NULL)"
-        # A trigger cannot change NEW here: the row's own marks follow in a second UPDATE, of other columns.
+        # A trigger cannot change NEW in SQLite: the row's marks are set by a second UPDATE, of other columns.
         return [
             f"CREATE TRIGGER {q(spec.name)} AFTER UPDATE OF {q(spec.column)} ON {TABLE} FOR EACH ROW "
             f"WHEN OLD.{q(spec.column)} IS NOT NEW.{q(spec.column)} BEGIN "
@@ -39,7 +39,7 @@ class SQLiteDialect(Dialect):
             f"CASE WHEN {made_here} THEN NEW.{q(spec.at)} ELSE {_NOW} END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.actor)} ELSE '' END, "
             f"CASE WHEN {made_here} THEN NEW.{q(spec.reason)} ELSE '' END); "
-            f"UPDATE {TABLE} SET {q(spec.version)} = random() & {VERSIONS - 1}, {q(spec.at)} = {_NOW}, "
+            f"UPDATE {TABLE} SET {q(spec.version)} = {self.new_version}, {q(spec.at)} = {_NOW}, "
             f"{q(spec.actor)} = '', {q(spec.reason)} = '' "
             f"WHERE {q(spec.primary_key)} = NEW.{q(spec.primary_key)} AND NOT {made_here}; END"
         ]
@@ -55,7 +55,7 @@ class SQLiteDialect(Dialect):
             return dict(cursor.fetchall())
 
     def writers(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
-        # A rename, the last step of a rebuild, reads the whole schema, and fails where a trigger's table is not there.
+        # The rename at the end of a rebuild reads the whole schema and fails if a trigger's table does not exist.
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name <> %s AND instr(sql, %s) > 0",
@@ -104,12 +104,12 @@ class SQLiteDialect(Dialect):
             for state in graph.states
             if graph.targets(state)
         )
-        # An OR of pairs says the same, and costs a tenth of an UPDATE.
+        # An OR of pairs would be equivalent, but would take a tenth of an UPDATE.
         return f"CASE {old}{cases} END" if cases else "0"
 
     def _key_guard(self, spec: GuardSpec) -> str:
-        # UPDATE OR REPLACE onto another row's key would give that row this one's status. No "OF": SET rowid = …
-        # changes an integer key without naming it.
+        # UPDATE OR REPLACE to another row's key would give that row this one's status. No "OF": SET rowid = … changes an
+        # integer key without naming it.
         key = self.quote(spec.primary_key)
         return (
             f"CREATE TRIGGER {self.quote(spec.name + '_key')} AFTER UPDATE ON {TABLE} FOR EACH ROW "
@@ -118,8 +118,8 @@ class SQLiteDialect(Dialect):
         )
 
     def _insert_guard(self, spec: GuardSpec) -> str:
-        # INSERT OR REPLACE is no UPDATE, and a trigger cannot tell it from a plain INSERT or an upsert: so an
-        # INSERT that names an existing row may not name another status for it.
+        # INSERT OR REPLACE is not an UPDATE, and a trigger cannot distinguish it from a plain INSERT or an upsert. So an
+        # INSERT with the key of an existing row must have that row's status.
         key, column = self.quote(spec.primary_key), self.exact(self.quote(spec.column), spec.graph)
         allowed = spec.graph.initial or spec.graph.states
         return (

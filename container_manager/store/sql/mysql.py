@@ -7,18 +7,18 @@ from math import ceil
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ...statemachine.triggers.dialect import VERSIONS
+from ...statemachine.triggers.mysql import MySQLDialect
 from .row_by_row import RowByRowStore
 
 
 class MySQLStore(RowByRowStore):
     vendor = "mysql"
+    dialect = MySQLDialect()
     now = "UTC_TIMESTAMP(6)"
     lock = " FOR UPDATE SKIP LOCKED"
-    version = f"FLOOR(RAND() * {VERSIONS})"
-    # InnoDB locks what it reads of an index: by another than the key that is in the other order, or other rows.
+    # InnoDB locks the index entries that it reads. Another index than the key's has another order, and other rows.
     by_key = "CAST({} AS BINARY)"
-    # A small table would be scanned instead, and each row on the way locked.
+    # The optimizer scans a small table instead, which locks every row.
     by_primary = "FORCE INDEX (PRIMARY)"
 
     def after(self, seconds: str) -> str:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from math import ceil
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ...statemachine.triggers.dialect import VERSIONS
+from ...models import ContainerJob, JobStatus
+from ...statemachine.assignments import assignments_by_target
+from ...statemachine.triggers.postgresql import PostgreSQLDialect
 from ..values import JOB_COLUMNS, Outcome
-from .statements import ATTEMPT_COLUMNS, CLAIM, Keys, StoreSQL
+from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
+_ENDS = (JobStatus.COMPLETED, JobStatus.FAILED)
 _OUTCOME_NUMBERS = ("attempt", "exit_code", "signal", "peak_memory_bytes", "cpu_seconds")
 
 
 class PostgreSQLStore(StoreSQL):
     vendor = "postgresql"
+    dialect = PostgreSQLDialect()
     now = "statement_timestamp()"
     finishes_in_one_statement = True
-    version = f"floor(random() * {VERSIONS})"
     lock = " FOR UPDATE SKIP LOCKED"
 
     def after(self, seconds: str) -> str:
@@ -33,10 +36,10 @@ class PostgreSQLStore(StoreSQL):
     def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
         return (
             f"SET idle_in_transaction_session_timeout = {ceil(idle_seconds * 1000)}",
-            # Where statements are prepared: to plan one anew takes as long as to claim or finish a job.
+            # For prepared statements: planning takes as long as claiming or finishing a job.
             "SET plan_cache_mode = force_generic_plan",
-            # A plan that is kept must not be the one that suits a table while it is small. (Where no index serves, that
-            # looks so dear that it would be compiled.)
+            # A cached plan must not be the one for a small table. (Without a usable index that plan has a cost that
+            # would trigger JIT compilation.)
             "SET enable_seqscan = off",
             "SET jit = off",
         )
@@ -49,50 +52,38 @@ class PostgreSQLStore(StoreSQL):
     ) -> Sequence[Sequence[Any]]:
         select, params = candidates
         with connection.cursor() as cursor:
-            cursor.execute(_postgresql_claim(select), [*params, worker, worker, worker])
+            cursor.execute(self._claim_sql(select), [*params, worker, worker, worker])
             rows: list[Sequence[Any]] = cursor.fetchall()
             return rows
 
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
     ) -> tuple[set[uuid.UUID], Keys]:
-        # The driver turns each member of a list into text on its own, which takes longer than all the rest: so what
-        # needs no quoting goes as one text, and what nobody has not at all.
+        # The driver converts each member of a list by itself, which takes longer than all the rest. So members that
+        # need no quoting are passed as one text, and a column without values as NULL.
         columns: list[Any] = [_array([o.job_id.hex for o in outcomes]), _array([o.status for o in outcomes])]
         for name in ("reason", "message"):
             texts = [getattr(o, name) for o in outcomes]
             columns.append(texts if any(texts) else None)
         columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
-            cursor.execute(_POSTGRESQL_FINISH, [*columns, worker, worker, worker])
-            exceptions = cursor.fetchall()
-            done = {o.job_id for o in outcomes} - {key for key, _, is_done, _ in exceptions if not is_done}
+            cursor.execute(self._finish_sql, [*columns, worker, worker, worker])
+            fates = cursor.fetchall()
+            done = {job for job, _, is_done, _ in fates if is_done}
+            closed = {(job, number) for job, number, _, is_closed in fates if is_closed}
             retries = [o for o in outcomes if o.retry_after_seconds is not None and o.job_id in done]
             if retries:
                 cursor.execute(
-                    _POSTGRESQL_RETRY,
-                    [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]],
+                    self._retry_sql, [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]]
                 )
-        closed = {(o.job_id, o.attempt) for o in outcomes}
-        return done, closed - {(key, number) for key, number, _, is_closed in exceptions if not is_closed}
+        return done, closed
 
-
-def _array(values: Sequence[str | float | None]) -> str | None:
-    """Return PostgreSQL's text for an array of numbers or plain words; None where all are."""
-    if all(value is None for value in values):
-        return None
-    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
-
-
-_OF_POSTGRESQL = {"now": PostgreSQLStore.now, "version": PostgreSQLStore.version}
-
-
-@cache
-def _postgresql_claim(select: str) -> str:
-    # The jobs are named by an array, so that the planner finds them by primary key however old its statistics are.
-    return f"""
-WITH candidate AS MATERIALIZED ({select}{PostgreSQLStore.lock}), claimed AS (
-    UPDATE container_manager_containerjob j SET {CLAIM.format(job="j.", **_OF_POSTGRESQL)}
+    @cache  # noqa: B019  # there is one object
+    def _claim_sql(self, select: str) -> str:
+        # The jobs are named by an array, so that the planner uses the primary key however old its statistics are.
+        return f"""
+WITH candidate AS MATERIALIZED ({select}{self.lock}), claimed AS (
+    UPDATE container_manager_containerjob j SET {self.claim_columns(row="j.")}
     WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
     RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
 ), opened AS (
@@ -102,26 +93,28 @@ WITH candidate AS MATERIALIZED ({select}{PostgreSQLStore.lock}), claimed AS (
 SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 """
 
-
-# An attempt is closed with its job, or alone where the job was moved on by others (cancelled). The answer names only
-# what was not both done and closed. No index serves a CASE, which keeps the planner to the keys: it takes a worker's
-# open attempts, or running jobs, for one row, and then compares each with each.
-_POSTGRESQL_FINISH = """
+    @cached_property
+    def _finish_sql(self) -> str:
+        # An attempt is closed with its job, or alone if the job has left it (it was cancelled). No index serves a CASE:
+        # the planner takes a worker's open attempts, or running jobs, for one row and would then use a nested loop over
+        # them; so it must use the keys.
+        changes = assignments_by_target(
+            ContainerJob, _ENDS, self.dialect, target_sql="o.status", now=self.now, row="j."
+        ) | {"status": "o.status"}
+        columns = self.finish_columns(changes, exit_code="o.exit_code", reason="o.reason", message="o.message")
+        return f"""
 WITH outcome AS MATERIALIZED (
     SELECT job_id, number, status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message, exit_code, signal,
         peak_memory_bytes, cpu_seconds
     FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[],
         %s::float8[]) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
 ), done AS (
-    UPDATE container_manager_containerjob j SET status = o.status,
-        completed_at = CASE WHEN o.status = 'completed' THEN {now} END, exit_code = o.exit_code,
-        failure_reason = o.reason, last_error = o.message, worker = '', status_version = {version},
-        status_changed_at = {now}, status_changed_by = %s, status_changed_reason = o.reason
+    UPDATE container_manager_containerjob j SET {columns}
     FROM outcome o WHERE j.id = o.job_id AND o.status IS NOT NULL
         AND CASE WHEN j.status = 'running' AND j.attempt = o.number THEN j.worker END = %s
     RETURNING j.id
 ), closed AS (
-    UPDATE container_manager_jobattempt a SET finished_at = {now}, exit_code = o.exit_code, signal = o.signal,
+    UPDATE container_manager_jobattempt a SET finished_at = {self.now}, exit_code = o.exit_code, signal = o.signal,
         reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds
     FROM outcome o WHERE a.job_id = o.job_id AND a.number = o.number
         AND CASE WHEN a.finished_at IS NULL THEN a.worker END = %s
@@ -129,15 +122,22 @@ WITH outcome AS MATERIALIZED (
             SELECT FROM container_manager_containerjob j
             WHERE j.id = o.job_id AND CASE WHEN j.status = 'running' THEN j.attempt END = o.number))
     RETURNING a.job_id, a.number
-), fate AS (
-    SELECT job_id, number, job_id IN (SELECT id FROM done) AS is_done,
-        (job_id, number) IN (SELECT job_id, number FROM closed) AS is_closed FROM outcome
 )
-SELECT * FROM fate WHERE NOT (is_done AND is_closed)
-""".format(**_OF_POSTGRESQL)
-_POSTGRESQL_RETRY = """
-UPDATE container_manager_containerjob j SET status = 'retrying', retry_count = j.retry_count + 1,
-    scheduled_for = {now} + make_interval(secs => r.seconds), status_version = {version},
-    status_changed_at = {now}, status_changed_by = %s
+SELECT job_id, number, job_id IN (SELECT id FROM done), (job_id, number) IN (SELECT job_id, number FROM closed)
+FROM outcome
+"""
+
+    @cached_property
+    def _retry_sql(self) -> str:
+        due = f"{self.now} + make_interval(secs => r.seconds)"
+        return f"""
+UPDATE container_manager_containerjob j SET {self.retry_columns(due=due, row="j.")}
 FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
-""".format(**_OF_POSTGRESQL)
+"""
+
+
+def _array(values: Sequence[str | float | None]) -> str | None:
+    """Return PostgreSQL's text for an array of numbers or plain words; None if all are None."""
+    if all(value is None for value in values):
+        return None
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"

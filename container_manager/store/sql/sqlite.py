@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ...statemachine.triggers.dialect import VERSIONS
+from ...statemachine.triggers.sqlite import SQLiteDialect
 from .row_by_row import RowByRowStore
 
 
 class SQLiteStore(RowByRowStore):
-    """A transaction of SQLite's has the database to itself (BEGIN IMMEDIATE), so no row need be locked."""
+    """SQLite has no row locks: a transaction locks the database (BEGIN IMMEDIATE)."""
 
     vendor = "sqlite"
+    dialect = SQLiteDialect()
     now = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
     lock = ""
-    version = f"random() & {VERSIONS - 1}"
 
     def after(self, seconds: str) -> str:
         return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {seconds} || ' seconds')"

@@ -1,6 +1,7 @@
-"""The store's SQL, one object per database.
+"""The base of the store's SQL: what the databases share, and what each must define.
 
-PostgreSQL claims and finishes a batch in one statement each; the others in one short transaction.
+PostgreSQL claims and finishes a batch in one statement each; the others in one short transaction. What a transition
+writes comes from the state machine (`ContainerJob.transition_effects`); the store adds only what a worker knows.
 """
 
 from __future__ import annotations
@@ -8,37 +9,63 @@ from __future__ import annotations
 import json
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ...models import ContainerJob
+from ...models import ContainerJob, JobStatus
+from ...statemachine.assignments import assignments, column_sql
+from ...statemachine.triggers.dialect import Dialect
 from ..values import Outcome
 
-CLAIM = """
-    status = 'running', worker = %s, attempt = {job}attempt + 1, launched_at = {now}, exit_code = NULL,
-    failure_reason = '', last_error = '', status_version = {version}, status_changed_at = {now},
-    status_changed_by = %s, status_changed_reason = ''"""
 ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
 Keys = set[tuple[uuid.UUID, int]]
 
 
 class StoreSQL(ABC):
-    """What differs between databases. Stateless."""
+    """The store's SQL for one database vendor. Stateless, so that each text is built once."""
 
     vendor: ClassVar[str]
+    dialect: ClassVar[Dialect]
     now: ClassVar[str]
-    # Whether an outcome that is not to be retried needs no transaction around it.
+    # Whether outcomes without a retry need no transaction around them.
     finishes_in_one_statement: ClassVar[bool] = False
-    # A version that no other transition has; never a counter, for the reasons of statemachine.machine.new_version().
-    version: ClassVar[str]
-    # How to compare a column, so that a row is found by its key and not by an index of this column.
+    # Compares a column so that no index of it is used: the row is then found by its key.
     by_key: ClassVar[str] = "{}"
-    # How to have several rows found by their keys.
+    # Makes an UPDATE of several keys use the primary key.
     by_primary: ClassVar[str] = ""
-    # How to lock the rows of a SELECT, all but those that others have locked.
+    # Locks the rows of a SELECT and skips those locked by other transactions.
     lock: ClassVar[str]
+
+    def claim_columns(self, *, row: str = "") -> str:
+        """Return the SET list of a claim; its parameters are the worker and the actor."""
+        changes = assignments(ContainerJob, JobStatus.RUNNING, self.dialect, now=self.now, row=row)
+        return self._set_list(changes, worker="%s", attempt=f"{row}attempt + 1", status_changed_by="%s")
+
+    def finish_columns(
+        self, changes: Mapping[str, str], *, exit_code: str = "%s", reason: str = "%s", message: str = "%s"
+    ) -> str:
+        """Return the SET list of a finish; its parameters, unless given: exit code, reason, message, actor, reason."""
+        return self._set_list(
+            changes,
+            exit_code=exit_code,
+            failure_reason=reason,
+            last_error=message,
+            status_changed_by="%s",
+            status_changed_reason=reason,
+        )
+
+    def retry_columns(self, *, due: str, row: str = "") -> str:
+        """Return the SET list of a retry; its parameters are those of ``due`` and the actor."""
+        changes = assignments(ContainerJob, JobStatus.RETRYING, self.dialect, now=self.now, row=row)
+        reason = f"{row}failure_reason"
+        return self._set_list(changes, scheduled_for=due, status_changed_by="%s", status_changed_reason=reason)
+
+    def _set_list(self, changes: Mapping[str, str], **known: str) -> str:
+        """Return a SET list: what the state machine says, then what the store knows, in its order."""
+        merged = {name: sql for name, sql in changes.items() if name not in known} | known
+        return ", ".join(f"{column_sql(ContainerJob, name, self.dialect)} = {sql}" for name, sql in merged.items())
 
     @abstractmethod
     def after(self, seconds: str) -> str:
@@ -46,21 +73,21 @@ class StoreSQL(ABC):
 
     @abstractmethod
     def seconds_since(self, moment: str) -> str:
-        """Return SQL for the seconds gone since a time."""
+        """Return SQL for the seconds since a time."""
 
     def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
-        """Return what a worker tells the database first; to end transactions that sleep for so long, where it can."""
+        """Return the statements that set up a worker's session; where possible, they limit idle transactions."""
         return ()
 
     @abstractmethod
     def insert_ignoring_duplicates(self, rest: str) -> str:
-        """Return an INSERT INTO that leaves rows out which are there already."""
+        """Return an INSERT INTO that skips rows whose key exists."""
 
     @abstractmethod
     def claim(
         self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
     ) -> Sequence[Sequence[Any]]:
-        """Claim the jobs of a SELECT; return their columns and the seconds since their launch."""
+        """Claim the jobs that a SELECT names; return their columns and the seconds since their launch."""
 
     @abstractmethod
     def finish(
@@ -68,11 +95,11 @@ class StoreSQL(ABC):
     ) -> tuple[set[uuid.UUID], Keys]:
         """Store outcomes; return the jobs moved and the attempts closed.
 
-        Inside a transaction, unless ``finishes_in_one_statement`` and none is to be retried.
+        Needs a transaction, unless ``finishes_in_one_statement`` and none is to be retried.
         """
 
     def unserved_executors(self, cursor: Any, executors: Sequence[str]) -> list[str]:
-        """Return these executors, and those that have an open attempt but no live worker to serve them."""
+        """Return these executors, and those with open attempts that no live worker serves."""
         cursor.execute(f"SELECT executors FROM container_manager_worker WHERE lease_expires_at >= {self.now}", [])
         served = {alias for (aliases,) in cursor.fetchall() for alias in json.loads(aliases)}
         cursor.execute("SELECT DISTINCT executor FROM container_manager_jobattempt WHERE finished_at IS NULL")

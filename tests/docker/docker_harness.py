@@ -14,11 +14,11 @@ from container_manager.executors.docker.configuration import INSTALL_LABEL
 from container_manager.executors.docker.options import docker_options
 from container_manager.jobs.container_request import ContainerRequest
 
-from ..executors.conformance import Subject, job_fields, new_key
+from ..executors.conformance import Harness, job_fields, new_key
 from .image import IMAGE
 
 
-class DockerSubject(Subject):
+class DockerHarness(Harness):
     """Executors of one installation of its own. Scripts write to a folder that is mounted where it is."""
 
     def __init__(self, url: str, folder: Path, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""An app that exists only in migrations, to try operations on tables with triggers."""
+"""An app that exists in migrations only, for tests of operations on tables with triggers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def entry_model(to: str = "trial.job", **options: Any) -> migrations.CreateModel
 
 
 class Trial:
-    """The state of the trial app, in Django's eyes and in the database."""
+    """The trial app: its state in Django's migrations and in the database."""
 
     def __init__(self) -> None:
         self.state = ProjectState()
@@ -92,7 +92,7 @@ class Trial:
         return self.state.apps.get_model(LABEL, name)
 
     def create_tables(self) -> None:
-        """Make the two tables, with rows in every status and a journal of them."""
+        """Create the two tables, with rows in every status and their journal."""
         self.apply(job_model([guard(), journal()]), entry_model())
         job = self.model("Job")
         for status in ("a", "b", "c"):
@@ -129,7 +129,7 @@ class Trial:
 
 
 def clean_up() -> None:
-    """Drop every table of the trial app, and what hangs on them."""
+    """Drop every table of the trial app, and its trigger functions."""
     cascade = " CASCADE" if connection.vendor == "postgresql" else ""
     with connection.constraint_checks_disabled(), connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):

@@ -1,0 +1,1 @@
+"""The process executor, measured beside a bare pool of subprocesses."""

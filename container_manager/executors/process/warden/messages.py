@@ -1,0 +1,54 @@
+"""Messages between worker, warden, keeper and command: a length, JSON, and open files beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+_HEADER = struct.Struct("!I")
+# What a launch brings: the job's control socket, and where stdout and stderr go.
+LAUNCH_DESCRIPTORS = 3
+
+
+def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send a message, and open files with it."""
+    data = _HEADER.pack(len(message)) + message
+    if descriptors:
+        sent = socket.send_fds(channel, [data], list(descriptors))
+        data = data[sent:]
+    if data:
+        channel.sendall(data)
+
+
+def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
+    """Return a message and its open files; None once the other end is closed."""
+    # recv_fds leaves descriptors open across exec unless told otherwise.
+    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, LAUNCH_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    while header and len(header) < _HEADER.size:
+        header += channel.recv(_HEADER.size - len(header))
+    if not header:
+        return None, []
+    missing, parts = _HEADER.unpack(header)[0], []
+    while missing:
+        part = channel.recv(min(missing, 65536))
+        if not part:
+            return None, []
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts), descriptors
+
+
+def report(control: socket.socket, **values: Any) -> None:
+    """Tell the worker about a job, one line of JSON; a worker that is gone need not know."""
+    with contextlib.suppress(OSError):
+        control.sendall(json.dumps(values).encode() + b"\n")
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

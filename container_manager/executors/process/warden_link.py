@@ -1,0 +1,88 @@
+"""The worker's side of its warden: the process, the channel to it, and heartbeats."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..base import Unavailable
+from .warden.messages import send
+
+# Its folder is last on the path, so that none of ours hides a module of the standard library.
+_PROGRAM = """\
+import socket, sys
+sys.path.append(sys.argv[1])
+from warden.dispatch import main
+main(socket.socket(fileno=int(sys.argv[2])))
+"""
+
+
+class WardenLink:
+    """A warden, started when it is first needed, and anew once it is gone. Its user does the locking."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.channel: socket.socket | None = None
+        self._alive_until: float | None = None
+
+    def start(self) -> None:
+        """Make sure that a warden runs; raise Unavailable where none can be started."""
+        if self.channel is not None and self.process is not None and self.process.poll() is None:
+            return
+        ours, theirs = socket.socketpair()
+        arguments = ["-I", "-S", "-c", _PROGRAM, str(Path(__file__).parent), str(theirs.fileno())]
+        try:
+            self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
+                [sys.executable, *arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise Unavailable(f"The warden process could not be started: {error}.") from error
+        finally:
+            theirs.close()
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = ours
+        # One that is started between two heartbeats must know by when to expect the next.
+        self._pass_heartbeat()
+
+    def launch(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Send a launch to the warden; raise Unavailable where it cannot be sent."""
+        if self.channel is None:
+            raise Unavailable("The warden process is gone.")
+        try:
+            send(self.channel, message, descriptors)
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                # Of all that this user's processes have on its way; nothing of it was sent.
+                raise Unavailable(f"There is no room to launch another job: {error}.") from error
+            self.channel.close()
+            self.channel = None
+            raise Unavailable(f"The warden process is gone: {error}.") from error
+
+    def heartbeat(self, seconds: float) -> None:
+        """Tell the warden that the worker lives, and by when it will say so again."""
+        self._alive_until = time.monotonic() + seconds
+        self._pass_heartbeat()
+
+    def close(self) -> None:
+        """End the warden, and all jobs with it."""
+        if self.channel is not None:
+            self.channel.close()
+        if self.process is not None:
+            self.process.wait()
+
+    def _pass_heartbeat(self) -> None:
+        if self.channel is not None and self._alive_until is not None:
+            with contextlib.suppress(OSError):
+                send(self.channel, json.dumps({"heartbeat": self._alive_until - time.monotonic()}).encode())

@@ -1,0 +1,115 @@
+"""One attempt in a worker's hands, and the stages that it goes through there."""
+
+from __future__ import annotations
+
+import time
+import uuid
+import warnings
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .. import store
+from ..executors.base import Executor, ExitStatus
+from ..statemachine import Graph
+from .capped_output import CappedOutput
+from .timers import Timer
+
+# One read of an attempt's output takes at most this much.
+_PAGE_BYTES = 1024 * 1024
+# Bounds how long the worker's thread reads the output of one attempt.
+_PAGES_AT_ONCE = 16
+# How often the tail of a long output is stored anew: bounds what a job that never stops printing costs the database.
+_TAIL_SECONDS = 2.0
+
+AttemptKey = tuple[uuid.UUID, int]
+
+
+class Stage(StrEnum):
+    """Where an attempt is in this worker's hands."""
+
+    LAUNCHING = "launching"
+    RUNNING = "running"
+    # It has exited, and its output is still being read.
+    EXITED = "exited"
+    # It has an outcome to store, or was abandoned before it was launched.
+    ENDED = "ended"
+
+
+# A run starts as LAUNCHING. One that is adopted starts as RUNNING, unless it must be launched (again).
+STAGES = Graph.declare(
+    {
+        Stage.LAUNCHING: [Stage.RUNNING, Stage.ENDED],
+        # From RUNNING at once to ENDED: its engine holds it no longer, or is given up.
+        Stage.RUNNING: [Stage.EXITED, Stage.ENDED],
+        Stage.EXITED: [Stage.ENDED],
+        Stage.ENDED: [],
+    }
+)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Run:
+    """One attempt in this worker's hands. Changed by the worker's own thread only.
+
+    ``deadline``, ``launch_until``, ``running_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership
+    was lost; never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost.
+    """
+
+    id: AttemptKey = field(init=False)
+    job: store.ClaimedJob
+    executor: Executor
+    key: str
+    output: CappedOutput
+    deadline: float | None
+    stage: Stage = Stage.LAUNCHING
+    handle: str = ""
+    handle_stored: bool = False
+    cursor: str = ""
+    stopped_for: str | None = None
+    abandoned: bool = False
+    exit: ExitStatus | None = None
+    outcome: store.Outcome | None = None
+    log_changes: list[store.LogChange] = field(default_factory=list)
+    tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
+    launch_until: float = 0.0
+    running_since: float = 0.0
+    exited_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.id = (self.job.id, self.job.attempt)
+
+    def enter(self, stage: Stage) -> None:
+        """Go on to another stage, along an edge of `STAGES`."""
+        if not STAGES.has_edge(self.stage, stage):
+            # An error of this program. Tests turn the warning into an exception. A worker in production goes on: an
+            # exception would end its loop, and with it every other attempt that it runs.
+            warnings.warn(f"Attempt {self.key} goes from {self.stage} to {stage}.", RuntimeWarning, stacklevel=2)
+        self.stage = stage
+
+    def is_overdue(self) -> bool:
+        return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline
+
+    def read_output(self, *, to_end: bool = False) -> bool:
+        """Read a page of the output that the executor has, or all of it; return whether nothing will follow."""
+        for _ in range(_PAGES_AT_ONCE):
+            page = self.executor.logs(self.handle or self.key, self.cursor, _PAGE_BYTES)
+            self.cursor = page.cursor
+            if page.chunks:
+                self.output.feed(page.chunks)
+            if page.complete:
+                return True
+            if not (page.chunks and to_end):
+                break
+        self.prepare_log_change()
+        return False
+
+    def prepare_log_change(self, *, everything: bool = False) -> None:
+        """Prepare output that was read for the database.
+
+        At most one change waits for the database, unless ``everything`` is asked for: more output stays under its cap.
+        """
+        if everything or not self.log_changes:
+            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due())
+            if entries:
+                job, attempt = self.id
+                self.log_changes.append(store.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))

@@ -1,0 +1,271 @@
+"""One attempt in a worker's hands: its stages, and what is done with it when it is adopted or abandoned."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+
+from container_manager import store
+from container_manager.conf import AppSettings
+from container_manager.executors.base import (
+    Capabilities,
+    Executor,
+    ExitStatus,
+    Health,
+    LaunchSpec,
+    LogPage,
+    Observation,
+    Observations,
+    Phase,
+    Rejected,
+    Unavailable,
+)
+from container_manager.jobs.spec import JobSpec
+from container_manager.worker.capped_output import CappedOutput
+from container_manager.worker.engines import Engines
+from container_manager.worker.run import STAGES, Run, Stage
+from container_manager.worker.runs import Runs
+
+# Observe at every turn.
+SETTINGS = AppSettings(poll_seconds=0.0, unreachable_seconds=600.0)
+
+
+class Engine(Executor):
+    """An engine in memory: a test sets how each attempt is doing, and reads what the engine was asked to do."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=0)
+
+    def __init__(self) -> None:
+        self.phases: dict[str, Phase] = {}
+        self.asked: list[str] = []
+        self.launch_error: Exception | None = None
+        self.is_away = False
+        self.output_is_complete = True
+
+    def submit(self, spec: LaunchSpec) -> str:
+        self.asked.append("submit")
+        if self.launch_error is not None:
+            raise self.launch_error
+        self.phases[spec.key] = Phase.RUNNING
+        return f"handle of {spec.key}"
+
+    def observe(self) -> Observations:
+        if self.is_away:
+            raise Unavailable("The engine is away.")
+        found = [
+            Observation(key, f"handle of {key}", phase, ExitStatus(code=0) if phase is Phase.EXITED else None)
+            for key, phase in self.phases.items()
+        ]
+        return Observations(attempts=found, as_of=time.monotonic())
+
+    def watch(self, timeout: float) -> bool:
+        return False
+
+    def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
+        return LogPage((), cursor, complete=self.output_is_complete)
+
+    def stop(self, handle: str, grace_seconds: float) -> None:
+        self.asked.append("stop")
+
+    def remove(self, handle: str, *, failed: bool = False) -> None:
+        self.asked.append("remove")
+
+    def release(self, handle: str) -> None:
+        self.asked.append("release")
+
+    def check(self) -> Health:
+        return Health(ok=True, message="")
+
+
+class SurvivingEngine(Engine):
+    """One whose attempts survive the worker, as containers do."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=True, launch_threads=0)
+
+
+def claimed(attempt: int = 1) -> store.ClaimedJob:
+    return store.ClaimedJob(uuid.UUID(int=7), attempt, 0, JobSpec(command="true", executor="default"))
+
+
+def runs_on(engine: Engine, settings: AppSettings = SETTINGS) -> Runs:
+    return Runs(Engines({"default": engine}, settings), settings, lambda: None)
+
+
+def launching(runs: Runs) -> Run:
+    runs.take_on(claimed())
+    return next(iter(runs))
+
+
+def running(runs: Runs) -> Run:
+    run = launching(runs)
+    runs.turn()
+    assert run.stage is Stage.RUNNING
+    return run
+
+
+def exited(runs: Runs, engine: Engine) -> Run:
+    run = running(runs)
+    engine.phases[run.key], engine.output_is_complete = Phase.EXITED, False
+    runs.turn()
+    assert run.stage is Stage.EXITED
+    return run
+
+
+class TestStages:
+    def test_launching_to_running_once_the_engine_has_launched_it(self) -> None:
+        runs = runs_on(Engine())
+        run = launching(runs)
+        assert run.stage is Stage.LAUNCHING
+        runs.turn()
+        assert (run.stage, run.handle) == (Stage.RUNNING, f"handle of {run.key}")
+
+    def test_launching_to_ended_when_the_engine_refuses_it(self) -> None:
+        engine = Engine()
+        engine.launch_error = Rejected("image", "There is no such image.")
+        runs = runs_on(engine)
+        run = launching(runs)
+        runs.turn()
+        assert run.stage is Stage.ENDED
+        assert run.outcome is not None
+        assert (run.outcome.status, run.outcome.reason) == ("failed", "image")
+
+    def test_launching_to_ended_when_the_engine_is_away_for_too_long(self) -> None:
+        engine = Engine()
+        engine.launch_error = Unavailable("The engine is away.")
+        runs = runs_on(engine, AppSettings(poll_seconds=0.0, unreachable_seconds=0.0))
+        run = launching(runs)
+        runs.turn()
+        assert run.stage is Stage.ENDED
+        assert run.outcome is not None
+        assert (run.outcome.status, run.outcome.reason) == ("failed", "lost")
+
+    def test_running_to_exited_while_output_is_still_to_come(self) -> None:
+        engine = Engine()
+        run = exited(runs_on(engine), engine)
+        assert (run.stage, run.outcome) == (Stage.EXITED, None)
+
+    def test_exited_to_ended_once_the_output_is_complete(self) -> None:
+        engine = Engine()
+        runs = runs_on(engine)
+        run = exited(runs, engine)
+        engine.output_is_complete = True
+        runs.turn()
+        assert run.stage is Stage.ENDED
+        assert run.outcome is not None
+        assert (run.outcome.status, run.outcome.exit_code) == ("completed", 0)
+
+    def test_running_to_ended_when_the_engine_holds_it_no_more(self) -> None:
+        engine = Engine()
+        runs = runs_on(engine)
+        run = running(runs)
+        engine.phases.clear()
+        runs.turn()
+        assert run.stage is Stage.ENDED
+        assert run.outcome is not None
+        assert (run.outcome.status, run.outcome.reason) == ("failed", "lost")
+
+    def test_running_to_ended_when_the_engine_is_given_up(self) -> None:
+        engine = Engine()
+        runs = runs_on(engine, AppSettings(poll_seconds=0.0, unreachable_seconds=0.0))
+        run = running(runs)
+        engine.is_away = True
+        runs.turn()
+        assert run.stage is Stage.ENDED
+        assert run.outcome is not None
+        assert (run.outcome.status, run.outcome.reason) == ("failed", "lost")
+
+    def test_there_are_no_other_edges(self) -> None:
+        assert set(STAGES.pairs) == {
+            ("launching", "running"),
+            ("launching", "ended"),
+            ("running", "exited"),
+            ("running", "ended"),
+            ("exited", "ended"),
+        }
+
+    @pytest.mark.parametrize(
+        ("source", "target"), [(s, t) for s in Stage for t in Stage if not STAGES.has_edge(s, t)], ids=str
+    )
+    def test_any_other_change_is_an_error_in_tests_and_a_warning_in_production(
+        self, source: Stage, target: Stage
+    ) -> None:
+        output = CappedOutput(1024, replaces=False)
+        run = Run(job=claimed(), executor=Engine(), key="k", output=output, deadline=None, stage=source)
+        with pytest.raises(RuntimeWarning, match=f"Attempt k goes from {source} to {target}"):
+            run.enter(target)
+        assert run.stage is source
+        with pytest.warns(RuntimeWarning, match="goes from"):
+            run.enter(target)
+        assert run.stage is target
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "handle", "claimed_by", "stage", "asked"),
+    [
+        (SurvivingEngine, "running", "h", "other", Stage.RUNNING, []),
+        # Its launch may have failed half-way: to launch it again is harmless.
+        (SurvivingEngine, "running", "", "other", Stage.LAUNCHING, ["submit"]),
+        (SurvivingEngine, "cancelled", "h", "other", Stage.RUNNING, ["stop"]),
+        (SurvivingEngine, "cancelled", "", "other", Stage.RUNNING, ["stop"]),
+        # It ended with its worker.
+        (Engine, "running", "", "other", Stage.RUNNING, []),
+        # The answer to this worker's own claim was lost.
+        (Engine, "running", "", "me", Stage.LAUNCHING, ["submit"]),
+        (Engine, "", "", "me", Stage.RUNNING, ["stop"]),
+    ],
+)
+def test_an_adopted_attempt_is_launched_followed_or_stopped(
+    *, make: Callable[[], Engine], status: str, handle: str, claimed_by: str, stage: Stage, asked: list[str]
+) -> None:
+    engine = make()
+    runs = runs_on(engine)
+    runs.adopt(store.OwnedAttempt(job=claimed(), status=status, handle=handle, claimed_by=claimed_by), by="me")
+    (run,) = runs
+    assert (run.stage, run.handle, run.handle_stored) == (stage, handle or run.key, bool(handle))
+    assert engine.asked == asked
+
+
+class TestAbandon:
+    @pytest.mark.parametrize(("make", "asked"), [(Engine, "remove"), (SurvivingEngine, "release")])
+    def test_a_process_is_killed_and_a_container_is_left_to_others(
+        self, make: Callable[[], Engine], asked: str
+    ) -> None:
+        engine = make()
+        runs = runs_on(engine)
+        runs.abandon(running(runs))
+        assert engine.asked == ["submit", asked]
+        assert len(runs) == 0
+
+    @pytest.mark.parametrize(("make", "asked"), [(Engine, "remove"), (SurvivingEngine, "release")])
+    def test_during_its_launch_it_waits_for_the_launch(self, make: Callable[[], Engine], asked: str) -> None:
+        engine = make()
+        runs = runs_on(engine)
+        run = launching(runs)
+        runs.abandon(run)
+        assert (engine.asked, list(runs)) == (["submit"], [run])
+        runs.turn()
+        assert (engine.asked, list(runs)) == (["submit", asked], [])
+
+    def test_a_launch_that_failed_has_nothing_to_kill_and_no_outcome(self) -> None:
+        engine = Engine()
+        engine.launch_error = Unavailable("The engine is away.")
+        runs = runs_on(engine)
+        run = launching(runs)
+        runs.abandon(run)
+        runs.turn()
+        assert (engine.asked, list(runs), run.outcome) == (["submit"], [], None)
+
+    def test_what_this_worker_has_adopted_again_is_left_alone(self) -> None:
+        engine = SurvivingEngine()
+        runs = runs_on(engine)
+        former = launching(runs)
+        runs.abandon(former)
+        runs.adopt(store.OwnedAttempt(job=claimed(), status="running", handle="h", claimed_by="me"), by="me")
+        (run,) = runs
+        assert run is not former
+        runs.turn()
+        assert (engine.asked, list(runs)) == (["submit"], [run])
