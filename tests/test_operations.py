@@ -175,7 +175,7 @@ class TestDoctor:
 
     @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
     def test_a_consistent_job_has_no_problems(self) -> None:
-        job = self.lived()
+        job = self.retried_and_completed()
         diagnosis = examine()
         assert diagnosis.problems == []
         assert (diagnosis.jobs, diagnosis.attempts, diagnosis.transitions) == ({"completed": 1}, 2, 6)
@@ -208,9 +208,9 @@ class TestDoctor:
         ids=["gap", "end", "edge", "first attempt", "last attempt", "left open"],
     )
     @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
-    def test_each_inconsistency_is_found(self, lie: Callable[[ContainerJob], object], words: str) -> None:
-        job = self.lived()
-        lie(job)
+    def test_each_inconsistency_is_found(self, damage: Callable[[ContainerJob], object], words: str) -> None:
+        job = self.retried_and_completed()
+        damage(job)
         assert any(str(job.pk) in problem and words in problem for problem in examine().problems), examine().problems
         with pytest.raises(SystemExit) as verdict:
             container("doctor")
