@@ -52,9 +52,9 @@ def _always() -> bool:
 class LaunchSpec:
     """One attempt to run. ``key`` identifies it: submitting the same key twice runs it once.
 
-    ``environment`` holds the secrets' values, so it is left out of the repr. ``is_wanted`` returns False, for good, once
-    the worker has lost the attempt: an executor that starts it in several steps asks before each, after it has checked
-    that the last heartbeat has not expired (`Executor.heartbeat`).
+    ``environment`` holds the secrets' values, so it is left out of the repr. ``is_wanted`` returns False, for good,
+    once the worker has lost the attempt: an executor that starts it in several steps asks before each, after it has
+    checked that the last heartbeat has not expired (`Executor.heartbeat`).
     """
 
     key: str
@@ -80,8 +80,8 @@ class Phase(Enum):
 class ExitStatus(NamedTuple):
     """How a command ended: its exit code or the signal that ended it, and the resources it used, where known.
 
-    Both are set where the engine reports only the exit code that stands for a signal. ``lost``: the engine ended it, and
-    the command itself did not fail. ``unstarted``: the command could not be started, which was seen only after launch.
+    Both are set where the engine reports only the exit code that stands for a signal. ``lost``: the engine ended it,
+    and the command itself did not fail. ``unstarted``: the command could not be started, as was seen after the launch.
     """
 
     code: int | None = None
