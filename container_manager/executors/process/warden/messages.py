@@ -12,6 +12,8 @@ from typing import Any
 
 _HEADER = struct.Struct("!I")
 _DESCRIPTOR = struct.Struct("i")
+# Timers refuse much more.
+_MOST_SECONDS = 366 * 86400
 # What a launch brings: the job's control socket, and where stdout and stderr go.
 LAUNCH_DESCRIPTORS = 3
 
@@ -52,6 +54,17 @@ def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
         parts.append(part)
         missing -= len(part)
     return b"".join(parts), descriptors
+
+
+def seconds_in(message: bytes, name: str) -> float:
+    """Return the seconds that a message names, at most a year. Raises ValueError for anything else."""
+    try:
+        seconds = json.loads(message)[name]
+    except (TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"The message has no {name!r}.") from error
+    if type(seconds) not in (int, float) or seconds != seconds:  # noqa: PLR0124  # NaN is not itself
+        raise ValueError(f"{name} is {seconds!r}.")
+    return float(min(seconds, _MOST_SECONDS))
 
 
 def report(control: socket.socket, **values: Any) -> None:
