@@ -1,4 +1,4 @@
-"""The process executor: the suite, and what only local processes can show."""
+"""The process executor: the conformance suite, and what only applies to local processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def harness(tmp_path: Path) -> ProcessHarness:
 
 
 def eventually(reached: Callable[[], object]) -> None:
-    """Wait for something of another process, which has no event for us."""
+    """Wait for a state of another process, for which there is no event."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not reached():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -77,7 +77,7 @@ def forked_ahead(warden: int) -> list[str]:
 
 @contextlib.contextmanager
 def room_for(descriptors: int, *, of: int) -> Iterator[None]:
-    """Let a process open no more than so many files beside those that it has."""
+    """Limit how many more files a process can open."""
     paths = list(Path(f"/proc/{of}/fd").iterdir())
     # The one by which they were listed is there no more.
     used = {int(path.name) for path in paths if path.is_symlink()}
@@ -92,7 +92,7 @@ def room_for(descriptors: int, *, of: int) -> Iterator[None]:
 
 
 def without_privileges(work: Callable[[], None]) -> None:
-    """Do something in a thread that no limit is waived for, though its process be root's."""
+    """Do something in a thread without capabilities, so that limits apply even to root."""
     failed: list[Exception] = []
 
     def run() -> None:

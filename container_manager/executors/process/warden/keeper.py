@@ -1,4 +1,4 @@
-"""A job's keeper: it starts the command, sees it to its end, leaves nothing of it behind, and reports."""
+"""A job's keeper: it starts the command, waits for its end, kills what it left behind, and reports."""
 
 from __future__ import annotations
 
