@@ -190,6 +190,33 @@ class TestWithoutProject:
         listed = json.loads(standalone(alone, "ps", "--all", "--json").stdout)
         assert [(row["name"], row["status"], row["exit_code"]) for row in listed] == [("first", "failed", 5)]
 
+    def test_inside_a_project_it_says_that_its_database_is_not_the_projects(
+        self, alone: dict[str, str], tmp_path: Path
+    ) -> None:
+        assert standalone(alone, "triggers").stderr == ""
+        (tmp_path / "manage.py").touch()
+        done = standalone(alone, "triggers")
+        assert "cm_job_journal is as the map says" in done.stdout
+        path = alone["CONTAINER_MANAGER_DATABASE"]
+        told = f"Using {path}, not this project's database: for that, 'python manage.py container …'.\n"
+        assert done.stderr == told
+
+    def test_with_the_settings_of_a_project_it_names_their_database(
+        self, alone: dict[str, str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "of_a_project.py").write_text(
+            f"""
+INSTALLED_APPS = ["container_manager"]
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp_path}/the_projects.sqlite3"}}}}
+""",
+            encoding="utf-8",
+        )
+        path = f"{alone['PYTHONPATH']}:{tmp_path}"
+        done = standalone({**alone, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "of_a_project"}, "triggers")
+        assert "ContainerJob: no table" in done.stdout
+        assert f"Using the settings of_a_project, whose database is {tmp_path}/the_projects.sqlite3." in done.stderr
+        assert done.returncode == 1
+
     def test_run_of_a_missing_program_names_the_error(self, alone: dict[str, str]) -> None:
         done = standalone(alone, "run", "--", "no-such-program")
         assert done.returncode == 1
