@@ -80,9 +80,11 @@ class TransitionConstraint(TriggerConstraint):
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
         path = path.replace("statemachine.constraint", "statemachine")
-        kwargs.update(field=self.field, transitions={s: list(t) for s, t in self.graph.edges.items()})
-        if self.graph.initial is not None:
-            kwargs["initial"] = list(self.graph.initial)
+        # In one order, since another order of the same map is no change to migrate.
+        graph = self.graph.ordered()
+        kwargs.update(field=self.field, transitions={s: list(t) for s, t in graph.edges.items()})
+        if graph.initial is not None:
+            kwargs["initial"] = list(graph.initial)
         if kwargs.get("violation_error_code") == self.default_violation_code:
             del kwargs["violation_error_code"]
         return path, args, kwargs
@@ -96,9 +98,8 @@ class TransitionConstraint(TriggerConstraint):
 
     def _spec(self, model: type[Model]) -> GuardSpec:
         column = column_of(model, self.field)
-        # Sorted, since the migration writer sorts: the SQL of model and migration must be identical.
-        edges = dict(sorted(self.graph.edges.items()))
-        graph = Graph(edges=edges, initial=self.graph.initial)
+        # The SQL of the model and of its migration must be identical.
+        graph = self.graph.ordered()
         return GuardSpec(name=self.name, primary_key=column_of(model, model._meta.pk.name), column=column, graph=graph)
 
     def _valid_state(self, value: object) -> State:

@@ -63,9 +63,14 @@ class StateMachineQuerySet(models.QuerySet[T]):
             send_transitions(self.model, transitions, using=self.db)
         return BulkTransition(changed=changed, refused={pk: s for pk, s in found.items() if pk not in moving})
 
+    # As with delete(): ``objects.transition_to(…)`` would move the whole table; ``objects.all()`` says so.
+    transition_to.queryset_only = True  # type: ignore[attr-defined]
+
     async def atransition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
         """Do `transition_to` from asynchronous code."""
         return await sync_to_async(self.transition_to)(new, reason=reason, actor=actor)
+
+    atransition_to.queryset_only = True  # type: ignore[attr-defined]
 
     def bulk_update(self, objs: Iterable[T], fields: Iterable[str], batch_size: int | None = None) -> int:
         """Do Django's bulk_update, and remember what was written as loaded."""
