@@ -149,9 +149,11 @@ def test_another_order_of_the_same_map_is_no_change() -> None:
 
 def test_a_set_of_targets_has_the_same_migration_in_every_process() -> None:
     program = (
+        "import django\n"
         "from django.conf import settings\n"
         "from container_manager.statemachine import TransitionConstraint\n"
         "settings.configure()\n"
+        "django.setup()\n"
         "targets = {'b', 'c', 'd', 'e'}\n"
         "constraint = TransitionConstraint(\n"
         "    field='status', transitions={'a': targets, **{t: targets - {t} for t in targets}},\n"

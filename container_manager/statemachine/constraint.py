@@ -7,12 +7,22 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS
-from django.db.models import Model
+from django.db.models import Model, Value
+from django.db.models.expressions import DatabaseDefault
 from django.utils.translation import gettext_lazy as _
 
 from .graph import Graph, State, plain
 from .trigger_constraint import TriggerConstraint, column_of
 from .triggers.dialect import Dialect, GuardSpec
+
+
+def literal_default(value: object) -> object:
+    """Return the constant of a ``db_default`` that stands for an attribute of a new instance; else the value itself."""
+    if isinstance(value, DatabaseDefault):
+        [expression] = value.get_source_expressions()
+        if isinstance(expression, Value):
+            return expression.value
+    return value
 
 
 class TransitionConstraint(TriggerConstraint):
@@ -47,10 +57,10 @@ class TransitionConstraint(TriggerConstraint):
         return (self.field,)
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
-        return dialect.create_guard(self._spec(model))
+        return dialect.create_guard(self.spec(model))
 
     def drop_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
-        return dialect.drop_guard(self._spec(model))
+        return dialect.drop_guard(self.spec(model))
 
     def validate(
         self,
@@ -96,7 +106,7 @@ class TransitionConstraint(TriggerConstraint):
 
     __hash__ = TriggerConstraint.__hash__
 
-    def _spec(self, model: type[Model]) -> GuardSpec:
+    def spec(self, model: type[Model]) -> GuardSpec:
         column = column_of(model, self.field)
         # The SQL of the model and of its migration must be identical.
         graph = self.graph.ordered()
@@ -104,7 +114,7 @@ class TransitionConstraint(TriggerConstraint):
 
     def _valid_state(self, value: object) -> State:
         try:
-            state = plain(value)
+            state = plain(literal_default(value))
         except ValueError:
             state = ""
         if state not in self.graph.edges:
