@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS
@@ -98,6 +98,12 @@ class TransitionConstraint(TriggerConstraint):
         if kwargs.get("violation_error_code") == self.default_violation_code:
             del kwargs["violation_error_code"]
         return path, args, kwargs
+
+    def clone(self) -> Self:
+        """Return a copy with the states in the declared order, that of error messages and diagrams."""
+        copy: Self = super().clone()
+        copy.graph = self.graph
+        return copy
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TransitionConstraint):

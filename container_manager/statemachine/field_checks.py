@@ -100,13 +100,13 @@ def check_effects(model: type[StateMachineModel], guard: TransitionConstraint) -
         field: Any = model._meta.get_field(name)
         text, hint, number = "", "", ""
         if field in reserved:
-            text, number = "is the key, the state or a mark of the journal", "E029"
+            text, number = "is the key, the state or a mark of the journal", "statemachine.E029"
             hint = "Only the transition itself writes these."
         elif (value is Effect.INCREMENT and field.null) or (value is None and not field.null):
-            text, number = f"does not go with {'null=True' if field.null else 'null=False'}", "E028"
+            text, number = f"does not go with {'null=True' if field.null else 'null=False'}", "statemachine.E028"
             hint = "NULL and one is NULL: count from 0. None needs null=True."
         elif not _holds(field, value):
-            text, number = f"is not for {_kind(field)}", "E027"
+            text, number = f"is not for {_kind(field)}", "statemachine.E027"
             hint = "NOW is for a DateTimeField, INCREMENT for a number, NEW_VERSION for an integer of 32 bits."
         if text:
             shown = value if isinstance(value, Effect) else repr(value)
@@ -114,7 +114,7 @@ def check_effects(model: type[StateMachineModel], guard: TransitionConstraint) -
                 f"transition_effects: {shown} for {name!r} {text}.",
                 hint=hint,
                 obj=model,
-                id=f"statemachine.{number}",
+                id=number,
             )
 
 
