@@ -50,6 +50,11 @@ JOB_TRANSITIONS: Mapping[str | int, Sequence[str | int]] = {
 }
 
 
+# The worker that stores a failure also starts its retry, in one transaction. So a job that others see as failed has no
+# retry to come, unless somebody asks for one.
+FINISHED_STATUSES = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
 class FailureReason(models.TextChoices):
     """Why an attempt failed."""
 
@@ -232,7 +237,16 @@ class ContainerJob(StateMachineModel):
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the map has no edge from this status; a failed job has one."""
         return not self.VALID_TRANSITIONS.get(self.status, ())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the job will not run again by itself: completed, cancelled, or failed without a retry to come.
+
+        A failed job that is to be retried is ``retrying``. `retry()` can run a failed job again.
+        """
+        return self.status in FINISHED_STATUSES
 
     @property
     def is_queued(self) -> bool:

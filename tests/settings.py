@@ -18,6 +18,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "container_manager",
     "tests.machines",
+    "tests.births",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

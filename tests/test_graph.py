@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from enum import Enum, IntEnum
+from itertools import permutations
 from typing import Any
 
 import pytest
+from django.db.migrations.writer import MigrationWriter
 
 from container_manager.models import ContainerJob
 from container_manager.statemachine import Graph, GraphError, TransitionConstraint
@@ -106,3 +111,63 @@ def test_changing_the_declared_map_does_not_change_the_graph() -> None:
     graph = Graph.declare(transitions)
     transitions["b"].append("a")
     assert graph.targets("b") == ()
+
+
+RING = {"open": ["closed"], "closed": ["open", "archived"], "archived": []}
+
+
+@pytest.mark.parametrize("keys", list(permutations(RING)), ids="-".join)
+def test_a_map_of_cycles_is_valid_in_any_order(keys: tuple[str, ...]) -> None:
+    assert Graph.declare({key: RING[key] for key in keys}).ordered() == Graph.declare(RING).ordered()
+
+
+@pytest.mark.parametrize("keys", list(permutations("abcd")), ids="-".join)
+def test_two_rings_are_refused_with_the_same_states_in_any_order(keys: tuple[str, ...]) -> None:
+    rings = {"a": ["b"], "b": ["a"], "c": ["d"], "d": ["c"]}
+    with pytest.raises(GraphError, match=r"No path leads to '[cd]', '[cd]'"):
+        Graph.declare({key: rings[key] for key in keys})
+
+
+def test_a_map_of_cycles_becomes_a_migration_that_can_be_read() -> None:
+    constraint = TransitionConstraint(field="status", transitions=RING, name="any")
+    text, imports = MigrationWriter.serialize(constraint)
+    names: dict[str, Any] = {}
+    exec("\n".join(imports), names)  # noqa: S102  # as Django imports a migration
+    assert eval(text, names) == constraint  # noqa: S307
+
+
+def test_another_order_of_the_same_map_is_no_change() -> None:
+    first = TransitionConstraint(
+        field="status", transitions={"a": ["b", "c"], "b": ["c"], "c": ["b"]}, initial=["a", "b"], name="any"
+    )
+    second = TransitionConstraint(
+        field="status", transitions={"c": ["b"], "b": ["c"], "a": ["c", "b"]}, initial=["b", "a"], name="any"
+    )
+    assert first == second
+    assert first.deconstruct() == second.deconstruct()
+
+
+def test_a_set_of_targets_has_the_same_migration_in_every_process() -> None:
+    program = (
+        "import django\n"
+        "from django.conf import settings\n"
+        "from container_manager.statemachine import TransitionConstraint\n"
+        "settings.configure()\n"
+        "django.setup()\n"
+        "targets = {'b', 'c', 'd', 'e'}\n"
+        "constraint = TransitionConstraint(\n"
+        "    field='status', transitions={'a': targets, **{t: targets - {t} for t in targets}},\n"
+        "    initial=frozenset({'a', 'b', 'c'}), name='any')\n"
+        "print(constraint.deconstruct()[2], constraint.graph.targets('a'), constraint.graph.initial)\n"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(outputs) == 1

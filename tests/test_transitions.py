@@ -504,3 +504,18 @@ def test_a_transition_with_autocommit_off_is_refused_instead_of_sending_its_sign
         transaction.set_autocommit(True)
         job_transitioned.disconnect(receive)
     assert (seen, row_of(job)["status"]) == ([], "pending")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_job_is_finished_when_no_run_is_to_come(status: str) -> None:
+    assert job_in(status).is_finished is (status in ("completed", "failed", "cancelled"))
+
+
+def test_a_failed_job_is_finished_unless_it_is_to_be_retried() -> None:
+    jobs = [job_in("running", max_retries=1) for _ in range(2)]
+    for job, should_retry in zip(jobs, (False, True), strict=True):
+        job.mark_as_failed(should_retry=should_retry)
+    assert [(job.status, job.is_finished, job.is_terminal) for job in jobs] == [
+        ("failed", True, False),
+        ("retrying", False, False),
+    ]

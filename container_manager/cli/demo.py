@@ -176,7 +176,7 @@ def _submit(cast: _Cast, image: str) -> dict[str, ContainerJob]:
 
 
 def _is_over(job: ContainerJob) -> bool:
-    return (job.is_terminal or job.status == "failed") and not job.attempts.filter(finished_at=None).exists()
+    return job.is_finished and not job.attempts.filter(finished_at=None).exists()
 
 
 class _Narrator:

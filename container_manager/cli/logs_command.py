@@ -57,7 +57,7 @@ def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
         if newest is not None and newest.finished_at is not None and job.attempt > number:
             number, sequence = number + 1, -1
             continue
-        if (job.is_terminal or job.status == "failed") and (newest is None or newest.finished_at is not None):
+        if job.is_finished and (newest is None or newest.finished_at is not None):
             return
         time.sleep(_POLL_SECONDS)
 

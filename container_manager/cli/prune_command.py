@@ -9,21 +9,23 @@ from typing import Any
 
 from django.utils import timezone
 
+from ..models import FINISHED_STATUSES
 from ..queue import prune_jobs
-from ..queue.pruning import FINISHED
 from .finding import Refused
 from .printing import Output
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--days", type=float, required=True, help="Ended at least this long ago.")
-    parser.add_argument("--status", action="append", choices=[str(s) for s in FINISHED], help="Only these. Repeatable.")
+    parser.add_argument(
+        "--status", action="append", choices=[str(s) for s in FINISHED_STATUSES], help="Only these. Repeatable."
+    )
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     if options["days"] < 0:
         raise Refused(f"--days must not be negative, it is {options['days']}.")
     before = timezone.now() - timedelta(days=options["days"])
-    deleted = prune_jobs(before=before, statuses=options["status"] or FINISHED, using=options["database"])
+    deleted = prune_jobs(before=before, statuses=options["status"] or FINISHED_STATUSES, using=options["database"])
     out.write(f"{deleted} jobs deleted\n")
     return 0

@@ -8,13 +8,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from ..models import ContainerJob, JobStatus
+from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
 from .finding import jobs, short_id
 from .printing import Output, print_json, print_table
 
 HEADINGS = ("ID", "NAME", "STATUS", "TRY", "EXIT", "REASON", "FOR", "COMMAND")
 _COMMAND_WIDTH = 40
-_FINISHED = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,7 +28,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     if options["status"]:
         found = found.filter(status=options["status"])
     elif not options["all"]:
-        found = found.exclude(status__in=_FINISHED)
+        found = found.exclude(status__in=FINISHED_STATUSES)
     newest = list(found.order_by("-pk")[: max(0, options["limit"])])[::-1]
     if options["json"]:
         print_json(out, [_values(job) for job in newest])

@@ -7,22 +7,25 @@ from datetime import datetime
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
-from ..models import ContainerJob, JobAttempt, JobLog, JobStatus, JobTransition
+from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobLog, JobTransition
 from ..statemachine.deadlocks import retries_deadlocks
 
-FINISHED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 PRUNE_BATCH = 500
 
 
 def prune_jobs(
-    *, before: datetime, statuses: Collection[str] = FINISHED, limit: int | None = None, using: str = DEFAULT_DB_ALIAS
+    *,
+    before: datetime,
+    statuses: Collection[str] = FINISHED_STATUSES,
+    limit: int | None = None,
+    using: str = DEFAULT_DB_ALIAS,
 ) -> int:
     """Delete jobs that have had one of these statuses since before a time; return how many.
 
     In batches, each in a transaction of its own, children first and by primary key, so that workers are not blocked.
     A job with an open attempt stays. Raises ValueError for a status that is not finished.
     """
-    if odd := sorted(set(statuses) - set(FINISHED)):
+    if odd := sorted(set(statuses) - set(FINISHED_STATUSES)):
         raise ValueError(f"Only finished jobs can be pruned, not {', '.join(odd)}.")
     deleted = 0
     while limit is None or deleted < limit:

@@ -9,11 +9,10 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Count, Min, Q
 from django.utils import timezone
 
-from ..models import ContainerJob, JobStatus
+from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
 from .pauses import paused_queues
 
 _UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
-_FINISHED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +48,7 @@ def queue_statistics(
             statistics.oldest = row["oldest"]
         else:
             setattr(statistics, row["status"], row["all"])
-    lately = jobs.filter(status__in=_FINISHED, status_changed_at__gte=now - since)
+    lately = jobs.filter(status__in=FINISHED_STATUSES, status_changed_at__gte=now - since)
     for ended in lately.values("queue", "status").annotate(all=Count("pk")):
         entry(ended["queue"]).finished[ended["status"]] = ended["all"]
     for name in paused_queues(using=using):

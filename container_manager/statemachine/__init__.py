@@ -10,6 +10,7 @@ from .exceptions import InvalidTransition, MissingRow, StaleTransition, Transiti
 from .graph import Graph, GraphError
 from .journal import JournalTable, RowIdField, TransitionJournal
 from .machine import Effect, Transition
+from .restoring import restoring
 
 __all__ = [
     "Effect",
@@ -26,4 +27,5 @@ __all__ = [
     "TransitionJournal",
     "UnknownState",
     "UnsavedInstance",
+    "restoring",
 ]

@@ -12,6 +12,14 @@ from django.db import NotSupportedError, connections
 from django.db.models import AutoField, Field, Model
 
 from .constraint import TransitionConstraint
+from .field_checks import (
+    check_effects,
+    check_journal_shared,
+    check_journal_types,
+    check_managers,
+    check_state_field,
+    check_table,
+)
 from .graph import GraphError, plain
 from .installation import drift, guarded_models, has_table
 from .journal import JournalTable, TransitionJournal
@@ -31,14 +39,21 @@ def check_machines(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 def _problems(model: type[Model]) -> Iterator[CheckMessage]:
     yield from _long_names(model)
+    yield from check_managers(model)
     missing = list(_missing_fields(model))
     yield from missing
     if missing:
         return  # the other checks need these fields
+    unguarded = list(check_table(model))
+    yield from unguarded
+    if unguarded:
+        return
     for constraint in trigger_constraints(model):
         if isinstance(constraint, TransitionConstraint):
             yield from _odd_choices(model, constraint)
+            yield from check_state_field(model, constraint)
         if isinstance(constraint, TransitionJournal):
+            yield from check_journal_shared(model, constraint)
             yield from _journal(model, constraint)
     if issubclass(model, StateMachineModel):
         yield from _machine(model)
@@ -92,6 +107,8 @@ def _machine(model: type[StateMachineModel]) -> Iterator[CheckMessage]:
         )
         return
     texts = [*_wrong_effects(model, guards[0])]
+    if not texts:
+        yield from check_effects(model, guards[0])
     texts += [
         f"lifecycle_fields names {name!r}, which is no field of the model with a column."
         for name in model.lifecycle_fields
@@ -120,9 +137,11 @@ def _wrong_effects(model: type[StateMachineModel], guard: TransitionConstraint) 
 def _journal(model: type[Model], journal: TransitionJournal) -> Iterator[CheckMessage]:
     """Yield what is wrong with the journal's table, if it has a model."""
     tables = {other._meta.db_table: other for other in model._meta.apps.get_models()}
-    if (table := tables.get(journal.table)) is None:
+    table = tables.get(journal.table_of(model))
+    yield from check_journal_types(model, journal, table)
+    if table is None:
         yield Error(
-            f"{journal.name} writes to {journal.table!r}, which is no model's table.",
+            f"{journal.name} writes to {journal.table_of(model)!r}, which is no model's table.",
             hint="If the table has another name now, give it to the constraint too; makemigrations then sees both. "
             "A table that Django does not create needs a model with managed = False.",
             obj=model,

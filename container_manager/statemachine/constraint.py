@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS
-from django.db.models import Model
+from django.db.models import Model, Value
+from django.db.models.expressions import DatabaseDefault
 from django.utils.translation import gettext_lazy as _
 
 from .graph import Graph, State, plain
 from .trigger_constraint import TriggerConstraint, column_of
 from .triggers.dialect import Dialect, GuardSpec
+
+
+def literal_default(value: object) -> object:
+    """Return the constant of a ``db_default`` that stands for an attribute of a new instance; else the value itself."""
+    if isinstance(value, DatabaseDefault):
+        [expression] = value.get_source_expressions()
+        if isinstance(expression, Value):
+            return expression.value
+    return value
 
 
 class TransitionConstraint(TriggerConstraint):
@@ -47,10 +57,10 @@ class TransitionConstraint(TriggerConstraint):
         return (self.field,)
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
-        return dialect.create_guard(self._spec(model))
+        return dialect.create_guard(self.spec(model))
 
     def drop_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
-        return dialect.drop_guard(self._spec(model))
+        return dialect.drop_guard(self.spec(model))
 
     def validate(
         self,
@@ -80,12 +90,20 @@ class TransitionConstraint(TriggerConstraint):
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
         path = path.replace("statemachine.constraint", "statemachine")
-        kwargs.update(field=self.field, transitions={s: list(t) for s, t in self.graph.edges.items()})
-        if self.graph.initial is not None:
-            kwargs["initial"] = list(self.graph.initial)
+        # In one order, since another order of the same map is no change to migrate.
+        graph = self.graph.ordered()
+        kwargs.update(field=self.field, transitions={s: list(t) for s, t in graph.edges.items()})
+        if graph.initial is not None:
+            kwargs["initial"] = list(graph.initial)
         if kwargs.get("violation_error_code") == self.default_violation_code:
             del kwargs["violation_error_code"]
         return path, args, kwargs
+
+    def clone(self) -> Self:
+        """Return a copy with the states in the declared order, that of error messages and diagrams."""
+        copy: Self = super().clone()
+        copy.graph = self.graph
+        return copy
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TransitionConstraint):
@@ -94,16 +112,15 @@ class TransitionConstraint(TriggerConstraint):
 
     __hash__ = TriggerConstraint.__hash__
 
-    def _spec(self, model: type[Model]) -> GuardSpec:
+    def spec(self, model: type[Model]) -> GuardSpec:
         column = column_of(model, self.field)
-        # Sorted, since the migration writer sorts: the SQL of model and migration must be identical.
-        edges = dict(sorted(self.graph.edges.items()))
-        graph = Graph(edges=edges, initial=self.graph.initial)
+        # The SQL of the model and of its migration must be identical.
+        graph = self.graph.ordered()
         return GuardSpec(name=self.name, primary_key=column_of(model, model._meta.pk.name), column=column, graph=graph)
 
     def _valid_state(self, value: object) -> State:
         try:
-            state = plain(value)
+            state = plain(literal_default(value))
         except ValueError:
             state = ""
         if state not in self.graph.edges:

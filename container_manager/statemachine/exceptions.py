@@ -1,6 +1,7 @@
 """The errors of refused transitions.
 
-All are subclasses of ``ValueError``, so that callers can catch them without importing this package.
+All are subclasses of ``ValueError``, so that callers can catch them without importing this package. All can be pickled,
+as process pools and parallel test runners do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,15 @@ from .graph import State
 
 class TransitionError(ValueError):
     """Base of all refusals. The instance and its row are unchanged."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The inherited way calls the class with the message, which these classes do not take.
+        return _rebuilt, (type(self), self.args), self.__dict__
+
+
+def _rebuilt(cls: type[TransitionError], args: tuple[Any, ...]) -> TransitionError:
+    """Return an error without calling its ``__init__``; the unpickler then sets its attributes."""
+    return cls.__new__(cls, *args)
 
 
 class UnknownState(TransitionError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -28,7 +28,7 @@ def plain(value: object) -> State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """States and the edges between them.
+    """States and the edges between them. Their order has no meaning; error messages name states in it.
 
     ``initial``: the states that a new row may have; None means any.
     """
@@ -52,6 +52,11 @@ class Graph:
                 raise GraphError(f"State {state!r} stands in the map twice.")
             edges[state] = _states(targets, f"The targets of {state!r}")
         return cls(edges=edges, initial=None if initial is None else _states(initial, "The initial states"))
+
+    def ordered(self) -> Graph:
+        """Return the same graph in the order that migrations and triggers use."""
+        edges = {state: tuple(sorted(self.edges[state], key=_order)) for state in sorted(self.edges, key=_order)}
+        return Graph(edges=edges, initial=None if self.initial is None else tuple(sorted(self.initial, key=_order)))
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -80,7 +85,13 @@ def _states(values: Iterable[object], whose: str) -> tuple[State, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         # A string would be read as a list of letters.
         raise GraphError(f"{whose} must be a list, not {values!r}.")
-    return tuple(plain(value) for value in values)
+    states = tuple(plain(value) for value in values)
+    # A set has another order in each process.
+    return tuple(sorted(states, key=_order)) if isinstance(values, Set) else states
+
+
+def _order(state: State) -> tuple[str, State]:
+    return (type(state).__name__, state)
 
 
 def _validate(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ...] | None) -> None:
@@ -108,13 +119,21 @@ def _validate(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ..
 
 
 def _unreachable(edges: Mapping[State, tuple[State, ...]], initial: tuple[State, ...] | None) -> list[State]:
-    entered = {target for targets in edges.values() for target in targets}
-    # Without declared initial states, the roots are the states with outgoing and without incoming edges.
-    roots = initial if initial is not None else tuple(s for s in edges if s not in entered and edges[s])
-    if not roots and len(edges) > 1 and entered:
-        roots = (next(iter(edges)),)
+    """Return the states that no path leads to; the order of the map makes no difference."""
     if len(edges) == 1:
         return []
+    if initial is not None:
+        return _unseen(edges, initial)
+    entered = {target for targets in edges.values() for target in targets}
+    # Without declared initial states, the roots are the states with outgoing and without incoming edges.
+    roots = tuple(state for state in edges if state not in entered and edges[state])
+    if roots or not entered:
+        return _unseen(edges, roots)
+    # In a map of cycles, the root is the state that leads to the most others.
+    return min((_unseen(edges, (state,)) for state in sorted(edges, key=_order)), key=len)
+
+
+def _unseen(edges: Mapping[State, tuple[State, ...]], roots: tuple[State, ...]) -> list[State]:
     seen, waiting = set(roots), list(roots)
     while waiting:
         for target in edges[waiting.pop()]:

@@ -31,6 +31,7 @@ class TransitionJournal(TriggerConstraint):
     ``version``, ``at``, ``actor`` and ``reason`` are fields of the guarded model (its marks). A change that sets a new
     ``version`` and a time is journaled with its actor and reason. For any other change the database sets the marks: a
     new version, its own clock, no actor and no reason. So every change has a version, however it was made.
+    ``table`` may have Django's ``%(app_label)s`` and ``%(class)s``, as the name of a constraint of an abstract base.
     ``subject``, ``source`` and ``target`` are columns of the journal's table, which also has ``at``, ``actor`` and
     ``reason``.
     """
@@ -56,6 +57,14 @@ class TransitionJournal(TriggerConstraint):
 
     def fields(self) -> tuple[str, ...]:
         return (self.field, self.version, self.at, self.actor, self.reason)
+
+    def table_of(self, model: type[Model]) -> str:
+        """Return the name of the journal's table; of an abstract base's constraint, each model has its own."""
+        words = {"%(app_label)s": model._meta.app_label, "%(class)s": str(model._meta.model_name)}
+        table = self.table
+        for placeholder, word in words.items():
+            table = table.replace(placeholder, word)
+        return table
 
     def columns(self) -> tuple[str, ...]:
         """Return the columns of the journal's table that the trigger fills."""
@@ -101,7 +110,7 @@ class TransitionJournal(TriggerConstraint):
             at=column(self.at),
             actor=column(self.actor),
             reason=column(self.reason),
-            table=self.table,
+            table=self.table_of(model),
             subject=self.subject,
             source=self.source,
             target=self.target,

@@ -46,7 +46,7 @@ class Machine:
     ``effects``: all that a transition to a state writes, by field name: the state, the model's ``transition_effects``
     and the journal's marks. Every statement that changes a state derives its columns from them.
     ``guarded``: the attributes that a save writes only if the instance changed them. ``marks``: those that identify
-    the last transition (version, time, actor, reason).
+    the last transition (version, time, actor, reason). ``defaulted``: the guarded attributes with a ``db_default``.
     """
 
     graph: Graph
@@ -55,6 +55,7 @@ class Machine:
     effects: Mapping[State, Mapping[str, Any]]
     guarded: frozenset[str]
     marks: tuple[str, ...]
+    defaulted: tuple[str, ...]
 
     def state(self, value: object) -> State:
         """Return a value as a state of the graph.
@@ -143,6 +144,7 @@ def machine_of(model: type[Model]) -> Machine:
         effects=effects,
         guarded=attnames,
         marks=tuple(marks),
+        defaulted=tuple(field.attname for field in fields if field.has_db_default()),
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, models, transaction
 from django.utils import timezone
 
@@ -38,8 +39,14 @@ class StateMachineQuerySet(models.QuerySet[T]):
     def transition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
         """Change the state of every row that has the edge, in one UPDATE; report the others.
 
-        The rows are locked before they are read. Raises UnknownState.
+        The rows are locked before they are read. Raises UnknownState, or ImproperlyConfigured if the model is not a
+        StateMachineModel: its transitions' effects are then unknown.
         """
+        if not self._is_derived():
+            raise ImproperlyConfigured(
+                f"{self.model._meta.label} is no StateMachineModel, so the effects of its transitions are unknown; "
+                "in a data migration use update() with all the columns that change."
+            )
         machine = machine_of(self.model)
         target, name, reason = machine.state(new), actor_name(actor), str(reason)
         self._for_write = True
@@ -63,12 +70,19 @@ class StateMachineQuerySet(models.QuerySet[T]):
             send_transitions(self.model, transitions, using=self.db)
         return BulkTransition(changed=changed, refused={pk: s for pk, s in found.items() if pk not in moving})
 
+    # As with delete(): ``objects.transition_to(…)`` would move the whole table; ``objects.all()`` says so.
+    transition_to.queryset_only = True  # type: ignore[attr-defined]
+
     async def atransition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
         """Do `transition_to` from asynchronous code."""
         return await sync_to_async(self.transition_to)(new, reason=reason, actor=actor)
 
+    atransition_to.queryset_only = True  # type: ignore[attr-defined]
+
     def bulk_update(self, objs: Iterable[T], fields: Iterable[str], batch_size: int | None = None) -> int:
         """Do Django's bulk_update, and remember what was written as loaded."""
+        if not self._is_derived():
+            return super().bulk_update(objs, fields, batch_size=batch_size)
         objs, fields = tuple(objs), tuple(fields)
         machine = machine_of(self.model)
         self._for_write = True
@@ -90,12 +104,21 @@ class StateMachineQuerySet(models.QuerySet[T]):
         unique_fields: Collection[str] | None = None,
     ) -> list[T]:
         """Do Django's bulk_create, and remember what was written as loaded, unless conflicts may have been skipped."""
+        objs = list(objs)
+        if self._is_derived():
+            machine = machine_of(self.model)
+            for obj in objs:
+                obj._settle_defaults(machine)  # type: ignore[attr-defined]  # as in _remember
         created = super().bulk_create(
             objs, batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields
         )
-        if not (ignore_conflicts or update_conflicts):
+        if self._is_derived() and not (ignore_conflicts or update_conflicts):
             self._remember(created, None)
         return created
+
+    def _is_derived(self) -> bool:
+        """Tell whether the model is a StateMachineModel; the historical models of migrations are not."""
+        return hasattr(self.model, "transition_effects")
 
     def _found(self, field: str) -> dict[Any, State]:
         """Return the state of each row of this queryset, by key; the rows are locked if the database has row locks.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -133,6 +134,15 @@ class Dialect(ABC):
     def sweep(self, connection: BaseDatabaseWrapper) -> list[str]:
         """Drop what this package created and no table uses any more; return the names."""
         return []
+
+    @abstractmethod
+    def restoring(
+        self, connection: BaseDatabaseWrapper, guards: Sequence[tuple[str, GuardSpec]]
+    ) -> AbstractContextManager[None]:
+        """Let this connection insert rows in any state that the map has, within an open transaction.
+
+        ``guards``: tables and their guards with initial states.
+        """
 
     def is_conflict(self, error: BaseException) -> bool:
         """Tell whether the database aborted this transaction because another one wrote first."""

@@ -6,7 +6,8 @@ INSERT; the delete trigger recognises it by the key that the same statement is i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -16,6 +17,8 @@ from .dialect import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
 
 # ER_CONSTRAINT_FAILED, which Django's backend maps to IntegrityError.
 _SIGNAL = "SIGNAL SQLSTATE '23000' SET MYSQL_ERRNO = 4025, MESSAGE_TEXT = refusal;"
+# A variable of the session; 1: its INSERTs are a restore's.
+RESTORING = "@container_manager_restoring"
 # The longest message of a signal on MariaDB.
 _LONGEST = 512
 _DECLARE = f"DECLARE refusal VARCHAR({_LONGEST}) CHARACTER SET utf8mb4; "
@@ -46,7 +49,7 @@ _UPDATE_GUARD = (
 )
 _INSERT_GUARD = (
     "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW BEGIN {declare}"
-    "IF NOT COALESCE({new} IN ({allowed}), FALSE) THEN "
+    "IF NOT COALESCE({new} IN ({allowed}){or_restored}, FALSE) THEN "
     "SET refusal = LEFT(CONCAT('Invalid status ', {new_text}, ' for a new row. ', {valid}), {longest}); "
     "{refuse} END IF; END"
 )
@@ -112,6 +115,9 @@ class MySQLDialect(Dialect):
             ),
             "allowed": ", ".join(self._exact(state) for state in allowed),
             "valid": self.literal(f"Valid: {list(allowed)}"),
+            "or_restored": ""
+            if graph.initial is None
+            else f" OR ({RESTORING} = 1 AND {new} IN ({', '.join(self._exact(state) for state in graph.states)}))",
             "longest": _LONGEST,
         }
         templates = (_UPDATE_GUARD, _INSERT_GUARD, _REPLACE_MARK, _REPLACE_GUARD)
@@ -152,6 +158,23 @@ class MySQLDialect(Dialect):
         except DatabaseError as error:
             return _REFUSALS.get(error.args[0], "") if error.args else ""
         return ""
+
+    @contextmanager
+    def restoring(self, connection: BaseDatabaseWrapper, guards: Sequence[tuple[str, GuardSpec]]) -> Iterator[None]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {RESTORING}")
+            [before] = cursor.fetchone()
+            cursor.execute(f"SET {RESTORING} = 1")
+        try:
+            yield
+        finally:
+            # No rollback takes a variable back, so set it in an aborted transaction too.
+            broken, connection.needs_rollback = connection.needs_rollback, False
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(f"SET {RESTORING} = %s", [before])
+            finally:
+                connection.needs_rollback = broken
 
     def is_conflict(self, error: BaseException) -> bool:
         return bool(error.args and error.args[0] == _CHANGED_SINCE_SNAPSHOT)

@@ -10,7 +10,8 @@ transition tables, which takes a third of the time of a trigger per row.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -18,6 +19,8 @@ from .dialect import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec, sqlstate
 
 # serialization_failure and deadlock_detected: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SERIALIZATION_FAILURE, _DEADLOCK_DETECTED = "40001", "40P01"
+# A setting of the session or, with SET LOCAL, of the transaction.
+RESTORING = "container_manager.restoring"
 # The comment that marks this package's functions.
 _MADE_HERE = "container_manager.statemachine"
 # pg_trigger.tgtype: ROW is 1, BEFORE 2, INSERT 4, UPDATE 16 (src/include/catalog/pg_trigger.h).
@@ -30,7 +33,7 @@ _SCOPE = "REFERENCING OLD TABLE AS rows_before NEW TABLE AS rows_after FOR EACH 
 
 _GUARD = (
     "DECLARE refusal text; BEGIN "
-    "IF TG_OP = 'INSERT' THEN IF {new} IN ({allowed}) THEN RETURN NEW; END IF; "
+    "IF TG_OP = 'INSERT' THEN IF {new} IN ({allowed}){or_restored} THEN RETURN NEW; END IF; "
     "refusal := concat('Invalid status ', NEW.{column}, ' for a new row. ', {valid}); "
     "ELSIF OLD.{key} IS DISTINCT FROM NEW.{key} THEN "
     "refusal := 'The primary key of a row with a status cannot change'; "
@@ -39,6 +42,12 @@ _GUARD = (
     "CASE {old} {cases} END); END IF; "
     "RAISE EXCEPTION USING ERRCODE = 'check_violation', CONSTRAINT = {name}, "
     "TABLE = TG_TABLE_NAME, MESSAGE = refusal; END;"
+)
+# A restore inserts rows that are long past their initial state: it says so itself, or it is the initial copy of logical
+# replication, whose role must not be "origin".
+_OR_RESTORED = (
+    " OR ({new} IN ({known}) AND (current_setting('{restoring}', true) = 'on' "
+    "OR current_setting('session_replication_role') = 'replica'))"
 )
 _MARK = (
     "BEGIN IF OLD.{column} IS DISTINCT FROM NEW.{column} "
@@ -138,6 +147,18 @@ class PostgreSQLDialect(Dialect):
                 cursor.execute(self._drop_function(name))
         return names
 
+    @contextmanager
+    def restoring(self, connection: BaseDatabaseWrapper, guards: Sequence[tuple[str, GuardSpec]]) -> Iterator[None]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting(%s, true)", [RESTORING])
+            before = cursor.fetchone()[0] or ""
+            # Local to the transaction: a rollback takes it back.
+            cursor.execute("SELECT set_config(%s, 'on', true)", [RESTORING])
+        yield
+        if not connection.needs_rollback:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config(%s, %s, true)", [RESTORING, before])
+
     def is_conflict(self, error: BaseException) -> bool:
         return bool(sqlstate(error) == _SERIALIZATION_FAILURE)
 
@@ -157,6 +178,9 @@ class PostgreSQLDialect(Dialect):
             new=new,
             or_legal=f" OR ({old}, {new}) IN ({pairs})" if pairs else "",
             allowed=self.literals(allowed),
+            or_restored=""
+            if spec.graph.initial is None
+            else _OR_RESTORED.format(new=new, known=self.literals(spec.graph.states), restoring=RESTORING),
             valid=self.literal(f"Valid: {list(allowed)}"),
             cases=" ".join(
                 f"WHEN {self.literal(state)} THEN {self.literal(self.targets_text(spec.graph, state))}"
