@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from .test_statemachine_app import ALONE, MANAGE, Project
-from .test_statemachine_app import database as database  # the fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PAGES = Path(__file__).resolve().parent.parent / "docs/howto"
