@@ -93,6 +93,11 @@ def room_for(descriptors: int, *, of: int) -> Iterator[None]:
         resource.prlimit(of, resource.RLIMIT_NOFILE, before)
 
 
+def is_asleep(process: int) -> bool:
+    # proc(5): the state comes after the name in parentheses.
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def without_privileges(work: Callable[[], None]) -> None:
     """Do something in a thread without capabilities, so that limits apply even to root."""
     failed: list[Exception] = []
@@ -550,11 +555,15 @@ sys.exit(9)
         executor.submit(running)
         assert executor._warden.process is not None
         warden = executor._warden.process.pid
-        eventually(lambda: forked_ahead(warden))
+        # Its descriptors are counted when it has done all that, and waits.
+        eventually(lambda: forked_ahead(warden) and is_asleep(warden))
         with room_for(room, of=warden):
             more = [harness.spec("true") for _ in range(3)]
+            # All are there when the warden comes to the first: it has no quiet moment in which to fork a keeper ahead.
+            os.kill(warden, signal.SIGSTOP)
             for spec in more:
                 executor.submit(spec)
+            os.kill(warden, signal.SIGCONT)
             found = [ended(executor, spec.key) for spec in more]
         assert found[-1].lost
         assert all(status.succeeded or "no room" in status.message for status in found)
