@@ -17,4 +17,4 @@ class ContainerManagerConfig(AppConfig):
         from .store import notifications  # noqa: F401  # so does this
 
         # Its machines are checked whether or not "container_manager.statemachine" is installed as well.
-        connect(sender=self)
+        connect()

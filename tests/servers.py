@@ -121,7 +121,7 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
         yield {"CM_TEST_SOCKET": str(folder), "CM_TEST_PROGRAMS": str(programs)}
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """Return a folder in memory, if there is one: MariaDB syncs each change of a table, whatever its settings."""
     memory = Path("/dev/shm")  # noqa: S108  # only its subfolder of this process's own is used
     spacious = memory.is_dir() and shutil.disk_usage(memory).free > _MEMORY_BYTES
@@ -129,7 +129,7 @@ def _memory() -> Path | None:
 
 
 @contextmanager
-def mariadb(folder: Path) -> Iterator[dict[str, str]]:
+def mariadb(folder: Path, *options: str) -> Iterator[dict[str, str]]:
     """Run MariaDB with a root user that needs no password, on a socket only this user's folder holds."""
     data, socket_path = folder / "data", folder / "mariadb.sock"
     _own(folder, "mysql")
@@ -139,7 +139,7 @@ def mariadb(folder: Path) -> Iterator[dict[str, str]]:
     program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
     # A server that starts clears its folder for temporary tables, whoever else uses it.
     own = [f"--datadir={data}", f"--socket={socket_path}", f"--tmpdir={folder}"]
-    server = [program, "--no-defaults", *own, "--skip-networking", *user]
+    server = [program, "--no-defaults", *own, "--skip-networking", *user, *options]
     with _running(server, socket_path, folder, "mysql", signal.SIGTERM):
         yield {"CM_TEST_SOCKET": str(socket_path)}
 
@@ -174,7 +174,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 3 or arguments[0] not in ("postgresql", "mariadb") or arguments[1] != "--":
         sys.exit("usage: python -m tests.servers postgresql|mariadb -- COMMAND …")
     end_when_told()
-    start, parent = (postgresql, None) if arguments[0] == "postgresql" else (mariadb, _memory())
+    start, parent = (postgresql, None) if arguments[0] == "postgresql" else (mariadb, memory())
     with tempfile.TemporaryDirectory(prefix="cm-", dir=parent) as name, start(Path(name)) as addresses:
         return run_command(arguments[2:], {**os.environ, "CM_TEST_DATABASE": arguments[0], **addresses})
 

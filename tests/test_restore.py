@@ -164,7 +164,7 @@ def test_triggers_reenabled_by_pg_restore_are_reported_by_the_check(restored: st
     postgresql("--schema-only")
     postgresql("--data-only", "--disable-triggers")
     assert rows(restored) == rows("default")
-    assert {message.id for message in check_triggers(None, databases=[restored])} == {"statemachine.E003"}
+    assert {message.id for message in check_triggers(None, databases=[restored])} == {"statemachine.W003"}
     with pytest.raises(IntegrityError, match="Invalid transition"), transaction.atomic(restored):
         ContainerJob.objects.using(restored).filter(status="completed").update(status="pending")
     call_command("container", "triggers", "--install", "--database", restored, stdout=StringIO())
@@ -177,7 +177,7 @@ def test_a_restore_without_triggers_is_reported_and_repaired(restored: str) -> N
     server = ["--socket", connection.settings_dict["OPTIONS"]["unix_socket"], "--user", "root"]
     dump = [program("mariadb-dump"), *server, "--skip-triggers", name_of("default")]
     pipe(dump, [program("mariadb"), *server, name_of(ALIAS)])
-    assert {message.id for message in check_triggers(None, databases=[restored])} == {"statemachine.E003"}
+    assert {message.id for message in check_triggers(None, databases=[restored])} == {"statemachine.W003"}
     call_command("container", "triggers", "--install", "--database", restored, stdout=StringIO())
     assert check_triggers(None, databases=[restored]) == []
     assert rows(restored) == rows("default")

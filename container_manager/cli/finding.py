@@ -19,6 +19,15 @@ def unanswered(executors: Sequence[str], consequence: str) -> Refused:
     return Refused(f"No answer from executor {', '.join(executors)}: {consequence}. 'container executors' says more.")
 
 
+def unguarded(triggers: Sequence[str], using: str) -> Refused:
+    """Return the error for a worker that found no triggers to hold the map and write the journal."""
+    return Refused(
+        f"Triggers of jobs in database {using!r} are missing or differ from the map: {', '.join(triggers)}. "
+        f"Without them jobs are neither guarded nor recorded, so no worker runs. "
+        f"'migrate --database {using}' installs them."
+    )
+
+
 def jobs(options: Mapping[str, Any]) -> ContainerJobQuerySet:
     return ContainerJob.objects.using(options["database"])
 

@@ -15,7 +15,7 @@ from ..executors.registry import build_executor
 from ..models import ContainerJob, JobStatus
 from ..statemachine import TransitionError
 from ..worker import WorkerLoop, WorkerOptions
-from .finding import short_id, unanswered
+from .finding import short_id, unanswered, unguarded
 from .job_arguments import add_job_arguments, create_job
 from .logs_command import follow, write_bytes
 from .printing import Output
@@ -44,6 +44,10 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     job.mark_as_queued()
     follower.start()
     worker.run()
+    if worker.unguarded:
+        _cancel(job.pk, options["database"], reason="triggers are missing")
+        follower.join()
+        raise unguarded(worker.unguarded, options["database"])
     if worker.gave_up:
         # We are about to report a failure: the job must not start later.
         _cancel(job.pk, options["database"], reason="its executor does not answer")

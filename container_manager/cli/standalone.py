@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from pathlib import Path
 
@@ -18,16 +19,20 @@ def configure() -> None:
     """Configure Django and create the tables, unless DJANGO_SETTINGS_MODULE names a project.
 
     The database is the file that CONTAINER_MANAGER_DATABASE names, by default ``container_manager.sqlite3`` here.
-    CONTAINER_MANAGER_CONFIG may name a TOML file with the entries of the CONTAINER_MANAGER setting.
+    CONTAINER_MANAGER_CONFIG may name a TOML file with the entries of the CONTAINER_MANAGER setting. Inside a project
+    a line on stderr says which database it is.
     """
     import django
     from django.conf import settings
 
-    if os.environ.get("DJANGO_SETTINGS_MODULE"):
+    if module := os.environ.get("DJANGO_SETTINGS_MODULE"):
         django.setup()
+        _say(f"Using the settings {module}, whose default database is {settings.DATABASES['default'].get('NAME')}.")
         return
     config = os.environ.get(CONFIG_VARIABLE)
     path = Path(os.environ.get(DATABASE_VARIABLE, _DEFAULT_DATABASE)).absolute()
+    if any((folder / "manage.py").is_file() for folder in (Path.cwd(), *Path.cwd().parents)):
+        _say(f"Using {path}, not this project's database: for that, 'python manage.py container …'.")
     settings.configure(
         INSTALLED_APPS=["container_manager"],
         DATABASES={"default": sqlite_database(path)},
@@ -47,3 +52,7 @@ def configure() -> None:
     from django.core.management import call_command
 
     call_command("migrate", verbosity=0, interactive=False)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import app_settings
 from ..executors.registry import build_executors
 from ..worker import WorkerLoop, WorkerOptions
-from .finding import unanswered
+from .finding import unanswered, unguarded
 from .printing import Output
 from .standalone import LOG_FORMAT
 
@@ -56,6 +56,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
+    if worker.unguarded:
+        raise unguarded(worker.unguarded, options["database"])
     if worker.gave_up:
         raise unanswered(worker.gave_up, "what is queued for it stays queued")
     return 0

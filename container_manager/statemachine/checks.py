@@ -121,6 +121,13 @@ def _journal(model: type[Model], journal: TransitionJournal) -> Iterator[CheckMe
     """Yield what is wrong with the journal's table, if it has a model."""
     tables = {other._meta.db_table: other for other in model._meta.apps.get_models()}
     if (table := tables.get(journal.table)) is None:
+        yield Error(
+            f"{journal.name} writes to {journal.table!r}, which is no model's table.",
+            hint="If the table has another name now, give it to the constraint too; makemigrations then sees both. "
+            "A table that Django does not create needs a model with managed = False.",
+            obj=model,
+            id="statemachine.E008",
+        )
         return
     columns = {field.column: field for field in table._meta.concrete_fields}
     filled = journal.columns()
@@ -178,13 +185,14 @@ def check_triggers(
                 continue  # E005 reports it
             if names:
                 messages.append(
-                    Error(
+                    # No error: that would prevent "migrate", which is the remedy.
+                    Warning(
                         f"The triggers of {model._meta.label} in database {alias!r} are missing or differ from its "
                         f"map: {', '.join(names)}.",
-                        hint="Run 'manage.py migrate'; if the migrations are all applied, "
-                        f"'manage.py statemachine triggers --install --database {alias}'.",
+                        hint=f"Run 'manage.py migrate --database {alias}'; if the map has changed, "
+                        "'manage.py makemigrations' before it.",
                         obj=model,
-                        id="statemachine.E003",
+                        id="statemachine.W003",
                     )
                 )
     return messages

@@ -61,6 +61,9 @@ class TransitionJournal(TriggerConstraint):
         """Return the columns of the journal's table that the trigger fills."""
         return (self.subject, self.source, self.target, "at", "actor", "reason")
 
+    def columns_used(self, model: type[Model]) -> dict[str, set[str]]:
+        return {**super().columns_used(model), self.table: set(self.columns())}
+
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         return dialect.create_journal(self._spec(model))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections
+from django.db import connections, transaction
 from django.db.backends.ddl_references import Statement, Table
 from django.db.models import BaseConstraint, Model
 
@@ -42,6 +42,11 @@ class TriggerConstraint(BaseConstraint):
     def fields(self) -> Iterable[str]:
         """Return the names of the fields that the triggers use."""
         return ()
+
+    def columns_used(self, model: type[Model]) -> dict[str, set[str]]:
+        """Return what the triggers name: table → columns."""
+        names = {model._meta.pk.name, *self.fields()}
+        return {model._meta.db_table: {column_of(model, name) for name in names}}
 
     def create_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         raise NotImplementedError
@@ -80,17 +85,31 @@ class TriggerConstraint(BaseConstraint):
         """Drop and create the triggers on an existing table."""
         dialect = dialect_for(connection)
         table = connection.ops.quote_name(model._meta.db_table)
-        with connection.cursor() as cursor:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
             for sql in (*self.drop_statements(model, dialect), *self.create_statements(model, dialect)):
                 cursor.execute(sql.replace(TABLE, table), None)
 
-    def drift(self, model: type[Model], connection: BaseDatabaseWrapper) -> list[str]:
+    def drift(self, model: type[Model], connection: BaseDatabaseWrapper, *, missing_only: bool = False) -> list[str]:
         """Return the names of triggers that are missing or differ from the constraint."""
         dialect = dialect_for(connection)
         table = model._meta.db_table
-        expected = dialect.expected(self.create_statements(model, dialect), table)
+        if not (expected := dialect.expected(self.create_statements(model, dialect), table)):
+            return []
         installed = dialect.installed(connection, table)
+        if missing_only:
+            return sorted(expected.keys() - installed.keys())
         return sorted(name for name, text in expected.items() if installed.get(name) != text)
+
+    def absent(self, model: type[Model], connection: BaseDatabaseWrapper) -> list[str]:
+        """Return the tables and columns that the triggers name and the database does not have."""
+        dialect = dialect_for(connection)
+        found: list[str] = []
+        for table, columns in self.columns_used(model).items():
+            if dialect.has_table(connection, table):
+                found += [f"{table}.{column}" for column in columns - dialect.columns(connection, table)]
+            else:
+                found.append(table)
+        return sorted(found)
 
     def _defer(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> None:
         assert model is not None

@@ -7,6 +7,7 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 from .attempts import owned_attempts, record_handles
 from .claiming import claim, is_due
 from .finishing import finish
+from .guarantee import missing_triggers
 from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
 from .logs import store_logs
 from .notifications import wake_workers
@@ -29,6 +30,7 @@ __all__ = [
     "is_due",
     "is_maintainer",
     "live_workers",
+    "missing_triggers",
     "owned_attempts",
     "prepare_session",
     "promote_retries",

@@ -64,6 +64,7 @@ class WorkerLoop:
         self._claimed = 0
         self._nothing_due = False
         self._gave_up: list[str] = []
+        self._unguarded: list[str] = []
         # A worker of all queues serves those of the settings only, if they name any.
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database = Database(options.using, idle_seconds=settings.lease_seconds)
@@ -77,6 +78,7 @@ class WorkerLoop:
         self._maintain = Timer(settings.poll_seconds)
         self._rescue = Timer(0.0)
         self._sweep = Timer(_SWEEP_SECONDS)
+        self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
 
     @property
@@ -88,6 +90,11 @@ class WorkerLoop:
     def gave_up(self) -> list[str]:
         """The executors whose engines were given up although jobs are due for them, if the worker ends by itself."""
         return self._gave_up
+
+    @property
+    def unguarded(self) -> list[str]:
+        """The triggers for lack of which the worker did not start, or ended."""
+        return self._unguarded
 
     def stop(self) -> None:
         """Ask the loop to end; see the class."""
@@ -199,13 +206,17 @@ class WorkerLoop:
     # -- the lease -----------------------------------------------------------------------------------------------
 
     def _register(self) -> bool:
-        """Register, once the database is available; return False if the worker was stopped meanwhile.
+        """Register, once the database is available; return False if stopped meanwhile, or if triggers are missing.
 
         Raises what the database raises if the worker is to drain the queue, or if the database is available and
         refuses, for example because its tables are missing.
         """
         while not self._stops:
             try:
+                self._unguarded = store.missing_triggers(using=self._options.using, changed=True)
+                if self._unguarded:
+                    return False
+                self._verify.restart()
                 self._heartbeat.register(self._options.using)
             except AWAY as error:
                 if self._database.answers() or self._options.drain:
@@ -237,6 +248,8 @@ class WorkerLoop:
 
     def _do_maintenance(self) -> None:
         using = self._options.using
+        if self._verify.take_due():
+            self._verify_triggers()
         if self._rescue.take_due() and not self._heartbeat.is_late():
             adopted = store.rescue(worker=self.id, executors=self._engines.aliases, using=using)
             if adopted:
@@ -246,6 +259,13 @@ class WorkerLoop:
             self._sweep_engines()
         if self._maintenance.run(self.id):
             self._poll.hurry()
+
+    def _verify_triggers(self) -> None:
+        """Stop if triggers are gone; those that merely differ may be of a newer release that was just migrated."""
+        self._unguarded = store.missing_triggers(using=self._options.using)
+        if self._unguarded:
+            logger.error("Worker %s stops: triggers are missing: %s", self.id, ", ".join(self._unguarded))
+            self.stop()
 
     def _sweep_engines(self) -> None:
         """Remove orphans from engines: attempts that are over, whose workers died before they removed them, say."""

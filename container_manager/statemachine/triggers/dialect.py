@@ -116,6 +116,16 @@ class Dialect(ABC):
     def has_table(self, connection: BaseDatabaseWrapper, table: str) -> bool:
         return self.unquote(table) in connection.introspection.table_names()
 
+    def columns(self, connection: BaseDatabaseWrapper, table: str) -> set[str]:
+        """Return the names of a table's columns."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM {self.quote(table)} WHERE 1 = 0")
+            return {column[0] for column in cursor.description}
+
+    def creation_refused(self, connection: BaseDatabaseWrapper) -> str:
+        """Return why this user cannot create triggers and what to do; "" if nothing is known to prevent it."""
+        return ""
+
     def writers(self, connection: BaseDatabaseWrapper, table: str) -> dict[str, str]:
         """Return the triggers of other tables that prevent a rebuild of this one: name → CREATE statement."""
         return {}

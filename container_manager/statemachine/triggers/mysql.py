@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..graph import Graph, State
@@ -20,8 +21,18 @@ _LONGEST = 512
 _DECLARE = f"DECLARE refusal VARCHAR({_LONGEST}) CHARACTER SET utf8mb4; "
 # ER_CHECKREAD: under innodb_snapshot_isolation, the row changed since this transaction's snapshot.
 _CHANGED_SINCE_SNAPSHOT = 1020
-# ER_LOCK_DEADLOCK: https://mariadb.com/kb/en/mariadb-error-codes/
-_DEADLOCK = 1213
+# ER_LOCK_DEADLOCK, ER_BINLOG_CREATE_ROUTINE_NEED_SUPER, ER_TABLEACCESS_DENIED_ERROR:
+# https://mariadb.com/kb/en/mariadb-error-codes/
+_DEADLOCK, _BINARY_LOGGING, _DENIED = 1213, 1419, 1142
+
+# Rights are looked at before the table is looked for, so this creates nothing, whatever it is answered.
+_PROBE = "CREATE TRIGGER `statemachine_probe` BEFORE INSERT ON `statemachine no table` FOR EACH ROW SET @probe = 1"
+_REFUSALS = {
+    _BINARY_LOGGING: "Binary logging is on, and this user may not create triggers then (error 1419). Set "
+    "log_bin_trust_function_creators = 1 on the server (SET GLOBAL, and in its configuration), or use a user with the "
+    "right SUPER.",
+    _DENIED: "This user may not create triggers (error 1142). Grant it the right TRIGGER on this database.",
+}
 
 # Of the names of the guard's triggers, in the order of the templates.
 _GUARD_SUFFIXES = ("", "_insert", "_mark", "_delete")
@@ -133,6 +144,14 @@ class MySQLDialect(Dialect):
 
     def expected(self, statements: Sequence[str], table: str) -> dict[str, str]:
         return {text.split("`")[1]: text.split("FOR EACH ROW ", 1)[1] for text in statements}
+
+    def creation_refused(self, connection: BaseDatabaseWrapper) -> str:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_PROBE)
+        except DatabaseError as error:
+            return _REFUSALS.get(error.args[0], "") if error.args else ""
+        return ""
 
     def is_conflict(self, error: BaseException) -> bool:
         return bool(error.args and error.args[0] == _CHANGED_SINCE_SNAPSHOT)

@@ -102,6 +102,8 @@ class PostgreSQLDialect(Dialect):
             )
             found: dict[str, str] = {}
             for trigger, kind, enabled, unconditional, function, source in cursor.fetchall():
+                if enabled not in ("A", "O"):
+                    continue  # disabled, in ordinary sessions at least
                 always = enabled == "A" and unconditional
                 found[trigger] = f"{_EVENTS.get(kind)} {function}" if always else "not always"
                 found[f"function {function}"] = source
