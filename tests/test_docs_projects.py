@@ -86,10 +86,6 @@ class PageProject(Project):
             if target.suffix == ".py":
                 (self.folder / parent / "__init__.py").touch()
 
-    def migrate(self, *arguments: str) -> None:
-        # E003 stands before the migration that would resolve it.
-        self.manage("migrate", "--skip-checks", "--verbosity", "0", *arguments)
-
     def run(self, program: str) -> str:
         return self.shell(dedent(program))
 
