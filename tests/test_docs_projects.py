@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .test_statemachine_app import ALONE, MANAGE, Project
+from .test_statemachine_app import ALONE, GATE, MANAGE, Project
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PAGES = Path(__file__).resolve().parent.parent / "docs/howto"
@@ -100,7 +100,7 @@ def test_the_complete_example_works_in_form_view_admin_and_journal(tmp_path: Pat
     project = orders(tmp_path, database)
     project.manage("makemigrations", "--check")
     project.migrate()
-    project.manage("check", "--database", "default")
+    project.manage(*GATE)
     project.run(
         """
         from django.contrib.auth.models import User
@@ -219,13 +219,13 @@ def test_a_state_is_renamed_in_three_releases_and_the_journal_keeps_the_old_name
         """
     )
     assert "[('open',), ('paid',), ('placed',)]" in project.shell(print_states)
-    project.manage("check", "--database", "default")
+    project.manage(*GATE)
 
     project.write("orders/models.py", with_release(models, page["release 3"]))
     project.write("orders/migrations/0004_contract.py", page["orders/migrations/0004_contract.py"])
     project.manage("makemigrations", "orders", "--check")
     project.migrate()
-    project.manage("check", "--database", "default")
+    project.manage(*GATE)
     assert "[('open',), ('paid',), ('open',)]" in project.shell(print_states)
     project.run(
         """
@@ -411,7 +411,7 @@ def test_a_django_fsm_2_project_with_data_moves_by_the_steps_of_the_page(
     project.write("blog/migrations/0005_history.py", files["blog/migrations/0005_history.py"])
     project.manage("makemigrations", "--check", "blog")
     project.migrate()
-    project.manage("check", "--database", "default")
+    project.manage(*GATE)
     project.shell(AFTER)
 
     # Step 5; from here on nobody can import django-fsm-2.
@@ -424,4 +424,4 @@ def test_a_django_fsm_2_project_with_data_moves_by_the_steps_of_the_page(
         project.write(f"{name}.py", "raise ImportError")
     project.migrate()
     project.manage("makemigrations", "--check", "blog")
-    project.manage("check", "--database", "default")
+    project.manage(*GATE)
