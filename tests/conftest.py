@@ -1,10 +1,13 @@
-"""Print one line for each missing part instead of one for each skipped test."""
+"""Fixtures of several modules; one line for each missing part instead of one for each skipped test."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from django.db import connection
 
 from .prerequisites import MISSING
 
@@ -18,3 +21,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{reason}: {count} tests skipped.")
     if others := len(reasons) - missing.total():
         terminalreporter.write_line(f"About other databases: {others} tests skipped.")
+
+
+def _execute(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, None)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[dict[str, object]]:
+    """Give the settings of an empty database, on the server of the tests if they have one."""
+    names = ("ENGINE", "USER", "HOST", "PORT", "PASSWORD", "OPTIONS")
+    settings = {name: connection.settings_dict[name] for name in names}
+    if connection.vendor == "sqlite":
+        yield {**settings, "NAME": str(tmp_path / "project.sqlite3")}
+        return
+    name = f"{connection.settings_dict['NAME']}_project"
+    _execute(f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb4" if connection.vendor == "mysql" else ""))
+    yield {**settings, "NAME": name}
+    _execute(f"DROP DATABASE {name}")

@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 
@@ -145,25 +145,6 @@ class Migration(migrations.Migration):
 
     def shell(self, program: str) -> str:
         return self.manage("shell", "--verbosity", "0", "--command", program)
-
-
-def server(statement: str) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, None)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[dict[str, object]]:
-    """Give the settings of an empty database, on the server of the tests if they have one."""
-    names = ("ENGINE", "USER", "HOST", "PORT", "PASSWORD", "OPTIONS")
-    settings = {name: connection.settings_dict[name] for name in names}
-    if connection.vendor == "sqlite":
-        yield {**settings, "NAME": str(tmp_path / "project.sqlite3")}
-        return
-    name = f"{connection.settings_dict['NAME']}_project"
-    server(f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb4" if connection.vendor == "mysql" else ""))
-    yield {**settings, "NAME": name}
-    server(f"DROP DATABASE {name}")
 
 
 @pytest.mark.parametrize("apps", [(ALONE,), (JOBS,), (ALONE, JOBS)], ids=["alone", "jobs", "both"])

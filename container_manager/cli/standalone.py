@@ -27,7 +27,7 @@ def configure() -> None:
 
     if module := os.environ.get("DJANGO_SETTINGS_MODULE"):
         django.setup()
-        _say(f"Using the settings {module}, whose database is {settings.DATABASES['default'].get('NAME')}.")
+        _say(f"Using the settings {module}, whose default database is {settings.DATABASES['default'].get('NAME')}.")
         return
     config = os.environ.get(CONFIG_VARIABLE)
     path = Path(os.environ.get(DATABASE_VARIABLE, _DEFAULT_DATABASE)).absolute()

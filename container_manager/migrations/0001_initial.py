@@ -2,7 +2,6 @@
 
 import container_manager.jobs.identifiers
 import container_manager.statemachine
-import container_manager.statemachine.journal
 import django.core.validators
 import django.db.models.deletion
 import django.utils.timezone
@@ -360,7 +359,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="JobTransition",
             fields=[
-                ("id", container_manager.statemachine.journal.RowIdField(primary_key=True, serialize=False)),
+                ("id", container_manager.statemachine.RowIdField(primary_key=True, serialize=False)),
                 (
                     "from_status",
                     models.CharField(

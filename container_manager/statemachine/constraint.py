@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS
-from django.db.models import Model, Value
+from django.db.models import BaseConstraint, Model, Value
 from django.db.models.expressions import DatabaseDefault
 from django.utils.translation import gettext_lazy as _
 
@@ -29,7 +29,8 @@ class TransitionConstraint(TriggerConstraint):
     """Allow a field to change only along the edges of a map.
 
     ``transitions`` maps each state to the states it may change to. ``initial``: the states that a new row may have
-    (None: any). Raises GraphError if the map is invalid.
+    (None: any). ``violation_error_message``, if given, replaces the messages of `validate`; it may contain
+    ``%(name)s`` (of the constraint) and ``%(target)s``. Raises GraphError if the map is invalid.
     """
 
     default_violation_code = "invalid_transition"
@@ -89,7 +90,6 @@ class TransitionConstraint(TriggerConstraint):
 
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
-        path = path.replace("statemachine.constraint", "statemachine")
         # In one order, since another order of the same map is no change to migrate.
         graph = self.graph.ordered()
         kwargs.update(field=self.field, transitions={s: list(t) for s, t in graph.edges.items()})
@@ -125,9 +125,11 @@ class TransitionConstraint(TriggerConstraint):
             state = ""
         if state not in self.graph.edges:
             raise self._error(
-                _("Unknown status %(value)s. Known: %(states)s"), value=repr(value), states=list(self.graph.states)
+                _("Unknown status %(target)s. Known: %(states)s"), target=repr(value), states=list(self.graph.states)
             )
         return state
 
     def _error(self, message: Any, **params: Any) -> ValidationError:
+        if self.violation_error_message != BaseConstraint.default_violation_error_message:
+            message, params = self.violation_error_message, {"name": self.name, **params}
         return ValidationError({self.field: ValidationError(message, code=self.violation_error_code, params=params)})

@@ -91,7 +91,7 @@ class TransitionJournal(TriggerConstraint):
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, args, kwargs = super().deconstruct()
         kwargs.update({name: getattr(self, name) for name in _FIELDS})
-        return path.replace("statemachine.journal", "statemachine"), args, kwargs
+        return path, args, kwargs
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TransitionJournal):
@@ -150,10 +150,6 @@ class JournalTable(TriggerConstraint):
     ) -> None:
         """Do nothing."""
 
-    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
-        path, args, kwargs = super().deconstruct()
-        return path.replace("statemachine.journal", "statemachine"), args, kwargs
-
     def __eq__(self, other: object) -> bool:
         if isinstance(other, JournalTable):
             return self.deconstruct() == other.deconstruct()
@@ -168,6 +164,12 @@ class RowIdField(BigAutoField):  # type: ignore[type-arg]  # only the stubs have
     AUTOINCREMENT writes a second table for every row, which takes a tenth of a transition. Without it keys still
     ascend; only the key of the newest row can be reused after that row was deleted.
     """
+
+    def deconstruct(self) -> tuple[str, str, Sequence[Any], dict[str, Any]]:
+        name, path, args, kwargs = super().deconstruct()
+        if type(self) is RowIdField:
+            path = f"{__package__}.RowIdField"
+        return name, path, args, kwargs
 
     def db_type_suffix(self, connection: BaseDatabaseWrapper) -> str | None:
         return None if connection.vendor == "sqlite" else super().db_type_suffix(connection)

@@ -67,6 +67,11 @@ class StateMachineModel(models.Model):
         except TransitionError:
             return False
 
+    def valid_targets(self) -> tuple[State, ...]:
+        """Return the states that this instance may change to, in the order of the map; for buttons and forms."""
+        machine = machine_of(type(self))
+        return machine.graph.targets(getattr(self, machine.field))
+
     def transition_to(self, new: object, save: bool = True, *, reason: str = "", actor: object = None) -> bool:
         """Change to another state; return True.
 

@@ -54,6 +54,13 @@ class TriggerConstraint(BaseConstraint):
     def drop_statements(self, model: type[Model], dialect: Dialect) -> list[str]:
         raise NotImplementedError
 
+    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
+        path, args, kwargs = super().deconstruct()
+        # Migrations name this package's own classes by their public path; a subclass elsewhere keeps its own.
+        if type(self).__module__.rpartition(".")[0] == __package__:
+            path = f"{__package__}.{type(self).__name__}"
+        return path, args, kwargs
+
     def constraint_sql(self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None) -> str:
         self._defer(model, schema_editor)
         # None, not "": Django leaves a constraint without inline SQL out of CREATE TABLE.
