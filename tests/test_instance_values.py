@@ -114,6 +114,39 @@ def test_a_value_of_a_lifecycle_field_that_was_changed_in_place_is_written() -> 
     assert row(parcel)["labels"]["via"] == []
 
 
+@isolate_apps("tests.machines")
+def test_what_was_loaded_of_a_file_an_array_of_bytes_or_an_unknown_field_does_not_change_with_the_value() -> None:
+    class OwnField(models.CharField):
+        """A field whose values nobody knows."""
+
+    class Case(StateMachineModel):
+        lifecycle_fields = ("file", "data", "own", "shelf", "at")
+        state = models.CharField(max_length=10)
+        file = models.FileField()
+        data = models.BinaryField()
+        own = OwnField(max_length=10)
+        shelf = models.ForeignKey(Shelf, models.CASCADE)
+        at = models.DateTimeField()
+
+        class Meta:
+            app_label = "machines"
+            constraints = [c for c in Parcel._meta.constraints if c.name == "parcel_state"]
+
+        def __str__(self) -> str:
+            return self.state
+
+    case = Case(file="a.txt", data=bytearray(b"a"), own=["a"], shelf_id=1, at=LONG_AGO)
+    machine = machine_of(Case)
+    assert machine.mutable == {"file", "data", "own"}
+    assert case.file.name == "a.txt"  # from now on the attribute is an object with a name
+    loaded = machine.snapshot(case.__dict__)
+    assert {name: loaded[name] for name in machine.mutable} == {name: case.__dict__[name] for name in machine.mutable}
+    case.file.name = "b.txt"
+    case.data[0:1] = b"b"
+    case.own.append("b")
+    assert (loaded["file"], loaded["data"], loaded["own"]) == ("a.txt", b"a", ["a"])
+
+
 def test_a_stale_value_that_was_changed_in_place_is_refused() -> None:
     parcel = Parcel.objects.create()
     stale = Parcel.objects.get()
