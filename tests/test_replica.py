@@ -15,6 +15,7 @@ from container_manager.statemachine import InvalidTransition, MissingRow, StaleT
 from tests.machines.models import REVIEW, Article
 
 from .jobs import job_in, journal_of, row_of
+from .primary_replica import PrimaryReplicaRouter
 
 pytestmark = pytest.mark.django_db(transaction=True)
 READ_ONLY = {
@@ -22,22 +23,6 @@ READ_ONLY = {
     "postgresql": "SET default_transaction_read_only = on",
     "mysql": "SET SESSION TRANSACTION READ ONLY",
 }
-
-
-class PrimaryReplicaRouter:
-    """The router of Django's documentation; ``read_from`` are the aliases to read from in turn."""
-
-    read_from = ["replica"]
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        self.read_from.append(self.read_from.pop(0))
-        return self.read_from[-1]
-
-    def db_for_write(self, model: Any, **hints: Any) -> str:
-        return "default"
-
-    def allow_relation(self, obj1: Any, obj2: Any, **hints: Any) -> bool:
-        return True
 
 
 @pytest.fixture
