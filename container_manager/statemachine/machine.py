@@ -71,9 +71,9 @@ class Machine:
     effects: Mapping[State, Mapping[str, Any]]
     guarded: frozenset[str]
     marks: tuple[str, ...]
-    mutable: frozenset[str] = frozenset()
+    mutable: frozenset[str]
     copied: Mapping[State, tuple[str, ...]]
-    generated: tuple[str, ...] = ()
+    generated: tuple[str, ...]
 
     def state(self, value: object) -> State:
         """Return a value as a state of the graph.
