@@ -15,6 +15,7 @@ from .jobs.container_request import REQUEST_RULES
 from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
+from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
 from .statemachine.machine import machine_of
 
 # Django's classes are generic only in the type stubs.
@@ -50,7 +51,8 @@ class AttemptInline(ReadOnlyInline):
 
 
 @admin.register(ContainerJob)
-class ContainerJobAdmin(JobModelAdmin):
+class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
+    form = StateMachineModelForm
     list_display = ("short_name", "status", "queue", "priority", "attempt", "failure_reason", "created_at")
     list_filter = ("status", "queue", "executor", "failure_reason")
     search_fields = ("name", "=id")

@@ -303,7 +303,7 @@ class ContainerJob(StateMachineModel):
             self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
             return
         before = self.__dict__.copy()
-        using = self._state.db or router.db_for_write(type(self), instance=self)
+        using = router.db_for_write(type(self), instance=self)
         try:
             with transaction.atomic(using=using):
                 self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)

@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import IntegrityError, connection, models, transaction
 from django.db.models import Case, F, Value, When
-from django.test.utils import isolate_apps
+from django.test.utils import isolate_apps, override_settings
 from django.utils.connection import ConnectionDoesNotExist
 
 from container_manager.models import ContainerJob, JobTransition
@@ -25,6 +25,7 @@ from tests.machines.models import DRAFT, PUBLISHED, REVIEW, Article, Door, Revie
 
 from .jobs import STATUSES, THEN, job_in, journal_of, row_of
 from .prerequisites import require
+from .primary_replica import PrimaryReplicaRouter
 
 pytestmark = pytest.mark.django_db
 REFUSED = (TransitionError, IntegrityError)
@@ -186,11 +187,20 @@ def forged_load(job: ContainerJob) -> None:
     forged.mark_as_completed()
 
 
+def read_from_a_replica(job: ContainerJob) -> None:
+    names = [field.attname for field in ContainerJob._meta.concrete_fields]
+    twin = ContainerJob.from_db("replica", names, [vars(job)[name] for name in names])
+    twin.status = "completed"
+    with override_settings(DATABASE_ROUTERS=[PrimaryReplicaRouter()]):
+        twin.save()
+
+
 PATHS = [
     assigned, update_fields, bulk_update_loaded, bulk_update_fresh, deferred, only, by_key, forced_update,
     update_or_create, get_or_create, pickled, copied, deep_copied, case_expression, f_expression,
     expression_on_instance, upsert, trailing_space, upper_case, null, another_key, joined_update,
     base_manager, raw_save, asynchronous_save, asynchronous_update, asynchronous_bulk_update, forged_load,
+    read_from_a_replica,
 ]  # fmt: skip
 
 

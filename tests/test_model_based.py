@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -16,7 +16,7 @@ from itertools import count, pairwise
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, IntegrityError, connection, connections, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -36,6 +36,7 @@ from container_manager.statemachine import InvalidTransition, MissingRow, StaleT
 from container_manager.statemachine.machine import machine_of
 
 from .jobs import LEGAL, STATUSES, columns_for, job_in
+from .primary_replica import PrimaryReplicaRouter
 
 TARGETS = st.sampled_from(STATUSES)
 NAMES = st.sampled_from(["", "a", "b"])
@@ -406,7 +407,21 @@ class JobMachine(RuleBasedStateMachine):
         assert sorted(self.seen_signals) == sorted(committed)
 
 
+@pytest.fixture(params=["one alias", "reads from a replica"])
+def aliases(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
+    """Read and write through one alias, or through two of the same connection."""
+    if request.param == "one alias":
+        yield
+        return
+    connections["replica"] = connections[DEFAULT_DB_ALIAS]
+    settings.DATABASE_ROUTERS = [PrimaryReplicaRouter()]
+    yield
+    settings.DATABASE_ROUTERS = []
+    del connections["replica"]
+
+
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("aliases")
 def test_random_histories_agree_with_the_model() -> None:
     run_state_machine_as_test(
         JobMachine,

@@ -59,10 +59,9 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
 
     Return the job that is now queued. Raises InvalidTransition for a job that has not ended.
     """
+    using = router.db_for_write(ContainerJob, instance=job)
     if job.is_terminal:
-        using = job._state.db or router.db_for_read(ContainerJob, instance=job)
         return enqueue(**job.spec._asdict(), origin=job.pk, created_by=str(actor or ""), using=using)
-    using = job._state.db or router.db_for_write(ContainerJob, instance=job)
     before = job.__dict__.copy()
     try:
         with transaction.atomic(using=using):

@@ -7,7 +7,10 @@ as process pools and parallel test runners do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
+
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
 
 from .graph import State
 
@@ -15,9 +18,17 @@ from .graph import State
 class TransitionError(ValueError):
     """Base of all refusals. The instance and its row are unchanged."""
 
+    # What `as_validation_error` says; its parameters are the attributes of the error.
+    validation_code: ClassVar[str] = "transition_refused"
+    validation_message: ClassVar[Any] = _("This change of status was refused.")
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The inherited way calls the class with the message, which these classes do not take.
         return _rebuilt, (type(self), self.args), self.__dict__
+
+    def as_validation_error(self) -> ValidationError:
+        """Return the refusal as an error of a form, in words for its user."""
+        return ValidationError(self.validation_message, code=self.validation_code, params=vars(self))
 
 
 def _rebuilt(cls: type[TransitionError], args: tuple[Any, ...]) -> TransitionError:
@@ -28,6 +39,9 @@ def _rebuilt(cls: type[TransitionError], args: tuple[Any, ...]) -> TransitionErr
 class UnknownState(TransitionError):
     """The value is not a state of the machine."""
 
+    validation_code = "unknown_state"
+    validation_message = _("Unknown status %(value)s.")
+
     def __init__(self, value: object, states: Sequence[State]) -> None:
         self.value = value
         self.states = tuple(states)
@@ -36,6 +50,9 @@ class UnknownState(TransitionError):
 
 class InvalidTransition(TransitionError):
     """The map does not have this edge."""
+
+    validation_code = "invalid_transition"
+    validation_message = _("Invalid transition from %(source)s to %(target)s.")
 
     def __init__(
         self, *, pk: Any, source: State, target: State, allowed: Sequence[State], saving: bool = False
@@ -60,6 +77,9 @@ class StaleTransition(TransitionError):
     (`MissingRow`) or the database has aborted the transaction.
     """
 
+    validation_code = "stale_transition"
+    validation_message = _("This was changed by somebody else meanwhile. Open it again to see how it is now.")
+
     def __init__(self, *, pk: Any, expected: State | None, found: State | None, message: str = "") -> None:
         self.pk = pk
         self.expected = expected
@@ -80,6 +100,9 @@ class StaleTransition(TransitionError):
 
 class MissingRow(StaleTransition):
     """The row does not exist in this database, or no longer does."""
+
+    validation_code = "missing_row"
+    validation_message = _("This does not exist any more.")
 
     def __init__(self, *, pk: Any, expected: State | None, using: str) -> None:
         expectation = "" if expected is None else f" was expected to be {expected}"

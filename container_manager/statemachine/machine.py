@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -11,13 +12,26 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import BaseConstraint, F, Model
+from django.db import models
+from django.db.models import BaseConstraint, F, Field, Model
+from django.db.models.fields.files import FieldFile
 
 from .constraint import TransitionConstraint
 from .exceptions import InvalidTransition, UnknownState
 from .graph import Graph, GraphError, State, plain
 from .journal import TransitionJournal
 from .triggers.dialect import VERSIONS
+
+# The values of these fields are never changed in place.
+_IMMUTABLE_FIELDS = frozenset({
+    models.AutoField, models.BigAutoField, models.SmallAutoField,
+    models.IntegerField, models.BigIntegerField, models.SmallIntegerField,
+    models.PositiveIntegerField, models.PositiveBigIntegerField, models.PositiveSmallIntegerField,
+    models.BooleanField, models.FloatField, models.DecimalField,
+    models.CharField, models.TextField, models.SlugField, models.EmailField, models.URLField,
+    models.DateTimeField, models.DateField, models.TimeField, models.DurationField,
+    models.UUIDField, models.GenericIPAddressField, models.ForeignKey, models.OneToOneField,
+})  # fmt: skip
 
 
 class Effect(Enum):
@@ -43,10 +57,12 @@ class Transition(NamedTuple):
 class Machine:
     """A model's state machine.
 
-    ``effects``: all that a transition to a state writes, by field name: the state, the model's ``transition_effects``
-    and the journal's marks. Every statement that changes a state derives its columns from them.
-    ``guarded``: the attributes that a save writes only if the instance changed them. ``marks``: those that identify
-    the last transition (version, time, actor, reason). ``defaulted``: the guarded attributes with a ``db_default``.
+    ``effects``: all that a transition to a state writes, by attribute (``shelf_id``): the state, the model's
+    ``transition_effects``, the journal's marks, and the ``auto_now`` times of the same table. Every statement that
+    changes a state derives its columns from them. ``copied``: by state, the effects that are mutable.
+    ``guarded``: the attributes that a save writes only if the instance changed them; ``mutable``: those of them whose
+    values can be changed in place; ``defaulted``: those with a ``db_default``. ``marks``: those that identify the last
+    transition (version, time, actor, reason). ``generated``: the attributes that the database computes.
     """
 
     graph: Graph
@@ -56,6 +72,9 @@ class Machine:
     guarded: frozenset[str]
     marks: tuple[str, ...]
     defaulted: tuple[str, ...]
+    mutable: frozenset[str]
+    copied: Mapping[State, tuple[str, ...]]
+    generated: tuple[str, ...]
 
     def state(self, value: object) -> State:
         """Return a value as a state of the graph.
@@ -77,8 +96,10 @@ class Machine:
             raise InvalidTransition(pk=pk, source=source, target=target, allowed=allowed, saving=saving)
 
     def changes(self, target: State, *, at: datetime, actor: str, reason: str) -> dict[str, Any]:
-        """Return what a transition writes, by field name; `Effect.INCREMENT` is left for the caller to resolve."""
+        """Return what a transition writes, by attribute; `Effect.INCREMENT` is left for the caller to resolve."""
         changes = dict(self.effects[target])
+        for name in self.copied[target]:
+            changes[name] = deepcopy(changes[name])
         for name, value in changes.items():
             if value is Effect.NOW:
                 changes[name] = at
@@ -89,8 +110,14 @@ class Machine:
             changes[self.journal.reason] = reason
         return changes
 
+    def snapshot(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return values of attributes such that a change in place does not change them too."""
+        if self.mutable.isdisjoint(values):
+            return values
+        return {name: _frozen(value) if name in self.mutable else value for name, value in values.items()}
+
     def initial_values(self, state: State, *, at: datetime) -> dict[str, Any]:
-        """Return what a new row in a state has, by field name: no transition led there, so neither marks nor counts."""
+        """Return what a new row in a state has, by attribute: no transition led there, so neither marks nor counts."""
         changes = self.changes(state, at=at, actor="", reason="")
         return {
             name: value for name, value in changes.items() if name not in self.marks and value is not Effect.INCREMENT
@@ -127,7 +154,6 @@ def machine_of(model: type[Model]) -> Machine:
     journal = next((c for c in constraints if isinstance(c, TransitionJournal) and c.field == guards[0].field), None)
     declared = {plain(s): e for s, e in getattr(model, "transition_effects", {}).items()}
     marks = _marks(journal)
-    effects = {state: {guards[0].field: state, **declared.get(state, {}), **marks} for state in guards[0].graph.states}
     named = [name for changes in declared.values() for name in changes]
     owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named)}
     if elsewhere := sorted(name for name, owner in owners.items() if owner is not owners[guards[0].field]):
@@ -136,16 +162,57 @@ def machine_of(model: type[Model]) -> Machine:
         )
     guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
-    attnames = frozenset(field.attname for field in fields)
+    table = owners[guards[0].field]._meta.local_concrete_fields
+    auto_now = {
+        field.attname: Effect.NOW for field in table if isinstance(field, models.DateTimeField) and field.auto_now
+    }
+    effects = {
+        state: {guards[0].field: state, **auto_now, **_by_attribute(model, declared.get(state, {})), **marks}
+        for state in guards[0].graph.states
+    }
     return Machine(
         graph=guards[0].graph,
         field=guards[0].field,
         journal=journal,
         effects=effects,
-        guarded=attnames,
+        guarded=frozenset(field.attname for field in fields),
         marks=tuple(marks),
         defaulted=tuple(field.attname for field in fields if field.has_db_default()),
+        mutable=frozenset(field.attname for field in fields if type(field) not in _IMMUTABLE_FIELDS),
+        copied={
+            state: tuple(name for name, value in changes.items() if deepcopy(value) is not value)
+            for state, changes in effects.items()
+        },
+        generated=tuple(field.attname for field in model._meta.concrete_fields if field.generated),
     )
+
+
+def _by_attribute(model: type[Model], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes by attribute instead of field name, with the keys of related objects instead of these."""
+    fields: list[Any] = [model._meta.get_field(name) for name in changes]
+    return {
+        field.attname: getattr(value, field.target_field.attname) if isinstance(value, Model) else value
+        for field, value in zip(fields, changes.values(), strict=True)
+    }
+
+
+def attributes(model: type[Model], names: Collection[str]) -> list[str]:
+    """Return the attributes of fields that are named as Django allows: by name or by attribute."""
+    by_name = _attributes_by_name(model)
+    return [by_name.get(name, name) for name in names]
+
+
+@cache
+def _attributes_by_name(model: type[Model]) -> Mapping[str, str]:
+    fields: Collection[Field[Any, Any]] = model._meta.concrete_fields
+    return {field.name: field.attname for field in fields}
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value that stays as it is when the given one is changed in place."""
+    if isinstance(value, FieldFile):
+        return value.name  # all that the column has; the file belongs to an instance
+    return bytes(value) if isinstance(value, bytearray | memoryview) else deepcopy(value)
 
 
 def _marks(journal: TransitionJournal | None) -> dict[str, Any]:

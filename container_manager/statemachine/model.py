@@ -15,7 +15,7 @@ from .announcements import send_transitions
 from .constraint import literal_default
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
-from .machine import Effect, Machine, Transition, actor_name, machine_of
+from .machine import Effect, Machine, Transition, actor_name, attributes, machine_of
 from .restoring import restoring_rows
 from .save_plan import SavePlan, plan_save
 from .update import ExpectedRow, GuardedUpdate, matching, update_directly
@@ -28,6 +28,11 @@ class StateMachineModel(models.Model):
     and the ``lifecycle_fields`` only if the instance changed them, and only if the row is still as it was loaded.
     ``transition_signal`` is sent on commit. The model declares its own manager, made from `StateMachineQuerySet` or a
     subclass.
+
+    A row is where it is written: an instance that was read from a replica has the row of the database that the router
+    chooses for its writes. After a transition, generated fields are deferred, and `auto_now` times of the state's table
+    are those of the transition. Django's ``pre_save`` and ``post_save`` belong to `save()`; `transition_to` sends
+    neither.
     """
 
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
@@ -36,7 +41,7 @@ class StateMachineModel(models.Model):
 
     # Never mutated: copies of an instance share it.
     _loaded: Mapping[str, Any] = {}
-    # The database and the key of the row that `_loaded` describes.
+    # The database that `_loaded` was read from (its row is that of `_home()`), and the key.
     _origin: tuple[str | None, Any] | None = None
     # The state that transition_to(save=False) has prepared for save().
     _prepared: State | None = None
@@ -52,10 +57,19 @@ class StateMachineModel(models.Model):
 
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
         machine = machine_of(type(self))
-        if fields is not None and machine.field in fields and machine.journal is not None:
-            # A new state with the old version would look like a row that has changed since.
-            fields = list({*fields, machine.journal.version})
+        if fields is not None:
+            fields = attributes(type(self), fields)
+            if machine.field in fields and machine.journal is not None:
+                # A new state with the old version would look like a row that has changed since.
+                fields = list({*fields, machine.journal.version})
+        home, alias = self._home(), self._state.db
+        ours = fields is None or not {*machine.guarded, *machine.generated}.isdisjoint(fields)
+        if using is None and from_queryset is None and ours:
+            # A replica may lag behind the write that made this instance stale.
+            using = home
         super().refresh_from_db(using=using, fields=fields, from_queryset=from_queryset)
+        if fields is not None and alias is not None and self._home() == home:
+            self._state.db = alias  # the same row by another alias: what was loaded before is still its
         self._remember(fields)
 
     def can_transition_to(self, new: object) -> bool:
@@ -93,7 +107,7 @@ class StateMachineModel(models.Model):
             return True
         if self._state.adding:
             raise UnsavedInstance(str(self._meta.verbose_name))
-        using = self._state.db or router.db_for_write(type(self), instance=self)
+        using = self._home()
         loaded = self._baseline(using)
         expected = loaded.get(machine.field, source)
         if expected != source:
@@ -102,7 +116,10 @@ class StateMachineModel(models.Model):
         values = self._resolved(changes, loaded)
         GuardedUpdate.of(type(self), target, using).run(self, expected, version, changes)
         self._assign(values)
-        self._loaded, self._origin, self._prepared = {**loaded, **values}, (self._state.db, pk), None
+        self._state.db = using
+        self._loaded, self._origin, self._prepared = {**loaded, **machine.snapshot(values)}, (using, pk), None
+        for name in machine.generated:
+            self.__dict__.pop(name, None)
         self._announce(expected, target, machine, using)
         return True
 
@@ -128,7 +145,7 @@ class StateMachineModel(models.Model):
             return self.save(**dict(zip(names, args, strict=False)))
         machine = machine_of(type(self))
         self._settle_defaults(machine)
-        using = using or router.db_for_write(type(self), instance=self)
+        using = using or self._home()
         before = {name: self.__dict__[name] for name in machine.guarded if name in self.__dict__}
         source: Any = None
         try:
@@ -136,9 +153,11 @@ class StateMachineModel(models.Model):
                 source, update_fields = self._prepare_save(machine, using, bool(force_insert), update_fields)
             self._super_save(force_insert, force_update, using, update_fields)
         except BaseException:
+            for name in machine.guarded.difference(before):
+                self.__dict__.pop(name, None)  # effects on deferred attributes
             self.__dict__.update(before)
             raise
-        self._remember(update_fields)
+        self._remember(None if update_fields is None else attributes(type(self), update_fields))
         if source is not None:
             self._announce(source, getattr(self, machine.field), machine, using)
         return None
@@ -168,28 +187,43 @@ class StateMachineModel(models.Model):
             # The UPDATE matched no row: there is nothing to roll back, and the caller's transaction can go on. Unless
             # the model has parent tables, one of which may have been written before.
             given_up = broken_before or isinstance(error.__cause__, DatabaseError)
-            if connection.in_atomic_block and not given_up and not self._meta.parents:
+            concrete: Any = self._meta.concrete_model
+            if connection.in_atomic_block and not given_up and not concrete._meta.parents:
                 connection.needs_rollback = False
             raise
 
     def _do_update(  # type: ignore[override]  # noqa: PLR0917  # one signature for Django 5.2 and 6
-        self, base_qs: Any, using: str, pk_val: Any, values: Any, update_fields: Any, forced_update: bool, *rest: Any
+        self,
+        base_qs: Any,
+        using: str,
+        pk_val: Any,
+        values: Any,
+        update_fields: Any,
+        forced_update: bool,
+        *rest: Any,
+        **named: Any,
     ) -> Any:
         # Private to Django, and the only place where a save's UPDATE can be made conditional without another query.
+        # Django 6 has one more argument; another override may pass it, or any other, by name.
         machine = machine_of(type(self))
         state_field = self._meta.get_field(machine.field)
         if state_field.model._meta.concrete_model is not base_qs.model._meta.concrete_model:
-            return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update, *rest)
+            return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update, *rest, **named)
         loaded = self._baseline(using)
         plan = plan_save(machine, loaded=loaded, values={field.attname: value for field, _, value in values})
         written = [value for value in values if value[0].attname in plan.written]
         try:
             # Building the query in the ORM costs more than all the rest of a save.
-            direct = plan.knows_state and written and not any(rest) and not self._meta.select_on_save
+            plain = not (any(rest) or any(named.values()) or self._meta.select_on_save or base_qs.query.where)
+            # The override of another base, which may add conditions, gets its turn.
+            is_last = getattr(super()._do_update, "__func__", None) is models.Model._do_update
+            direct = plan.knows_state and written and plain and is_last
             matched = update_directly(base_qs.model, pk_val, written, plan.conditions, using=using) if direct else None
             if matched is None:
                 rows = matching(base_qs, plan.conditions)
-                done: Any = super()._do_update(rows, using, pk_val, written, update_fields, forced_update, *rest)
+                done: Any = super()._do_update(
+                    rows, using, pk_val, written, update_fields, forced_update, *rest, **named
+                )
             else:
                 # The returned values of each row, of which there are none.
                 done = [()] * matched
@@ -198,7 +232,7 @@ class StateMachineModel(models.Model):
                 raise conflict from error
             raise
         if done:
-            self._forget(plan.reread)
+            self._forget((*plan.reread, *machine.generated))
         elif plan.conditions or (plan.knows_state and not (update_fields or forced_update)):
             self._refuse_save(self._expected_row(machine, pk_val, using, loaded).refusal(), machine, plan)
         return done
@@ -222,8 +256,11 @@ class StateMachineModel(models.Model):
     def _refuse_save(self, refusal: StaleTransition, machine: Machine, plan: SavePlan) -> None:
         """Raise the refusal, or InvalidTransition if it is the map that refuses.
 
-        Do nothing if the instance was not loaded and has no row: Django then inserts it.
+        Do nothing if the instance was not loaded and has no row: Django then inserts it. Nor if the row is there and
+        met all our conditions: then it was another base or manager that left it out.
         """
+        if not plan.conditions and not isinstance(refusal, MissingRow):
+            return
         if not plan.knows_state:
             if isinstance(refusal, MissingRow):
                 return
@@ -243,7 +280,11 @@ class StateMachineModel(models.Model):
 
     def _assign(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
-            setattr(self, name, value)
+            try:
+                setattr(self, name, value)
+            except Exception:  # whatever a protected field or a property raises
+                # The protection is against other writers: what a transition writes is what the row has.
+                self.__dict__[name] = value
 
     def _not_chosen(self, changes: Mapping[str, Any], machine: Machine, loaded: Mapping[str, Any]) -> dict[str, Any]:
         """Return the changes without those of attributes that the caller has set."""
@@ -260,15 +301,25 @@ class StateMachineModel(models.Model):
 
     def _baseline(self, using: str) -> Mapping[str, Any]:
         """Return what this instance was loaded with; nothing if it is new or now belongs to another row or database."""
-        known = not self._state.adding and self._origin == (using, self.pk)
-        return self._loaded if known else {}
+        return self._loaded if not self._state.adding and self._is_of(using) else {}
+
+    def _is_of(self, using: str) -> bool:
+        """Tell whether what was loaded describes the row in a database, read there or from a replica of it."""
+        if self._origin is None or self._origin[1] != self.pk:
+            return False
+        alias = self._origin[0]
+        return alias == using or (alias == self._state.db and self._home() == using)
+
+    def _home(self) -> str:
+        """Return the database that this instance is written to, as Django's `save()` chooses it."""
+        return router.db_for_write(type(self), instance=self)
 
     def _remember(self, fields: Collection[str] | None) -> None:
         """Remember the present values of these fields (None: all) as those of the row."""
         machine = machine_of(type(self))
         origin = (self._state.db, self.pk)
         names = machine.guarded if fields is None else [name for name in machine.guarded if name in fields]
-        now = {name: self.__dict__[name] for name in names if name in self.__dict__}
+        now = machine.snapshot({name: self.__dict__[name] for name in names if name in self.__dict__})
         earlier = {} if fields is None or self._origin != origin else self._loaded
         self._loaded, self._origin = {**earlier, **now}, origin
         if machine.field in names:
@@ -276,6 +327,8 @@ class StateMachineModel(models.Model):
 
     def _forget(self, names: Collection[str]) -> None:
         """Make attributes deferred, so that their next use reads the row."""
+        if not names:
+            return
         for name in names:
             self.__dict__.pop(name, None)
         self._loaded = {name: value for name, value in self._loaded.items() if name not in names}

@@ -15,7 +15,7 @@ from django.utils import timezone
 from .announcements import send_transitions
 from .deadlocks import retry_deadlocks
 from .graph import State
-from .machine import Machine, Transition, actor_name, machine_of, update_values
+from .machine import Machine, Transition, actor_name, attributes, machine_of, update_values
 from .triggers import dialect_for
 
 T = TypeVar("T", bound=models.Model)
@@ -83,15 +83,17 @@ class StateMachineQuerySet(models.QuerySet[T]):
         """Do Django's bulk_update, and remember what was written as loaded."""
         if not self._is_derived():
             return super().bulk_update(objs, fields, batch_size=batch_size)
-        objs, fields = tuple(objs), tuple(fields)
+        objs, fields = tuple(objs), tuple(attributes(self.model, tuple(fields)))
         machine = machine_of(self.model)
         self._for_write = True
         with transaction.atomic(using=self.db, savepoint=False):
             updated = super().bulk_update(objs, fields, batch_size=batch_size)
+            # Instances of other databases have been copied to this one, and still describe their own row.
+            mine = [obj for obj in objs if obj._is_of(self.db)]  # type: ignore[attr-defined]
             if machine.field in fields:
                 fields = (*fields, *machine.marks)
-                self._read_back(objs, (machine.field, *machine.marks))
-        self._remember(objs, fields)
+                self._read_back(mine, (machine.field, *machine.marks))
+        self._remember(mine, fields)
         return updated
 
     def bulk_create(  # noqa: PLR0917  # Django's signature

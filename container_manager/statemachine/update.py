@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from django.db import DatabaseError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F, Field, Func, Model, QuerySet
-from django.db.models.lookups import Exact, In, IsNull
+from django.db.models import F, Field, Func, Model, Q, QuerySet
+from django.db.models.lookups import Exact, In
 
 from .exceptions import MissingRow, StaleTransition
 from .graph import State
@@ -244,13 +244,12 @@ def matching(rows: QuerySet[Any], conditions: Sequence[Condition]) -> QuerySet[A
     """Return the rows for which all conditions hold."""
     unindexed = dialect_for(connections[rows.db]).unindexed
     for name, values, by_key in conditions:
-        column: Any = F(name)
         if by_key:
-            column = Func(column, template=unindexed, output_field=rows.model._meta.get_field(name))
-        if len(values) > 1:
-            rows = rows.filter(In(column, values))
+            column: Any = Func(F(name), template=unindexed, output_field=rows.model._meta.get_field(name))
+            rows = rows.filter(In(column, values) if len(values) > 1 else Exact(column, values[0]))
         elif values[0] is None:
-            rows = rows.filter(IsNull(column, True))
+            # Of a JSON field both NULL and JSON's null are loaded as None.
+            rows = rows.filter(Q(**{f"{name}__isnull": True}) | Q(**{name: None}))
         else:
-            rows = rows.filter(Exact(column, values[0]))
+            rows = rows.filter(**{name: values[0]})
     return rows
