@@ -18,7 +18,7 @@ from .journal import JournalTable, TransitionJournal
 from .machine import constraints_of
 from .model import StateMachineModel
 from .trigger_constraint import LONGEST_NAME, trigger_constraints
-from .triggers import dialect_for
+from .triggers import dialect_for, dialect_of
 
 
 @register(Tags.models)
@@ -174,8 +174,8 @@ def check_triggers(
                 continue
             try:
                 names = drift(model, alias)
-            except FieldDoesNotExist:
-                continue  # E005 reports it
+            except (FieldDoesNotExist, NotSupportedError):
+                continue  # E005 or E040 reports it
             if names:
                 messages.append(
                     Error(
@@ -187,4 +187,30 @@ def check_triggers(
                         id="statemachine.E003",
                     )
                 )
+    return messages
+
+
+@register(Tags.database)
+def check_time_zones(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Report databases with a journal that store times in a zone whose UTC offset changes."""
+    messages: list[CheckMessage] = []
+    for alias in databases or ():
+        constraints = [c for model in guarded_models(alias, app_configs) for c in trigger_constraints(model)]
+        dialect = dialect_of(connections[alias])
+        if dialect is None or not any(isinstance(constraint, TransitionJournal) for constraint in constraints):
+            continue
+        try:
+            _ = dialect.utc_offset
+        except NotSupportedError as error:
+            messages.append(
+                Error(
+                    f"Database {alias!r}: {error}",
+                    hint="Set USE_TZ = True and no TIME_ZONE in DATABASES (times are then stored in UTC), or name a "
+                    "zone without daylight saving time. PostgreSQL stores absolute times and accepts any zone.",
+                    obj=alias,
+                    id="statemachine.E040",
+                )
+            )
     return messages

@@ -54,7 +54,7 @@ _MARK = (
     "CREATE TRIGGER {marker} BEFORE UPDATE ON {guarded} FOR EACH ROW "
     "IF NOT (BINARY OLD.{column} <=> BINARY NEW.{column}) "
     "AND (NEW.{version} <=> OLD.{version} OR NEW.{at} IS NULL) THEN "
-    "SET NEW.{version} = {new_version}, NEW.{at} = UTC_TIMESTAMP(6), "
+    "SET NEW.{version} = {new_version}, NEW.{at} = {now}, "
     "NEW.{actor} = '', NEW.{reason} = ''; END IF"
 )
 _RECORD = (
@@ -73,6 +73,11 @@ class MySQLDialect(Dialect):
     locks_indexes = True
     # InnoDB locks the part of an index that it reads: in an index of the state, also entries of other rows.
     unindexed = "CAST(%(expressions)s AS BINARY)"
+
+    @property
+    def now(self) -> str:
+        offset = self.utc_offset
+        return f"(UTC_TIMESTAMP(6) + INTERVAL {offset} SECOND)" if offset else "UTC_TIMESTAMP(6)"
 
     def literal(self, state: State) -> str:
         if isinstance(state, str) and "\\" in state:
@@ -115,7 +120,7 @@ class MySQLDialect(Dialect):
     def create_journal(self, spec: JournalSpec) -> list[str]:
         names, marker = self.quoted(spec), self.quote(spec.name + "_mark")
         return [
-            _MARK.format(guarded=TABLE, marker=marker, new_version=self.new_version, **names),
+            _MARK.format(guarded=TABLE, marker=marker, now=self.now, new_version=self.new_version, **names),
             _RECORD.format(guarded=TABLE, **names),
         ]
 
