@@ -93,3 +93,26 @@ class Door(StateMachineModel):
 
     def __str__(self) -> str:
         return self.state
+
+
+class Order(models.Model):
+    """Two machines on one model, which have a state of the same name."""
+
+    payment = models.CharField(max_length=10, default="new")
+    shipping = models.CharField(max_length=10, default="new")
+    note = models.CharField(max_length=50, default="")
+
+    class Meta:
+        constraints = [
+            TransitionConstraint(
+                field="payment",
+                transitions={"new": ["paid"], "paid": ["refunded"], "refunded": []},
+                name="order_payment",
+            ),
+            TransitionConstraint(
+                field="shipping", transitions={"new": ["packed"], "packed": ["sent"], "sent": []}, name="order_shipping"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.payment}, {self.shipping}"

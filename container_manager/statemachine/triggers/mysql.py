@@ -41,13 +41,13 @@ _INSERT_GUARD = (
 )
 _REPLACE_MARK = (
     "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW "
-    "SET @replaced_at = NOW(6), @replaced_key = NEW.{key}, @replaced_state = NEW.{column}"
+    "SET @{mark_at} = NOW(6), @{mark_key} = NEW.{key}, @{mark_state} = NEW.{column}"
 )
-# NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
+# The mark is in variables of the constraint's own: a table may have several. NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
 _REPLACE_GUARD = (
     "CREATE TRIGGER {name} BEFORE DELETE ON {table} FOR EACH ROW BEGIN {declare}"
-    "IF @replaced_at = NOW(6) AND @replaced_key = OLD.{key} "
-    "AND NOT (BINARY @replaced_state <=> BINARY OLD.{column}) THEN "
+    "IF @{mark_at} = NOW(6) AND @{mark_key} = OLD.{key} "
+    "AND NOT (BINARY @{mark_state} <=> BINARY OLD.{column}) THEN "
     "SET refusal = CONCAT('Invalid transition from ', {old_text}, ' by REPLACE'); {refuse} END IF; END"
 )
 _MARK = (
@@ -95,6 +95,7 @@ class MySQLDialect(Dialect):
             "table": TABLE,
             "column": column,
             "key": self.quote(spec.primary_key),
+            **{f"mark_{part}": self.quote(f"{spec.name}_{part}") for part in ("at", "key", "state")},
             "old": old,
             "new": new,
             "old_text": self._text(f"OLD.{column}"),
