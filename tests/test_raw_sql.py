@@ -298,8 +298,10 @@ class TestReplaceWithTwoMachines:
         assert Order.objects.get().note == "replaced"
 
     def replace(self, payment: str, shipping: str) -> str:
-        names = "id, payment, shipping, note"
-        return refusal_of(f"REPLACE INTO machines_order ({names}) VALUES (1, '{payment}', '{shipping}', 'replaced')")
+        names = "payment, shipping, note, id, shipping_version, shipping_changed_by, shipping_reason"
+        return refusal_of(
+            f"REPLACE INTO machines_order ({names}) VALUES ('{payment}', '{shipping}', 'replaced', 1, 0, '', '')"
+        )
 
 
 def test_integer_states_cannot_be_bypassed_with_values_of_other_types() -> None:

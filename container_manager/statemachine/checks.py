@@ -15,7 +15,7 @@ from .constraint import TransitionConstraint
 from .graph import GraphError, plain
 from .installation import drift, guarded_models, has_table
 from .journal import JournalTable, TransitionJournal
-from .machine import constraints_of
+from .machine import own_guards
 from .model import StateMachineModel
 from .trigger_constraint import LONGEST_NAME, trigger_constraints
 from .triggers import dialect_for, dialect_of
@@ -25,8 +25,14 @@ from .triggers import dialect_for, dialect_of
 def check_machines(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Check every model with a state machine, or with a base that needs one."""
     configs = apps.get_app_configs() if app_configs is None else app_configs
-    models = [model for config in configs for model in config.get_models() if not model._meta.proxy]
-    return [message for model in models for message in _problems(model)]
+    models = [model for config in configs for model in config.get_models()]
+    return [message for model in models for message in (_proxy(model) if model._meta.proxy else _problems(model))]
+
+
+def _proxy(model: type[Model]) -> Iterator[CheckMessage]:
+    """Check a proxy that moves a machine of its own; everything else is the model's."""
+    if issubclass(model, StateMachineModel) and "state_field" in vars(model):
+        yield from _machine(model)
 
 
 def _problems(model: type[Model]) -> Iterator[CheckMessage]:
@@ -82,11 +88,12 @@ def _odd_choices(model: type[Model], constraint: TransitionConstraint) -> Iterat
 
 
 def _machine(model: type[StateMachineModel]) -> Iterator[CheckMessage]:
-    guards = [c for c in constraints_of(model) if isinstance(c, TransitionConstraint)]
+    guards = own_guards(model)
     if len(guards) != 1:
         yield Error(
             f"A StateMachineModel needs exactly one TransitionConstraint, this one has {len(guards)}.",
-            hint="Put it into Meta.constraints; a model without a machine needs another base.",
+            hint="Put it into Meta.constraints; a model without a machine needs another base. Of several constraints, "
+            "name the field of one as state_field, and move each of the others through a proxy.",
             obj=model,
             id="statemachine.E004",
         )

@@ -46,7 +46,7 @@ class Machine:
     ``effects``: all that a transition to a state writes, by field name: the state, the model's ``transition_effects``
     and the journal's marks. Every statement that changes a state derives its columns from them.
     ``guarded``: the attributes that a save writes only if the instance changed them. ``marks``: those that identify
-    the last transition (version, time, actor, reason).
+    the last transition (version, time, actor, reason). ``others``: the states of the table's other machines.
     """
 
     graph: Graph
@@ -55,6 +55,7 @@ class Machine:
     effects: Mapping[State, Mapping[str, Any]]
     guarded: frozenset[str]
     marks: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     def state(self, value: object) -> State:
         """Return a value as a state of the graph.
@@ -112,13 +113,12 @@ def update_values(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def machine_of(model: type[Model]) -> Machine:
-    """Return the machine that the constraints of a model and its parents declare.
+    """Return the machine that the constraints of a model and its parents declare; of several, that of `state_field`.
 
-    Raises ImproperlyConfigured if there is none or more than one, or if a transition would have to write to a second
-    table.
+    Raises ImproperlyConfigured if there is not exactly one, or if a transition would have to write to a second table.
     """
     constraints = constraints_of(model)
-    guards = [c for c in constraints if isinstance(c, TransitionConstraint)]
+    guards = own_guards(model)
     if len(guards) != 1:
         raise ImproperlyConfigured(
             f"{model._meta.label} needs exactly one TransitionConstraint in Meta.constraints, it has {len(guards)}."
@@ -128,12 +128,17 @@ def machine_of(model: type[Model]) -> Machine:
     marks = _marks(journal)
     effects = {state: {guards[0].field: state, **declared.get(state, {}), **marks} for state in guards[0].graph.states}
     named = [name for changes in declared.values() for name in changes]
-    owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named)}
+    others = [c.field for c in constraints if isinstance(c, TransitionConstraint) and c.field != guards[0].field]
+    owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named, *others)}
     if elsewhere := sorted(name for name, owner in owners.items() if owner is not owners[guards[0].field]):
         raise ImproperlyConfigured(
             f"{model._meta.label}: a transition is one UPDATE of one table, which does not have {', '.join(elsewhere)}."
         )
-    guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
+    foreign_marks = [
+        name for c in constraints if isinstance(c, TransitionJournal) and c is not journal for name in _marks(c)
+    ]
+    lifecycle_fields = (*getattr(model, "lifecycle_fields", ()), *others, *foreign_marks)
+    guarded = dict.fromkeys((guards[0].field, *marks, *named, *lifecycle_fields))
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
     attnames = frozenset(field.attname for field in fields)
     return Machine(
@@ -143,6 +148,7 @@ def machine_of(model: type[Model]) -> Machine:
         effects=effects,
         guarded=attnames,
         marks=tuple(marks),
+        others=tuple(others),
     )
 
 
@@ -151,6 +157,13 @@ def _marks(journal: TransitionJournal | None) -> dict[str, Any]:
     if journal is None:
         return {}
     return {journal.version: Effect.NEW_VERSION, journal.at: Effect.NOW, journal.actor: "", journal.reason: ""}
+
+
+def own_guards(model: type[Model]) -> list[TransitionConstraint]:
+    """Return the constraints that could declare this class's machine: exactly one, unless it is wrongly configured."""
+    guards = [c for c in constraints_of(model) if isinstance(c, TransitionConstraint)]
+    chosen = getattr(model, "state_field", "")
+    return [c for c in guards if c.field == chosen] if chosen else guards
 
 
 def constraints_of(model: type[Model]) -> list[BaseConstraint]:
