@@ -74,6 +74,19 @@ def test_a_stale_save_does_not_take_back_the_other_machines_state() -> None:
     assert Order.objects.get().note == "call first"
 
 
+def test_a_stale_save_does_not_take_back_what_a_step_of_the_other_machine_wrote() -> None:
+    order = Order.objects.create()
+    shipment = Shipment.objects.get(pk=order.pk)
+    shipment.transition_to("packed")
+    Shipment.objects.get(pk=order.pk).transition_to("sent", actor="carrier")
+    Order.objects.get(pk=order.pk).transition_to("paid")
+    row = Order.objects.filter(pk=order.pk).values().get()
+    assert row["sent_at"] is not None
+    order.save()
+    shipment.save()
+    assert Order.objects.filter(pk=order.pk).values().get() == row
+
+
 def test_a_stale_save_does_not_move_the_other_machine_along_a_legal_edge() -> None:
     order = Order.objects.create()
     Shipment.objects.get(pk=order.pk).transition_to("packed")

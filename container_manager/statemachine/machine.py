@@ -134,10 +134,7 @@ def machine_of(model: type[Model]) -> Machine:
         raise ImproperlyConfigured(
             f"{model._meta.label}: a transition is one UPDATE of one table, which does not have {', '.join(elsewhere)}."
         )
-    foreign_marks = [
-        name for c in constraints if isinstance(c, TransitionJournal) and c is not journal for name in _marks(c)
-    ]
-    lifecycle_fields = (*getattr(model, "lifecycle_fields", ()), *others, *foreign_marks)
+    lifecycle_fields = (*getattr(model, "lifecycle_fields", ()), *(_written_by_others(model) if others else ()))
     guarded = dict.fromkeys((guards[0].field, *marks, *named, *lifecycle_fields))
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
     attnames = frozenset(field.attname for field in fields)
@@ -164,6 +161,18 @@ def own_guards(model: type[Model]) -> list[TransitionConstraint]:
     guards = [c for c in constraints_of(model) if isinstance(c, TransitionConstraint)]
     chosen = getattr(model, "state_field", "")
     return [c for c in guards if c.field == chosen] if chosen else guards
+
+
+def _written_by_others(model: type[Model]) -> list[str]:
+    """Return the fields that the transitions of all of a table's machines write, by name."""
+    constraints = constraints_of(model)
+    names = [c.field for c in constraints if isinstance(c, TransitionConstraint)]
+    names += [name for c in constraints if isinstance(c, TransitionJournal) for name in _marks(c)]
+    for other in model._meta.apps.get_models():
+        if other._meta.concrete_model is model._meta.concrete_model:
+            names += [name for effects in getattr(other, "transition_effects", {}).values() for name in effects]
+            names += getattr(other, "lifecycle_fields", ())
+    return names
 
 
 def constraints_of(model: type[Model]) -> list[BaseConstraint]:
