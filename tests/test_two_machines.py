@@ -50,8 +50,8 @@ def test_each_class_knows_only_its_own_states() -> None:
 def test_many_rows_move_in_the_machine_of_their_class() -> None:
     orders = [Order.objects.create() for _ in range(2)]
     Shipment.objects.filter(pk=orders[0].pk).transition_to("packed")
-    assert Shipment.objects.transition_to("sent").refused == {orders[1].pk: "new"}
-    assert Order.objects.transition_to("paid").changed == 2
+    assert Shipment.objects.all().transition_to("sent").refused == {orders[1].pk: "new"}
+    assert Order.objects.all().transition_to("paid").changed == 2
     assert [states(order) for order in orders] == [("paid", "sent"), ("paid", "new")]
 
 
