@@ -106,6 +106,28 @@ def test_a_child_model_is_checked_with_its_parents_map_and_a_proxy_is_skipped(is
     assert isolated.found() == []
 
 
+def test_a_proxy_that_moves_a_machine_of_its_own_is_checked(isolated: Isolated) -> None:
+    class Thing(StateMachineModel):
+        state_field = "status"
+        status = models.CharField(max_length=5)
+        other = models.CharField(max_length=5)
+        Meta = meta(guard(name="one"), guard(name="two", field="other"))
+
+    class Wrong(Thing):
+        state_field = "gone"
+        Meta = meta(proxy=True)
+
+    class Odd(Thing):
+        state_field = "other"
+        transition_effects = {"nowhere": {"other": "a"}}
+        Meta = meta(proxy=True)
+
+    assert isolated.found() == [
+        ("E004", "A StateMachineModel needs exactly one TransitionConstraint, this one has 0."),
+        ("E006", "transition_effects names 'nowhere', which is no state of two."),
+    ]
+
+
 def test_a_constraint_on_a_missing_field_is_an_error_and_does_not_crash_other_checks(isolated: Isolated) -> None:
     class Thing(StateMachineModel):
         transition_effects = {"b": {"when": Effect.NOW}}

@@ -13,7 +13,7 @@ from django.db import IntegrityError, connection, transaction
 
 from container_manager.models import ContainerJob
 from container_manager.statemachine import StaleTransition
-from tests.machines.models import DRAFT, PUBLISHED, REVIEW, Article
+from tests.machines.models import DRAFT, PUBLISHED, REVIEW, Article, Order
 
 from .jobs import job_in, journal_of, row_of
 
@@ -81,7 +81,7 @@ _ILLEGAL = {
         "replace": "REPLACE INTO {jobs} ({columns}) SELECT {columns_done} FROM {jobs} o",
         "replace_with_the_mark": (
             "REPLACE INTO {jobs} ({columns}) SELECT {columns_done} FROM {jobs} o "
-            "WHERE (@replaced_key := NULL) IS NULL AND (@replaced_state := 'pending') <> ''"
+            "WHERE (@cm_job_transitions_key := NULL) IS NULL AND (@cm_job_transitions_state := 'pending') <> ''"
         ),
     },
 }
@@ -279,6 +279,29 @@ def test_an_update_cannot_give_a_row_the_key_of_a_deleted_row(statement: str) ->
     Article.objects.filter(pk=victim.pk).delete()
     assert "primary key" in refusal_of(statement.format(victim=victim.pk, other=other.pk))
     assert Article.objects.get().pk == other.pk
+
+
+@pytest.mark.skipif(connection.vendor == _POSTGRESQL, reason="PostgreSQL has no REPLACE")
+class TestReplaceWithTwoMachines:
+    """A REPLACE in a table with two constraints: each compares its own column."""
+
+    @pytest.mark.parametrize(("payment", "shipping"), [("paid", "new"), ("new", "packed"), ("paid", "packed")])
+    def test_a_changed_state_is_refused(self, payment: str, shipping: str) -> None:
+        Order.objects.create(id=1)
+        assert "Invalid transition" in self.replace(payment, shipping)
+        assert Order.objects.values_list("payment", "shipping").get() == ("new", "new")
+
+    def test_the_same_states_are_accepted(self) -> None:
+        Order.objects.create(id=1)
+        Order.objects.update(shipping="packed")
+        assert self.replace("new", "packed") == ""
+        assert Order.objects.get().note == "replaced"
+
+    def replace(self, payment: str, shipping: str) -> str:
+        names = "payment, shipping, note, id, shipping_version, shipping_changed_by, shipping_reason"
+        return refusal_of(
+            f"REPLACE INTO machines_order ({names}) VALUES ('{payment}', '{shipping}', 'replaced', 1, 0, '', '')"
+        )
 
 
 def test_integer_states_cannot_be_bypassed_with_values_of_other_types() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
+
+from django.utils.timezone import is_naive, make_aware
 
 
 class Output(Protocol):
@@ -27,11 +29,14 @@ def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[ob
 
 
 def clock(moment: datetime | None) -> str:
-    """Format a time of day in UTC, with milliseconds."""
-    return "" if moment is None else moment.strftime("%H:%M:%S.%f")[:-3]
+    """Format a time of day in UTC, with milliseconds; a naive one is in Django's default time zone."""
+    if moment is None:
+        return ""
+    aware = make_aware(moment) if is_naive(moment) else moment
+    return aware.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 def _plain(value: object) -> str:
     if isinstance(value, datetime):
-        return value.isoformat()
+        return (make_aware(value) if is_naive(value) else value).isoformat()
     return str(value)

@@ -23,18 +23,24 @@ from .field_checks import (
 from .graph import GraphError, plain
 from .installation import drift, guarded_models, has_table
 from .journal import JournalTable, TransitionJournal
-from .machine import constraints_of
+from .machine import own_guards
 from .model import StateMachineModel
 from .trigger_constraint import LONGEST_NAME, trigger_constraints
-from .triggers import dialect_for
+from .triggers import dialect_for, dialect_of
 
 
 @register(Tags.models)
 def check_machines(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Check every model with a state machine, or with a base that needs one."""
     configs = apps.get_app_configs() if app_configs is None else app_configs
-    models = [model for config in configs for model in config.get_models() if not model._meta.proxy]
-    return [message for model in models for message in _problems(model)]
+    models = [model for config in configs for model in config.get_models()]
+    return [message for model in models for message in (_proxy(model) if model._meta.proxy else _problems(model))]
+
+
+def _proxy(model: type[Model]) -> Iterator[CheckMessage]:
+    """Check a proxy that moves a machine of its own; everything else is the model's."""
+    if issubclass(model, StateMachineModel) and "state_field" in vars(model):
+        yield from _machine(model)
 
 
 def _problems(model: type[Model]) -> Iterator[CheckMessage]:
@@ -97,11 +103,12 @@ def _odd_choices(model: type[Model], constraint: TransitionConstraint) -> Iterat
 
 
 def _machine(model: type[StateMachineModel]) -> Iterator[CheckMessage]:
-    guards = [c for c in constraints_of(model) if isinstance(c, TransitionConstraint)]
+    guards = own_guards(model)
     if len(guards) != 1:
         yield Error(
             f"A StateMachineModel needs exactly one TransitionConstraint, this one has {len(guards)}.",
-            hint="Put it into Meta.constraints; a model without a machine needs another base.",
+            hint="Put it into Meta.constraints; a model without a machine needs another base. Of several constraints, "
+            "name the field of one as state_field, and move each of the others through a proxy.",
             obj=model,
             id="statemachine.E004",
         )
@@ -200,8 +207,8 @@ def check_triggers(
                 continue
             try:
                 names = drift(model, alias)
-            except FieldDoesNotExist:
-                continue  # E005 reports it
+            except (FieldDoesNotExist, NotSupportedError):
+                continue  # E005 or E040 reports it
             if names:
                 messages.append(
                     # No error: that would prevent "migrate", which is the remedy.
@@ -214,4 +221,30 @@ def check_triggers(
                         id="statemachine.W003",
                     )
                 )
+    return messages
+
+
+@register(Tags.database)
+def check_time_zones(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Report databases with a journal that store times in a zone whose UTC offset changes."""
+    messages: list[CheckMessage] = []
+    for alias in databases or ():
+        constraints = [c for model in guarded_models(alias, app_configs) for c in trigger_constraints(model)]
+        dialect = dialect_of(connections[alias])
+        if dialect is None or not any(isinstance(constraint, TransitionJournal) for constraint in constraints):
+            continue
+        try:
+            _ = dialect.utc_offset
+        except NotSupportedError as error:
+            messages.append(
+                Error(
+                    f"Database {alias!r}: {error}",
+                    hint="Set USE_TZ = True and no TIME_ZONE in DATABASES (times are then stored in UTC), or name a "
+                    "zone without daylight saving time. PostgreSQL stores absolute times and accepts any zone.",
+                    obj=alias,
+                    id="statemachine.E040",
+                )
+            )
     return messages

@@ -62,7 +62,8 @@ class Machine:
     changes a state derives its columns from them. ``copied``: by state, the effects that are mutable.
     ``guarded``: the attributes that a save writes only if the instance changed them; ``mutable``: those of them whose
     values can be changed in place; ``defaulted``: those with a ``db_default``. ``marks``: those that identify the last
-    transition (version, time, actor, reason). ``generated``: the attributes that the database computes.
+    transition (version, time, actor, reason). ``generated``: the attributes that the database computes. ``others``: the
+    states of the table's other machines.
     """
 
     graph: Graph
@@ -75,6 +76,7 @@ class Machine:
     mutable: frozenset[str]
     copied: Mapping[State, tuple[str, ...]]
     generated: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     def state(self, value: object) -> State:
         """Return a value as a state of the graph.
@@ -140,13 +142,12 @@ def update_values(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def machine_of(model: type[Model]) -> Machine:
-    """Return the machine that the constraints of a model and its parents declare.
+    """Return the machine that the constraints of a model and its parents declare; of several, that of `state_field`.
 
-    Raises ImproperlyConfigured if there is none or more than one, or if a transition would have to write to a second
-    table.
+    Raises ImproperlyConfigured if there is not exactly one, or if a transition would have to write to a second table.
     """
     constraints = constraints_of(model)
-    guards = [c for c in constraints if isinstance(c, TransitionConstraint)]
+    guards = own_guards(model)
     if len(guards) != 1:
         raise ImproperlyConfigured(
             f"{model._meta.label} needs exactly one TransitionConstraint in Meta.constraints, it has {len(guards)}."
@@ -155,12 +156,14 @@ def machine_of(model: type[Model]) -> Machine:
     declared = {plain(s): e for s, e in getattr(model, "transition_effects", {}).items()}
     marks = _marks(journal)
     named = [name for changes in declared.values() for name in changes]
-    owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named)}
+    others = [c.field for c in constraints if isinstance(c, TransitionConstraint) and c.field != guards[0].field]
+    owners = {name: model._meta.get_field(name).model for name in (guards[0].field, *marks, *named, *others)}
     if elsewhere := sorted(name for name, owner in owners.items() if owner is not owners[guards[0].field]):
         raise ImproperlyConfigured(
             f"{model._meta.label}: a transition is one UPDATE of one table, which does not have {', '.join(elsewhere)}."
         )
-    guarded = dict.fromkeys((guards[0].field, *marks, *named, *getattr(model, "lifecycle_fields", ())))
+    lifecycle_fields = (*getattr(model, "lifecycle_fields", ()), *(_written_by_others(model) if others else ()))
+    guarded = dict.fromkeys((guards[0].field, *marks, *named, *lifecycle_fields))
     fields: list[Any] = [model._meta.get_field(name) for name in guarded]
     table = owners[guards[0].field]._meta.local_concrete_fields
     auto_now = {
@@ -184,6 +187,7 @@ def machine_of(model: type[Model]) -> Machine:
             for state, changes in effects.items()
         },
         generated=tuple(field.attname for field in model._meta.concrete_fields if field.generated),
+        others=tuple(others),
     )
 
 
@@ -220,6 +224,25 @@ def _marks(journal: TransitionJournal | None) -> dict[str, Any]:
     if journal is None:
         return {}
     return {journal.version: Effect.NEW_VERSION, journal.at: Effect.NOW, journal.actor: "", journal.reason: ""}
+
+
+def own_guards(model: type[Model]) -> list[TransitionConstraint]:
+    """Return the constraints that could declare this class's machine: exactly one, unless it is wrongly configured."""
+    guards = [c for c in constraints_of(model) if isinstance(c, TransitionConstraint)]
+    chosen = getattr(model, "state_field", "")
+    return [c for c in guards if c.field == chosen] if chosen else guards
+
+
+def _written_by_others(model: type[Model]) -> list[str]:
+    """Return the fields that the transitions of all of a table's machines write, by name."""
+    constraints = constraints_of(model)
+    names = [c.field for c in constraints if isinstance(c, TransitionConstraint)]
+    names += [name for c in constraints if isinstance(c, TransitionJournal) for name in _marks(c)]
+    for other in model._meta.apps.get_models():
+        if other._meta.concrete_model is model._meta.concrete_model:
+            names += [name for effects in getattr(other, "transition_effects", {}).values() for name in effects]
+            names += getattr(other, "lifecycle_fields", ())
+    return names
 
 
 def constraints_of(model: type[Model]) -> list[BaseConstraint]:

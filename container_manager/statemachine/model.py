@@ -26,6 +26,7 @@ class StateMachineModel(models.Model):
 
     ``transition_effects``: by target state, the fields that a transition writes beside the state. `save()` writes these
     and the ``lifecycle_fields`` only if the instance changed them, and only if the row is still as it was loaded.
+    ``state_field``: the field whose machine this class moves, if the table has several; a proxy can move another.
     ``transition_signal`` is sent on commit. The model declares its own manager, made from `StateMachineQuerySet` or a
     subclass.
 
@@ -37,6 +38,7 @@ class StateMachineModel(models.Model):
 
     transition_effects: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
     lifecycle_fields: ClassVar[tuple[str, ...]] = ()
+    state_field: ClassVar[str] = ""
     transition_signal: ClassVar[Signal | None] = None
 
     # Never mutated: copies of an instance share it.

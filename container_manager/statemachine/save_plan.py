@@ -60,10 +60,15 @@ def _conditions(
 ) -> tuple[Condition, ...]:
     version = machine.journal.version if machine.journal else None
     known = () if version is None or version not in loaded else (Condition(version, (loaded[version],)),)
+    others = (name for name in machine.others if name in guarded and name in loaded)
+    known = (*known, *(Condition(name, (loaded[name],), by_key=True) for name in others))
     if machine.field in loaded:
         return (Condition(machine.field, (loaded[machine.field],), by_key=True), *known)
     if machine.field in values:
         target = values[machine.field]
         return (Condition(machine.field, (*machine.graph.sources(target), target), by_key=True), *known)
     # The state was not loaded and stays: the columns that change must still be as they were loaded.
-    return (*(Condition(name, (loaded[name],)) for name in sorted(guarded) if name in loaded), *known)
+    return (
+        *(Condition(name, (loaded[name],)) for name in sorted(guarded - {*machine.others}) if name in loaded),
+        *known,
+    )

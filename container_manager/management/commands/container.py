@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+from django.db import NotSupportedError
 
 from ...cli.finding import Refused
 from ...cli.verbs import VERBS
@@ -45,7 +46,7 @@ class Command(BaseCommand):
             code = VERBS[verb].run({**options, "err": self.stderr}, self.stdout)
         except ValidationError as error:
             raise CommandError("; ".join(_lines(error))) from error
-        except (Refused, ImproperlyConfigured, TransitionError) as error:
+        except (Refused, ImproperlyConfigured, NotSupportedError, TransitionError) as error:
             raise CommandError(str(error)) from error
         if code:
             sys.exit(code)

@@ -12,6 +12,8 @@ from .mysql import MySQLDialect
 from .postgresql import PostgreSQLDialect
 from .sqlite import SQLiteDialect
 
+_DIALECTS: tuple[type[Dialect], ...] = (MySQLDialect, PostgreSQLDialect, SQLiteDialect)
+
 
 def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
     """Return the dialect of a connection's database.
@@ -21,16 +23,16 @@ def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
     if dialect := dialect_of(connection):
         return dialect
     raise NotSupportedError(
-        f"State machines need triggers, which are written for {', '.join(sorted(_dialects()))}, "
+        f"State machines need triggers, which are written for {', '.join(dialect.vendor for dialect in _DIALECTS)}, "
         f"not for {connection.vendor!r}."
     )
 
 
 def dialect_of(connection: BaseDatabaseWrapper) -> Dialect | None:
     """Return the dialect of a connection's database, or None where there is none."""
-    return _dialects().get(connection.vendor)
+    return _dialect(connection.vendor, connection.timezone_name)
 
 
 @cache
-def _dialects() -> dict[str, Dialect]:
-    return {dialect.vendor: dialect for dialect in (SQLiteDialect(), PostgreSQLDialect(), MySQLDialect())}
+def _dialect(vendor: str, time_zone: str | None) -> Dialect | None:
+    return next((dialect(time_zone) for dialect in _DIALECTS if dialect.vendor == vendor), None)

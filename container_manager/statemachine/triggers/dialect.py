@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..graph import Graph, State
+from .time_zone import utc_offset
 
 # The placeholder of the quoted table in SQL, until the schema editor knows its name.
 TABLE = "\x00table\x00"
@@ -50,10 +52,12 @@ class JournalSpec:
 
 
 class Dialect(ABC):
-    """The triggers' SQL for one database vendor. Stateless."""
+    """The triggers' SQL for one database vendor and the time zone in which Django stores times there."""
 
     vendor: ClassVar[str]
     quote_mark: ClassVar[str] = '"'
+    # Whether a column of times is absolute, whatever the zone of the connection.
+    stores_absolute_times: ClassVar[bool] = False
     # Whether a plain SELECT may show an older row than an UPDATE of the same transaction sees.
     reads_snapshot: ClassVar[bool] = False
     # Whether FOR UPDATE and UPDATE lock the index entries that they read, in that index's order.
@@ -63,6 +67,17 @@ class Dialect(ABC):
     new_version: ClassVar[str]
     # Compares a column so that no index of it is used: the row is then found by its key.
     unindexed: ClassVar[str] = "%(expressions)s"
+
+    def __init__(self, time_zone: str | None) -> None:
+        self._time_zone = time_zone
+
+    @cached_property
+    def utc_offset(self) -> int:
+        """How many seconds stored times are ahead of UTC.
+
+        Raises NotSupportedError if they are in a zone whose offset changes.
+        """
+        return 0 if self.stores_absolute_times else utc_offset(self._time_zone)
 
     def literal(self, state: State) -> str:
         return str(state) if isinstance(state, int) else "'" + state.replace("'", "''") + "'"
@@ -89,6 +104,11 @@ class Dialect(ABC):
     def targets_text(self, graph: Graph, state: State) -> str:
         targets = list(graph.targets(state))
         return f"Valid transitions: {targets}" + ("" if targets else f" ({state} is terminal)")
+
+    @property
+    @abstractmethod
+    def now(self) -> str:
+        """SQL for the present time, as Django stores it. Raises NotSupportedError as `utc_offset` does."""
 
     @abstractmethod
     def create_guard(self, spec: GuardSpec) -> list[str]:

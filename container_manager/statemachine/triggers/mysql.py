@@ -55,20 +55,20 @@ _INSERT_GUARD = (
 )
 _REPLACE_MARK = (
     "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW "
-    "SET @replaced_at = NOW(6), @replaced_key = NEW.{key}, @replaced_state = NEW.{column}"
+    "SET @{mark_at} = NOW(6), @{mark_key} = NEW.{key}, @{mark_state} = NEW.{column}"
 )
-# NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
+# The mark is in variables of the constraint's own: a table may have several. NOW() is constant within a statement, so the mark of an earlier INSERT is not mistaken for this one's.
 _REPLACE_GUARD = (
     "CREATE TRIGGER {name} BEFORE DELETE ON {table} FOR EACH ROW BEGIN {declare}"
-    "IF @replaced_at = NOW(6) AND @replaced_key = OLD.{key} "
-    "AND NOT (BINARY @replaced_state <=> BINARY OLD.{column}) THEN "
+    "IF @{mark_at} = NOW(6) AND @{mark_key} = OLD.{key} "
+    "AND NOT (BINARY @{mark_state} <=> BINARY OLD.{column}) THEN "
     "SET refusal = CONCAT('Invalid transition from ', {old_text}, ' by REPLACE'); {refuse} END IF; END"
 )
 _MARK = (
     "CREATE TRIGGER {marker} BEFORE UPDATE ON {guarded} FOR EACH ROW "
     "IF NOT (BINARY OLD.{column} <=> BINARY NEW.{column}) "
     "AND (NEW.{version} <=> OLD.{version} OR NEW.{at} IS NULL) THEN "
-    "SET NEW.{version} = {new_version}, NEW.{at} = UTC_TIMESTAMP(6), "
+    "SET NEW.{version} = {new_version}, NEW.{at} = {now}, "
     "NEW.{actor} = '', NEW.{reason} = ''; END IF"
 )
 _RECORD = (
@@ -88,6 +88,11 @@ class MySQLDialect(Dialect):
     # InnoDB locks the part of an index that it reads: in an index of the state, also entries of other rows.
     unindexed = "CAST(%(expressions)s AS BINARY)"
 
+    @property
+    def now(self) -> str:
+        offset = self.utc_offset
+        return f"(UTC_TIMESTAMP(6) + INTERVAL {offset} SECOND)" if offset else "UTC_TIMESTAMP(6)"
+
     def literal(self, state: State) -> str:
         if isinstance(state, str) and "\\" in state:
             # Whether a backslash is an escape depends on the session, and the catalogue shows the text without it.
@@ -104,6 +109,7 @@ class MySQLDialect(Dialect):
             "table": TABLE,
             "column": column,
             "key": self.quote(spec.primary_key),
+            **{f"mark_{part}": self.quote(f"{spec.name}_{part}") for part in ("at", "key", "state")},
             "old": old,
             "new": new,
             "old_text": self._text(f"OLD.{column}"),
@@ -132,7 +138,7 @@ class MySQLDialect(Dialect):
     def create_journal(self, spec: JournalSpec) -> list[str]:
         names, marker = self.quoted(spec), self.quote(spec.name + "_mark")
         return [
-            _MARK.format(guarded=TABLE, marker=marker, new_version=self.new_version, **names),
+            _MARK.format(guarded=TABLE, marker=marker, now=self.now, new_version=self.new_version, **names),
             _RECORD.format(guarded=TABLE, **names),
         ]
 

@@ -52,7 +52,7 @@ _OR_RESTORED = (
 _MARK = (
     "BEGIN IF OLD.{column} IS DISTINCT FROM NEW.{column} "
     "AND (NEW.{version} IS NOT DISTINCT FROM OLD.{version} OR NEW.{at} IS NULL) THEN "
-    "NEW.{version} := {new_version}; NEW.{at} := clock_timestamp(); "
+    "NEW.{version} := {new_version}; NEW.{at} := {now}; "
     "NEW.{actor} := ''; NEW.{reason} := ''; END IF; RETURN NEW; END;"
 )
 # FULL JOIN, although every row has its partner: a session keeps the plan of its first statement, and a nested loop, best
@@ -72,6 +72,8 @@ _REFUSE_HIDDEN = (
 
 class PostgreSQLDialect(Dialect):
     vendor = "postgresql"
+    stores_absolute_times = True
+    now = "clock_timestamp()"
     new_version = f"floor(random() * {VERSIONS})"
     exact_collation = '::text COLLATE "C"'
 
@@ -91,7 +93,7 @@ class PostgreSQLDialect(Dialect):
         # A name with its schema cannot be hidden.
         refuse_hidden = "" if _SCHEMA_END in spec.table else _REFUSE_HIDDEN.format(temporary=temporary)
         return [
-            *self._function(marker, _MARK.format(new_version=self.new_version, **names)),
+            *self._function(marker, _MARK.format(now=self.now, new_version=self.new_version, **names)),
             *self._trigger(marker, "BEFORE UPDATE", function=marker),
             *self._function(spec.name, _RECORD.format(refuse_hidden=refuse_hidden, **names)),
             *self._trigger(spec.name, "AFTER UPDATE", function=spec.name, scope=_SCOPE),

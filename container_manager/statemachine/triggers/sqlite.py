@@ -15,8 +15,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ..graph import Graph, State
 from .dialect import TABLE, VERSIONS, Dialect, GuardSpec, JournalSpec
 
-_NOW = "strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), 'now')"
-
 # Of the names of the guard's triggers, in the order of the templates.
 _GUARD_SUFFIXES = ("", "_key", "_insert")
 _UPDATE_GUARD = (
@@ -59,6 +57,15 @@ class SQLiteDialect(Dialect):
     vendor = "sqlite"
     new_version = f"random() & {VERSIONS - 1}"
     exact_collation = "COLLATE BINARY"
+
+    @property
+    def now(self) -> str:
+        return f"strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), 'now'{self.shift})"
+
+    @property
+    def shift(self) -> str:
+        """The last argument of a date function, which changes UTC to the zone of stored times."""
+        return f", '{self.utc_offset} seconds'" if self.utc_offset else ""
 
     def create_guard(self, spec: GuardSpec) -> list[str]:
         graph, column = spec.graph, self.quote(spec.column)
@@ -107,7 +114,7 @@ class SQLiteDialect(Dialect):
     def create_journal(self, spec: JournalSpec) -> list[str]:
         names = self.quoted(spec)
         marked = _MARKED.format(**names)
-        return [_JOURNAL.format(guarded=TABLE, marked=marked, now=_NOW, new_version=self.new_version, **names)]
+        return [_JOURNAL.format(guarded=TABLE, marked=marked, now=self.now, new_version=self.new_version, **names)]
 
     def drop_journal(self, spec: JournalSpec) -> list[str]:
         return [f"DROP TRIGGER IF EXISTS {self.quote(spec.name)}"]

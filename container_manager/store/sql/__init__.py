@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from functools import cache
 
-from django.db import NotSupportedError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ...statemachine.triggers import dialect_for
+from ...statemachine.triggers.dialect import Dialect
 from .mysql import MySQLStore
 from .postgresql import PostgreSQLStore
 from .sqlite import SQLiteStore
 from .statements import StoreSQL
 
-
-@cache
-def _stores() -> dict[str, StoreSQL]:
-    return {d.vendor: d for d in (SQLiteStore(), PostgreSQLStore(), MySQLStore())}
+_STORES: tuple[type[StoreSQL], ...] = (MySQLStore, PostgreSQLStore, SQLiteStore)
 
 
 def store_sql(connection: BaseDatabaseWrapper) -> StoreSQL:
-    """Return the dialect of a connection's database.
+    """Return the SQL for a connection's database and its time zone.
 
-    Raises NotSupportedError for a vendor that has none.
+    Raises NotSupportedError for a vendor that has none, and for a time zone that `Dialect.utc_offset` refuses.
     """
-    try:
-        return _stores()[connection.vendor]
-    except KeyError:
-        raise NotSupportedError(f"The store does not know the database {connection.vendor!r}.") from None
+    return _store(dialect_for(connection))
+
+
+@cache
+def _store(dialect: Dialect) -> StoreSQL:
+    return next(store(dialect) for store in _STORES if store.vendor == dialect.vendor)

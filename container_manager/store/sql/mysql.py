@@ -7,25 +7,26 @@ from math import ceil
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ...statemachine.triggers.mysql import MySQLDialect
 from .row_by_row import RowByRowStore
 
 
 class MySQLStore(RowByRowStore):
     vendor = "mysql"
-    dialect = MySQLDialect()
-    now = "UTC_TIMESTAMP(6)"
     lock = " FOR UPDATE SKIP LOCKED"
     # InnoDB locks the index entries that it reads. Another index than the key's has another order, and other rows.
     by_key = "CAST({} AS BINARY)"
     # The optimizer scans a small table instead, which locks every row.
     by_primary = "FORCE INDEX (PRIMARY)"
 
+    @property
+    def now(self) -> str:
+        return self.dialect.now
+
     def after(self, seconds: str) -> str:
-        return f"UTC_TIMESTAMP(6) + INTERVAL {seconds} SECOND"
+        return f"{self.now} + INTERVAL {seconds} SECOND"
 
     def seconds_since(self, moment: str) -> str:
-        return f"TIMESTAMPDIFF(MICROSECOND, {moment}, UTC_TIMESTAMP(6)) / 1000000.0"
+        return f"TIMESTAMPDIFF(MICROSECOND, {moment}, {self.now}) / 1000000.0"
 
     def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
         # MySQL has no such thing.

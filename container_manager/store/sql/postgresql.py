@@ -12,7 +12,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments_by_target
-from ...statemachine.triggers.postgresql import PostgreSQLDialect
 from ..values import JOB_COLUMNS, Outcome
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
@@ -22,7 +21,6 @@ _OUTCOME_NUMBERS = ("attempt", "exit_code", "signal", "peak_memory_bytes", "cpu_
 
 class PostgreSQLStore(StoreSQL):
     vendor = "postgresql"
-    dialect = PostgreSQLDialect()
     now = "statement_timestamp()"
     finishes_in_one_statement = True
     lock = " FOR UPDATE SKIP LOCKED"

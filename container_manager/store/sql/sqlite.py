@@ -10,15 +10,18 @@ class SQLiteStore(RowByRowStore):
     """SQLite has no row locks: a transaction locks the database (BEGIN IMMEDIATE)."""
 
     vendor = "sqlite"
-    dialect = SQLiteDialect()
-    now = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
+    dialect: SQLiteDialect
     lock = ""
 
+    @property
+    def now(self) -> str:
+        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'{self.dialect.shift})"
+
     def after(self, seconds: str) -> str:
-        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {seconds} || ' seconds')"
+        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {seconds} || ' seconds'{self.dialect.shift})"
 
     def seconds_since(self, moment: str) -> str:
-        return f"(julianday('now') - julianday({moment})) * 86400.0"
+        return f"(julianday('now'{self.dialect.shift}) - julianday({moment})) * 86400.0"
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT OR IGNORE INTO {rest}"

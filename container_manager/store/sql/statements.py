@@ -24,11 +24,9 @@ Keys = set[tuple[uuid.UUID, int]]
 
 
 class StoreSQL(ABC):
-    """The store's SQL for one database vendor. Stateless, so that each text is built once."""
+    """The store's SQL for one dialect. Without other state, so that each text is built once."""
 
     vendor: ClassVar[str]
-    dialect: ClassVar[Dialect]
-    now: ClassVar[str]
     # Whether outcomes without a retry need no transaction around them.
     finishes_in_one_statement: ClassVar[bool] = False
     # Compares a column so that no index of it is used: the row is then found by its key.
@@ -37,6 +35,14 @@ class StoreSQL(ABC):
     by_primary: ClassVar[str] = ""
     # Locks the rows of a SELECT and skips those locked by other transactions.
     lock: ClassVar[str]
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+
+    @property
+    @abstractmethod
+    def now(self) -> str:
+        """SQL for the present time, as Django stores it."""
 
     def claim_columns(self, *, row: str = "") -> str:
         """Return the SET list of a claim; its parameters are the worker and the actor."""

@@ -9,6 +9,7 @@ from typing import Any
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
+from django.db import NotSupportedError
 from django.db.models import Model
 
 from ...diagram import FORMATS
@@ -36,8 +37,14 @@ class Command(BaseCommand):
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         if verb == "diagram":
             self._diagram(options["model"], options["format"], options["state"])
-        elif not compare_triggers(using=options["database"], install=options["install"], write=self.stdout.write):
+        elif not self._compare(options["database"], install=options["install"]):
             sys.exit(1)
+
+    def _compare(self, using: str, *, install: bool) -> bool:
+        try:
+            return compare_triggers(using=using, install=install, write=self.stdout.write)
+        except NotSupportedError as error:
+            raise CommandError(str(error)) from error
 
     def _diagram(self, label: str, style: str, state: str | None) -> None:
         try:
