@@ -114,6 +114,10 @@ DOCKER = "container_manager.executors.docker.DockerExecutor"
     ("given", "text"),
     [
         ({"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"x": 1}}}}, "'x'"),
+        (
+            {"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"ignore_isolation": "no"}}}},
+            "'ignore_isolation' must be true or false, not 'no'",
+        ),
         ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}}, "Executor 'far': .*'INSTALL'\\] must name this installation"),
         ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}, "INSTALL": "default"}, "'INSTALL'\\] must name"),
         (
