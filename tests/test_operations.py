@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable
@@ -79,8 +80,11 @@ class TestRetryingByHand:
     @pytest.mark.parametrize("status", ["completed", "cancelled"])
     def test_retry_of_a_completed_or_cancelled_job_enqueues_a_new_one_that_names_its_origin(self, status: str) -> None:
         job = job_in(status, name="report", environment={"A": "1"})
-        again = queue.retry(job, actor="alice")
+        again = queue.retry(job, actor="alice", reason="the source has changed")
         assert again.pk != job.pk
+        assert list(again.transitions.values_list("from_status", "to_status", "actor", "reason")) == [
+            ("pending", "queued", "alice", "the source has changed")
+        ]
         assert (again.origin, again.status, again.name, again.environment, again.created_by) == (
             job.pk, "queued", "report", {"A": "1"}, "alice",
         )  # fmt: skip
@@ -234,3 +238,26 @@ def test_workers_are_notified_when_a_job_is_queued_or_cancelled() -> None:
         assert len(heard) == 3
     finally:
         listener.close()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL has NOTIFY.")
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("many", [False, True])
+def test_enqueue_returns_the_committed_job_although_its_notification_fails(
+    caplog: pytest.LogCaptureFixture, many: bool
+) -> None:
+    def end_the_session() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            (backend,) = cursor.fetchone()
+        another = connection.copy()
+        with contextlib.closing(another), another.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [backend])
+            assert cursor.fetchone() == (True,)
+
+    with transaction.atomic():
+        # It runs after the commit and before the notification.
+        transaction.on_commit(end_the_session)
+        job = queue.enqueue_many([ContainerJob(command="true")])[0] if many else queue.enqueue(command="true")
+    assert ContainerJob.objects.get() == job
+    assert any("could not be notified" in message for message in caplog.messages)
