@@ -262,9 +262,11 @@ class ContainerJob(StateMachineModel):
     def mark_as_queued(self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None) -> None:
         """Queue the job, to start no earlier than ``scheduled_for``.
 
+        Without an argument a pending job starts when its own ``scheduled_for`` says, and a retry at once: what its
+        ``scheduled_for`` held until now was when the retry is due by itself.
         Raises what `transition_to` raises, as do all these methods.
         """
-        if scheduled_for is None:
+        if scheduled_for is None and (self.status == JobStatus.PENDING or self.scheduled_for is None):
             self.transition_to(JobStatus.QUEUED, reason=reason, actor=actor)
             return
         before = self.__dict__.copy()

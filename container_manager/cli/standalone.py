@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from ..conf import sqlite_database
 
@@ -14,11 +15,16 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEFAULT_DATABASE = "container_manager.sqlite3"
 
 
+class Unusable(Exception):
+    """The database file or the configuration file cannot be used; the text says which and why."""
+
+
 def configure() -> None:
     """Configure Django and create the tables, unless DJANGO_SETTINGS_MODULE names a project.
 
     The database is the file that CONTAINER_MANAGER_DATABASE names, by default ``container_manager.sqlite3`` here.
     CONTAINER_MANAGER_CONFIG may name a TOML file with the entries of the CONTAINER_MANAGER setting.
+    Raises Unusable.
     """
     import django
     from django.conf import settings
@@ -32,7 +38,7 @@ def configure() -> None:
         INSTALLED_APPS=["container_manager"],
         DATABASES={"default": sqlite_database(path)},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        CONTAINER_MANAGER=tomllib.loads(Path(config).read_text(encoding="utf-8")) if config else {},
+        CONTAINER_MANAGER=_entries(Path(config)) if config else {},
         USE_TZ=True,
         DEBUG=False,
         LOGGING={
@@ -45,5 +51,16 @@ def configure() -> None:
     )
     django.setup()
     from django.core.management import call_command
+    from django.db import Error
 
-    call_command("migrate", verbosity=0, interactive=False)
+    try:
+        call_command("migrate", verbosity=0, interactive=False)
+    except Error as error:
+        raise Unusable(f"The database {path} cannot be used: {error}. {DATABASE_VARIABLE} names another.") from error
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{CONFIG_VARIABLE} names {path}, which cannot be read: {error}.") from error

@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
 from ...jobs.container_request import REQUEST_RULES
+from ...jobs.rules import is_count, is_texts
 from ..base import (
     Capabilities,
     Executor,
@@ -68,6 +69,11 @@ class ProcessExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         super().check_options(options, settings)
+        for name in ("cpu_seconds", "open_files"):
+            if options.get(name) is not None and not is_count(options[name]):
+                raise ImproperlyConfigured(f"{name!r} must be a whole positive number, not {options[name]!r}.")
+        if not is_texts(given := options.get("inherit_environment", ())):
+            raise ImproperlyConfigured(f"'inherit_environment' must be a list of names, not {given!r}.")
         if not isinstance(given := options.get("ignore_isolation", False), bool):
             raise ImproperlyConfigured(f"'ignore_isolation' must be true or false, not {given!r}.")
 
