@@ -109,7 +109,7 @@ class TestQueueVerbs:
             container("cancel", "done")
         assert refused.value.code == 1
         assert journal_of(done) == []
-        container("cancel", failed.pk.hex[-8:], "--reason", "enough")
+        container("cancel", str(failed.pk)[:18], "--reason", "enough")
         assert failed.transitions.last().reason == "enough"
 
     def test_history_prints_actors_and_reasons(self) -> None:
