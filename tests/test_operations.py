@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, transaction
@@ -68,6 +69,32 @@ class TestEnqueueing:
         queue.enqueue(command="true", scheduled_for=later)
         queue.enqueue_many([ContainerJob(command="true")], scheduled_for=later)
         assert claim() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_asynchronous_code_enqueues_and_retries_as_synchronous_code_does() -> None:
+    later = timezone.now() + timedelta(hours=1)
+    job = async_to_sync(queue.aenqueue)(command="true", scheduled_for=later)
+    many = async_to_sync(queue.aenqueue_many)([ContainerJob(command="true") for _ in range(2)], scheduled_for=later)
+    assert {(each.status, each.scheduled_for) for each in (job, *many)} == {("queued", later)}
+    with pytest.raises(ValidationError):
+        async_to_sync(queue.aenqueue)(command="'")
+    again = async_to_sync(queue.aretry)(job_in("failed"), actor="alice", reason="fixed")
+    assert (again.status, again.status_changed_by, again.status_changed_reason) == ("queued", "alice", "fixed")
+
+
+def test_output_is_that_of_the_last_attempt_or_the_one_asked_for_in_order() -> None:
+    job = job_in("running")
+    assert job.output() == b""
+    for number in (1, 2):
+        attempt = job.attempts.create(number=number, worker="w", executor="default", launched_at=THEN)
+        for sequence, stream in enumerate(["stdout", "stderr", "stdout"]):
+            attempt.logs.create(sequence=sequence, stream=stream, data=b"%d%d\xff" % (number, sequence))
+    assert job.output() == b"20\xff21\xff22\xff"
+    assert job.output(1) == b"10\xff11\xff12\xff"
+    assert job.output(attempt=1, stream="stderr") == b"11\xff"
+    assert job.output(stream="stdout") == b"20\xff22\xff"
+    assert (job.output(3), job.output(0)) == (b"", b"")
 
 
 class TestRetryingByHand:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.utils import timezone
@@ -83,6 +84,23 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
         job.__dict__.update(before)
         raise
     return job
+
+
+async def aenqueue(*, scheduled_for: datetime | None = None, using: str | None = None, **fields: Any) -> ContainerJob:
+    """Do `enqueue` from asynchronous code."""
+    return await sync_to_async(enqueue)(scheduled_for=scheduled_for, using=using, **fields)
+
+
+async def aenqueue_many(
+    jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str | None = None
+) -> list[ContainerJob]:
+    """Do `enqueue_many` from asynchronous code."""
+    return await sync_to_async(enqueue_many)(jobs, scheduled_for=scheduled_for, using=using)
+
+
+async def aretry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
+    """Do `retry` from asynchronous code."""
+    return await sync_to_async(retry)(job, actor=actor, reason=reason)
 
 
 def _queued_now() -> dict[str, Any]:
