@@ -10,9 +10,12 @@ def main() -> None:
         from .cli import demo
 
         sys.exit(demo.main(sys.argv[2:]))
-    from .cli.standalone import configure
+    from .cli.standalone import Unusable, configure
 
-    configure()
+    try:
+        configure()
+    except Unusable as error:
+        sys.exit(f"{error}")
     from .management.commands.container import Command
 
     Command(prog="python -m container_manager").run_from_argv(["python -m container_manager", "", *sys.argv[1:]])

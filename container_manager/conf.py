@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS
 
-from .jobs.rules import is_positive, is_text, is_texts, matches
+from .jobs.rules import is_count, is_positive, is_text, is_texts, matches
 
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
@@ -114,7 +114,9 @@ def _problems(given: object) -> Iterator[str]:
     for name in given:
         if name not in known:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
-    for name in ("LEASE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS", "LOG_LIMIT_BYTES"):
+    if "LOG_LIMIT_BYTES" in given and not is_count(given["LOG_LIMIT_BYTES"]):
+        yield f"{_NAME}['LOG_LIMIT_BYTES'] must be a whole positive number, not {given['LOG_LIMIT_BYTES']!r}."
+    for name in ("LEASE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
         if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
     if given.get("PRUNE_AFTER_SECONDS") is not None and not is_positive(given["PRUNE_AFTER_SECONDS"]):

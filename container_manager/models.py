@@ -273,12 +273,34 @@ class ContainerJob(StateMachineModel):
             return None
         return (self.completed_at or timezone.now()) - self.launched_at
 
+    def output(self, attempt: int | None = None, stream: str | None = None) -> bytes:
+        """Return what an attempt has printed so far, as far as the log keeps it.
+
+        None: the last attempt, and all streams.
+        ``stream``: ``stdout``, ``stderr``, or ``system`` for the worker's own notes. Empty where there is no such
+        attempt.
+        """
+        found = self.attempts.filter(number=attempt) if attempt is not None else self.attempts.all()
+        last = found.order_by("-number").first()
+        if last is None:
+            return b""
+        rows = last.logs.order_by("sequence")
+        if stream is not None:
+            rows = rows.filter(stream=stream)
+        return b"".join(bytes(data) for data in rows.values_list("data", flat=True))
+
+    async def aoutput(self, attempt: int | None = None, stream: str | None = None) -> bytes:
+        """Do `output` from asynchronous code."""
+        return await sync_to_async(self.output)(attempt, stream)
+
     def mark_as_queued(self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None) -> None:
         """Queue the job, to start no earlier than ``scheduled_for``.
 
+        Without an argument a pending job starts when its own ``scheduled_for`` says, and a retry at once: what its
+        ``scheduled_for`` held until now was when the retry is due by itself.
         Raises what `transition_to` raises, as do all these methods.
         """
-        if scheduled_for is None:
+        if scheduled_for is None and (self.status == JobStatus.PENDING or self.scheduled_for is None):
             self.transition_to(JobStatus.QUEUED, reason=reason, actor=actor)
             return
         before = self.__dict__.copy()

@@ -109,7 +109,7 @@ class TestQueueVerbs:
             container("cancel", "done")
         assert refused.value.code == 1
         assert journal_of(done) == []
-        container("cancel", failed.pk.hex[-8:], "--reason", "enough")
+        container("cancel", str(failed.pk)[:18], "--reason", "enough")
         assert failed.transitions.last().reason == "enough"
 
     def test_history_prints_actors_and_reasons(self) -> None:
@@ -222,8 +222,20 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
         assert done.returncode == 1
         assert "No such file" in done.stderr
 
-    def test_local_processes_ignore_container_requests(self, alone: dict[str, str]) -> None:
-        assert standalone(alone, "run", "--network", "inner", "--pids-limit", "1", "--", "true").returncode == 0
+    def test_run_of_a_job_that_asks_for_isolation_fails_in_a_local_process(self, alone: dict[str, str]) -> None:
+        done = standalone(alone, "run", "--network", "inner", "--pids-limit", "1", "--", "true")
+        assert done.returncode == 1
+        assert "cannot have what the job asks for: pids, network" in done.stderr
+
+    def test_an_option_of_local_processes_lets_jobs_run_without_the_isolation_they_ask_for(
+        self, alone: dict[str, str], tmp_path: Path
+    ) -> None:
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f'[EXECUTORS.default]\nBACKEND = "{PROCESS_EXECUTOR}"\n[EXECUTORS.default.OPTIONS]\nignore_isolation = true\n'
+        )
+        open_ones = {**alone, "CONTAINER_MANAGER_CONFIG": str(config)}
+        assert standalone(open_ones, "run", "--network", "inner", "--image", "busybox", "--", "true").returncode == 0
 
     def test_interrupting_run_cancels_the_job_and_ends_its_process(self, alone: dict[str, str], tmp_path: Path) -> None:
         command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]

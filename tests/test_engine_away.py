@@ -187,7 +187,7 @@ class NeedyExecutor(RemoteExecutor):
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_an_engine_is_not_away_while_the_registry_of_one_launch_is() -> None:
-    executor = NeedyExecutor()
+    executor = NeedyExecutor(ignore_isolation=True)
     # The engine is observed rarely enough that the samples would see it if it counted as away.
     with working(executor, settings=replace(SETTINGS, poll_seconds=1.0)) as loop:
         needy = queue.enqueue(command="true", image="far/away:1")

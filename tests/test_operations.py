@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, transaction
@@ -69,6 +71,32 @@ class TestEnqueueing:
         assert claim() == []
 
 
+@pytest.mark.django_db(transaction=True)
+def test_asynchronous_code_enqueues_and_retries_as_synchronous_code_does() -> None:
+    later = timezone.now() + timedelta(hours=1)
+    job = async_to_sync(queue.aenqueue)(command="true", scheduled_for=later)
+    many = async_to_sync(queue.aenqueue_many)([ContainerJob(command="true") for _ in range(2)], scheduled_for=later)
+    assert {(each.status, each.scheduled_for) for each in (job, *many)} == {("queued", later)}
+    with pytest.raises(ValidationError):
+        async_to_sync(queue.aenqueue)(command="'")
+    again = async_to_sync(queue.aretry)(job_in("failed"), actor="alice", reason="fixed")
+    assert (again.status, again.status_changed_by, again.status_changed_reason) == ("queued", "alice", "fixed")
+
+
+def test_output_is_that_of_the_last_attempt_or_the_one_asked_for_in_order() -> None:
+    job = job_in("running")
+    assert job.output() == b""
+    for number in (1, 2):
+        attempt = job.attempts.create(number=number, worker="w", executor="default", launched_at=THEN)
+        for sequence, stream in enumerate(["stdout", "stderr", "stdout"]):
+            attempt.logs.create(sequence=sequence, stream=stream, data=b"%d%d\xff" % (number, sequence))
+    assert job.output() == b"20\xff21\xff22\xff"
+    assert job.output(1) == b"10\xff11\xff12\xff"
+    assert job.output(attempt=1, stream="stderr") == b"11\xff"
+    assert job.output(stream="stdout") == b"20\xff22\xff"
+    assert (job.output(3), job.output(0)) == (b"", b"")
+
+
 class TestRetryingByHand:
     def test_retry_queues_a_failed_job_again(self) -> None:
         job = job_in("failed")
@@ -79,8 +107,11 @@ class TestRetryingByHand:
     @pytest.mark.parametrize("status", ["completed", "cancelled"])
     def test_retry_of_a_completed_or_cancelled_job_enqueues_a_new_one_that_names_its_origin(self, status: str) -> None:
         job = job_in(status, name="report", environment={"A": "1"})
-        again = queue.retry(job, actor="alice")
+        again = queue.retry(job, actor="alice", reason="the source has changed")
         assert again.pk != job.pk
+        assert list(again.transitions.values_list("from_status", "to_status", "actor", "reason")) == [
+            ("pending", "queued", "alice", "the source has changed")
+        ]
         assert (again.origin, again.status, again.name, again.environment, again.created_by) == (
             job.pk, "queued", "report", {"A": "1"}, "alice",
         )  # fmt: skip
@@ -234,3 +265,26 @@ def test_workers_are_notified_when_a_job_is_queued_or_cancelled() -> None:
         assert len(heard) == 3
     finally:
         listener.close()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL has NOTIFY.")
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("many", [False, True])
+def test_enqueue_returns_the_committed_job_although_its_notification_fails(
+    caplog: pytest.LogCaptureFixture, many: bool
+) -> None:
+    def end_the_session() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            (backend,) = cursor.fetchone()
+        another = connection.copy()
+        with contextlib.closing(another), another.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [backend])
+            assert cursor.fetchone() == (True,)
+
+    with transaction.atomic():
+        # It runs after the commit and before the notification.
+        transaction.on_commit(end_the_session)
+        job = queue.enqueue_many([ContainerJob(command="true")])[0] if many else queue.enqueue(command="true")
+    assert ContainerJob.objects.get() == job
+    assert any("could not be notified" in message for message in caplog.messages)

@@ -43,6 +43,8 @@ def test_settings_are_read_and_lists_become_tuples() -> None:
         ({"EXECUTORS": {"default": {"BACKEND": "x", "OPTION": {}}}}, "unknown keys"),
         ({"LEASE_SECONDS": 0}, "positive number"),
         ({"POLL_SECONDS": "1"}, "positive number"),
+        ({"LEASE_SECONDS": float("inf")}, "positive number"),
+        ({"LOG_LIMIT_BYTES": 1e6}, "whole positive number, not 1000000.0"),
         ({"PRUNE_AFTER_SECONDS": -1}, "or None for never"),
         ({"INSTALL": "with space"}, "letters, digits and hyphens"),
         ({"QUEUES": []}, "list of names"),
@@ -114,6 +116,18 @@ DOCKER = "container_manager.executors.docker.DockerExecutor"
     ("given", "text"),
     [
         ({"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"x": 1}}}}, "'x'"),
+        (
+            {"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"ignore_isolation": "no"}}}},
+            "'ignore_isolation' must be true or false, not 'no'",
+        ),
+        (
+            {"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"open_files": 1e3}}}},
+            "'open_files' must be a whole positive number, not 1000.0",
+        ),
+        (
+            {"EXECUTORS": {"default": {"BACKEND": PROCESS_EXECUTOR, "OPTIONS": {"inherit_environment": "HOME"}}}},
+            "'inherit_environment' must be a list of names, not 'HOME'",
+        ),
         ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}}, "Executor 'far': .*'INSTALL'\\] must name this installation"),
         ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}, "INSTALL": "default"}, "'INSTALL'\\] must name"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -134,6 +135,25 @@ def test_a_transition_of_a_deleted_row_raises_missing_row() -> None:
     with pytest.raises(MissingRow, match="no such row"):
         job.transition_to("queued")
     assert job.status == "pending"
+
+
+def test_mark_as_queued_keeps_the_schedule_that_a_job_was_created_with() -> None:
+    later = timezone.now() + timedelta(hours=1)
+    job = job_in("pending", scheduled_for=later)
+    job.mark_as_queued()
+    assert row_of(job)["scheduled_for"] == later
+    assert not job.is_ready_to_launch
+
+
+def test_mark_as_queued_of_a_retry_starts_it_now_or_when_it_is_told() -> None:
+    later, latest = timezone.now() + timedelta(hours=1), timezone.now() + timedelta(hours=2)
+    now, then = job_in("retrying", scheduled_for=later), job_in("retrying", scheduled_for=later)
+    now.mark_as_queued(actor="alice", reason="at once")
+    then.mark_as_queued(latest)
+    assert (row_of(now)["status"], row_of(now)["scheduled_for"]) == ("queued", None)
+    assert now.transitions.get().reason == "at once"
+    assert row_of(then)["scheduled_for"] == latest
+    assert list(ContainerJob.objects.ready()) == [now]
 
 
 def test_mark_as_failed_with_a_retry_is_journaled_as_two_transitions() -> None:

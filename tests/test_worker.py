@@ -16,9 +16,11 @@ from django.utils import timezone
 
 from container_manager import store
 from container_manager.conf import AppSettings, RetrySettings
+from container_manager.executors.base import Observations
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
+from container_manager.worker.database import Database
 from container_manager.worker.outcomes import retry_delay
 
 from .jobs import journal_of
@@ -230,3 +232,33 @@ class TestStartingWithoutTheDatabase:
         loop._heartbeat.register = refused  # type: ignore[method-assign]
         with pytest.raises(OperationalError, match="no such table"):
             loop._register()
+
+
+def test_a_worker_that_ends_by_an_error_leaves_no_row_and_no_lease() -> None:
+    class BrokenExecutor(ProcessExecutor):
+        def observe(self) -> Observations:
+            raise ZeroDivisionError
+
+    queued("sleep 60")
+    loop = WorkerLoop(settings=SETTINGS, executors={"default": BrokenExecutor()}, options=WorkerOptions())
+    with pytest.raises(ZeroDivisionError):
+        loop.run()
+    assert loop.id != ""
+    assert not Worker.objects.exists()
+
+
+def test_a_database_that_refuses_is_not_said_to_have_not_answered(caplog: pytest.LogCaptureFixture) -> None:
+    def refused() -> None:
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("SET statement_timeout = 1")
+                cursor.execute("SELECT pg_sleep(10)")
+            cursor.execute("SELECT no_such_column FROM container_manager_worker")
+
+    database = Database("default", idle_seconds=30.0)
+    try:
+        assert database.attempt(refused) is None
+        assert "The database refused what it was asked, trying again" in caplog.text
+        assert "did not answer" not in caplog.text
+    finally:
+        database.close()

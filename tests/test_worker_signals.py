@@ -44,6 +44,30 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> Non
     assert examine().problems == []
 
 
+def test_sighup_ends_a_worker_as_sigterm_does(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    job = queue.enqueue(command=f"sh -c 'echo > {started}; sleep 1'")
+    with worker("--slots", "1", log=tmp_path / "log") as process:
+        eventually(started.exists)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+    job.refresh_from_db()
+    assert (job.status, job.attempt) == ("completed", 1)
+    assert not Worker.objects.exists()
+
+
+def test_a_worker_under_nohup_lives_on_after_sighup(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with worker("--slots", "1", log=tmp_path / "log") as process:
+            process.send_signal(signal.SIGHUP)
+            job = queue.enqueue(command="true")
+            eventually(lambda: ContainerJob.objects.filter(pk=job.pk, status="completed").exists())
+            assert process.poll() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_sigterm_ends_running_jobs_at_once_as_lost(tmp_path: Path) -> None:
     job = queue.enqueue(command="sleep 600", grace_seconds=0, max_retries=1)
     with worker("--slots", "1", log=tmp_path / "log") as process:

@@ -12,7 +12,7 @@ from .printing import Output
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("job", nargs="+", help="An id, its end, or a name.")
+    parser.add_argument("job", nargs="+", help="An id, its beginning, or a name.")
     parser.add_argument("--reason", default="", help="Why; kept in the journal.")
 
 

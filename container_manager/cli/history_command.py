@@ -11,7 +11,7 @@ from .printing import Output, clock, print_json, print_table
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("job", help="An id, its end, or a name.")
+    parser.add_argument("job", help="An id, its beginning, or a name.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 

@@ -18,8 +18,8 @@ _GAP = b"[more output came than the log holds: some was dropped here]\n"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("job", help="An id, its end, or a name.")
-    parser.add_argument("--follow", "-f", action="store_true", help="Go on until the job has ended.")
+    parser.add_argument("job", help="An id, its beginning, or a name.")
+    parser.add_argument("--follow", "-f", action="store_true", help="Go on until the job, or the attempt, has ended.")
     parser.add_argument("--attempt", type=int, help="Which attempt; by default the last one.")
     parser.add_argument("--stream", choices=["stdout", "stderr", "system"], help="Only this one.")
 
@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], out: Output) -> int:
     job = find_job(options, options["job"])
     if options["follow"]:
-        for stream, data in follow(job):
+        for stream, data in follow(job, only=options["attempt"]):
             if options["stream"] in (None, stream):
                 write_bytes(out, data)
         return 0
@@ -41,9 +41,12 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     return 0
 
 
-def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
-    """Yield (stream, data) of a job as it is stored, attempt after attempt, until the job is finished."""
-    using, number, sequence, previous = job._state.db, max(job.attempt, 1), -1, ""
+def follow(job: ContainerJob, *, only: int | None = None) -> Iterator[tuple[str, bytes]]:
+    """Yield (stream, data) of a job as it is stored, attempt after attempt, until the job is finished.
+
+    ``only``: the attempt to follow, until it is closed.
+    """
+    using, number, sequence, previous = job._state.db, only or max(job.attempt, 1), -1, ""
     while True:
         # Read the status before the output, so that output stored before the end is not missed.
         job.refresh_from_db(fields=["status", "attempt"])
@@ -54,6 +57,8 @@ def follow(job: ContainerJob) -> Iterator[tuple[str, bytes]]:
                 yield "system", _GAP
             sequence, previous = entry.sequence, entry.stream
             yield entry.stream, bytes(entry.data)
+        if only is not None and (job.attempt > only if newest is None else newest.finished_at is not None):
+            return
         if newest is not None and newest.finished_at is not None and job.attempt > number:
             number, sequence = number + 1, -1
             continue

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from django.utils import timezone
-
 from ..models import FINISHED_STATUSES
 from ..queue import prune_jobs
 from .finding import Refused
 from .printing import Output
+from .time_options import from_now
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], out: Output) -> int:
     if options["days"] < 0:
         raise Refused(f"--days must not be negative, it is {options['days']}.")
-    before = timezone.now() - timedelta(days=options["days"])
+    before = from_now("--days", -options["days"], timedelta(days=1))
     deleted = prune_jobs(before=before, statuses=options["status"] or FINISHED_STATUSES, using=options["database"])
     out.write(f"{deleted} jobs deleted\n")
     return 0

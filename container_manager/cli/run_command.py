@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -13,14 +14,15 @@ from django.db import connections
 from ..conf import app_settings
 from ..executors.registry import build_executor
 from ..models import ContainerJob, JobStatus
-from ..statemachine import TransitionError
 from ..worker import WorkerLoop, WorkerOptions
-from .finding import short_id, unanswered, unguarded
+from .finding import Refused, short_id, unanswered, unguarded
 from .job_arguments import add_job_arguments, create_job
 from .logs_command import follow, write_bytes
 from .printing import Output
+from .process_end import ending_signals, when_stdout_closes
 
 _FAILED = 1
+_UNREAD = "its output is read no more"
 # Like a shell: the exit code of a command that a signal ended is 128 + the signal's number.
 _SIGNAL_BASE = 128
 
@@ -38,10 +40,13 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         executors={job.executor: build_executor(settings, job.executor)},
         options=WorkerOptions(slots=1, only=job.pk, using=options["database"]),
     )
-    follower = threading.Thread(target=_follow, args=(job.pk, worker, options, out))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: threading.Thread(target=_cancel, args=(job.pk, options["database"])).start())
+    unwritable: list[OSError] = []
+    follower = threading.Thread(target=_follow, args=(job.pk, worker, options, out, unwritable))
+    for number in ending_signals():
+        signal.signal(number, lambda *_: _begin_to_cancel(job.pk, options["database"]))
     job.mark_as_queued()
+    if getattr(out, "_out", out) is sys.stdout:
+        when_stdout_closes(lambda: _leave(job.pk, options["database"], unwritable))
     follower.start()
     worker.run()
     if worker.unguarded:
@@ -53,27 +58,48 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         _cancel(job.pk, options["database"], reason="its executor does not answer")
     follower.join()
     job.refresh_from_db()
+    if unwritable and not isinstance(unwritable[0], BrokenPipeError):
+        raise Refused(f"The output could not be written: {unwritable[0]}.")
+    if unwritable:
+        raise unwritable[0]
     # Another worker, which could reach the engine, may have run the job in the meantime.
     if worker.gave_up and job.status == JobStatus.CANCELLED:
         raise unanswered(worker.gave_up, f"job {short_id(job.pk)} was cancelled")
     return _exit_code(job, options["err"])
 
 
-def _follow(pk: Any, worker: WorkerLoop, options: Mapping[str, Any], out: Output) -> None:
+def _follow(pk: Any, worker: WorkerLoop, options: Mapping[str, Any], out: Output, unwritable: list[OSError]) -> None:
+    """Print a job's output until it has ended, then end the worker; output that cannot be written cancels the job."""
     try:
         for stream, data in follow(ContainerJob.objects.using(options["database"]).get(pk=pk)):
-            write_bytes(out if stream == "stdout" else options["err"], data)
+            if unwritable:
+                continue
+            try:
+                write_bytes(out if stream == "stdout" else options["err"], data)
+            except OSError as error:
+                unwritable.append(error)
+                # In another thread: this one's connection is being read from.
+                _begin_to_cancel(pk, options["database"], reason=_UNREAD)
     finally:
         worker.stop()
         connections.close_all()
 
 
-def _cancel(pk: Any, using: str, *, reason: str = "interrupted") -> None:
+def _begin_to_cancel(pk: Any, using: str, *, reason: str = "interrupted") -> None:
+    threading.Thread(target=_cancel, args=(pk, using), kwargs={"reason": reason}).start()
+
+
+def _leave(pk: Any, using: str, unwritable: list[OSError]) -> None:
+    if _cancel(pk, using, reason=_UNREAD):
+        unwritable.append(BrokenPipeError())
+
+
+def _cancel(pk: Any, using: str, *, reason: str = "interrupted") -> bool:
+    """Cancel the job, unless it has finished; return whether it was cancelled. Closes this thread's connections."""
     try:
-        ContainerJob.objects.using(using).get(pk=pk).mark_as_cancelled(reason=reason)
-    except TransitionError:
-        # The job finished first.
-        pass
+        # Not by an instance, which is stale if the job is claimed meanwhile.
+        jobs = ContainerJob.objects.using(using).filter(pk=pk)
+        return bool(jobs.transition_to(JobStatus.CANCELLED, reason=reason).changed)
     finally:
         connections.close_all()
 

@@ -6,6 +6,7 @@ import os
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from ..conf import sqlite_database
 
@@ -15,12 +16,16 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEFAULT_DATABASE = "container_manager.sqlite3"
 
 
+class Unusable(Exception):
+    """The database file or the configuration file cannot be used; the text says which and why."""
+
+
 def configure() -> None:
     """Configure Django and create the tables, unless DJANGO_SETTINGS_MODULE names a project.
 
     The database is the file that CONTAINER_MANAGER_DATABASE names, by default ``container_manager.sqlite3`` here.
     CONTAINER_MANAGER_CONFIG may name a TOML file with the entries of the CONTAINER_MANAGER setting. Inside a project
-    a line on stderr says which database it is.
+    a line on stderr says which database it is. Raises Unusable.
     """
     import django
     from django.conf import settings
@@ -37,7 +42,7 @@ def configure() -> None:
         INSTALLED_APPS=["container_manager"],
         DATABASES={"default": sqlite_database(path)},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        CONTAINER_MANAGER=tomllib.loads(Path(config).read_text(encoding="utf-8")) if config else {},
+        CONTAINER_MANAGER=_entries(Path(config)) if config else {},
         USE_TZ=True,
         DEBUG=False,
         LOGGING={
@@ -50,9 +55,20 @@ def configure() -> None:
     )
     django.setup()
     from django.core.management import call_command
+    from django.db import Error
 
-    call_command("migrate", verbosity=0, interactive=False)
+    try:
+        call_command("migrate", verbosity=0, interactive=False)
+    except Error as error:
+        raise Unusable(f"The database {path} cannot be used: {error}. {DATABASE_VARIABLE} names another.") from error
 
 
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{CONFIG_VARIABLE} names {path}, which cannot be read: {error}.") from error

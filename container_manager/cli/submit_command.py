@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from django.utils import timezone
-
 from .job_arguments import add_job_arguments, create_job
 from .printing import Output, print_json
+from .time_options import from_now
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,9 +19,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    job = create_job(options)
     delay = options["delay"]
-    job.mark_as_queued(scheduled_for=None if delay is None else timezone.now() + timedelta(seconds=delay))
+    scheduled_for = None if delay is None else from_now("--delay", delay, timedelta(seconds=1))
+    job = create_job(options)
+    job.mark_as_queued(scheduled_for)
     if options["json"]:
         print_json(out, {"id": job.pk, "status": job.status})
     else:

@@ -1,4 +1,4 @@
-"""Run a worker in the foreground; the first SIGTERM or SIGINT lets its jobs finish, the second ends it now."""
+"""Run a worker in the foreground; the first SIGTERM, SIGINT or SIGHUP lets its jobs finish, the second ends it now."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..executors.registry import build_executors
 from ..worker import WorkerLoop, WorkerOptions
 from .finding import unanswered, unguarded
 from .printing import Output
+from .process_end import ending_signals
 from .standalone import LOG_FORMAT
 
 _LOGGER = "container_manager"
@@ -25,7 +26,7 @@ _LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"]
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--queue", action="append", metavar="NAME", help="Serve this queue only. Repeatable.")
     parser.add_argument("--executor", action="append", metavar="ALIAS", help="Serve this executor only. Repeatable.")
-    parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="Jobs at once. Default: %(default)s.")
+    parser.add_argument("--slots", type=int, default=_usable_cores(), help="Jobs at once. Default: %(default)s.")
     parser.add_argument("--drain", action="store_true", help="End when no job is due.")
     parser.add_argument("--once", action="store_true", help="Run one job if one is due, and end.")
     parser.add_argument("--max-jobs", type=int, help="End after this many jobs.")
@@ -53,7 +54,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             using=options["database"],
         ),
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
     if worker.unguarded:
@@ -61,6 +62,11 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     if worker.gave_up:
         raise unanswered(worker.gave_up, "what is queued for it stays queued")
     return 0
+
+
+def _usable_cores() -> int:
+    """Return how many cores this process may use, where the system tells; a container may have fewer than its host."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _log_to_stderr(level: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 
@@ -18,8 +19,8 @@ def is_texts(value: object) -> bool:
 
 
 def is_positive(value: object) -> bool:
-    """Tell whether it is a number above zero; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    """Tell whether it is a number above zero and not infinite; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
 
 
 def is_count(value: object) -> bool:

@@ -21,7 +21,7 @@ class JobSpec(NamedTuple):
     """
 
     name: Annotated[str, Option("--name", help="A name to find it by.")] = ""
-    image: Annotated[str, Option("--image", help="The container image; local processes need none.")] = ""
+    image: Annotated[str, Option("--image", help="The container image; local processes have none.")] = ""
     command: str = ""
     environment: Annotated[
         Mapping[str, str], Option("--env", "NAME=VALUE", kind="texts", help="Set a variable. Repeatable.")

@@ -1,12 +1,15 @@
 """The queue's public API: enqueue and retry jobs, pause queues, count, prune."""
 
-from .entry import enqueue, enqueue_many, retry
+from .entry import aenqueue, aenqueue_many, aretry, enqueue, enqueue_many, retry
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import prune_jobs
 from .statistics import QueueStatistics, queue_statistics
 
 __all__ = [
     "QueueStatistics",
+    "aenqueue",
+    "aenqueue_many",
+    "aretry",
     "enqueue",
     "enqueue_many",
     "pause_queue",

@@ -6,22 +6,26 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ValidationError
-from django.db import DEFAULT_DB_ALIAS, router, transaction
+from django.db import router, transaction
 from django.utils import timezone
 
 from ..models import ContainerJob, JobStatus
-from ..statemachine.machine import machine_of
+from ..statemachine.machine import actor_name, machine_of
 from ..store.notifications import wake_workers
 
 _BATCH = 1000
 
 
-def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS, **fields: Any) -> ContainerJob:
+def enqueue(*, scheduled_for: datetime | None = None, using: str | None = None, **fields: Any) -> ContainerJob:
     """Create a job with status queued, in the caller's transaction if there is one.
+
+    ``using`` is a database alias, here and in all functions of the queue; None: what the database routers say.
 
     Raises ValidationError that names each wrong field, and IntegrityError for an id that is taken.
     """
+    using = using or router.db_for_write(ContainerJob)
     job = ContainerJob(**fields, **_queued_now(), scheduled_for=scheduled_for)
     # Uniqueness and constraints are left to the database: no queries before the INSERT.
     job.full_clean(validate_unique=False, validate_constraints=False)
@@ -31,12 +35,13 @@ def enqueue(*, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_AL
 
 
 def enqueue_many(
-    jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str = DEFAULT_DB_ALIAS
+    jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str | None = None
 ) -> list[ContainerJob]:
     """Enqueue many unsaved jobs in few statements, all or none; ``scheduled_for`` replaces that of each job.
 
     Raises ValidationError for the first job that is wrong; its message has the job's index.
     """
+    using = using or router.db_for_write(ContainerJob)
     queued, ready = _queued_now(), list(jobs)
     for number, job in enumerate(ready):
         for name, value in queued.items():
@@ -61,7 +66,13 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
     """
     using = router.db_for_write(ContainerJob, instance=job)
     if job.is_terminal:
-        return enqueue(**job.spec._asdict(), origin=job.pk, created_by=str(actor or ""), using=using)
+        with transaction.atomic(using=using):
+            again = ContainerJob.objects.using(using).create_job(
+                **job.spec._asdict(), origin=job.pk, created_by=actor_name(actor)
+            )
+            # Not created as queued: a transition keeps actor and reason in the new job's journal.
+            again.mark_as_queued(actor=actor, reason=reason)
+        return again
     before = job.__dict__.copy()
     try:
         with transaction.atomic(using=using):
@@ -71,6 +82,23 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
         job.__dict__.update(before)
         raise
     return job
+
+
+async def aenqueue(*, scheduled_for: datetime | None = None, using: str | None = None, **fields: Any) -> ContainerJob:
+    """Do `enqueue` from asynchronous code."""
+    return await sync_to_async(enqueue)(scheduled_for=scheduled_for, using=using, **fields)
+
+
+async def aenqueue_many(
+    jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str | None = None
+) -> list[ContainerJob]:
+    """Do `enqueue_many` from asynchronous code."""
+    return await sync_to_async(enqueue_many)(jobs, scheduled_for=scheduled_for, using=using)
+
+
+async def aretry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
+    """Do `retry` from asynchronous code."""
+    return await sync_to_async(retry)(job, actor=actor, reason=reason)
 
 
 def _queued_now() -> dict[str, Any]:

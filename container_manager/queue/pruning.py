@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import router, transaction
 
 from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobLog, JobTransition
 from ..statemachine.deadlocks import retries_deadlocks
@@ -18,7 +18,7 @@ def prune_jobs(
     before: datetime,
     statuses: Collection[str] = FINISHED_STATUSES,
     limit: int | None = None,
-    using: str = DEFAULT_DB_ALIAS,
+    using: str | None = None,
 ) -> int:
     """Delete jobs that have had one of these statuses since before a time; return how many.
 
@@ -27,6 +27,7 @@ def prune_jobs(
     """
     if odd := sorted(set(statuses) - set(FINISHED_STATUSES)):
         raise ValueError(f"Only finished jobs can be pruned, not {', '.join(odd)}.")
+    using = using or router.db_for_write(ContainerJob)
     deleted = 0
     while limit is None or deleted < limit:
         size = PRUNE_BATCH if limit is None else min(PRUNE_BATCH, limit - deleted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.db import DEFAULT_DB_ALIAS
+from django.db import router
 from django.db.models import Count, Min, Q
 from django.utils import timezone
 
@@ -29,11 +29,10 @@ class QueueStatistics:
     finished: dict[str, int] = field(default_factory=dict)
 
 
-def queue_statistics(
-    *, since: timedelta = timedelta(hours=1), using: str = DEFAULT_DB_ALIAS
-) -> dict[str, QueueStatistics]:
+def queue_statistics(*, since: timedelta = timedelta(hours=1), using: str | None = None) -> dict[str, QueueStatistics]:
     """Return the queues by name; ``finished`` counts by status the jobs that finished within ``since``."""
     now = timezone.now()
+    using = using or router.db_for_read(ContainerJob)
     jobs, found = ContainerJob.objects.using(using).order_by(), dict[str, QueueStatistics]()
 
     def entry(name: str) -> QueueStatistics:

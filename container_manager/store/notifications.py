@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, Error, connections, transaction
 
 from ..models import JobStatus
 from ..signals import job_transitioned
@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 def wake_workers(hint: str = READY, *, using: str) -> None:
-    """Send a notification after the transaction has committed: jobs are ready, or some were cancelled."""
+    """Send a notification after the transaction has committed: jobs are ready, or some were cancelled.
+
+    An error of it is logged and not raised: what it tells of is committed, and workers find that by polling.
+    """
     if connections[using].vendor == "postgresql":
         transaction.on_commit(partial(_notify, hint, using), using=using)
 
@@ -31,8 +34,14 @@ def wake_workers(hint: str = READY, *, using: str) -> None:
 def _notify(hint: str, using: str) -> None:
     # In a transaction of its own, since NOTIFY serializes commits. Without synchronous_commit: a hint need not be
     # durable.
-    with connections[using].cursor() as cursor:
-        cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [CHANNEL, hint])
+    connection = connections[using]
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [CHANNEL, hint])
+    except Error as error:
+        logger.warning("Workers could not be notified, they find the change by polling: %s", error)
+        # The caller's next statement connects anew.
+        connection.close_if_unusable_or_obsolete()
 
 
 def notice_transitions(transitions: tuple[Transition, ...], using: str, **kwargs: Any) -> None:

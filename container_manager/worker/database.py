@@ -27,6 +27,8 @@ class Database:
         self.using, self._idle_seconds = using, idle_seconds
         self.back = Timer(FIRST_RETRY_SECONDS)
         self._prepared = False
+        # Whether it answered when it last failed.
+        self._answered = False
 
     @property
     def is_away(self) -> bool:
@@ -45,7 +47,8 @@ class Database:
         except AWAY as error:
             self.back = Timer(min(LAST_RETRY_SECONDS, max(2 * FIRST_RETRY_SECONDS, self.back.seconds * 2)))
             self.back.restart()
-            logger.warning("The database did not answer, trying again in %s s: %s", self.back.seconds, error)
+            what = "refused what it was asked" if self._answered else "did not answer"
+            logger.warning("The database %s, trying again in %s s: %s", what, self.back.seconds, error)
             return None
         if self.is_away:
             self.back = Timer(FIRST_RETRY_SECONDS)
@@ -59,15 +62,17 @@ class Database:
                 self._prepared = True
             return work()
         except AWAY:
+            self._answered = answers(self.using)
             self.close()
             raise
-
-    def answers(self) -> bool:
-        """Tell whether the connection works, after a statement on it has failed."""
-        connection = connections[self.using]
-        return connection.connection is not None and connection.is_usable()
 
     def close(self) -> None:
         """Close this thread's connection."""
         connections[self.using].close()
         self._prepared = False
+
+
+def answers(using: str) -> bool:
+    """Tell whether this thread's connection works, after a statement on it has failed."""
+    connection = connections[using]
+    return connection.connection is not None and connection.is_usable()

@@ -14,7 +14,7 @@ from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
 from ..store.notifications import CANCELLED, READY, Listener
-from .database import AWAY, LAST_RETRY_SECONDS, Database
+from .database import AWAY, LAST_RETRY_SECONDS, Database, answers
 from .engines import Engines
 from .finisher import Finisher
 from .heartbeat import Heartbeat
@@ -127,7 +127,9 @@ class WorkerLoop:
             listener.stop()
             self._finisher.close()
             gc.unfreeze()
-        self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
+            if self.id:
+                # After an error too: others then need not wait for the lease to expire.
+                self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
         logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
         return self._claimed
 
@@ -219,7 +221,7 @@ class WorkerLoop:
                 self._verify.restart()
                 self._heartbeat.register(self._options.using)
             except AWAY as error:
-                if self._database.answers() or self._options.drain:
+                if answers(self._options.using) or self._options.drain:
                     raise
                 self._database.close()
                 logger.warning("The database cannot be reached, the worker waits for it: %s", error)

@@ -25,6 +25,7 @@ from container_manager.executors.base import Executor, LaunchSpec, Phase, Reject
 from container_manager.executors.process import ProcessExecutor
 from container_manager.executors.process.local_job import LocalJob
 from container_manager.executors.process.warden.messages import send
+from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
 
 from .conformance import Conformance, Harness, ended, job_fields, new_key, observation, output, text, wait_until
@@ -293,6 +294,33 @@ class TestProcessExecutor(Conformance):
     def test_a_job_without_command_is_rejected(self, executor: Executor) -> None:
         with pytest.raises(Rejected, match="no command"):
             executor.submit(LaunchSpec(key=new_key(), argv=()))
+
+    @pytest.mark.parametrize(
+        ("asked", "container", "named"),
+        [
+            ({"image": "busybox"}, {}, "image"),
+            ({"cpu_count": 1.0}, {}, "cpu_count"),
+            ({}, {"user": "app", "read_only": True}, "user, read_only"),
+            ({}, {"pids": 5, "ulimits": {"nofile": 9}}, "pids, ulimits"),
+            ({}, {"tmpfs": {"/run": 9}, "volumes": {"data": "/data"}}, "tmpfs, volumes"),
+            ({"image": "busybox"}, {"network": "inner", "gpus": -1}, "image, network, gpus"),
+        ],
+    )
+    def test_isolation_that_a_local_process_cannot_have_is_rejected_by_name_unless_it_is_ignored(
+        self, executor: Executor, asked: dict[str, Any], container: dict[str, Any], named: str
+    ) -> None:
+        spec = LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(**asked), container=ContainerRequest(**container))
+        with pytest.raises(Rejected, match=rf"asks for: {named}\. .*'ignore_isolation'") as rejected:
+            executor.submit(spec)
+        assert rejected.value.reason == "start"
+        with contextlib.closing(ProcessExecutor(ignore_isolation=True)) as lenient:
+            lenient.submit(spec)
+            assert ended(lenient, spec.key).succeeded
+
+    def test_a_container_request_that_asks_for_nothing_is_no_isolation(self, executor: Executor) -> None:
+        spec = LaunchSpec(key=new_key(), argv=("true",), container=ContainerRequest(read_only=False))
+        executor.submit(spec)
+        assert ended(executor, spec.key).succeeded
 
     def test_a_job_runs_in_its_working_directory(
         self, harness: ProcessHarness, executor: Executor, tmp_path: Path

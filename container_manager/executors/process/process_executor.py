@@ -8,9 +8,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+from django.core.exceptions import ImproperlyConfigured
+
+from ...conf import AppSettings
+from ...jobs.container_request import REQUEST_RULES
+from ...jobs.rules import is_count, is_texts
 from ..base import (
     Capabilities,
     Executor,
@@ -33,6 +38,9 @@ class ProcessExecutor(Executor):
 
     ``inherit_environment`` names variables to pass on from the worker. ``cpu_seconds`` and ``open_files`` limit each
     process of a job, and a job's ``memory_bytes`` limits its address space.
+
+    A job that asks for what a local process cannot have (an ``image``, a ``cpu_count``, or anything in ``container``)
+    fails with the reason ``start``. With ``ignore_isolation`` it runs without that, as may suit development.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=0)
@@ -43,7 +51,9 @@ class ProcessExecutor(Executor):
         inherit_environment: Sequence[str] = (),
         cpu_seconds: int | None = None,
         open_files: int | None = None,
+        ignore_isolation: bool = False,
     ) -> None:
+        self._ignores_isolation = ignore_isolation
         self._inherited = {name: os.environ[name] for name in inherit_environment if name in os.environ}
         self._limits = {"RLIMIT_CORE": 0}
         if cpu_seconds is not None:
@@ -56,7 +66,24 @@ class ProcessExecutor(Executor):
         self._warden = WardenLink()
         self._closed = False
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
+        super().check_options(options, settings)
+        for name in ("cpu_seconds", "open_files"):
+            if options.get(name) is not None and not is_count(options[name]):
+                raise ImproperlyConfigured(f"{name!r} must be a whole positive number, not {options[name]!r}.")
+        if not is_texts(given := options.get("inherit_environment", ())):
+            raise ImproperlyConfigured(f"'inherit_environment' must be a list of names, not {given!r}.")
+        if not isinstance(given := options.get("ignore_isolation", False), bool):
+            raise ImproperlyConfigured(f"'ignore_isolation' must be true or false, not {given!r}.")
+
     def submit(self, spec: LaunchSpec) -> str:
+        if not self._ignores_isolation and (asked := _isolation_asked_for(spec)):
+            raise Rejected(
+                "start",
+                f"A local process cannot have what the job asks for: {', '.join(asked)}. Use an executor that isolates "
+                "jobs, or set this one's option 'ignore_isolation'.",
+            )
         if not spec.argv:
             raise Rejected("start", "There is no command to run.")
         # Not waiting for the start is faster, so an error of it is reported as an end.
@@ -151,6 +178,12 @@ class ProcessExecutor(Executor):
             "limits": limits,
         }
         return json.dumps(launch).encode()
+
+
+def _isolation_asked_for(spec: LaunchSpec) -> list[str]:
+    """Return what the job asks for that a local process cannot have; what is off or empty is not asked for."""
+    asked = [name for name in ("image", "cpu_count") if getattr(spec.job, name)]
+    return asked + [name for name in REQUEST_RULES if getattr(spec.container, name)]
 
 
 def _pipe(reads: contextlib.ExitStack, writes: contextlib.ExitStack) -> tuple[int, int]:

@@ -10,7 +10,10 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
 from django.db import NotSupportedError
 
+from ...cli.database_errors import EXPECTED_ERRORS, explained
 from ...cli.finding import Refused
+from ...cli.printing import print_any_text
+from ...cli.process_end import quiet_on_closed_pipe
 from ...cli.verbs import VERBS
 from ...statemachine import TransitionError
 
@@ -41,6 +44,11 @@ class Command(BaseCommand):
             subparser.add_argument("--database", default="default", help="Database alias. Default: %(default)s.")
             verb.add_arguments(subparser)
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        print_any_text()
+        with quiet_on_closed_pipe():
+            super().run_from_argv(argv)
+
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         try:
             code = VERBS[verb].run({**options, "err": self.stderr}, self.stdout)
@@ -48,6 +56,12 @@ class Command(BaseCommand):
             raise CommandError("; ".join(_lines(error))) from error
         except (Refused, ImproperlyConfigured, NotSupportedError, TransitionError) as error:
             raise CommandError(str(error)) from error
+        except UnicodeEncodeError as error:
+            raise CommandError(f"This is no text that can be stored: {error.object!r}.") from error
+        except EXPECTED_ERRORS as error:
+            if (sentence := explained(error, using=options["database"])) is None:
+                raise
+            raise CommandError(sentence) from error
         if code:
             sys.exit(code)
 

@@ -1,0 +1,38 @@
+"""Say in a sentence what the database refused, or that it cannot be reached."""
+
+from __future__ import annotations
+
+from django.db import (
+    DatabaseError,
+    Error,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+)
+from django.db.migrations.executor import MigrationExecutor
+
+from ..worker.database import answers
+
+# What a command can meet without a fault of ours; a ProgrammingError where tables are missing.
+EXPECTED_ERRORS = (OperationalError, InterfaceError, InternalError, ProgrammingError)
+_APP = "container_manager"
+
+
+def explained(error: Error, *, using: str) -> str | None:
+    """Return a sentence for an error of the database; None for one that only a traceback explains."""
+    said = str(error).strip().partition("\n")[0]
+    if not answers(using):
+        return f"The database {using!r} cannot be reached: {said}"
+    if _lacks_migrations(using):
+        return f"The database {using!r} lacks migrations of {_APP}; run 'manage.py migrate'. It said: {said}"
+    return None if isinstance(error, ProgrammingError) else f"The database {using!r} refused this: {said}"
+
+
+def _lacks_migrations(using: str) -> bool:
+    try:
+        executor = MigrationExecutor(connections[using])
+        return bool(executor.migration_plan(executor.loader.graph.leaf_nodes(_APP)))
+    except DatabaseError:
+        return False

@@ -1,0 +1,62 @@
+"""What ends a command from outside: signals, and a reader of its output that is gone."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# As a shell reports a program that SIGPIPE has ended.
+PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals that end a command in order. SIGHUP only where it is not ignored, as nohup has it."""
+    ends = [signal.SIGTERM, signal.SIGINT]
+    return ends if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*ends, signal.SIGHUP]
+
+
+def when_stdout_closes(act: Callable[[], None]) -> None:
+    """Call ``act`` in a thread once the reader of a pipe that is the standard output has closed it."""
+    descriptor = sys.stdout.fileno()
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return
+    poll = select.poll()
+    # No event is asked for: an error, which this is, is reported in any case.
+    poll.register(descriptor, 0)
+
+    def wait() -> None:
+        poll.poll()
+        act()
+
+    threading.Thread(target=wait, name="container-manager-stdout", daemon=True).start()
+
+
+@contextmanager
+def quiet_on_closed_pipe() -> Iterator[None]:
+    """Exit as a program does that SIGPIPE ends, without a traceback, once a reader of the output is gone."""
+    try:
+        try:
+            yield
+        finally:
+            # Here, since Python prints a traceback if it fails as it exits.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(PIPE_CLOSED)
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

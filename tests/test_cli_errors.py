@@ -1,0 +1,192 @@
+"""What a user reads where a command cannot do its work: a sentence, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from container_manager import queue
+from container_manager.models import ContainerJob
+
+from .jobs import THEN, job_in
+
+ROOT = Path(__file__).resolve().parent.parent
+_PATIENCE_SECONDS = 120
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+        "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
+        "CM_WORKER_LEASE_SECONDS": "30",
+        **variables,
+    }
+
+
+def container(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb on the tests' database, or another that a variable names."""
+    return subprocess.run(
+        [sys.executable, "-m", "django", "container", *words],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=_PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+@contextmanager
+def piped(*words: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a verb whose standard output is a pipe."""
+    command = [sys.executable, "-m", "django", "container", *words]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=environment(**variables), stdout=pipe, stderr=pipe)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def close_output(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """Close the reading end of a command's output; return its exit code and what it says."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    code = process.wait(timeout=_PATIENCE_SECONDS)
+    return code, process.stderr.read().decode()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestOnDatabase:
+    @pytest.mark.parametrize("words", [["ps"], ["submit", "--", "true"], ["worker", "--drain"], ["doctor"]])
+    def test_a_database_without_tables_is_named_with_the_command_to_run(
+        self, words: Sequence[str], tmp_path: Path
+    ) -> None:
+        empty = {"sqlite": str(tmp_path / "empty.sqlite3"), "postgresql": "postgres", "mysql": "mysql"}
+        done = container(*words, CM_WORKER_DATABASE=empty[connection.vendor])
+        assert done.returncode == 1
+        assert "lacks migrations of container_manager; run 'manage.py migrate'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("words", [["submit", "--", "true"], ["worker", "--drain"], ["queue", "--pause", "a"]])
+    @pytest.mark.skipif(connection.vendor == "mysql", reason="A superuser can write to a read-only MariaDB.")
+    def test_a_database_that_is_read_only_refuses_in_a_sentence(self, words: Sequence[str]) -> None:
+        read_only = {
+            "sqlite": {"CM_WORKER_DATABASE": f"file:{connection.settings_dict['NAME']}?mode=ro"},
+            "postgresql": {"PGOPTIONS": "-c default_transaction_read_only=on"},
+        }
+        done = container(*words, **read_only[connection.vendor])
+        assert done.returncode == 1
+        assert "The database 'default' refused this" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "did not answer" not in done.stderr
+
+    def test_a_database_that_cannot_be_reached_is_not_said_to_have_refused(self, tmp_path: Path) -> None:
+        done = container("ps", CM_WORKER_DATABASE="no/such", CM_TEST_SOCKET=str(tmp_path))
+        assert done.returncode == 1
+        assert "The database 'default' cannot be reached" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["submit", "--delay", "nan", "--", "true"],
+            ["submit", "--delay", "inf", "--", "true"],
+            ["submit", "--delay", "1e13", "--", "true"],
+            ["prune", "--days", "1e10"],
+            ["prune", "--days", "nan"],
+            ["prune", "--days", "1e6"],
+        ],
+    )
+    def test_a_time_beyond_the_calendar_is_refused_and_leaves_no_job(self, words: Sequence[str]) -> None:
+        done = container(*words)
+        assert done.returncode == 1
+        assert f"{words[1]} leads to no date" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not ContainerJob.objects.exists()
+
+    def test_text_that_is_no_unicode_is_refused(self) -> None:
+        done = container("submit", "--", "echo", os.fsdecode(b"\xff"))
+        assert done.returncode == 1
+        assert "no text that can be stored" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("words", [["ps"], ["run", "--help"], ["history", "Grüße"]])
+    def test_a_terminal_that_has_ascii_only_gets_the_rest_escaped(self, words: Sequence[str]) -> None:
+        job_in("pending", name="Grüße").mark_as_queued(reason="schön")
+        done = container(*words, PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert {"ps": "Gr\\xfc\\xdfe", "run": "COMMAND \\u2026", "history": "sch\\xf6n"}[words[0]] in done.stdout
+
+    def test_run_cancels_its_job_when_the_reader_of_its_output_has_gone(self) -> None:
+        """As ``run … | head -1`` does, whether or not the job goes on writing."""
+        for script in ("while :; do echo again; sleep 0.01; done", "echo again; exec sleep 600"):
+            with piped("run", "--grace", "0", "--", "sh", "-c", script) as process:
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"again\n"
+                code, said = close_output(process)
+            job = ContainerJob.objects.latest("pk")
+            assert (job.status, job.status_changed_reason) == ("cancelled", "its output is read no more")
+            assert job.attempts.get().finished_at is not None
+            assert "Traceback" not in said
+            assert code == 141
+
+    def test_a_verb_whose_reader_has_gone_ends_as_by_sigpipe(self) -> None:
+        queue.enqueue_many(ContainerJob(command="true " + "x" * 100, name="y" * 200) for _ in range(1000))
+        with piped("ps", "--limit", "1000") as process:
+            assert close_output(process) == (141, "")
+
+    def test_following_one_attempt_shows_that_one_only(self) -> None:
+        job = job_in("failed", attempt=2, name="twice")
+        for number in (1, 2):
+            attempt = job.attempts.create(
+                number=number, worker="w", executor="default", launched_at=THEN, finished_at=timezone.now()
+            )
+            attempt.logs.create(sequence=0, stream="stdout", data=b"attempt %d\n" % number)
+        for number in (1, 2):
+            done = container("logs", "-f", "--attempt", str(number), "twice")
+            assert (done.returncode, done.stdout) == (0, f"attempt {number}\n")
+
+    def test_a_worker_has_as_many_slots_as_cores_it_may_use(self) -> None:
+        core = min(os.sched_getaffinity(0))
+        words = ["taskset", "--cpu-list", str(core), sys.executable, "-m", "django", "container", "worker", "--drain"]
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "slots=1" in done.stderr
+
+
+@pytest.mark.without_database
+class TestStandalone:
+    @pytest.mark.parametrize(
+        ("variables", "words"),
+        [
+            ({"CONTAINER_MANAGER_DATABASE": "/no/such/folder/jobs.sqlite3"}, "unable to open database file"),
+            ({"CONTAINER_MANAGER_CONFIG": "/no/such/file.toml"}, "/no/such/file.toml, which cannot be read"),
+            ({"CONTAINER_MANAGER_CONFIG": __file__}, "which cannot be read"),
+        ],
+    )
+    def test_a_file_that_cannot_be_used_is_named(self, variables: dict[str, str], words: str, tmp_path: Path) -> None:
+        kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        done = subprocess.run(
+            [sys.executable, "-m", "container_manager", "ps"],
+            env={**kept, "PYTHONPATH": str(ROOT), **variables},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
