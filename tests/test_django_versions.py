@@ -1,4 +1,4 @@
-"""The one private hook of Django that the guarded save stands on, for whichever version is installed."""
+"""The private hooks of Django that saves and fixtures stand on, for whichever version is installed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ HOOK = ["self", "base_qs", "using", "pk_val", "values", "update_fields", "forced
 def test_djangos_do_update_has_the_expected_signature() -> None:
     expected = HOOK if django.VERSION < (6, 0) else [*HOOK, "returning_fields"]
     assert list(inspect.signature(Model._do_update).parameters) == expected
+
+
+def test_djangos_do_insert_has_the_expected_signature() -> None:
+    expected = ["self", "manager", "using", "fields", "returning_fields", "raw"]
+    assert list(inspect.signature(Model._do_insert).parameters) == expected
 
 
 @pytest.mark.django_db
