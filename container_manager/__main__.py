@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from .cli.printing import print_any_text
+from .cli.process_end import quiet_on_closed_pipe
+
 
 def main() -> None:
     if sys.argv[1:2] == ["demo"]:
         from .cli import demo
 
-        sys.exit(demo.main(sys.argv[2:]))
+        print_any_text()
+        with quiet_on_closed_pipe():
+            sys.exit(demo.main(sys.argv[2:]))
     from .cli.standalone import Unusable, configure
 
     try:

@@ -147,6 +147,11 @@ class TestOnDatabase:
         with piped("ps", "--limit", "1000") as process:
             assert close_output(process) == (141, "")
 
+    def test_a_worker_whose_output_was_closed_before_it_began_ends_with_0(self) -> None:
+        words = f"exec {sys.executable} -m django container worker --drain >&-"
+        done = subprocess.run(["/bin/sh", "-c", words], env=environment(), capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
     def test_following_one_attempt_shows_that_one_only(self) -> None:
         job = job_in("failed", attempt=2, name="twice")
         for number in (1, 2):

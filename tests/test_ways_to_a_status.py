@@ -116,7 +116,9 @@ def ways_to(target: str) -> dict[str, Way]:
         "queryset's transition_to": Way(move=lambda job: ContainerJob.objects.filter(pk=job.pk).transition_to(target)),
     }
     if target in HELPERS:
-        ways["helper"] = Way(move=HELPERS[target])
+        # mark_as_queued() says when the job may start: a retry at once, unless it is told otherwise.
+        own = frozenset({"scheduled_for"}) if target == "queued" else frozenset()
+        ways["helper"] = Way(move=HELPERS[target], own=own)
     return ways | OF_WORKERS.get(target, {})
 
 

@@ -44,8 +44,9 @@ def quiet_on_closed_pipe() -> Iterator[None]:
         try:
             yield
         finally:
-            # Here, since Python prints a traceback if it fails as it exits.
-            sys.stdout.flush()
+            # Here, since Python prints a traceback if it fails as it exits. There is none where it was closed before.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
         sys.exit(PIPE_CLOSED)
