@@ -62,7 +62,7 @@ def test_no_module_and_no_class_has_the_name_of_another() -> None:
     classes: Counter[str] = Counter()
     for path in package.rglob("*.py"):
         if "management" in path.parts:
-            continue  # There each module is named after its command, and each class is a Command.
+            continue
         modules[path.parent.name if path.stem == "__init__" else path.stem] += 1
         tree = ast.parse(path.read_text(encoding="utf-8"))
         classes.update(node.name for node in tree.body if isinstance(node, ast.ClassDef))

@@ -111,7 +111,7 @@ def administer(statement: str) -> None:
 @pytest.fixture
 def restored(transactional_db: None, tmp_path: Path) -> Iterator[str]:
     """Give an empty database, under the alias that otherwise stands for the second one."""
-    name = str(tmp_path / "restored.sqlite3") if connection.vendor == "sqlite" else "test_container_manager_restored"
+    name = str(tmp_path / "restored.sqlite3") if connection.vendor == "sqlite" else f"{name_of('default')}_restored"
     if connection.vendor != "sqlite":
         administer(f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb4" if connection.vendor == "mysql" else ""))
     other = connections[ALIAS]

@@ -79,7 +79,7 @@ class ExitStatus(NamedTuple):
     """How a command ended: its exit code or the signal that ended it, and the resources it used, where known.
 
     Both are set where the engine reports only the exit code that stands for a signal. ``lost``: the engine ended it,
-    the command itself did not fail. ``unstarted``: the command could not be started, which was seen only after launch.
+    and the command itself did not fail. ``unstarted``: the command could not be started, as was seen after the launch.
     """
 
     code: int | None = None

@@ -1,6 +1,6 @@
 """Run a command with a Docker daemon beside it: ``python -m tests.docker -- pytest tests/docker``.
 
-The daemon is the command's own, and has the test images; CM_TEST_DOCKER tells its address. It nests with a database
+The daemon is started for the command, and has the test images; CM_TEST_DOCKER is its address. It nests with a database
 server: ``python -m tests.servers postgresql -- python -m tests.docker -- pytest``.
 """
 

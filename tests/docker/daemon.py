@@ -1,4 +1,4 @@
-"""A Docker daemon of the tests' own: beside the machine's, in a folder of its own, ended without a trace."""
+"""A Docker daemon for the tests, in a folder of its own, removed without a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Docker daemon leaves on the machine when it does not end well, and how to take it away."""
+"""Find and remove what a crashed Docker daemon leaves on the machine: processes, cgroups, mounts, sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tests make Docker executors, and what they run on them."""
+"""Build Docker executors for tests, and the attempts to run on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image that the tests run: a static busybox and little else, made without any registry."""
+"""The image of the tests: a static busybox and little else, built without a registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A way to the daemon that can be held up at a given request, or at its answer: that is when a test kills the worker."""
+"""A proxy before the daemon that can be held at a given request or its answer, so that a test can kill the worker then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A private registry on the loopback, which asks for a user and a password."""
+"""A private registry on the loopback that requires a user and a password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An installation with worker processes of its own on a real daemon, and what its jobs left there."""
+"""An installation with its own worker processes on a real daemon, and the effects of its jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .docker_harness import DockerHarness
 from .image import IMAGE
 
 LEASE_SECONDS = 3.0
-# Writes down when a run begins and ends. What runs it needs $EFFECTS.
+# Record when a run begins and ends.
 BEGUN, DONE = (
     'echo "begin $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs',
     'echo "end $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs',

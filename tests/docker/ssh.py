@@ -1,4 +1,4 @@
-"""An SSH server on the loopback, through which a daemon's socket is reached."""
+"""An SSH server on the loopback that gives access to a daemon's socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another worker makes of a container that one has left behind."""
+"""An executor adopts containers that another one has created, started or stopped."""
 
 from __future__ import annotations
 

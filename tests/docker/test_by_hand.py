@@ -1,4 +1,4 @@
-"""What people do to the containers of running jobs by docker's own commands."""
+"""Containers of running jobs that people rename, pause, remove or kill with docker commands."""
 
 from __future__ import annotations
 

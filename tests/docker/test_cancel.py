@@ -1,4 +1,4 @@
-"""Cancelling a job ends its container, politely first, and its attempt is closed: whoever does it, whoever is left to."""
+"""Cancelling a job stops its container, TERM first, and closes its attempt, by any worker that is alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job may ask of its container, and what it is refused: before the daemon is asked at all."""
+"""What a job may request for its container, and what is rejected before the daemon is called."""
 
 from __future__ import annotations
 

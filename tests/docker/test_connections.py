@@ -1,4 +1,4 @@
-"""The daemon is reached by its socket, by TLS and by ssh, and what is no answer is no verdict."""
+"""The daemon is reached by its socket, by TLS and by ssh; no answer says nothing about attempts."""
 
 from __future__ import annotations
 

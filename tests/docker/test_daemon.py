@@ -1,4 +1,4 @@
-"""The daemons themselves: what the tests of the executor stand on."""
+"""The test daemons themselves, on which the tests of the executor depend."""
 
 from __future__ import annotations
 

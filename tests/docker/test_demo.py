@@ -1,4 +1,4 @@
-"""The demo in containers: the whole story, and nothing of it is left."""
+"""The demo in containers runs to its end and leaves no container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the daemon says of an end becomes the right kind of end."""
+"""The daemon's description of an end becomes the right exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon's frames are taken apart whatever pieces they come in, and gone on with where they were left."""
+"""Frames of the daemon's logs are decoded from pieces of any size, and continued after a cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images are pulled as the policy says, with the registry's login, and what goes wrong is told apart."""
+"""Images are pulled by the policy, with the registry's login, and errors are classified."""
 
 from __future__ import annotations
 

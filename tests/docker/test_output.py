@@ -1,4 +1,4 @@
-"""Containers' output: complete, in order, and never much of it in memory."""
+"""The output of containers is complete and in order, and little of it is held in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon that is stopped, killed or absent for a while: jobs are not failed by that, and none runs twice at a time."""
+"""A daemon that is stopped, killed or away for a while fails no job, and none runs twice at a time."""
 
 from __future__ import annotations
 

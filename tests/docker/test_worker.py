@@ -1,4 +1,4 @@
-"""Real workers on a real daemon: each way to end has its reason, its words and its exit code, on job and attempt."""
+"""Real workers on a real daemon: reasons, messages and exit codes, retries, output, orphans and kept containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every executor must do. A test module derives from `Conformance` and says how to make its harness."""
+"""What every executor must do. A test module derives from `Conformance` and has a fixture ``harness``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATIENCE_SECONDS = 30
 
 
 class Harness(ABC):
-    """How to make one kind of executor, and how to see what it did from outside."""
+    """Builds one kind of executor, and shows its effects from outside."""
 
     @abstractmethod
     def executor(self) -> Executor:

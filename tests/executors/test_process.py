@@ -1,4 +1,4 @@
-"""The process executor: the suite, and what only local processes can show."""
+"""The process executor: the conformance suite, and what only applies to local processes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from typing import Any
 
 import pytest
 
-from container_manager.executors.base import Executor, LaunchSpec, Rejected, Unavailable
+from container_manager.executors.base import Executor, LaunchSpec, Phase, Rejected, Unavailable
 from container_manager.executors.process import ProcessExecutor
+from container_manager.executors.process.local_job import LocalJob
 from container_manager.executors.process.warden.messages import send
 from container_manager.jobs.spec import JobSpec
 
-from .conformance import Conformance, Harness, ended, job_fields, new_key, output, text, wait_until
+from .conformance import Conformance, Harness, ended, job_fields, new_key, observation, output, text, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PATIENCE_SECONDS = 30
@@ -54,7 +55,7 @@ def harness(tmp_path: Path) -> ProcessHarness:
 
 
 def eventually(reached: Callable[[], object]) -> None:
-    """Wait for something of another process, which has no event for us."""
+    """Wait for a state of another process, for which there is no event."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not reached():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -78,7 +79,7 @@ def forked_ahead(warden: int) -> list[str]:
 
 @contextlib.contextmanager
 def room_for(descriptors: int, *, of: int) -> Iterator[None]:
-    """Let a process open no more than so many files beside those that it has."""
+    """Limit how many more files a process can open."""
     paths = list(Path(f"/proc/{of}/fd").iterdir())
     # The one by which they were listed is there no more.
     used = {int(path.name) for path in paths if path.is_symlink()}
@@ -93,7 +94,7 @@ def room_for(descriptors: int, *, of: int) -> Iterator[None]:
 
 
 def without_privileges(work: Callable[[], None]) -> None:
-    """Do something in a thread that no limit is waived for, though its process be root's."""
+    """Do something in a thread without capabilities, so that limits apply even to root."""
     failed: list[Exception] = []
 
     def run() -> None:
@@ -382,6 +383,112 @@ class TestProcessExecutor(Conformance):
         # Only the next job's keeper waits.
         eventually(lambda: len(children(warden)) == 1)
 
+    @pytest.mark.parametrize("count", [1, 30], ids=["alone", "in a burst"])
+    def test_a_job_finds_only_its_three_standard_streams_open(
+        self, harness: ProcessHarness, executor: ProcessExecutor, count: int
+    ) -> None:
+        specs = [harness.spec("ls /proc/$$/fd; true") for _ in range(count)]
+        for spec in specs:
+            executor.submit(spec)
+        assert {text(output(executor, spec.key)) for spec in specs} == {b"0\n1\n2\n"}
+
+    @pytest.mark.parametrize("count", [1, 30], ids=["alone", "in a burst"])
+    def test_a_job_cannot_forge_its_own_end(self, executor: ProcessExecutor, count: int) -> None:
+        program = """
+import os, sys
+for descriptor in range(3, 100):
+    try:
+        os.write(descriptor, b'{"code": 0, "signal": null, "lost": false}\\n')
+    except OSError:
+        pass
+sys.exit(9)
+"""
+        specs = [LaunchSpec(key=new_key(), argv=(sys.executable, "-I", "-S", "-c", program)) for _ in range(count)]
+        for spec in specs:
+            executor.submit(spec)
+        assert {ended(executor, spec.key).code for spec in specs} == {9}
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            b"oops\n",
+            b"[]\n",
+            b"{}\n",
+            b"[" * 60_000 + b"\n",
+            b"x" * 100_000,
+            b"\xff\n",
+            b'{"lost": 1}\n',
+            b'{"lost": false}\n',
+            b'{"lost": false, "code": 0, "signal": 9}\n',
+            b'{"lost": false, "code": "0"}\n',
+            b'{"lost": false, "code": 256}\n',
+            b'{"lost": false, "code": true}\n',
+            b'{"lost": false, "code": 0, "cpu_seconds": NaN}\n',
+            b'{"lost": false, "code": 0, "peak_memory_bytes": 1e400}\n',
+            b'{"error": -1}\n',
+        ],
+        ids=lambda report: report[:50].decode("latin-1").strip(),
+    )
+    def test_a_malformed_report_loses_only_its_own_job(
+        self, harness: ProcessHarness, executor: ProcessExecutor, report: bytes
+    ) -> None:
+        """The test is the keeper of one job, beside a real one."""
+        os.mkfifo(harness.effects() / "go")
+        other = harness.spec("read word < $EFFECTS/go; exit 4")
+        executor.submit(other)
+        spec = harness.spec("true")
+        ours, theirs = socket.socketpair()
+        with executor._lock:
+            executor._pump.add(LocalJob(spec=spec, control=ours, open_streams={}))
+        with theirs:
+            theirs.sendall(report)
+            # A keeper that reads the end kills the command; nothing that it says counts any more.
+            theirs.settimeout(_PATIENCE_SECONDS)
+            assert theirs.recv(1) == b""
+            assert observation(executor, spec.key).phase is Phase.RUNNING
+            theirs.sendall(b'{"code": 0, "signal": null, "lost": false}\n')
+        status = ended(executor, spec.key)
+        assert (status.lost, status.code) == (True, None)
+        assert "not understood" in status.message
+        (harness.effects() / "go").write_text("\n")
+        assert ended(executor, other.key).code == 4
+
+    @pytest.mark.parametrize("launch", [b"{", b"[]", b"{}", b'{"argv": 1, "limits": 1}', b"\xff"])
+    def test_a_malformed_launch_loses_only_its_own_job(
+        self, harness: ProcessHarness, executor: ProcessExecutor, launch: bytes
+    ) -> None:
+        assert executor.check().ok
+        control, passed = socket.socketpair()
+        with control:
+            with passed:
+                executor._warden.launch(launch, (passed.fileno(),) * 3)
+            control.settimeout(_PATIENCE_SECONDS)
+            assert json.loads(control.recv(4096)) == {"lost": True}
+        assert self.run(executor, harness.spec("exit 3"))[0].code == 3
+
+    @pytest.mark.parametrize("request_", [b"oops\n", b"{}\n", b'{"stop": "now"}\n', b'{"stop": NaN}\n'])
+    def test_a_malformed_request_to_a_keeper_loses_only_its_own_job(
+        self, harness: ProcessHarness, executor: ProcessExecutor, request_: bytes
+    ) -> None:
+        specs = [harness.spec("echo begun; sleep 300") for _ in range(2)]
+        for spec in specs:
+            executor.submit(spec)
+            wait_until(executor, lambda key=spec.key: executor.logs(key, "", 100).chunks)
+        executor._pump.jobs[specs[0].key].control.sendall(request_)
+        assert ended(executor, specs[0].key).lost
+        assert observation(executor, specs[1].key).phase is Phase.RUNNING
+
+    @pytest.mark.parametrize(
+        "message", [b"oops", b"[]", b"{}", b'{"heartbeat": "soon"}', b'{"heartbeat": NaN}', b'{"heartbeat": 1e300}']
+    )
+    def test_a_malformed_heartbeat_is_ignored(
+        self, harness: ProcessHarness, executor: ProcessExecutor, message: bytes
+    ) -> None:
+        assert executor.check().ok
+        assert executor._warden.channel is not None
+        send(executor._warden.channel, message)
+        assert self.run(executor, harness.spec("exit 3"))[0].code == 3
+
     @pytest.mark.parametrize("generation", [0, 1], ids=["keeper", "command"])
     def test_a_process_forked_ahead_is_replaced_when_it_is_killed(
         self, harness: ProcessHarness, executor: ProcessExecutor, generation: int
@@ -434,7 +541,7 @@ class TestProcessExecutor(Conformance):
         (harness.effects() / "go").write_text("\n")
         assert ended(executor, running.key).code == 4
 
-    @pytest.mark.parametrize("room", range(6))
+    @pytest.mark.parametrize("room", range(4))
     def test_a_warden_without_free_descriptors_loses_only_new_jobs(
         self, harness: ProcessHarness, executor: ProcessExecutor, room: int
     ) -> None:
@@ -446,8 +553,11 @@ class TestProcessExecutor(Conformance):
         eventually(lambda: forked_ahead(warden))
         with room_for(room, of=warden):
             more = [harness.spec("true") for _ in range(3)]
+            # All are there when the warden comes to the first: it has no quiet moment in which to fork a keeper ahead.
+            os.kill(warden, signal.SIGSTOP)
             for spec in more:
                 executor.submit(spec)
+            os.kill(warden, signal.SIGCONT)
             found = [ended(executor, spec.key) for spec in more]
         assert found[-1].lost
         assert all(status.succeeded or "no room" in status.message for status in found)

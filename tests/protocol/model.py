@@ -424,7 +424,7 @@ def _renamed(state: State, names: dict[str, str]) -> State:
 
 
 def problem_of(state: State) -> str | None:
-    """Return what is wrong with a state; "" if nothing is."""
+    """Return what is wrong with a state; None if nothing is."""
     job = state.job
     if any(attempt.ends > 1 for attempt in state.attempts):
         return "an attempt is ended twice"

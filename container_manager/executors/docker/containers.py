@@ -48,7 +48,7 @@ class Containers:
         self._lock = threading.Lock()
         self._launch_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._launching: set[str] = set()
-        self._given_up: set[str] = set()
+        self._cancelled: set[str] = set()
         # Those whose start was requested and not answered.
         self._unanswered: set[str] = set()
         self._closed = False
@@ -70,14 +70,14 @@ class Containers:
         finally:
             with self._lock:
                 self._launching.discard(spec.key)
-                self._given_up.discard(spec.key)
+                self._cancelled.discard(spec.key)
 
-    def give_up(self, key: str) -> None:
+    def cancel(self, key: str) -> None:
         """Reject a launch in progress, if there is one."""
         with self._lock:
             if key not in self._launching:
                 return
-            self._given_up.add(key)
+            self._cancelled.add(key)
         self._images.interrupt(key)
 
     def forget(self, key: str) -> None:
@@ -196,7 +196,7 @@ class Containers:
         if not spec.is_wanted():
             raise Unavailable("The attempt is another worker's by now.")
         with self._lock:
-            if spec.key in self._given_up:
+            if spec.key in self._cancelled:
                 raise Rejected("start", "It was stopped before it had started.")
 
 

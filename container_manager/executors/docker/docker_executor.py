@@ -90,7 +90,7 @@ class DockerExecutor(Executor):
         return output.page(cursor, limit, has_exited=phase is Phase.EXITED)
 
     def stop(self, handle: str, grace_seconds: float) -> None:
-        self._containers.give_up(handle)
+        self._containers.cancel(handle)
         with self._lock:
             if handle in self._stopping:
                 return

@@ -24,8 +24,8 @@ class DockerOptions:
     ``ca``, ``cert`` and ``key``. ``timeout_seconds``: how long an answer may take.
 
     What jobs may request. ``images``: patterns such as ``"python:3.*"`` or ``"registry.example.com/team/*"``; one
-    without a tag allows every tag. ``volumes``: name → ``{"source": volume or path on the daemon's host, "read_only":
-    …}``, read-only unless said otherwise. ``networks``: names. ``gpus``: how many at most; -1: all.
+    without a tag allows every tag. ``volumes``: name → ``{"source": volume or path on the daemon's host,
+    "read_only": …}``, by default read-only. ``networks``: names. ``gpus``: how many at most; -1: all.
 
     Maximum and default of each job. ``pids``: processes and threads. ``memory_bytes`` and
     ``cpu_count``; None: no limit. ``ulimits``: name → value.

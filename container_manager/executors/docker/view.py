@@ -82,7 +82,7 @@ class View:
             return Observations(attempts=attempts, as_of=self._listed_at)
 
     def phase(self, key: str) -> Phase | None:
-        """Return how far a container has come, as far as it is known; None where none is known."""
+        """Return the known phase of a container; None where no container is known."""
         self._start()
         with self._state:
             found = self._containers.get(key)

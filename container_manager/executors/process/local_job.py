@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import termios
@@ -13,12 +14,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..base import ExitStatus, LaunchSpec, Observation, Phase, Stream
 from ..output_buffer import OutputBuffer
 
+T = TypeVar("T", int, float)
+# A keeper's longest report has about 150 bytes.
+_REPORT_BYTES = 4096
+_MOST_ERRNO, _MOST_BYTES, _MOST_SECONDS = 4095, 2**63 - 1, 1e9
 _HEARTBEAT_MISSED = "The process was ended because its worker was not heard of."
+_MALFORMED_REPORT = "What was reported of the process was not understood."
 _KEEPER_GONE = "What kept the process was killed, or there was no room to start it."
 
 
@@ -39,6 +45,8 @@ class LocalJob:
     paused: bool = False
     output: OutputBuffer = field(default_factory=OutputBuffer)
     partial_report: bytes = b""
+    # Something else than reports came by the control socket: nothing that follows counts.
+    is_malformed: bool = False
 
     @property
     def key(self) -> str:
@@ -67,10 +75,20 @@ class LocalJob:
     def take_reports(self, data: bytes) -> None:
         """Take what came by the control socket; nothing: the keeper is gone."""
         *lines, self.partial_report = (self.partial_report + data).split(b"\n")
-        for line in lines:
-            self._take_report(json.loads(line))
+        try:
+            if len(self.partial_report) > _REPORT_BYTES:
+                raise ValueError("A report is too long.")
+            for line in lines:
+                if self.exit is None and not self.is_malformed:
+                    self._end(_exit_status(self.spec, line))
+        except (ValueError, RecursionError):
+            self.is_malformed = True
+            self.partial_report = b""
+            with contextlib.suppress(OSError):
+                # The keeper kills the command; once that is done, its own end is seen here.
+                self.control.shutdown(socket.SHUT_WR)
         if not data and self.exit is None:
-            self._end(ExitStatus(lost=True, message=_KEEPER_GONE))
+            self._end(ExitStatus(lost=True, message=_MALFORMED_REPORT if self.is_malformed else _KEEPER_GONE))
 
     def close(self) -> None:
         self.control.close()
@@ -78,24 +96,43 @@ class LocalJob:
             os.close(descriptor)
         self.open_streams.clear()
 
-    def _take_report(self, report: Mapping[str, Any]) -> None:
-        if "error" in report:
-            self._end(ExitStatus(unstarted=True, message=_start_error(self.spec, report["error"])))
-        elif "pid" not in report:
-            self._end(
-                ExitStatus(
-                    code=report.get("code"),
-                    signal=report.get("signal"),
-                    lost=report["lost"],
-                    message=_HEARTBEAT_MISSED if report["lost"] else "",
-                    peak_memory_bytes=report.get("peak_memory_bytes"),
-                    cpu_seconds=report.get("cpu_seconds"),
-                )
-            )
+    def _end(self, status: ExitStatus | None) -> None:
+        if status is not None:
+            self.exit, self.exited_at = status, time.monotonic()
+            self.unread = {descriptor: _bytes_in(descriptor) for descriptor in self.open_streams}
 
-    def _end(self, status: ExitStatus) -> None:
-        self.exit, self.exited_at = status, time.monotonic()
-        self.unread = {descriptor: _bytes_in(descriptor) for descriptor in self.open_streams}
+
+def _exit_status(spec: LaunchSpec, line: bytes) -> ExitStatus | None:
+    """Return how a command ended by its keeper's report; None: it has started. Raises ValueError for anything else."""
+    report = json.loads(line)
+    if not isinstance(report, dict):
+        raise ValueError("A report is an object.")
+    if "pid" in report:
+        return None
+    if (error := _number(report, "error", int, _MOST_ERRNO)) is not None:
+        return ExitStatus(unstarted=True, message=_start_error(spec, error))
+    code, number = _number(report, "code", int, 255), _number(report, "signal", int, signal.NSIG - 1)
+    lost = report.get("lost")
+    if not isinstance(lost, bool) or (not lost and (code is None) is (number is None)):
+        raise ValueError("An end has an exit code or a signal, or is lost.")
+    return ExitStatus(
+        code=code,
+        signal=number,
+        lost=lost,
+        message=_HEARTBEAT_MISSED if lost else "",
+        peak_memory_bytes=_number(report, "peak_memory_bytes", int, _MOST_BYTES),
+        cpu_seconds=_number(report, "cpu_seconds", float, _MOST_SECONDS),
+    )
+
+
+def _number(report: Mapping[str, Any], name: str, kind: type[T], most: T) -> T | None:
+    value = report.get(name)
+    if value is None:
+        return None
+    # Not a bool, which is an int too.
+    if type(value) is not kind or not 0 <= value <= most:
+        raise ValueError(f"{name} is {value!r}.")
+    return value
 
 
 def _bytes_in(pipe: int) -> int:

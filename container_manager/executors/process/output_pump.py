@@ -20,7 +20,7 @@ _DRAIN_SECONDS = 2.0
 class OutputPump:
     """Reads for all jobs; ``changed`` is called when one has ended, or its buffer is full.
 
-    ``lock`` guards the jobs. Whoever calls `start`, `add`, `remove` or `wake`, or reads ``jobs``, holds it. Only the
+    ``lock`` guards the jobs: callers of `start`, `add`, `remove` and `wake`, and readers of ``jobs``, hold it. Only the
     pump's thread closes a job's descriptors, since it may be waiting for them.
     """
 
@@ -59,7 +59,7 @@ class OutputPump:
             self.wake()
 
     def wake(self) -> None:
-        """Have the thread look at the jobs anew."""
+        """Make the thread look at the jobs again."""
         if self._thread is not None and not self._closed:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._wake_writer, b"x")

@@ -25,7 +25,7 @@ main(socket.socket(fileno=int(sys.argv[2])))
 
 
 class WardenLink:
-    """A warden, started when it is first needed, and anew once it is gone. Its user does the locking."""
+    """A warden, started when it is first needed, and again when it is gone. Not thread-safe."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -64,7 +64,7 @@ class WardenLink:
             send(self.channel, message, descriptors)
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
-                # Of all that this user's processes have on its way; nothing of it was sent.
+                # The limit counts the descriptors in flight of all this user's processes; nothing was sent.
                 raise Unavailable(f"There is no room to launch another job: {error}.") from error
             self.channel.close()
             self.channel = None

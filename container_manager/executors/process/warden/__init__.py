@@ -3,8 +3,8 @@
 It runs beside each worker (`WardenLink` starts it) and imports the standard library only, so that it starts and forks
 fast. Its folder is imported by itself, not as part of the app: import nothing from outside it.
 
-Each job has a keeper, a process that starts the command in a session of its own and stops it when told to. Whoever
-dies, the command dies too:
+Each job has a keeper, a process that starts the command in a session of its own and stops it on request. If any of
+them dies, the command dies too:
 
 - the worker: the job's control socket ends, and the keeper kills the command;
 - the warden: the keeper is signalled, and kills the command;

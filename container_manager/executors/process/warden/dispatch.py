@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 
 from .keeper_pool import KeeperPool
-from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report
+from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
 from .processes import adopt_orphans, readable, wakeup_on
 
 # The next keeper is forked once nothing has happened for so long.
@@ -48,11 +47,8 @@ class _Warden:
                 self._keepers.reap()
 
     def _take(self, message: bytes, descriptors: list[int]) -> None:
-        heartbeat = None if descriptors else json.loads(message).get("heartbeat")
-        if heartbeat is not None:
-            # In this order: what the timer says, however soon, holds until the next heartbeat.
-            self._overdue = False
-            signal.setitimer(signal.ITIMER_REAL, max(heartbeat, _AT_ONCE_SECONDS))
+        if not descriptors:
+            self._take_heartbeat(message)
         elif len(descriptors) < LAUNCH_DESCRIPTORS:
             # There was no room for them here: with its control socket closed, the launch counts as lost.
             close_all(descriptors)
@@ -63,6 +59,16 @@ class _Warden:
             if self._overdue:
                 # The timer fired during the launch, which `_end_jobs` may have missed.
                 self._keepers.end_jobs()
+
+    def _take_heartbeat(self, message: bytes) -> None:
+        try:
+            seconds = seconds_in(message, "heartbeat")
+        except ValueError:
+            # The last one counts. Or it was a launch whose descriptors found no room here: it is lost.
+            return
+        # In this order: what the timer says, however soon, holds until the next heartbeat.
+        self._overdue = False
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, _AT_ONCE_SECONDS))
 
     def _end_jobs(self, *_: object) -> None:
         self._overdue = True

@@ -1,16 +1,15 @@
-"""A job's keeper: it starts the command, sees it to its end, leaves nothing of it behind, and reports."""
+"""A job's keeper: it starts the command, waits for its end, kills what it left behind, and reports."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import signal
 import socket
 import time
 
-from .messages import receive, report
+from .messages import receive, report, seconds_in
 from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, wakeup_on
 from .waiting_command import WaitingCommand
 
@@ -41,6 +40,9 @@ def _keep(
         # It was killed while it waited.
         command = WaitingCommand(control, handled=_HANDLED)
         error = command.start(message, *streams)
+    except ValueError:
+        report(control, lost=True)
+        return
     for stream in streams:
         os.close(stream)
     if error is not None:
@@ -84,11 +86,18 @@ class _Stop:
             self.heard = False
             self.kill()
             return
-        for line in data.splitlines():
-            deadline = time.monotonic() + json.loads(line)["stop"]
-            if self._deadline is None:
-                self._signal(signal.SIGTERM)
-            self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        try:
+            for line in data.splitlines():
+                self._stop_within(seconds_in(line, "stop"))
+        except ValueError:
+            self.lost = True
+            self.kill()
+
+    def _stop_within(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        if self._deadline is None:
+            self._signal(signal.SIGTERM)
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)

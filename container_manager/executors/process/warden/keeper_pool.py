@@ -39,14 +39,14 @@ class KeeperPool:
         close_all(descriptors)
 
     def _told(self, message: bytes, descriptors: Sequence[int]) -> int:
-        keeper, channel = self._next or self._fork()
+        keeper, channel = self._next or self._fork(descriptors)
         self._next = None
         try:
             send(channel, message, descriptors)
         except OSError:
             # It was killed while it waited.
             channel.close()
-            keeper, channel = self._fork()
+            keeper, channel = self._fork(descriptors)
             send(channel, message, descriptors)
         channel.close()
         return keeper
@@ -69,13 +69,14 @@ class KeeperPool:
             if pid not in keepers:
                 kill(pid, signal.SIGKILL)
 
-    def _fork(self) -> tuple[int, socket.socket]:
+    def _fork(self, passed: Sequence[int] = ()) -> tuple[int, socket.socket]:
+        """Fork a keeper, which closes what is to be ``passed`` to it by its channel."""
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
-                for descriptor in (*self._private, ours.detach()):
+                for descriptor in (*self._private, *passed, ours.detach()):
                     os.close(descriptor)
                 wait_for_job(theirs)
                 status = 0

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 _HEADER = struct.Struct("!I")
+_DESCRIPTOR = struct.Struct("i")
+# Timers refuse much more.
+_MOST_SECONDS = 366 * 86400
 # What a launch brings: the job's control socket, and where stdout and stderr go.
 LAUNCH_DESCRIPTORS = 3
 
@@ -27,8 +30,18 @@ def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()
 
 def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
     """Return a message and its open files; None once the other end is closed."""
-    # recv_fds leaves descriptors open across exec unless told otherwise.
-    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, LAUNCH_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    header, ancillary, _, _ = channel.recvmsg(
+        _HEADER.size,
+        socket.CMSG_LEN(LAUNCH_DESCRIPTORS * _DESCRIPTOR.size),
+        # No command may inherit them. socket.recv_fds ignores its flags: https://github.com/python/cpython/issues/107898
+        socket.MSG_CMSG_CLOEXEC,
+    )
+    descriptors = [
+        descriptor
+        for level, kind, data in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        for (descriptor,) in _DESCRIPTOR.iter_unpack(data[: len(data) - len(data) % _DESCRIPTOR.size])
+    ]
     while header and len(header) < _HEADER.size:
         header += channel.recv(_HEADER.size - len(header))
     if not header:
@@ -41,6 +54,17 @@ def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
         parts.append(part)
         missing -= len(part)
     return b"".join(parts), descriptors
+
+
+def seconds_in(message: bytes, name: str) -> float:
+    """Return the seconds that a message names, at most a year. Raises ValueError for anything else."""
+    try:
+        seconds = json.loads(message)[name]
+    except (TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"The message has no {name!r}.") from error
+    if type(seconds) not in (int, float) or seconds != seconds:  # noqa: PLR0124  # NaN is not itself
+        raise ValueError(f"{name} is {seconds!r}.")
+    return float(min(seconds, _MOST_SECONDS))
 
 
 def report(control: socket.socket, **values: Any) -> None:

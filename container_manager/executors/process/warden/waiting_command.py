@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,6 +15,8 @@ from .messages import receive, send
 from .processes import die_with_parent
 
 _EXEC_FAILED = 127
+# Said in place of an errno, and no number.
+_MALFORMED = b"malformed"
 # What Python ignores, and what a shell ignores for what it starts in the background. All else is reset by exec.
 _IGNORED = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 
@@ -36,7 +39,7 @@ class WaitingCommand:
     def start(self, message: bytes, out: int, err: int) -> int | None:
         """Have it execute the command of a launch; return the errno of a failed exec, None where it runs.
 
-        Raises OSError where the process was killed while it waited.
+        Raises OSError where the process was killed while it waited, and ValueError for a malformed launch.
         """
         with self._channel:
             send(self._channel, message, (out, err))
@@ -55,8 +58,8 @@ def _become_command(channel: socket.socket, handled: tuple[int, ...]) -> None:
     message, descriptors = receive(channel)
     if message is None:
         return
-    spec = json.loads(message)
     try:
+        spec = json.loads(message)
         out, err = descriptors
         os.dup2(out, 1)
         os.dup2(err, 2)
@@ -66,8 +69,11 @@ def _become_command(channel: socket.socket, handled: tuple[int, ...]) -> None:
         os.execvpe(spec["argv"][0], spec["argv"], spec["environment"])  # noqa: S606  # argv, never a shell
     except OSError as error:
         channel.sendall(str(error.errno or 0).encode())
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError, RecursionError):
+        channel.sendall(_MALFORMED)
     except ValueError:
-        channel.sendall(b"22")
+        # Of exec: a NUL byte, say.
+        channel.sendall(str(errno.EINVAL).encode())
 
 
 def _set_limits(limits: Mapping[str, Any]) -> None:
