@@ -214,7 +214,10 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
         path = f"{alone['PYTHONPATH']}:{tmp_path}"
         done = standalone({**alone, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "of_a_project"}, "triggers")
         assert "ContainerJob: no table" in done.stdout
-        assert f"Using the settings of_a_project, whose database is {tmp_path}/the_projects.sqlite3." in done.stderr
+        assert (
+            f"Using the settings of_a_project, whose default database is {tmp_path}/the_projects.sqlite3."
+            in done.stderr
+        )
         assert done.returncode == 1
 
     def test_run_of_a_missing_program_names_the_error(self, alone: dict[str, str]) -> None:

@@ -267,9 +267,14 @@ def two_things(table: str) -> None:
     declare("Other", base=base, meta={"constraints": base._meta.constraints})
 
 
+def without_missing_models(registry: Any) -> list[tuple[str, str]]:
+    """Return what is found, but for the journals here having no models (E008)."""
+    return [message for message in found(registry) if message[0] != "E008"]
+
+
 def test_a_journal_that_two_models_share_is_an_error(registry: Any) -> None:
     two_things("lines")
-    assert found(registry) == [
+    assert without_missing_models(registry) == [
         ("E031", "The journal 'lines' of machines.Thing is also that of machines.Other."),
         ("E031", "The journal 'lines' of machines.Other is also that of machines.Thing."),
     ]
@@ -277,7 +282,7 @@ def test_a_journal_that_two_models_share_is_an_error(registry: Any) -> None:
 
 def test_an_abstract_bases_journal_is_one_table_for_each_class(registry: Any) -> None:
     two_things("%(app_label)s_%(class)s_lines")
-    assert found(registry) == []
+    assert without_missing_models(registry) == []
     for model in registry.get_models():
         _, written = model._meta.constraints
         [statement] = written.create_statements(model, SQLiteDialect())

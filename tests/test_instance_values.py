@@ -59,7 +59,7 @@ def test_an_effect_on_a_foreign_key_is_written_and_can_be_set_again(way: str) ->
     parcel = Parcel.objects.get(pk=Parcel.objects.create(shelf=shelf).pk)
     assert parcel.shelf == shelf
     if way == "bulk":
-        Parcel.objects.transition_to("sent")
+        Parcel.objects.all().transition_to("sent")
         parcel.refresh_from_db()
     elif way == "save":
         parcel.state = "sent"
@@ -200,7 +200,7 @@ def test_a_transition_advances_auto_now(way: str) -> None:
     if way == "transition_to":
         parcel.transition_to("sent")
     elif way == "bulk":
-        Parcel.objects.transition_to("sent")
+        Parcel.objects.all().transition_to("sent")
         parcel.refresh_from_db()
     else:
         parcel.state = "sent"

@@ -250,7 +250,9 @@ def test_migrate_adds_constraints_to_a_table_that_exists(tmp_path: Path, databas
     project = Project(tmp_path, [ALONE], database)
     models = tmp_path / "articles/models.py"
     models.write_text(
-        WITHOUT_CONSTRAINTS.sub("        pass\n", MODELS).replace("(StateMachineModel)", "(models.Model)"),
+        WITHOUT_CONSTRAINTS.sub("        pass\n", MODELS)
+        .replace("(StateMachineModel)", "(models.Model)")
+        .replace("StateMachineQuerySet.as_manager()", "models.Manager()"),
         encoding="utf-8",
     )
     project.manage("makemigrations", "articles")
