@@ -285,7 +285,7 @@ def test_an_abstract_bases_journal_is_one_table_for_each_class(registry: Any) ->
     assert without_missing_models(registry) == []
     for model in registry.get_models():
         _, written = model._meta.constraints
-        [statement] = written.create_statements(model, SQLiteDialect())
+        [statement] = written.create_statements(model, SQLiteDialect("UTC"))
         assert f'INSERT INTO "machines_{model._meta.model_name}_lines"' in statement
 
 
