@@ -169,3 +169,18 @@ def test_a_job_from_a_replica_that_is_gone_is_not_inserted_again_by_a_save(job: 
         job.save()
     job.save(force_insert=True)
     assert row_of(job)["status"] == "queued"
+
+
+def test_a_save_of_one_field_keeps_what_an_instance_from_a_replica_was_loaded_with(job: ContainerJob) -> None:
+    job.name = "first"
+    job.save(update_fields=["name"])
+    job_elsewhere = ContainerJob.objects.using("default").get(pk=job.pk)
+    job_elsewhere.mark_as_cancelled()
+    job.status = "running"
+    with pytest.raises(StaleTransition):
+        job.save()
+    job_elsewhere.delete()
+    job.status, job.name = "queued", "second"
+    with pytest.raises(MissingRow):
+        job.save()
+    assert not ContainerJob.objects.using("default").filter(pk=job.pk).exists()

@@ -149,6 +149,8 @@ class StateMachineModel(models.Model):
         self._settle_defaults(machine)
         using = using or self._home()
         before = {name: self.__dict__[name] for name in machine.guarded if name in self.__dict__}
+        # Asked before the save, which makes ``using`` the database of the instance.
+        is_known = self._is_of(using)
         source: Any = None
         try:
             if machine.field in before and (update_fields is None or machine.field in update_fields):
@@ -159,7 +161,8 @@ class StateMachineModel(models.Model):
                 self.__dict__.pop(name, None)  # effects on deferred attributes
             self.__dict__.update(before)
             raise
-        self._remember(None if update_fields is None else attributes(type(self), update_fields))
+        written = None if update_fields is None else attributes(type(self), update_fields)
+        self._remember(written, is_known=is_known)
         if source is not None:
             self._announce(source, getattr(self, machine.field), machine, using)
         return None
@@ -316,13 +319,16 @@ class StateMachineModel(models.Model):
         """Return the database that this instance is written to, as Django's `save()` chooses it."""
         return router.db_for_write(type(self), instance=self)
 
-    def _remember(self, fields: Collection[str] | None) -> None:
-        """Remember the present values of these fields (None: all) as those of the row."""
+    def _remember(self, fields: Collection[str] | None, *, is_known: bool = False) -> None:
+        """Remember the present values of these fields (None: all) as those of the row.
+
+        What is remembered of other fields stays, if it is of the same row; ``is_known``: it is, though read elsewhere.
+        """
         machine = machine_of(type(self))
         origin = (self._state.db, self.pk)
         names = machine.guarded if fields is None else [name for name in machine.guarded if name in fields]
         now = machine.snapshot({name: self.__dict__[name] for name in names if name in self.__dict__})
-        earlier = {} if fields is None or self._origin != origin else self._loaded
+        earlier = self._loaded if fields is not None and (is_known or self._origin == origin) else {}
         self._loaded, self._origin = {**earlier, **now}, origin
         if machine.field in names:
             self._prepared = None
