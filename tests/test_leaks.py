@@ -20,8 +20,20 @@ from django.test.utils import isolate_apps, override_settings
 from django.utils.connection import ConnectionDoesNotExist
 
 from container_manager.models import ContainerJob, JobTransition
-from container_manager.statemachine import InvalidTransition, MissingRow, StaleTransition, TransitionError
-from tests.machines.models import DRAFT, PUBLISHED, REVIEW, Article, Door, Review, Shelf, ShortArticle
+from container_manager.statemachine import InvalidTransition, MissingRow, StaleTransition, TransitionError, restoring
+from tests.machines.models import (
+    DRAFT,
+    PUBLISHED,
+    REVIEW,
+    Article,
+    Door,
+    Order,
+    Parcel,
+    Review,
+    Shelf,
+    Shipment,
+    ShortArticle,
+)
 
 from .jobs import STATUSES, THEN, job_in, journal_of, row_of
 from .prerequisites import require
@@ -619,3 +631,80 @@ def test_loaddata_over_a_job_that_has_moved_on_is_refused(fixture_file: Path) ->
     with pytest.raises(REFUSED, match="completed -> running"):
         call_command("loaddata", str(fixture_file), verbosity=0)
     assert everything() == before
+
+
+Write = Callable[[models.Model, str, str], object]
+
+
+def write_by_save(row: models.Model, name: str, state: str) -> None:
+    setattr(row, name, state)
+    row.save()
+
+
+def write_by_save_of_one_field(row: models.Model, name: str, state: str) -> None:
+    setattr(row, name, state)
+    row.save(update_fields=[name])
+
+
+def write_by_update(row: models.Model, name: str, state: str) -> None:
+    type(row)._base_manager.filter(pk=row.pk).update(**{name: state})
+
+
+def write_by_bulk_update(row: models.Model, name: str, state: str) -> None:
+    setattr(row, name, state)
+    type(row)._default_manager.bulk_update([row], [name])  # type: ignore[list-item]  # of this model
+
+
+def write_by_raw_sql(row: models.Model, name: str, state: str) -> None:
+    sql(f"UPDATE {row._meta.db_table} SET {name} = %s WHERE id = %s", state, row.pk)
+
+
+def write_with_a_deferred_state(row: models.Model, name: str, state: str) -> None:
+    partial = type(row)._base_manager.defer(name).get(pk=row.pk)
+    setattr(partial, name, state)
+    partial.save()
+
+
+def restored_parcel() -> Parcel:
+    with restoring(using="default"):
+        return Parcel.objects.create(state="lost", stops=["a"], shelf=Shelf.objects.create(name="s"))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_by_save,
+        write_by_save_of_one_field,
+        write_by_update,
+        write_by_bulk_update,
+        write_by_raw_sql,
+        write_with_a_deferred_state,
+    ],
+)
+@pytest.mark.parametrize(
+    ("create", "name", "target"),
+    [
+        (Order.objects.create, "payment", "refunded"),
+        (Order.objects.create, "shipping", "sent"),
+        (Shipment.objects.create, "shipping", "sent"),
+        (Shipment.objects.create, "payment", "refunded"),
+        (lambda: Parcel.objects.create(labels={"a": 1}), "state", "elsewhere"),
+        (restored_parcel, "state", "packed"),
+    ],
+    ids=[
+        "first machine",
+        "second machine",
+        "second by proxy",
+        "first by proxy",
+        "foreign key and JSON",
+        "restored row",
+    ],
+)
+def test_no_way_leaks_a_state_of_two_machines_of_guarded_values_or_of_a_restored_row(
+    create: Callable[[], models.Model], name: str, target: str, write: Write
+) -> None:
+    row = create()
+    before = type(row)._base_manager.filter(pk=row.pk).values().get()
+    with pytest.raises(REFUSED), transaction.atomic():
+        write(row, name, target)
+    assert type(row)._base_manager.filter(pk=row.pk).values().get() == before
