@@ -246,6 +246,26 @@ def test_migrate_is_not_refused_while_a_changed_map_has_no_migration(project: Pr
     assert "Invalid transition from published" in refused
 
 
+def test_loaddata_restores_rows_past_the_initial_state_and_a_raw_insert_still_cannot(
+    tmp_path: Path, database: dict[str, object]
+) -> None:
+    project = Project(tmp_path, [ALONE], database)
+    project.edit('"published": []}, name=', '"published": []}, initial=["draft"], name=')
+    project.manage("makemigrations", "articles")
+    project.migrate()
+    project.shell(MOVE)
+    project.manage("dumpdata", "articles", "--output", "dump.json")
+    project.manage("flush", "--no-input")
+    project.manage("loaddata", "dump.json")
+    rows = "from articles.models import *; print(Article.objects.get().stage, Move.objects.get().actor)"
+    assert project.shell(rows).strip() == "published alice"
+    refused = project.shell(
+        "from django.db import IntegrityError\nfrom articles.models import Article\n"
+        "try:\n    Article.objects.create(stage='published')\nexcept IntegrityError as refusal:\n    print(refusal)"
+    )
+    assert "draft" in refused
+
+
 def test_migrate_adds_constraints_to_a_table_that_exists(tmp_path: Path, database: dict[str, object]) -> None:
     project = Project(tmp_path, [ALONE], database)
     models = tmp_path / "articles/models.py"
