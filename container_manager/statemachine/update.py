@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from django.db import DatabaseError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F, Field, Func, Model, Q, QuerySet
+from django.db.models import F, Field, Func, JSONField, Model, Q, QuerySet, Value
 from django.db.models.lookups import Exact, In
 
 from .exceptions import MissingRow, StaleTransition
@@ -248,8 +248,11 @@ def matching(rows: QuerySet[Any], conditions: Sequence[Condition]) -> QuerySet[A
             column: Any = Func(F(name), template=unindexed, output_field=rows.model._meta.get_field(name))
             rows = rows.filter(In(column, values) if len(values) > 1 else Exact(column, values[0]))
         elif values[0] is None:
+            field = rows.model._meta.get_field(name)
+            is_null = Q(**{f"{name}__isnull": True})
             # Of a JSON field both NULL and JSON's null are loaded as None.
-            rows = rows.filter(Q(**{f"{name}__isnull": True}) | Q(**{name: None}))
+            is_json = isinstance(field, JSONField)
+            rows = rows.filter(is_null | Q(**{name: Value(None, field)}) if is_json else is_null)
         else:
             rows = rows.filter(**{name: values[0]})
     return rows

@@ -49,6 +49,15 @@ class Command(BaseCommand):
         with quiet_on_closed_pipe():
             super().run_from_argv(argv)
 
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        # Not in `handle`: system checks ask the database too.
+        try:
+            return super().execute(*args, **options)
+        except EXPECTED_ERRORS as error:
+            if (sentence := explained(error, using=options["database"])) is None:
+                raise
+            raise CommandError(sentence) from error
+
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         try:
             code = VERBS[verb].run({**options, "err": self.stderr}, self.stdout)
@@ -58,10 +67,6 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except UnicodeEncodeError as error:
             raise CommandError(f"This is no text that can be stored: {error.object!r}.") from error
-        except EXPECTED_ERRORS as error:
-            if (sentence := explained(error, using=options["database"])) is None:
-                raise
-            raise CommandError(sentence) from error
         if code:
             sys.exit(code)
 
