@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,10 +46,20 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> Non
     assert examine().problems == []
 
 
+@contextmanager
+def sighup(disposition: signal.Handlers) -> Iterator[None]:
+    """Let processes inherit what SIGHUP does to them, however these tests were started."""
+    before = signal.signal(signal.SIGHUP, disposition)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_sighup_ends_a_worker_as_sigterm_does(tmp_path: Path) -> None:
     started = tmp_path / "started"
     job = queue.enqueue(command=f"sh -c 'echo > {started}; sleep 1'")
-    with worker("--slots", "1", log=tmp_path / "log") as process:
+    with sighup(signal.SIG_DFL), worker("--slots", "1", log=tmp_path / "log") as process:
         eventually(started.exists)
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=_PATIENCE_SECONDS) == 0
@@ -57,15 +69,11 @@ def test_sighup_ends_a_worker_as_sigterm_does(tmp_path: Path) -> None:
 
 
 def test_a_worker_under_nohup_lives_on_after_sighup(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with worker("--slots", "1", log=tmp_path / "log") as process:
-            process.send_signal(signal.SIGHUP)
-            job = queue.enqueue(command="true")
-            eventually(lambda: ContainerJob.objects.filter(pk=job.pk, status="completed").exists())
-            assert process.poll() is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with sighup(signal.SIG_IGN), worker("--slots", "1", log=tmp_path / "log") as process:
+        process.send_signal(signal.SIGHUP)
+        job = queue.enqueue(command="true")
+        eventually(lambda: ContainerJob.objects.filter(pk=job.pk, status="completed").exists())
+        assert process.poll() is None
 
 
 def test_a_second_sigterm_ends_running_jobs_at_once_as_lost(tmp_path: Path) -> None:
