@@ -6,7 +6,8 @@ import os
 from .settings import *  # noqa: F403
 from .settings import DATABASES
 
-DATABASES["default"]["NAME"] = os.environ["CM_WORKER_DATABASE"]
+# The other one does not exist outside a test run, and from Django 6.1 system checks ask every database.
+DATABASES = {"default": {**DATABASES["default"], "NAME": os.environ["CM_WORKER_DATABASE"]}}
 CONTAINER_MANAGER = {
     **json.loads(os.environ.get("CM_WORKER_SETTINGS", "{}")),
     "LEASE_SECONDS": float(os.environ["CM_WORKER_LEASE_SECONDS"]),
