@@ -70,12 +70,14 @@ def children(pid: int | str) -> list[str]:
         return []
 
 
-def forked_ahead(warden: int) -> list[str]:
-    """Return the next job's keeper and what will become its command; nothing while there is none.
+def kept(warden: int) -> list[list[str]]:
+    """Return each keeper that has a command, or what will become one, with its child."""
+    return [[keeper, *command] for keeper in children(warden) if (command := children(keeper))]
 
-    The keeper of a job that has ended, which may be there a moment longer, has no child.
-    """
-    return next(([keeper, *command] for keeper in children(warden) if (command := children(keeper))), [])
+
+def is_waiting(pid: int) -> bool:
+    """Tell whether a process sleeps until something happens: it is not in the middle of its work."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 @contextlib.contextmanager
@@ -524,8 +526,9 @@ sys.exit(9)
         self.run(executor, harness.spec("true"))
         assert executor._warden.process is not None
         warden = executor._warden.process.pid
-        eventually(lambda: forked_ahead(warden))
-        waiting = forked_ahead(warden)[generation]
+        # The keeper of the job that has ended, which may be there a moment longer, has no child.
+        eventually(lambda: kept(warden))
+        waiting = kept(warden)[0][generation]
         os.kill(int(waiting), signal.SIGKILL)
         eventually(lambda: is_gone(waiting))
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
@@ -578,7 +581,8 @@ sys.exit(9)
         executor.submit(running)
         assert executor._warden.process is not None
         warden = executor._warden.process.pid
-        eventually(lambda: forked_ahead(warden))
+        # The running job's and the next one's; forking has left no descriptor open.
+        eventually(lambda: len(kept(warden)) == 2 and is_waiting(warden))
         with room_for(room, of=warden):
             more = [harness.spec("true") for _ in range(3)]
             for spec in more:
