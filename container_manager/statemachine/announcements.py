@@ -40,7 +40,8 @@ def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transit
         made = transitions()
         if logged:
             for move in made:
-                logger.info("%s %s: %s -> %s", model._meta.object_name, move.pk, move.source, move.target)
+                reason = f" ({move.reason})" if move.reason else ""
+                logger.info("%s %s: %s -> %s%s", model._meta.object_name, move.pk, move.source, move.target, reason)
         if made:
             signal.send_robust(sender=model, transitions=made, using=using)
 
