@@ -1,4 +1,4 @@
-"""Messages between worker, warden, keeper and command: a length, JSON, and open files beside it."""
+"""Messages from a worker to its warden and keepers, a length and JSON with open files beside it, and their reports."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _HEADER = struct.Struct("!I")
 _DESCRIPTOR = struct.Struct("i")
 # Timers refuse much more.
 _MOST_SECONDS = 366 * 86400
-# What a launch brings: the job's control socket, and where stdout and stderr go.
-LAUNCH_DESCRIPTORS = 3
+# What a launch brings: where stdout and stderr go. A new keeper's control socket comes alone.
+LAUNCH_DESCRIPTORS = 2
 
 
 def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
@@ -28,8 +28,8 @@ def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()
         channel.sendall(data)
 
 
-def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
-    """Return a message and its open files; None once the other end is closed."""
+def receive(channel: socket.socket, *, most: int | None = None) -> tuple[bytes | None, list[int]]:
+    """Return a message and its open files; None once the other end is closed. ValueError: it is longer than ``most``."""
     header, ancillary, _, _ = channel.recvmsg(
         _HEADER.size,
         socket.CMSG_LEN(LAUNCH_DESCRIPTORS * _DESCRIPTOR.size),
@@ -43,10 +43,13 @@ def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
         for (descriptor,) in _DESCRIPTOR.iter_unpack(data[: len(data) - len(data) % _DESCRIPTOR.size])
     ]
     while header and len(header) < _HEADER.size:
-        header += channel.recv(_HEADER.size - len(header))
+        part = channel.recv(_HEADER.size - len(header))
+        header = header + part if part else b""
     if not header:
         return None, []
     missing, parts = _HEADER.unpack(header)[0], []
+    if most is not None and missing > most:
+        raise ValueError(f"A message of {missing} bytes is too long.")
     while missing:
         part = channel.recv(min(missing, 65536))
         if not part:

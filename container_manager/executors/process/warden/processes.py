@@ -7,14 +7,16 @@ import ctypes
 import os
 import select
 import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# An init system may send them to every process of a service, a terminal to every one of a group. The worker lets its
+# jobs end, so its warden and keepers must go on.
+MEANT_FOR_THE_WORKER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def adopt_orphans() -> None:
@@ -22,14 +24,32 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def die_with_parent(number: int) -> None:
-    """Have this signal sent to this process when its parent ends."""
+def die_with_parent(number: int, *, parent: int) -> None:
+    """Have this signal sent to this process when its parent ends, or at once where it has ended already."""
     _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        _LIBC.prctl(option, value, 0, 0, 0)
+    _LIBC.prctl(option, value, 0, 0, 0)
+
+
+def ignore_what_is_meant_for_the_worker() -> None:
+    """Ignore the signals by which a terminal or an init system ends a worker. From here on no signal is blocked."""
+    for number in MEANT_FOR_THE_WORKER:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@contextlib.contextmanager
+def blocked(numbers: Iterable[int]) -> Iterator[None]:
+    """Block signals in this thread, and in the processes that it starts meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def kill(pid: int, number: int) -> None:
