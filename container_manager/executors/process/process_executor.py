@@ -55,7 +55,7 @@ class ProcessExecutor(Executor):
     ) -> None:
         self._ignores_isolation = ignore_isolation
         self._inherited = {name: os.environ[name] for name in inherit_environment if name in os.environ}
-        self._limits = {"RLIMIT_CORE": 0}
+        self._limits: dict[str, int] = {}
         if cpu_seconds is not None:
             self._limits["RLIMIT_CPU"] = cpu_seconds
         if open_files is not None:

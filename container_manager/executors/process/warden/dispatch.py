@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 
 from .keeper_pool import KeeperPool
 from .messages import close_all, receive, report, seconds_in
-from .processes import adopt_orphans, ignore_what_is_meant_for_the_worker, readable, wakeup_on
+from .processes import adopt_orphans, ignore_what_is_meant_for_the_worker, readable, set_name, wakeup_on
 
 # To a timer, 0 is never.
 _AT_ONCE_SECONDS = 0.001
@@ -18,7 +19,10 @@ _AT_ONCE_SECONDS = 0.001
 def main(channel: socket.socket) -> None:
     """Serve the worker at the other end of the channel until it is gone."""
     ignore_what_is_meant_for_the_worker()
+    set_name("cm-warden")
     adopt_orphans()
+    # No command leaves a core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Keepers and commands are forked from here: what the collector writes to, each of them would have to copy.
     gc.freeze()
     _Warden(channel).serve()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import time
 from typing import Any
 
-from .command import MALFORMED, fork_command
+from .command import start_command
 from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
-from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, wakeup_on
+from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, set_name, wakeup_on
 
 # The warden is gone, or the worker's heartbeat is overdue: end the job as lost, and start no other.
 END = signal.SIGUSR1
@@ -23,6 +22,7 @@ _REQUEST_BYTES = 100
 def keep_jobs(control: socket.socket, *, warden: int) -> None:
     """Run the jobs that come by ``control``, one at a time, until the worker or the warden is gone."""
     keeper = _Keeper(control)
+    set_name("cm-keeper")
     adopt_orphans()
     die_with_parent(END, parent=warden)
     while (launch := keeper.next_launch()) is not None:
@@ -35,9 +35,6 @@ class _Keeper:
         self._wakeup = wakeup_on(signal.SIGCHLD, END)
         self._ends = False
         signal.signal(END, self._end)
-        # Says why a command could not be executed. One pipe for all: only what a keeper forks can write to it.
-        self._failure, self._failed = os.pipe()
-        os.set_blocking(self._failure, False)
 
     def next_launch(self) -> tuple[bytes, list[int]] | None:
         """Wait for a launch; return it with the open files for stdout and stderr, or None if there will be no other."""
@@ -61,15 +58,19 @@ class _Keeper:
     def run(self, message: bytes, streams: list[int]) -> None:
         """Run a job to its end, and report it."""
         try:
-            job = _Job(fork_command(json.loads(message), streams, self._failed))
-        except (ValueError, RecursionError):
+            job = _Job(start_command(message, streams))
+        except OSError as error:
+            report(self._control, error=error.errno or 0)
+            return
+        except ValueError:
+            # A NUL byte in a word of the command, or a malformed launch.
             report(self._control, lost=True)
             return
         finally:
             close_all(streams)
         while not job.has_ended():
             self._wait(job)
-        report(self._control, **(self._failure_report() or job.report()))
+        report(self._control, **job.report())
 
     def _wait(self, job: _Job) -> None:
         """Wait until a process of the job has ended, or the job must be stopped or killed."""
@@ -94,12 +95,6 @@ class _Keeper:
         except (OSError, ValueError):
             pass
         self._ends = True
-
-    def _failure_report(self) -> dict[str, Any] | None:
-        with contextlib.suppress(BlockingIOError):
-            failure = os.read(self._failure, 16)
-            return {"lost": True} if failure == MALFORMED else {"error": int(failure)}
-        return None
 
     def _end(self, *_: object) -> None:
         self._ends = True

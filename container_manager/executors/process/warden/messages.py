@@ -73,7 +73,7 @@ def seconds_in(message: bytes, name: str) -> float:
 def report(control: socket.socket, **values: Any) -> None:
     """Tell the worker about a job, one line of JSON; a worker that is gone need not know."""
     with contextlib.suppress(OSError):
-        control.sendall(json.dumps(values).encode() + b"\n")
+        control.sendall(json.dumps(values).encode() + b"\n", socket.MSG_NOSIGNAL)
 
 
 def close_all(descriptors: Sequence[int]) -> None:
