@@ -17,20 +17,25 @@ def start_command(message: bytes, streams: Sequence[int]) -> int:
     try:
         launch = json.loads(message)
         limits = list(_limits(launch["limits"]))
+        argv, environment, directory = (launch[name] for name in ("argv", "environment", "working_directory"))
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("The launch is malformed.") from error
+    try:
         process = subprocess.Popen(  # noqa: S603  # argv, never a shell
-            launch["argv"],
-            env=launch["environment"],
-            cwd=launch["working_directory"] or None,
+            argv,
+            env=environment,
+            cwd=directory or None,
             stdin=subprocess.DEVNULL,
             stdout=streams[0],
             stderr=streams[1],
             start_new_session=True,
-            # Without this function Popen need not copy the process: vfork takes half the time of fork and exec.
-            preexec_fn=(lambda: _set(limits)) if limits else None,
+            # Only where it is needed: without it Popen need not copy this process, and starts twice as fast.
+            preexec_fn=(lambda: _set(limits)) if limits else None,  # noqa: PLW1509  # a keeper has one thread
         )
-    except subprocess.SubprocessError as error:
+    except (subprocess.SubprocessError, ValueError) as error:
+        # Of a limit, or of a word with a NUL byte.
         raise OSError(errno.EINVAL, str(error)) from error
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError("The launch is malformed.") from error
     # The keeper waits for all its children alike.
     process.returncode = 0

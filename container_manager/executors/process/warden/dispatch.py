@@ -38,9 +38,8 @@ class _Warden:
         signal.signal(signal.SIGALRM, self._end_jobs)
 
     def serve(self) -> None:
-        sources = [self._channel, self._wakeup]
         while True:
-            ready = readable(sources, None)
+            ready = readable([self._channel, self._wakeup], None)
             if self._channel in ready:
                 message, descriptors = receive(self._channel)
                 if message is None:

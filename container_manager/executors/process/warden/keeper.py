@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from .processes import adopt_orphans, children, descendants, die_with_parent, ki
 
 # The warden is gone, or the worker's heartbeat is overdue: end the job as lost, and start no other.
 END = signal.SIGUSR1
+# Not the job's fault: its worker sees that the keeper ends, and the attempt is lost.
+_NO_ROOM = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # No request that concerns a running job is longer.
 _REQUEST_BYTES = 100
 
@@ -50,9 +53,11 @@ class _Keeper:
                 if len(streams) == LAUNCH_DESCRIPTORS and not self._ends:
                     return message, streams
                 close_all(streams)
-                if not _is_stop(message):
-                    # There was no room for its open files here, or it came too late.
+                if self._ends:
                     report(self._control, lost=True)
+                elif not _is_stop(message):
+                    # A launch whose open files found no room here: the worker sees that this keeper ends.
+                    break
         return None
 
     def run(self, message: bytes, streams: list[int]) -> None:
@@ -60,10 +65,12 @@ class _Keeper:
         try:
             job = _Job(start_command(message, streams))
         except OSError as error:
-            report(self._control, error=error.errno or 0)
+            if error.errno in _NO_ROOM:
+                self._ends = True
+            else:
+                report(self._control, error=error.errno or 0)
             return
         except ValueError:
-            # A NUL byte in a word of the command, or a malformed launch.
             report(self._control, lost=True)
             return
         finally:

@@ -29,7 +29,10 @@ def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()
 
 
 def receive(channel: socket.socket, *, most: int | None = None) -> tuple[bytes | None, list[int]]:
-    """Return a message and its open files; None once the other end is closed. ValueError: it is longer than ``most``."""
+    """Return a message and its open files; None once the other end is closed.
+
+    Raises ValueError where it has more than ``most`` bytes.
+    """
     header, ancillary, _, _ = channel.recvmsg(
         _HEADER.size,
         socket.CMSG_LEN(LAUNCH_DESCRIPTORS * _DESCRIPTOR.size),
