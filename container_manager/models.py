@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from .indexes import PartialIndex
 from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
@@ -150,11 +151,20 @@ class ContainerJob(StateMachineModel):
         verbose_name = _("container job")
         verbose_name_plural = _("container jobs")
         indexes = [
-            # MariaDB has no partial indexes and creates a full one, so the status is its first column.
-            models.Index(
-                fields=["status", "-priority", "queued_at", "id"],
+            # A claim goes from one executor and queue to the next and takes the first jobs of each, so that it reads
+            # no others. Scheduled jobs have an index of their own, in which those that are due are the first of their
+            # priority.
+            PartialIndex(
+                fields=["executor", "queue", "-priority", "queued_at", "id"],
                 name="cm_job_claim",
-                condition=Q(status=JobStatus.QUEUED),
+                condition=Q(status=JobStatus.QUEUED, scheduled_for=None),
+                leading=["status", "scheduled_for"],
+            ),
+            PartialIndex(
+                fields=["executor", "queue", "-priority", "scheduled_for", "id"],
+                name="cm_job_scheduled",
+                condition=Q(status=JobStatus.QUEUED, scheduled_for__isnull=False),
+                leading=["status"],
             ),
             # For statistics and pruning, by the time a job finished. Unfinished jobs are not in it.
             models.Index(
@@ -162,8 +172,11 @@ class ContainerJob(StateMachineModel):
                 name="cm_job_finished",
                 condition=Q(status__in=[JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]),
             ),
-            models.Index(
-                fields=["status", "scheduled_for"], name="cm_job_retrying", condition=Q(status=JobStatus.RETRYING)
+            PartialIndex(
+                fields=["scheduled_for"],
+                name="cm_job_retrying",
+                condition=Q(status=JobStatus.RETRYING),
+                leading=["status"],
             ),
             models.Index(fields=["status", "worker"], name="cm_job_running", condition=Q(status=JobStatus.RUNNING)),
         ]
@@ -401,7 +414,14 @@ class JobAttempt(models.Model):
     class Meta:
         # The unique constraint's index serves the foreign key too.
         constraints = [models.UniqueConstraint(fields=["job", "number"], name="cm_attempt_unique")]
-        indexes = [models.Index(fields=["worker"], name="cm_attempt_open", condition=Q(finished_at=None))]
+        indexes = [
+            PartialIndex(
+                fields=["worker", "executor"],
+                name="cm_attempt_open",
+                condition=Q(finished_at=None),
+                leading=["finished_at"],
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.job_id} #{self.number}"

@@ -1,4 +1,5 @@
-"""A claim costs the same however many jobs there are: it takes its jobs from its index and looks at no others.
+"""A claim costs the same however many jobs there are: it takes its jobs from their indexes and looks at no others, be they
+finished, not due yet, in a paused queue, or for other workers.
 
 What it costs is counted, in the database's own units; the time it takes is a benchmark's.
 """
@@ -8,26 +9,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
-from container_manager import store
+from container_manager import queue, store
 from container_manager.models import ContainerJob
 
 from .bulk_jobs import BulkJobs
+from .jobs import THEN
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _TABLE = ContainerJob._meta.db_table
-_INDEX = "cm_job_claim"
+_INDEXES = {"cm_job_claim", "cm_job_scheduled"}
 _LIMIT = 10
 _MOST = 1.5
 Statement = tuple[str, Any]
 
 
-def claim() -> list[store.ClaimedJob]:
-    return store.claim(worker="w", executors=["default"], limit=_LIMIT, using="default")
+def claim(**wanted: Any) -> list[store.ClaimedJob]:
+    return store.claim(worker="w", **{"executors": ["default"], **wanted}, limit=_LIMIT, using="default")
 
 
 @contextmanager
@@ -37,8 +41,8 @@ def undone() -> Iterator[None]:
         transaction.set_rollback(True)
 
 
-def statements() -> list[Statement]:
-    """Return the statements of a claim."""
+def statements(**wanted: Any) -> list[Statement]:
+    """Return the statements of a claim that concern jobs."""
     asked: list[Statement] = []
 
     def note(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -46,7 +50,7 @@ def statements() -> list[Statement]:
         return execute(sql, params, many, context)
 
     with undone(), connection.execute_wrapper(note):
-        assert len(claim()) == _LIMIT
+        assert len(claim(**wanted)) == _LIMIT
     return [(sql, params) for sql, params in asked if _TABLE in sql]
 
 
@@ -59,9 +63,9 @@ def fetch(prefix: str, statement: Statement) -> list[Any]:
 class PostgreSQL:
     """A claim is one statement; its work is counted in pages."""
 
-    def plan(self) -> tuple[Any, list[Any]]:
+    def plan(self, **wanted: Any) -> tuple[Any, list[Any]]:
         """Return the plan that serves any parameters: a worker whose driver prepares statements has no other."""
-        ((sql, params),) = statements()
+        ((sql, params),) = statements(**wanted)
         numbered = sql.replace("%s", "{}").format(*(f"${n}" for n in range(1, len(params) + 1)))
         values = ", ".join(["%s"] * len(params))
         with undone(), connection.cursor() as cursor:
@@ -82,16 +86,17 @@ class PostgreSQL:
 
     def assert_by_index(self) -> None:
         _, nodes = self.plan()
+        scans = [node for node in nodes if node.get("Relation Name") == _TABLE and "Scan" in node["Node Type"]]
         (candidates,) = (node for node in nodes if node.get("Subplan Name") == "CTE candidate")
-        below = list(self.nodes(candidates))
-        assert [
-            node["Index Name"] for node in below if node.get("Relation Name") == _TABLE and "Scan" in node["Node Type"]
-        ] == [_INDEX]
-        assert not [node for node in below if "Sort" in node["Node Type"]]
-        assert not [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] == _TABLE]
+        below = [node for node in self.nodes(candidates) if node in scans]
+        assert {node["Index Name"] for node in below} == _INDEXES
+        # Each begins at a place of its index.
+        assert not [node for node in below if "executor" not in node.get("Index Cond", "")]
+        others = [node for node in scans if node.get("Index Name") not in _INDEXES]
+        assert {node["Node Type"] for node in others} <= {"Tid Scan", "Index Scan"}
 
-    def work(self) -> float:
-        whole, _ = self.plan()
+    def work(self, **wanted: Any) -> float:
+        whole, _ = self.plan(**wanted)
         return float(whole["Shared Hit Blocks"] + whole["Shared Read Blocks"])
 
 
@@ -99,12 +104,13 @@ class SQLite:
     """Its work is counted in steps of its virtual machine."""
 
     def assert_by_index(self) -> None:
-        first, *others = ([row[-1] for row in fetch("EXPLAIN QUERY PLAN", each)] for each in statements())
-        assert any(f"USING INDEX {_INDEX}" in line or f"USING COVERING INDEX {_INDEX}" in line for line in first)
-        assert not [line for line in first if "TEMP B-TREE" in line]
-        assert not [line for lines in (first, *others) for line in lines if line.startswith(f"SCAN {_TABLE}")]
+        lines = [row[-1] for statement in statements() for row in fetch("EXPLAIN QUERY PLAN", statement)]
+        searches = [line for line in lines if line.startswith("SEARCH j ")]
+        assert {line.split("INDEX ")[1].split()[0] for line in searches} == _INDEXES
+        assert not [line for line in searches if "(executor=?" not in line]
+        assert not [line for line in lines if line.startswith(("SCAN j", f"SCAN {_TABLE}"))]
 
-    def work(self) -> float:
+    def work(self, **wanted: Any) -> float:
         steps = 0
 
         def count() -> int:
@@ -115,7 +121,7 @@ class SQLite:
         with undone():
             connection.connection.set_progress_handler(count, 1)
             try:
-                assert len(claim()) == _LIMIT
+                assert len(claim(**wanted)) == _LIMIT
             finally:
                 connection.connection.set_progress_handler(None, 1)
         return float(steps)
@@ -125,14 +131,12 @@ class MariaDB:
     """Its work is counted in rows and keys that it reads of its tables."""
 
     def assert_by_index(self) -> None:
-        for number, statement in enumerate(statements()):
+        for statement in statements():
             ((document,),) = fetch("EXPLAIN FORMAT=JSON", statement)
-            tables = [table for table in self.tables(json.loads(document)) if table.get("table_name") == _TABLE]
+            tables = [table for table in self.tables(json.loads(document)) if table.get("table_name") in (_TABLE, "j")]
             assert tables
             assert not [table for table in tables if table["access_type"] in ("ALL", "index")], document
-            if number == 0:
-                assert [table["key"] for table in tables] == [_INDEX]
-                assert "filesort" not in document
+            assert {table["key"] for table in tables} <= {*_INDEXES, "PRIMARY"}
 
     def tables(self, value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
@@ -143,10 +147,10 @@ class MariaDB:
             for each in value:
                 yield from self.tables(each)
 
-    def work(self) -> float:
+    def work(self, **wanted: Any) -> float:
         before = self.reads()
         with undone():
-            assert len(claim()) == _LIMIT
+            assert len(claim(**wanted)) == _LIMIT
             return self.reads() - before
 
     def reads(self) -> float:
@@ -180,3 +184,37 @@ def test_a_claim_reads_its_jobs_from_an_index_and_no_others(finished: int, queue
     jobs.analyze()
     database.assert_by_index()
     assert database.work() <= few * _MOST
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("count", [3000, pytest.param(300_000, marks=pytest.mark.slow)], ids=["thousands", "many"])
+def test_a_claim_does_not_read_jobs_that_it_may_not_take(count: int) -> None:
+    database, jobs = DATABASES[connection.vendor], BulkJobs()
+    wanted = {"queues": ["default", "reports"]}
+    jobs.add("queued", 1000)
+    jobs.analyze()
+    alone = database.work(**wanted)
+    # All of them have the highest priority and were queued first.
+    first = {"priority": 100, "queued_at": THEN - timedelta(days=100)}
+    queue.pause_queue("reports")
+    jobs.add("queued", count, **first, queue="reports")
+    jobs.add("queued", count, **first, queue="of another worker")
+    jobs.add("queued", count, **first, executor="of another worker")
+    jobs.add("queued", count, **first, scheduled_for=timezone.now() + timedelta(days=1))
+    jobs.analyze()
+    assert database.work(**wanted) <= alone * _MOST
+    # For a worker of all queues the other worker's is one more to look at.
+    queue.pause_queue("of another worker")
+    assert database.work() <= alone * _MOST
+
+
+def test_a_claim_takes_scheduled_jobs_without_reading_those_that_are_not_due() -> None:
+    database, jobs = DATABASES[connection.vendor], BulkJobs()
+    now = timezone.now()
+    jobs.add("queued", 1000, priority=50, scheduled_for=now - timedelta(hours=1))
+    jobs.analyze()
+    alone = database.work()
+    jobs.add("queued", 3000, priority=50, scheduled_for=now + timedelta(days=1))
+    jobs.add("queued", 3000, priority=90, scheduled_for=now + timedelta(days=1))
+    jobs.analyze()
+    assert database.work() <= alone * _MOST

@@ -1,5 +1,6 @@
 # The tables as of the first release.
 
+import container_manager.indexes
 import container_manager.jobs.identifiers
 import container_manager.statemachine
 import django.core.validators
@@ -192,19 +193,27 @@ class Migration(migrations.Migration):
                 "verbose_name": "container job",
                 "verbose_name_plural": "container jobs",
                 "indexes": [
-                    models.Index(
-                        condition=models.Q(("status", "queued")),
-                        fields=["status", "-priority", "queued_at", "id"],
+                    container_manager.indexes.PartialIndex(
+                        condition=models.Q(("scheduled_for", None), ("status", "queued")),
+                        fields=["executor", "queue", "-priority", "queued_at", "id"],
+                        leading=["status", "scheduled_for"],
                         name="cm_job_claim",
+                    ),
+                    container_manager.indexes.PartialIndex(
+                        condition=models.Q(("scheduled_for__isnull", False), ("status", "queued")),
+                        fields=["executor", "queue", "-priority", "scheduled_for", "id"],
+                        leading=["status"],
+                        name="cm_job_scheduled",
                     ),
                     models.Index(
                         condition=models.Q(("status__in", ["completed", "failed", "cancelled"])),
                         fields=["status", "status_changed_at"],
                         name="cm_job_finished",
                     ),
-                    models.Index(
+                    container_manager.indexes.PartialIndex(
                         condition=models.Q(("status", "retrying")),
-                        fields=["status", "scheduled_for"],
+                        fields=["scheduled_for"],
+                        leading=["status"],
                         name="cm_job_retrying",
                     ),
                     models.Index(
@@ -409,7 +418,12 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="jobattempt",
-            index=models.Index(condition=models.Q(("finished_at", None)), fields=["worker"], name="cm_attempt_open"),
+            index=container_manager.indexes.PartialIndex(
+                condition=models.Q(("finished_at", None)),
+                fields=["worker", "executor"],
+                leading=["finished_at"],
+                name="cm_attempt_open",
+            ),
         ),
         migrations.AddConstraint(
             model_name="jobattempt",

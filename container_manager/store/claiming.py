@@ -10,7 +10,12 @@ from django.db import connections
 from ..statemachine.deadlocks import retries_deadlocks
 from .moves import announce
 from .sql import store_sql
+from .sql.lanes import Wanted
 from .values import ClaimedJob, claimed_job
+
+# The slots of a few other workers that claim at the same moment.
+_ALSO_CLAIMED = 16
+_FURTHER = 8
 
 
 @retries_deadlocks
@@ -30,10 +35,16 @@ def claim(
     if not executors or not (queues is None or queues):
         return []
     connection = connections[using]
-    dialect = store_sql(connection)
-    candidates = dialect.candidates(connection, executors, queues, only, limit)
-    rows = dialect.claim(connection, worker, candidates)
-    jobs = [claimed_job(row) for row in rows]
+    dialect, wanted = store_sql(connection), Wanted(executors, queues, only)
+    jobs: list[ClaimedJob] = []
+    # Looks further than it takes, for others may have locked the first ones; and further again if they have many.
+    reach = 2 * limit + _ALSO_CLAIMED
+    while True:
+        rows, seen = dialect.claim(connection, worker, wanted, limit=limit - len(jobs), reach=reach)
+        jobs += [claimed_job(row) for row in rows]
+        if len(jobs) == limit or seen < reach:
+            break
+        reach *= _FURTHER
     announce(lambda: [(job.id, "queued", "running", "") for job in jobs], worker, using)
     return jobs
 
@@ -46,5 +57,4 @@ def is_due(
         return False
     connection = connections[using]
     with connection.cursor() as cursor:
-        cursor.execute(*store_sql(connection).candidates(connection, executors, queues, only, 1))
-        return cursor.fetchone() is not None
+        return bool(store_sql(connection).candidates(cursor, Wanted(executors, queues, only), 1))

@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments_by_target
 from ..values import JOB_COLUMNS, Outcome
+from .lanes import ORDER, Wanted, only_sql
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
 _ENDS = (JobStatus.COMPLETED, JobStatus.FAILED)
@@ -45,14 +46,20 @@ class PostgreSQLStore(StoreSQL):
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
 
+    def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
+        ctes, params = self._candidates(wanted, reach)
+        cursor.execute(f"WITH RECURSIVE {ctes} SELECT id FROM candidate ORDER BY {ORDER}", params)
+        return [row[0] for row in cursor.fetchall()]
+
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
-    ) -> Sequence[Sequence[Any]]:
-        select, params = candidates
+        self, connection: BaseDatabaseWrapper, worker: str, wanted: Wanted, *, limit: int, reach: int
+    ) -> tuple[list[Sequence[Any]], int]:
+        ctes, params = self._candidates(wanted, reach)
         with connection.cursor() as cursor:
-            cursor.execute(self._claim_sql(select), [*params, worker, worker, worker])
+            cursor.execute(self._claim_sql(ctes), [*params, limit, worker, worker, worker])
             rows: list[Sequence[Any]] = cursor.fetchall()
-            return rows
+        # One row at least, which says how many were seen.
+        return [row[1:] for row in rows if row[1] is not None], rows[0][0]
 
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
@@ -76,19 +83,53 @@ class PostgreSQLStore(StoreSQL):
                 )
         return done, closed
 
+    def _candidates(self, wanted: Wanted, reach: int) -> tuple[str, list[Any]]:
+        """Return the CTE ``candidate`` of the first due jobs, with those that it needs, and their parameters."""
+        columns = "j.ctid, j.id, j.priority, j.queued_at"
+        if wanted.only is not None:
+            where, params = only_sql(wanted, self.now)
+            return (
+                f"candidate AS MATERIALIZED (SELECT {columns} FROM container_manager_containerjob j WHERE {where})",
+                [wanted.only, *params],
+            )
+        scan, params = self.lanes.scan(wanted)
+        first = self.lanes.jobs("j.priority, j.queued_at, j.id", scheduled=False, lane="r")
+        ready = self.lanes.jobs(columns, scheduled=False, lane="r")
+        scheduled = self.lanes.jobs(columns, scheduled=True, lane="s")
+        # Of very many queues only those with the best first jobs are read further.
+        text = f"""{scan}, candidate AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT c.* FROM (
+            SELECT r.executor, r.queue FROM ready r CROSS JOIN LATERAL ({first}) f
+            ORDER BY f.priority DESC, f.queued_at, f.id LIMIT %s
+        ) r CROSS JOIN LATERAL ({ready}) c
+        UNION ALL
+        SELECT c.* FROM scheduled s CROSS JOIN LATERAL ({scheduled}) c WHERE s.priority IS NOT NULL
+    ) c ORDER BY {ORDER} LIMIT %s
+)"""
+        return text, [*params, 1, reach, reach, reach, reach]
+
     @cache  # noqa: B019  # there is one object
-    def _claim_sql(self, select: str) -> str:
-        # The jobs are named by an array, so that the planner uses the primary key however old its statistics are.
+    def _claim_sql(self, ctes: str) -> str:
+        # Jobs that others have locked are skipped, so more are read than are locked. They are found by their place in
+        # the table, and then by an array of keys: the planner has no other way, however old its statistics are. Nor can
+        # it use an index for a CASE.
+        status = f"CASE WHEN j.scheduled_for IS NULL OR j.scheduled_for <= {self.now} THEN j.status END"
         return f"""
-WITH candidate AS MATERIALIZED ({select}{self.lock}), claimed AS (
+WITH RECURSIVE {ctes}, free AS MATERIALIZED (
+    SELECT j.id FROM container_manager_containerjob j
+    WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM candidate)) AND {status} = 'queued'
+    ORDER BY {", ".join(f"j.{column}" for column in ORDER.split(", "))} LIMIT %s{self.lock}
+), claimed AS (
     UPDATE container_manager_containerjob j SET {self.claim_columns(row="j.")}
-    WHERE j.id = ANY(ARRAY(SELECT id FROM candidate))
+    WHERE j.id = ANY(ARRAY(SELECT id FROM free))
     RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
 ), opened AS (
     INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS})
     SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed
 )
-SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
+SELECT seen, {", ".join(JOB_COLUMNS)}, 0 FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN claimed ON TRUE
+ORDER BY {ORDER}
 """
 
     @cached_property

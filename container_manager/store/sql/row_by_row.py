@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -13,38 +14,92 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ...models import ContainerJob
 from ...statemachine.assignments import assignments
 from ..values import JOB_COLUMNS, Outcome
+from .lanes import ORDER, Lane, Wanted, only_sql
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
+
+T = TypeVar("T")
+# A statement reads this many lanes: databases limit the terms of a UNION.
+LANES = 100
+
+
+def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the values in batches."""
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 class RowByRowStore(StoreSQL):
     """Claims by SELECT and UPDATE and finishes row by row, in one transaction each."""
 
+    def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
+        if wanted.only is not None:
+            where, params = only_sql(wanted, self.now)
+            key = ContainerJob._meta.pk.get_db_prep_value(wanted.only, cursor.db)
+            cursor.execute(f"SELECT id FROM container_manager_containerjob WHERE {where}", [key, *params])
+            return [row[0] for row in cursor.fetchall()]
+        lanes = self.due_lanes(cursor, wanted)
+        jobs: list[tuple[int, Any, Any]] = []
+        for batch in batches(lanes, LANES):
+            cursor.execute(
+                " UNION ALL ".join(
+                    f"SELECT * FROM ({self._lane_sql(lane.priority is not None)}) AS lane{number}"
+                    for number, lane in enumerate(batch)
+                ),
+                [value for lane in batch for value in (*lane, reach) if value is not None],
+            )
+            jobs += cursor.fetchall()
+        return [key for _, _, key in sorted(jobs)[:reach]]
+
+    @abstractmethod
+    def due_lanes(self, cursor: Any, wanted: Wanted) -> list[Lane]:
+        """Return the lanes with due jobs; without a transaction, so that nothing is locked while there are none."""
+
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
-    ) -> Sequence[Sequence[Any]]:
-        select, params = candidates
-        with transaction.atomic(using=connection.alias, savepoint=False), connection.cursor() as cursor:
-            cursor.execute(select + self.lock, params)
-            keys = [row[0] for row in cursor.fetchall()]
-            if not keys:
-                return []
-            marks = ", ".join(["%s"] * len(keys))
+        self, connection: BaseDatabaseWrapper, worker: str, wanted: Wanted, *, limit: int, reach: int
+    ) -> tuple[list[Sequence[Any]], int]:
+        with connection.cursor() as cursor:
+            found = self.candidates(cursor, wanted, reach)
+            if not found:
+                return [], 0
+            with transaction.atomic(using=connection.alias, savepoint=False):
+                keys = self.lock_jobs(cursor, found, limit)
+                return (self._claim(cursor, worker, keys) if keys else []), len(found)
+
+    def lock_jobs(self, cursor: Any, found: Sequence[Any], limit: int) -> Sequence[Any]:
+        """Return the first ``limit`` of the jobs that are still due and not locked by others; they are locked now."""
+        keys: list[Any] = []
+        while len(keys) < limit and found:
+            batch, found = found[: limit - len(keys)], found[limit - len(keys) :]
             cursor.execute(
-                f"UPDATE container_manager_containerjob {self.by_primary} SET {self._claim_columns} "
-                f"WHERE id IN ({marks}) AND {self.by_key.format('status')} = 'queued'",
-                [worker, worker, *keys],
+                f"SELECT id FROM container_manager_containerjob {self.by_primary} "
+                f"WHERE id IN ({', '.join(['%s'] * len(batch))}) AND {self.by_key.format('status')} = 'queued' "
+                f"AND (scheduled_for IS NULL OR scheduled_for <= {self.now}){self.lock}",
+                batch,
             )
-            mine = f"FROM container_manager_containerjob WHERE id IN ({marks}) AND status = 'running' AND worker = %s"
-            cursor.execute(
-                f"INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS}) "
-                f"SELECT id, attempt, worker, executor, '', launched_at, '', '' {mine}",
-                [*keys, worker],
-            )
-            cursor.execute(
-                f"SELECT {', '.join(JOB_COLUMNS)}, 0 {mine} ORDER BY priority DESC, queued_at, id", [*keys, worker]
-            )
-            rows: list[Sequence[Any]] = cursor.fetchall()
-            return rows
+            keys += [row[0] for row in cursor.fetchall()]
+        return keys
+
+    def _claim(self, cursor: Any, worker: str, keys: Sequence[Any]) -> list[Sequence[Any]]:
+        marks = ", ".join(["%s"] * len(keys))
+        cursor.execute(
+            f"UPDATE container_manager_containerjob {self.by_primary} SET {self._claim_columns} "
+            f"WHERE id IN ({marks}) AND {self.by_key.format('status')} = 'queued'",
+            [worker, worker, *keys],
+        )
+        mine = (
+            f"FROM container_manager_containerjob {self.by_primary} "
+            f"WHERE id IN ({marks}) AND {self.by_key.format('status')} = 'running' AND worker = %s"
+        )
+        cursor.execute(
+            f"INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS}) "
+            f"SELECT id, attempt, worker, executor, '', launched_at, '', '' {mine}",
+            [*keys, worker],
+        )
+        cursor.execute(f"SELECT {', '.join(JOB_COLUMNS)}, 0 {mine} ORDER BY {ORDER}", [*keys, worker])
+        return list(cursor.fetchall())
+
+    @cache  # noqa: B019  # there is one object per database
+    def _lane_sql(self, scheduled: bool) -> str:
+        return self.lanes.jobs("-j.priority, j.queued_at, j.id", scheduled=scheduled)
 
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]

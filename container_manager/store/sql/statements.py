@@ -18,6 +18,7 @@ from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments, column_sql
 from ...statemachine.triggers.dialect import Dialect
 from ..values import Outcome
+from .lanes import LaneSQL, Wanted
 
 ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
 Keys = set[tuple[uuid.UUID, int]]
@@ -43,6 +44,11 @@ class StoreSQL(ABC):
     @abstractmethod
     def now(self) -> str:
         """SQL for the present time, as Django stores it."""
+
+    @property
+    def lanes(self) -> LaneSQL:
+        """The SQL of lanes for this database."""
+        return LaneSQL(now=self.now)
 
     def claim_columns(self, *, row: str = "") -> str:
         """Return the SET list of a claim; its parameters are the worker and the actor."""
@@ -90,10 +96,17 @@ class StoreSQL(ABC):
         """Return an INSERT INTO that skips rows whose key exists."""
 
     @abstractmethod
+    def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
+        """Return the keys of the first ``reach`` due jobs, locked or not, in the order of claims."""
+
+    @abstractmethod
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
-    ) -> Sequence[Sequence[Any]]:
-        """Claim the jobs that a SELECT names; return their columns and the seconds since their launch."""
+        self, connection: BaseDatabaseWrapper, worker: str, wanted: Wanted, *, limit: int, reach: int
+    ) -> tuple[list[Sequence[Any]], int]:
+        """Claim up to ``limit`` of the first ``reach`` due jobs, but those that others have locked.
+
+        Return the jobs' columns and the seconds since their launch; and how many due jobs were seen, at most ``reach``.
+        """
 
     @abstractmethod
     def finish(
@@ -110,28 +123,3 @@ class StoreSQL(ABC):
         served = {alias for (aliases,) in cursor.fetchall() for alias in json.loads(aliases)}
         cursor.execute("SELECT DISTINCT executor FROM container_manager_jobattempt WHERE finished_at IS NULL")
         return [*executors, *({row[0] for row in cursor.fetchall()} - served - set(executors))]
-
-    def candidates(
-        self,
-        connection: BaseDatabaseWrapper,
-        executors: Sequence[str],
-        queues: Sequence[str] | None,
-        only: uuid.UUID | None,
-        limit: int,
-    ) -> tuple[str, list[Any]]:
-        """Return the SELECT of the jobs to claim next, and its parameters."""
-        params: list[Any] = [*executors]
-        where = f"executor IN ({', '.join(['%s'] * len(executors))})"
-        if queues is not None:
-            where += f" AND queue IN ({', '.join(['%s'] * len(queues))})"
-            params.extend(queues)
-        if only is not None:
-            where += " AND id = %s"
-            params.append(ContainerJob._meta.pk.get_db_prep_value(only, connection))
-        return (
-            f"SELECT id FROM container_manager_containerjob WHERE status = 'queued' AND {where} "
-            f"AND (scheduled_for IS NULL OR scheduled_for <= {self.now}) "
-            "AND queue NOT IN (SELECT name FROM container_manager_pausedqueue) "
-            "ORDER BY priority DESC, queued_at, id LIMIT %s",
-            [*params, limit],
-        )

@@ -1,0 +1,140 @@
+"""Lanes: where in an index the jobs stand that a worker may claim next, found without reading the jobs before them.
+
+Jobs without a schedule stand in one lane per executor and queue, in the order of claims. Scheduled jobs stand in one
+per executor, queue and priority, those that are due first. Which lanes there are is found by a loose index scan: one
+probe leads from each lane to the next. So neither jobs that are not due yet nor those of other executors, other queues
+and paused queues are read, however many there are.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+_JOB = "container_manager_containerjob"
+_NOT_PAUSED = "queue NOT IN (SELECT name FROM container_manager_pausedqueue)"
+# Of more pairs of an executor and a queue all queues are looked at: databases limit the terms of a UNION.
+_MOST_PAIRS = 100
+# The order of claims.
+ORDER = "priority DESC, queued_at, id"
+
+
+class Wanted(NamedTuple):
+    """The jobs that a worker may claim; ``queues``: None for all, ``only``: just this one."""
+
+    executors: Sequence[str]
+    queues: Sequence[str] | None = None
+    only: uuid.UUID | None = None
+
+    @property
+    def starts(self) -> list[tuple[str, ...]]:
+        """Where a scan begins: at these pairs of an executor and a queue, or at the executors."""
+        if self.queues is None or len(self.executors) * len(self.queues) > _MOST_PAIRS:
+            return [(executor,) for executor in self.executors]
+        return [(executor, queue) for executor in self.executors for queue in self.queues]
+
+
+class Lane(NamedTuple):
+    """A lane; ``priority``: None where the jobs have no schedule."""
+
+    executor: str
+    queue: str
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSQL:
+    """The SQL of lanes for one database.
+
+    ``now``: its time. ``force``: how it is made to use an index, if it must be. ``partial``: whether its indexes are
+    partial; if not, that of scheduled jobs has all queued ones.
+    """
+
+    now: str
+    force: str = ""
+    partial: bool = True
+
+    def probe(self, columns: str, *, where: str, order: str, scheduled: bool) -> str:
+        """Return a SELECT of the first queued job, ``j``, in an order that its index has."""
+        index = self.force.format("cm_job_scheduled" if scheduled else "cm_job_claim")
+        kind = "j.scheduled_for IS NOT NULL AND " if scheduled and self.partial else ""
+        kind = kind if scheduled else "j.scheduled_for IS NULL AND "
+        return (
+            f"SELECT {columns} FROM {_JOB} j {index} WHERE j.status = 'queued' AND {kind}{where} "
+            f"ORDER BY {order} LIMIT 1"
+        )
+
+    def jobs(self, columns: str, *, scheduled: bool, lane: str = "") -> str:
+        """Return a SELECT of the first due jobs of a lane; its parameters are those of the lane, and how many.
+
+        ``lane``: the row that names the lane, in place of parameters.
+        """
+        names = ("executor", "queue", "priority") if scheduled else ("executor", "queue")
+        where = " AND ".join(f"j.{name} = {lane + '.' + name if lane else '%s'}" for name in names)
+        index = self.force.format("cm_job_scheduled" if scheduled else "cm_job_claim")
+        due, order = ("IS NULL", "j.priority DESC, j.queued_at, j.id")
+        if scheduled:
+            due, order = (f"<= {self.now}", "j.scheduled_for, j.id")
+        return (
+            f"SELECT {columns} FROM {_JOB} j {index} WHERE j.status = 'queued' AND {where} "
+            f"AND j.scheduled_for {due} ORDER BY {order} LIMIT %s"
+        )
+
+    def scan(self, wanted: Wanted) -> tuple[str, list[Any]]:
+        """Return two CTEs of the lanes that are wanted and not paused, and their parameters.
+
+        ``ready``: those of jobs without a schedule. ``scheduled``: the others; their jobs may be due or not, and each
+        queue ends with a priority of NULL.
+        """
+        ready, params = self._queues("ready_queue", wanted, scheduled=False)
+        scheduled, _ = self._queues("scheduled_queue", wanted, scheduled=True)
+        served, names = _NOT_PAUSED, []
+        if wanted.queues is not None:
+            names = [*wanted.queues]
+            served += f" AND queue IN ({', '.join(['%s'] * len(names))})"
+        first, following = (
+            self.probe(
+                "j.priority",
+                where=f"j.executor = s.executor AND j.queue = s.queue{more}",
+                order="j.priority DESC",
+                scheduled=True,
+            )
+            for more in ("", " AND j.priority < s.priority")
+        )
+        text = (
+            f"{ready}, ready AS (SELECT executor, queue FROM ready_queue WHERE queue IS NOT NULL AND {served}), "
+            f"{scheduled}, scheduled(executor, queue, priority) AS ("
+            f"SELECT s.executor, s.queue, ({first}) FROM scheduled_queue s WHERE s.queue IS NOT NULL AND s.{served} "
+            f"UNION ALL SELECT s.executor, s.queue, ({following}) FROM scheduled s WHERE s.priority IS NOT NULL)"
+        )
+        return text, [*params, *names, *params, *names]
+
+    def _queues(self, name: str, wanted: Wanted, *, scheduled: bool) -> tuple[str, list[Any]]:
+        """Return a CTE of the executors' queues that have jobs, with NULL after the last, and its parameters."""
+        starts = wanted.starts
+        terms = [
+            f"SELECT * FROM ({self._start(start, scheduled=scheduled)}) AS start{number}"
+            for number, start in enumerate(starts)
+        ]
+        if len(starts[0]) == 1:
+            following = self.probe(
+                "j.queue", where="j.executor = q.executor AND j.queue > q.queue", order="j.queue", scheduled=scheduled
+            )
+            terms.append(f"SELECT q.executor, ({following}) FROM {name} q WHERE q.queue IS NOT NULL")
+        params = [value for start in starts for value in start]
+        return f"{name}(executor, queue) AS ({' UNION ALL '.join(terms)})", params
+
+    def _start(self, start: Sequence[str], *, scheduled: bool) -> str:
+        where = "j.executor = %s" if len(start) == 1 else "j.executor = %s AND j.queue = %s"
+        return self.probe("j.executor, j.queue", where=where, order="j.queue", scheduled=scheduled)
+
+
+def only_sql(wanted: Wanted, now: str) -> tuple[str, list[Any]]:
+    """Return the condition of a job that is named by its key, and its parameters without the key."""
+    where = f"id = %s AND status = 'queued' AND executor IN ({', '.join(['%s'] * len(wanted.executors))})"
+    if wanted.queues is not None:
+        where += f" AND queue IN ({', '.join(['%s'] * len(wanted.queues))})"
+    due = f"(scheduled_for IS NULL OR scheduled_for <= {now})"
+    return f"{where} AND {due} AND {_NOT_PAUSED}", [*wanted.executors, *(wanted.queues or ())]
