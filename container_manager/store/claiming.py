@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from django.db import connections
 
@@ -18,6 +18,7 @@ def claim(
     *,
     worker: str,
     executors: Sequence[str],
+    engines: Mapping[str, str] | None = None,
     queues: Sequence[str] | None = None,
     only: uuid.UUID | None = None,
     limit: int,
@@ -25,6 +26,7 @@ def claim(
 ) -> list[ClaimedJob]:
     """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first.
 
+    ``engines``: by executor, the identity of the engine that will have the attempts, if they survive their worker.
     ``queues``: None for all. ``only``: just this job. Rows locked by other transactions are skipped (SKIP LOCKED).
     """
     if not executors or not (queues is None or queues):
@@ -32,7 +34,7 @@ def claim(
     connection = connections[using]
     dialect = store_sql(connection)
     candidates = dialect.candidates(connection, executors, queues, only, limit)
-    rows = dialect.claim(connection, worker, candidates)
+    rows = dialect.claim(connection, worker, candidates, engines or {})
     jobs = [claimed_job(row) for row in rows]
     announce(lambda: [(job.id, "queued", "running", "") for job in jobs], worker, using)
     return jobs

@@ -32,12 +32,14 @@ class ClaimedJob(NamedTuple):
 class OwnedAttempt:
     """An open attempt of this worker, as the database has it now.
 
-    ``status``: that of the job, or "" if the job has a later attempt. ``claimed_by``: who changed the job's status
-    last; for a running job the worker that claimed it.
+    ``status``: that of the job, or "" if the job has a later attempt. ``engine``: the identity of the engine that has
+    it, "" for one that ends with its worker. ``claimed_by``: who changed the job's status last; for a running job the
+    worker that claimed it.
     """
 
     job: ClaimedJob
     status: str
+    engine: str = ""
     handle: str
     claimed_by: str
 

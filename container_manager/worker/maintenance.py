@@ -1,8 +1,10 @@
-"""What one worker, the oldest alive, does for all: queue due retries, prune, fail unschedulable jobs."""
+"""What one worker, the oldest alive, does for all: queue due retries, prune, give up what nobody reaches."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Mapping
 from datetime import timedelta
 
 from django.db import transaction
@@ -11,7 +13,7 @@ from django.utils import timezone
 from .. import store
 from ..conf import AppSettings
 from ..queue.pruning import PRUNE_BATCH, prune_jobs
-from .outcomes import failed, unschedulable_message
+from .outcomes import closed, failed, unschedulable_message
 from .timers import Timer
 
 _PRUNE_SECONDS = 60.0
@@ -19,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """Queues retries that are due, prunes, and fails jobs that no worker will ever run."""
+    """Queues retries that are due, prunes, and gives up attempts and jobs that no worker reaches."""
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
@@ -27,14 +29,23 @@ class Maintenance:
         # It scans all queued jobs.
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
 
-    def run(self, worker: str) -> bool:
-        """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready."""
+        self._look = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 8))
+        # Since when (monotonic seconds) an attempt has been seen that belongs to no live worker.
+        self._unowned: dict[store.UnownedAttempt, float] = {}
+
+    def run(self, worker: str, engines: Mapping[str, str]) -> bool:
+        """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready.
+
+        ``engines``: by executor, the identity of the engine that this worker reaches at this moment.
+        """
         if not store.is_maintainer(worker, using=self._using):
             return False
         if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
         if self._sweep.take_due():
             self._fail_unschedulable(worker)
+        if self._look.take_due():
+            self._give_up_unreachable(worker, engines)
         return bool(store.promote_retries(using=self._using))
 
     def _prune_jobs(self, after_seconds: float) -> None:
@@ -42,6 +53,26 @@ class Maintenance:
         # One batch at a time: meanwhile the worker does nothing else.
         if prune_jobs(before=before, limit=PRUNE_BATCH, using=self._using) == PRUNE_BATCH:
             self._prune.hurry()
+
+    def _give_up_unreachable(self, worker: str, engines: Mapping[str, str]) -> None:
+        """Close what dead workers have left on engines that nobody reaches: who does rescues it within a moment."""
+        using, now, bound = self._using, time.monotonic(), self._settings.unreachable_seconds
+        found = store.unowned_attempts(worker=worker, engines=engines, using=using)
+        self._unowned = {attempt: self._unowned.get(attempt, now) for attempt in found}
+        overdue = {attempt.key: attempt for attempt, since in self._unowned.items() if now - since >= bound}
+        if not overdue:
+            return
+        with transaction.atomic(using=using):
+            store.take_over(list(overdue.values()), worker=worker, using=using)
+            outcomes = []
+            for owned in store.owned_attempts(worker=worker, using=using):
+                if attempt := overdue.get((owned.job.id, owned.job.attempt)):
+                    message = f"No worker reached its engine, {attempt.engine} of executor {attempt.executor!r}."
+                    lost = failed(owned.job, "lost", message, retry=self._settings.retry)
+                    outcomes.append(lost if owned.status == "running" else closed(owned.job, None, message))
+            store.finish(outcomes, worker=worker, using=using)
+        for job, number in overdue:
+            logger.error("Job %s: no worker reached the engine of attempt %s, it is given up", job, number)
 
     def _fail_unschedulable(self, worker: str) -> None:
         """Fail jobs whose executor or queue nobody knows: they would wait for ever."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from math import ceil
 from typing import Any
@@ -46,11 +46,16 @@ class PostgreSQLStore(StoreSQL):
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
 
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        candidates: tuple[str, list[Any]],
+        engines: Mapping[str, str],
     ) -> Sequence[Sequence[Any]]:
         select, params = candidates
+        engine, names = self.engine_column(engines)
         with connection.cursor() as cursor:
-            cursor.execute(self._claim_sql(select), [*params, worker, worker, worker])
+            cursor.execute(self._claim_sql(select, engine), [*params, worker, worker, worker, *names])
             rows: list[Sequence[Any]] = cursor.fetchall()
             return rows
 
@@ -77,7 +82,7 @@ class PostgreSQLStore(StoreSQL):
         return done, closed
 
     @cache  # noqa: B019  # there is one object
-    def _claim_sql(self, select: str) -> str:
+    def _claim_sql(self, select: str, engine: str) -> str:
         # The jobs are named by an array, so that the planner uses the primary key however old its statistics are.
         return f"""
 WITH candidate AS MATERIALIZED ({select}{self.lock}), claimed AS (
@@ -86,7 +91,7 @@ WITH candidate AS MATERIALIZED ({select}{self.lock}), claimed AS (
     RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
 ), opened AS (
     INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS})
-    SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed
+    SELECT id, attempt, %s, executor, {engine}, '', launched_at, '', '' FROM claimed
 )
 SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -20,9 +20,14 @@ class RowByRowStore(StoreSQL):
     """Claims by SELECT and UPDATE and finishes row by row, in one transaction each."""
 
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        candidates: tuple[str, list[Any]],
+        engines: Mapping[str, str],
     ) -> Sequence[Sequence[Any]]:
         select, params = candidates
+        engine, names = self.engine_column(engines)
         with transaction.atomic(using=connection.alias, savepoint=False), connection.cursor() as cursor:
             cursor.execute(select + self.lock, params)
             keys = [row[0] for row in cursor.fetchall()]
@@ -37,8 +42,8 @@ class RowByRowStore(StoreSQL):
             mine = f"FROM container_manager_containerjob WHERE id IN ({marks}) AND status = 'running' AND worker = %s"
             cursor.execute(
                 f"INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS}) "
-                f"SELECT id, attempt, worker, executor, '', launched_at, '', '' {mine}",
-                [*keys, worker],
+                f"SELECT id, attempt, worker, executor, {engine}, '', launched_at, '', '' {mine}",
+                [*names, *keys, worker],
             )
             cursor.execute(
                 f"SELECT {', '.join(JOB_COLUMNS)}, 0 {mine} ORDER BY priority DESC, queued_at, id", [*keys, worker]

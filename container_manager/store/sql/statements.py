@@ -6,7 +6,6 @@ writes comes from the state machine (`ContainerJob.transition_effects`); the sto
 
 from __future__ import annotations
 
-import json
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from ...statemachine.assignments import assignments, column_sql
 from ...statemachine.triggers.dialect import Dialect
 from ..values import Outcome
 
-ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
+ATTEMPT_COLUMNS = "job_id, number, worker, executor, engine, handle, launched_at, reason, message"
 Keys = set[tuple[uuid.UUID, int]]
 
 
@@ -91,9 +90,24 @@ class StoreSQL(ABC):
 
     @abstractmethod
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, candidates: tuple[str, list[Any]]
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        candidates: tuple[str, list[Any]],
+        engines: Mapping[str, str],
     ) -> Sequence[Sequence[Any]]:
-        """Claim the jobs that a SELECT names; return their columns and the seconds since their launch."""
+        """Claim the jobs that a SELECT names; return their columns and the seconds since their launch.
+
+        ``engines``: by executor, the identity of the engine that will have their attempts; "" for the others.
+        """
+
+    @staticmethod
+    def engine_column(engines: Mapping[str, str]) -> tuple[str, list[str]]:
+        """Return the SQL of the engine that has an executor's attempts, and its parameters."""
+        if not engines:
+            return "''", []
+        whens = " ".join(["WHEN %s THEN %s"] * len(engines))
+        return f"CASE executor {whens} ELSE '' END", [text for pair in engines.items() for text in pair]
 
     @abstractmethod
     def finish(
@@ -103,13 +117,6 @@ class StoreSQL(ABC):
 
         Needs a transaction, unless ``finishes_in_one_statement`` and none is to be retried.
         """
-
-    def unserved_executors(self, cursor: Any, executors: Sequence[str]) -> list[str]:
-        """Return these executors, and those with open attempts that no live worker serves."""
-        cursor.execute(f"SELECT executors FROM container_manager_worker WHERE lease_expires_at >= {self.now}", [])
-        served = {alias for (aliases,) in cursor.fetchall() for alias in json.loads(aliases)}
-        cursor.execute("SELECT DISTINCT executor FROM container_manager_jobattempt WHERE finished_at IS NULL")
-        return [*executors, *({row[0] for row in cursor.fetchall()} - served - set(executors))]
 
     def candidates(
         self,
