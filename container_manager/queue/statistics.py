@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 from django.db import router
 from django.db.models import Count, Min, Q
-from django.utils import timezone
 
 from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
+from ..store import database_now
 from .pauses import paused_queues
 
 _UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
@@ -31,8 +31,8 @@ class QueueStatistics:
 
 def queue_statistics(*, since: timedelta = timedelta(hours=1), using: str | None = None) -> dict[str, QueueStatistics]:
     """Return the queues by name; ``finished`` counts by status the jobs that finished within ``since``."""
-    now = timezone.now()
     using = using or router.db_for_read(ContainerJob)
+    now = database_now(using=using)
     jobs, found = ContainerJob.objects.using(using).order_by(), dict[str, QueueStatistics]()
 
     def entry(name: str) -> QueueStatistics:

@@ -6,6 +6,7 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 
 from .attempts import owned_attempts, record_handles
 from .claiming import claim, is_due
+from .clock import database_now
 from .finishing import finish
 from .guarantee import missing_triggers
 from .leases import (
@@ -26,7 +27,7 @@ from .notifications import wake_workers
 from .orphans import attempts_over
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
-from .unschedulable import unschedulable_jobs
+from .unschedulable import unschedulable_jobs, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "UnownedAttempt",
     "attempts_over",
     "claim",
+    "database_now",
     "delete_expired_worker",
     "drop_lease",
     "engines_by_alias",
@@ -60,5 +62,6 @@ __all__ = [
     "take_over",
     "unowned_attempts",
     "unschedulable_jobs",
+    "unserved_destinations",
     "wake_workers",
 ]

@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     """How an attempt ended.
 
     ``status``: completed or failed; None to close the attempt only (its job was cancelled). ``retry_after_seconds``: a
-    failed job goes on to retrying, due then.
+    failed job goes on to retrying, due then. ``counts_as_retry``: whether that is one of its retries.
     """
 
     job_id: uuid.UUID
@@ -61,6 +61,7 @@ class Outcome(NamedTuple):
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
     retry_after_seconds: float | None = None
+    counts_as_retry: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

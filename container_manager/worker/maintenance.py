@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from django.db import transaction
-from django.utils import timezone
 
 from .. import store
 from ..conf import AppSettings
@@ -26,8 +25,8 @@ class Maintenance:
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune = Timer(_PRUNE_SECONDS)
-        # It scans all queued jobs.
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
+        self._unserved: set[tuple[str, str]] = set()
 
         self._look = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 8))
         # Since when (monotonic seconds) an attempt has been seen that belongs to no live worker.
@@ -43,13 +42,15 @@ class Maintenance:
         if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
         if self._sweep.take_due():
-            self._fail_unschedulable(worker)
+            self._warn_of_unserved()
+            if self._settings.unschedulable_after_seconds is not None:
+                self._fail_unschedulable(worker, self._settings.unschedulable_after_seconds)
         if self._look.take_due():
             self._give_up_unreachable(worker, engines)
         return bool(store.promote_retries(using=self._using))
 
     def _prune_jobs(self, after_seconds: float) -> None:
-        before = timezone.now() - timedelta(seconds=after_seconds)
+        before = store.database_now(using=self._using) - timedelta(seconds=after_seconds)
         # One batch at a time: meanwhile the worker does nothing else.
         if prune_jobs(before=before, limit=PRUNE_BATCH, using=self._using) == PRUNE_BATCH:
             self._prune.hurry()
@@ -74,12 +75,19 @@ class Maintenance:
         for job, number in overdue:
             logger.error("Job %s: no worker reached the engine of attempt %s, it is given up", job, number)
 
-    def _fail_unschedulable(self, worker: str) -> None:
-        """Fail jobs whose executor or queue nobody knows: they would wait for ever."""
+    def _warn_of_unserved(self) -> None:
+        """Log once, until a worker has served it, what jobs wait for."""
+        found = set(store.unserved_destinations(using=self._using))
+        for executor, queue in sorted(found - self._unserved):
+            logger.warning("No live worker serves executor %r in queue %r: its jobs wait", executor, queue)
+        self._unserved = found
+
+    def _fail_unschedulable(self, worker: str, after_seconds: float) -> None:
+        """Fail jobs whose executor or queue nobody knows, if the settings ask for that."""
         using, settings = self._using, self._settings
         executors, queues = sorted(settings.executors), settings.queues
         for job, executor, name in store.unschedulable_jobs(
-            executors=executors, queues=queues, older_than_seconds=settings.unreachable_seconds, using=using
+            executors=executors, queues=queues, older_than_seconds=after_seconds, using=using
         ):
             message = unschedulable_message(executor, name, executors=executors, queues=queues)
             with transaction.atomic(using=using):

@@ -97,6 +97,10 @@ def test_a_lease_lasts_as_long_as_it_says(seconds: float, lives: bool) -> None:
     assert rescue("other") == (0 if lives else 1)
 
 
+def test_the_databases_time_is_the_present() -> None:
+    assert is_near(store.database_now(using="default"))
+
+
 def test_every_way_to_a_status_is_journaled_at_the_present_time() -> None:
     jobs = [ContainerJob.objects.create_job(command="true") for _ in range(5)]
     jobs[0].transition_to(JobStatus.QUEUED)

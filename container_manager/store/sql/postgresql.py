@@ -77,7 +77,13 @@ class PostgreSQLStore(StoreSQL):
             retries = [o for o in outcomes if o.retry_after_seconds is not None and o.job_id in done]
             if retries:
                 cursor.execute(
-                    self._retry_sql, [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]]
+                    self._retry_sql,
+                    [
+                        worker,
+                        [o.job_id for o in retries],
+                        [o.retry_after_seconds for o in retries],
+                        [int(o.counts_as_retry) for o in retries],
+                    ],
                 )
         return done, closed
 
@@ -134,8 +140,8 @@ FROM outcome
     def _retry_sql(self) -> str:
         due = f"{self.now} + make_interval(secs => r.seconds)"
         return f"""
-UPDATE container_manager_containerjob j SET {self.retry_columns(due=due, row="j.")}
-FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
+UPDATE container_manager_containerjob j SET {self.retry_columns(due=due, counts="r.counts", row="j.")}
+FROM unnest(%s::uuid[], %s::float8[], %s::int[]) AS r(id, seconds, counts) WHERE j.id = r.id AND j.status = 'failed'
 """
 
 

@@ -81,7 +81,7 @@ class RowByRowStore(StoreSQL):
         if not cursor.rowcount:
             return False
         if o.retry_after_seconds is not None:
-            cursor.execute(self._retry_sql, [o.retry_after_seconds, worker, key])
+            cursor.execute(self._retry_sql, [int(o.counts_as_retry), o.retry_after_seconds, worker, key])
         return True
 
     @cached_property

@@ -61,11 +61,20 @@ class StoreSQL(ABC):
             status_changed_reason=reason,
         )
 
-    def retry_columns(self, *, due: str, row: str = "") -> str:
-        """Return the SET list of a retry; its parameters are those of ``due`` and the actor."""
+    def retry_columns(self, *, due: str, counts: str = "%s", row: str = "") -> str:
+        """Return the SET list of a retry; its parameters are those of ``counts`` (1 or 0), ``due`` and the actor.
+
+        All writers but this one count each retry: only a worker knows that an attempt was lost.
+        """
         changes = assignments(ContainerJob, JobStatus.RETRYING, self.dialect, now=self.now, row=row)
         reason = f"{row}failure_reason"
-        return self._set_list(changes, scheduled_for=due, status_changed_by="%s", status_changed_reason=reason)
+        return self._set_list(
+            changes,
+            retry_count=f"{row}retry_count + {counts}",
+            scheduled_for=due,
+            status_changed_by="%s",
+            status_changed_reason=reason,
+        )
 
     def _set_list(self, changes: Mapping[str, str], **known: str) -> str:
         """Return a SET list: what the state machine says, then what the store knows, in its order."""
