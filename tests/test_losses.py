@@ -6,15 +6,19 @@ import json
 import logging
 from dataclasses import replace
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from container_manager import queue, store
 from container_manager.conf import AppSettings, RetrySettings
 from container_manager.models import ContainerJob, Worker
+from container_manager.store.consistency import examine
 from container_manager.worker.maintenance import Maintenance
 from container_manager.worker.outcomes import failed
 
@@ -82,6 +86,12 @@ class TestLosses:
         assert run_and_fail(job, "lost") == ("retrying", 2, 10.0)
 
 
+def printed(verb: str) -> str:
+    out = StringIO()
+    call_command("container", verb, stdout=out)
+    return out.getvalue()
+
+
 def maintenance(**settings: object) -> Maintenance:
     register("maintainer")
     return Maintenance(replace(AppSettings(), **settings), using="default")
@@ -103,6 +113,33 @@ class TestWhatNobodyServes:
         register("gpu worker", executors=("gpu",))
         Worker.objects.filter(pk="gpu worker").update(queues=["a"])
         assert store.unserved_destinations(using="default") == [("gpu", "b")]
+
+    def test_the_queues_the_doctor_and_the_admin_say_so(self, admin_client: Client) -> None:
+        for executor, name in (("default", "a"), ("gpu", "a"), ("default", "b")):
+            queue.enqueue(command="true", executor=executor, queue=name)
+        register("worker")
+        Worker.objects.update(queues=["a"], engines={"default": "one"})
+        found = queue.queue_statistics()
+        assert {name: (entry.queued, entry.unserved) for name, entry in found.items()} == {
+            "a": (2, ["gpu"]), "b": (1, ["default"]),
+        }  # fmt: skip
+        assert "no worker serves gpu" in printed("queue")
+        notes = examine().notes
+        assert notes == [
+            f"no live worker serves executor {executor} in queue {name}: its jobs wait"
+            for executor, name in (("default", "b"), ("gpu", "a"))
+        ]
+        assert f"Note: {notes[0]}\n" in printed("doctor")
+        page = admin_client.get("/admin/container_manager/containerjob/").content.decode()
+        assert "No live worker serves executor gpu in queue a: its jobs wait." in page
+
+    def test_the_doctor_notes_an_alias_that_is_more_than_one_engine(self) -> None:
+        for name in ("one", "two"):
+            register(name)
+            Worker.objects.filter(pk=name).update(host=f"host {name}", engines={"docker": name, "same": "x"})
+        assert examine().notes == [
+            "executor docker is 2 engines, none of which can adopt another's attempts: one (host one), two (host two)"
+        ]
 
     def test_it_fails_after_the_time_that_the_settings_give(self) -> None:
         early, other = (queue.enqueue(command="true", executor=name) for name in ("gpu", "default"))

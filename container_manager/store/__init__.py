@@ -27,7 +27,7 @@ from .notifications import wake_workers
 from .orphans import attempts_over
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
-from .unschedulable import unschedulable_jobs, unserved_destinations
+from .unschedulable import unschedulable_jobs, unserved, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "take_over",
     "unowned_attempts",
     "unschedulable_jobs",
+    "unserved",
     "unserved_destinations",
     "wake_workers",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import timedelta
 
 from ..models import ContainerJob, Worker
@@ -17,11 +17,16 @@ Destination = tuple[str, str]
 
 def unserved_destinations(*, using: str) -> list[Destination]:
     """Return the executors and queues that queued jobs name and no live worker serves, sorted."""
+    return unserved(_destinations(using), using=using)
+
+
+def unserved(destinations: Iterable[Destination], *, using: str) -> list[Destination]:
+    """Return those that no live worker serves, in their order."""
     workers = Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow())
     served = list(workers.values_list("executors", "queues"))
     return [
         (executor, queue)
-        for executor, queue in _destinations(using)
+        for executor, queue in destinations
         if not any(executor in executors and (not queues or queue in queues) for executors, queues in served)
     ]
 

@@ -85,6 +85,7 @@ def test_two_hosts_with_daemons_of_their_own_under_one_alias_leave_each_others_c
             with site.worker("--slots", "1"):
                 (site.effects() / "go").touch()
                 site.await_status(job, "completed")
+                eventually(lambda: site.containers() == [])
     assert attempts_of(job) == [(1, 0, "")]
     assert site.runs() == ["begin 1", "end 1"]
     site.clean_up()
