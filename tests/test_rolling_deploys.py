@@ -139,7 +139,7 @@ class TestTheReleaseBefore:
             assert examine().problems == []
             with connection.cursor() as cursor:
                 cursor.execute("SELECT DISTINCT later FROM container_manager_jobtransition")
-                assert cursor.fetchall() == [("x",)]
+                assert [*cursor.fetchall()] == [("x",)]
 
     def test_it_could_not_enqueue_where_a_new_column_has_no_default_in_the_database(self) -> None:
         later = migrations.AddField("ContainerJob", "later", models.CharField(max_length=5, default="x"))
