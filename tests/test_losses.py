@@ -156,9 +156,9 @@ class TestWhatNobodyServes:
         queue.enqueue_many([ContainerJob(command="true", queue=f"q{number % 2}") for number in range(20)])
         with CaptureQueriesContext(connection) as queries:
             assert store.unserved_destinations(using="default") == [("default", "q0"), ("default", "q1")]
-        # The workers; two executors, the last of which is not there; and as many queues.
-        assert len(queries) == 1 + 2 + 3
-        assert all("LIMIT 1" in query["sql"] for query in queries.captured_queries[1:])
+        # Without a schedule: an executor and no other, two queues and no other. With one: no executor. And the workers.
+        assert len(queries) == 2 + 3 + 1 + 1
+        assert all("LIMIT 1" in query["sql"] for query in queries.captured_queries[:-1])
 
 
 @pytest.mark.django_db(transaction=True)

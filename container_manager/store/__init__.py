@@ -27,10 +27,11 @@ from .notifications import wake_workers
 from .orphans import attempts_over
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
-from .unschedulable import unschedulable_jobs, unserved, unserved_destinations
+from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
+    "UNSCHEDULABLE_BATCH",
     "ClaimedJob",
     "Lease",
     "LogChange",

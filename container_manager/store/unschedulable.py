@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 
 from ..models import ContainerJob, Worker
 from ..querysets import ContainerJobQuerySet, DatabaseNow
 from .clock import database_now
 
-_BATCH = 100
+UNSCHEDULABLE_BATCH = 100
 # An executor and a queue: what a job names, and a worker serves.
 Destination = tuple[str, str]
 
@@ -44,21 +44,27 @@ def unschedulable_jobs(
         if executor in executors and (queues is None or queue in queues):
             continue
         due = ContainerJob.objects.using(using).ready().filter(executor=executor, queue=queue, queued_at__lte=before)
-        if found := list(due.values_list("pk", "executor", "queue")[:_BATCH]):
+        if found := list(due.order_by().values_list("pk", "executor", "queue")[:UNSCHEDULABLE_BATCH]):
             return found
     return []
 
 
-def _destinations(using: str) -> Iterator[Destination]:
-    """Yield what queued jobs name: a query for each, which an index answers, instead of a scan of the backlog."""
-    queued = ContainerJob.objects.using(using).filter(status="queued")
-    executor: str | None = None
-    while (executor := _next(queued, "executor", executor)) is not None:
-        queue: str | None = None
-        while (queue := _next(queued.filter(executor=executor), "queue", queue)) is not None:
-            yield executor, queue
+def _destinations(using: str) -> list[Destination]:
+    """Return what queued jobs name: a probe for each name, which an index answers, instead of a scan of the backlog.
+
+    Jobs with a schedule and those without stand in different indexes. Backwards: at the beginning of an index are the
+    entries of jobs that were claimed lately.
+    """
+    queued, found = ContainerJob.objects.using(using).filter(status="queued"), set[Destination]()
+    for jobs in (queued.filter(scheduled_for=None), queued.filter(scheduled_for__isnull=False)):
+        executor: str | None = None
+        while (executor := _last(jobs, "executor", before=executor)) is not None:
+            queue: str | None = None
+            while (queue := _last(jobs.filter(executor=executor), "queue", before=queue)) is not None:
+                found.add((executor, queue))
+    return sorted(found)
 
 
-def _next(jobs: ContainerJobQuerySet, column: str, after: str | None) -> str | None:
-    jobs = jobs.filter(**{f"{column}__gt": after}) if after is not None else jobs
-    return jobs.order_by(column).values_list(column, flat=True).first()
+def _last(jobs: ContainerJobQuerySet, column: str, *, before: str | None) -> str | None:
+    jobs = jobs.filter(**{f"{column}__lt": before}) if before is not None else jobs
+    return jobs.order_by(f"-{column}").values_list(column, flat=True).first()

@@ -86,9 +86,12 @@ class Maintenance:
         """Fail jobs whose executor or queue nobody knows, if the settings ask for that."""
         using, settings = self._using, self._settings
         executors, queues = sorted(settings.executors), settings.queues
-        for job, executor, name in store.unschedulable_jobs(
+        found = store.unschedulable_jobs(
             executors=executors, queues=queues, older_than_seconds=after_seconds, using=using
-        ):
+        )
+        if len(found) == store.UNSCHEDULABLE_BATCH:
+            self._sweep.hurry()
+        for job, executor, name in found:
             message = unschedulable_message(executor, name, executors=executors, queues=queues)
             with transaction.atomic(using=using):
                 claimed = store.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
