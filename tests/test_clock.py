@@ -17,6 +17,7 @@ from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob, Worker
 from container_manager.store import Lease
 from container_manager.store.sql import store_sql
+from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.lease_watch import LeaseWatch
 from container_manager.worker.maintenance import Maintenance
 
@@ -125,6 +126,23 @@ class TestAClockOfTheDatabaseThatJumps:
         """Let all leases be an hour older: for them the clock has jumped ahead."""
         for worker in Worker.objects.all():
             store.renew_lease(worker.id, lease_seconds=-3600.0, using="default")
+
+    @pytest.mark.shows("explanation/worker.md#clocks")
+    def test_a_worker_leaves_the_others_alone_until_they_had_time_to_renew_their_leases(self) -> None:
+        register("alive")
+        job = queue.enqueue(command="true")
+        store.claim(worker="alive", executors=["default"], limit=1, using="default")
+        loop = WorkerLoop(settings=AppSettings(), executors={}, options=WorkerOptions())
+        assert loop._register()
+        self.jump()
+        loop._do_maintenance()
+        assert store.renew_lease("alive", lease_seconds=30.0, using="default")
+        assert row_of(job)["worker"] == "alive"
+        store.renew_lease("alive", lease_seconds=-1.0, using="default")
+        loop._do_maintenance()
+        age(loop._lease_watch, 15.0)
+        loop._do_maintenance()
+        assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("retrying", "lost")
 
     def test_a_worker_that_renews_its_lease_afterwards_is_not_dead(self) -> None:
         register("alive")
