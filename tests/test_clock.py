@@ -18,8 +18,8 @@ from container_manager.models import ContainerJob, Worker
 from container_manager.store import Lease
 from container_manager.store.sql import store_sql
 from container_manager.worker import WorkerLoop, WorkerOptions
-from container_manager.worker.lease_watch import LeaseWatch
 from container_manager.worker.maintenance import Maintenance
+from container_manager.worker.sightings import LeaseWatch, Sightings
 
 from .jobs import row_of
 from .protocol.records import register
@@ -140,7 +140,7 @@ class TestAClockOfTheDatabaseThatJumps:
         assert row_of(job)["worker"] == "alive"
         store.renew_lease("alive", lease_seconds=-1.0, using="default")
         loop._do_maintenance()
-        age(loop._lease_watch, 15.0)
+        age(loop._lease_watch._sightings, 15.0)
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("retrying", "lost")
 
@@ -152,27 +152,34 @@ class TestAClockOfTheDatabaseThatJumps:
         self.jump()
         assert watch.dead(self.leases("alive", "dead")) == []
         store.renew_lease("alive", lease_seconds=60.0, using="default")
-        age(watch, 15.0)
+        age(watch._sightings, 15.0)
         assert watch.dead(self.leases("alive", "dead")) == ["dead"]
 
     def test_a_worker_is_dead_at_once_when_it_was_watched_all_the_time_until_its_lease_expired(self) -> None:
         register("dead", lease_seconds=-0.001)
         watch = LeaseWatch(30.0)
         assert watch.dead(self.leases("dead")) == []
-        age(watch, 14.0)
+        age(watch._sightings, 14.0)
         assert watch.dead(self.leases("dead")) == []
-        age(watch, 1.0)
+        age(watch._sightings, 1.0)
         assert watch.dead(self.leases("dead")) == ["dead"]
 
     def test_a_lease_that_has_not_expired_keeps_its_worker_alive_however_old_it_is(self) -> None:
         register("slow", lease_seconds=600.0)
         watch = LeaseWatch(30.0)
         watch.dead(self.leases("slow"))
-        age(watch, 500.0)
+        age(watch._sightings, 500.0)
         assert watch.dead(self.leases("slow")) == []
         Worker.objects.all().delete()
         assert watch.dead(self.leases()) == []
-        assert watch._seen == {}
+
+    def test_what_was_not_looked_at_for_a_while_counts_anew(self) -> None:
+        sightings = Sightings[str](gap_seconds=10.0)
+        sightings.look(["a"])
+        age(sightings, 60.0)
+        assert sightings.look(["a"])["a"] >= 60.0
+        sightings._looked_at -= 11.0  # as after an outage of the database
+        assert sightings.look(["a"]) == {"a": 0.0}
 
     def test_a_lease_that_is_renewed_after_the_look_is_not_deleted(self) -> None:
         register("late", lease_seconds=60.0)
@@ -180,6 +187,6 @@ class TestAClockOfTheDatabaseThatJumps:
         assert Worker.objects.filter(pk="late").exists()
 
 
-def age(watch: LeaseWatch, seconds: float) -> None:
-    """Let time pass since the looks of a watch."""
-    watch._seen = {worker: (lease, seen - seconds) for worker, (lease, seen) in watch._seen.items()}
+def age(sightings: Sightings[Any], seconds: float) -> None:
+    """Let what was seen have been there for so much longer."""
+    sightings._since = {thing: since - seconds for thing, since in sightings._since.items()}

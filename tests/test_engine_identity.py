@@ -15,6 +15,7 @@ from container_manager.worker.run import Stage
 
 from .jobs import row_of
 from .protocol.records import register
+from .test_clock import age
 from .test_runs import SETTINGS as RUN_SETTINGS
 from .test_runs import Engine, SurvivingEngine, claimed, running, runs_on
 
@@ -78,8 +79,7 @@ def test_an_attempt_whose_engine_nobody_reaches_is_given_up_after_a_while(status
     loop._do_maintenance()
     assert (row_of(job)["status"], JobAttempt.objects.get().finished_at) == (status, None)
     maintenance = loop._maintenance
-    [(attempt, since)] = maintenance._unowned.items()
-    maintenance._unowned[attempt] = since - SETTINGS.unreachable_seconds
+    age(maintenance._unowned, SETTINGS.unreachable_seconds)
     maintenance._look.hurry()
     loop._do_maintenance()
     assert row_of(job)["status"] == ("retrying" if status == "running" else status)
@@ -96,9 +96,7 @@ def test_what_a_worker_has_rescued_meanwhile_is_not_given_up() -> None:
     register("rescuer")
     assert store.rescue(worker="rescuer", engines={"default": "host a"}, using="default") == 1
     maintenance = loop._maintenance
-    maintenance._unowned = {
-        attempt: since - SETTINGS.unreachable_seconds for attempt, since in maintenance._unowned.items()
-    }
+    age(maintenance._unowned, SETTINGS.unreachable_seconds)
     maintenance._look.hurry()
     loop._do_maintenance()
     assert owner(job) == "rescuer"

@@ -18,11 +18,11 @@ from .database import AWAY, LAST_RETRY_SECONDS, Database, answers
 from .engines import Engines
 from .finisher import Finisher
 from .heartbeat import Heartbeat
-from .lease_watch import LeaseWatch
 from .maintenance import Maintenance
 from .outcomes import closed, failed
 from .run import Stage
 from .runs import Runs
+from .sightings import LeaseWatch
 from .timers import Timer
 
 _FIRST_POLL_SECONDS = 0.05

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -13,6 +12,7 @@ from .. import store
 from ..conf import AppSettings
 from ..queue.pruning import PRUNE_BATCH, prune_jobs
 from .outcomes import closed, failed, unschedulable_message
+from .sightings import Sightings
 from .timers import Timer
 
 _PRUNE_SECONDS = 60.0
@@ -29,8 +29,9 @@ class Maintenance:
         self._unserved: set[tuple[str, str]] = set()
 
         self._look = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 8))
-        # Since when (monotonic seconds) an attempt has been seen that belongs to no live worker.
-        self._unowned: dict[store.UnownedAttempt, float] = {}
+        self._unowned = Sightings[store.UnownedAttempt](
+            gap_seconds=max(self._look.seconds, settings.unreachable_seconds) / 2
+        )
 
     def run(self, worker: str, engines: Mapping[str, str]) -> bool:
         """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready.
@@ -57,10 +58,9 @@ class Maintenance:
 
     def _give_up_unreachable(self, worker: str, engines: Mapping[str, str]) -> None:
         """Close what dead workers have left on engines that nobody reaches: who does rescues it within a moment."""
-        using, now, bound = self._using, time.monotonic(), self._settings.unreachable_seconds
-        found = store.unowned_attempts(worker=worker, engines=engines, using=using)
-        self._unowned = {attempt: self._unowned.get(attempt, now) for attempt in found}
-        overdue = {attempt.key: attempt for attempt, since in self._unowned.items() if now - since >= bound}
+        using, bound = self._using, self._settings.unreachable_seconds
+        seen = self._unowned.look(store.unowned_attempts(worker=worker, engines=engines, using=using))
+        overdue = {attempt.key: attempt for attempt, seconds in seen.items() if seconds >= bound}
         if not overdue:
             return
         with transaction.atomic(using=using):
@@ -72,8 +72,8 @@ class Maintenance:
                     lost = failed(owned.job, "lost", message, retry=self._settings.retry)
                     outcomes.append(lost if owned.status == "running" else closed(owned.job, None, message))
             store.finish(outcomes, worker=worker, using=using)
-        for job, number in overdue:
-            logger.error("Job %s: no worker reached the engine of attempt %s, it is given up", job, number)
+        for outcome in outcomes:
+            logger.error("Attempt %s of job %s is given up: %s", outcome.attempt, outcome.job_id, outcome.message)
 
     def _warn_of_unserved(self) -> None:
         """Log once, until a worker has served it, what jobs wait for."""
