@@ -29,9 +29,7 @@ class Maintenance:
         self._unserved: set[tuple[str, str]] = set()
 
         self._look = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 8))
-        self._unowned = Sightings[store.UnownedAttempt](
-            gap_seconds=max(self._look.seconds, settings.unreachable_seconds) / 2
-        )
+        self._unowned = Sightings[store.UnownedAttempt](gap_seconds=4 * self._look.seconds)
 
     def run(self, worker: str, engines: Mapping[str, str]) -> bool:
         """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready.
