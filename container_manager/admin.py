@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.db import router
 from django.db.models import Field
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
@@ -17,6 +18,7 @@ from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
 from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
 from .statemachine.machine import machine_of
+from .store import unserved_destinations
 
 # Of a job's output, on its page.
 _SHOWN_CHARACTERS = 10_000
@@ -65,6 +67,14 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
     actions = ("queue_jobs", "retry_jobs", "cancel_jobs")
     # Set by the system.
     exclude = ("created_by",)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Say what jobs wait for that no live worker serves."""
+        if request.method == "GET":
+            for executor, queue in unserved_destinations(using=router.db_for_read(ContainerJob)):
+                text = _("No live worker serves executor %(executor)s in queue %(queue)s: its jobs wait.")
+                self.message_user(request, text % {"executor": executor, "queue": queue}, messages.WARNING)
+        return super().changelist_view(request, extra_context)
 
     def get_readonly_fields(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
         """Return the fields that only a transition writes and, once the job was queued, its spec."""

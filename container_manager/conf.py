@@ -29,12 +29,15 @@ class RetrySettings:
     then up to ``jitter`` of that more, drawn at random: exponential backoff with jitter, as in
     https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/.
     ``reasons`` are the failure reasons worth a retry; an image or a program that is not there stays so.
+    ``free_losses``: how many times an attempt may be lost (reason ``lost`` or ``node_lost``: its worker or engine
+    ended, not the command) without costing one of the job's retries; a job without retries is not run again.
     """
 
     initial_seconds: float = 15.0
     factor: float = 2.0
     max_seconds: float = 3600.0
     jitter: float = 0.1
+    free_losses: int = 5
     reasons: tuple[str, ...] = ("error", "signal", "oom", "timeout", "node_lost", "lost")
 
 
@@ -46,6 +49,8 @@ class AppSettings:
     ``install``: part of every container's name, so that installations can share an engine.
     ``lease_seconds``: how long a worker's lease lasts; the worker renews it every third of that.
     ``unreachable_seconds``: how long an engine may be unreachable before its attempts fail as lost.
+    ``unschedulable_after_seconds``: how long a job may wait if neither the settings nor a live worker know its executor
+    or queue, before it fails as unschedulable; None: it waits until a worker serves it.
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     """
 
@@ -57,6 +62,7 @@ class AppSettings:
     lease_seconds: float = 30.0
     poll_seconds: float = 1.0
     unreachable_seconds: float = 60.0
+    unschedulable_after_seconds: float | None = None
     prune_after_seconds: float | None = None
     log_limit_bytes: int = 1024 * 1024
     secrets_directory: str = "/run/secrets"
@@ -119,11 +125,9 @@ def _problems(given: object) -> Iterator[str]:
     for name in ("LEASE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
         if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
-    if given.get("PRUNE_AFTER_SECONDS") is not None and not is_positive(given["PRUNE_AFTER_SECONDS"]):
-        yield (
-            f"{_NAME}['PRUNE_AFTER_SECONDS'] must be a positive number, or None for never, "
-            f"not {given['PRUNE_AFTER_SECONDS']!r}."
-        )
+    for name in ("PRUNE_AFTER_SECONDS", "UNSCHEDULABLE_AFTER_SECONDS"):
+        if given.get(name) is not None and not is_positive(given[name]):
+            yield f"{_NAME}[{name!r}] must be a positive number, or None for never, not {given[name]!r}."
     if "INSTALL" in given and not matches(_INSTALL)(given["INSTALL"]):
         yield f"{_NAME}['INSTALL'] must be letters, digits and hyphens, not {given['INSTALL']!r}."
     queues = given.get("QUEUES")
@@ -159,6 +163,9 @@ def _retry_problems(retry: object) -> Iterator[str]:
         elif name == "REASONS":
             if not is_texts(value):
                 yield f"{_NAME}['RETRY']['REASONS'] must be a list of failure reasons, not {value!r}."
+        elif name == "FREE_LOSSES":
+            if not (is_count(value) or (value == 0 and not isinstance(value, bool | float))):
+                yield f"{_NAME}['RETRY']['FREE_LOSSES'] must be a whole number, 0 or more, not {value!r}."
         elif not (is_positive(value) or (name == "JITTER" and value == 0)):
             yield f"{_NAME}['RETRY'][{name!r}] must be a positive number, not {value!r}."
 

@@ -395,12 +395,16 @@ class ContainerJob(StateMachineModel):
 
 
 class JobAttempt(models.Model):
-    """One run of a job. ``finished_at`` is null as long as an engine may still hold something of it."""
+    """One run of a job. ``finished_at`` is null as long as an engine may still hold something of it.
+
+    ``engine``: the identity of the engine that has it; "" for one that ends with its worker.
+    """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
     number = models.PositiveIntegerField()
     worker = models.CharField(max_length=64)
     executor = models.CharField(max_length=64)
+    engine = models.CharField(max_length=64, blank=True, default="")
     handle = models.TextField(blank=True, default="")
     launched_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -472,13 +476,14 @@ class JobLog(models.Model):
 
 
 class Worker(models.Model):
-    """A worker and its lease."""
+    """A worker and its lease. ``engines``: by alias, the identity of the engine that answered there last."""
 
     id = models.CharField(primary_key=True, max_length=64)
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
     executors = models.JSONField(default=list)
+    engines = models.JSONField(default=dict)
     slots = models.PositiveIntegerField(default=1)
     started_at = models.DateTimeField(default=timezone.now)
     lease_expires_at = models.DateTimeField(db_index=True)

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Q
-from django.utils import timezone
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import DateTimeField, Expression, Q
+from django.db.models.sql.compiler import SQLCompiler
 
 from .statemachine.queryset import StateMachineQuerySet
+from .statemachine.triggers import dialect_for
 
 if TYPE_CHECKING:
     from .models import ContainerJob
+
+
+class DatabaseNow(Expression):
+    """The present time by the database's clock, as Django stores it there.
+
+    Django's `Now` would be wrong where the zone in which times are stored is not that of the database's session.
+    """
+
+    output_field = DateTimeField()
+
+    def as_sql(self, compiler: SQLCompiler | None, connection: BaseDatabaseWrapper) -> tuple[str, tuple[()]]:
+        # Of the statement, unlike the triggers' time: an index can serve a comparison with it.
+        return ("statement_timestamp()" if connection.vendor == "postgresql" else dialect_for(connection).now), ()
 
 
 class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
@@ -28,11 +43,11 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
         return job
 
     def ready(self) -> ContainerJobQuerySet:
-        """Return queued jobs that are due, in the order in which workers claim them."""
-        due = Q(scheduled_for=None) | Q(scheduled_for__lte=timezone.now())
+        """Return queued jobs that are due by the database's clock, in the order in which workers claim them."""
+        due = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())
         return self.filter(due, status="queued").order_by("-priority", "queued_at", "pk")
 
     def retries_due(self) -> ContainerJobQuerySet:
-        """Return jobs whose next attempt is due to be queued."""
-        due = Q(scheduled_for=None) | Q(scheduled_for__lte=timezone.now())
+        """Return jobs whose next attempt is due to be queued, by the database's clock."""
+        due = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())
         return self.filter(due, status="retrying")

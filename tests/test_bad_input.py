@@ -23,7 +23,7 @@ from .protocol.records import register
 from .workers import eventually, start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_SETTINGS = {"QUEUES": ["default", "other"], "UNREACHABLE_SECONDS": 0.2}
+_SETTINGS = {"QUEUES": ["default", "other"], "UNREACHABLE_SECONDS": 0.2, "UNSCHEDULABLE_AFTER_SECONDS": 0.2}
 
 
 def put(**fields: Any) -> ContainerJob:

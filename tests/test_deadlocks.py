@@ -18,7 +18,7 @@ from container_manager.models import ContainerJob, JobStatus
 from container_manager.statemachine import TransitionError
 from container_manager.store.consistency import examine
 
-from .protocol.records import register
+from .protocol.records import register, rescue
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _WORKERS = 4
@@ -103,7 +103,7 @@ class Hand:
 
     def maintain(self) -> None:
         assert store.renew_lease(self.name, lease_seconds=600.0, using="default")
-        store.rescue(worker=self.name, executors=["default"], using="default")
+        rescue(self.name)
         store.promote_retries(using="default")
 
     def prune(self) -> None:

@@ -22,7 +22,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from .jobs import row_of
 from .protocol.__main__ import main
 from .protocol.model import Guards, check
-from .protocol.records import expire_lease, records_of, register
+from .protocol.records import expire_lease, records_of, register, rescue
 
 _LOST = "a worker that has lost attempt 1 changes something"
 _CANCELLED = "a cancelled job becomes"
@@ -183,7 +183,7 @@ class TestWorker:
             eventually(lambda: JobAttempt.objects.count() == 2 and executor.asked)
             register("rescuer")
             expire_lease(former)
-            assert store.rescue(worker="rescuer", executors=["default"], using="default") == 2
+            assert rescue("rescuer") == 2
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
             executor.gate.set()
@@ -304,6 +304,7 @@ class TestWorker:
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "other")
         loop._rescue.hurry()
+        loop._lease_watch._seconds = 0.0  # it has looked on for long enough
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 
@@ -317,7 +318,7 @@ class TestWorker:
             queue.pause_queue("default")
             register("rescuer")
             expire_lease(former)
-            assert store.rescue(worker="rescuer", executors=["default"], using="default") == 3
+            assert rescue("rescuer") == 3
             loop._renew.hurry()  # a minute's lease is too long to wait for
             eventually(lambda: loop.id != former)
             eventually(lambda: not executor.observe().attempts)

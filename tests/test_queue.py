@@ -21,7 +21,7 @@ from container_manager.statemachine import StaleTransition
 from container_manager.store.values import JOB_COLUMNS
 
 from .jobs import journal_of, row_of
-from .protocol.records import expire_lease, records_of, register, seconds_since
+from .protocol.records import expire_lease, records_of, register, rescue, seconds_since
 
 pytestmark = pytest.mark.django_db
 concurrent = pytest.mark.django_db(transaction=True)
@@ -37,10 +37,10 @@ def claim(worker: str = "w", *, limit: int = 10, executors: Sequence[str] = ("de
     return [job.id for job in claimed]
 
 
-def running(worker: str = "w", **fields: Any) -> ContainerJob:
+def running(worker: str = "w", *, engines: dict[str, str] | None = None, **fields: Any) -> ContainerJob:
     """Return a running job in its first attempt."""
     job = queue.enqueue(command="true", **fields)
-    assert claim(worker, only=job.pk, executors=[job.executor]) == [job.pk]
+    assert claim(worker, only=job.pk, executors=[job.executor], engines=engines) == [job.pk]
     job.refresh_from_db()
     return job
 
@@ -57,10 +57,6 @@ def append(job: ContainerJob, *texts: bytes, attempt: int = 1, worker: str = "w"
     entries = [store.LogEntry(sequence=number, stream="stdout", data=text) for number, text in enumerate(texts)]
     change = store.LogChange(job_id=job.pk, attempt=attempt, entries=entries)
     store.store_logs([change], worker=worker, using="default")
-
-
-def rescue(worker: str, *executors: str) -> int:
-    return store.rescue(worker=worker, executors=executors or ("default",), using="default")
 
 
 def together(*works: Callable[[], Any], barrier: Barrier | None = None) -> list[Any]:
@@ -462,15 +458,28 @@ class TestRescuing:
         assert [o.status for o in store.owned_attempts(worker="rescuer", using="default")] == ["cancelled"]
 
     @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies", "howto/docker.md#use-several-daemons")
-    def test_a_rescue_takes_attempts_of_its_executors_and_of_those_nobody_serves(self) -> None:
-        register("docker_worker", executors=("docker",))
-        register("expired", executors=("kubernetes",), lease_seconds=-1.0)
-        jobs = {name: running("dead", executor=name) for name in ("default", "docker", "kubernetes")}
-        assert rescue("rescuer", "default") == 2
+    def test_a_rescue_takes_what_an_engine_has_that_it_reaches_and_what_died_with_its_worker(self) -> None:
+        jobs = {}
+        for name, executor, engine in (
+            ("process", "elsewhere", ""),
+            ("here", "docker", "host a"),
+            ("alias", "docker", "host b"),
+            ("gpu", "gpu", "host a"),
+        ):
+            jobs[name] = running("dead", executor=executor, engines={executor: engine} if engine else {})
+        assert rescue("rescuer", docker="host a") == 2
         holders = {name: row_of(job)["worker"] for name, job in jobs.items()}
-        assert holders == {"default": "rescuer", "docker": "dead", "kubernetes": "rescuer"}
-        assert rescue("docker_worker", "docker") == 1
-        assert row_of(jobs["docker"])["worker"] == "docker_worker"
+        assert holders == {"process": "rescuer", "here": "rescuer", "alias": "dead", "gpu": "dead"}
+        left = store.unowned_attempts(worker="rescuer", engines={"docker": "host a"}, using="default")
+        assert {attempt.key for attempt in left} == {(jobs["alias"].pk, 1), (jobs["gpu"].pk, 1)}
+        assert rescue("living", docker="host b", gpu="host a") == 2
+
+    def test_an_attempt_that_another_worker_has_rescued_is_not_taken_over(self) -> None:
+        job, other = (running("dead", executor="docker", engines={"docker": "host b"}) for _ in range(2))
+        left = store.unowned_attempts(worker="rescuer", engines={}, using="default")
+        assert store.take_over([one for one in left if one.key == (job.pk, 1)], worker="living", using="default") == 1
+        assert store.take_over(left, worker="rescuer", using="default") == 1
+        assert (row_of(job)["worker"], row_of(other)["worker"]) == ("living", "rescuer")
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")

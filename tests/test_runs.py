@@ -44,6 +44,7 @@ class Engine(Executor):
         self.asked: list[str] = []
         self.launch_error: Exception | None = None
         self.is_away = False
+        self.identity = ""
         self.output_is_complete = True
 
     def submit(self, spec: LaunchSpec) -> str:
@@ -60,7 +61,7 @@ class Engine(Executor):
             Observation(key, f"handle of {key}", phase, ExitStatus(code=0) if phase is Phase.EXITED else None)
             for key, phase in self.phases.items()
         ]
-        return Observations(attempts=found, as_of=time.monotonic())
+        return Observations(attempts=found, as_of=time.monotonic(), engine=self.identity)
 
     def watch(self, timeout: float) -> bool:
         return False
@@ -92,7 +93,15 @@ def claimed(attempt: int = 1) -> store.ClaimedJob:
 
 
 def runs_on(engine: Engine, settings: AppSettings = SETTINGS) -> Runs:
-    return Runs(Engines({"default": engine}, settings), settings, lambda: None)
+    engines = Engines({"default": engine}, settings)
+    # Nothing is claimed for an engine before it has answered.
+    engines.observe("default")
+    return Runs(engines, settings, lambda: None)
+
+
+def owned(runs: Runs, **values: str) -> store.OwnedAttempt:
+    """Return an attempt of the engine that answers now."""
+    return store.OwnedAttempt(job=claimed(), engine=runs._engines.identity("default"), **values)
 
 
 def launching(runs: Runs) -> Run:
@@ -194,7 +203,7 @@ class TestStages:
         self, source: Stage, target: Stage
     ) -> None:
         output = CappedOutput(1024, replaces=False)
-        run = Run(job=claimed(), executor=Engine(), key="k", output=output, deadline=None, stage=source)
+        run = Run(job=claimed(), executor=Engine(), key="k", engine="", output=output, deadline=None, stage=source)
         with pytest.raises(RuntimeWarning, match=f"Attempt k goes from {source} to {target}"):
             run.enter(target)
         assert run.stage is source
@@ -223,7 +232,7 @@ def test_an_adopted_attempt_is_launched_followed_or_stopped(
 ) -> None:
     engine = make()
     runs = runs_on(engine)
-    runs.adopt(store.OwnedAttempt(job=claimed(), status=status, handle=handle, claimed_by=claimed_by), by="me")
+    runs.adopt(owned(runs, status=status, handle=handle, claimed_by=claimed_by), by="me")
     (run,) = runs
     assert (run.stage, run.handle, run.handle_stored) == (stage, handle or run.key, bool(handle))
     assert engine.asked == asked
@@ -264,7 +273,7 @@ class TestAbandon:
         runs = runs_on(engine)
         former = launching(runs)
         runs.abandon(former)
-        runs.adopt(store.OwnedAttempt(job=claimed(), status="running", handle="h", claimed_by="me"), by="me")
+        runs.adopt(owned(runs, status="running", handle="h", claimed_by="me"), by="me")
         (run,) = runs
         assert run is not former
         runs.turn()

@@ -21,7 +21,7 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from .jobs import journal_of
-from .protocol.records import expire_lease, records_of, register
+from .protocol.records import expire_lease, records_of, register, rescue
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +38,7 @@ def rescued() -> ContainerJob:
     claim("zombie")
     append(job, 1, 0, b"first run\n", worker="zombie")
     expire_lease("zombie")
-    assert store.rescue(worker="heir", executors=["default"], using="default") == 1
+    assert rescue("heir") == 1
     return job
 
 
@@ -118,7 +118,7 @@ def test_a_zombie_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(momen
         append(job, attempt, sequence, b"from the grave\n", worker="zombie", gone=(0, 9))
     store.record_handles([((job.pk, number), "zombie's") for number in (1, 2)], worker="zombie", using="default")
     assert store.owned_attempts(worker="zombie", using="default") == []
-    assert store.rescue(worker="zombie", executors=["default"], using="default") == 0
+    assert rescue("zombie") == 0
     assert store.claim(worker="zombie", executors=["default"], limit=9, using="default") == []
     assert records_of(job) == before
 

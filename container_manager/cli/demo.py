@@ -194,11 +194,12 @@ class _Narrator:
         self._out.write(f"    {text}\n")
 
     def table(self, jobs: Sequence[ContainerJob]) -> None:
+        from ..store import database_now
         from .printing import print_table
         from .ps_command import HEADINGS, row
 
-        text = io.StringIO()
-        print_table(text, HEADINGS, [row(job) for job in jobs])
+        text, now = io.StringIO(), database_now(using="default")
+        print_table(text, HEADINGS, [row(job, now=now) for job in jobs])
         states = str([(job.status, job.attempt) for job in jobs])
         if not self._out.isatty():
             if states != self._shown:

@@ -29,6 +29,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         by_status = ", ".join(f"{count} {status}" for status, count in sorted(diagnosis.jobs.items()))
         out.write(f"{diagnosis.jobs.total()} jobs ({by_status or 'none'}), ")
         out.write(f"{diagnosis.attempts} attempts, {diagnosis.transitions} transitions\n")
+        for note in diagnosis.notes:
+            out.write(f"Note: {note}\n")
         for problem in diagnosis.problems:
             out.write(f"{problem}\n")
         out.write(f"{len(diagnosis.problems)} problems\n")

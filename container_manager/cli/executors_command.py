@@ -15,6 +15,7 @@ from ..executors.registry import build_executor
 from .printing import Output, print_json, print_table
 
 _GIBIBYTE = 1024**3
+_SHOWN_CHARACTERS = 12
 _ADVICE = "Mend its entry in CONTAINER_MANAGER['EXECUTORS'], or what it says it needs.\n"
 
 
@@ -37,11 +38,12 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             settings.executors[alias]["BACKEND"].rpartition(".")[2],
             health.cpu_count,
             "" if health.memory_bytes is None else f"{health.memory_bytes / _GIBIBYTE:.1f} GiB",
+            health.engine[:_SHOWN_CHARACTERS],
             health.message,
         )
         for alias, health in found.items()
     ]
-    print_table(out, ("ALIAS", "WELL", "CLASS", "CPUS", "MEMORY", "SAYS"), rows)
+    print_table(out, ("ALIAS", "WELL", "CLASS", "CPUS", "MEMORY", "ENGINE", "SAYS"), rows)
     if ill:
         options["err"].write(_ADVICE)
     return 1 if ill else 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from django.utils import timezone
-
 from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
+from ..store import database_now
 from .finding import jobs, short_id
 from .printing import Output, print_json, print_table
 
@@ -33,14 +33,15 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     if options["json"]:
         print_json(out, [_values(job) for job in newest])
     else:
-        print_table(out, HEADINGS, [row(job) for job in newest])
+        now = database_now(using=options["database"])
+        print_table(out, HEADINGS, [row(job, now=now) for job in newest])
     return 0
 
 
-def row(job: ContainerJob) -> tuple[object, ...]:
+def row(job: ContainerJob, *, now: datetime) -> tuple[object, ...]:
     """Return a job's row of the table."""
     command = job.command if len(job.command) <= _COMMAND_WIDTH else job.command[: _COMMAND_WIDTH - 1] + "…"
-    since = (timezone.now() - (job.status_changed_at or job.created_at)).total_seconds()
+    since = (now - (job.status_changed_at or job.created_at)).total_seconds()
     return (
         short_id(job.pk),
         job.name,

@@ -38,7 +38,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             entry.retrying,
             clock(entry.oldest),
             ", ".join(f"{count} {status}" for status, count in sorted(entry.finished.items())),
-            "paused" if entry.paused else "",
+            "; ".join([*(["paused"] if entry.paused else []), *(f"no worker serves {e}" for e in entry.unserved)]),
         )
         for entry in found
     ]

@@ -19,8 +19,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    delay = options["delay"]
-    scheduled_for = None if delay is None else from_now("--delay", delay, timedelta(seconds=1))
+    delay, scheduled_for = options["delay"], None
+    if delay is not None:
+        scheduled_for = from_now("--delay", delay, timedelta(seconds=1), using=options["database"])
     job = create_job(options)
     job.mark_as_queued(scheduled_for)
     if options["json"]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.utils import timezone
-
+from ..store import database_now
 from .finding import Refused
 
 
-def from_now(option: str, value: float, unit: timedelta) -> datetime:
-    """Return the time that is ``value`` units from now. Raises Refused for one that no calendar has."""
+def from_now(option: str, value: float, unit: timedelta, *, using: str) -> datetime:
+    """Return the time that is ``value`` units from now, by the database's clock.
+
+    Raises Refused for one that no calendar has.
+    """
     try:
-        return timezone.now() + value * unit
+        return database_now(using=using) + value * unit
     except (ValueError, OverflowError) as error:
         raise Refused(f"{option} leads to no date between the years 1 and 9999: {value}.") from error

@@ -109,11 +109,14 @@ class Observation(NamedTuple):
 class Observations:
     """The attempts of this installation that the engine holds.
 
-    An attempt that was launched before ``as_of`` (monotonic seconds) and is not among them is held no more.
+    An attempt that was launched before ``as_of`` (monotonic seconds) and is not among them is held no more. ``engine``
+    is the identity of the engine that says so, at most 64 characters, the same for all workers that reach this engine;
+    "" where an alias always means the same engine. ``as_of`` is 0 before it has answered.
     """
 
     attempts: Sequence[Observation]
     as_of: float
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +150,11 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the engine answers, a description of it, and its total CPUs and memory where it reports them."""
+    """Whether the engine answers, a description of it, and its identity, CPUs and memory where it reports them."""
 
     ok: bool
     message: str
+    engine: str = ""
     cpu_count: int | None = None
     memory_bytes: int | None = None
 

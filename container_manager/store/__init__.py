@@ -6,39 +6,64 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 
 from .attempts import owned_attempts, record_handles
 from .claiming import claim, is_due
+from .clock import database_now
 from .finishing import finish
 from .guarantee import missing_triggers
-from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
+from .leases import (
+    Lease,
+    delete_expired_worker,
+    drop_lease,
+    engines_by_alias,
+    is_maintainer,
+    live_workers,
+    other_leases,
+    prepare_session,
+    record_engines,
+    register_worker,
+    renew_lease,
+)
 from .logs import store_logs
 from .notifications import wake_workers
 from .orphans import attempts_over
-from .rescuing import rescue
+from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
-from .unschedulable import unschedulable_jobs
+from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
+    "UNSCHEDULABLE_BATCH",
     "ClaimedJob",
+    "Lease",
     "LogChange",
     "LogEntry",
     "Outcome",
     "OwnedAttempt",
+    "UnownedAttempt",
     "attempts_over",
     "claim",
+    "database_now",
+    "delete_expired_worker",
     "drop_lease",
+    "engines_by_alias",
     "finish",
     "is_due",
     "is_maintainer",
     "live_workers",
     "missing_triggers",
+    "other_leases",
     "owned_attempts",
     "prepare_session",
     "promote_retries",
+    "record_engines",
     "record_handles",
     "register_worker",
     "renew_lease",
     "rescue",
     "store_logs",
+    "take_over",
+    "unowned_attempts",
     "unschedulable_jobs",
+    "unserved",
+    "unserved_destinations",
     "wake_workers",
 ]

@@ -19,7 +19,8 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
     with connections[using].cursor() as cursor:
         cursor.execute(
             f"SELECT {', '.join('j.' + name for name in JOB_COLUMNS)}, {dialect.seconds_since('a.launched_at')}, "
-            "a.number, CASE WHEN j.attempt = a.number THEN j.status ELSE '' END, a.handle, j.status_changed_by "
+            "a.number, CASE WHEN j.attempt = a.number THEN j.status ELSE '' END, a.engine, a.handle, "
+            "j.status_changed_by "
             "FROM container_manager_jobattempt a "
             "JOIN container_manager_containerjob j ON j.id = a.job_id WHERE a.worker = %s AND a.finished_at IS NULL",
             [worker],
@@ -27,8 +28,9 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
         rows = cursor.fetchall()
     return [
         OwnedAttempt(
-            job=claimed_job(row[: len(JOB_COLUMNS) + 1], attempt=row[-4]),
-            status=row[-3],
+            job=claimed_job(row[: len(JOB_COLUMNS) + 1], attempt=row[-5]),
+            status=row[-4],
+            engine=row[-3],
             handle=row[-2],
             claimed_by=row[-1],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from django.db import connections
 
@@ -23,6 +23,7 @@ def claim(
     *,
     worker: str,
     executors: Sequence[str],
+    engines: Mapping[str, str] | None = None,
     queues: Sequence[str] | None = None,
     only: uuid.UUID | None = None,
     limit: int,
@@ -30,6 +31,7 @@ def claim(
 ) -> list[ClaimedJob]:
     """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first.
 
+    ``engines``: by executor, the identity of the engine that will have the attempts, if they survive their worker.
     ``queues``: None for all. ``only``: just this job. Rows locked by other transactions are skipped (SKIP LOCKED).
     """
     if not executors or not (queues is None or queues):
@@ -40,7 +42,9 @@ def claim(
     # Looks further than it takes, for others may have locked the first ones; and further again if they have many.
     reach = 2 * limit + _ALSO_CLAIMED
     while True:
-        rows, seen = dialect.claim(connection, worker, wanted, limit=limit - len(jobs), reach=reach)
+        rows, seen = dialect.claim(
+            connection, worker, wanted, limit=limit - len(jobs), reach=reach, engines=engines or {}
+        )
         jobs += [claimed_job(row) for row in rows]
         if len(jobs) == limit or seen < reach:
             break

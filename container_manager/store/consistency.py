@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from django.db import DEFAULT_DB_ALIAS
 
 from ..models import ContainerJob, JobAttempt, JobStatus, JobTransition
-from . import live_workers
+from . import engines_by_alias, live_workers, unserved_destinations
 
 T = TypeVar("T", JobTransition, JobAttempt)
 _BATCH = 500
@@ -20,17 +20,18 @@ _ENDS_OF_ATTEMPT = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 @dataclass(slots=True, kw_only=True)
 class Diagnosis:
-    """The result: counts, and problems, each with the id of its job."""
+    """The result: counts, and problems, each with the id of its job. ``notes``: what jobs wait for, and may suffer."""
 
     jobs: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     transitions: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def examine(*, using: str = DEFAULT_DB_ALIAS) -> Diagnosis:
     """Examine every job. A job with a problem is examined twice: it may have changed between the first queries."""
-    diagnosis = Diagnosis()
+    diagnosis = Diagnosis(notes=[*_notes(using)])
     last = None
     while True:
         jobs = ContainerJob.objects.using(using).order_by("pk")
@@ -41,6 +42,15 @@ def examine(*, using: str = DEFAULT_DB_ALIAS) -> Diagnosis:
         for job, found in _examine(batch, using, diagnosis):
             again = list(ContainerJob.objects.using(using).filter(pk=job.pk)) if found else []
             diagnosis.problems += [f"{job.pk}: {text}" for _, more in _examine(again, using, None) for text in more]
+
+
+def _notes(using: str) -> Iterator[str]:
+    for executor, queue in unserved_destinations(using=using):
+        yield f"no live worker serves executor {executor} in queue {queue}: its jobs wait"
+    for alias, engines in engines_by_alias(using=using).items():
+        if len(engines) > 1:
+            hosts = ", ".join(f"{engine} ({', '.join(names)})" for engine, names in sorted(engines.items()))
+            yield f"executor {alias} is {len(engines)} engines, none of which can adopt another's attempts: {hosts}"
 
 
 def _examine(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 
 from ..models import Worker
 from .sql import store_sql
-from .sql.statements import StoreSQL
+
+
+class Lease(NamedTuple):
+    """A worker's lease. ``expires_at``: as the driver returns it, to compare with an earlier one only."""
+
+    worker: str
+    expires_at: Any
+    has_expired: bool
 
 
 def register_worker(worker: Worker, *, lease_seconds: float, using: str) -> None:
@@ -45,13 +52,48 @@ def is_maintainer(worker: str, *, using: str) -> bool:
     return next(iter(live_workers(using=using)), None) == worker
 
 
-def delete_expired_workers(cursor: Any, dialect: StoreSQL, *, by: str) -> None:
-    """Delete workers whose lease has expired, except this one."""
-    expired = f"lease_expires_at < {dialect.now}"
-    cursor.execute(f"SELECT id FROM container_manager_worker WHERE {expired} AND id <> %s", [by])
-    for (worker,) in cursor.fetchall():
-        # One may have renewed its lease meanwhile. By key: a DELETE that scans locks all rows that it reads.
-        cursor.execute(f"DELETE FROM container_manager_worker WHERE id = %s AND {expired}", [worker])
+def other_leases(*, worker: str, using: str) -> list[Lease]:
+    """Return the leases of all other workers."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT id, lease_expires_at, lease_expires_at < {store_sql(connection).now} "
+            "FROM container_manager_worker WHERE id <> %s",
+            [worker],
+        )
+        return [Lease(key, expires_at, bool(has_expired)) for key, expires_at, has_expired in cursor.fetchall()]
+
+
+def delete_expired_worker(worker: str, *, using: str) -> bool:
+    """Delete a worker unless it has renewed its lease meanwhile: neither the clock nor a late renewal can undo that.
+
+    One that was only frozen must register again, under a new id.
+    """
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        # By key: a DELETE that scans locks all rows that it reads.
+        cursor.execute(
+            f"DELETE FROM container_manager_worker WHERE id = %s AND lease_expires_at < {store_sql(connection).now}",
+            [worker],
+        )
+        return bool(cursor.rowcount)
+
+
+def record_engines(worker: str, engines: Mapping[str, str], *, using: str) -> None:
+    """Store by alias the identity of the engine that answers there."""
+    Worker.objects.using(using).filter(pk=worker).update(engines=dict(engines))
+
+
+def engines_by_alias(*, using: str) -> dict[str, dict[str, list[str]]]:
+    """Return by alias the engines that live workers reach under it, each with the hosts of these workers."""
+    found: dict[str, dict[str, list[str]]] = {}
+    rows = Worker.objects.using(using).filter(pk__in=live_workers(using=using)).order_by("host")
+    for host, engines in rows.values_list("host", "engines"):
+        for alias, engine in engines.items():
+            hosts = found.setdefault(alias, {}).setdefault(engine, [])
+            if host not in hosts:
+                hosts.append(host)
+    return found
 
 
 def prepare_session(*, idle_seconds: float, using: str) -> None:

@@ -2,56 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 from django.db.models import Model
 
 from ..models import ContainerJob, JobAttempt
 from ..statemachine.deadlocks import retries_deadlocks
-from .leases import delete_expired_workers
 from .sql import store_sql
 from .sql.statements import StoreSQL
 
 _RESCUE_BATCH = 1000
+# Open attempts whose worker has no row: it has ended, or its lease has expired (`delete_expired_workers`).
+_UNOWNED = (
+    "FROM container_manager_jobattempt a WHERE a.finished_at IS NULL AND a.worker <> %s "
+    "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker)"
+)
+
+
+class UnownedAttempt(NamedTuple):
+    """An open attempt whose worker is dead, on an engine that this worker does not reach."""
+
+    id: int
+    job_id: Any
+    number: int
+    worker: str
+    executor: str
+    engine: str
+
+    @property
+    def key(self) -> tuple[uuid.UUID, int]:
+        """Job id and number, as a claim returns them."""
+        return (self.job_id if isinstance(self.job_id, uuid.UUID) else uuid.UUID(self.job_id)), self.number
 
 
 @retries_deadlocks
-def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
-    """Take over the attempts of workers whose lease has expired; return how many.
+def rescue(*, worker: str, engines: Mapping[str, str], using: str) -> int:
+    """Take over attempts whose worker has no row any more; return how many.
 
-    Only attempts of executors that this worker serves, or that no live worker serves. Expired workers are deleted: one
-    that was only frozen must register again, under a new id. Rows locked by other transactions are skipped (SKIP
-    LOCKED).
+    ``engines``: by executor, the identity of the engine that this worker reaches at this moment. It takes what these
+    have, and what has ended with its worker; the rest is left to workers that reach it. Rows locked by other
+    transactions are skipped (SKIP LOCKED).
     """
     connection = connections[using]
-    dialect = store_sql(connection)
+    reached = "".join([" OR (a.executor = %s AND a.engine = %s)"] * len(engines))
     with connection.cursor() as cursor:
-        # From here on an expired worker is one without a row: neither the clock nor a late renewal can undo that.
-        delete_expired_workers(cursor, dialect, by=worker)
-        served = dialect.unserved_executors(cursor, executors)
-        if not served:
-            return 0
         cursor.execute(
-            "SELECT a.id, a.job_id, a.number, a.worker FROM container_manager_jobattempt a "
-            f"WHERE a.finished_at IS NULL AND a.worker <> %s AND a.executor IN ({', '.join(['%s'] * len(served))}) "
-            "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker) LIMIT %s",
-            [worker, *served, _RESCUE_BATCH],
+            f"SELECT a.id, a.job_id, a.number, a.worker {_UNOWNED} AND (a.engine = ''{reached}) LIMIT %s",
+            [worker, *(text for pair in engines.items() for text in pair), _RESCUE_BATCH],
         )
-        orphaned = cursor.fetchall()
-        return _take_over(cursor, dialect, worker, orphaned, using) if orphaned else 0
+        found = cursor.fetchall()
+        return _take_over(cursor, store_sql(connection), worker, found, using) if found else 0
 
 
-def _take_over(cursor: Any, dialect: StoreSQL, worker: str, orphaned: Sequence[Sequence[Any]], using: str) -> int:
+def unowned_attempts(*, worker: str, engines: Mapping[str, str], using: str) -> list[UnownedAttempt]:
+    """Return what `rescue` leaves: attempts of engines that this worker does not reach."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            f"SELECT a.id, a.job_id, a.number, a.worker, a.executor, a.engine {_UNOWNED} AND a.engine <> ''", [worker]
+        )
+        found = [UnownedAttempt(*row) for row in cursor.fetchall()]
+    return [attempt for attempt in found if engines.get(attempt.executor) != attempt.engine]
+
+
+@retries_deadlocks
+def take_over(attempts: Sequence[UnownedAttempt], *, worker: str, using: str) -> int:
+    """Take over attempts, to close them; return how many. Those that another worker has rescued are left alone."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        return _take_over(cursor, store_sql(connection), worker, [attempt[:4] for attempt in attempts], using)
+
+
+def _take_over(cursor: Any, dialect: StoreSQL, worker: str, unowned: Sequence[Sequence[Any]], using: str) -> int:
     taken = 0
     with transaction.atomic(using=using):
         # A worker that froze while it finished attempts still holds locks on their rows.
-        free = _locked(cursor, dialect, ContainerJob, {job for _, job, _, _ in orphaned})
-        orphaned = [row for row in orphaned if row[1] in free]
-        free = _locked(cursor, dialect, JobAttempt, {attempt for attempt, *_ in orphaned})
+        free = _locked(cursor, dialect, ContainerJob, {job for _, job, _, _ in unowned})
+        unowned = [row for row in unowned if row[1] in free]
+        free = _locked(cursor, dialect, JobAttempt, {attempt for attempt, *_ in unowned})
         # On condition that the expired worker still has it: another worker may rescue at the same time.
-        for attempt, job, number, holder in (row for row in orphaned if row[0] in free):
+        for attempt, job, number, holder in (row for row in unowned if row[0] in free):
             cursor.execute(
                 "UPDATE container_manager_containerjob SET worker = %s "
                 f"WHERE id = %s AND {dialect.by_key.format('status')} = 'running' AND worker = %s AND attempt = %s",

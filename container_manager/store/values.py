@@ -32,12 +32,14 @@ class ClaimedJob(NamedTuple):
 class OwnedAttempt:
     """An open attempt of this worker, as the database has it now.
 
-    ``status``: that of the job, or "" if the job has a later attempt. ``claimed_by``: who changed the job's status
-    last; for a running job the worker that claimed it.
+    ``status``: that of the job, or "" if the job has a later attempt. ``engine``: the identity of the engine that has
+    it, "" for one that ends with its worker. ``claimed_by``: who changed the job's status last; for a running job the
+    worker that claimed it.
     """
 
     job: ClaimedJob
     status: str
+    engine: str = ""
     handle: str
     claimed_by: str
 
@@ -46,7 +48,7 @@ class Outcome(NamedTuple):
     """How an attempt ended.
 
     ``status``: completed or failed; None to close the attempt only (its job was cancelled). ``retry_after_seconds``: a
-    failed job goes on to retrying, due then.
+    failed job goes on to retrying, due then. ``counts_as_retry``: whether that is one of its retries.
     """
 
     job_id: uuid.UUID
@@ -59,6 +61,7 @@ class Outcome(NamedTuple):
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
     retry_after_seconds: float | None = None
+    counts_as_retry: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

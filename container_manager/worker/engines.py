@@ -29,6 +29,7 @@ class Engines:
         self._away_since: dict[str, float] = {
             alias: started for alias, executor in self.executors.items() if executor.capabilities.survives_worker
         }
+        self._identities: dict[str, str] = {}
         self._came_back = False
         self._logged_away: set[str] = set()
         self._closed = threading.Event()
@@ -42,6 +43,23 @@ class Engines:
     def reachable(self) -> list[str]:
         """The aliases whose engines answered when last asked."""
         return [alias for alias in self.executors if alias not in self._away_since]
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """By alias, the identity of the engine that answered last, of those whose attempts survive their worker."""
+        return dict(self._identities)
+
+    @property
+    def reachable_identities(self) -> dict[str, str]:
+        """The same of the engines that answered when last asked."""
+        return {alias: engine for alias, engine in self._identities.items() if alias not in self._away_since}
+
+    def identity(self, alias: str) -> str:
+        """Return the identity of an alias' engine; "" if it has not answered yet, or its attempts end with the worker.
+
+        Any thread may call it.
+        """
+        return self._identities.get(alias, "")
 
     @property
     def away(self) -> list[str]:
@@ -100,8 +118,19 @@ class Engines:
                 logger.warning("Executor %s does not answer, its jobs stay as they are: %s", alias, error)
             return error
         if observed.as_of:
+            self._note_identity(alias, observed.engine or alias)
             self.note_answer(alias)
         return observed
+
+    def _note_identity(self, alias: str, engine: str) -> None:
+        if not self.executors[alias].capabilities.survives_worker:
+            return
+        if (before := self._identities.get(alias, engine)) != engine:
+            logger.warning(
+                "Executor %s is another engine now, %s instead of %s, whose jobs are lost unless it is back in %s s",
+                *(alias, engine, before, self._unreachable_seconds),
+            )
+        self._identities[alias] = engine
 
     def note_away(self, alias: str) -> None:
         """Note that an engine did not answer."""

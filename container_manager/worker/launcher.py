@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..conf import AppSettings
-from ..executors.base import Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
+from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
 from .launch_spec import launch_key, launch_spec
 from .run import Run
 
@@ -23,10 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 class Launcher:
-    """Launches attempts. Only the worker's own thread calls it; ``wake`` is called when a launch has a result."""
+    """Launches attempts. Only the worker's own thread calls it; ``wake`` is called when a launch has a result.
 
-    def __init__(self, settings: AppSettings, wake: Callable[[], None]) -> None:
-        self._settings, self._wake = settings, wake
+    ``identity`` returns the identity of an alias' engine.
+    """
+
+    def __init__(self, settings: AppSettings, wake: Callable[[], None], *, identity: Callable[[str], str]) -> None:
+        self._settings, self._wake, self._identity = settings, wake, identity
         self._results: SimpleQueue[tuple[Run, str | Exception]] = SimpleQueue()
         self._later: list[tuple[float, Run]] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -40,7 +43,7 @@ class Launcher:
             # Any error in a job's own values fails this job: a worker must not crash because of it, nor the next one.
             self._add_result(run, error)
             return
-        submit = partial(_submit, run, spec, self._settings)
+        submit = partial(self._submit, run, spec)
         self.call(run.job.spec.executor, run.executor, submit, done=partial(self._add_result, run))
 
     def begin_later(self, run: Run) -> None:
@@ -85,6 +88,20 @@ class Launcher:
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
 
+    def _submit(self, run: Run, spec: LaunchSpec) -> str:
+        """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""
+        if not spec.is_wanted():
+            raise Unavailable("The job is another worker's by now.")
+        if run.stopped_for is not None:
+            raise Rejected("start", "It was stopped before it had started.")
+        if run.engine != self._identity(run.job.spec.executor):
+            # The engine that has the attempt may run it already.
+            raise DependencyUnavailable("Its engine could not be reached: the executor is another one now.")
+        if run.job.attempt > 1 and run.executor.capabilities.survives_worker:
+            # The previous attempt may still run: it was perhaps given up while its engine was away.
+            run.executor.remove(launch_key(run.job, self._settings, number=run.job.attempt - 1), failed=True)
+        return run.executor.submit(spec)
+
     def _add_result(self, run: Run, result: str | Exception) -> None:
         self._results.put((run, result))
         self._wake()
@@ -99,15 +116,3 @@ def result_or_error(work: Callable[[], T]) -> T | Exception:
     except Exception as error:
         logger.exception("An executor failed")
         return error
-
-
-def _submit(run: Run, spec: LaunchSpec, settings: AppSettings) -> str:
-    """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""
-    if not spec.is_wanted():
-        raise Unavailable("The job is another worker's by now.")
-    if run.stopped_for is not None:
-        raise Rejected("start", "It was stopped before it had started.")
-    if run.job.attempt > 1 and run.executor.capabilities.survives_worker:
-        # The previous attempt may still run: it was perhaps given up while its engine was away.
-        run.executor.remove(launch_key(run.job, settings, number=run.job.attempt - 1), failed=True)
-    return run.executor.submit(spec)

@@ -22,6 +22,7 @@ from .maintenance import Maintenance
 from .outcomes import closed, failed
 from .run import Stage
 from .runs import Runs
+from .sightings import LeaseWatch
 from .timers import Timer
 
 _FIRST_POLL_SECONDS = 0.05
@@ -77,6 +78,10 @@ class WorkerLoop:
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
         self._rescue = Timer(0.0)
+        self._lease_watch = LeaseWatch(settings.lease_seconds)
+        # What the worker's row says of its engines, and which row that is.
+        self._recorded: tuple[str, dict[str, str]] = ("", {})
+        self._shared: set[str] = set()
         self._sweep = Timer(_SWEEP_SECONDS)
         self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
@@ -150,6 +155,7 @@ class WorkerLoop:
         self._store_handles()
         if self._reconcile.take_due():
             self._compare_with_database()
+        self._record_engines()
         if self._maintain.take_due() and not self._stops:
             self._do_maintenance()
 
@@ -252,15 +258,36 @@ class WorkerLoop:
         using = self._options.using
         if self._verify.take_due():
             self._verify_triggers()
+        engines = self._engines.reachable_identities
         if self._rescue.take_due() and not self._heartbeat.is_late():
-            adopted = store.rescue(worker=self.id, executors=self._engines.aliases, using=using)
+            for dead in self._lease_watch.dead(store.other_leases(worker=self.id, using=using)):
+                store.delete_expired_worker(dead, using=using)
+            adopted = store.rescue(worker=self.id, engines=engines, using=using)
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
         if self._sweep.take_due():
             self._sweep_engines()
-        if self._maintenance.run(self.id):
+        if self._maintenance.run(self.id, engines):
             self._poll.hurry()
+
+    def _record_engines(self) -> None:
+        """Tell others which engines answer here, and warn where one of their aliases is another engine."""
+        engines, using = self._engines.identities, self._options.using
+        if (self.id, engines) == self._recorded or not engines:
+            return
+        store.record_engines(self.id, engines, using=using)
+        self._recorded = (self.id, engines)
+        for alias, found in store.engines_by_alias(using=using).items():
+            mine = engines.get(alias)
+            others = sorted({host for engine, hosts in found.items() if engine != mine for host in hosts})
+            if mine and others and alias not in self._shared:
+                self._shared.add(alias)
+                logger.warning(
+                    "Executor %s is another engine here than for the workers on %s: neither can adopt the other's "
+                    "attempts. Give each engine an alias of its own.",
+                    *(alias, ", ".join(others)),
+                )
 
     def _verify_triggers(self) -> None:
         """Stop if triggers are gone; those that merely differ may be of a newer release that was just migrated."""
@@ -296,10 +323,10 @@ class WorkerLoop:
 
     def _adopt(self, found: store.OwnedAttempt) -> None:
         job = found.job
-        if job.spec.executor in self._engines.aliases:
+        if self._runs.can_adopt(found):
             self._runs.adopt(found, by=self.id)
             return
-        message = f"No live worker serves executor {job.spec.executor!r}."
+        message = "Its worker has died, and the command with it."
         lost = failed(job, "lost", message, retry=self._settings.retry)
         store.finish(
             [lost if found.status == "running" else closed(job, None)], worker=self.id, using=self._options.using
@@ -333,6 +360,7 @@ class WorkerLoop:
         jobs = store.claim(
             worker=self.id,
             executors=self._engines.reachable,
+            engines=self._engines.reachable_identities,
             queues=self._queues,
             only=self._options.only,
             limit=room,

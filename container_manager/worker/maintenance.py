@@ -1,17 +1,18 @@
-"""What one worker, the oldest alive, does for all: queue due retries, prune, fail unschedulable jobs."""
+"""What one worker, the oldest alive, does for all: queue due retries, prune, give up what nobody reaches."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 
 from django.db import transaction
-from django.utils import timezone
 
 from .. import store
 from ..conf import AppSettings
 from ..queue.pruning import PRUNE_BATCH, prune_jobs
-from .outcomes import failed, unschedulable_message
+from .outcomes import closed, failed, unschedulable_message
+from .sightings import Sightings
 from .timers import Timer
 
 _PRUNE_SECONDS = 60.0
@@ -19,37 +20,76 @@ logger = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """Queues retries that are due, prunes, and fails jobs that no worker will ever run."""
+    """Queues retries that are due, prunes, and gives up attempts and jobs that no worker reaches."""
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune = Timer(_PRUNE_SECONDS)
-        # It scans all queued jobs.
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
+        self._unserved: set[tuple[str, str]] = set()
 
-    def run(self, worker: str) -> bool:
-        """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready."""
+        self._look = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 8))
+        self._unowned = Sightings[store.UnownedAttempt](gap_seconds=4 * self._look.seconds)
+
+    def run(self, worker: str, engines: Mapping[str, str]) -> bool:
+        """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready.
+
+        ``engines``: by executor, the identity of the engine that this worker reaches at this moment.
+        """
         if not store.is_maintainer(worker, using=self._using):
             return False
         if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
         if self._sweep.take_due():
-            self._fail_unschedulable(worker)
+            self._warn_of_unserved()
+            if self._settings.unschedulable_after_seconds is not None:
+                self._fail_unschedulable(worker, self._settings.unschedulable_after_seconds)
+        if self._look.take_due():
+            self._give_up_unreachable(worker, engines)
         return bool(store.promote_retries(using=self._using))
 
     def _prune_jobs(self, after_seconds: float) -> None:
-        before = timezone.now() - timedelta(seconds=after_seconds)
+        before = store.database_now(using=self._using) - timedelta(seconds=after_seconds)
         # One batch at a time: meanwhile the worker does nothing else.
         if prune_jobs(before=before, limit=PRUNE_BATCH, using=self._using) == PRUNE_BATCH:
             self._prune.hurry()
 
-    def _fail_unschedulable(self, worker: str) -> None:
-        """Fail jobs whose executor or queue nobody knows: they would wait for ever."""
+    def _give_up_unreachable(self, worker: str, engines: Mapping[str, str]) -> None:
+        """Close what dead workers have left on engines that nobody reaches: who does rescues it within a moment."""
+        using, bound = self._using, self._settings.unreachable_seconds
+        seen = self._unowned.look(store.unowned_attempts(worker=worker, engines=engines, using=using))
+        overdue = {attempt.key: attempt for attempt, seconds in seen.items() if seconds >= bound}
+        if not overdue:
+            return
+        with transaction.atomic(using=using):
+            store.take_over(list(overdue.values()), worker=worker, using=using)
+            outcomes = []
+            for owned in store.owned_attempts(worker=worker, using=using):
+                if attempt := overdue.get((owned.job.id, owned.job.attempt)):
+                    message = f"No worker reached its engine, {attempt.engine} of executor {attempt.executor!r}."
+                    lost = failed(owned.job, "lost", message, retry=self._settings.retry)
+                    outcomes.append(lost if owned.status == "running" else closed(owned.job, None, message))
+            store.finish(outcomes, worker=worker, using=using)
+        for outcome in outcomes:
+            logger.error("Attempt %s of job %s is given up: %s", outcome.attempt, outcome.job_id, outcome.message)
+
+    def _warn_of_unserved(self) -> None:
+        """Log once, until a worker has served it, what jobs wait for."""
+        found = set(store.unserved_destinations(using=self._using))
+        for executor, queue in sorted(found - self._unserved):
+            logger.warning("No live worker serves executor %r in queue %r: its jobs wait", executor, queue)
+        self._unserved = found
+
+    def _fail_unschedulable(self, worker: str, after_seconds: float) -> None:
+        """Fail jobs whose executor or queue nobody knows, if the settings ask for that."""
         using, settings = self._using, self._settings
         executors, queues = sorted(settings.executors), settings.queues
-        for job, executor, name in store.unschedulable_jobs(
-            executors=executors, queues=queues, older_than_seconds=settings.unreachable_seconds, using=using
-        ):
+        found = store.unschedulable_jobs(
+            executors=executors, queues=queues, older_than_seconds=after_seconds, using=using
+        )
+        if len(found) == store.UNSCHEDULABLE_BATCH:
+            self._sweep.hurry()
+        for job, executor, name in found:
             message = unschedulable_message(executor, name, executors=executors, queues=queues)
             with transaction.atomic(using=using):
                 claimed = store.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)

@@ -11,6 +11,8 @@ from ..executors.base import ExitStatus
 from ..store import ClaimedJob, Outcome
 
 _MESSAGE_CHARACTERS = 10_000
+# Reasons that are not the command's own.
+_LOSSES = ("lost", "node_lost")
 
 
 def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | None, retry: RetrySettings) -> Outcome:
@@ -27,11 +29,19 @@ def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | N
 def failed(
     job: ClaimedJob, reason: str, message: str, *, retry: RetrySettings, exit_status: ExitStatus | None = None
 ) -> Outcome:
-    """Return a failure, with a retry if the settings name its reason and the job has retries left."""
-    retry_after = None
-    if reason in retry.reasons and job.retry_count < job.spec.max_retries:
-        retry_after = retry_delay(job.retry_count + 1, retry)
-    return _outcome(job, "failed", exit_status or ExitStatus(), reason=reason, message=message, retry_after=retry_after)
+    """Return a failure, with a retry if the settings name its reason and the job has retries left.
+
+    A loss costs no retry, up to `RetrySettings.free_losses` of them.
+    """
+    retry_after, is_free = None, False
+    if reason in retry.reasons and job.spec.max_retries:
+        # Each attempt but the first is a retry that was counted, or follows a free loss.
+        losses = max(0, job.attempt - 1 - job.retry_count)
+        is_free = reason in _LOSSES and losses < retry.free_losses
+        if is_free or job.retry_count < job.spec.max_retries:
+            retry_after = retry_delay((losses if is_free else job.retry_count) + 1, retry)
+    outcome = _outcome(job, "failed", exit_status or ExitStatus(), reason=reason, message=message)
+    return outcome._replace(retry_after_seconds=retry_after, counts_as_retry=not is_free)
 
 
 def closed(job: ClaimedJob, exit_status: ExitStatus | None, message: str = "") -> Outcome:
@@ -92,7 +102,6 @@ def _outcome(
     *,
     reason: str = "",
     message: str = "",
-    retry_after: float | None = None,
 ) -> Outcome:
     if message:
         message = _storable(message)
@@ -106,7 +115,6 @@ def _outcome(
         message=message,
         peak_memory_bytes=exit_status.peak_memory_bytes,
         cpu_seconds=exit_status.cpu_seconds,
-        retry_after_seconds=retry_after,
     )
 
 

@@ -51,14 +51,16 @@ STAGES = Graph.declare(
 class Run:
     """One attempt in this worker's hands. Changed by the worker's own thread only.
 
-    ``deadline``, ``launch_until``, ``running_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership
-    was lost; never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost.
+    ``engine``: the identity of the engine that has it, "" if it ends with this worker. ``deadline``, ``launch_until``,
+    ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership was lost;
+    never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost.
     """
 
     id: AttemptKey = field(init=False)
     job: store.ClaimedJob
     executor: Executor
     key: str
+    engine: str
     output: CappedOutput
     deadline: float | None
     stage: Stage = Stage.LAUNCHING
@@ -73,6 +75,7 @@ class Run:
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     launch_until: float = 0.0
     running_since: float = 0.0
+    unreachable_since: float | None = None
     exited_at: float = 0.0
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ class Runs:
     def __init__(self, engines: Engines, settings: AppSettings, wake: Callable[[], None]) -> None:
         self._engines, self._settings, self._wake = engines, settings, wake
         self._runs: dict[AttemptKey, Run] = {}
-        self._launcher = Launcher(settings, wake)
+        self._launcher = Launcher(settings, wake, identity=engines.identity)
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
 
@@ -74,7 +74,12 @@ class Runs:
 
     def take_on(self, job: store.ClaimedJob) -> None:
         """Launch a claimed job."""
-        self._launcher.begin(self._hold(job))
+        self._launcher.begin(self._hold(job, engine=self._engines.identity(job.spec.executor)))
+
+    def can_adopt(self, found: store.OwnedAttempt) -> bool:
+        """Tell whether this worker serves the attempt's executor, and with an engine of its kind."""
+        executor = self._engines.executors.get(found.job.spec.executor)
+        return executor is not None and executor.capabilities.survives_worker == bool(found.engine)
 
     def adopt(self, found: store.OwnedAttempt, *, by: str) -> None:
         """Go on with an attempt that another worker began, or that this one claimed without getting the answer."""
@@ -83,7 +88,8 @@ class Runs:
         # Without a handle nobody knows whether it was launched: to launch it again is harmless. One that does not
         # survive its worker is launched only where the answer to this worker's own claim was lost.
         launches = is_wanted and not found.handle and (survives or found.claimed_by == by)
-        run = self._hold(job, stage=Stage.LAUNCHING if launches else Stage.RUNNING, adopted=True)
+        stage = Stage.LAUNCHING if launches else Stage.RUNNING
+        run = self._hold(job, engine=found.engine, stage=stage, adopted=True)
         run.handle, run.handle_stored = found.handle or run.key, bool(found.handle)
         run.running_since = time.monotonic()
         if launches:
@@ -141,12 +147,15 @@ class Runs:
                     found[alias] = {key: handle for key, handle in others.items() if key and key not in self._runs}
         return found
 
-    def _hold(self, job: store.ClaimedJob, *, stage: Stage = Stage.LAUNCHING, adopted: bool = False) -> Run:
+    def _hold(
+        self, job: store.ClaimedJob, *, engine: str, stage: Stage = Stage.LAUNCHING, adopted: bool = False
+    ) -> Run:
         now = time.monotonic()
         run = Run(
             job=job,
             executor=self._engines.executors[job.spec.executor],
             key=launch_key(job, self._settings),
+            engine=engine,
             output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
             deadline=None if job.spec.timeout_seconds is None else now + job.spec.timeout_seconds - job.elapsed_seconds,
             stage=stage,
@@ -223,18 +232,27 @@ class Runs:
                 continue
             observed = self._engines.observe(alias)
             if isinstance(observed, Unavailable):
-                if alias in self._engines.given_up:
-                    self._give_up_unreachable(running, observed)
+                self._note_unreachable(running, f"The engine could not be reached: {observed}")
                 continue
-            by_key = {o.key: o for o in observed.attempts}
+            engine, by_key = self._engines.identity(alias), {o.key: o for o in observed.attempts}
+            self._note_unreachable(
+                [run for run in running if run.engine != engine],
+                f"Its engine could not be reached: executor {alias} is another one now.",
+            )
             for run in running:
-                self._take_note(run, by_key.get(run.key), observed.as_of)
+                if run.engine == engine:
+                    run.unreachable_since = None
+                    self._take_note(run, by_key.get(run.key), observed.as_of)
 
-    def _give_up_unreachable(self, running: Iterable[Run], error: Unavailable) -> None:
+    def _note_unreachable(self, running: Iterable[Run], message: str) -> None:
+        """Give up attempts whose engine has been away for too long; each counts from its own adoption."""
+        now = time.monotonic()
         for run in running:
+            if run.unreachable_since is None:
+                run.unreachable_since = now
             # A cancelled attempt is closed only once it is known to have ended.
-            if run.stopped_for != "cancelled":
-                self._give_up(run, f"The engine could not be reached: {error}")
+            if now - run.unreachable_since >= self._settings.unreachable_seconds and run.stopped_for != "cancelled":
+                self._give_up(run, message)
 
     def _take_note(self, run: Run, observation: Observation | None, as_of: float) -> None:
         if observation is None or observation.phase is Phase.CREATED:

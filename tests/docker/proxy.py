@@ -60,6 +60,11 @@ class Proxy:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def lead_to(self, daemon_url: str) -> None:
+        """Lead to another daemon from now on."""
+        self._daemon_path = daemon_url.removeprefix("unix://")
+        self.cut()
+
     def answer(self, data: bytes) -> bytes:
         """Return what is passed on of an answer's piece."""
         return data

@@ -10,10 +10,13 @@ import docker
 import pytest
 
 from container_manager.executors.docker.configuration import INSTALL_LABEL
+from container_manager.models import Worker
 
+from ..executors.conformance import wait_until
 from ..workers import eventually
 from .daemon import Daemon
-from .site import Site, attempts_of
+from .proxy import proxy
+from .site import BEGUN, DONE, Site, attempts_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -59,4 +62,47 @@ def test_each_daemon_runs_the_jobs_that_name_it(
                 assert attempts_of(job) == [(1, 0, "")]
             for url in urls.values():
                 eventually(lambda url=url: running_on(url, site.install) == [])
+    site.clean_up()
+
+
+@pytest.mark.shows("howto/docker.md#use-several-daemons", "explanation/worker.md#a-worker-is-killed")
+def test_two_hosts_with_daemons_of_their_own_under_one_alias_leave_each_others_containers_alone(
+    docker_url: str, new_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """As with the local socket on each: the alias says nothing of which daemon has a container."""
+    site, other = Site(docker_url, tmp_path), new_daemon().url
+    job = site.enqueue(f"{BEGUN}; while [ ! -e $EFFECTS/go ]; do sleep 0.1; done; {DONE}")
+    with site.worker("--slots", "1") as mine:
+        site.await_runs("begin 1")
+        with site.worker("--slots", "1", url=other):
+            eventually(lambda: "is another engine here than for the workers on" in site.log.read_text())
+            site.kill(mine)
+            eventually(lambda: not Worker.objects.filter(pid=mine.pid).exists())
+            # One after another: the other worker has had enough chances to look.
+            for _ in range(3):
+                site.await_status(site.enqueue("true"), "completed")
+            assert (attempts_of(job), running_on(docker_url, site.install)) == ([(1, None, "")], [job.pk.hex])
+            with site.worker("--slots", "1"):
+                (site.effects() / "go").touch()
+                site.await_status(job, "completed")
+                eventually(lambda: site.containers() == [])
+    assert attempts_of(job) == [(1, 0, "")]
+    assert site.runs() == ["begin 1", "end 1"]
+    site.clean_up()
+
+
+@pytest.mark.shows("howto/docker.md#use-several-daemons")
+def test_a_daemon_is_the_same_by_another_address_and_another_one_by_the_same_address(
+    docker_url: str, own_daemon: Daemon, tmp_path: Path
+) -> None:
+    site = Site(docker_url, tmp_path)
+    with proxy(docker_url, tmp_path) as way:
+        executor, direct = site.executor(base_url=way.url), site.executor()
+        seen = executor.check().engine
+        assert seen == direct.check().engine
+        wait_until(executor, lambda: executor.observe().engine == seen)
+        way.lead_to(own_daemon.url)
+        wait_until(executor, lambda: executor.observe().engine not in ("", seen))
+        executor.close()
+        direct.close()
     site.clean_up()

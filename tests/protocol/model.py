@@ -41,7 +41,7 @@ class Guards:
     rescue_moves_job: bool = True
     rescue_moves_attempt: bool = True
     rescue_waits_for_lease: bool = True
-    # rescue() deletes expired workers: one that wakes up must abandon its attempts and register under a new id.
+    # Expired workers are deleted before a rescue: one that wakes up must abandon its attempts and register under a new id.
     dead_register_anew: bool = True
     # claim(): WHERE status = 'queued'
     claim_checks_status: bool = True

@@ -37,6 +37,19 @@ def expire_lease(worker: str) -> None:
     assert store.renew_lease(worker, lease_seconds=-1.0, using="default")
 
 
+def bury(by: str) -> None:
+    """Delete the rows of workers whose lease has expired, as a worker does that has watched them for a while."""
+    for lease in store.other_leases(worker=by, using="default"):
+        if lease.has_expired:
+            store.delete_expired_worker(lease.worker, using="default")
+
+
+def rescue(worker: str, **engines: str) -> int:
+    """Rescue as a worker does that reaches these engines: executor and identity."""
+    bury(worker)
+    return store.rescue(worker=worker, engines=engines, using="default")
+
+
 def seconds_since(row: Model, column: str) -> float:
     """Return how long ago a time stored in a row is, by the database's clock."""
     key = row._meta.pk.get_db_prep_value(row.pk, connection)

@@ -18,6 +18,8 @@ from container_manager.models import ContainerJob, JobAttempt, JobStatus, JobTra
 from container_manager.queue.pruning import prune_jobs
 from container_manager.statemachine.installation import drift
 
+from ..protocol.records import rescue
+
 pytestmark = pytest.mark.django_db
 
 _HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -92,7 +94,11 @@ def test_a_lease_lasts_as_long_as_it_says(seconds: float, lives: bool) -> None:
     assert (row.lease_expires_at >= timezone.now()) is lives
     assert store.live_workers(using="default") == (["w"] if lives else [])
     running()
-    assert store.rescue(worker="other", executors=["default"], using="default") == (0 if lives else 1)
+    assert rescue("other") == (0 if lives else 1)
+
+
+def test_the_databases_time_is_the_present() -> None:
+    assert is_near(store.database_now(using="default"))
 
 
 def test_every_way_to_a_status_is_journaled_at_the_present_time() -> None:

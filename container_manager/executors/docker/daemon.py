@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import socket
@@ -29,6 +30,7 @@ CONFLICT = 409
 # The pause before a daemon that did not answer is tried again.
 RETRY_SECONDS = 0.5
 _READ_BYTES = 65536
+_IDENTITY_CHARACTERS = 32
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
 _POOL_SIZE = 32
 _BROKEN = (
@@ -144,6 +146,11 @@ class Daemon:
         with self.client() as api:
             return seconds(api.info()["SystemTime"])
 
+    def identity(self) -> str:
+        """Return what tells this daemon from all others, whatever its address."""
+        with self.client() as api:
+            return identity(api.info())
+
     def remembers_creation(self, found: Mapping[str, Any]) -> bool:
         """Return whether the daemon has run without a restart since it created a container, given as inspected.
 
@@ -239,6 +246,16 @@ def _share_connections(api: docker.APIClient) -> None:
     if isinstance(adapter, UnixHTTPAdapter):
         connections = adapter.get_connection
         adapter.get_connection = lambda _url, proxies=None: connections(api.base_url, proxies)
+
+
+def identity(info: Mapping[str, Any]) -> str:
+    """Return a daemon's identity from what it says of itself.
+
+    Its own ID is not enough: machines that were cloned from one image share it, and so do several daemons of one
+    machine in older releases of Docker (seen with 20.10).
+    """
+    parts = json.dumps([info["ID"], info["Name"], info["DockerRootDir"]])
+    return hashlib.sha256(parts.encode()).hexdigest()[:_IDENTITY_CHARACTERS]
 
 
 def explanation(error: APIError) -> str:

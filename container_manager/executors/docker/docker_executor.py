@@ -14,7 +14,7 @@ from ...conf import AppSettings
 from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Unavailable
 from .configuration import container_configuration
 from .containers import Containers
-from .daemon import RETRY_SECONDS, Daemon, Gone, seconds
+from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
 from .followed_output import FollowedOutput
 from .images import Images
@@ -125,6 +125,7 @@ class DockerExecutor(Executor):
         return Health(
             ok=True,
             message=f"Docker {info['ServerVersion']} on {info['Name']}, {running} containers running.",
+            engine=identity(info),
             cpu_count=info["NCPU"],
             memory_bytes=info["MemTotal"],
         )

@@ -60,6 +60,9 @@ class View:
         self._state = threading.Condition()
         self._containers: dict[str, _Container] = {}
         self._list_at = self._listed_at = 0.0
+        # The identity of the daemon that made the last list, and the connection by which it told that: by the next one
+        # another daemon may answer.
+        self._engine, self._engine_of, self._connection = "", -1, 0
         self._error: Unavailable | None = None
         self._threads: list[threading.Thread] = []
         self._answer: Answer | None = None
@@ -79,7 +82,7 @@ class View:
                 for key, found in self._containers.items()
                 if found.phase is not None
             ]
-            return Observations(attempts=attempts, as_of=self._listed_at)
+            return Observations(attempts=attempts, as_of=self._listed_at, engine=self._engine)
 
     def phase(self, key: str) -> Phase | None:
         """Return the known phase of a container; None where no container is known."""
@@ -159,11 +162,15 @@ class View:
             asked = time.monotonic()
             # A list that is asked for while this one is being made must be made after it.
             self._list_at = asked + _LIST_SECONDS
+            connection, engine = self._connection, self._engine
+            is_known = self._engine_of == connection
+        if not is_known:
+            engine = self._daemon.identity()
         with self._daemon.client() as api:
             rows = api.containers(all=True, filters={"label": f"{INSTALL_LABEL}={self._install}"})
         with self._state:
             self._take_list(rows, asked)
-            self._listed_at = asked
+            self._listed_at, self._engine, self._engine_of = asked, engine, connection
 
     def _take_list(self, rows: Iterable[Mapping[str, Any]], asked: float) -> None:
         """Replace what was known before the daemon was asked for this list. The caller holds the lock."""
@@ -247,6 +254,8 @@ class View:
             except (Gone, Unavailable):
                 pass
             # Whatever happened while no events came is in the list.
+            with self._state:
+                self._connection += 1
             self._list_soon()
             with self._state:
                 self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from math import ceil
 from typing import Any
@@ -52,11 +52,19 @@ class PostgreSQLStore(StoreSQL):
         return [row[0] for row in cursor.fetchall()]
 
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, wanted: Wanted, *, limit: int, reach: int
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        wanted: Wanted,
+        *,
+        limit: int,
+        reach: int,
+        engines: Mapping[str, str],
     ) -> tuple[list[Sequence[Any]], int]:
         ctes, params = self._candidates(wanted, reach)
+        engine, names = self.engine_column(engines)
         with connection.cursor() as cursor:
-            cursor.execute(self._claim_sql(ctes), [*params, limit, worker, worker, worker])
+            cursor.execute(self._claim_sql(ctes, engine), [*params, limit, worker, worker, worker, *names])
             rows: list[Sequence[Any]] = cursor.fetchall()
         # One row at least, which says how many were seen.
         return [row[1:] for row in rows if row[1] is not None], rows[0][0]
@@ -79,7 +87,13 @@ class PostgreSQLStore(StoreSQL):
             retries = [o for o in outcomes if o.retry_after_seconds is not None and o.job_id in done]
             if retries:
                 cursor.execute(
-                    self._retry_sql, [worker, [o.job_id for o in retries], [o.retry_after_seconds for o in retries]]
+                    self._retry_sql,
+                    [
+                        worker,
+                        [o.job_id for o in retries],
+                        [o.retry_after_seconds for o in retries],
+                        [int(o.counts_as_retry) for o in retries],
+                    ],
                 )
         return done, closed
 
@@ -110,7 +124,7 @@ class PostgreSQLStore(StoreSQL):
         return text, [*params, 1, reach, reach, reach, reach]
 
     @cache  # noqa: B019  # there is one object
-    def _claim_sql(self, ctes: str) -> str:
+    def _claim_sql(self, ctes: str, engine: str) -> str:
         # Jobs that others have locked are skipped, so more are read than are locked. They are found by their place in
         # the table, and then by an array of keys: the planner has no other way, however old its statistics are. Nor can
         # it use an index for a CASE.
@@ -126,7 +140,7 @@ WITH RECURSIVE {ctes}, free AS MATERIALIZED (
     RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
 ), opened AS (
     INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS})
-    SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed
+    SELECT id, attempt, %s, executor, {engine}, '', launched_at, '', '' FROM claimed
 )
 SELECT seen, {", ".join(JOB_COLUMNS)}, 0 FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN claimed ON TRUE
 ORDER BY {ORDER}
@@ -170,8 +184,8 @@ FROM outcome
     def _retry_sql(self) -> str:
         due = f"{self.now} + make_interval(secs => r.seconds)"
         return f"""
-UPDATE container_manager_containerjob j SET {self.retry_columns(due=due, row="j.")}
-FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
+UPDATE container_manager_containerjob j SET {self.retry_columns(due=due, counts="r.counts", row="j.")}
+FROM unnest(%s::uuid[], %s::float8[], %s::int[]) AS r(id, seconds, counts) WHERE j.id = r.id AND j.status = 'failed'
 """
 
 

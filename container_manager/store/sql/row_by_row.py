@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
@@ -54,7 +54,14 @@ class RowByRowStore(StoreSQL):
         """Return the lanes with due jobs; without a transaction, so that nothing is locked while there are none."""
 
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, wanted: Wanted, *, limit: int, reach: int
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        wanted: Wanted,
+        *,
+        limit: int,
+        reach: int,
+        engines: Mapping[str, str],
     ) -> tuple[list[Sequence[Any]], int]:
         with connection.cursor() as cursor:
             found = self.candidates(cursor, wanted, reach)
@@ -62,7 +69,7 @@ class RowByRowStore(StoreSQL):
                 return [], 0
             with transaction.atomic(using=connection.alias, savepoint=False):
                 keys = self.lock_jobs(cursor, found, limit)
-                return (self._claim(cursor, worker, keys) if keys else []), len(found)
+                return (self._claim(cursor, worker, keys, engines) if keys else []), len(found)
 
     def lock_jobs(self, cursor: Any, found: Sequence[Any], limit: int) -> Sequence[Any]:
         """Return the first ``limit`` of the jobs that are still due and not locked by others; they are locked now."""
@@ -78,8 +85,11 @@ class RowByRowStore(StoreSQL):
             keys += [row[0] for row in cursor.fetchall()]
         return keys
 
-    def _claim(self, cursor: Any, worker: str, keys: Sequence[Any]) -> list[Sequence[Any]]:
+    def _claim(
+        self, cursor: Any, worker: str, keys: Sequence[Any], engines: Mapping[str, str]
+    ) -> list[Sequence[Any]]:
         marks = ", ".join(["%s"] * len(keys))
+        engine, names = self.engine_column(engines)
         cursor.execute(
             f"UPDATE container_manager_containerjob {self.by_primary} SET {self._claim_columns} "
             f"WHERE id IN ({marks}) AND {self.by_key.format('status')} = 'queued'",
@@ -91,8 +101,8 @@ class RowByRowStore(StoreSQL):
         )
         cursor.execute(
             f"INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS}) "
-            f"SELECT id, attempt, worker, executor, '', launched_at, '', '' {mine}",
-            [*keys, worker],
+            f"SELECT id, attempt, worker, executor, {engine}, '', launched_at, '', '' {mine}",
+            [*names, *keys, worker],
         )
         cursor.execute(f"SELECT {', '.join(JOB_COLUMNS)}, 0 {mine} ORDER BY {ORDER}", [*keys, worker])
         return list(cursor.fetchall())
@@ -131,7 +141,7 @@ class RowByRowStore(StoreSQL):
         if not cursor.rowcount:
             return False
         if o.retry_after_seconds is not None:
-            cursor.execute(self._retry_sql, [o.retry_after_seconds, worker, key])
+            cursor.execute(self._retry_sql, [int(o.counts_as_retry), o.retry_after_seconds, worker, key])
         return True
 
     @cached_property

@@ -6,7 +6,6 @@ writes comes from the state machine (`ContainerJob.transition_effects`); the sto
 
 from __future__ import annotations
 
-import json
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from ...statemachine.triggers.dialect import Dialect
 from ..values import Outcome
 from .lanes import LaneSQL, Wanted
 
-ATTEMPT_COLUMNS = "job_id, number, worker, executor, handle, launched_at, reason, message"
+ATTEMPT_COLUMNS = "job_id, number, worker, executor, engine, handle, launched_at, reason, message"
 Keys = set[tuple[uuid.UUID, int]]
 
 
@@ -68,11 +67,20 @@ class StoreSQL(ABC):
             status_changed_reason=reason,
         )
 
-    def retry_columns(self, *, due: str, row: str = "") -> str:
-        """Return the SET list of a retry; its parameters are those of ``due`` and the actor."""
+    def retry_columns(self, *, due: str, counts: str = "%s", row: str = "") -> str:
+        """Return the SET list of a retry; its parameters are those of ``counts`` (1 or 0), ``due`` and the actor.
+
+        All writers but this one count each retry: only a worker knows that an attempt was lost.
+        """
         changes = assignments(ContainerJob, JobStatus.RETRYING, self.dialect, now=self.now, row=row)
         reason = f"{row}failure_reason"
-        return self._set_list(changes, scheduled_for=due, status_changed_by="%s", status_changed_reason=reason)
+        return self._set_list(
+            changes,
+            retry_count=f"{row}retry_count + {counts}",
+            scheduled_for=due,
+            status_changed_by="%s",
+            status_changed_reason=reason,
+        )
 
     def _set_list(self, changes: Mapping[str, str], **known: str) -> str:
         """Return a SET list: what the state machine says, then what the store knows, in its order."""
@@ -101,12 +109,28 @@ class StoreSQL(ABC):
 
     @abstractmethod
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, wanted: Wanted, *, limit: int, reach: int
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        wanted: Wanted,
+        *,
+        limit: int,
+        reach: int,
+        engines: Mapping[str, str],
     ) -> tuple[list[Sequence[Any]], int]:
         """Claim up to ``limit`` of the first ``reach`` due jobs, but those that others have locked.
 
+        ``engines``: by executor, the identity of the engine that will have their attempts; "" for the others.
         Return the jobs' columns and the seconds since their launch; and how many due jobs were seen, at most ``reach``.
         """
+
+    @staticmethod
+    def engine_column(engines: Mapping[str, str]) -> tuple[str, list[str]]:
+        """Return the SQL of the engine that has an executor's attempts, and its parameters."""
+        if not engines:
+            return "''", []
+        whens = " ".join(["WHEN %s THEN %s"] * len(engines))
+        return f"CASE executor {whens} ELSE '' END", [text for pair in engines.items() for text in pair]
 
     @abstractmethod
     def finish(
@@ -117,9 +141,3 @@ class StoreSQL(ABC):
         Needs a transaction, unless ``finishes_in_one_statement`` and none is to be retried.
         """
 
-    def unserved_executors(self, cursor: Any, executors: Sequence[str]) -> list[str]:
-        """Return these executors, and those with open attempts that no live worker serves."""
-        cursor.execute(f"SELECT executors FROM container_manager_worker WHERE lease_expires_at >= {self.now}", [])
-        served = {alias for (aliases,) in cursor.fetchall() for alias in json.loads(aliases)}
-        cursor.execute("SELECT DISTINCT executor FROM container_manager_jobattempt WHERE finished_at IS NULL")
-        return [*executors, *({row[0] for row in cursor.fetchall()} - served - set(executors))]
