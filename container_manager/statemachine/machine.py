@@ -181,7 +181,11 @@ def machine_of(model: type[Model]) -> Machine:
         guarded=frozenset(field.attname for field in fields),
         marks=tuple(marks),
         defaulted=tuple(field.attname for field in fields if field.has_db_default()),
-        mutable=frozenset(field.attname for field in fields if type(field) not in _IMMUTABLE_FIELDS),
+        mutable=frozenset(
+            field.attname
+            for field in fields
+            if type(field) not in _IMMUTABLE_FIELDS and not getattr(field, "has_immutable_values", False)
+        ),
         copied={
             state: tuple(name for name, value in changes.items() if deepcopy(value) is not value)
             for state, changes in effects.items()
