@@ -5,14 +5,15 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
 from .attempts import owned_attempts, record_handles
-from .claiming import claim, is_due
+from .claiming import claim, is_due, note_refused_claim
 from .finishing import finish
 from .guarantee import missing_triggers
+from .isolation import is_refusal
 from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
 from .logs import store_logs
 from .notifications import wake_workers
 from .orphans import attempts_over
-from .rescuing import rescue
+from .rescuing import Orphan, rescue
 from .retries import promote_retries
 from .unschedulable import unschedulable_jobs
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
@@ -21,6 +22,7 @@ __all__ = [
     "ClaimedJob",
     "LogChange",
     "LogEntry",
+    "Orphan",
     "Outcome",
     "OwnedAttempt",
     "attempts_over",
@@ -29,8 +31,10 @@ __all__ = [
     "finish",
     "is_due",
     "is_maintainer",
+    "is_refusal",
     "live_workers",
     "missing_triggers",
+    "note_refused_claim",
     "owned_attempts",
     "prepare_session",
     "promote_retries",

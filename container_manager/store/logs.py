@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models import BinaryField
 
 from ..models import ContainerJob
 from ..statemachine.deadlocks import retries_deadlocks
+from .attempts import lock_attempts
+from .isolation import Refused, isolated, skipping_locked
 from .sql import store_sql
+from .sql.statements import Keys
 from .values import LogChange
 
 # An attempt that is open and this worker's.
 _MINE = "container_manager_jobattempt WHERE job_id = %s AND number = %s AND worker = %s AND finished_at IS NULL"
 
 
-@retries_deadlocks
-def store_logs(changes: Sequence[LogChange], *, worker: str, using: str) -> None:
+def store_logs(
+    changes: Sequence[LogChange], *, worker: str, refused: Refused[LogChange] | None = None, using: str
+) -> Keys:
     """Store output of open attempts of this worker; output of other attempts is dropped.
 
-    Idempotent: a batch whose commit is uncertain can be sent again.
+    Idempotent: a batch whose commit is uncertain can be sent again. Return (job id, attempt) of those that another
+    transaction has locked, of whose output nothing is stored. ``refused`` is told what the database refuses; without it
+    the error is raised.
     """
+    return set(isolated(partial(_store_logs, worker=worker, using=using), changes, refused=refused, using=using))
+
+
+@retries_deadlocks
+def _store_logs(changes: Sequence[LogChange], *, worker: str, using: str) -> Keys:
     if not changes:
-        return
+        return set()
+
+    def store(skip_locked: bool) -> Keys:
+        if not skip_locked:
+            _write(changes, worker, using)
+            return set()
+        keys = {(change.job_id, change.attempt) for change in changes}
+        with transaction.atomic(using=using):
+            free, locked = lock_attempts(keys, worker=worker, using=using)
+            _write([change for change in changes if (change.job_id, change.attempt) in free], worker, using)
+        return locked
+
+    return skipping_locked(store, using=using)
+
+
+def _write(changes: Sequence[LogChange], worker: str, using: str) -> None:
     connection = connections[using]
     dialect, binary, key = store_sql(connection), BinaryField(), ContainerJob._meta.pk
     deletions, insertions = [], []
@@ -39,12 +66,13 @@ def store_logs(changes: Sequence[LogChange], *, worker: str, using: str) -> None
         if deletions:
             cursor.executemany(
                 f"DELETE FROM container_manager_joblog WHERE attempt_id = (SELECT id FROM {_MINE}) "
-                "AND sequence >= %s AND sequence < %s",
+                f"AND sequence >= %s AND sequence < %s AND {dialect.limit_waiting} IS NOT NULL",
                 deletions,
             )
         cursor.executemany(
             dialect.insert_ignoring_duplicates(
-                f"container_manager_joblog (attempt_id, sequence, stream, data) SELECT id, %s, %s, %s FROM {_MINE}"
+                "container_manager_joblog (attempt_id, sequence, stream, data) "
+                f"SELECT id, %s, %s, %s FROM {_MINE} AND {dialect.limit_waiting} IS NOT NULL"
             ),
             insertions,
         )

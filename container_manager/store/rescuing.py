@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from django.db import connections, transaction
@@ -10,20 +11,31 @@ from django.db.models import Model
 
 from ..models import ContainerJob, JobAttempt
 from ..statemachine.deadlocks import retries_deadlocks
+from .isolation import Refused, isolated
 from .leases import delete_expired_workers
 from .sql import store_sql
 from .sql.statements import StoreSQL
 
 _RESCUE_BATCH = 1000
+# An attempt of an expired worker: its row's id, its job's id, its number, that worker.
+Orphan = tuple[Any, Any, int, str]
 
 
 @retries_deadlocks
-def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
+def rescue(
+    *,
+    worker: str,
+    executors: Sequence[str],
+    besides: Collection[int] = (),
+    refused: Refused[Orphan] | None = None,
+    using: str,
+) -> int:
     """Take over the attempts of workers whose lease has expired; return how many.
 
     Only attempts of executors that this worker serves, or that no live worker serves. Expired workers are deleted: one
     that was only frozen must register again, under a new id. Rows locked by other transactions are skipped (SKIP
-    LOCKED).
+    LOCKED). ``refused`` is told of an attempt that the database refuses to hand over; without it the error is raised.
+    ``besides``: none of these, by their rows' ids.
     """
     connection = connections[using]
     dialect = store_sql(connection)
@@ -39,12 +51,15 @@ def rescue(*, worker: str, executors: Sequence[str], using: str) -> int:
             "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker) LIMIT %s",
             [worker, *served, _RESCUE_BATCH],
         )
-        orphaned = cursor.fetchall()
-        return _take_over(cursor, dialect, worker, orphaned, using) if orphaned else 0
+        orphaned = [row for row in cursor.fetchall() if row[0] not in besides]
+        work = partial(_take_over, cursor, dialect, worker, using)
+        return len(isolated(work, orphaned, refused=refused, using=using))
 
 
-def _take_over(cursor: Any, dialect: StoreSQL, worker: str, orphaned: Sequence[Sequence[Any]], using: str) -> int:
+def _take_over(cursor: Any, dialect: StoreSQL, worker: str, using: str, orphaned: Sequence[Orphan]) -> Sequence[int]:
     taken = 0
+    if not orphaned:
+        return []
     with transaction.atomic(using=using):
         # A worker that froze while it finished attempts still holds locks on their rows.
         free = _locked(cursor, dialect, ContainerJob, {job for _, job, _, _ in orphaned})
@@ -63,7 +78,7 @@ def _take_over(cursor: Any, dialect: StoreSQL, worker: str, orphaned: Sequence[S
                 [worker, attempt, holder],
             )
             taken += cursor.rowcount
-    return taken
+    return range(taken)
 
 
 def _locked(cursor: Any, dialect: StoreSQL, model: type[Model], keys: Collection[Any]) -> set[Any]:

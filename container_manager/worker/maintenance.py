@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
@@ -12,6 +13,7 @@ from .. import store
 from ..conf import AppSettings
 from ..queue.pruning import PRUNE_BATCH, prune_jobs
 from .outcomes import failed, unschedulable_message
+from .set_aside import SetAside
 from .timers import Timer
 
 _PRUNE_SECONDS = 60.0
@@ -24,6 +26,7 @@ class Maintenance:
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune = Timer(_PRUNE_SECONDS)
+        self._refused: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         # It scans all queued jobs.
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
 
@@ -35,7 +38,12 @@ class Maintenance:
             self._prune_jobs(self._settings.prune_after_seconds)
         if self._sweep.take_due():
             self._fail_unschedulable(worker)
-        return bool(store.promote_retries(using=self._using))
+        besides = self._refused.waiting()
+        return bool(store.promote_retries(besides=besides, refused=self._note_refusal, using=self._using))
+
+    def _note_refusal(self, job: UUID, error: Exception) -> None:
+        seconds = self._refused.put(job)
+        logger.error("The database refuses a transition of job %s, trying again in %s s: %s", job, seconds, error)
 
     def _prune_jobs(self, after_seconds: float) -> None:
         before = timezone.now() - timedelta(seconds=after_seconds)
@@ -50,10 +58,21 @@ class Maintenance:
         for job, executor, name in store.unschedulable_jobs(
             executors=executors, queues=queues, older_than_seconds=settings.unreachable_seconds, using=using
         ):
+            if job in self._refused.waiting():
+                continue
             message = unschedulable_message(executor, name, executors=executors, queues=queues)
-            with transaction.atomic(using=using):
-                claimed = store.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
-                outcomes = [failed(each, "unschedulable", message, retry=settings.retry) for each in claimed]
-                if outcomes:
-                    store.finish(outcomes, worker=worker, using=using)
-                    logger.error("Job %s failed: %s", job, message)
+            try:
+                self._fail_job(job, executor, message, worker)
+            except Exception as error:
+                if not store.is_refusal(error, using=using):
+                    raise
+                self._note_refusal(job, error)
+
+    def _fail_job(self, job: UUID, executor: str, message: str, worker: str) -> None:
+        using = self._using
+        with transaction.atomic(using=using):
+            claimed = store.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
+            outcomes = [failed(each, "unschedulable", message, retry=self._settings.retry) for each in claimed]
+            if outcomes:
+                store.finish(outcomes, worker=worker, using=using)
+                logger.error("Job %s failed: %s", job, message)

@@ -12,9 +12,15 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments_by_target
+from ...statemachine.triggers.dialect import sqlstate
 from ..values import JOB_COLUMNS, Outcome
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
+# How long a statement waits for a lock: longer than short transactions take. Then locked rows are skipped.
+_LOCK_MILLISECONDS = 100
+_LOCK_NOT_AVAILABLE = "55P03"
+# What a trigger raises by itself.
+_PLPGSQL_ERRORS = "P0"
 _ENDS = (JobStatus.COMPLETED, JobStatus.FAILED)
 _OUTCOME_NUMBERS = ("attempt", "exit_code", "signal", "peak_memory_bytes", "cpu_seconds")
 
@@ -23,7 +29,10 @@ class PostgreSQLStore(StoreSQL):
     vendor = "postgresql"
     now = "statement_timestamp()"
     finishes_in_one_statement = True
-    lock = " FOR UPDATE SKIP LOCKED"
+    # Whoever inserts a row that refers to one of ours (FOR KEY SHARE) is not in the way of what workers change.
+    lock = " FOR NO KEY UPDATE SKIP LOCKED"
+    # For the length of its own transaction, so that no pooler hands it on.
+    limit_waiting = f"set_config('lock_timeout', '{_LOCK_MILLISECONDS}', true)"
 
     def after(self, seconds: str) -> str:
         return f"statement_timestamp() + make_interval(secs => {seconds})"
@@ -54,8 +63,14 @@ class PostgreSQLStore(StoreSQL):
             rows: list[Sequence[Any]] = cursor.fetchall()
             return rows
 
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return bool(sqlstate(error) == _LOCK_NOT_AVAILABLE)
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return super().is_refusal(error) or str(sqlstate(error)).startswith(_PLPGSQL_ERRORS)
+
     def finish(
-        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome], *, skip_locked: bool
     ) -> tuple[set[uuid.UUID], Keys]:
         # The driver converts each member of a list by itself, which takes longer than all the rest. So members that
         # need no quoting are passed as one text, and a column without values as NULL.
@@ -65,7 +80,7 @@ class PostgreSQLStore(StoreSQL):
             columns.append(texts if any(texts) else None)
         columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
-            cursor.execute(self._finish_sql, [*columns, worker, worker, worker])
+            cursor.execute(self._finish_sql(skip_locked), [*columns, worker, worker, worker])
             fates = cursor.fetchall()
             done = {job for job, _, is_done, _ in fates if is_done}
             closed = {(job, number) for job, number, _, is_closed in fates if is_closed}
@@ -91,8 +106,8 @@ WITH candidate AS MATERIALIZED ({select}{self.lock}), claimed AS (
 SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_at, id
 """
 
-    @cached_property
-    def _finish_sql(self) -> str:
+    @cache  # noqa: B019  # there is one object
+    def _finish_sql(self, skip_locked: bool) -> str:
         # An attempt is closed with its job, or alone if the job has left it (it was cancelled). No index serves a CASE:
         # the planner takes a worker's open attempts, or running jobs, for one row and would then use a nested loop over
         # them; so it must use the keys.
@@ -100,21 +115,26 @@ SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_a
             ContainerJob, _ENDS, self.dialect, target_sql="o.status", now=self.now, row="j."
         ) | {"status": "o.status"}
         columns = self.finish_columns(changes, exit_code="o.exit_code", reason="o.reason", message="o.message")
+        free, its_rows = "outcome", ""
+        if skip_locked:
+            # Only where both rows are free: what is decided by one of them may be about to change.
+            free, its_rows = "free", _FREE
         return f"""
 WITH outcome AS MATERIALIZED (
     SELECT job_id, number, status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message, exit_code, signal,
         peak_memory_bytes, cpu_seconds
-    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[],
-        %s::float8[]) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
-), done AS (
+    FROM {self.limit_waiting} AS limited, unnest(
+        %s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[], %s::float8[]
+    ) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
+){its_rows}, done AS (
     UPDATE container_manager_containerjob j SET {columns}
-    FROM outcome o WHERE j.id = o.job_id AND o.status IS NOT NULL
+    FROM {free} o WHERE j.id = o.job_id AND o.status IS NOT NULL
         AND CASE WHEN j.status = 'running' AND j.attempt = o.number THEN j.worker END = %s
     RETURNING j.id
 ), closed AS (
     UPDATE container_manager_jobattempt a SET finished_at = {self.now}, exit_code = o.exit_code, signal = o.signal,
         reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds
-    FROM outcome o WHERE a.job_id = o.job_id AND a.number = o.number
+    FROM {free} o WHERE a.job_id = o.job_id AND a.number = o.number
         AND CASE WHEN a.finished_at IS NULL THEN a.worker END = %s
         AND (o.job_id IN (SELECT id FROM done) OR NOT EXISTS (
             SELECT FROM container_manager_containerjob j
@@ -132,6 +152,14 @@ FROM outcome
 UPDATE container_manager_containerjob j SET {self.retry_columns(due=due, row="j.")}
 FROM unnest(%s::uuid[], %s::float8[]) AS r(id, seconds) WHERE j.id = r.id AND j.status = 'failed'
 """
+
+
+_FREE = """, free AS MATERIALIZED (
+    SELECT o.* FROM outcome o
+    JOIN container_manager_jobattempt a ON a.job_id = o.job_id AND a.number = o.number
+    JOIN container_manager_containerjob j ON j.id = o.job_id
+    FOR NO KEY UPDATE OF a, j SKIP LOCKED
+)"""
 
 
 def _array(values: Sequence[str | float | None]) -> str | None:

@@ -47,12 +47,15 @@ class RowByRowStore(StoreSQL):
             return rows
 
     def finish(
-        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome], *, skip_locked: bool
     ) -> tuple[set[uuid.UUID], Keys]:
         done: set[uuid.UUID] = set()
         closed: Keys = set()
         key_field = ContainerJob._meta.pk
         with connection.cursor() as cursor:
+            if skip_locked:
+                free = self._free(cursor, [key_field.get_db_prep_value(o.job_id, connection) for o in outcomes])
+                outcomes = [o for o in outcomes if (o.job_id, o.attempt) in free]
             for o in outcomes:
                 key = key_field.get_db_prep_value(o.job_id, connection)
                 if o.status is not None and self._finish_job(cursor, worker, key, o):
@@ -67,6 +70,16 @@ class RowByRowStore(StoreSQL):
                 if cursor.rowcount:
                     closed.add((o.job_id, o.attempt))
         return done, closed
+
+    def _free(self, cursor: Any, jobs: Sequence[Any]) -> Keys:
+        """Lock these jobs with their attempts; return those of which another transaction has locked neither."""
+        cursor.execute(
+            "SELECT a.job_id, a.number FROM container_manager_jobattempt a JOIN container_manager_containerjob j "
+            f"{self.by_primary} ON j.id = a.job_id WHERE a.job_id IN ({', '.join(['%s'] * len(jobs))}) "
+            f"ORDER BY a.job_id, a.number{self.lock}",
+            jobs,
+        )
+        return {(key if isinstance(key, uuid.UUID) else uuid.UUID(key), number) for key, number in cursor.fetchall()}
 
     def _finish_job(self, cursor: Any, worker: str, key: Any, o: Outcome) -> bool:
         cursor.execute(

@@ -23,5 +23,9 @@ class SQLiteStore(RowByRowStore):
     def seconds_since(self, moment: str) -> str:
         return f"(julianday('now'{self.dialect.shift}) - julianday({moment})) * 86400.0"
 
+    def is_refusal(self, error: BaseException) -> bool:
+        # SQLite stores text that is none, and Python's driver refuses to read it.
+        return super().is_refusal(error) or str(error).startswith("Could not decode to UTF-8")
+
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT OR IGNORE INTO {rest}"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
+from django.db import DataError, Error, IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...models import ContainerJob, JobStatus
@@ -35,6 +36,8 @@ class StoreSQL(ABC):
     by_primary: ClassVar[str] = ""
     # Locks the rows of a SELECT and skips those locked by other transactions.
     lock: ClassVar[str]
+    # SQL for a value; whoever evaluates it waits for locks only shortly. Elsewhere the session is prepared so.
+    limit_waiting: ClassVar[str] = "1"
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
@@ -95,12 +98,25 @@ class StoreSQL(ABC):
     ) -> Sequence[Sequence[Any]]:
         """Claim the jobs that a SELECT names; return their columns and the seconds since their launch."""
 
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        """Tell whether a statement has waited too long for a row that another transaction has locked."""
+        return False
+
+    def is_refusal(self, error: BaseException) -> bool:
+        """Tell whether an error is about a value or a row of a batch, and not about the database or its tables.
+
+        What Python makes of a value before the database sees it counts too.
+        """
+        return isinstance(error, (IntegrityError, DataError)) or not isinstance(error, Error)
+
     @abstractmethod
     def finish(
-        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome], *, skip_locked: bool
     ) -> tuple[set[uuid.UUID], Keys]:
         """Store outcomes; return the jobs moved and the attempts closed.
 
+        ``skip_locked``: leave those of which another transaction has locked the job or the attempt. To look for them
+        takes a tenth of the time, so it is done only after a lock timeout.
         Needs a transaction, unless ``finishes_in_one_statement`` and none is to be retried.
         """
 
@@ -118,6 +134,8 @@ class StoreSQL(ABC):
         queues: Sequence[str] | None,
         only: uuid.UUID | None,
         limit: int,
+        *,
+        besides: Collection[uuid.UUID] = (),
     ) -> tuple[str, list[Any]]:
         """Return the SELECT of the jobs to claim next, and its parameters."""
         params: list[Any] = [*executors]
@@ -128,6 +146,9 @@ class StoreSQL(ABC):
         if only is not None:
             where += " AND id = %s"
             params.append(ContainerJob._meta.pk.get_db_prep_value(only, connection))
+        if besides:
+            where += f" AND id NOT IN ({', '.join(['%s'] * len(besides))})"
+            params.extend(ContainerJob._meta.pk.get_db_prep_value(key, connection) for key in besides)
         return (
             f"SELECT id FROM container_manager_containerjob WHERE status = 'queued' AND {where} "
             f"AND (scheduled_for IS NULL OR scheduled_for <= {self.now}) "
