@@ -16,20 +16,29 @@ from .sql.statements import Keys
 from .values import Outcome
 
 
-def finish(outcomes: Sequence[Outcome], *, worker: str, refused: Refused[Outcome] | None = None, using: str) -> Keys:
+def finish(
+    outcomes: Sequence[Outcome],
+    *,
+    worker: str,
+    refused: Refused[Outcome] | None = None,
+    skip_locked: bool = False,
+    using: str,
+) -> Keys:
     """Store how attempts of this worker ended; return (job id, attempt) of those that are now closed.
 
     An attempt that is not returned is no longer this worker's, or its job was cancelled concurrently: `owned_attempts`
     tells which. Or its row or its job's is locked by another transaction, or the database refuses the outcome: then it
-    is as it was. ``refused`` is told of the last; without it the error is raised, and nothing is stored.
+    is as it was. ``skip_locked``: do not wait for locked rows at first. ``refused`` is told what is refused; without it
+    the error is raised, and nothing is stored.
     """
     # All code locks rows in the order of their keys, so that there are no deadlocks.
     outcomes = sorted(outcomes, key=lambda o: o.job_id.int)
-    return set(isolated(partial(_finish, worker=worker, using=using), outcomes, refused=refused, using=using))
+    work = partial(_finish, worker=worker, skip_locked=skip_locked, using=using)
+    return set(isolated(work, outcomes, refused=refused, using=using))
 
 
 @retries_deadlocks
-def _finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> Keys:
+def _finish(outcomes: Sequence[Outcome], *, worker: str, skip_locked: bool, using: str) -> Keys:
     connection = connections[using]
     retried = [o for o in outcomes if o.retry_after_seconds is not None]
     dialect = store_sql(connection)
@@ -46,4 +55,4 @@ def _finish(outcomes: Sequence[Outcome], *, worker: str, using: str) -> Keys:
             announce(moves, worker, using)
         return closed
 
-    return skipping_locked(store, using=using) if outcomes else set()
+    return skipping_locked(store, skip=skip_locked, using=using) if outcomes else set()

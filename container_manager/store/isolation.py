@@ -41,11 +41,14 @@ def isolated(
     return [result for half in halves for result in isolated(work, half, refused=refused, using=using)]
 
 
-def skipping_locked(work: Callable[[bool], R], *, using: str) -> R:
+def skipping_locked(work: Callable[[bool], R], *, skip: bool, using: str) -> R:
     """Do work; if it has waited for a locked row for too long, do it again, and skip locked rows.
 
-    ``work`` is called with whether to skip them. To skip them at once would cost time when there are none.
+    ``work`` is called with whether to skip them. To skip them at once would cost time when there are none; ``skip``: do
+    so since there probably are some.
     """
+    if skip:
+        return work(True)
     connection = connections[using]
     try:
         return work(False)

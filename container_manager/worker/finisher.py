@@ -98,8 +98,11 @@ class Finisher:
 
         def send() -> set[AttemptKey]:
             changes = [change for run in ended for change in run.log_changes]
-            locked = store.store_logs(changes, worker=worker, refused=note_refused_output, using=using)
+            again = any(run.set_aside for run in ended)
+            locked = store.store_logs(
+                changes, worker=worker, refused=note_refused_output, skip_locked=again, using=using
+            )
             outcomes = [run.outcome for run in ended if run.outcome and run.id not in locked]
-            return store.finish(outcomes, worker=worker, refused=note_refused_end, using=using)
+            return store.finish(outcomes, worker=worker, refused=note_refused_end, skip_locked=again, using=using)
 
         return self._database.do(send)

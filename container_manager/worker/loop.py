@@ -29,8 +29,8 @@ _FIRST_POLL_SECONDS = 0.05
 # After an outage of our own wait twice the maximum backoff before rescuing: others were probably cut off too.
 _OTHERS_RETURN_SECONDS = 2 * LAST_RETRY_SECONDS
 _SWEEP_SECONDS = 30.0
-# A row that is locked for longer than this is worth a line in the log.
-_LOGGED_SECONDS = 1.0
+# How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
+_LOCKED_SECONDS = 0.2
 # A hint that is not from the database: an engine or another thread of this worker has news.
 _NEWS = ""
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class WorkerLoop:
         # Jobs whose claim the database refuses, attempts of which it takes neither end nor output nor handle for now
         # (most often, their rows are locked), and orphans that it refuses to hand over.
         self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
-        self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=0.05, longest_seconds=10.0)
+        self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=_LOCKED_SECONDS, longest_seconds=10.0)
         self._unrescuable: SetAside[int] = SetAside(first_seconds=1.0, longest_seconds=600.0)
 
     @property
@@ -358,8 +358,8 @@ class WorkerLoop:
 
     def _set_aside(self, run: Run, what: str) -> None:
         """Pass over an attempt for a while whose rows another transaction has locked, say; the others go on."""
-        seconds = self._unstorable.put(run.id)
-        if seconds >= _LOGGED_SECONDS:
+        seconds, run.set_aside = self._unstorable.put(run.id), True
+        if seconds > _LOCKED_SECONDS:
             text = "The %s of job=%s attempt=%s is not stored yet (are its rows locked?), trying again in %s s"
             logger.warning(text, what, *run.id, seconds)
 
@@ -451,7 +451,10 @@ class WorkerLoop:
         if waiting:
             changes = [change for run in waiting for change in run.log_changes]
             using = self._options.using
-            locked = store.store_logs(changes, worker=self.id, refused=note_refused_output, using=using)
+            again = any(run.set_aside for run in waiting)
+            locked = store.store_logs(
+                changes, worker=self.id, refused=note_refused_output, skip_locked=again, using=using
+            )
             for run in waiting:
                 if run.id in locked:
                     self._set_aside(run, "output")

@@ -52,7 +52,8 @@ class Run:
     """One attempt in this worker's hands. Changed by the worker's own thread only.
 
     ``deadline``, ``launch_until``, ``running_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership
-    was lost; never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost.
+    was lost; never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``set_aside``: something
+    of it could not be stored once, most often because its rows were locked.
     """
 
     id: AttemptKey = field(init=False)
@@ -70,6 +71,7 @@ class Run:
     exit: ExitStatus | None = None
     outcome: store.Outcome | None = None
     log_changes: list[store.LogChange] = field(default_factory=list)
+    set_aside: bool = False
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     launch_until: float = 0.0
     running_since: float = 0.0

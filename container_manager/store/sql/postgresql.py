@@ -31,8 +31,7 @@ class PostgreSQLStore(StoreSQL):
     finishes_in_one_statement = True
     # Whoever inserts a row that refers to one of ours (FOR KEY SHARE) is not in the way of what workers change.
     lock = " FOR NO KEY UPDATE SKIP LOCKED"
-    # For the length of its own transaction, so that no pooler hands it on.
-    limit_waiting = f"set_config('lock_timeout', '{_LOCK_MILLISECONDS}', true)"
+    lock_referred = " FOR KEY SHARE SKIP LOCKED"
 
     def after(self, seconds: str) -> str:
         return f"statement_timestamp() + make_interval(secs => {seconds})"
@@ -123,7 +122,7 @@ SELECT {", ".join(JOB_COLUMNS)}, 0 FROM claimed ORDER BY priority DESC, queued_a
 WITH outcome AS MATERIALIZED (
     SELECT job_id, number, status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message, exit_code, signal,
         peak_memory_bytes, cpu_seconds
-    FROM {self.limit_waiting} AS limited, unnest(
+    FROM set_config('lock_timeout', '{_LOCK_MILLISECONDS}', true), unnest(
         %s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[], %s::float8[]
     ) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
 ){its_rows}, done AS (

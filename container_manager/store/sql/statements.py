@@ -36,8 +36,8 @@ class StoreSQL(ABC):
     by_primary: ClassVar[str] = ""
     # Locks the rows of a SELECT and skips those locked by other transactions.
     lock: ClassVar[str]
-    # SQL for a value; whoever evaluates it waits for locks only shortly. Elsewhere the session is prepared so.
-    limit_waiting: ClassVar[str] = "1"
+    # Locks the rows of a SELECT as a foreign key to them does, and skips those that it would wait for; "" to wait.
+    lock_referred: ClassVar[str] = ""
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
