@@ -155,9 +155,10 @@ class ContainerJob(StateMachineModel):
                 name="cm_job_claim",
                 condition=Q(status=JobStatus.QUEUED),
             ),
-            # For statistics and pruning, by the time a job finished. Unfinished jobs are not in it.
+            # For statistics and pruning, by the time a job finished. Unfinished jobs are not in it. With the key, since
+            # one UPDATE can end any number of jobs at the same time.
             models.Index(
-                fields=["status", "status_changed_at"],
+                fields=["status", "status_changed_at", "id"],
                 name="cm_job_finished",
                 condition=Q(status__in=[JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]),
             ),

@@ -209,7 +209,7 @@ class Migration(migrations.Migration):
                     ),
                     models.Index(
                         condition=models.Q(("status__in", ["completed", "failed", "cancelled"])),
-                        fields=["status", "status_changed_at"],
+                        fields=["status", "status_changed_at", "id"],
                         name="cm_job_finished",
                     ),
                     models.Index(

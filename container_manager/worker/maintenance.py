@@ -11,12 +11,14 @@ from django.utils import timezone
 
 from .. import store
 from ..conf import AppSettings
-from ..queue.pruning import PRUNE_BATCH, prune_jobs
+from ..queue.pruning import PRUNE_BATCH, Pruning
 from .outcomes import failed, unschedulable_message
 from .set_aside import SetAside
 from .timers import Timer
 
 _PRUNE_SECONDS = 60.0
+# How often to look again at old jobs that could not be deleted.
+_PRUNE_ANEW_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
 
 
@@ -25,7 +27,8 @@ class Maintenance:
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
-        self._prune = Timer(_PRUNE_SECONDS)
+        self._prune, self._prune_anew = Timer(_PRUNE_SECONDS), Timer(_PRUNE_ANEW_SECONDS)
+        self._pruning = Pruning(using=using)
         self._refused: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         # It scans all queued jobs.
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
@@ -47,8 +50,11 @@ class Maintenance:
 
     def _prune_jobs(self, after_seconds: float) -> None:
         before = timezone.now() - timedelta(seconds=after_seconds)
+        if self._prune_anew.take_due():
+            self._pruning.restart()
         # One batch at a time: meanwhile the worker does nothing else.
-        if prune_jobs(before=before, limit=PRUNE_BATCH, using=self._using) == PRUNE_BATCH:
+        _, there_is_more = self._pruning.delete(before=before, size=PRUNE_BATCH)
+        if there_is_more:
             self._prune.hurry()
 
     def _fail_unschedulable(self, worker: str) -> None:
