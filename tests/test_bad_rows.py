@@ -165,6 +165,19 @@ class TestFinishing:
         assert [job.output() for job in bad] == [b"done\n"] * 2
         assert MESSAGE in caplog.text
 
+    def test_an_attempt_that_nobody_can_go_on_with_is_not_tried_again_at_once(self, caplog: Any) -> None:
+        job = queue.enqueue(command="true", executor="gone", name="bad")
+        loop = WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions())
+        assert loop._register()
+        store.claim(worker=loop.id, executors=["gone"], limit=1, using="default")
+        with refusing("NEW.status = 'failed' AND NEW.name = 'bad'"):
+            loop._compare_with_database()
+            lines = len(caplog.records)
+            loop._compare_with_database()
+        assert str(job.pk) in caplog.text
+        assert len(caplog.records) == lines
+        assert row_of(job)["status"] == "running"
+
 
 class TestMaintenance:
     def test_a_retry_that_the_database_refuses_does_not_keep_the_others_and_is_paused(self, caplog: Any) -> None:
