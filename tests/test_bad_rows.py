@@ -7,10 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import DataError, IntegrityError, connection
 from django.utils import timezone
 
 from container_manager import queue, store
+from container_manager.cli.finding import short_id
 from container_manager.conf import AppSettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt
@@ -65,6 +67,7 @@ class TestClaiming:
         jobs = store.claim(worker="w", executors=["default"], besides=[job.pk for job in bad], limit=1, using="default")
         assert [job.id for job in jobs] == [good.pk]
 
+    @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
     def test_a_worker_drains_its_queue_past_a_job_that_cannot_be_claimed(self, caplog: Any) -> None:
         bad = odd_job(priority=90)
         good = [queue.enqueue(command="true") for _ in range(3)]
@@ -86,6 +89,13 @@ class TestClaiming:
                 eventually(lambda: MESSAGE in row_of(job)["last_error"])
             eventually(lambda: row_of(job)["status"] == "completed")
         assert row_of(job)["last_error"] == ""
+
+    @pytest.mark.parametrize("option", ["--drain", "--once"])
+    def test_a_command_that_ends_by_itself_names_the_jobs_that_could_not_be_claimed(self, option: str) -> None:
+        bad = odd_job()
+        with pytest.raises(CommandError, match=short_id(bad.pk)):
+            call_command("container", "worker", option)
+        assert row_of(bad)["status"] == "queued"
 
     def test_a_worker_of_one_job_says_at_once_that_it_cannot_be_claimed(self) -> None:
         bad = odd_job()
@@ -135,6 +145,7 @@ class TestFinishing:
         # What is refused can be stored in another way later.
         assert store.finish([completed(jobs[3])], worker="w", using="default") == {(jobs[3].id, 1)}
 
+    @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
     def test_output_that_the_database_refuses_does_not_keep_that_of_others(self) -> None:
         for _ in range(3):
             queue.enqueue(command="true")
@@ -150,6 +161,7 @@ class TestFinishing:
         assert kept >= {jobs[0].id, jobs[2].id}
         assert kept | {change.job_id for change, _ in refusals} == {job.id for job in jobs}
 
+    @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
     def test_a_worker_goes_on_while_the_end_of_a_job_is_refused_and_stores_it_when_it_is_not(self, caplog: Any) -> None:
         with refusing("NEW.status = 'completed' AND NEW.name = 'bad'"):
             bad = [queue.enqueue(command="echo done", name="bad") for _ in range(2)]
@@ -194,6 +206,7 @@ class TestMaintenance:
         assert str(jobs[1].pk) in caplog.text
         assert len(caplog.records) == lines
 
+    @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
     def test_an_attempt_that_cannot_be_handed_over_does_not_keep_the_others(self) -> None:
         register("gone")
         for name in ("good", "bad", "good"):

@@ -146,6 +146,7 @@ def test_retries_are_queued_beside_one_that_is_locked() -> None:
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Elsewhere who refers to a row locks it against changes.")
+@pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")
 def test_who_refers_to_a_job_keeps_it_neither_from_its_claim_nor_from_its_end() -> None:
     """A foreign key's check locks the row referred to (FOR KEY SHARE) until the end of its transaction."""
 
@@ -160,7 +161,7 @@ def test_who_refers_to_a_job_keeps_it_neither_from_its_claim_nor_from_its_end() 
         assert store.finish([completed(job)], worker="w", using="default") == {(job.pk, 1)}
 
 
-@pytest.mark.shows("explanation/worker.md#the-database-is-away")
+@pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")
 @pytest.mark.parametrize("lock", [lock_job, lock_attempt])
 def test_a_worker_goes_on_while_the_rows_of_one_of_its_jobs_are_locked(lock: Locking, caplog: Any) -> None:
     with working(ProcessExecutor(), settings=SETTINGS, slots=1):

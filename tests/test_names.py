@@ -37,6 +37,7 @@ def test_a_worker_claims_no_jobs_of_a_queue_whose_name_is_only_alike(alike: str)
     assert claimed(queues=(alike,)) == [f"default/{alike}"]
 
 
+@pytest.mark.shows("reference/jobs.md#the-queue")
 @pytest.mark.parametrize("alike", _ALIKE)
 def test_to_pause_a_queue_pauses_none_whose_name_is_only_alike(alike: str) -> None:
     queue.enqueue(command="true", queue="mail")

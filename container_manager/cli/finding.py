@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from string import hexdigits
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ from ..querysets import ContainerJobQuerySet
 
 # Of version 7: MariaDB orders UUIDs of other versions by other digits.
 _LEAST, _MOST = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
+_SHOWN = 3
 _SHORTEST, _SHORT = 4, len("01a2240e-3dcc-72e6")
 
 
@@ -22,6 +23,15 @@ class Refused(Exception):
 def unanswered(executors: Sequence[str], consequence: str) -> Refused:
     """Return the error for a worker that ended because some of its executors did not answer."""
     return Refused(f"No answer from executor {', '.join(executors)}: {consequence}. 'container executors' says more.")
+
+
+def unclaimable(jobs: Collection[UUID]) -> Refused:
+    """Return the error for a worker that ended although jobs are queued, since the database refuses their claim."""
+    shown = ", ".join(short_id(job) for job in sorted(jobs)[:_SHOWN])
+    more = f" and {len(jobs) - _SHOWN} more" if len(jobs) > _SHOWN else ""
+    return Refused(
+        f"The database refuses the claim of job {shown}{more}: what is queued stays queued. Its last error says why."
+    )
 
 
 def unguarded(triggers: Sequence[str], using: str) -> Refused:
