@@ -371,6 +371,23 @@ class TestOwning:
 
 
 class TestLogs:
+    def test_what_a_change_drops_of_an_earlier_one_of_the_same_batch_is_not_kept(self) -> None:
+        """A job that prints a lot and ends soon has both in one batch."""
+        job = running("w")
+        entry = store.LogEntry
+        first = store.LogChange(
+            job_id=job.pk,
+            attempt=1,
+            entries=[entry(sequence=number, stream="stdout", data=b"old ") for number in range(3)],
+        )
+        note = entry(sequence=1, stream="system", data=b"[dropped] ")
+        last = store.LogChange(
+            job_id=job.pk, attempt=1, entries=[note, entry(sequence=3, stream="stdout", data=b"new")], gone=(1, 3)
+        )
+        for _ in range(2):
+            store.store_logs([first, last], worker="w", using="default")
+            assert job.output() == b"old [dropped] new"
+
     def test_output_is_stored_in_order_and_byte_for_byte(self) -> None:
         job = running()
         texts = [b"first\n", b"\x00\xff\xfe", b"", b"'; DROP TABLE --%s\n"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from uuid import UUID
 
 from django.db import connections, transaction
 from django.db.models import BinaryField
@@ -55,6 +57,24 @@ def _store_logs(changes: Sequence[LogChange], *, worker: str, skip_locked: bool,
 
 def _write(changes: Sequence[LogChange], worker: str, using: str) -> bool:
     """Store output; return False if some may have been skipped, since another transaction has locked its attempt."""
+    written = [_write_turn(turn, worker, using) for turn in _turns(changes)]
+    return all(written)
+
+
+def _turns(changes: Sequence[LogChange]) -> list[list[LogChange]]:
+    """Put changes of one attempt into different turns: what one deletes an earlier one may have stored."""
+    turns: list[list[LogChange]] = []
+    seen: Counter[tuple[UUID, int]] = Counter()
+    for change in changes:
+        key = (change.job_id, change.attempt)
+        if seen[key] == len(turns):
+            turns.append([])
+        turns[seen[key]].append(change)
+        seen[key] += 1
+    return turns
+
+
+def _write_turn(changes: Sequence[LogChange], worker: str, using: str) -> bool:
     connection = connections[using]
     dialect, binary, key = store_sql(connection), BinaryField(), ContainerJob._meta.pk
     mine_locked = f"{_MINE}{dialect.lock_referred}"
