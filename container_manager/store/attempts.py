@@ -74,8 +74,7 @@ def lock_attempts(keys: Keys, *, worker: str, using: str) -> tuple[dict[tuple[uu
     mine = JobAttempt.objects.using(using).filter(job__in={job for job, _ in keys}, worker=worker, finished_at=None)
     columns = mine.order_by("job", "number").values_list("job", "number", "pk")
     no_key = connections[using].features.has_select_for_no_key_update
-    locks = connections[using].features.has_select_for_update
-    locking = columns.select_for_update(skip_locked=True, no_key=no_key) if locks else columns
+    locking = columns.select_for_update(skip_locked=True, no_key=no_key)
     free = {(job, number): pk for job, number, pk in locking if (job, number) in keys}
     if len(free) == len(keys):
         return free, set()

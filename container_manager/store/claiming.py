@@ -78,10 +78,9 @@ def is_due(
 def note_refused_claim(job: uuid.UUID, message: str, *, using: str) -> None:
     """Write into a queued job's row why its claim was refused, for whoever looks at it; the next claim clears it."""
     queued = ContainerJob.objects.using(using).filter(pk=job, status=JobStatus.QUEUED)
-    free = queued.select_for_update(skip_locked=True) if connections[using].features.has_select_for_update else queued
     try:
         with transaction.atomic(using=using):
-            if free.values_list("pk").first():
+            if queued.select_for_update(skip_locked=True).values_list("pk").first():
                 queued.update(last_error=f"The database refuses the claim: {message}")
     except Exception as error:
         # Whatever refuses the claim may refuse this too: the log has it.
