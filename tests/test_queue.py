@@ -302,6 +302,30 @@ class TestFinishing:
         assert attempt.finished_at is not None
         assert attempt.signal == 15
 
+    def test_a_finish_of_a_job_that_raw_sql_has_cancelled_closes_only_its_attempt(self) -> None:
+        """Raw SQL need not clear the worker's name."""
+        job = running()
+        with connection.cursor() as cursor:
+            key = ContainerJob._meta.pk.get_db_prep_value(job.pk, connection)
+            cursor.execute("UPDATE container_manager_containerjob SET status = 'cancelled' WHERE id = %s", [key])
+        assert finish(outcome(job)) == {(job.pk, 1)}
+        assert (row_of(job)["status"], row_of(job)["worker"]) == ("cancelled", "w")
+
+    @pytest.mark.parametrize("status", ["completed", None])
+    def test_a_finish_does_not_close_the_attempt_of_a_cancelled_job_that_another_worker_has_rescued(
+        self, status: str | None
+    ) -> None:
+        register("w")
+        register("rescuer")
+        job = running("w")
+        job.mark_as_cancelled()
+        expire_lease("w")
+        assert rescue("rescuer") == 1
+        before = records_of(job)
+        assert finish(outcome(job, status=status)) == set()
+        assert records_of(job) == before
+        assert finish(outcome(job, status=None), worker="rescuer") == {(job.pk, 1)}
+
     def test_an_attempt_of_a_running_job_is_not_closed_without_the_job(self) -> None:
         job = running()
         before = records_of(job)
