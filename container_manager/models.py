@@ -23,6 +23,7 @@ from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
 from .jobs.spec import JobSpec
+from .name_field import NameField
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
@@ -115,8 +116,8 @@ class ContainerJob(StateMachineModel):
     cpu_count = models.FloatField(_("CPU limit (cores)"), null=True, blank=True, validators=[MinValueValidator(0.001)])
     timeout_seconds = models.PositiveIntegerField(_("timeout (s)"), null=True, blank=True)
     grace_seconds = models.PositiveIntegerField(_("grace period (s)"), default=10)
-    executor = models.CharField(_("executor"), max_length=64, default="default")
-    queue = models.CharField(_("queue"), max_length=64, default="default")
+    executor = NameField(_("executor"), max_length=64, default="default")
+    queue = NameField(_("queue"), max_length=64, default="default")
     priority = models.SmallIntegerField(
         _("priority"), default=50, validators=[MinValueValidator(0), MaxValueValidator(100)]
     )
@@ -136,7 +137,7 @@ class ContainerJob(StateMachineModel):
         _("failure reason"), max_length=16, choices=FailureReason, blank=True, default="", editable=False
     )
     last_error = models.TextField(_("last error"), blank=True, default="", editable=False)
-    worker = models.CharField(_("worker"), max_length=64, blank=True, default="", editable=False)
+    worker = NameField(_("worker"), max_length=64, blank=True, default="", editable=False)
     attempt = models.PositiveIntegerField(_("attempt"), default=0, editable=False)
     labels = models.JSONField(_("labels"), default=dict, blank=True)
     created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
@@ -166,9 +167,10 @@ class ContainerJob(StateMachineModel):
                 condition=Q(status=JobStatus.QUEUED, scheduled_for__isnull=False),
                 leading=["status"],
             ),
-            # For statistics and pruning, by the time a job finished. Unfinished jobs are not in it.
+            # For statistics and pruning, by the time a job finished. Unfinished jobs are not in it. With the key, since
+            # one UPDATE can end any number of jobs at the same time.
             models.Index(
-                fields=["status", "status_changed_at"],
+                fields=["status", "status_changed_at", "id"],
                 name="cm_job_finished",
                 condition=Q(status__in=[JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]),
             ),
@@ -402,8 +404,8 @@ class JobAttempt(models.Model):
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
     number = models.PositiveIntegerField()
-    worker = models.CharField(max_length=64)
-    executor = models.CharField(max_length=64)
+    worker = NameField(max_length=64)
+    executor = NameField(max_length=64)
     engine = models.CharField(max_length=64, blank=True, default="")
     handle = models.TextField(blank=True, default="")
     launched_at = models.DateTimeField()
@@ -478,7 +480,7 @@ class JobLog(models.Model):
 class Worker(models.Model):
     """A worker and its lease. ``engines``: by alias, the identity of the engine that answered there last."""
 
-    id = models.CharField(primary_key=True, max_length=64)
+    id = NameField(primary_key=True, max_length=64)
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
@@ -495,7 +497,7 @@ class Worker(models.Model):
 class PausedQueue(models.Model):
     """A queue that workers do not claim from, as long as the row exists."""
 
-    name = models.CharField(primary_key=True, max_length=64)
+    name = NameField(primary_key=True, max_length=64)
     paused_at = models.DateTimeField(default=timezone.now)
     paused_by = models.CharField(max_length=255, blank=True, default="")
 

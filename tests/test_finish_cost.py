@@ -21,7 +21,7 @@ _KEYS = {
 }
 
 
-def finish_statement() -> tuple[str, Any]:
+def finish_statement(*, skip_locked: bool) -> tuple[str, Any]:
     """Finish a job; return what the database was asked."""
     asked: list[tuple[str, Any]] = []
 
@@ -33,7 +33,7 @@ def finish_statement() -> tuple[str, Any]:
     store.claim(worker="w", executors=["default"], limit=1, using="default")
     outcome = store.Outcome(job_id=job.pk, attempt=1, status="completed", exit_code=0)
     with connection.execute_wrapper(note):
-        assert store.finish([outcome], worker="w", using="default") == {(job.pk, 1)}
+        assert store.finish([outcome], worker="w", skip_locked=skip_locked, using="default") == {(job.pk, 1)}
     (statement,) = asked
     return statement
 
@@ -45,8 +45,9 @@ def nodes(node: Any) -> Iterator[Any]:
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Others finish row by row.")
-def test_a_finish_planned_on_empty_tables_finds_rows_by_their_keys() -> None:
-    sql, params = finish_statement()
+@pytest.mark.parametrize("skip_locked", [False, True])
+def test_a_finish_planned_on_empty_tables_finds_rows_by_their_keys(skip_locked: bool) -> None:
+    sql, params = finish_statement(skip_locked=skip_locked)
     numbered = sql.replace("%s", "{}").format(*(f"${n}" for n in range(1, len(params) + 1)))
     with transaction.atomic(), connection.cursor() as cursor:
         store.prepare_session(idle_seconds=60, using="default")

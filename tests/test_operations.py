@@ -22,6 +22,7 @@ from container_manager.statemachine import InvalidTransition
 from container_manager.store.consistency import examine
 
 from .jobs import THEN, job_in, journal_of
+from .test_locked_rows import holding, lock_attempt
 
 pytestmark = pytest.mark.django_db
 
@@ -178,6 +179,16 @@ class TestStatistics:
             queue.queue_statistics()
 
 
+def retry_until(job: ContainerJob, status: str) -> None:
+    """Retry a failed job; with ``failed``, until it has failed again, in a while."""
+    queue.retry(job)
+    if status == "failed":
+        job.refresh_from_db()
+        job.mark_as_running()
+        job.mark_as_failed()
+        ContainerJob.objects.filter(pk=job.pk).update(status_changed_at=timezone.now() + timedelta(hours=1))
+
+
 class TestPruning:
     def test_prune_deletes_old_finished_jobs_with_their_attempts_logs_and_journal(self) -> None:
         old, new, waiting = job_in("queued"), job_in("queued"), job_in("queued")
@@ -197,6 +208,35 @@ class TestPruning:
         job.mark_as_cancelled()
         job.attempts.create(number=1, worker="w", executor="default", launched_at=THEN)
         assert queue.prune_jobs(before=timezone.now() + timedelta(days=1)) == 0
+
+    @pytest.mark.parametrize("status_since", ["queued", "failed"])
+    def test_prune_keeps_a_job_that_was_retried_since_it_was_found(self, status_since: str) -> None:
+        job, other = (job_in("running") for _ in range(2))
+        for each in (job, other):
+            each.mark_as_failed()
+        before = timezone.now() + timedelta(seconds=1)
+        retries = [lambda: retry_until(job, status_since)]
+
+        def intrude(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            # The second look: it has no limit.
+            if "status_changed_at" in sql and sql.startswith("SELECT") and "LIMIT" not in sql and retries:
+                retries.pop()()
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(intrude):
+            assert queue.prune_jobs(before=before) == 1
+        assert list(ContainerJob.objects.values_list("pk", "status")) == [(job.pk, status_since)]
+
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+    def test_prune_keeps_a_job_while_one_of_its_attempts_is_locked(self) -> None:
+        jobs = [job_in("queued") for _ in range(2)]
+        for job in jobs:
+            job.mark_as_cancelled()
+            job.attempts.create(number=1, worker="w", executor="default", launched_at=THEN, finished_at=THEN)
+        before = timezone.now() + timedelta(days=1)
+        with holding(lock_attempt, jobs[0]):
+            assert queue.prune_jobs(before=before) == 1
+        assert queue.prune_jobs(before=before) == 1
 
     def test_prune_respects_its_limit_and_statuses_and_refuses_unfinished_ones(self) -> None:
         for _ in range(3):

@@ -308,6 +308,34 @@ class TestWorker:
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 
+    def test_a_row_is_never_seen_without_a_lease(self) -> None:
+        """Another worker would delete it as that of an expired worker."""
+
+        def away(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE container_manager_worker"):
+                raise OperationalError("away")
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(away), pytest.raises(OperationalError):
+            register("w")
+        assert not Worker.objects.exists()
+
+    def test_an_attempt_whose_end_is_being_stored_is_not_adopted_anew(self) -> None:
+        queue.enqueue(command="true")
+        executor = ProcessExecutor()
+        loop = WorkerLoop(settings=SETTINGS, executors={"default": executor}, options=WorkerOptions())
+        try:
+            assert loop._register()
+            (job,) = store.claim(worker=loop.id, executors=["default"], limit=1, using="default")
+            loop._runs.take_on(job)
+            (run,) = loop._runs
+            # The finisher is at work, in another thread.
+            loop._finisher.batch = [run]
+            loop._compare_with_database()
+            assert list(loop._runs) == [run]
+        finally:
+            loop._engines.close()
+
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_a_worker_whose_lease_was_revoked_abandons_its_attempts(self) -> None:
         jobs: list[ContainerJob] = [queue.enqueue(command="sleep 600") for _ in range(3)]

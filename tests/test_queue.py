@@ -298,6 +298,30 @@ class TestFinishing:
         assert attempt.finished_at is not None
         assert attempt.signal == 15
 
+    def test_a_finish_of_a_job_that_raw_sql_has_cancelled_closes_only_its_attempt(self) -> None:
+        """Raw SQL need not clear the worker's name."""
+        job = running()
+        with connection.cursor() as cursor:
+            key = ContainerJob._meta.pk.get_db_prep_value(job.pk, connection)
+            cursor.execute("UPDATE container_manager_containerjob SET status = 'cancelled' WHERE id = %s", [key])
+        assert finish(outcome(job)) == {(job.pk, 1)}
+        assert (row_of(job)["status"], row_of(job)["worker"]) == ("cancelled", "w")
+
+    @pytest.mark.parametrize("status", ["completed", None])
+    def test_a_finish_does_not_close_the_attempt_of_a_cancelled_job_that_another_worker_has_rescued(
+        self, status: str | None
+    ) -> None:
+        register("w")
+        register("rescuer")
+        job = running("w")
+        job.mark_as_cancelled()
+        expire_lease("w")
+        assert rescue("rescuer") == 1
+        before = records_of(job)
+        assert finish(outcome(job, status=status)) == set()
+        assert records_of(job) == before
+        assert finish(outcome(job, status=None), worker="rescuer") == {(job.pk, 1)}
+
     def test_an_attempt_of_a_running_job_is_not_closed_without_the_job(self) -> None:
         job = running()
         before = records_of(job)
@@ -367,6 +391,23 @@ class TestOwning:
 
 
 class TestLogs:
+    def test_what_a_change_drops_of_an_earlier_one_of_the_same_batch_is_not_kept(self) -> None:
+        """A job that prints a lot and ends soon has both in one batch."""
+        job = running("w")
+        entry = store.LogEntry
+        first = store.LogChange(
+            job_id=job.pk,
+            attempt=1,
+            entries=[entry(sequence=number, stream="stdout", data=b"old ") for number in range(3)],
+        )
+        note = entry(sequence=1, stream="system", data=b"[dropped] ")
+        last = store.LogChange(
+            job_id=job.pk, attempt=1, entries=[note, entry(sequence=3, stream="stdout", data=b"new")], gone=(1, 3)
+        )
+        for _ in range(2):
+            store.store_logs([first, last], worker="w", using="default")
+            assert job.output() == b"old [dropped] new"
+
     def test_output_is_stored_in_order_and_byte_for_byte(self) -> None:
         job = running()
         texts = [b"first\n", b"\x00\xff\xfe", b"", b"'; DROP TABLE --%s\n"]

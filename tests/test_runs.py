@@ -278,3 +278,26 @@ class TestAbandon:
         assert run is not former
         runs.turn()
         assert (engine.asked, list(runs)) == (["submit"], [run])
+
+
+class TestTimeout:
+    def adopted(self, *, elapsed_seconds: float) -> tuple[Runs, Engine, Run]:
+        engine = SurvivingEngine()
+        runs = runs_on(engine)
+        spec = JobSpec(command="true", executor="default", timeout_seconds=60)
+        job = store.ClaimedJob(uuid.UUID(int=7), 1, 0, spec, elapsed_seconds)
+        found = store.OwnedAttempt(job=job, status="running", handle="h", claimed_by="another")
+        runs.adopt(found, by="w")
+        (run,) = runs
+        engine.phases[run.key] = Phase.RUNNING
+        return runs, engine, run
+
+    def test_that_of_an_adopted_attempt_is_counted_from_its_launch_by_another_worker(self) -> None:
+        runs, engine, run = self.adopted(elapsed_seconds=61.0)
+        runs.turn()
+        assert (run.stopped_for, engine.asked) == ("timeout", ["stop"])
+
+    def test_an_adopted_attempt_that_has_time_left_goes_on(self) -> None:
+        runs, engine, run = self.adopted(elapsed_seconds=1.0)
+        runs.turn()
+        assert (run.stopped_for, engine.asked) == (None, [])

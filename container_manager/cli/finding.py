@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from string import hexdigits
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,8 @@ from ..querysets import ContainerJobQuerySet
 
 # Of version 7: MariaDB orders UUIDs of other versions by other digits.
 _LEAST, _MOST = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
-# So many of the jobs that a text may mean are listed.
-_NAMED = 5
+# An error names so many jobs.
+_SHOWN = 5
 _SHORTEST, _SHORT = 4, len("01a2240e-3dcc-72e6")
 
 
@@ -24,6 +24,15 @@ class Refused(Exception):
 def unanswered(executors: Sequence[str], consequence: str) -> Refused:
     """Return the error for a worker that ended because some of its executors did not answer."""
     return Refused(f"No answer from executor {', '.join(executors)}: {consequence}. 'container executors' says more.")
+
+
+def unclaimable(jobs: Collection[UUID]) -> Refused:
+    """Return the error for a worker that ended although jobs are queued, since the database refuses their claim."""
+    shown = ", ".join(short_id(job) for job in sorted(jobs)[:_SHOWN])
+    more = f" and {len(jobs) - _SHOWN} more" if len(jobs) > _SHOWN else ""
+    return Refused(
+        f"The database refuses the claim of job {shown}{more}: what is queued stays queued. Its last error says why."
+    )
 
 
 def unguarded(triggers: Sequence[str], using: str) -> Refused:
@@ -41,12 +50,12 @@ def jobs(options: Mapping[str, Any]) -> ContainerJobQuerySet:
 
 def find_job(options: Mapping[str, Any], text: str) -> ContainerJob:
     """Return the job with this id, a unique beginning of an id, or a unique name. Raises Refused."""
-    found = list(_by_beginning(options, text)[: _NAMED + 1]) or list(jobs(options).filter(name=text)[: _NAMED + 1])
+    found = list(_by_beginning(options, text)[: _SHOWN + 1]) or list(jobs(options).filter(name=text)[: _SHOWN + 1])
     if not found:
         raise Refused(f"No job is called {text!r}; 'ps --all' lists them.")
     if len(found) > 1:
-        which = ", ".join(f"{short_id(job.pk)} ({job.status})" for job in found[:_NAMED])
-        more = ", …" if len(found) > _NAMED else ""
+        which = ", ".join(f"{short_id(job.pk)} ({job.status})" for job in found[:_SHOWN])
+        more = ", …" if len(found) > _SHOWN else ""
         raise Refused(f"{text!r} means more than one job: {which}{more}. Give one of these ids.")
     return found[0]
 

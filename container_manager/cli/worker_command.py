@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import app_settings
 from ..executors.registry import build_executors
 from ..worker import WorkerLoop, WorkerOptions
-from .finding import unanswered, unguarded
+from .finding import unanswered, unclaimable, unguarded
 from .printing import Output
 from .process_end import ending_signals
 from .standalone import LOG_FORMAT
@@ -61,6 +61,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         raise unguarded(worker.unguarded, options["database"])
     if worker.gave_up:
         raise unanswered(worker.gave_up, "what is queued for it stays queued")
+    if worker.unclaimable and (options["drain"] or options["once"]):
+        raise unclaimable(worker.unclaimable)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import container_manager.indexes
 import container_manager.jobs.identifiers
+import container_manager.name_field
 import container_manager.statemachine
 import django.core.validators
 import django.db.models.deletion
@@ -18,7 +19,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="PausedQueue",
             fields=[
-                ("name", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("name", container_manager.name_field.NameField(max_length=64, primary_key=True, serialize=False)),
                 ("paused_at", models.DateTimeField(default=django.utils.timezone.now)),
                 ("paused_by", models.CharField(blank=True, default="", max_length=255)),
             ],
@@ -26,7 +27,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Worker",
             fields=[
-                ("id", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("id", container_manager.name_field.NameField(max_length=64, primary_key=True, serialize=False)),
                 ("host", models.CharField(max_length=255)),
                 ("pid", models.PositiveIntegerField()),
                 ("queues", models.JSONField(default=list)),
@@ -92,8 +93,14 @@ class Migration(migrations.Migration):
                 ),
                 ("timeout_seconds", models.PositiveIntegerField(blank=True, null=True, verbose_name="timeout (s)")),
                 ("grace_seconds", models.PositiveIntegerField(default=10, verbose_name="grace period (s)")),
-                ("executor", models.CharField(default="default", max_length=64, verbose_name="executor")),
-                ("queue", models.CharField(default="default", max_length=64, verbose_name="queue")),
+                (
+                    "executor",
+                    container_manager.name_field.NameField(default="default", max_length=64, verbose_name="executor"),
+                ),
+                (
+                    "queue",
+                    container_manager.name_field.NameField(default="default", max_length=64, verbose_name="queue"),
+                ),
                 (
                     "priority",
                     models.SmallIntegerField(
@@ -170,7 +177,9 @@ class Migration(migrations.Migration):
                 ("last_error", models.TextField(blank=True, default="", editable=False, verbose_name="last error")),
                 (
                     "worker",
-                    models.CharField(blank=True, default="", editable=False, max_length=64, verbose_name="worker"),
+                    container_manager.name_field.NameField(
+                        blank=True, default="", editable=False, max_length=64, verbose_name="worker"
+                    ),
                 ),
                 ("attempt", models.PositiveIntegerField(default=0, editable=False, verbose_name="attempt")),
                 ("labels", models.JSONField(blank=True, default=dict, verbose_name="labels")),
@@ -208,7 +217,7 @@ class Migration(migrations.Migration):
                     ),
                     models.Index(
                         condition=models.Q(("status__in", ["completed", "failed", "cancelled"])),
-                        fields=["status", "status_changed_at"],
+                        fields=["status", "status_changed_at", "id"],
                         name="cm_job_finished",
                     ),
                     container_manager.indexes.PartialIndex(
@@ -299,8 +308,8 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("number", models.PositiveIntegerField()),
-                ("worker", models.CharField(max_length=64)),
-                ("executor", models.CharField(max_length=64)),
+                ("worker", container_manager.name_field.NameField(max_length=64)),
+                ("executor", container_manager.name_field.NameField(max_length=64)),
                 ("engine", models.CharField(blank=True, default="", max_length=64)),
                 ("handle", models.TextField(blank=True, default="")),
                 ("launched_at", models.DateTimeField()),

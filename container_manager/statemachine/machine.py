@@ -182,7 +182,11 @@ def machine_of(model: type[Model]) -> Machine:
         guarded=frozenset(field.attname for field in fields),
         marks=tuple(marks),
         defaulted=tuple(field.attname for field in fields if field.has_db_default()),
-        mutable=frozenset(field.attname for field in fields if type(field) not in _IMMUTABLE_FIELDS),
+        mutable=frozenset(
+            field.attname
+            for field in fields
+            if type(field) not in _IMMUTABLE_FIELDS and not getattr(field, "has_immutable_values", False)
+        ),
         varying={s: tuple(name for name, value in changes.items() if _varies(value)) for s, changes in effects.items()},
         generated=tuple(field.attname for field in model._meta.concrete_fields if field.generated),
         others=tuple(others),

@@ -5,10 +5,11 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
 from .attempts import owned_attempts, record_handles
-from .claiming import claim, is_due
+from .claiming import claim, is_due, note_refused_claim
 from .clock import database_now
 from .finishing import finish
 from .guarantee import missing_triggers
+from .isolation import is_refusal
 from .leases import (
     Lease,
     delete_expired_worker,
@@ -48,8 +49,10 @@ __all__ = [
     "finish",
     "is_due",
     "is_maintainer",
+    "is_refusal",
     "live_workers",
     "missing_triggers",
+    "note_refused_claim",
     "other_leases",
     "owned_attempts",
     "prepare_session",

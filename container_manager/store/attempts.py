@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 
 from django.db import connections, transaction
 
-from ..models import ContainerJob
+from ..models import JobAttempt
 from ..statemachine.deadlocks import retries_deadlocks
+from .isolation import Refused, isolated
 from .sql import store_sql
+from .sql.statements import Keys
 from .values import JOB_COLUMNS, OwnedAttempt, claimed_job
 
 
@@ -38,13 +41,43 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
     ]
 
 
+def record_handles(
+    handles: Collection[tuple[tuple[uuid.UUID, int], str]],
+    *,
+    worker: str,
+    refused: Refused[tuple[tuple[uuid.UUID, int], str]] | None = None,
+    using: str,
+) -> Keys:
+    """Store handles by (job id, attempt); attempts that are closed or not this worker's stay as they are.
+
+    Return those that another transaction has locked, whose handles are not stored. ``refused`` is told what the
+    database refuses; without it the error is raised.
+    """
+    work = partial(_record_handles, worker=worker, using=using)
+    return set(isolated(work, [*handles], refused=refused, using=using))
+
+
 @retries_deadlocks
-def record_handles(handles: Collection[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> None:
-    """Store handles by (job id, attempt); attempts that are closed or not this worker's stay as they are."""
-    connection, key = connections[using], ContainerJob._meta.pk
-    with transaction.atomic(using=using), connection.cursor() as cursor:
+def _record_handles(handles: Sequence[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> Keys:
+    with transaction.atomic(using=using), connections[using].cursor() as cursor:
+        free, locked = lock_attempts({key for key, _ in handles}, worker=worker, using=using)
         cursor.executemany(
-            "UPDATE container_manager_jobattempt SET handle = %s "
-            "WHERE job_id = %s AND number = %s AND worker = %s AND finished_at IS NULL",
-            [(handle, key.get_db_prep_value(job, connection), number, worker) for (job, number), handle in handles],
+            "UPDATE container_manager_jobattempt SET handle = %s WHERE id = %s",
+            [(handle, free[key]) for key, handle in handles if key in free],
         )
+    return locked
+
+
+def lock_attempts(keys: Keys, *, worker: str, using: str) -> tuple[dict[tuple[uuid.UUID, int], int], Keys]:
+    """Lock those of the attempts that are open and this worker's; return their row ids, and those others have locked.
+
+    Needs a transaction. Rows locked by other transactions are skipped (SKIP LOCKED).
+    """
+    mine = JobAttempt.objects.using(using).filter(job__in={job for job, _ in keys}, worker=worker, finished_at=None)
+    columns = mine.order_by("job", "number").values_list("job", "number", "pk")
+    no_key = connections[using].features.has_select_for_no_key_update
+    locking = columns.select_for_update(skip_locked=True, no_key=no_key)
+    free = {(job, number): pk for job, number, pk in locking if (job, number) in keys}
+    if len(free) == len(keys):
+        return free, set()
+    return free, {(job, number) for job, number, _ in columns.all() if (job, number) in keys} - free.keys()

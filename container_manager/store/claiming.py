@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
-from django.db import connections
+from django.db import connections, transaction
 
+from ..models import ContainerJob, JobStatus
 from ..statemachine.deadlocks import retries_deadlocks
+from .isolation import Refused, is_refusal, isolated
 from .moves import announce
 from .sql import store_sql
 from .sql.lanes import Wanted
-from .values import ClaimedJob, claimed_job
+from .values import ClaimedJob, claimed_job, job_id
 
 # The slots of a few other workers that claim at the same moment.
 _ALSO_CLAIMED = 16
 _FURTHER = 8
 
 
-@retries_deadlocks
 def claim(
     *,
     worker: str,
@@ -26,25 +28,46 @@ def claim(
     engines: Mapping[str, str] | None = None,
     queues: Sequence[str] | None = None,
     only: uuid.UUID | None = None,
+    besides: Collection[uuid.UUID] = (),
+    refused: Refused[uuid.UUID] | None = None,
     limit: int,
     using: str,
 ) -> list[ClaimedJob]:
     """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first.
 
     ``engines``: by executor, the identity of the engine that will have the attempts, if they survive their worker.
-    ``queues``: None for all. ``only``: just this job. Rows locked by other transactions are skipped (SKIP LOCKED).
+    ``queues``: None for all. ``only``: just this job. ``besides``: none of these. Rows locked by other transactions are
+    skipped (SKIP LOCKED). ``refused`` is told of a job whose claim the database refuses: it stays queued, and the
+    others are claimed; without ``refused`` the error is raised, and nothing is claimed.
     """
     if not executors or not (queues is None or queues):
         return []
     connection = connections[using]
-    dialect, wanted = store_sql(connection), Wanted(executors, queues, only)
+    wanted = Wanted(executors, queues, only, frozenset(besides))
+    take = partial(_claim, worker=worker, engines=engines or {}, using=using)
+
+    def each(keys: Sequence[uuid.UUID]) -> list[ClaimedJob]:
+        return [job for key in keys for job in take(wanted._replace(only=key), limit=1)]
+
+    try:
+        return take(wanted, limit=limit)
+    except Exception as error:
+        if refused is None or not is_refusal(error, using=using):
+            raise
+    with connection.cursor() as cursor:
+        found = store_sql(connection).candidates(cursor, wanted, limit)
+    return [job for key in found for job in isolated(each, [job_id(key)], refused=refused, using=using)]
+
+
+@retries_deadlocks
+def _claim(wanted: Wanted, *, worker: str, engines: Mapping[str, str], limit: int, using: str) -> list[ClaimedJob]:
+    connection = connections[using]
+    dialect = store_sql(connection)
     jobs: list[ClaimedJob] = []
     # Looks further than it takes, for others may have locked the first ones; and further again if they have many.
-    reach = 2 * limit + _ALSO_CLAIMED
+    reach = 2 * limit + _ALSO_CLAIMED + len(wanted.besides)
     while True:
-        rows, seen = dialect.claim(
-            connection, worker, wanted, limit=limit - len(jobs), reach=reach, engines=engines or {}
-        )
+        rows, seen = dialect.claim(connection, worker, wanted, limit=limit - len(jobs), reach=reach, engines=engines)
         jobs += [claimed_job(row) for row in rows]
         if len(jobs) == limit or seen < reach:
             break
@@ -62,3 +85,16 @@ def is_due(
     connection = connections[using]
     with connection.cursor() as cursor:
         return bool(store_sql(connection).candidates(cursor, Wanted(executors, queues, only), 1))
+
+
+def note_refused_claim(job: uuid.UUID, message: str, *, using: str) -> None:
+    """Write into a queued job's row why its claim was refused, for whoever looks at it; the next claim clears it."""
+    queued = ContainerJob.objects.using(using).filter(pk=job, status=JobStatus.QUEUED)
+    try:
+        with transaction.atomic(using=using):
+            if queued.select_for_update(skip_locked=True).values_list("pk").first():
+                queued.update(last_error=f"The database refuses the claim: {message}")
+    except Exception as error:
+        # Whatever refuses the claim may refuse this too: the log has it.
+        if not is_refusal(error, using=using):
+            raise

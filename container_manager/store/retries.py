@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from functools import partial
+from uuid import UUID
+
 from ..models import ContainerJob, JobStatus
+from .isolation import Refused, isolated
 
 _BATCH = 1000
 
 
-def promote_retries(*, using: str) -> int:
-    """Move due jobs from retrying to queued; return how many. Safe when several workers do it at once."""
-    due = ContainerJob.objects.using(using).retries_due().order_by("scheduled_for", "pk")[:_BATCH]
-    keys = list(due.values_list("pk", flat=True))
+def promote_retries(*, besides: Collection[UUID] = (), refused: Refused[UUID] | None = None, using: str) -> int:
+    """Move due jobs from retrying to queued, but none of ``besides``; return how many.
+
+    Safe when several workers do it at once. ``refused`` is told of a job whose transition the database refuses: it
+    stays as it is, and the others are queued; without ``refused`` the error is raised.
+    """
+    due = ContainerJob.objects.using(using).retries_due().exclude(pk__in=besides).order_by("scheduled_for", "pk")
+    keys = list(due.values_list("pk", flat=True)[:_BATCH])
+    return len(isolated(partial(_promote, using=using), keys, refused=refused, using=using))
+
+
+def _promote(keys: Sequence[UUID], *, using: str) -> Sequence[int]:
     if not keys:
-        return 0
+        return []
     # By key, and skipping locked rows: without waiting there is no deadlock.
     still_due = ContainerJob.objects.using(using).filter(pk__in=keys).select_for_update(skip_locked=True)
-    return still_due.transition_to(JobStatus.QUEUED, reason="retry is due").changed
+    return range(still_due.transition_to(JobStatus.QUEUED, reason="retry is due").changed)

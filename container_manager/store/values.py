@@ -86,13 +86,18 @@ class LogChange:
 _JSON_COLUMNS = tuple(JobSpec._fields.index(name) for name in JSON_FIELDS)
 
 
+def job_id(value: Any) -> uuid.UUID:
+    """Return a job's id, as whatever type the driver has it."""
+    return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
+
+
 def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob:
     """Return the job of a row: `JOB_COLUMNS`, then the seconds since its launch; ``attempt`` replaces the row's."""
     key, number, retry_count, *values, elapsed = row
     for column in _JSON_COLUMNS:
         values[column] = {} if values[column] == "{}" else _json(values[column])
     return ClaimedJob(
-        key if isinstance(key, uuid.UUID) else uuid.UUID(key),
+        job_id(key),
         attempt or number,
         retry_count,
         JobSpec._make(values),
@@ -103,6 +108,6 @@ def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         # Databases accept longer numbers and deeper nesting than Python. Text makes its own job fail, not the worker.
         return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -11,6 +12,19 @@ from django.db import connections
 from .. import store
 from .database import Database
 from .run import AttemptKey, Run
+
+logger = logging.getLogger(__name__)
+
+
+def note_refused_end(outcome: store.Outcome, error: Exception) -> None:
+    """Log that the database refuses how an attempt ended: it stays open, and is tried again."""
+    key = (outcome.job_id, outcome.attempt)
+    logger.error("The database refuses the end of job=%s attempt=%s (%s): %s", *key, outcome.status or "closed", error)
+
+
+def note_refused_output(change: store.LogChange, error: Exception) -> None:
+    """Log that the database refuses output, which is lost: the end of its attempt must not wait for it."""
+    logger.error("The database refuses output of job=%s attempt=%s: %s", change.job_id, change.attempt, error)
 
 
 class Finisher:
@@ -83,7 +97,12 @@ class Finisher:
         using = self._database.using
 
         def send() -> set[AttemptKey]:
-            store.store_logs([change for run in ended for change in run.log_changes], worker=worker, using=using)
-            return store.finish([run.outcome for run in ended if run.outcome], worker=worker, using=using)
+            changes = [change for run in ended for change in run.log_changes]
+            again = any(run.set_aside for run in ended)
+            locked = store.store_logs(
+                changes, worker=worker, refused=note_refused_output, skip_locked=again, using=using
+            )
+            outcomes = [run.outcome for run in ended if run.outcome and run.id not in locked]
+            return store.finish(outcomes, worker=worker, refused=note_refused_end, skip_locked=again, using=using)
 
         return self._database.do(send)

@@ -16,12 +16,13 @@ from ..executors.base import Executor
 from ..store.notifications import CANCELLED, READY, Listener
 from .database import AWAY, LAST_RETRY_SECONDS, Database, answers
 from .engines import Engines
-from .finisher import Finisher
+from .finisher import Finisher, note_refused_end, note_refused_output
 from .heartbeat import Heartbeat
 from .maintenance import Maintenance
 from .outcomes import closed, failed
-from .run import Stage
+from .run import AttemptKey, Run, Stage
 from .runs import Runs
+from .set_aside import SetAside
 from .sightings import LeaseWatch
 from .timers import Timer
 
@@ -29,6 +30,8 @@ _FIRST_POLL_SECONDS = 0.05
 # After an outage of our own wait twice the maximum backoff before rescuing: others were probably cut off too.
 _OTHERS_RETURN_SECONDS = 2 * LAST_RETRY_SECONDS
 _SWEEP_SECONDS = 30.0
+# How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
+_LOCKED_SECONDS = 0.2
 # A hint that is not from the database: an engine or another thread of this worker has news.
 _NEWS = ""
 logger = logging.getLogger(__name__)
@@ -85,6 +88,11 @@ class WorkerLoop:
         self._sweep = Timer(_SWEEP_SECONDS)
         self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
+        # Jobs whose claim the database refuses, attempts of which it takes neither end nor output nor handle for now
+        # (most often, their rows are locked), and orphans that it refuses to hand over.
+        self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
+        self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=_LOCKED_SECONDS, longest_seconds=10.0)
+        self._unrescuable: SetAside[int] = SetAside(first_seconds=1.0, longest_seconds=600.0)
 
     @property
     def id(self) -> str:
@@ -95,6 +103,11 @@ class WorkerLoop:
     def gave_up(self) -> list[str]:
         """The executors whose engines were given up although jobs are due for them, if the worker ends by itself."""
         return self._gave_up
+
+    @property
+    def unclaimable(self) -> set[UUID]:
+        """The jobs that it passes over, since the database refuses their claim."""
+        return self._unclaimable.waiting()
 
     @property
     def unguarded(self) -> list[str]:
@@ -262,7 +275,13 @@ class WorkerLoop:
         if self._rescue.take_due() and not self._heartbeat.is_late():
             for dead in self._lease_watch.dead(store.other_leases(worker=self.id, using=using)):
                 store.delete_expired_worker(dead, using=using)
-            adopted = store.rescue(worker=self.id, engines=engines, using=using)
+            adopted = store.rescue(
+                worker=self.id,
+                engines=engines,
+                besides=self._unrescuable.waiting(),
+                refused=self._note_unrescuable,
+                using=using,
+            )
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
@@ -318,19 +337,35 @@ class WorkerLoop:
             elif found.status != "running" and run.stopped_for is None:
                 logger.info("Job %s is %s: its attempt is stopped", run.job.id, found.status)
                 self._runs.stop(run, "cancelled", grace=run.job.spec.grace_seconds)
-        for key in owned.keys() - storing:
+        for key in owned.keys() - storing - self._unstorable.waiting():
             self._adopt(owned[key])
 
     def _adopt(self, found: store.OwnedAttempt) -> None:
         job = found.job
         if self._runs.can_adopt(found):
-            self._runs.adopt(found, by=self.id)
+            try:
+                self._runs.adopt(found, by=self.id)
+            except Exception as error:
+                self._fail_odd_job(job, error)
             return
         message = "Its worker has died, and the command with it."
-        lost = failed(job, "lost", message, retry=self._settings.retry)
-        store.finish(
-            [lost if found.status == "running" else closed(job, None)], worker=self.id, using=self._options.using
+        self._end_without_run(
+            failed(job, "lost", message, retry=self._settings.retry) if found.status == "running" else closed(job, None)
         )
+
+    def _fail_odd_job(self, job: store.ClaimedJob, error: Exception) -> None:
+        """Fail a job whose own values no worker can work with: it would end this worker, then the next one."""
+        logger.error("Job %s has values that no worker can work with", job.id, exc_info=error)
+        message = f"Its values cannot be worked with: {type(error).__name__}: {error}"
+        self._end_without_run(failed(job, "start", message, retry=self._settings.retry))
+
+    def _end_without_run(self, outcome: store.Outcome) -> None:
+        """Store the end of an attempt that this worker holds no run of; if that is not possible now, try again."""
+        key = (outcome.job_id, outcome.attempt)
+        using = self._options.using
+        if key not in store.finish([outcome], worker=self.id, refused=note_refused_end, using=using):
+            # It is still open, and found again by a later comparison.
+            self._unstorable.put(key)
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -339,37 +374,66 @@ class WorkerLoop:
         batch, done = self._finisher.take()
         for run in batch:
             if run.id in done:
+                self._unstorable.drop(run.id)
                 self._runs.remove(run)
             else:
-                run.log_changes = []
+                self._set_aside(run, "end")
         if len(done) < len(batch):
-            # The others were rescued by another worker, or cancelled just now: then the next finish closes the attempt
-            # only.
+            # Some may have been rescued by another worker, or cancelled just now: then the next finish closes the
+            # attempt only. That would be noticed later too; to look at once saves the time until then.
             self._compare_with_database()
+
+    def _set_aside(self, run: Run, what: str) -> None:
+        """Pass over an attempt for a while whose rows another transaction has locked, say; the others go on."""
+        seconds, run.set_aside = self._unstorable.put(run.id), True
+        if seconds > _LOCKED_SECONDS:
+            text = "The %s of job=%s attempt=%s is not stored yet (are its rows locked?), trying again in %s s"
+            logger.warning(text, what, *run.id, seconds)
 
     def _finish(self) -> None:
         if self._finisher.batch:
             return
-        if ended := [run for run in self._runs if run.outcome is not None]:
+        passed_over = self._unstorable.waiting()
+        if ended := [run for run in self._runs if run.outcome is not None and run.id not in passed_over]:
             self._finisher.give(ended, worker=self.id)
 
     def _claim(self) -> None:
         room = self._room()
         if not room or not self._poll.take_due():
             return
+        refusals: list[tuple[UUID, Exception]] = []
         jobs = store.claim(
             worker=self.id,
             executors=self._engines.reachable,
             engines=self._engines.reachable_identities,
             queues=self._queues,
             only=self._options.only,
+            besides=self._unclaimable.waiting(),
+            # A worker of one job alone cannot go on without it.
+            refused=None if self._options.only else lambda job, error: refusals.append((job, error)),
             limit=room,
             using=self._options.using,
         )
         self._claimed += len(jobs)
-        for job in jobs:
-            self._runs.take_on(job)
-        self._plan_next_claim(len(jobs), room)
+        for job, error in refusals:
+            self._note_unclaimable(job, error)
+        for claimed in jobs:
+            try:
+                self._runs.take_on(claimed)
+            except Exception as error:
+                self._fail_odd_job(claimed, error)
+        self._plan_next_claim(len(jobs) + len(refusals), room)
+
+    def _note_unclaimable(self, job: UUID, error: Exception) -> None:
+        """Leave a job queued whose claim the database refuses, and say so in the log and in its row."""
+        seconds = self._unclaimable.put(job)
+        logger.error("The database refuses the claim of job %s, trying again in %s s: %s", job, seconds, error)
+        store.note_refused_claim(job, str(error), using=self._options.using)
+
+    def _note_unrescuable(self, attempt: store.UnownedAttempt, error: Exception) -> None:
+        seconds = self._unrescuable.put(attempt.id)
+        what = "The database refuses to hand over job=%s attempt=%s, trying again in %s s: %s"
+        logger.error(what, *attempt.key, seconds, error)
 
     def _plan_next_claim(self, found: int, room: int) -> None:
         if found == room:
@@ -394,34 +458,59 @@ class WorkerLoop:
     def _room(self) -> int:
         """Return how many jobs may be claimed now.
 
-        An attempt whose end is being stored needs no slot. If the database is slow, at most as many attempts as there
-        are slots wait for it.
+        An attempt whose end is being stored, or cannot be for now, needs no slot. If the database is slow, at most as
+        many attempts as there are slots wait for it.
         """
         if self._stops:
             return 0
-        held, storing, slots = len(self._runs), len(self._finisher.batch), self._options.slots
+        passed_over = self._unstorable.waiting()
+        storing = len(self._finisher.batch)
+        if passed_over:
+            storing += sum(1 for run in self._runs if run.outcome is not None and run.id in passed_over)
+        held, slots = len(self._runs), self._options.slots
         room = min(slots - (held - storing), 2 * slots - held)
         if self._options.max_jobs is not None:
             room = min(room, self._options.max_jobs - self._claimed)
         return max(0, room)
 
     def _store_outputs(self) -> None:
-        waiting = [run for run in self._runs if run.log_changes and run.outcome is None]
+        passed_over = self._unstorable.waiting()
+        waiting = [run for run in self._runs if run.log_changes and run.outcome is None and run.id not in passed_over]
         if waiting:
             changes = [change for run in waiting for change in run.log_changes]
-            store.store_logs(changes, worker=self.id, using=self._options.using)
+            using = self._options.using
+            again = any(run.set_aside for run in waiting)
+            locked = store.store_logs(
+                changes, worker=self.id, refused=note_refused_output, skip_locked=again, using=using
+            )
             for run in waiting:
-                run.log_changes = []
+                if run.id in locked:
+                    self._set_aside(run, "output")
+                else:
+                    run.log_changes = []
 
     def _store_handles(self) -> None:
         """Store the handles of attempts that survive this worker: who adopts one then need not launch it again."""
+        passed_over = self._unstorable.waiting()
         fresh = [
             run
             for run in self._runs
             if run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker
+            if run.id not in passed_over
         ]
         if fresh:
             handles = [(run.id, run.handle) for run in fresh]
-            store.record_handles(handles, worker=self.id, using=self._options.using)
+            refusals: dict[AttemptKey, Exception] = {}
+            locked = store.record_handles(
+                handles,
+                worker=self.id,
+                refused=lambda handle, error: refusals.update({handle[0]: error}),
+                using=self._options.using,
+            )
             for run in fresh:
-                run.handle_stored = True
+                if run.id in refusals:
+                    logger.error("The database refuses the handle of job=%s attempt=%s: %s", *run.id, refusals[run.id])
+                if run.id in locked or run.id in refusals:
+                    self._set_aside(run, "handle")
+                else:
+                    run.handle_stored = True

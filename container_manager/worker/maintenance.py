@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
+from uuid import UUID
 
 from django.db import transaction
 
 from .. import store
 from ..conf import AppSettings
-from ..queue.pruning import PRUNE_BATCH, prune_jobs
+from ..queue.pruning import PRUNE_BATCH, Pruning
 from .outcomes import closed, failed, unschedulable_message
+from .set_aside import SetAside
 from .sightings import Sightings
 from .timers import Timer
 
 _PRUNE_SECONDS = 60.0
+# How often to look again at old jobs that could not be deleted.
+_PRUNE_ANEW_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +28,9 @@ class Maintenance:
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
-        self._prune = Timer(_PRUNE_SECONDS)
+        self._prune, self._prune_anew = Timer(_PRUNE_SECONDS), Timer(_PRUNE_ANEW_SECONDS)
+        self._pruning = Pruning(using=using)
+        self._refused: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
         self._unserved: set[tuple[str, str]] = set()
 
@@ -46,12 +52,20 @@ class Maintenance:
                 self._fail_unschedulable(worker, self._settings.unschedulable_after_seconds)
         if self._look.take_due():
             self._give_up_unreachable(worker, engines)
-        return bool(store.promote_retries(using=self._using))
+        besides = self._refused.waiting()
+        return bool(store.promote_retries(besides=besides, refused=self._note_refusal, using=self._using))
+
+    def _note_refusal(self, job: UUID, error: Exception) -> None:
+        seconds = self._refused.put(job)
+        logger.error("The database refuses a transition of job %s, trying again in %s s: %s", job, seconds, error)
 
     def _prune_jobs(self, after_seconds: float) -> None:
         before = store.database_now(using=self._using) - timedelta(seconds=after_seconds)
+        if self._prune_anew.take_due():
+            self._pruning.restart()
         # One batch at a time: meanwhile the worker does nothing else.
-        if prune_jobs(before=before, limit=PRUNE_BATCH, using=self._using) == PRUNE_BATCH:
+        _, there_is_more = self._pruning.delete(before=before, size=PRUNE_BATCH)
+        if there_is_more:
             self._prune.hurry()
 
     def _give_up_unreachable(self, worker: str, engines: Mapping[str, str]) -> None:
@@ -90,10 +104,21 @@ class Maintenance:
         if len(found) == store.UNSCHEDULABLE_BATCH:
             self._sweep.hurry()
         for job, executor, name in found:
+            if job in self._refused.waiting():
+                continue
             message = unschedulable_message(executor, name, executors=executors, queues=queues)
-            with transaction.atomic(using=using):
-                claimed = store.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
-                outcomes = [failed(each, "unschedulable", message, retry=settings.retry) for each in claimed]
-                if outcomes:
-                    store.finish(outcomes, worker=worker, using=using)
-                    logger.error("Job %s failed: %s", job, message)
+            try:
+                self._fail_job(job, executor, message, worker)
+            except Exception as error:
+                if not store.is_refusal(error, using=using):
+                    raise
+                self._note_refusal(job, error)
+
+    def _fail_job(self, job: UUID, executor: str, message: str, worker: str) -> None:
+        using = self._using
+        with transaction.atomic(using=using):
+            claimed = store.claim(worker=worker, executors=[executor], only=job, limit=1, using=using)
+            outcomes = [failed(each, "unschedulable", message, retry=self._settings.retry) for each in claimed]
+            if outcomes:
+                store.finish(outcomes, worker=worker, using=using)
+                logger.error("Job %s failed: %s", job, message)

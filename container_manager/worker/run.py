@@ -53,7 +53,8 @@ class Run:
 
     ``engine``: the identity of the engine that has it, "" if it ends with this worker. ``deadline``, ``launch_until``,
     ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership was lost;
-    never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost.
+    never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``set_aside``: something of it
+    could not be stored once, most often because its rows were locked.
     """
 
     id: AttemptKey = field(init=False)
@@ -72,6 +73,7 @@ class Run:
     exit: ExitStatus | None = None
     outcome: store.Outcome | None = None
     log_changes: list[store.LogChange] = field(default_factory=list)
+    set_aside: bool = False
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     launch_until: float = 0.0
     running_since: float = 0.0

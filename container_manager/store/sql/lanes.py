@@ -22,11 +22,12 @@ ORDER = "priority DESC, queued_at, id"
 
 
 class Wanted(NamedTuple):
-    """The jobs that a worker may claim; ``queues``: None for all, ``only``: just this one."""
+    """The jobs that a worker may claim: of these queues (None: all), ``only`` this one, none of ``besides``."""
 
     executors: Sequence[str]
     queues: Sequence[str] | None = None
     only: uuid.UUID | None = None
+    besides: frozenset[uuid.UUID] = frozenset()
 
     @property
     def starts(self) -> list[tuple[str, ...]]:

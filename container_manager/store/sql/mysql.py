@@ -11,6 +11,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from .lanes import Lane, LaneSQL, Wanted
 from .row_by_row import LANES, RowByRowStore, batches
 
+# A statement that has waited for so long is sent again, to skip locked rows. MySQL takes no less.
+_LOCK_SECONDS = 1
+_LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
+
 
 class MySQLStore(RowByRowStore):
     vendor = "mysql"
@@ -31,9 +35,19 @@ class MySQLStore(RowByRowStore):
         return f"TIMESTAMPDIFF(MICROSECOND, {moment}, {self.now}) / 1000000.0"
 
     def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
-        # MySQL has no such thing.
+        # MySQL does not limit idle transactions.
         is_mariadb = getattr(connection, "mysql_is_mariadb", False)
-        return (f"SET SESSION idle_transaction_timeout = {ceil(idle_seconds)}",) if is_mariadb else ()
+        return (
+            f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}",
+            *([f"SET SESSION idle_transaction_timeout = {ceil(idle_seconds)}"] if is_mariadb else []),
+        )
+
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return bool(error.args and error.args[0] == _LOCK_WAIT_TIMEOUT)
+
+    def is_refusal(self, error: BaseException) -> bool:
+        # What a trigger signals by itself is an OperationalError.
+        return super().is_refusal(error) or bool(error.args and error.args[0] == _SIGNALLED)
 
     @property
     def lanes(self) -> LaneSQL:

@@ -12,10 +12,16 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments_by_target
+from ...statemachine.triggers.dialect import sqlstate
 from ..values import JOB_COLUMNS, Outcome
 from .lanes import ORDER, Wanted, only_sql
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
+# How long a statement waits for a lock: longer than short transactions take. Then locked rows are skipped.
+_LOCK_MILLISECONDS = 100
+_LOCK_NOT_AVAILABLE = "55P03"
+# What a trigger raises by itself.
+_PLPGSQL_ERRORS = "P0"
 _ENDS = (JobStatus.COMPLETED, JobStatus.FAILED)
 _OUTCOME_NUMBERS = ("attempt", "exit_code", "signal", "peak_memory_bytes", "cpu_seconds")
 
@@ -24,7 +30,9 @@ class PostgreSQLStore(StoreSQL):
     vendor = "postgresql"
     now = "statement_timestamp()"
     finishes_in_one_statement = True
-    lock = " FOR UPDATE SKIP LOCKED"
+    # Whoever inserts a row that refers to one of ours (FOR KEY SHARE) is not in the way of what workers change.
+    lock = " FOR NO KEY UPDATE SKIP LOCKED"
+    lock_referred = " FOR KEY SHARE SKIP LOCKED"
 
     def after(self, seconds: str) -> str:
         return f"statement_timestamp() + make_interval(secs => {seconds})"
@@ -49,7 +57,7 @@ class PostgreSQLStore(StoreSQL):
     def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
         ctes, params = self._candidates(wanted, reach)
         cursor.execute(f"WITH RECURSIVE {ctes} SELECT id FROM candidate ORDER BY {ORDER}", params)
-        return [row[0] for row in cursor.fetchall()]
+        return [row[0] for row in cursor.fetchall() if row[0] not in wanted.besides]
 
     def claim(
         self,
@@ -64,13 +72,22 @@ class PostgreSQLStore(StoreSQL):
         ctes, params = self._candidates(wanted, reach)
         engine, names = self.engine_column(engines)
         with connection.cursor() as cursor:
-            cursor.execute(self._claim_sql(ctes, engine), [*params, limit, worker, worker, worker, *names])
+            cursor.execute(
+                self._claim_sql(ctes, engine, bool(wanted.besides)),
+                [*params, *([list(wanted.besides)] if wanted.besides else []), limit, worker, worker, worker, *names],
+            )
             rows: list[Sequence[Any]] = cursor.fetchall()
         # One row at least, which says how many were seen.
         return [row[1:] for row in rows if row[1] is not None], rows[0][0]
 
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return bool(sqlstate(error) == _LOCK_NOT_AVAILABLE)
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return super().is_refusal(error) or str(sqlstate(error)).startswith(_PLPGSQL_ERRORS)
+
     def finish(
-        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome], *, skip_locked: bool
     ) -> tuple[set[uuid.UUID], Keys]:
         # The driver converts each member of a list by itself, which takes longer than all the rest. So members that
         # need no quoting are passed as one text, and a column without values as NULL.
@@ -80,7 +97,7 @@ class PostgreSQLStore(StoreSQL):
             columns.append(texts if any(texts) else None)
         columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
-            cursor.execute(self._finish_sql, [*columns, worker, worker, worker])
+            cursor.execute(self._finish_sql(skip_locked), [*columns, worker, worker, worker])
             fates = cursor.fetchall()
             done = {job for job, _, is_done, _ in fates if is_done}
             closed = {(job, number) for job, number, _, is_closed in fates if is_closed}
@@ -124,15 +141,16 @@ class PostgreSQLStore(StoreSQL):
         return text, [*params, 1, reach, reach, reach, reach]
 
     @cache  # noqa: B019  # there is one object
-    def _claim_sql(self, ctes: str, engine: str) -> str:
+    def _claim_sql(self, ctes: str, engine: str, excludes: bool) -> str:
         # Jobs that others have locked are skipped, so more are read than are locked. They are found by their place in
         # the table, and then by an array of keys: the planner has no other way, however old its statistics are. Nor can
         # it use an index for a CASE.
         status = f"CASE WHEN j.scheduled_for IS NULL OR j.scheduled_for <= {self.now} THEN j.status END"
+        besides = " AND j.id <> ALL(%s)" if excludes else ""
         return f"""
 WITH RECURSIVE {ctes}, free AS MATERIALIZED (
     SELECT j.id FROM container_manager_containerjob j
-    WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM candidate)) AND {status} = 'queued'
+    WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM candidate)) AND {status} = 'queued'{besides}
     ORDER BY {", ".join(f"j.{column}" for column in ORDER.split(", "))} LIMIT %s{self.lock}
 ), claimed AS (
     UPDATE container_manager_containerjob j SET {self.claim_columns(row="j.")}
@@ -146,8 +164,8 @@ SELECT seen, {", ".join(JOB_COLUMNS)}, 0 FROM (SELECT count(*) AS seen FROM cand
 ORDER BY {ORDER}
 """
 
-    @cached_property
-    def _finish_sql(self) -> str:
+    @cache  # noqa: B019  # there is one object
+    def _finish_sql(self, skip_locked: bool) -> str:
         # An attempt is closed with its job, or alone if the job has left it (it was cancelled). No index serves a CASE:
         # the planner takes a worker's open attempts, or running jobs, for one row and would then use a nested loop over
         # them; so it must use the keys.
@@ -155,21 +173,26 @@ ORDER BY {ORDER}
             ContainerJob, _ENDS, self.dialect, target_sql="o.status", now=self.now, row="j."
         ) | {"status": "o.status"}
         columns = self.finish_columns(changes, exit_code="o.exit_code", reason="o.reason", message="o.message")
+        free, its_rows = "outcome", ""
+        if skip_locked:
+            # Only where both rows are free: what is decided by one of them may be about to change.
+            free, its_rows = "free", _FREE
         return f"""
 WITH outcome AS MATERIALIZED (
     SELECT job_id, number, status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message, exit_code, signal,
         peak_memory_bytes, cpu_seconds
-    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[],
-        %s::float8[]) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
-), done AS (
+    FROM set_config('lock_timeout', '{_LOCK_MILLISECONDS}', true), unnest(
+        %s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[], %s::float8[]
+    ) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
+){its_rows}, done AS (
     UPDATE container_manager_containerjob j SET {columns}
-    FROM outcome o WHERE j.id = o.job_id AND o.status IS NOT NULL
+    FROM {free} o WHERE j.id = o.job_id AND o.status IS NOT NULL
         AND CASE WHEN j.status = 'running' AND j.attempt = o.number THEN j.worker END = %s
     RETURNING j.id
 ), closed AS (
     UPDATE container_manager_jobattempt a SET finished_at = {self.now}, exit_code = o.exit_code, signal = o.signal,
         reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds
-    FROM outcome o WHERE a.job_id = o.job_id AND a.number = o.number
+    FROM {free} o WHERE a.job_id = o.job_id AND a.number = o.number
         AND CASE WHEN a.finished_at IS NULL THEN a.worker END = %s
         AND (o.job_id IN (SELECT id FROM done) OR NOT EXISTS (
             SELECT FROM container_manager_containerjob j
@@ -187,6 +210,14 @@ FROM outcome
 UPDATE container_manager_containerjob j SET {self.retry_columns(due=due, counts="r.counts", row="j.")}
 FROM unnest(%s::uuid[], %s::float8[], %s::int[]) AS r(id, seconds, counts) WHERE j.id = r.id AND j.status = 'failed'
 """
+
+
+_FREE = """, free AS MATERIALIZED (
+    SELECT o.* FROM outcome o
+    JOIN container_manager_jobattempt a ON a.job_id = o.job_id AND a.number = o.number
+    JOIN container_manager_containerjob j ON j.id = o.job_id
+    FOR NO KEY UPDATE OF a, j SKIP LOCKED
+)"""
 
 
 def _array(values: Sequence[str | float | None]) -> str | None:

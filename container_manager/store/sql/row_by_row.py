@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...models import ContainerJob
 from ...statemachine.assignments import assignments
-from ..values import JOB_COLUMNS, Outcome
+from ..values import JOB_COLUMNS, Outcome, job_id
 from .lanes import ORDER, Lane, Wanted, only_sql
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
@@ -68,7 +68,7 @@ class RowByRowStore(StoreSQL):
             if not found:
                 return [], 0
             with transaction.atomic(using=connection.alias, savepoint=False):
-                keys = self.lock_jobs(cursor, found, limit)
+                keys = self.lock_jobs(cursor, [key for key in found if job_id(key) not in wanted.besides], limit)
                 return (self._claim(cursor, worker, keys, engines) if keys else []), len(found)
 
     def lock_jobs(self, cursor: Any, found: Sequence[Any], limit: int) -> Sequence[Any]:
@@ -85,9 +85,7 @@ class RowByRowStore(StoreSQL):
             keys += [row[0] for row in cursor.fetchall()]
         return keys
 
-    def _claim(
-        self, cursor: Any, worker: str, keys: Sequence[Any], engines: Mapping[str, str]
-    ) -> list[Sequence[Any]]:
+    def _claim(self, cursor: Any, worker: str, keys: Sequence[Any], engines: Mapping[str, str]) -> list[Sequence[Any]]:
         marks = ", ".join(["%s"] * len(keys))
         engine, names = self.engine_column(engines)
         cursor.execute(
@@ -112,12 +110,15 @@ class RowByRowStore(StoreSQL):
         return self.lanes.jobs("-j.priority, j.queued_at, j.id", scheduled=scheduled)
 
     def finish(
-        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome]
+        self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome], *, skip_locked: bool
     ) -> tuple[set[uuid.UUID], Keys]:
         done: set[uuid.UUID] = set()
         closed: Keys = set()
         key_field = ContainerJob._meta.pk
         with connection.cursor() as cursor:
+            if skip_locked:
+                free = self._free(cursor, [key_field.get_db_prep_value(o.job_id, connection) for o in outcomes])
+                outcomes = [o for o in outcomes if (o.job_id, o.attempt) in free]
             for o in outcomes:
                 key = key_field.get_db_prep_value(o.job_id, connection)
                 if o.status is not None and self._finish_job(cursor, worker, key, o):
@@ -132,6 +133,16 @@ class RowByRowStore(StoreSQL):
                 if cursor.rowcount:
                     closed.add((o.job_id, o.attempt))
         return done, closed
+
+    def _free(self, cursor: Any, jobs: Sequence[Any]) -> Keys:
+        """Lock these jobs with their attempts; return those of which another transaction has locked neither."""
+        cursor.execute(
+            "SELECT a.job_id, a.number FROM container_manager_jobattempt a JOIN container_manager_containerjob j "
+            f"{self.by_primary} ON j.id = a.job_id WHERE a.job_id IN ({', '.join(['%s'] * len(jobs))}) "
+            f"ORDER BY a.job_id, a.number{self.lock}",
+            jobs,
+        )
+        return {(key if isinstance(key, uuid.UUID) else uuid.UUID(key), number) for key, number in cursor.fetchall()}
 
     def _finish_job(self, cursor: Any, worker: str, key: Any, o: Outcome) -> bool:
         cursor.execute(

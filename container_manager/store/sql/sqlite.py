@@ -27,6 +27,10 @@ class SQLiteStore(RowByRowStore):
     def seconds_since(self, moment: str) -> str:
         return f"(julianday('now'{self.dialect.shift}) - julianday({moment})) * 86400.0"
 
+    def is_refusal(self, error: BaseException) -> bool:
+        # SQLite stores text that is none, and Python's driver refuses to read it.
+        return super().is_refusal(error) or str(error).startswith("Could not decode to UTF-8")
+
     @property
     def lanes(self) -> LaneSQL:
         # It may build an index of its own for the statement instead, from the whole table.

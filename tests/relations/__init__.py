@@ -1,0 +1,1 @@
+"""A project whose models refer to jobs."""

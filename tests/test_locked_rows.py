@@ -1,0 +1,177 @@
+"""Rows that an application's transaction holds locked: the worker passes over them, and comes back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from container_manager import queue, store
+from container_manager.conf import AppSettings
+from container_manager.executors.process import ProcessExecutor
+from container_manager.models import ContainerJob, JobAttempt
+
+from .jobs import row_of
+from .test_protocol import eventually, working
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows."),
+]
+_PATIENCE_SECONDS = 30
+SETTINGS = AppSettings(poll_seconds=0.05)
+Locking = Callable[[ContainerJob], Any]
+
+
+def lock_job(job: ContainerJob) -> None:
+    ContainerJob.objects.select_for_update().get(pk=job.pk)
+
+
+def update_job(job: ContainerJob) -> None:
+    ContainerJob.objects.filter(pk=job.pk).update(labels={"seen": "yes"})
+
+
+def lock_attempt(job: ContainerJob) -> None:
+    JobAttempt.objects.select_for_update().get(job=job)
+
+
+def delete_attempt(job: ContainerJob) -> None:
+    """Do what a bulk delete does first."""
+    JobAttempt.objects.filter(job=job).delete()
+
+
+LOCKS = [lock_job, update_job, lock_attempt, delete_attempt]
+
+
+@contextmanager
+def holding(lock: Locking, job: ContainerJob) -> Iterator[None]:
+    """Hold rows locked in another transaction, which is rolled back at the end."""
+    has_locked, is_over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            with transaction.atomic():
+                lock(job)
+                has_locked.set()
+                is_over.wait(_PATIENCE_SECONDS)
+                transaction.set_rollback(True)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert has_locked.wait(_PATIENCE_SECONDS)
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def session() -> Iterator[None]:
+    """Prepare the connection as a worker does."""
+    store.prepare_session(idle_seconds=60.0, using="default")
+    yield
+    connection.close()
+
+
+def running(count: int) -> list[ContainerJob]:
+    jobs: list[ContainerJob] = [queue.enqueue(command="true") for _ in range(count)]
+    store.claim(worker="w", executors=["default"], limit=count, using="default")
+    return jobs
+
+
+def completed(job: ContainerJob, **more: Any) -> store.Outcome:
+    return store.Outcome(job_id=job.pk, attempt=1, **{"status": "completed", "exit_code": 0, **more})
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0], ids=["completed", "retried"])
+@pytest.mark.parametrize("lock", LOCKS)
+def test_ends_are_stored_beside_one_whose_rows_are_locked(lock: Locking, retry_after: float | None) -> None:
+    jobs = running(3)
+    more = {} if retry_after is None else {"status": "failed", "reason": "error", "retry_after_seconds": retry_after}
+    outcomes = [completed(job, **more) for job in jobs]
+    with holding(lock, jobs[1]):
+        assert store.finish(outcomes, worker="w", using="default") == {(jobs[0].pk, 1), (jobs[2].pk, 1)}
+        assert (row_of(jobs[1])["status"], jobs[1].attempts.get().finished_at) == ("running", None)
+    assert store.finish(outcomes[1:2], worker="w", using="default") == {(jobs[1].pk, 1)}
+    assert {row_of(job)["status"] for job in jobs} == {"completed" if retry_after is None else "retrying"}
+
+
+@pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
+def test_a_cancelled_attempt_is_not_closed_while_its_rows_are_locked(lock: Locking) -> None:
+    (job,) = running(1)
+    ContainerJob.objects.filter(pk=job.pk).transition_to("cancelled")
+    with holding(lock, job):
+        assert store.finish([completed(job, status=None)], worker="w", using="default") == set()
+    assert store.finish([completed(job, status=None)], worker="w", using="default") == {(job.pk, 1)}
+
+
+@pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
+def test_output_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
+    jobs = running(3)
+    entries = [store.LogEntry(sequence=0, stream="stdout", data=b"output")]
+    changes = [store.LogChange(job_id=job.pk, attempt=1, entries=entries, gone=(5, 9)) for job in jobs]
+    with holding(lock, jobs[1]):
+        assert store.store_logs(changes, worker="w", using="default") == {(jobs[1].pk, 1)}
+        assert [job.output() for job in (jobs[0], jobs[2])] == [b"output"] * 2
+    assert store.store_logs(changes, worker="w", using="default") == set()
+    assert jobs[1].output() == b"output"
+
+
+@pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
+def test_handles_are_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
+    jobs = running(3)
+    handles = [((job.pk, 1), f"handle-{number}") for number, job in enumerate(jobs)]
+    with holding(lock, jobs[1]):
+        assert store.record_handles(handles, worker="w", using="default") == {(jobs[1].pk, 1)}
+        found = {o.job.id: o.handle for o in store.owned_attempts(worker="w", using="default")}
+        assert found == {jobs[0].pk: "handle-0", jobs[1].pk: "", jobs[2].pk: "handle-2"}
+    assert store.record_handles(handles, worker="w", using="default") == set()
+
+
+def test_retries_are_queued_beside_one_that_is_locked() -> None:
+    jobs = running(3)
+    more = {"status": "failed", "reason": "error", "retry_after_seconds": 0.0}
+    store.finish([completed(job, **more) for job in jobs], worker="w", using="default")
+    with holding(lock_job, jobs[1]):
+        assert store.promote_retries(using="default") == 2
+    assert store.promote_retries(using="default") == 1
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="Elsewhere who refers to a row locks it against changes.")
+@pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")
+def test_who_refers_to_a_job_keeps_it_neither_from_its_claim_nor_from_its_end() -> None:
+    """A foreign key's check locks the row referred to (FOR KEY SHARE) until the end of its transaction."""
+
+    def refer(job: ContainerJob) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM container_manager_containerjob WHERE id = %s FOR KEY SHARE", [job.pk])
+
+    job = queue.enqueue(command="true")
+    with holding(refer, job):
+        assert len(store.claim(worker="w", executors=["default"], limit=1, using="default")) == 1
+    with holding(refer, job), holding(update_job, running(1)[0]):
+        assert store.finish([completed(job)], worker="w", using="default") == {(job.pk, 1)}
+
+
+@pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")
+@pytest.mark.parametrize("lock", [lock_job, lock_attempt])
+def test_a_worker_goes_on_while_the_rows_of_one_of_its_jobs_are_locked(lock: Locking, caplog: Any) -> None:
+    with working(ProcessExecutor(), settings=SETTINGS, slots=1):
+        locked = queue.enqueue(command="sh -c 'echo started; sleep 0.5; echo ended'")
+        eventually(locked.attempts.exists)
+        with holding(lock, locked), caplog.at_level(logging.WARNING, logger="container_manager"):
+            others = [queue.enqueue(command="true") for _ in range(5)]
+            eventually(lambda: {row_of(job)["status"] for job in others} == {"completed"})
+            eventually(lambda: str(locked.pk) in caplog.text)
+            assert row_of(locked)["status"] == "running"
+        eventually(lambda: row_of(locked)["status"] == "completed")
+    assert locked.output() == b"started\nended\n"
+    assert locked.attempts.get().finished_at is not None
