@@ -30,7 +30,7 @@ def ended() -> Run:
     (job,) = store.claim(worker="w", executors=["default"], limit=1, using="default")
     outcome = store.Outcome(job_id=job.id, attempt=job.attempt, status="completed", exit_code=0)
     output = CappedOutput(1024, replaces=False)
-    return Run(job=job, executor=ProcessExecutor(), key="k", output=output, deadline=None, outcome=outcome)
+    return Run(job=job, executor=ProcessExecutor(), engine="", key="k", output=output, deadline=None, outcome=outcome)
 
 
 @contextmanager
