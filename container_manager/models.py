@@ -427,16 +427,22 @@ class JobLog(models.Model):
 
 
 class Worker(models.Model):
-    """A worker and its lease."""
+    """A worker and its lease.
+
+    ``rescuable_at``: from when others may take its attempts, though they do not know that its process is gone; null:
+    as soon as the lease has expired. ``place``: where ``pid`` means this process; "" if that is not known.
+    """
 
     id = models.CharField(primary_key=True, max_length=64)
     host = models.CharField(max_length=255)
+    place = models.CharField(max_length=255, blank=True, default="", db_default="")
     pid = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
     executors = models.JSONField(default=list)
     slots = models.PositiveIntegerField(default=1)
     started_at = models.DateTimeField(default=timezone.now)
     lease_expires_at = models.DateTimeField(db_index=True)
+    rescuable_at = models.DateTimeField(null=True)
     stopping = models.BooleanField(default=False)
 
     def __str__(self) -> str:

@@ -84,7 +84,7 @@ def test_a_batch_that_could_not_be_stored_raises_and_can_be_given_again() -> Non
         raise OperationalError("away")
 
     woken: list[int] = []
-    finisher = Finisher(Database("default", idle_seconds=60.0), lambda: woken.append(1))
+    finisher = Finisher(Database("default", lease_seconds=60.0), lambda: woken.append(1))
     run = ended()
     with connection.execute_wrapper(away), pytest.raises(OperationalError):
         finisher.give([run], worker="w")

@@ -8,12 +8,23 @@ from .attempts import owned_attempts, record_handles
 from .claiming import claim, is_due
 from .finishing import finish
 from .guarantee import missing_triggers
-from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
+from .leases import (
+    connect_options,
+    drop_lease,
+    has_timed_out,
+    is_maintainer,
+    live_workers,
+    prepare_session,
+    register_worker,
+    renew_lease,
+)
 from .logs import store_logs
 from .notifications import wake_workers
 from .orphans import attempts_over
+from .places import this_place
 from .rescuing import rescue
 from .retries import promote_retries
+from .silence import shut_down
 from .unschedulable import unschedulable_jobs
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
@@ -25,8 +36,10 @@ __all__ = [
     "OwnedAttempt",
     "attempts_over",
     "claim",
+    "connect_options",
     "drop_lease",
     "finish",
+    "has_timed_out",
     "is_due",
     "is_maintainer",
     "live_workers",
@@ -38,7 +51,9 @@ __all__ = [
     "register_worker",
     "renew_lease",
     "rescue",
+    "shut_down",
     "store_logs",
+    "this_place",
     "unschedulable_jobs",
     "wake_workers",
 ]

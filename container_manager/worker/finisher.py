@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 
 from django.db import connections
@@ -31,7 +33,9 @@ class Finisher:
     def start(self) -> None:
         # Only when the worker runs: a process that forks after it was made would have a finisher without its thread.
         if connections[self._database.using].features.has_select_for_update:
-            self._thread = threading.Thread(target=self._run, name="container-manager-finisher", daemon=True)
+            # In a copy of this context, which says who sends signals.
+            run = partial(copy_context().run, self._run)
+            self._thread = threading.Thread(target=run, name="container-manager-finisher", daemon=True)
             self._thread.start()
 
     def give(self, ended: Sequence[Run], *, worker: str) -> None:

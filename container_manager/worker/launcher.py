@@ -14,6 +14,7 @@ from ..conf import AppSettings
 from ..executors.base import Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
 from .launch_spec import launch_key, launch_spec
 from .run import Run
+from .threads import fail_thread
 
 T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
@@ -63,7 +64,7 @@ class Launcher:
             return
         if alias not in self._pools:
             self._pools[alias] = ThreadPoolExecutor(threads, thread_name_prefix=f"container-manager-{alias}")
-        self._pools[alias].submit(result_or_error, work).add_done_callback(lambda future: done(future.result()))
+        self._pools[alias].submit(_call, work, done)
 
     def close(self) -> None:
         """Wait for the calls that are on their way."""
@@ -73,6 +74,14 @@ class Launcher:
     def _add_result(self, run: Run, result: str | Exception) -> None:
         self._results.put((run, result))
         self._wake()
+
+
+def _call(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+    """Do what a pool's thread is there for; what is no mere exception ends the worker, as it would end a thread."""
+    try:
+        done(result_or_error(work))
+    except BaseException as error:
+        fail_thread(error)
 
 
 def result_or_error(work: Callable[[], T]) -> T | Exception:

@@ -94,8 +94,6 @@ def _outcome(
     message: str = "",
     retry_after: float | None = None,
 ) -> Outcome:
-    if message:
-        message = _storable(message)
     return Outcome(
         job_id=job.id,
         attempt=job.attempt,
@@ -103,15 +101,15 @@ def _outcome(
         exit_code=exit_status.code,
         signal=exit_status.signal,
         reason=reason,
-        message=message,
+        message=storable(message) if message else "",
         peak_memory_bytes=exit_status.peak_memory_bytes,
         cpu_seconds=exit_status.cpu_seconds,
         retry_after_seconds=retry_after,
     )
 
 
-def _storable(message: str) -> str:
-    """Return a message that every database accepts: it may quote the job, and an outcome must always be stored."""
-    if len(message) > _MESSAGE_CHARACTERS:
-        message = f"{message[:_MESSAGE_CHARACTERS]} …"
-    return message.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+def storable(text: str) -> str:
+    """Return a text that every database accepts: it may quote the job, and an outcome must always be stored."""
+    if len(text) > _MESSAGE_CHARACTERS:
+        text = f"{text[:_MESSAGE_CHARACTERS]} …"
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()

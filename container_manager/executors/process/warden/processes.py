@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -64,4 +65,9 @@ def wakeup_on(*numbers: int) -> int:
 
 def readable(sources: Sequence[Any], timeout: float | None) -> list[Any]:
     """Wait until one of these can be read, at most ``timeout`` seconds; return those that can."""
-    return select.select(sources, [], [], timeout)[0]
+    # Not select(): it refuses descriptors above 1,023, and the worker chooses the number of the warden's.
+    poll = select.poll()
+    for source in sources:
+        poll.register(source, select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(None if timeout is None else ceil(timeout * 1000))}
+    return [source for source in sources if (source if isinstance(source, int) else source.fileno()) in ready]
