@@ -24,7 +24,7 @@ from .orphans import attempts_over
 from .places import this_place
 from .rescuing import rescue
 from .retries import promote_retries
-from .silence import shut_down
+from .silence import shut_down, socket_of
 from .unschedulable import unschedulable_jobs
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
@@ -52,6 +52,7 @@ __all__ = [
     "renew_lease",
     "rescue",
     "shut_down",
+    "socket_of",
     "store_logs",
     "this_place",
     "unschedulable_jobs",

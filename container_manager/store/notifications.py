@@ -108,7 +108,8 @@ class Listener:
                     self._hint(hint)
 
     def _ask(self, connection: Any, statement: str) -> None:
-        with answered_within(self._answer_seconds, connection), connection.cursor() as cursor:
+        connection.ensure_connection()
+        with answered_within(self._answer_seconds, connection.connection), connection.cursor() as cursor:
             cursor.execute(statement)
         # For notifications that came before this was answered.
         for hint in (READY, CANCELLED):

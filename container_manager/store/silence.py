@@ -6,29 +6,38 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from django.db.backends.base.base import BaseDatabaseWrapper
+
+def socket_of(raw: Any) -> socket.socket | None:
+    """Return a duplicate of the socket of a driver's connection; None if it has none, as SQLite.
+
+    In the connection's own thread, before it waits: some drivers refuse this meanwhile. A duplicate, since the number
+    of a closed descriptor is soon that of something else.
+    """
+    fileno = getattr(raw, "fileno", None)
+    return None if fileno is None else socket.socket(fileno=os.dup(fileno()))
 
 
-def shut_down(connection: BaseDatabaseWrapper) -> bool:
-    """Shut the socket of a connection down, so that what waits for it fails; return False if there is none."""
-    try:
-        with socket.socket(fileno=os.dup(connection.connection.fileno())) as ours:
-            ours.shutdown(socket.SHUT_RDWR)
-    except Exception:
-        # It is closed already, for which each driver has its own error, or has no socket, as SQLite.
-        return False
-    return True
+def shut_down(connected: socket.socket) -> None:
+    """Let whatever waits for this socket fail."""
+    with suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def answered_within(seconds: float, connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Shut a connection down if what is done here takes longer. For rare use: it starts a thread."""
-    timer = threading.Timer(seconds, shut_down, [connection])
+def answered_within(seconds: float, raw: Any) -> Iterator[None]:
+    """Shut a driver's connection down if what is done here takes longer. For rare use: it starts a thread."""
+    connected = socket_of(raw)
+    if connected is None:
+        yield
+        return
+    timer = threading.Timer(seconds, shut_down, [connected])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        connected.close()

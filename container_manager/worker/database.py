@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,10 +35,12 @@ class Database:
     def __init__(self, using: str, *, lease_seconds: float) -> None:
         self.using, self._lease_seconds = using, lease_seconds
         self.back = Timer(FIRST_RETRY_SECONDS)
+        # The driver's connection that is in use, a duplicate of its socket, and the one that is prepared.
+        self._raw: Any = None
+        self._socket: socket.socket | None = None
         self._prepared: Any = None
         # Those of the connection as others know it.
         self._settings: dict[str, Any] | None = None
-        self._connection: BaseDatabaseWrapper | None = None
         # Since when an answer is waited for; None: for nothing.
         self._waits_since: float | None = None
         # Whether it answered when it last failed.
@@ -69,7 +72,7 @@ class Database:
 
     def do(self, work: Callable[[], T]) -> T:
         """Do some work and return its result; raise what the database raises, and connect anew the next time."""
-        self._connection = connection = connections[self.using]
+        connection = connections[self.using]
         self._waits_since = time.monotonic()
         try:
             with connection.execute_wrapper(self._note_progress):
@@ -91,6 +94,7 @@ class Database:
         """Close this thread's connection."""
         connections[self.using].close()
         self._prepared = None
+        self._hold_socket(None)
 
     def end(self) -> None:
         """Close this thread's connection, and leave the next one to others as it was found."""
@@ -103,11 +107,11 @@ class Database:
 
     def end_silence(self, seconds: float) -> None:
         """End the connection if it has been silent for so long; for other threads."""
-        since, connection = self._waits_since, self._connection
-        if since is not None and connection is not None and time.monotonic() - since >= seconds:
-            if store.shut_down(connection):
-                logger.warning("The database did not answer within %s s: a connection is given up", seconds)
+        since, connected = self._waits_since, self._socket
+        if since is not None and connected is not None and time.monotonic() - since >= seconds:
             self._waits_since = None
+            logger.warning("The database did not answer within %s s: a connection is given up", seconds)
+            store.shut_down(connected)
 
     def _limit_connecting(self, connection: BaseDatabaseWrapper) -> None:
         """Have the driver give up a server that does not answer; on this thread's connection only."""
@@ -116,7 +120,16 @@ class Database:
         options = {**limits, **connection.settings_dict["OPTIONS"]}
         connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
 
+    def _hold_socket(self, raw: Any) -> None:
+        self._raw, held = raw, self._socket
+        self._socket = store.socket_of(raw)
+        if held is not None:
+            held.close()
+
     def _note_progress(self, execute: Callable[..., T], *args: Any) -> T:
+        raw = connections[self.using].connection
+        if raw is not self._raw:
+            self._hold_socket(raw)
         self._waits_since = time.monotonic()
         try:
             return execute(*args)

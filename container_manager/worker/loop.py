@@ -170,8 +170,7 @@ class WorkerLoop:
             gc.unfreeze()
             self._note_left()
             if self.id:
-                # After an error too: others then need not wait for the lease to expire.
-                self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
+                self._drop_lease()
             self._database.end()
             self._watchdog.close()
             self._receivers.close()
@@ -291,6 +290,15 @@ class WorkerLoop:
         for run in runs:
             self._runs.abandon(run)
         self._heartbeat.register(self._options.using)
+
+    def _drop_lease(self) -> None:
+        """Remove the worker's row, after an error too: others then need not wait for the lease to expire."""
+        # Twice, unless the database is known to be away: the first may find that the connection is dead.
+        for _ in range(1 if self._database.is_away else 2):
+            self._database.back.hurry()
+            self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
+            if not self._database.is_away:
+                break
 
     def _note_failed_thread(self, name: str) -> None:
         self._failed_threads.append(name)
