@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from queue import Empty, Full, Queue
+from queue import Queue
 
 from django.db import close_old_connections, connections
 
@@ -26,9 +25,10 @@ class Receivers:
     """
 
     def __init__(self) -> None:
-        self._waiting: Queue[Callable[[], object]] = Queue(_MOST_WAITING)
+        # None: nothing will follow.
+        self._waiting: Queue[Callable[[], object] | None] = Queue(_MOST_WAITING + 1)
         self._thread: threading.Thread | None = None
-        self._is_sending = self._ended = False
+        self._is_sending = False
         self._unsent = 0
 
     def send(self, send: Callable[[], object]) -> None:
@@ -36,9 +36,9 @@ class Receivers:
         if not others_listen():
             send()
             return
-        try:
-            self._waiting.put_nowait(send)
-        except Full:
+        if self._waiting.qsize() < _MOST_WAITING:
+            self._waiting.put(send)
+        else:
             if not self._unsent:
                 logger.error(
                     "Receivers of job_transitioned are too slow: %s statements wait for them, so that what comes now "
@@ -52,33 +52,21 @@ class Receivers:
 
     def close(self) -> None:
         """Wait a while until everything is sent; say what is not."""
-        self._ended = True
-        if self._thread is not None:
-            until = time.monotonic() + _LAST_SECONDS
-            self._waiting_is_over()
-            self._thread.join(max(0.0, until - time.monotonic()))
-        left = self._unsent + self._waiting.qsize() + self._is_sending
-        if left:
+        if self._thread is None:
+            return
+        self._waiting.put(None)
+        self._thread.join(_LAST_SECONDS)
+        waiting = self._waiting.qsize() - 1 + self._is_sending if self._thread.is_alive() else 0
+        if left := self._unsent + waiting:
             logger.error("The transitions of %s statements did not reach all receivers of job_transitioned", left)
 
-    def _waiting_is_over(self) -> None:
-        try:
-            self._waiting.put_nowait(lambda: None)
-        except Full:
-            # Then the thread does not wait.
-            return
-
     def _run(self) -> None:
-        while not (self._ended and self._waiting.empty()):
-            try:
-                send = self._waiting.get(timeout=_LAST_SECONDS)
-            except Empty:
-                continue
-            self._is_sending = True
-            close_old_connections()
-            try:
-                send()
-            finally:
-                self._is_sending = False
+        try:
+            while (send := self._waiting.get()) is not None:
+                self._is_sending = True
                 close_old_connections()
-        connections.close_all()
+                send()
+                close_old_connections()
+                self._is_sending = False
+        finally:
+            connections.close_all()

@@ -80,6 +80,13 @@ class OutputPump:
         os.close(self._wake_writer)
 
     def _run(self) -> None:
+        try:
+            self._read_all()
+        finally:
+            # After an error too: a job that nobody reads ends.
+            self._close_jobs()
+
+    def _read_all(self) -> None:
         while True:
             with self._lock:
                 if self._closing:
@@ -92,6 +99,8 @@ class OutputPump:
                 elif key.fd in self._listening:
                     self._read(key.fd, *self._listening[key.fd])
             self._close_pipes_held_by_others()
+
+    def _close_jobs(self) -> None:
         for job in (*self.jobs.values(), *self._removed, *(job for job, _ in self._listening.values())):
             job.close()
 
