@@ -35,7 +35,7 @@ class Database:
     def __init__(self, using: str, *, lease_seconds: float) -> None:
         self.using, self._lease_seconds = using, lease_seconds
         self.back = Timer(FIRST_RETRY_SECONDS)
-        # The driver's connection that is in use, a duplicate of its socket, and the one that is prepared.
+        # The driver's connection that is in use, a duplicate of its socket, and the connection that is prepared.
         self._raw: Any = None
         self._socket: socket.socket | None = None
         self._prepared: Any = None
@@ -76,6 +76,7 @@ class Database:
         self._waits_since = time.monotonic()
         try:
             with connection.execute_wrapper(self._note_progress):
+                self._hold_socket(connection.connection)
                 if connection.connection is None:
                     self._limit_connecting(connection)
                 if connection.connection is None or connection.connection is not self._prepared:
@@ -89,12 +90,12 @@ class Database:
             raise
         finally:
             self._waits_since = None
+            self._hold_socket(None)
 
     def close(self) -> None:
         """Close this thread's connection."""
         connections[self.using].close()
         self._prepared = None
-        self._hold_socket(None)
 
     def end(self) -> None:
         """Close this thread's connection, and leave the next one to others as it was found."""

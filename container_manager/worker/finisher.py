@@ -69,15 +69,17 @@ class Finisher:
             self._thread.join()
 
     def _run(self) -> None:
-        while (given := self._given.get()) is not None:
-            stored: set[AttemptKey] | BaseException
-            try:
-                stored = self._store(*given)
-            except BaseException as error:
-                # Any error is raised in the loop, by `take`: else it would wait for this batch for ever.
-                stored = error
-            self._hand_back(stored)
-        self._database.close()
+        try:
+            while (given := self._given.get()) is not None:
+                stored: set[AttemptKey] | BaseException
+                try:
+                    stored = self._store(*given)
+                except BaseException as error:
+                    # Any error is raised in the loop, by `take`: else it would wait for this batch for ever.
+                    stored = error
+                self._hand_back(stored)
+        finally:
+            self._database.close()
 
     def _hand_back(self, stored: set[AttemptKey] | BaseException) -> None:
         self._stored.put(stored)

@@ -133,15 +133,14 @@ class Heartbeat:
         return now - self._renewed_at > self._lease_seconds / 2
 
     def _run(self) -> None:
-        while not self._ended:
-            if self._timer.take_due() and not self._is_revoked:
-                self._beat()
-            pause = self._timer.left()
-            if self._database.is_away:
-                pause = max(pause, self._database.back.left())
-            self._due.wait(pause)
-            self._due.clear()
-        self._database.close()
+        try:
+            while not self._ended:
+                if self._timer.take_due() and not self._is_revoked:
+                    self._beat()
+                self._due.wait(max(self._timer.left(), self._database.back.left() if self._database.is_away else 0.0))
+                self._due.clear()
+        finally:
+            self._database.close()
 
     def _beat(self) -> None:
         """Renew the lease, unless the loop hangs; a renewal that fails is repeated once the backoff has passed."""
