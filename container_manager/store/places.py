@@ -13,7 +13,8 @@ def this_place() -> str:
     """Return what names this host since it was started, and its namespace of process ids; "" if that is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}/{socket.gethostname()}"[:255]
+        host = socket.gethostname().encode(errors="backslashreplace").decode()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}/{host}"[:255]
     except OSError:
         return ""
 

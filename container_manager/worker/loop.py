@@ -20,7 +20,7 @@ from .engines import Engines
 from .finisher import Finisher
 from .heartbeat import Heartbeat
 from .maintenance import Maintenance
-from .outcomes import closed, failed
+from .outcomes import closed, failed, storable
 from .receivers import Receivers
 from .run import Stage
 from .runs import Runs
@@ -463,7 +463,8 @@ class WorkerLoop:
             if run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker
         ]
         if fresh:
-            handles = [(run.id, run.handle) for run in fresh]
+            # Without a handle an attempt is found by its key.
+            handles = [(run.id, run.handle) for run in fresh if run.handle == storable(run.handle)]
             store.record_handles(handles, worker=self.id, using=self._options.using)
             for run in fresh:
                 run.handle_stored = True
