@@ -40,22 +40,23 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         executors={job.executor: build_executor(settings, job.executor)},
         options=WorkerOptions(slots=1, only=job.pk, using=options["database"]),
     )
+    with ended_by_signals(lambda: _begin_to_cancel(job.pk, options["database"])):
+        return _run(job, worker, options, out)
+
+
+def _run(job: ContainerJob, worker: WorkerLoop, options: Mapping[str, Any], out: Output) -> int:
     unwritable: list[OSError] = []
     follower = threading.Thread(target=_follow, args=(job.pk, worker, options, out, unwritable))
-    failed = None
-    with ended_by_signals(lambda: _begin_to_cancel(job.pk, options["database"])):
-        job.mark_as_queued()
-        if getattr(out, "_out", out) is sys.stdout:
-            when_stdout_closes(lambda: _leave(job.pk, options["database"], unwritable))
-        follower.start()
-        try:
-            worker.run()
-        except ThreadFailed as error:
-            failed = error
-    if failed is not None:
+    job.mark_as_queued()
+    if getattr(out, "_out", out) is sys.stdout:
+        when_stdout_closes(lambda: _leave(job.pk, options["database"], unwritable))
+    follower.start()
+    try:
+        worker.run()
+    except ThreadFailed as error:
         _cancel(job.pk, options["database"], reason="its worker failed")
         follower.join()
-        raise Refused(str(failed)) from failed
+        raise Refused(str(error)) from error
     if worker.unguarded:
         _cancel(job.pk, options["database"], reason="triggers are missing")
         follower.join()
