@@ -48,6 +48,8 @@ class AppSettings:
     ``executors``: alias → {"BACKEND": dotted path, "OPTIONS": {…}}. ``queues``: the known queue names; None: any.
     ``install``: part of every container's name, so that installations can share an engine.
     ``lease_seconds``: how long a worker's lease lasts; the worker renews it every third of that.
+    ``outage_seconds``: how long local processes go on without a renewal of the lease, if that is longer than the lease;
+    as long, other workers leave them alone, unless they see that the worker's process is gone.
     ``unreachable_seconds``: how long an engine may be unreachable before its attempts fail as lost.
     ``unschedulable_after_seconds``: how long a job may wait if neither the settings nor a live worker know its executor
     or queue, before it fails as unschedulable; None: it waits until a worker serves it.
@@ -60,6 +62,7 @@ class AppSettings:
     queues: tuple[str, ...] | None = None
     install: str = "default"
     lease_seconds: float = 30.0
+    outage_seconds: float = 120.0
     poll_seconds: float = 1.0
     unreachable_seconds: float = 60.0
     unschedulable_after_seconds: float | None = None
@@ -122,7 +125,7 @@ def _problems(given: object) -> Iterator[str]:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
     if "LOG_LIMIT_BYTES" in given and not is_count(given["LOG_LIMIT_BYTES"]):
         yield f"{_NAME}['LOG_LIMIT_BYTES'] must be a whole positive number, not {given['LOG_LIMIT_BYTES']!r}."
-    for name in ("LEASE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
+    for name in ("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
         if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
     for name in ("PRUNE_AFTER_SECONDS", "UNSCHEDULABLE_AFTER_SECONDS"):

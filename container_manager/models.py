@@ -478,10 +478,16 @@ class JobLog(models.Model):
 
 
 class Worker(models.Model):
-    """A worker and its lease. ``engines``: by alias, the identity of the engine that answered there last."""
+    """A worker and its lease.
+
+    ``rescuable_at``: from when others may take its attempts, though they do not know that its process is gone; null:
+    as soon as the lease has expired. ``place``: where ``pid`` means this process; "" if that is not known.
+    ``engines``: by alias, the identity of the engine that answered there last.
+    """
 
     id = NameField(primary_key=True, max_length=64)
     host = models.CharField(max_length=255)
+    place = models.CharField(max_length=255, blank=True, default="", db_default="")
     pid = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
     executors = models.JSONField(default=list)
@@ -489,6 +495,7 @@ class Worker(models.Model):
     slots = models.PositiveIntegerField(default=1)
     started_at = models.DateTimeField(default=timezone.now)
     lease_expires_at = models.DateTimeField(db_index=True)
+    rescuable_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return self.id

@@ -54,7 +54,7 @@ def test_jobs_of_an_engine_that_is_away_stay_as_they_are_and_no_other_is_claimed
         eventually(lambda: loop._engines.reachable == [])
         later = queue.enqueue(command="true")
         lease = Worker.objects.get(pk=loop.id).lease_expires_at
-        loop._renew.hurry()  # a third of a minute's lease is too long to wait for
+        loop._heartbeat.hurry()  # a third of a minute's lease is too long to wait for
         eventually(lambda: Worker.objects.get(pk=loop.id).lease_expires_at > lease)
         assert (row_of(job)["status"], row_of(later)["status"]) == ("running", "queued")
         executor.is_away = False

@@ -50,7 +50,7 @@ def test_a_finish_planned_on_empty_tables_finds_rows_by_their_keys(skip_locked: 
     sql, params = finish_statement(skip_locked=skip_locked)
     numbered = sql.replace("%s", "{}").format(*(f"${n}" for n in range(1, len(params) + 1)))
     with transaction.atomic(), connection.cursor() as cursor:
-        store.prepare_session(idle_seconds=60, using="default")
+        store.prepare_session(lease_seconds=60, using="default")
         cursor.execute(f"PREPARE finish AS {numbered}")
         try:
             cursor.execute(f"EXPLAIN (FORMAT JSON) EXECUTE finish ({', '.join(['%s'] * len(params))})", params)

@@ -735,7 +735,7 @@ class TestLeases:
         register("rescuer")
         job = running("frozen")
         # Longer than this process waits between two statements on a busy machine.
-        store.prepare_session(idle_seconds=3.0, using="default")
+        store.prepare_session(lease_seconds=3.0, using="default")
 
         def take() -> None:
             deadline = time.monotonic() + _PATIENCE_SECONDS

@@ -253,7 +253,7 @@ def test_a_database_that_refuses_is_not_said_to_have_not_answered(caplog: pytest
                 cursor.execute("SELECT pg_sleep(10)")
             cursor.execute("SELECT no_such_column FROM container_manager_worker")
 
-    database = Database("default", idle_seconds=30.0)
+    database = Database("default", lease_seconds=30.0)
     try:
         assert database.attempt(refused) is None
         assert "The database refused what it was asked, trying again" in caplog.text

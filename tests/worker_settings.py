@@ -11,6 +11,8 @@ DATABASES = {"default": {**DATABASES["default"], "NAME": os.environ["CM_WORKER_D
 CONTAINER_MANAGER = {
     **json.loads(os.environ.get("CM_WORKER_SETTINGS", "{}")),
     "LEASE_SECONDS": float(os.environ["CM_WORKER_LEASE_SECONDS"]),
+    # Many tests freeze a worker until its lease has expired, and wait for others to take its jobs.
+    "OUTAGE_SECONDS": float(os.environ.get("CM_WORKER_OUTAGE_SECONDS", os.environ["CM_WORKER_LEASE_SECONDS"])),
     "POLL_SECONDS": 0.1,
     "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 0.1},
 }

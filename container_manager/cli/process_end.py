@@ -21,6 +21,24 @@ def ending_signals() -> list[signal.Signals]:
     return ends if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*ends, signal.SIGHUP]
 
 
+@contextmanager
+def ended_by_signals(end: Callable[[], None]) -> Iterator[None]:
+    """Call ``end`` for each of `ending_signals` meanwhile, and give back the handlers that were there.
+
+    Only Python's main thread can have handlers: in another one signals go on to do what they did.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: end()) for number in ending_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was not set from Python, and cannot be set again from there.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 def when_stdout_closes(act: Callable[[], None]) -> None:
     """Call ``act`` in a thread once the reader of a pipe that is the standard output has closed it."""
     descriptor = sys.stdout.fileno()

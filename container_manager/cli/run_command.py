@@ -14,12 +14,12 @@ from django.db import connections
 from ..conf import app_settings
 from ..executors.registry import build_executor
 from ..models import ContainerJob, JobStatus
-from ..worker import WorkerLoop, WorkerOptions
+from ..worker import ThreadFailed, WorkerLoop, WorkerOptions
 from .finding import Refused, short_id, unanswered, unguarded
 from .job_arguments import add_job_arguments, create_job
 from .logs_command import follow, write_bytes
 from .printing import Output
-from .process_end import ending_signals, when_stdout_closes
+from .process_end import ended_by_signals, when_stdout_closes
 
 _FAILED = 1
 _UNREAD = "its output is read no more"
@@ -40,15 +40,23 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         executors={job.executor: build_executor(settings, job.executor)},
         options=WorkerOptions(slots=1, only=job.pk, using=options["database"]),
     )
+    with ended_by_signals(lambda: _begin_to_cancel(job.pk, options["database"])):
+        return _run(job, worker, options, out)
+
+
+def _run(job: ContainerJob, worker: WorkerLoop, options: Mapping[str, Any], out: Output) -> int:
     unwritable: list[OSError] = []
     follower = threading.Thread(target=_follow, args=(job.pk, worker, options, out, unwritable))
-    for number in ending_signals():
-        signal.signal(number, lambda *_: _begin_to_cancel(job.pk, options["database"]))
     job.mark_as_queued()
     if getattr(out, "_out", out) is sys.stdout:
         when_stdout_closes(lambda: _leave(job.pk, options["database"], unwritable))
     follower.start()
-    worker.run()
+    try:
+        worker.run()
+    except ThreadFailed as error:
+        _cancel(job.pk, options["database"], reason="its worker failed")
+        follower.join()
+        raise Refused(str(error)) from error
     if worker.unguarded:
         _cancel(job.pk, options["database"], reason="triggers are missing")
         follower.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +12,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import app_settings
 from ..executors.registry import build_executors
-from ..worker import WorkerLoop, WorkerOptions
-from .finding import unanswered, unclaimable, unguarded
+from ..worker import ThreadFailed, WorkerLoop, WorkerOptions
+from .finding import Refused, unanswered, unclaimable, unguarded
 from .printing import Output
-from .process_end import ending_signals
+from .process_end import ended_by_signals
 from .standalone import LOG_FORMAT
 
 _LOGGER = "container_manager"
@@ -54,9 +53,13 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             using=options["database"],
         ),
     )
-    for number in ending_signals():
-        signal.signal(number, lambda *_: worker.stop())
-    worker.run()
+    try:
+        with ended_by_signals(worker.stop):
+            worker.run()
+    except ThreadFailed as error:
+        raise Refused(str(error)) from error
+    if worker.left:
+        raise Refused(f"The ends of {len(worker.left)} jobs could not be stored before the worker was told to end.")
     if worker.unguarded:
         raise unguarded(worker.unguarded, options["database"])
     if worker.gave_up:

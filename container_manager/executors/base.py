@@ -160,7 +160,11 @@ class Health:
 
 
 class Executor(ABC):
-    """Runs attempts. Any thread may call any method; each may raise `Unavailable`."""
+    """Runs attempts. Any thread may call any method; each may raise `Unavailable`.
+
+    Let the names of its own threads begin with ``container-manager-``: one that ends by an error then ends the worker.
+    Otherwise nobody would know.
+    """
 
     capabilities: ClassVar[Capabilities]
 

@@ -29,6 +29,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", container_manager.name_field.NameField(max_length=64, primary_key=True, serialize=False)),
                 ("host", models.CharField(max_length=255)),
+                ("place", models.CharField(blank=True, db_default="", default="", max_length=255)),
                 ("pid", models.PositiveIntegerField()),
                 ("queues", models.JSONField(default=list)),
                 ("executors", models.JSONField(default=list)),
@@ -36,6 +37,7 @@ class Migration(migrations.Migration):
                 ("slots", models.PositiveIntegerField(default=1)),
                 ("started_at", models.DateTimeField(default=django.utils.timezone.now)),
                 ("lease_expires_at", models.DateTimeField(db_index=True)),
+                ("rescuable_at", models.DateTimeField(null=True)),
             ],
         ),
         migrations.CreateModel(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from django.db import transaction
 from django.db.models import Model
@@ -12,6 +14,8 @@ from django.dispatch import Signal
 from .machine import Transition
 
 logger = logging.getLogger(__name__)
+# Calls what sends a signal: at once, or somewhere else.
+_sender: ContextVar[Callable[[Callable[[], object]], object]] = ContextVar("sender", default=lambda send: send())
 
 
 def transitions_logged() -> bool:
@@ -24,6 +28,16 @@ def has_audience(model: type[Model]) -> bool:
     signal: Signal | None = getattr(model, "transition_signal", None)
     # has_listeners() would take longer than sending to nobody.
     return signal is not None and (bool(signal.receivers) or transitions_logged())
+
+
+@contextmanager
+def sent_by(sender: Callable[[Callable[[], object]], object]) -> Iterator[None]:
+    """Pass what sends a signal to ``sender`` meanwhile, in this context: receivers then run where that calls it."""
+    token = _sender.set(sender)
+    try:
+        yield
+    finally:
+        _sender.reset(token)
 
 
 def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transition, ...]], *, using: str) -> None:
@@ -43,6 +57,6 @@ def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transit
                 reason = f" ({move.reason})" if move.reason else ""
                 logger.info("%s %s: %s -> %s%s", model._meta.object_name, move.pk, move.source, move.target, reason)
         if made:
-            signal.send_robust(sender=model, transitions=made, using=using)
+            _sender.get()(lambda: signal.send_robust(sender=model, transitions=made, using=using))
 
     transaction.on_commit(send, using=using)

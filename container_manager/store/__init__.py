@@ -12,9 +12,11 @@ from .guarantee import missing_triggers
 from .isolation import is_refusal
 from .leases import (
     Lease,
+    connect_options,
     delete_expired_worker,
     drop_lease,
     engines_by_alias,
+    has_timed_out,
     is_maintainer,
     live_workers,
     other_leases,
@@ -26,8 +28,10 @@ from .leases import (
 from .logs import store_logs
 from .notifications import wake_workers
 from .orphans import attempts_over
+from .places import this_place
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
+from .silence import shut_down, socket_of
 from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
@@ -42,11 +46,13 @@ __all__ = [
     "UnownedAttempt",
     "attempts_over",
     "claim",
+    "connect_options",
     "database_now",
     "delete_expired_worker",
     "drop_lease",
     "engines_by_alias",
     "finish",
+    "has_timed_out",
     "is_due",
     "is_maintainer",
     "is_refusal",
@@ -62,8 +68,11 @@ __all__ = [
     "register_worker",
     "renew_lease",
     "rescue",
+    "shut_down",
+    "socket_of",
     "store_logs",
     "take_over",
+    "this_place",
     "unowned_attempts",
     "unschedulable_jobs",
     "unserved",

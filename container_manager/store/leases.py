@@ -8,32 +8,44 @@ from typing import Any, NamedTuple
 from django.db import connections, transaction
 
 from ..models import Worker
+from .places import is_gone
 from .sql import store_sql
 
 
 class Lease(NamedTuple):
-    """A worker's lease. ``expires_at``: as the driver returns it, to compare with an earlier one only."""
+    """A worker's lease.
+
+    ``expires_at``: as the driver returns it, to compare with an earlier one only. ``is_over``: it has expired, and what
+    ended with its worker has ended: that worker's process is gone, or it is long enough ago.
+    """
 
     worker: str
     expires_at: Any
-    has_expired: bool
+    is_over: bool
 
 
-def register_worker(worker: Worker, *, lease_seconds: float, using: str) -> None:
+def register_worker(
+    worker: Worker, *, lease_seconds: float, rescuable_seconds: float | None = None, using: str
+) -> None:
     """Store a worker's row, with a lease that begins now."""
     # In one transaction: a row without a lease would be deleted as that of an expired worker.
     with transaction.atomic(using=using):
         worker.save(using=using, force_insert=True)
-        renew_lease(worker.id, lease_seconds=lease_seconds, using=using)
+        renew_lease(worker.id, lease_seconds=lease_seconds, rescuable_seconds=rescuable_seconds, using=using)
 
 
-def renew_lease(worker: str, *, lease_seconds: float, using: str) -> bool:
-    """Renew the lease; return False if it was revoked: the worker must register again, under a new id."""
+def renew_lease(worker: str, *, lease_seconds: float, rescuable_seconds: float | None = None, using: str) -> bool:
+    """Renew the lease; return False if it was revoked: the worker must register again, under a new id.
+
+    ``rescuable_seconds``: how long others leave the worker its attempts, unless they know that its process is gone; at
+    least as long as its lease.
+    """
     connection = connections[using]
     later = store_sql(connection).after("%s")
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE container_manager_worker SET lease_expires_at = {later} WHERE id = %s", [lease_seconds, worker]
+            f"UPDATE container_manager_worker SET lease_expires_at = {later}, rescuable_at = {later} WHERE id = %s",
+            [lease_seconds, lease_seconds if rescuable_seconds is None else rescuable_seconds, worker],
         )
         return bool(cursor.rowcount)
 
@@ -55,13 +67,18 @@ def is_maintainer(worker: str, *, using: str) -> bool:
 def other_leases(*, worker: str, using: str) -> list[Lease]:
     """Return the leases of all other workers."""
     connection = connections[using]
+    now = store_sql(connection).now
+    is_over = f"lease_expires_at < {now} AND (rescuable_at IS NULL OR rescuable_at < {now})"
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT id, lease_expires_at, lease_expires_at < {store_sql(connection).now} "
-            "FROM container_manager_worker WHERE id <> %s",
+            f"SELECT id, lease_expires_at, place, pid, CASE WHEN lease_expires_at < {now} THEN 1 ELSE 0 END, "
+            f"CASE WHEN {is_over} THEN 1 ELSE 0 END FROM container_manager_worker WHERE id <> %s",
             [worker],
         )
-        return [Lease(key, expires_at, bool(has_expired)) for key, expires_at, has_expired in cursor.fetchall()]
+        return [
+            Lease(key, expires_at, bool(is_over or (has_expired and is_gone(place, pid))))
+            for key, expires_at, place, pid, has_expired, is_over in cursor.fetchall()
+        ]
 
 
 def delete_expired_worker(worker: str, *, using: str) -> bool:
@@ -96,15 +113,26 @@ def engines_by_alias(*, using: str) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def prepare_session(*, idle_seconds: float, using: str) -> None:
-    """Prepare a connection for a worker: the database rolls back transactions that are idle for this long.
+def prepare_session(*, lease_seconds: float, using: str) -> None:
+    """Prepare a connection for a worker: nothing waits in the database for as long as a lease lasts.
 
-    A worker that freezes in a transaction, or loses its host, would hold locks that others wait for.
+    A transaction that is idle for that long is rolled back: a worker that freezes in one, or loses its host, would hold
+    locks that others wait for. Locks and statements are waited for less long.
     """
     connection = connections[using]
-    for statement in store_sql(connection).session_settings(connection, idle_seconds=idle_seconds):
+    for statement in store_sql(connection).session_settings(connection, lease_seconds=lease_seconds):
         with connection.cursor() as cursor:
             cursor.execute(statement)
+
+
+def connect_options(*, seconds: float, using: str) -> Mapping[str, Any]:
+    """Return the options of the database's driver that limit how long it takes to connect."""
+    return store_sql(connections[using]).connect_options(seconds=seconds)
+
+
+def has_timed_out(error: BaseException, *, using: str) -> bool:
+    """Tell whether a lock was not free in time, or a statement took too long: the same may succeed later."""
+    return store_sql(connections[using]).has_timed_out(error)
 
 
 def live_workers(*, using: str) -> Sequence[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 from typing import Any
 
 from django.db import DatabaseError, Error, connections, transaction
@@ -15,6 +16,7 @@ from django.db import DatabaseError, Error, connections, transaction
 from ..models import JobStatus
 from ..signals import job_transitioned
 from ..statemachine import Transition
+from .silence import answered_within
 
 CHANNEL = "container_manager"
 READY, CANCELLED = "ready", "cancelled"
@@ -58,10 +60,14 @@ def others_listen() -> bool:
 
 
 class Listener:
-    """A thread with a connection of its own that passes on notifications, and every hint once when it connects."""
+    """A thread with a connection of its own that passes on notifications, and every hint once when it connects.
 
-    def __init__(self, using: str, hint: Callable[[str], None]) -> None:
-        self._using, self._hint = using, hint
+    While there are none it asks from time to time whether the server is there; ``answer_seconds``: how long that may
+    take.
+    """
+
+    def __init__(self, using: str, hint: Callable[[str], None], *, answer_seconds: float) -> None:
+        self._using, self._hint, self._answer_seconds = using, hint, answer_seconds
         self._ended = threading.Event()
         self._stop_reader, self._stop_writer = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="container-manager-listener", daemon=True)
@@ -80,6 +86,7 @@ class Listener:
     def _run(self) -> None:
         while not self._ended.is_set():
             connection = connections[self._using].copy()
+            connection.settings_dict["OPTIONS"].setdefault("connect_timeout", ceil(self._answer_seconds))
             try:
                 self._listen(connection)
             except DatabaseError as error:
@@ -89,16 +96,24 @@ class Listener:
                 connection.close()
 
     def _listen(self, connection: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(f"LISTEN {CHANNEL}")
-        # For notifications that were sent before LISTEN took effect.
-        for hint in (READY, CANCELLED):
-            self._hint(hint)
-        with connection.wrap_database_errors:
+        self._ask(connection, f"LISTEN {CHANNEL}")
+        # Not select(): it refuses descriptors above 1,023, which a worker with many jobs has.
+        with connection.wrap_database_errors, selectors.DefaultSelector() as sources:
+            sources.register(connection.connection, selectors.EVENT_READ)
+            sources.register(self._stop_reader, selectors.EVENT_READ)
             while not self._ended.is_set():
-                select.select([connection.connection, self._stop_reader], [], [])
+                if not sources.select(self._answer_seconds):
+                    self._ask(connection, "SELECT 1")
                 for hint in {notice.payload for notice in connection.connection.notifies(timeout=0)}:
                     self._hint(hint)
+
+    def _ask(self, connection: Any, statement: str) -> None:
+        connection.ensure_connection()
+        with answered_within(self._answer_seconds, connection.connection), connection.cursor() as cursor:
+            cursor.execute(statement)
+        # For notifications that came before this was answered.
+        for hint in (READY, CANCELLED):
+            self._hint(hint)
 
 
 # Connected only if a database can notify: each receiver costs every transition a little.

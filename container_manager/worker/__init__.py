@@ -1,5 +1,5 @@
 """The worker: claim, start, observe, finish; reconcile with the database; stop gracefully."""
 
-from .loop import WorkerLoop, WorkerOptions
+from .loop import ThreadFailed, WorkerLoop, WorkerOptions
 
-__all__ = ["WorkerLoop", "WorkerOptions"]
+__all__ = ["ThreadFailed", "WorkerLoop", "WorkerOptions"]

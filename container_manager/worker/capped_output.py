@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from ..executors.base import LogChunk, Stream
 from ..store import LogEntry
@@ -12,6 +13,7 @@ from ..store import LogEntry
 _ROW_BYTES = 64 * 1024
 # The tail is dropped row by row; it has at least this many rows.
 _TAIL_ROWS = 16
+_STREAMS: frozenset[str] = frozenset(get_args(Stream))
 _LAST_SEQUENCE = 2**31 - 1
 
 
@@ -50,10 +52,11 @@ class CappedOutput:
         """Take the next chunks."""
         for chunk in chunks:
             data = memoryview(chunk.data)
+            stream = chunk.stream if chunk.stream in _STREAMS else "system"
             head, rest = data[: self._head_left], data[self._head_left :]
             self._head_left -= len(head)
-            _append(self._head, chunk.stream, head, _ROW_BYTES)
-            _append(self._tail, chunk.stream, rest, self._row_bytes)
+            _append(self._head, stream, head, _ROW_BYTES)
+            _append(self._tail, stream, rest, self._row_bytes)
             self._tail_size += len(rest)
             while self._tail_size > self._tail_limit:
                 first = self._tail.popleft()

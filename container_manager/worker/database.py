@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from django.db import InterfaceError, InternalError, OperationalError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import store
 from .timers import Timer
@@ -14,21 +18,33 @@ from .timers import Timer
 T = TypeVar("T")
 AWAY = (OperationalError, InterfaceError, InternalError)
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.05, 2.0
+# How much of a lease a connection may be silent: more than the database itself gives a statement. A heartbeat that
+# begins after a third of the lease, and meets a silent connection, still has time to connect anew.
+_SILENCE_SHARE = 1 / 2
+_CONNECT_SHARE = 1 / 3
 logger = logging.getLogger(__name__)
 
 
 class Database:
     """One thread's connection, with a backoff while the database is away.
 
-    ``idle_seconds``: how long a transaction of this worker may be idle, on databases that can limit that.
+    ``lease_seconds``: nothing that is asked takes as long: the database limits it where it can, and a `Watchdog` ends a
+    connection that is silent for half of that.
     """
 
-    def __init__(self, using: str, *, idle_seconds: float) -> None:
-        self.using, self._idle_seconds = using, idle_seconds
+    def __init__(self, using: str, *, lease_seconds: float) -> None:
+        self.using, self._lease_seconds = using, lease_seconds
         self.back = Timer(FIRST_RETRY_SECONDS)
-        self._prepared = False
+        # The driver's connection that is in use, a duplicate of its socket, and the connection that is prepared.
+        self._raw: Any = None
+        self._socket: socket.socket | None = None
+        self._prepared: Any = None
+        # Those of the connection as others know it.
+        self._settings: dict[str, Any] | None = None
+        # Since when an answer is waited for; None: for nothing.
+        self._waits_since: float | None = None
         # Whether it answered when it last failed.
-        self._answered = False
+        self.answered = False
 
     @property
     def is_away(self) -> bool:
@@ -47,7 +63,7 @@ class Database:
         except AWAY as error:
             self.back = Timer(min(LAST_RETRY_SECONDS, max(2 * FIRST_RETRY_SECONDS, self.back.seconds * 2)))
             self.back.restart()
-            what = "refused what it was asked" if self._answered else "did not answer"
+            what = "refused what it was asked" if self.answered else "did not answer"
             logger.warning("The database %s, trying again in %s s: %s", what, self.back.seconds, error)
             return None
         if self.is_away:
@@ -56,20 +72,96 @@ class Database:
 
     def do(self, work: Callable[[], T]) -> T:
         """Do some work and return its result; raise what the database raises, and connect anew the next time."""
+        connection = connections[self.using]
+        self._waits_since = time.monotonic()
         try:
-            if not self._prepared:
-                store.prepare_session(idle_seconds=self._idle_seconds, using=self.using)
-                self._prepared = True
-            return work()
+            with connection.execute_wrapper(self._note_progress):
+                self._hold_socket(connection.connection)
+                if connection.connection is None:
+                    self._limit_connecting(connection)
+                if connection.connection is None or connection.connection is not self._prepared:
+                    store.prepare_session(lease_seconds=self._lease_seconds, using=self.using)
+                    self._prepared = connection.connection
+                return work()
         except AWAY:
-            self._answered = answers(self.using)
+            self._waits_since = time.monotonic()
+            self.answered = answers(self.using)
             self.close()
             raise
+        finally:
+            self._waits_since = None
+            self._hold_socket(None)
 
     def close(self) -> None:
         """Close this thread's connection."""
         connections[self.using].close()
-        self._prepared = False
+        self._prepared = None
+
+    def end(self) -> None:
+        """Close this thread's connection, and leave the next one to others as it was found."""
+        connection = connections[self.using]
+        # In a caller's transaction, as in a TestCase, the connection is the caller's.
+        if not connection.in_atomic_block:
+            self.close()
+        if self._settings is not None:
+            connection.settings_dict, self._settings = self._settings, None
+
+    def end_silence(self, seconds: float) -> None:
+        """End the connection if it has been silent for so long; for other threads."""
+        since, connected = self._waits_since, self._socket
+        if since is not None and connected is not None and time.monotonic() - since >= seconds:
+            self._waits_since = None
+            logger.warning("The database did not answer within %s s: a connection is given up", seconds)
+            store.shut_down(connected)
+
+    def _limit_connecting(self, connection: BaseDatabaseWrapper) -> None:
+        """Have the driver give up a server that does not answer; on this thread's connection only."""
+        limits = store.connect_options(seconds=self._lease_seconds * _CONNECT_SHARE, using=self.using)
+        self._settings = self._settings or connection.settings_dict
+        options = {**limits, **connection.settings_dict["OPTIONS"]}
+        connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+
+    def _hold_socket(self, raw: Any) -> None:
+        self._raw, held = raw, self._socket
+        self._socket = store.socket_of(raw)
+        if held is not None:
+            held.close()
+
+    def _note_progress(self, execute: Callable[..., T], *args: Any) -> T:
+        raw = connections[self.using].connection
+        if raw is not self._raw:
+            self._hold_socket(raw)
+        self._waits_since = time.monotonic()
+        try:
+            return execute(*args)
+        finally:
+            self._waits_since = time.monotonic()
+
+
+class Watchdog:
+    """A thread that ends connections which are silent for too long: a driver would wait for ever."""
+
+    def __init__(self, databases: Sequence[Database], *, lease_seconds: float) -> None:
+        self._databases, self._seconds = databases, lease_seconds * _SILENCE_SHARE
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="container-manager-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end_all(self) -> None:
+        """End every connection that an answer is waited for on: the worker waits no more."""
+        for database in self._databases:
+            database.end_silence(0.0)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._seconds / 8):
+            for database in self._databases:
+                database.end_silence(self._seconds)
 
 
 def answers(using: str) -> bool:

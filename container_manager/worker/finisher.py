@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 
 from django.db import connections
@@ -45,7 +47,9 @@ class Finisher:
     def start(self) -> None:
         # Only when the worker runs: a process that forks after it was made would have a finisher without its thread.
         if connections[self._database.using].features.has_select_for_update:
-            self._thread = threading.Thread(target=self._run, name="container-manager-finisher", daemon=True)
+            # In a copy of this context, which says who sends signals.
+            run = partial(copy_context().run, self._run)
+            self._thread = threading.Thread(target=run, name="container-manager-finisher", daemon=True)
             self._thread.start()
 
     def give(self, ended: Sequence[Run], *, worker: str) -> None:
@@ -79,15 +83,17 @@ class Finisher:
             self._thread.join()
 
     def _run(self) -> None:
-        while (given := self._given.get()) is not None:
-            stored: set[AttemptKey] | BaseException
-            try:
-                stored = self._store(*given)
-            except BaseException as error:
-                # Any error is raised in the loop, by `take`: else it would wait for this batch for ever.
-                stored = error
-            self._hand_back(stored)
-        self._database.close()
+        try:
+            while (given := self._given.get()) is not None:
+                stored: set[AttemptKey] | BaseException
+                try:
+                    stored = self._store(*given)
+                except BaseException as error:
+                    # Any error is raised in the loop, by `take`: else it would wait for this batch for ever.
+                    stored = error
+                self._hand_back(stored)
+        finally:
+            self._database.close()
 
     def _hand_back(self, stored: set[AttemptKey] | BaseException) -> None:
         self._stored.put(stored)

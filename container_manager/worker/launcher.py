@@ -14,6 +14,7 @@ from ..conf import AppSettings
 from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
 from .launch_spec import launch_key, launch_spec
 from .run import Run
+from .threads import fail_thread
 
 T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
@@ -69,15 +70,8 @@ class Launcher:
             return
         if alias not in self._pools:
             self._pools[alias] = ThreadPoolExecutor(threads, thread_name_prefix=f"container-manager-{alias}")
-        call = self._pools[alias].submit(result_or_error, work)
-        self._calls.add(call)
-
-        def note_done(call: Future[T | Exception]) -> None:
-            self._calls.discard(call)
-            if not call.cancelled():
-                done(call.result())
-
-        call.add_done_callback(note_done)
+        self._calls.add(call := self._pools[alias].submit(_call, work, done))
+        call.add_done_callback(self._calls.discard)
 
     def close(self) -> None:
         """Wait for the calls that are on their way, and for a short while for those that wait for a thread.
@@ -105,6 +99,14 @@ class Launcher:
     def _add_result(self, run: Run, result: str | Exception) -> None:
         self._results.put((run, result))
         self._wake()
+
+
+def _call(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+    """Do what a pool's thread is there for; what is no mere exception ends the worker, as it would end a thread."""
+    try:
+        done(result_or_error(work))
+    except BaseException as error:
+        fail_thread(error)
 
 
 def result_or_error(work: Callable[[], T]) -> T | Exception:

@@ -13,28 +13,35 @@ from uuid import UUID
 from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
+from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
-from .database import AWAY, LAST_RETRY_SECONDS, Database, answers
+from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
 from .engines import Engines
 from .finisher import Finisher, note_refused_end, note_refused_output
 from .heartbeat import Heartbeat
 from .maintenance import Maintenance
-from .outcomes import closed, failed
+from .outcomes import closed, failed, storable
+from .receivers import Receivers
 from .run import AttemptKey, Run, Stage
 from .runs import Runs
 from .set_aside import SetAside
 from .sightings import LeaseWatch
+from .threads import supervised
 from .timers import Timer
 
 _FIRST_POLL_SECONDS = 0.05
-# After an outage of our own wait twice the maximum backoff before rescuing: others were probably cut off too.
-_OTHERS_RETURN_SECONDS = 2 * LAST_RETRY_SECONDS
+# How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
+_LEAVE_SECONDS = 10.0
 _SWEEP_SECONDS = 30.0
 # How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
 _LOCKED_SECONDS = 0.2
 # A hint that is not from the database: an engine or another thread of this worker has news.
 _NEWS = ""
 logger = logging.getLogger(__name__)
+
+
+class ThreadFailed(Exception):
+    """A thread of this worker, or of its executors, has ended by an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,19 +72,34 @@ class WorkerLoop:
         self._settings, self._options = settings, options
         self._hints: SimpleQueue[str] = SimpleQueue()
         self._stops = self._noted_stops = 0
+        self._leave_at: float | None = None
+        self._left: list[UUID] = []
+        self._failed_threads: list[str] = []
         self._claimed = 0
         self._nothing_due = False
         self._gave_up: list[str] = []
         self._unguarded: list[str] = []
         # A worker of all queues serves those of the settings only, if they name any.
         self._queues = options.queues if options.queues is not None else settings.queues
-        self._database = Database(options.using, idle_seconds=settings.lease_seconds)
+        self._database, finishers, heartbeats = (
+            Database(options.using, lease_seconds=settings.lease_seconds) for _ in range(3)
+        )
+        self._watchdog = Watchdog((self._database, finishers, heartbeats), lease_seconds=settings.lease_seconds)
         self._engines = Engines(executors, settings)
         self._runs = Runs(self._engines, settings, self._awaken)
-        self._heartbeat = Heartbeat(settings, queues=self._queues, executors=list(executors), slots=options.slots)
-        self._finisher = Finisher(Database(options.using, idle_seconds=settings.lease_seconds), self._awaken)
+        self._heartbeat = Heartbeat(
+            heartbeats,
+            settings,
+            queues=self._queues,
+            executors=list(executors),
+            slots=options.slots,
+            all_survive=all(executor.capabilities.survives_worker for executor in executors.values()),
+            renewed=self._engines.heartbeat,
+            wake=self._awaken,
+        )
+        self._finisher = Finisher(finishers, self._awaken)
+        self._receivers = Receivers()
         self._maintenance = Maintenance(settings, using=options.using)
-        self._renew = Timer(settings.lease_seconds / 3)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
         self._rescue = Timer(0.0)
@@ -114,26 +136,42 @@ class WorkerLoop:
         """The triggers for lack of which the worker did not start, or ended."""
         return self._unguarded
 
+    @property
+    def left(self) -> list[UUID]:
+        """The jobs whose ends the worker knew, or forced, and could not store before it was told to stop twice."""
+        return self._left
+
     def stop(self) -> None:
         """Ask the loop to end; see the class."""
         self._stops += 1
         self._hints.put(_NEWS)
 
     def run(self) -> int:
-        """Work until told to stop, or drained; return how many jobs were claimed."""
-        listener = Listener(self._options.using, self._hints.put)
+        """Work until told to stop, or drained; return how many jobs were claimed.
+
+        Raises ThreadFailed where a thread that it needs has ended by an error.
+        """
+        with supervised(self._note_failed_thread), sent_by(self._receivers.send):
+            return self._run()
+
+    def _run(self) -> int:
+        listener = Listener(self._options.using, self._hints.put, answer_seconds=self._settings.lease_seconds / 3)
         # Objects loaded so far stay alive: the collector need not scan them again and again.
         gc.freeze()
+        self._watchdog.start()
         try:
             if not self._register():
                 return 0
-            self._database.attempt(self._beat)
+            self._heartbeat.start()
             listener.start()
             self._engines.start(self._runs.note_change)
             self._finisher.start()
             aliases, slots = self._engines.aliases, self._options.slots
             logger.info("Worker %s serves executors=%s slots=%s", self.id, aliases, slots)
             while True:
+                self._heartbeat.note_turn()
+                if self._failed_threads:
+                    raise ThreadFailed(f"The thread {self._failed_threads[0]} has ended by an error; see the log.")
                 self._heed_stops()
                 if self._is_done():
                     break
@@ -143,11 +181,17 @@ class WorkerLoop:
             self._engines.close()
             self._runs.close()
             listener.stop()
+            if self._leave_at is not None:
+                self._watchdog.end_all()
             self._finisher.close()
+            self._heartbeat.close()
             gc.unfreeze()
+            self._note_left()
             if self.id:
-                # After an error too: others then need not wait for the lease to expire.
-                self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
+                self._drop_lease()
+            self._database.end()
+            self._watchdog.close()
+            self._receivers.close()
         logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
         return self._claimed
 
@@ -159,8 +203,8 @@ class WorkerLoop:
         self._database.attempt(self._talk_to_database)
 
     def _talk_to_database(self) -> None:
-        if self._renew.take_due():
-            self._beat()
+        if self._heartbeat.is_revoked:
+            self._start_anew()
         self._settle()
         self._finish()
         self._claim()
@@ -178,8 +222,11 @@ class WorkerLoop:
         if self._database.is_away:
             timers.append(self._database.back)
         else:
-            timers += [self._renew, self._reconcile, *([self._poll] if self._room() else [])]
-        for hint in self._news(min([timer.left() for timer in timers])):
+            timers += [self._reconcile, *([self._poll] if self._room() else [])]
+        pause = min([self._heartbeat.turn_seconds, *(timer.left() for timer in timers)])
+        if self._leave_at is not None:
+            pause = min(pause, max(0.0, self._leave_at - time.monotonic()))
+        for hint in self._news(pause):
             if hint == READY:
                 self._poll.hurry()
             elif hint == CANCELLED:
@@ -201,6 +248,8 @@ class WorkerLoop:
             self._hints.put(_NEWS)
 
     def _is_done(self) -> bool:
+        if self._leave_at is not None and (self._database.is_away or time.monotonic() >= self._leave_at):
+            return True
         if self._noted_stops:
             return all(run.executor.capabilities.survives_worker and run.outcome is None for run in self._runs)
         if self._runs:
@@ -220,6 +269,7 @@ class WorkerLoop:
             self._noted_stops = self._stops
             logger.info("Worker %s was told to stop, with jobs=%s at work", self.id, len(self._runs))
         if self._noted_stops > 1:
+            self._leave_at = self._leave_at or time.monotonic() + _LEAVE_SECONDS
             for run in self._runs:
                 if run.stopped_for is None and not run.executor.capabilities.survives_worker:
                     self._runs.stop(run, "lost", grace=0.0)
@@ -234,45 +284,64 @@ class WorkerLoop:
         """
         while not self._stops:
             try:
-                self._unguarded = store.missing_triggers(using=self._options.using, changed=True)
-                if self._unguarded:
-                    return False
-                self._verify.restart()
-                self._heartbeat.register(self._options.using)
+                return self._database.do(self._begin)
             except AWAY as error:
-                if answers(self._options.using) or self._options.drain:
+                using = self._options.using
+                is_final = self._database.answered and not store.has_timed_out(error, using=using)
+                if is_final or self._options.drain:
                     raise
-                self._database.close()
                 logger.warning("The database cannot be reached, the worker waits for it: %s", error)
                 self._news(LAST_RETRY_SECONDS)
-            else:
-                return True
         return False
 
-    def _beat(self) -> None:
-        """Renew the lease; if it was revoked, abandon all attempts and register again."""
-        # If the database fails here, this is the first thing to do when it is back.
-        self._renew.hurry()
-        was_late = self._heartbeat.is_late()
-        asked = time.monotonic()
-        if not self._heartbeat.renew(self._options.using):
-            runs = list(self._runs)
-            logger.error("Worker %s was taken for dead; it starts anew and drops its %s jobs", self.id, len(runs))
-            for run in runs:
-                self._runs.abandon(run)
-            self._heartbeat.register(self._options.using)
-        if was_late:
-            self._rescue.postpone(_OTHERS_RETURN_SECONDS)
-        # Counted from before the renewal: what does not survive its worker must end before the lease expires.
-        self._engines.heartbeat(asked + self._settings.lease_seconds - time.monotonic())
-        self._renew.restart()
+    def _begin(self) -> bool:
+        self._unguarded = store.missing_triggers(using=self._options.using, changed=True)
+        if self._unguarded:
+            return False
+        self._verify.restart()
+        self._heartbeat.register(self._options.using)
+        return True
+
+    def _start_anew(self) -> None:
+        """Abandon all attempts, since the lease was revoked, and register again."""
+        runs = list(self._runs)
+        logger.error("Worker %s was taken for dead; it starts anew and drops its %s jobs", self.id, len(runs))
+        for run in runs:
+            self._runs.abandon(run)
+        self._heartbeat.register(self._options.using)
+
+    def _drop_lease(self) -> None:
+        """Remove the worker's row, after an error too: others then need not wait for the lease to expire."""
+        # Twice, unless the database is known to be away: the first may find that the connection is dead.
+        for _ in range(1 if self._database.is_away else 2):
+            self._database.back.hurry()
+            self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
+            if not self._database.is_away:
+                break
+
+    def _note_failed_thread(self, name: str) -> None:
+        self._failed_threads.append(name)
+        self._hints.put(_NEWS)
+
+    def _note_left(self) -> None:
+        """Log which jobs a worker leaves that has not stored their ends."""
+        left = [run for run in self._runs if run.outcome is not None or not run.executor.capabilities.survives_worker]
+        self._left = [run.job.id for run in left]
+        if left:
+            logger.error(
+                "Worker %s leaves jobs whose ends are not stored: %s. The next worker finds how a container ended; "
+                "it closes the attempts of local processes, which have ended, as lost, and retries their jobs if they "
+                "have retries left.",
+                self.id,
+                ", ".join(str(job) for job in self._left),
+            )
 
     def _do_maintenance(self) -> None:
         using = self._options.using
         if self._verify.take_due():
             self._verify_triggers()
         engines = self._engines.reachable_identities
-        if self._rescue.take_due() and not self._heartbeat.is_late():
+        if self._rescue.take_due() and self._heartbeat.may_rescue():
             for dead in self._lease_watch.dead(store.other_leases(worker=self.id, using=using)):
                 store.delete_expired_worker(dead, using=using)
             adopted = store.rescue(
@@ -461,7 +530,8 @@ class WorkerLoop:
         An attempt whose end is being stored, or cannot be for now, needs no slot. If the database is slow, at most as
         many attempts as there are slots wait for it.
         """
-        if self._stops:
+        # Without a lease it may have to start anew.
+        if self._stops or not self._heartbeat.has_lease():
             return 0
         passed_over = self._unstorable.waiting()
         storing = len(self._finisher.batch)
@@ -499,7 +569,8 @@ class WorkerLoop:
             if run.id not in passed_over
         ]
         if fresh:
-            handles = [(run.id, run.handle) for run in fresh]
+            # Without a handle an attempt is found by its key.
+            handles = [(run.id, run.handle) for run in fresh if run.handle == storable(run.handle)]
             refusals: dict[AttemptKey, Exception] = {}
             locked = store.record_handles(
                 handles,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Sequence
+from typing import TypeVar
 
 from ..conf import RetrySettings
 from ..executors.base import ExitStatus
@@ -13,6 +14,9 @@ from ..store import ClaimedJob, Outcome
 _MESSAGE_CHARACTERS = 10_000
 # Reasons that are not the command's own.
 _LOSSES = ("lost", "node_lost")
+# What the columns of an attempt hold on every database.
+_MOST_CODE, _MOST_SIGNAL, _MOST_BYTES, _MOST_SECONDS = 2**31 - 1, 2**15 - 1, 2**63 - 1, 10**9
+N = TypeVar("N", int, float)
 
 
 def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | None, retry: RetrySettings) -> Outcome:
@@ -103,23 +107,26 @@ def _outcome(
     reason: str = "",
     message: str = "",
 ) -> Outcome:
-    if message:
-        message = _storable(message)
     return Outcome(
         job_id=job.id,
         attempt=job.attempt,
         status=status,
-        exit_code=exit_status.code,
-        signal=exit_status.signal,
+        exit_code=_storable_number(exit_status.code, -_MOST_CODE, _MOST_CODE),
+        signal=_storable_number(exit_status.signal, 0, _MOST_SIGNAL),
         reason=reason,
-        message=message,
-        peak_memory_bytes=exit_status.peak_memory_bytes,
-        cpu_seconds=exit_status.cpu_seconds,
+        message=storable(message) if message else "",
+        peak_memory_bytes=_storable_number(exit_status.peak_memory_bytes, 0, _MOST_BYTES),
+        cpu_seconds=_storable_number(exit_status.cpu_seconds, 0, _MOST_SECONDS),
     )
 
 
-def _storable(message: str) -> str:
-    """Return a message that every database accepts: it may quote the job, and an outcome must always be stored."""
-    if len(message) > _MESSAGE_CHARACTERS:
-        message = f"{message[:_MESSAGE_CHARACTERS]} …"
-    return message.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+def _storable_number(number: N | None, least: int, most: int) -> N | None:
+    """Return a number that every database accepts, or None: an executor may report anything. NaN is none of them."""
+    return number if number is not None and least <= number <= most else None
+
+
+def storable(text: str) -> str:
+    """Return a text that every database accepts: it may quote the job, and an outcome must always be stored."""
+    if len(text) > _MESSAGE_CHARACTERS:
+        text = f"{text[:_MESSAGE_CHARACTERS]} …"
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()

@@ -18,6 +18,7 @@ from ..executors.base import (
     Rejected,
     Unavailable,
 )
+from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
 from .launch_spec import attempt_of, launch_key
@@ -201,7 +202,7 @@ class Runs:
         self._launcher.begin_later(run)
 
     def _end_unlaunched(self, run: Run, error: Exception) -> None:
-        if isinstance(error, Rejected):
+        if isinstance(error, Rejected) and error.reason in FailureReason.values:
             reason, message = error.reason, str(error)
         elif isinstance(error, Unavailable):
             reason, message = "lost", str(error)

@@ -41,9 +41,9 @@ class LeaseWatch:
 
     def dead(self, leases: Sequence[Lease]) -> list[str]:
         """Look at all leases of others; return the workers that are dead."""
-        unchanged = self._sightings.look(lease._replace(has_expired=False) for lease in leases)
+        unchanged = self._sightings.look(lease._replace(is_over=False) for lease in leases)
         return [
             lease.worker
             for lease in leases
-            if lease.has_expired and unchanged[lease._replace(has_expired=False)] >= self._seconds
+            if lease.is_over and unchanged[lease._replace(is_over=False)] >= self._seconds
         ]

@@ -11,6 +11,7 @@ DATABASES = {"default": json.loads(os.environ["CHAOS_DATABASE"])}
 CONTAINER_MANAGER = {
     "INSTALL": "chaos",
     "LEASE_SECONDS": float(os.environ["CHAOS_LEASE_SECONDS"]),
+    "OUTAGE_SECONDS": float(os.environ.get("CHAOS_OUTAGE_SECONDS", os.environ["CHAOS_LEASE_SECONDS"])),
     "POLL_SECONDS": 0.2,
     "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 1.0},
 }

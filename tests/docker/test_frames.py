@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from container_manager.executors.docker.followed_output import FollowedOutput
 from container_manager.executors.docker.frames import FrameDecoder, Position, Positions, since
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
+
+
+def test_output_that_is_not_understood_ends_its_own_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    done = threading.Event()
+    # A daemon that answers nothing that could be expected.
+    output = FollowedOutput("c", None, done.set)  # type: ignore[arg-type]
+    output.follow()
+    assert done.wait(30)
+    page = output.page("", 1000, has_exited=True)
+    assert [chunk.data for chunk in page.chunks] == [b"The rest of the output was not understood.\n"]
+    assert output.page(page.cursor, 1000, has_exited=True).complete
+    assert "The output of c was not understood" in caplog.text
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .frames import FrameDecoder, Positions, since
 _SILENCE_SECONDS = 1.0
 # A container that ends within this time is read at once instead of followed, which saves calls to the daemon.
 _END_SECONDS = 0.2
+logger = logging.getLogger(__name__)
 
 
 class FollowedOutput:
@@ -82,6 +84,11 @@ class FollowedOutput:
                 break
             except Unavailable:
                 self._pause()
+            except Exception:
+                # Of this container alone: it would end one worker after another.
+                logger.exception("The output of %s was not understood, the rest of it is not kept", self._name)
+                self.note("The rest of the output was not understood.")
+                break
         with self._state:
             self._complete = True
         self._changed()

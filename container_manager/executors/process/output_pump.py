@@ -108,6 +108,13 @@ class OutputPump:
         self._poller.register(descriptor, select.EPOLLIN)
 
     def _run(self) -> None:
+        try:
+            self._read_all()
+        finally:
+            # After an error too: a job that nobody reads ends.
+            self._close_jobs()
+
+    def _read_all(self) -> None:
         while True:
             with self._lock:
                 if self._closing:
@@ -123,6 +130,8 @@ class OutputPump:
                 else:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_reader, _READ_BYTES)
+
+    def _close_jobs(self) -> None:
         for descriptor, source in self._sources.items():
             if isinstance(source, KeeperLink):
                 source.control.close()

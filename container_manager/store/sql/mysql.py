@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -10,10 +10,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .lanes import Lane, LaneSQL, Wanted
 from .row_by_row import LANES, RowByRowStore, batches
+from .statements import LOCK_SHARE, STATEMENT_SHARE
 
 # A statement that has waited for so long is sent again, to skip locked rows. MySQL takes no less.
 _LOCK_SECONDS = 1
 _LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
+# A lock, a statement on MariaDB, a statement on MySQL.
+_TIMED_OUT = (_LOCK_WAIT_TIMEOUT, 1969, 3024)
 
 
 class MySQLStore(RowByRowStore):
@@ -34,13 +37,20 @@ class MySQLStore(RowByRowStore):
     def seconds_since(self, moment: str) -> str:
         return f"TIMESTAMPDIFF(MICROSECOND, {moment}, {self.now}) / 1000000.0"
 
-    def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
-        # MySQL does not limit idle transactions.
-        is_mariadb = getattr(connection, "mysql_is_mariadb", False)
-        return (
-            f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}",
-            *([f"SET SESSION idle_transaction_timeout = {ceil(idle_seconds)}"] if is_mariadb else []),
-        )
+    def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
+        statement, tables = lease_seconds * STATEMENT_SHARE, ceil(lease_seconds * LOCK_SHARE)
+        locks = f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}, SESSION lock_wait_timeout = {tables}"
+        if not getattr(connection, "mysql_is_mariadb", False):
+            # MySQL does not limit idle transactions, and of statements only those that read.
+            return (f"{locks}, SESSION max_execution_time = {ceil(statement * 1000)}",)
+        idle = ceil(lease_seconds)
+        return (f"{locks}, SESSION max_statement_time = {statement}, SESSION idle_transaction_timeout = {idle}",)
+
+    def connect_options(self, *, seconds: float) -> Mapping[str, Any]:
+        return {"connect_timeout": ceil(seconds)}
+
+    def has_timed_out(self, error: BaseException) -> bool:
+        return bool(error.args and error.args[0] in _TIMED_OUT)
 
     def is_lock_timeout(self, error: BaseException) -> bool:
         return bool(error.args and error.args[0] == _LOCK_WAIT_TIMEOUT)

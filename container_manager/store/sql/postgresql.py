@@ -15,11 +15,12 @@ from ...statemachine.assignments import assignments_by_target
 from ...statemachine.triggers.dialect import sqlstate
 from ..values import JOB_COLUMNS, Outcome
 from .lanes import ORDER, Wanted, only_sql
-from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
+from .statements import ATTEMPT_COLUMNS, LOCK_SHARE, STATEMENT_SHARE, Keys, StoreSQL
 
 # How long a statement waits for a lock: longer than short transactions take. Then locked rows are skipped.
 _LOCK_MILLISECONDS = 100
-_LOCK_NOT_AVAILABLE = "55P03"
+_LOCK_NOT_AVAILABLE, _QUERY_CANCELED = "55P03", "57014"
+_TIMED_OUT = (_QUERY_CANCELED, _LOCK_NOT_AVAILABLE)
 # What a trigger raises by itself.
 _PLPGSQL_ERRORS = "P0"
 _ENDS = (JobStatus.COMPLETED, JobStatus.FAILED)
@@ -40,9 +41,11 @@ class PostgreSQLStore(StoreSQL):
     def seconds_since(self, moment: str) -> str:
         return f"EXTRACT(EPOCH FROM statement_timestamp() - {moment})"
 
-    def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
+    def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
         return (
-            f"SET idle_in_transaction_session_timeout = {ceil(idle_seconds * 1000)}",
+            f"SET idle_in_transaction_session_timeout = {ceil(lease_seconds * 1000)}",
+            f"SET lock_timeout = {ceil(lease_seconds * LOCK_SHARE * 1000)}",
+            f"SET statement_timeout = {ceil(lease_seconds * STATEMENT_SHARE * 1000)}",
             # For prepared statements: planning takes as long as claiming or finishing a job.
             "SET plan_cache_mode = force_generic_plan",
             # A cached plan must not be the one for a small table. (Without a usable index that plan has a cost that
@@ -50,6 +53,12 @@ class PostgreSQLStore(StoreSQL):
             "SET enable_seqscan = off",
             "SET jit = off",
         )
+
+    def connect_options(self, *, seconds: float) -> Mapping[str, Any]:
+        return {"connect_timeout": ceil(seconds)}
+
+    def has_timed_out(self, error: BaseException) -> bool:
+        return sqlstate(error) in _TIMED_OUT
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
+from math import ceil
 from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...statemachine.triggers.sqlite import SQLiteDialect
 from .lanes import Lane, LaneSQL, Wanted
 from .row_by_row import RowByRowStore
+from .statements import STATEMENT_SHARE
 
 
 class SQLiteStore(RowByRowStore):
@@ -26,6 +32,15 @@ class SQLiteStore(RowByRowStore):
 
     def seconds_since(self, moment: str) -> str:
         return f"(julianday('now'{self.dialect.shift}) - julianday({moment})) * 86400.0"
+
+    def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
+        # Django's and sqlite3's own default is 5 s. The one lock is held for as long as a transaction takes.
+        given = connection.settings_dict["OPTIONS"].get("timeout", 5.0)
+        return (f"PRAGMA busy_timeout = {ceil(min(given, lease_seconds * STATEMENT_SHARE) * 1000)}",)
+
+    def has_timed_out(self, error: BaseException) -> bool:
+        # The extended codes have the plain one in their last byte.
+        return getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
     def is_refusal(self, error: BaseException) -> bool:
         # SQLite stores text that is none, and Python's driver refuses to read it.

@@ -21,6 +21,8 @@ from ..values import Outcome
 from .lanes import LaneSQL, Wanted
 
 ATTEMPT_COLUMNS = "job_id, number, worker, executor, engine, handle, launched_at, reason, message"
+# How much of a lease a worker's session waits for a lock, and for a statement.
+LOCK_SHARE, STATEMENT_SHARE = 1 / 6, 1 / 3
 Keys = set[tuple[uuid.UUID, int]]
 
 
@@ -98,9 +100,21 @@ class StoreSQL(ABC):
     def seconds_since(self, moment: str) -> str:
         """Return SQL for the seconds since a time."""
 
-    def session_settings(self, connection: BaseDatabaseWrapper, *, idle_seconds: float) -> Sequence[str]:
-        """Return the statements that set up a worker's session; where possible, they limit idle transactions."""
-        return ()
+    @abstractmethod
+    def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
+        """Return the statements that set up a worker's session.
+
+        They limit, as far as the database can do that, idle transactions to ``lease_seconds``, the wait for a lock to
+        `LOCK_SHARE` of that, and a statement to `STATEMENT_SHARE`.
+        """
+
+    def connect_options(self, *, seconds: float) -> Mapping[str, Any]:
+        """Return the driver's options that limit how long it takes to connect."""
+        return {}
+
+    @abstractmethod
+    def has_timed_out(self, error: BaseException) -> bool:
+        """Tell whether a lock was not free in time, or a statement took too long: the same may succeed later."""
 
     @abstractmethod
     def insert_ignoring_duplicates(self, rest: str) -> str:
