@@ -22,7 +22,7 @@ from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.store.places import is_gone, this_place
 
 from .jobs import row_of
-from .protocol.records import expire_lease
+from .protocol.records import expire_lease, rescue
 from .test_protocol import SETTINGS, eventually, working
 from .test_zombie import freeze
 from .workers import worker
@@ -157,7 +157,7 @@ class TestWhoMayBeRescued:
         return job
 
     def rescued(self) -> int:
-        return store.rescue(worker="rescuer", executors=["default"], using="default")
+        return rescue("rescuer")
 
     def test_nobody_whose_lease_has_not_expired(self) -> None:
         self.registered(place=this_place(), pid=gone(), rescuable_seconds=-1.0)

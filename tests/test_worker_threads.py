@@ -60,7 +60,7 @@ class PumpFails(ProcessExecutor):
     """The thread that reads the output of all jobs ends."""
 
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
-        self._pump._read = fails  # type: ignore[method-assign]
+        self._pump._read_output = fails  # type: ignore[method-assign]
         return super().logs(handle, cursor, limit)
 
 

@@ -40,7 +40,7 @@ def expire_lease(worker: str) -> None:
 def bury(by: str) -> None:
     """Delete the rows of workers whose lease has expired, as a worker does that has watched them for a while."""
     for lease in store.other_leases(worker=by, using="default"):
-        if lease.has_expired:
+        if lease.is_over:
             store.delete_expired_worker(lease.worker, using="default")
 
 
