@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from container_manager.worker.set_aside import SetAside
 
 from .database_triggers import MESSAGE, refusing
 from .jobs import journal_of, row_of
-from .protocol.records import expire_lease, register
+from .protocol.records import bury, expire_lease, register
 from .test_protocol import eventually, working
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -199,10 +200,10 @@ class TestMaintenance:
         register("w")
         maintenance = Maintenance(SETTINGS, using="default")
         with refusing("NEW.status = 'queued' AND NEW.name = 'bad'"):
-            assert maintenance.run("w")
+            assert maintenance.run("w", {})
             assert [row_of(job)["status"] for job in jobs] == ["queued", "retrying", "queued"]
             lines = len(caplog.records)
-            assert not maintenance.run("w")
+            assert not maintenance.run("w", {})
         assert str(jobs[1].pk) in caplog.text
         assert len(caplog.records) == lines
 
@@ -215,7 +216,8 @@ class TestMaintenance:
         expire_lease("gone")
         register("rescuer")
         refusals = Refusals()
-        options = {"worker": "rescuer", "executors": ["default"], "using": "default"}
+        options = {"worker": "rescuer", "engines": {}, "using": "default"}
+        bury("rescuer")
         with refusing("NEW.worker = 'rescuer' AND NEW.name = 'bad'"):
             assert store.rescue(**options, refused=refusals.note) == 2
             (((attempt, *_), _),) = refusals
@@ -226,8 +228,9 @@ class TestMaintenance:
         jobs: list[ContainerJob] = [queue.enqueue(command="true", executor="gone", name=n) for n in ("bad", "good")]
         ContainerJob.objects.update(queued_at=timezone.now() - timedelta(hours=1))
         register("w")
+        settings = replace(SETTINGS, unschedulable_after_seconds=60.0)
         with refusing("NEW.status = 'failed' AND NEW.name = 'bad'"):
-            Maintenance(SETTINGS, using="default").run("w")
+            Maintenance(settings, using="default").run("w", {})
         assert [row_of(job)["status"] for job in jobs] == ["queued", "failed"]
 
 

@@ -28,7 +28,7 @@ class Removals:
     """A launcher that removes three attempts; the first removal takes until `release` is set."""
 
     def __init__(self) -> None:
-        self.launcher = Launcher(AppSettings(), lambda: None)
+        self.launcher = Launcher(AppSettings(), lambda: None, identity=lambda _: "")
         self.began, self.release = threading.Event(), threading.Event()
         self.removed: list[str] = []
         self.results: list[object] = []
