@@ -8,12 +8,13 @@ from .attempts import owned_attempts, record_handles
 from .claiming import claim, is_due
 from .finishing import finish
 from .guarantee import missing_triggers
-from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
+from .leases import drop_lease, is_maintainer, live_workers, register_worker, renew_lease
 from .logs import store_logs
 from .notifications import wake_workers
 from .orphans import attempts_over
 from .rescuing import rescue
 from .retries import promote_retries
+from .sessions import end_session, prepare_session
 from .unschedulable import unschedulable_jobs
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
@@ -26,6 +27,7 @@ __all__ = [
     "attempts_over",
     "claim",
     "drop_lease",
+    "end_session",
     "finish",
     "is_due",
     "is_maintainer",

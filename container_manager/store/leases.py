@@ -54,17 +54,6 @@ def delete_expired_workers(cursor: Any, dialect: StoreSQL, *, by: str) -> None:
         cursor.execute(f"DELETE FROM container_manager_worker WHERE id = %s AND {expired}", [worker])
 
 
-def prepare_session(*, idle_seconds: float, using: str) -> None:
-    """Prepare a connection for a worker: the database rolls back transactions that are idle for this long.
-
-    A worker that freezes in a transaction, or loses its host, would hold locks that others wait for.
-    """
-    connection = connections[using]
-    for statement in store_sql(connection).session_settings(connection, idle_seconds=idle_seconds):
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-
-
 def live_workers(*, using: str) -> Sequence[str]:
     """Return the ids of workers whose lease has not expired, the oldest first."""
     connection = connections[using]

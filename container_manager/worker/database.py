@@ -31,6 +31,11 @@ class Database:
         self._answered = False
 
     @property
+    def in_callers_transaction(self) -> bool:
+        """Whether the worker runs in a transaction, as in a test: ask only where its own code has begun none."""
+        return connections[self.using].in_atomic_block
+
+    @property
     def is_away(self) -> bool:
         """Whether the last attempt failed."""
         return self.back.seconds > FIRST_RETRY_SECONDS
@@ -45,6 +50,8 @@ class Database:
         try:
             result = self.do(work)
         except AWAY as error:
+            if self.in_callers_transaction:
+                raise
             self.back = Timer(min(LAST_RETRY_SECONDS, max(2 * FIRST_RETRY_SECONDS, self.back.seconds * 2)))
             self.back.restart()
             what = "refused what it was asked" if self._answered else "did not answer"
@@ -55,21 +62,31 @@ class Database:
         return result
 
     def do(self, work: Callable[[], T]) -> T:
-        """Do some work and return its result; raise what the database raises, and connect anew the next time."""
+        """Do some work and return its result; raise what the database raises, and connect anew the next time.
+
+        In a transaction of the worker's caller, neither is the session ours to prepare, nor the connection to replace.
+        """
+        if self.in_callers_transaction:
+            return work()
         try:
-            if not self._prepared:
-                store.prepare_session(idle_seconds=self._idle_seconds, using=self.using)
-                self._prepared = True
+            self.prepare()
             return work()
         except AWAY:
             self._answered = answers(self.using)
             self.close()
             raise
 
+    def prepare(self) -> None:
+        """Prepare this thread's connection, if it is not."""
+        if not self._prepared and not self.in_callers_transaction:
+            store.prepare_session(idle_seconds=self._idle_seconds, using=self.using)
+            self._prepared = True
+
     def close(self) -> None:
-        """Close this thread's connection."""
-        connections[self.using].close()
-        self._prepared = False
+        """Close this thread's connection, unless it is in a transaction of the worker's caller."""
+        if not self.in_callers_transaction:
+            store.end_session(using=self.using)
+            self._prepared = False
 
 
 def answers(using: str) -> bool:

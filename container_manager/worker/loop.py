@@ -130,6 +130,8 @@ class WorkerLoop:
             if self.id:
                 # After an error too: others then need not wait for the lease to expire.
                 self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
+            # What was set in its session is for workers only.
+            self._database.close()
         logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
         return self._claimed
 
@@ -215,6 +217,7 @@ class WorkerLoop:
         """
         while not self._stops:
             try:
+                self._database.prepare()
                 self._unguarded = store.missing_triggers(using=self._options.using, changed=True)
                 if self._unguarded:
                     return False

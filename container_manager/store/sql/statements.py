@@ -85,6 +85,10 @@ class StoreSQL(ABC):
         """Return the statements that set up a worker's session; where possible, they limit idle transactions."""
         return ()
 
+    def is_pooled(self, connection: BaseDatabaseWrapper) -> bool:
+        """Tell whether a connection goes through a pooler, where each transaction may have another session."""
+        return False
+
     @abstractmethod
     def insert_ignoring_duplicates(self, rest: str) -> str:
         """Return an INSERT INTO that skips rows whose key exists."""
