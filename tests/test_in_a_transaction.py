@@ -30,6 +30,7 @@ def process_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.shows("howto/worker.md#a-worker-in-a-transaction")
 class InATransaction(TestCase):
     def test_a_worker_drains_what_the_transaction_has_queued(self) -> None:
         jobs = [

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import psycopg
@@ -20,11 +21,12 @@ from container_manager.conf import AppSettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, Worker
 from container_manager.store.consistency import examine
+from container_manager.store.notifications import Listener
 from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .pgbouncer import pgbouncer
 from .test_cli_errors import container, environment
-from .workers import eventually, worker
+from .workers import PATIENCE_SECONDS, eventually, worker
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -63,6 +65,7 @@ def settings_seen(pooler: str) -> Counter[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("options", [{}, _PREPARED], ids=["default", "prepared"])
+@pytest.mark.shows("howto/poolers.md#pgbouncer-and-its-like")
 def test_two_workers_end_all_jobs_through_it_and_leave_its_other_clients_alone(
     options: dict[str, Any], pooler: str, tmp_path: Path
 ) -> None:
@@ -93,6 +96,7 @@ def test_run_and_logs_print_a_jobs_output_through_it(options: dict[str, Any], po
     assert container("logs", "told", **variables).stdout == printed
 
 
+@pytest.mark.shows("howto/poolers.md#pgbouncer-and-its-like")
 def test_the_setting_for_poolers_is_believed(tmp_path: Path) -> None:
     """A pooler that passes a server's process id on is not recognized."""
     told = json.dumps({"DISABLE_SERVER_SIDE_CURSORS": True})
@@ -109,6 +113,7 @@ def test_a_worker_leaves_its_callers_session_as_it_was() -> None:
         assert cursor.fetchone() == ("on", "on")
 
 
+@pytest.mark.shows("howto/poolers.md#djangos-connection-pool")
 def test_a_worker_takes_nothing_of_djangos_pool(tmp_path: Path) -> None:
     """Each of its threads would keep a connection: the pool of one would leave the others waiting for 30 seconds."""
     pool = json.dumps({"OPTIONS": {"pool": {"min_size": 1, "max_size": 1}}})
@@ -124,12 +129,13 @@ def test_a_worker_takes_nothing_of_djangos_pool(tmp_path: Path) -> None:
     [
         ({"CM_WORKER_PSYCOPG2": "1"}, "psycopg2 ready cancelled\n"),
         (
-            {"CM_WORKER_CONNECTION": json.dumps({"ENGINE": "tests.derived_postgresql"})},
+            {"CM_WORKER_CONNECTION": json.dumps({"ENGINE": "tests.derived_backend"})},
             "psycopg ready cancelled\n",
         ),
     ],
     ids=["psycopg2", "derived backend"],
 )
+@pytest.mark.shows("howto/poolers.md#drivers-and-backends")
 def test_workers_are_notified_by_any_driver_and_any_backend_of_postgresql(
     variables: dict[str, str], heard: str
 ) -> None:
@@ -146,3 +152,16 @@ def test_a_worker_runs_jobs_by_psycopg2(tmp_path: Path) -> None:
         eventually(lambda: ContainerJob.objects.filter(status__in=["completed", "failed"]).count() == 10)
     assert "lost its connection" not in (tmp_path / "log").read_text()
     assert examine().problems == []
+
+
+@pytest.mark.shows("howto/poolers.md#web-processes-through-the-pooler-workers-without")
+def test_a_job_queued_through_it_wakes_a_worker_that_is_connected_directly(pooler: str) -> None:
+    hints: SimpleQueue[str] = SimpleQueue()
+    listener = Listener("default", hints.put)
+    listener.start()
+    try:
+        assert {hints.get(timeout=PATIENCE_SECONDS) for _ in range(2)} == {"ready", "cancelled"}
+        assert container("submit", "true", **through(pooler)).returncode == 0
+        assert hints.get(timeout=PATIENCE_SECONDS) == "ready"
+    finally:
+        listener.stop()
