@@ -22,6 +22,7 @@ from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
+from .jobs.rules import is_positive
 from .jobs.spec import JobSpec
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -214,6 +215,8 @@ class ContainerJob(StateMachineModel):
             raise ValidationError({"command": _("The quoting is broken: %s.") % error}) from error
         if not argv and not self.image:
             raise ValidationError({"command": _("Say what to run: a command, or an image that has one.")})
+        if self.cpu_count is not None and not is_positive(self.cpu_count):
+            raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
         for name in ("environment", "secrets", "labels"):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
