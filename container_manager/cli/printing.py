@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,12 +15,6 @@ class Output(Protocol):
 
     def write(self, text: str, /) -> Any: ...
     def flush(self) -> Any: ...
-
-
-def print_any_text() -> None:
-    """Escape what the encoding of the standard output lacks, instead of raising UnicodeEncodeError."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_json(out: Output, value: object) -> None:

@@ -11,9 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# As a shell reports a program that SIGPIPE has ended.
-PIPE_CLOSED = 128 + signal.SIGPIPE
-
 
 def ending_signals() -> list[signal.Signals]:
     """Return the signals that end a command in order. SIGHUP only where it is not ignored, as nohup has it."""
@@ -53,29 +50,3 @@ def when_stdout_closes(act: Callable[[], None]) -> None:
         act()
 
     threading.Thread(target=wait, name="container-manager-stdout", daemon=True).start()
-
-
-@contextmanager
-def quiet_on_closed_pipe() -> Iterator[None]:
-    """Exit as a program does that SIGPIPE ends, without a traceback, once a reader of the output is gone."""
-    try:
-        try:
-            yield
-        finally:
-            # Here, since Python prints a traceback if it fails as it exits. There is none where it was closed before.
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
-        sys.exit(PIPE_CLOSED)
-
-
-def _discard_output() -> None:
-    """Let what is still buffered go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)

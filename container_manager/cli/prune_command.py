@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], out: Output) -> int:
     if options["days"] < 0:
         raise Refused(f"--days must not be negative, it is {options['days']}.")
-    before = from_now("--days", -options["days"], timedelta(days=1), using=options["database"])
+    before = from_now("--days", options["days"], timedelta(days=-1), using=options["database"])
     deleted = prune_jobs(before=before, statuses=options["status"] or FINISHED_STATUSES, using=options["database"])
     out.write(f"{deleted} jobs deleted\n")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from datetime import datetime
@@ -29,7 +30,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         found = found.filter(status=options["status"])
     elif not options["all"]:
         found = found.exclude(status__in=FINISHED_STATUSES)
-    newest = list(found.order_by("-pk")[: max(0, options["limit"])])[::-1]
+    # No more than the databases' largest integer.
+    newest = list(found.order_by("-pk")[: min(max(0, options["limit"]), sys.maxsize)])[::-1]
     if options["json"]:
         print_json(out, [_values(job) for job in newest])
     else:

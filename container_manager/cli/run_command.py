@@ -15,6 +15,7 @@ from ..conf import app_settings
 from ..executors.registry import build_executor
 from ..models import ContainerJob, JobStatus
 from ..worker import ThreadFailed, WorkerLoop, WorkerOptions
+from ..worker.database import Database
 from .finding import Refused, short_id, unanswered, unguarded
 from .job_arguments import add_job_arguments, create_job
 from .logs_command import follow, write_bytes
@@ -34,6 +35,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     settings = app_settings().for_database(options["database"])
+    if connections[options["database"]].in_atomic_block:
+        raise Refused(
+            "'run' cannot work in a transaction: other connections do not see its job. "
+            "In a test, use TransactionTestCase, or 'submit' and then 'worker --drain'."
+        )
     job = create_job(options)
     worker = WorkerLoop(
         settings=settings,
@@ -78,7 +84,9 @@ def _run(job: ContainerJob, worker: WorkerLoop, options: Mapping[str, Any], out:
 
 def _follow(pk: Any, worker: WorkerLoop, options: Mapping[str, Any], out: Output, unwritable: list[OSError]) -> None:
     """Print a job's output until it has ended, then end the worker; output that cannot be written cancels the job."""
+    database = Database(options["database"], lease_seconds=app_settings().lease_seconds)
     try:
+        database.do(lambda: None)
         for stream, data in follow(ContainerJob.objects.using(options["database"]).get(pk=pk)):
             if unwritable:
                 continue

@@ -20,8 +20,10 @@ class Unusable(Exception):
     """The database file or the configuration file cannot be used; the text says which and why."""
 
 
-def configure() -> None:
+def configure(*, database: bool = True) -> None:
     """Configure Django and create the tables, unless DJANGO_SETTINGS_MODULE names a project.
+
+    ``database``: False to leave the database alone.
 
     The database is the file that CONTAINER_MANAGER_DATABASE names, by default ``container_manager.sqlite3`` here.
     CONTAINER_MANAGER_CONFIG may name a TOML file with the entries of the CONTAINER_MANAGER setting. Inside a project
@@ -54,6 +56,8 @@ def configure() -> None:
         },
     )
     django.setup()
+    if not database:
+        return
     from django.core.management import call_command
     from django.db import Error
 

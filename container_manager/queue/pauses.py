@@ -9,7 +9,11 @@ from ..store.notifications import wake_workers
 
 
 def pause_queue(name: str, *, by: str = "", using: str | None = None) -> bool:
-    """Let no worker claim jobs of this queue; running jobs go on. Return False if it was paused already."""
+    """Let no worker claim jobs of this queue; running jobs go on. Return False if it was paused already.
+
+    Raises ValidationError for what cannot be a queue's name.
+    """
+    PausedQueue(name=name, paused_by=by).clean_fields()
     # The routers are asked about jobs: workers look for a pause in their jobs' database.
     using = using or router.db_for_write(ContainerJob)
     return PausedQueue.objects.using(using).get_or_create(name=name, defaults={"paused_by": by})[1]

@@ -12,15 +12,12 @@ from .guarantee import missing_triggers
 from .isolation import is_refusal
 from .leases import (
     Lease,
-    connect_options,
     delete_expired_worker,
     drop_lease,
     engines_by_alias,
-    has_timed_out,
     is_maintainer,
     live_workers,
     other_leases,
-    prepare_session,
     record_engines,
     register_worker,
     renew_lease,
@@ -31,6 +28,7 @@ from .orphans import attempts_over
 from .places import this_place
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
+from .sessions import connect_options, has_timed_out, prepare_session
 from .silence import shut_down, socket_of
 from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt

@@ -113,28 +113,6 @@ def engines_by_alias(*, using: str) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def prepare_session(*, lease_seconds: float, using: str) -> None:
-    """Prepare a connection for a worker: nothing waits in the database for as long as a lease lasts.
-
-    A transaction that is idle for that long is rolled back: a worker that freezes in one, or loses its host, would hold
-    locks that others wait for. Locks and statements are waited for less long.
-    """
-    connection = connections[using]
-    for statement in store_sql(connection).session_settings(connection, lease_seconds=lease_seconds):
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-
-
-def connect_options(*, seconds: float, using: str) -> Mapping[str, Any]:
-    """Return the options of the database's driver that limit how long it takes to connect."""
-    return store_sql(connections[using]).connect_options(seconds=seconds)
-
-
-def has_timed_out(error: BaseException, *, using: str) -> bool:
-    """Tell whether a lock was not free in time, or a statement took too long: the same may succeed later."""
-    return store_sql(connections[using]).has_timed_out(error)
-
-
 def live_workers(*, using: str) -> Sequence[str]:
     """Return the ids of workers whose lease has not expired, the oldest first."""
     connection = connections[using]

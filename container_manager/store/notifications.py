@@ -6,21 +6,29 @@ import logging
 import selectors
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import ceil
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, Error, connections, transaction
+from django.db.utils import load_backend
 
 from ..models import JobStatus
 from ..signals import job_transitioned
 from ..statemachine import Transition
 from .silence import answered_within
+from .sql import store_sql
 
 CHANNEL = "container_manager"
+_NOTIFYING = "postgresql"
 READY, CANCELLED = "ready", "cancelled"
 _RECONNECT_SECONDS = 2.0
+_POOLED = (
+    "Database %r is reached through a connection pooler: the worker polls, since it cannot be notified there, sets "
+    "nothing in its sessions and prepares no statements."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -29,7 +37,7 @@ def wake_workers(hint: str = READY, *, using: str) -> None:
 
     An error of it is logged and not raised: what it tells of is committed, and workers find that by polling.
     """
-    if connections[using].vendor == "postgresql":
+    if connections[using].vendor == _NOTIFYING:
         transaction.on_commit(partial(_notify, hint, using), using=using)
 
 
@@ -62,8 +70,9 @@ def others_listen() -> bool:
 class Listener:
     """A thread with a connection of its own that passes on notifications, and every hint once when it connects.
 
+
     While there are none it asks from time to time whether the server is there; ``answer_seconds``: how long that may
-    take.
+    take. It ends where notifications cannot come: behind a pooler, which has no session for it.
     """
 
     def __init__(self, using: str, hint: Callable[[str], None], *, answer_seconds: float) -> None:
@@ -73,7 +82,8 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name="container-manager-listener", daemon=True)
 
     def start(self) -> None:
-        if connections[self._using].vendor == "postgresql":
+        connection = connections[self._using]
+        if connection.vendor == _NOTIFYING and not connection.in_atomic_block:
             self._thread.start()
 
     def stop(self) -> None:
@@ -86,8 +96,16 @@ class Listener:
     def _run(self) -> None:
         while not self._ended.is_set():
             connection = connections[self._using].copy()
+            # It would keep one of Django's pool, and give it back with its LISTEN.
+            connection.settings_dict["OPTIONS"].pop("pool", None)
             connection.settings_dict["OPTIONS"].setdefault("connect_timeout", ceil(self._answer_seconds))
             try:
+                connection.ensure_connection()
+                with answered_within(self._answer_seconds, connection.connection):
+                    is_pooled = store_sql(connection).is_pooled(connection)
+                if is_pooled:
+                    logger.warning(_POOLED, self._using)
+                    return
                 self._listen(connection)
             except DatabaseError as error:
                 logger.warning("The listener lost its connection, polling goes on: %s", error)
@@ -104,7 +122,7 @@ class Listener:
             while not self._ended.is_set():
                 if not sources.select(self._answer_seconds):
                     self._ask(connection, "SELECT 1")
-                for hint in {notice.payload for notice in connection.connection.notifies(timeout=0)}:
+                for hint in {notice.payload for notice in _notices(connection.connection)}:
                     self._hint(hint)
 
     def _ask(self, connection: Any, statement: str) -> None:
@@ -116,7 +134,24 @@ class Listener:
             self._hint(hint)
 
 
+def _notices(connection: Any) -> Iterable[Any]:
+    """Return what has come to a connection of psycopg or of psycopg2."""
+    if callable(connection.notifies):
+        return connection.notifies(timeout=0)  # type: ignore[no-any-return]
+    connection.poll()
+    come, connection.notifies[:] = list(connection.notifies), []
+    return come
+
+
+def _can_notify(engine: str) -> bool:
+    """Tell whether a backend is PostgreSQL's or derived from it. One that cannot be loaded is reported by Django."""
+    try:
+        return bool(load_backend(engine).DatabaseWrapper.vendor == _NOTIFYING)
+    except ImproperlyConfigured:
+        return False
+
+
 # Connected only if a database can notify: each receiver costs every transition a little.
-_NOTICES = any(settings["ENGINE"].endswith(("postgresql", "postgis")) for settings in connections.settings.values())
+_NOTICES = any(_can_notify(settings["ENGINE"]) for settings in connections.settings.values())
 if _NOTICES:
     job_transitioned.connect(notice_transitions)

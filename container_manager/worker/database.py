@@ -47,6 +47,11 @@ class Database:
         self.answered = False
 
     @property
+    def in_callers_transaction(self) -> bool:
+        """Whether the worker runs in a transaction, as in a test: ask only where its own code has begun none."""
+        return connections[self.using].in_atomic_block
+
+    @property
     def is_away(self) -> bool:
         """Whether the last attempt failed."""
         return self.back.seconds > FIRST_RETRY_SECONDS
@@ -61,6 +66,8 @@ class Database:
         try:
             result = self.do(work)
         except AWAY as error:
+            if self.in_callers_transaction:
+                raise
             self.back = Timer(min(LAST_RETRY_SECONDS, max(2 * FIRST_RETRY_SECONDS, self.back.seconds * 2)))
             self.back.restart()
             what = "refused what it was asked" if self.answered else "did not answer"
@@ -71,11 +78,17 @@ class Database:
         return result
 
     def do(self, work: Callable[[], T]) -> T:
-        """Do some work and return its result; raise what the database raises, and connect anew the next time."""
+        """Do some work and return its result; raise what the database raises, and connect anew the next time.
+
+        In a transaction of the worker's caller, neither is the session ours to prepare, nor the connection to replace.
+        """
+        if self.in_callers_transaction:
+            return work()
         connection = connections[self.using]
         self._waits_since = time.monotonic()
         try:
             with connection.execute_wrapper(self._note_progress):
+                self._take_out_of_pool(connection)
                 self._hold_socket(connection.connection)
                 if connection.connection is None:
                     self._limit_connecting(connection)
@@ -99,12 +112,10 @@ class Database:
 
     def end(self) -> None:
         """Close this thread's connection, and leave the next one to others as it was found."""
-        connection = connections[self.using]
-        # In a caller's transaction, as in a TestCase, the connection is the caller's.
-        if not connection.in_atomic_block:
+        if not self.in_callers_transaction:
             self.close()
         if self._settings is not None:
-            connection.settings_dict, self._settings = self._settings, None
+            connections[self.using].settings_dict, self._settings = self._settings, None
 
     def end_silence(self, seconds: float) -> None:
         """End the connection if it has been silent for so long; for other threads."""
@@ -114,11 +125,17 @@ class Database:
             logger.warning("The database did not answer within %s s: a connection is given up", seconds)
             store.shut_down(connected)
 
+    def _take_out_of_pool(self, connection: BaseDatabaseWrapper) -> None:
+        """Give a connection back to Django's pool: a worker would keep it, and others would have its settings."""
+        if self._settings is None and connection.settings_dict["OPTIONS"].get("pool"):
+            connection.close()
+
     def _limit_connecting(self, connection: BaseDatabaseWrapper) -> None:
-        """Have the driver give up a server that does not answer; on this thread's connection only."""
+        """Have the driver give up a server that does not answer; on this thread's connection only, and without pool."""
         limits = store.connect_options(seconds=self._lease_seconds * _CONNECT_SHARE, using=self.using)
         self._settings = self._settings or connection.settings_dict
         options = {**limits, **connection.settings_dict["OPTIONS"]}
+        options.pop("pool", None)
         connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
 
     def _hold_socket(self, raw: Any) -> None:

@@ -82,10 +82,12 @@ class Heartbeat:
             self.worker, self._is_revoked = row.id, False
             self._note_renewed(asked)
 
-    def start(self) -> None:
-        """Begin to renew."""
+    def start(self, *, in_own_thread: bool) -> None:
+        """Begin to renew; without a thread of its own it is for the loop to call `renew_if_due`."""
         self.note_turn()
         self._timer.restart()
+        if not in_own_thread:
+            return
         self._thread = threading.Thread(target=self._run, name="container-manager-heartbeat", daemon=True)
         self._thread.start()
 
@@ -106,6 +108,11 @@ class Heartbeat:
         """Renew now."""
         self._timer.hurry()
         self._due.set()
+
+    def renew_if_due(self) -> None:
+        """Renew if it is time to; on the caller's connection, and in its transaction."""
+        if self._timer.take_due() and not self._is_revoked:
+            self._beat()
 
     @property
     def turn_seconds(self) -> float:
@@ -135,8 +142,7 @@ class Heartbeat:
     def _run(self) -> None:
         try:
             while not self._ended:
-                if self._timer.take_due() and not self._is_revoked:
-                    self._beat()
+                self.renew_if_due()
                 self._due.wait(max(self._timer.left(), self._database.back.left() if self._database.is_away else 0.0))
                 self._due.clear()
         finally:

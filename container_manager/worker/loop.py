@@ -162,7 +162,7 @@ class WorkerLoop:
         try:
             if not self._register():
                 return 0
-            self._heartbeat.start()
+            self._heartbeat.start(in_own_thread=not self._database.in_callers_transaction)
             listener.start()
             self._engines.start(self._runs.note_change)
             self._finisher.start()
@@ -203,6 +203,8 @@ class WorkerLoop:
         self._database.attempt(self._talk_to_database)
 
     def _talk_to_database(self) -> None:
+        if self._database.in_callers_transaction:
+            self._heartbeat.renew_if_due()
         if self._heartbeat.is_revoked:
             self._start_anew()
         self._settle()
@@ -288,7 +290,7 @@ class WorkerLoop:
             except AWAY as error:
                 using = self._options.using
                 is_final = self._database.answered and not store.has_timed_out(error, using=using)
-                if is_final or self._options.drain:
+                if is_final or self._options.drain or self._database.in_callers_transaction:
                     raise
                 logger.warning("The database cannot be reached, the worker waits for it: %s", error)
                 self._news(LAST_RETRY_SECONDS)

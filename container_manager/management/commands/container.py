@@ -9,16 +9,16 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
 from django.db import NotSupportedError
+from django.utils.connection import ConnectionDoesNotExist
 
 from ...cli.database_errors import EXPECTED_ERRORS, explained
 from ...cli.finding import Refused
-from ...cli.printing import print_any_text
-from ...cli.process_end import quiet_on_closed_pipe
 from ...cli.verbs import VERBS
 from ...statemachine import TransitionError
+from ...statemachine.streams import StreamsCommand
 
 
-class Command(BaseCommand):
+class Command(StreamsCommand):
     """Run, watch and end container jobs."""
 
     help = "Run, watch and end container jobs."
@@ -44,11 +44,6 @@ class Command(BaseCommand):
             subparser.add_argument("--database", default="default", help="Database alias. Default: %(default)s.")
             verb.add_arguments(subparser)
 
-    def run_from_argv(self, argv: list[str]) -> None:
-        print_any_text()
-        with quiet_on_closed_pipe():
-            super().run_from_argv(argv)
-
     def execute(self, *args: Any, **options: Any) -> str | None:
         # Not in `handle`: system checks ask the database too.
         try:
@@ -57,6 +52,8 @@ class Command(BaseCommand):
             if (sentence := explained(error, using=options["database"])) is None:
                 raise
             raise CommandError(sentence) from error
+        except ConnectionDoesNotExist as error:
+            raise CommandError(f"There is no database {options['database']!r} in the settings.") from error
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         try:

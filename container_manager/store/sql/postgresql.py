@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from math import ceil
 from typing import Any
@@ -59,6 +60,16 @@ class PostgreSQLStore(StoreSQL):
 
     def has_timed_out(self, error: BaseException) -> bool:
         return sqlstate(error) in _TIMED_OUT
+
+    def is_pooled(self, connection: BaseDatabaseWrapper) -> bool:
+        # For requests to cancel, a server tells its clients the process that serves them. A pooler has many for each
+        # client, so it has to tell something else. The setting is what Django asks for behind a pooler.
+        if connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
+            return True
+        with _unprepared(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()", [])
+            (served_by,) = cursor.fetchone()
+        return bool(connection.connection.info.backend_pid != served_by)
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
@@ -227,6 +238,22 @@ _FREE = """, free AS MATERIALIZED (
     JOIN container_manager_containerjob j ON j.id = o.job_id
     FOR NO KEY UPDATE OF a, j SKIP LOCKED
 )"""
+
+
+@contextmanager
+def _unprepared(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Prepare no statement meanwhile: behind a pooler its name may be taken."""
+    connection.ensure_connection()
+    driver = connection.connection
+    # psycopg2 prepares none.
+    before = getattr(driver, "prepare_threshold", None)
+    if before is not None:
+        driver.prepare_threshold = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            driver.prepare_threshold = before
 
 
 def _array(values: Sequence[str | float | None]) -> str | None:

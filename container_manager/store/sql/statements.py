@@ -116,6 +116,10 @@ class StoreSQL(ABC):
     def has_timed_out(self, error: BaseException) -> bool:
         """Tell whether a lock was not free in time, or a statement took too long: the same may succeed later."""
 
+    def is_pooled(self, connection: BaseDatabaseWrapper) -> bool:
+        """Tell whether a connection goes through a pooler, where each transaction may have another session."""
+        return False
+
     @abstractmethod
     def insert_ignoring_duplicates(self, rest: str) -> str:
         """Return an INSERT INTO that skips rows whose key exists."""

@@ -8,18 +8,20 @@ from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
-from django.db import NotSupportedError
+from django.core.management.base import CommandError
+from django.db import InterfaceError, InternalError, NotSupportedError, OperationalError
 from django.db.models import Model
+from django.utils.connection import ConnectionDoesNotExist
 
 from ...diagram import FORMATS
 from ...exceptions import UnknownState
 from ...graph import State
 from ...installation import compare_triggers
 from ...machine import Machine, machine_of
+from ...streams import StreamsCommand
 
 
-class Command(BaseCommand):
+class Command(StreamsCommand):
     """Compare and install triggers, print diagrams."""
 
     help = "Compare and install the triggers of state machines, print their diagrams."
@@ -43,8 +45,10 @@ class Command(BaseCommand):
     def _compare(self, using: str, *, install: bool) -> bool:
         try:
             return compare_triggers(using=using, install=install, write=self.stdout.write)
-        except NotSupportedError as error:
+        except (NotSupportedError, ConnectionDoesNotExist) as error:
             raise CommandError(str(error)) from error
+        except (OperationalError, InterfaceError, InternalError) as error:
+            raise CommandError(f"The database {using!r} did not answer, or refused this: {error}") from error
 
     def _diagram(self, label: str, style: str, state: str | None) -> None:
         try:
