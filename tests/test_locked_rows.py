@@ -6,10 +6,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
 from container_manager import queue, store
 from container_manager.conf import AppSettings
@@ -143,6 +145,17 @@ def test_retries_are_queued_beside_one_that_is_locked() -> None:
     with holding(lock_job, jobs[1]):
         assert store.promote_retries(using="default") == 2
     assert store.promote_retries(using="default") == 1
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_jobs_are_pruned_beside_one_whose_rows_are_locked(lock: Locking) -> None:
+    jobs = running(3)
+    store.finish([completed(job) for job in jobs], worker="w", using="default")
+    later = timezone.now() + timedelta(days=1)
+    with holding(lock, jobs[1]):
+        assert queue.prune_jobs(before=later) == 2
+        assert list(ContainerJob.objects.values_list("pk", flat=True)) == [jobs[1].pk]
+    assert queue.prune_jobs(before=later) == 1
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Elsewhere who refers to a row locks it against changes.")
