@@ -146,6 +146,14 @@ class TestFinishing:
         # What is refused can be stored in another way later.
         assert store.finish([completed(jobs[3])], worker="w", using="default") == {(jobs[3].id, 1)}
 
+    def test_who_does_not_ask_for_refusals_gets_the_error_and_nothing_is_stored(self) -> None:
+        for _ in range(2):
+            queue.enqueue(command="true")
+        good, bad = claim()
+        with pytest.raises((DataError, OverflowError)):
+            store.finish([completed(good), completed(bad, exit_code=_TOO_LARGE)], worker="w", using="default")
+        assert set(ContainerJob.objects.values_list("status", flat=True)) == {"running"}
+
     @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
     def test_output_that_the_database_refuses_does_not_keep_that_of_others(self) -> None:
         for _ in range(3):

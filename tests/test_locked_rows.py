@@ -6,10 +6,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
 from container_manager import queue, store
 from container_manager.conf import AppSettings
@@ -145,6 +147,17 @@ def test_retries_are_queued_beside_one_that_is_locked() -> None:
     assert store.promote_retries(using="default") == 1
 
 
+@pytest.mark.parametrize("lock", LOCKS)
+def test_jobs_are_pruned_beside_one_whose_rows_are_locked(lock: Locking) -> None:
+    jobs = running(3)
+    store.finish([completed(job) for job in jobs], worker="w", using="default")
+    later = timezone.now() + timedelta(days=1)
+    with holding(lock, jobs[1]):
+        assert queue.prune_jobs(before=later) == 2
+        assert list(ContainerJob.objects.values_list("pk", flat=True)) == [jobs[1].pk]
+    assert queue.prune_jobs(before=later) == 1
+
+
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Elsewhere who refers to a row locks it against changes.")
 @pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")
 def test_who_refers_to_a_job_keeps_it_neither_from_its_claim_nor_from_its_end() -> None:
@@ -157,8 +170,10 @@ def test_who_refers_to_a_job_keeps_it_neither_from_its_claim_nor_from_its_end() 
     job = queue.enqueue(command="true")
     with holding(refer, job):
         assert len(store.claim(worker="w", executors=["default"], limit=1, using="default")) == 1
-    with holding(refer, job), holding(update_job, running(1)[0]):
-        assert store.finish([completed(job)], worker="w", using="default") == {(job.pk, 1)}
+    (locked,) = running(1)
+    with holding(refer, job), holding(update_job, locked):
+        # Sent again because of the other, it is still not in the way.
+        assert store.finish([completed(job), completed(locked)], worker="w", using="default") == {(job.pk, 1)}
 
 
 @pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")

@@ -22,7 +22,6 @@ from container_manager.statemachine import InvalidTransition
 from container_manager.store.consistency import examine
 
 from .jobs import THEN, job_in, journal_of
-from .test_locked_rows import holding, lock_attempt
 
 pytestmark = pytest.mark.django_db
 
@@ -226,17 +225,6 @@ class TestPruning:
         with connection.execute_wrapper(intrude):
             assert queue.prune_jobs(before=before) == 1
         assert list(ContainerJob.objects.values_list("pk", "status")) == [(job.pk, status_since)]
-
-    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
-    def test_prune_keeps_a_job_while_one_of_its_attempts_is_locked(self) -> None:
-        jobs = [job_in("queued") for _ in range(2)]
-        for job in jobs:
-            job.mark_as_cancelled()
-            job.attempts.create(number=1, worker="w", executor="default", launched_at=THEN, finished_at=THEN)
-        before = timezone.now() + timedelta(days=1)
-        with holding(lock_attempt, jobs[0]):
-            assert queue.prune_jobs(before=before) == 1
-        assert queue.prune_jobs(before=before) == 1
 
     def test_prune_respects_its_limit_and_statuses_and_refuses_unfinished_ones(self) -> None:
         for _ in range(3):

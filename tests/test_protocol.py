@@ -321,7 +321,8 @@ class TestWorker:
             register("w")
         assert not Worker.objects.exists()
 
-    def test_an_attempt_whose_end_is_being_stored_is_not_adopted_anew(self) -> None:
+    @pytest.mark.parametrize("is_stored", [False, True], ids=["not yet stored", "just stored"])
+    def test_an_attempt_whose_end_is_being_stored_is_neither_adopted_anew_nor_abandoned(self, is_stored: bool) -> None:
         queue.enqueue(command="true")
         executor = ProcessExecutor()
         loop = WorkerLoop(settings=SETTINGS, executors={"default": executor}, options=WorkerOptions())
@@ -332,6 +333,9 @@ class TestWorker:
             (run,) = loop._runs
             # The finisher is at work, in another thread.
             loop._finisher.batch = [run]
+            if is_stored:
+                outcome = store.Outcome(job_id=job.id, attempt=1, status="completed", exit_code=0)
+                assert store.finish([outcome], worker=loop.id, using="default")
             loop._compare_with_database()
             assert list(loop._runs) == [run]
         finally:

@@ -17,6 +17,7 @@ from container_manager.executors.base import (
     ExitStatus,
     Health,
     LaunchSpec,
+    LogChunk,
     LogPage,
     Observation,
     Observations,
@@ -301,3 +302,19 @@ class TestTimeout:
         runs, engine, run = self.adopted(elapsed_seconds=1.0)
         runs.turn()
         assert (run.stopped_for, engine.asked) == (None, [])
+
+
+class TestOutput:
+    @pytest.mark.parametrize("is_adopted", [False, True])
+    def test_what_another_worker_has_stored_of_an_adopted_attempt_is_replaced(self, is_adopted: bool) -> None:
+        """It has cut the output in other places."""
+        runs = runs_on(SurvivingEngine())
+        if is_adopted:
+            runs.adopt(store.OwnedAttempt(job=claimed(), status="running", handle="h", claimed_by="another"), by="w")
+        else:
+            runs.take_on(claimed())
+        (run,) = runs
+        run.output.feed([LogChunk(stream="stdout", data=b"output")])
+        run.prepare_log_change()
+        (change,) = run.log_changes
+        assert (change.gone is not None) is is_adopted

@@ -108,6 +108,6 @@ def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         # Databases accept longer numbers and deeper nesting than Python. Text makes its own job fail, not the worker.
         return text
