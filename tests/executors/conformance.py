@@ -274,11 +274,16 @@ class Conformance:
         # There before it is written.
         runs = harness.effects() / "runs"
         wait_until(first, lambda: runs.exists() and runs.read_text())
+        began = time.monotonic()
+        wait_until(first, lambda: first.observe().as_of >= began)
+        engine = first.observe().engine
         first.close()
         second = harness.executor()
         began = time.monotonic()
         try:
             wait_until(second, lambda: second.observe().as_of >= began)
+            assert second.observe().engine == engine
+            assert len(engine) <= 64
             found = observation(second, spec.key)
             if second.capabilities.survives_worker:
                 assert found is not None
