@@ -5,7 +5,7 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
 from .attempts import owned_attempts, record_handles
-from .claiming import claim, is_due
+from .claiming import claim, due_lanes, is_due
 from .finishing import finish
 from .guarantee import missing_triggers
 from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
@@ -14,11 +14,13 @@ from .notifications import wake_workers
 from .orphans import attempts_over
 from .rescuing import rescue
 from .retries import promote_retries
+from .sql.lanes import Lane
 from .unschedulable import unschedulable_jobs
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
     "ClaimedJob",
+    "Lane",
     "LogChange",
     "LogEntry",
     "Outcome",
@@ -26,6 +28,7 @@ __all__ = [
     "attempts_over",
     "claim",
     "drop_lease",
+    "due_lanes",
     "finish",
     "is_due",
     "is_maintainer",

@@ -62,6 +62,11 @@ class MySQLStore(RowByRowStore):
         scheduled = self._steps(cursor, "priority", [lane for lane in served if lane[0]])
         return [Lane(*lane[1:]) for lane in (*ready, *scheduled)]
 
+    def is_due(self, cursor: Any, wanted: Wanted) -> bool:
+        if wanted.only is not None:
+            return super().is_due(cursor, wanted)
+        return bool(self.first_jobs(cursor, self.due_lanes(cursor, wanted), 1))
+
     @property
     def any_due(self) -> str:
         """The condition that some job is due by its schedule."""
@@ -88,11 +93,11 @@ class MySQLStore(RowByRowStore):
     def _step_sql(self, lane: Sequence[Any], column: str, last: Any) -> tuple[str, list[Any]]:
         scheduled, *values = lane
         where = ["j.executor = %s", "j.queue = %s"][: len(values)]
-        descending = column == "priority"
+        # Backwards: priorities descend in the index.
+        order, beyond = ("j.priority", ">") if column == "priority" else ("j.queue DESC", "<")
         if last is not None:
-            where.append(f"j.{column} {'<' if descending else '>'} %s")
+            where.append(f"j.{column} {beyond} %s")
             values.append(last)
-        order = f"j.{column}{' DESC' if descending else ''}"
         return self.lanes.probe(f"%s, j.{column}", where=" AND ".join(where), order=order, scheduled=scheduled), values
 
     def insert_ignoring_duplicates(self, rest: str) -> str:

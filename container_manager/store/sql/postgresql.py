@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments_by_target
 from ..values import JOB_COLUMNS, Outcome
-from .lanes import ORDER, Wanted, only_sql
+from .lanes import NOT_PAUSED, ORDER, Lane, Wanted, only_sql
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
 _ENDS = (JobStatus.COMPLETED, JobStatus.FAILED)
@@ -46,17 +46,23 @@ class PostgreSQLStore(StoreSQL):
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
 
-    def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
-        ctes, params = self._candidates(wanted, reach)
-        cursor.execute(f"WITH RECURSIVE {ctes} SELECT id FROM candidate ORDER BY {ORDER}", params)
-        return [row[0] for row in cursor.fetchall()]
-
     def claim(
-        self, connection: BaseDatabaseWrapper, worker: str, wanted: Wanted, *, limit: int, reach: int
+        self,
+        connection: BaseDatabaseWrapper,
+        worker: str,
+        wanted: Wanted,
+        lanes: Sequence[Lane],
+        *,
+        limit: int,
+        reach: int,
     ) -> tuple[list[Sequence[Any]], int]:
-        ctes, params = self._candidates(wanted, reach)
+        if wanted.only is not None:
+            candidates, params = only_sql(wanted, self.now)
+            params.insert(0, wanted.only)
+        else:
+            candidates, params = self._lanes_sql(lanes, reach)
         with connection.cursor() as cursor:
-            cursor.execute(self._claim_sql(ctes), [*params, limit, worker, worker, worker])
+            cursor.execute(self._claim_sql(candidates), [*params, reach, limit, worker, worker, worker])
             rows: list[Sequence[Any]] = cursor.fetchall()
         # One row at least, which says how many were seen.
         return [row[1:] for row in rows if row[1] is not None], rows[0][0]
@@ -83,46 +89,58 @@ class PostgreSQLStore(StoreSQL):
                 )
         return done, closed
 
-    def _candidates(self, wanted: Wanted, reach: int) -> tuple[str, list[Any]]:
-        """Return the CTE ``candidate`` of the first due jobs, with those that it needs, and their parameters."""
-        columns = "j.ctid, j.id, j.priority, j.queued_at"
-        if wanted.only is not None:
-            where, params = only_sql(wanted, self.now)
-            return (
-                f"candidate AS MATERIALIZED (SELECT {columns} FROM container_manager_containerjob j WHERE {where})",
-                [wanted.only, *params],
-            )
-        scan, params = self.lanes.scan(wanted)
-        first = self.lanes.jobs("j.priority, j.queued_at, j.id", scheduled=False, lane="r")
-        ready = self.lanes.jobs(columns, scheduled=False, lane="r")
-        scheduled = self.lanes.jobs(columns, scheduled=True, lane="s")
-        # Of very many queues only those with the best first jobs are read further.
-        text = f"""{scan}, candidate AS MATERIALIZED (
-    SELECT * FROM (
-        SELECT c.* FROM (
-            SELECT r.executor, r.queue FROM ready r CROSS JOIN LATERAL ({first}) f
-            ORDER BY f.priority DESC, f.queued_at, f.id LIMIT %s
-        ) r CROSS JOIN LATERAL ({ready}) c
-        UNION ALL
-        SELECT c.* FROM scheduled s CROSS JOIN LATERAL ({scheduled}) c WHERE s.priority IS NOT NULL
-    ) c ORDER BY {ORDER} LIMIT %s
-)"""
-        return text, [*params, 1, reach, reach, reach, reach]
+    def _lanes_sql(self, lanes: Sequence[Lane], reach: int) -> tuple[str, list[Any]]:
+        """Return the FROM and WHERE of the first jobs ``j`` of each lane, and their parameters."""
+        ready = [lane for lane in lanes if lane.priority is None]
+        scheduled = [lane for lane in lanes if lane.priority is not None]
+        params: list[Any] = []
+        if ready:
+            params += [*self._columns(ready)[:2], *([1, reach] if len(ready) > reach else []), reach]
+        if scheduled:
+            params += [*self._columns(scheduled), reach]
+        return self._lane_sql(bool(ready), len(ready) > reach, bool(scheduled)), params
+
+    @staticmethod
+    def _columns(lanes: Sequence[Lane]) -> list[list[Any]]:
+        return [list(column) for column in zip(*lanes, strict=True)]
 
     @cache  # noqa: B019  # there is one object
-    def _claim_sql(self, ctes: str) -> str:
-        # Jobs that others have locked are skipped, so more are read than are locked. They are found by their place in
-        # the table, and then by an array of keys: the planner has no other way, however old its statistics are. Nor can
-        # it use an index for a CASE.
+    def _lane_sql(self, ready: bool, many: bool, scheduled: bool) -> str:
+        parts = []
+        if ready:
+            lanes = "unnest(%s::text[], %s::text[]) l(executor, queue)"
+            if many:
+                # Of more lanes than jobs are wanted only those are read whose first jobs are the first of all.
+                first = self.lanes.jobs("j.priority, j.queued_at, j.id", scheduled=False, lane="l")
+                order = "f.priority DESC, f.queued_at, f.id"
+                lanes = f"(SELECT l.* FROM {lanes} CROSS JOIN LATERAL ({first}) f ORDER BY {order} LIMIT %s) l"
+            parts.append((lanes, False))
+        if scheduled:
+            parts.append(("unnest(%s::text[], %s::text[], %s::smallint[]) l(executor, queue, priority)", True))
+        columns = "j.ctid, j.id, j.priority, j.queued_at"
+        selects = [
+            f"SELECT j.* FROM {lanes} CROSS JOIN LATERAL ({self.lanes.jobs(columns, scheduled=by_time, lane='l')}) j "
+            f"WHERE l.{NOT_PAUSED}"
+            for lanes, by_time in parts
+        ]
+        return f"({' UNION ALL '.join(selects)}) j"
+
+    @cache  # noqa: B019  # there is one object
+    def _claim_sql(self, candidates: str) -> str:
+        # Jobs that others have locked are skipped, so more are read than are locked. Rows are found by their place in
+        # the table: the planner has no other way, however old its statistics are. Nor can it use an index for a CASE.
         status = f"CASE WHEN j.scheduled_for IS NULL OR j.scheduled_for <= {self.now} THEN j.status END"
+        order = "j.priority DESC, j.queued_at, j.id"
         return f"""
-WITH RECURSIVE {ctes}, free AS MATERIALIZED (
-    SELECT j.id FROM container_manager_containerjob j
+WITH candidate AS MATERIALIZED (
+    SELECT j.ctid FROM {candidates} ORDER BY {order} LIMIT %s
+), free AS MATERIALIZED (
+    SELECT j.ctid FROM container_manager_containerjob j
     WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM candidate)) AND {status} = 'queued'
-    ORDER BY {", ".join(f"j.{column}" for column in ORDER.split(", "))} LIMIT %s{self.lock}
+    ORDER BY {order} LIMIT %s{self.lock}
 ), claimed AS (
     UPDATE container_manager_containerjob j SET {self.claim_columns(row="j.")}
-    WHERE j.id = ANY(ARRAY(SELECT id FROM free))
+    WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM free))
     RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
 ), opened AS (
     INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS})
