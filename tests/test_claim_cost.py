@@ -97,7 +97,7 @@ class PostgreSQL:
         assert {node["Index Name"] for node in by_index} == _INDEXES
         # Each begins at a place of its index.
         assert not [node for node in by_index if "executor" not in node.get("Index Cond", "")]
-        assert [node["Node Type"] for node in scans].count("Tid Scan") == 2
+        assert [node["Node Type"] for node in scans].count("Tid Scan") >= 1
 
     def work(self, **wanted: Any) -> float:
         return float(sum(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in self.plans(**wanted)))

@@ -58,11 +58,17 @@ class PostgreSQLStore(StoreSQL):
     ) -> tuple[list[Sequence[Any]], int]:
         if wanted.only is not None:
             candidates, params = only_sql(wanted, self.now)
-            params.insert(0, wanted.only)
+            sql, params = self._claim_first(candidates), [wanted.only, *params, reach, limit]
+        elif len(lanes) == 1:
+            sql, params = (
+                self._claim_lane(lanes[0].priority is not None),
+                [lanes[0].queue, *(value for value in lanes[0] if value is not None), limit],
+            )
         else:
             candidates, params = self._lanes_sql(lanes, reach)
+            sql, params = self._claim_first(candidates), [*params, reach, limit]
         with connection.cursor() as cursor:
-            cursor.execute(self._claim_sql(candidates), [*params, reach, limit, worker, worker, worker])
+            cursor.execute(sql, [*params, worker, worker, worker])
             rows: list[Sequence[Any]] = cursor.fetchall()
         # One row at least, which says how many were seen.
         return [row[1:] for row in rows if row[1] is not None], rows[0][0]
@@ -126,19 +132,34 @@ class PostgreSQLStore(StoreSQL):
         return f"({' UNION ALL '.join(selects)}) j"
 
     @cache  # noqa: B019  # there is one object
-    def _claim_sql(self, candidates: str) -> str:
-        # Jobs that others have locked are skipped, so more are read than are locked. Rows are found by their place in
-        # the table: the planner has no other way, however old its statistics are. Nor can it use an index for a CASE.
+    def _claim_lane(self, scheduled: bool) -> str:
+        return self._claim_sql(
+            f"free AS MATERIALIZED ({self.lanes.jobs('j.ctid', scheduled=scheduled)}{self.lock})", seen="free"
+        )
+
+    @cache  # noqa: B019  # there is one object
+    def _claim_first(self, candidates: str) -> str:
+        """Return the claim of the first jobs ``j`` of several lanes.
+
+        It reads more than it locks, since those that others have locked are skipped. No index serves a CASE.
+        """
         status = f"CASE WHEN j.scheduled_for IS NULL OR j.scheduled_for <= {self.now} THEN j.status END"
         order = "j.priority DESC, j.queued_at, j.id"
-        return f"""
-WITH candidate AS MATERIALIZED (
+        return self._claim_sql(
+            f"""candidate AS MATERIALIZED (
     SELECT j.ctid FROM {candidates} ORDER BY {order} LIMIT %s
 ), free AS MATERIALIZED (
     SELECT j.ctid FROM container_manager_containerjob j
     WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM candidate)) AND {status} = 'queued'
     ORDER BY {order} LIMIT %s{self.lock}
-), claimed AS (
+)""",
+            seen="candidate",
+        )
+
+    def _claim_sql(self, free: str, *, seen: str) -> str:
+        # Rows are found by their place in the table: the planner has no other way, however old its statistics are.
+        return f"""
+WITH {free}, claimed AS (
     UPDATE container_manager_containerjob j SET {self.claim_columns(row="j.")}
     WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM free))
     RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
@@ -146,7 +167,7 @@ WITH candidate AS MATERIALIZED (
     INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS})
     SELECT id, attempt, %s, executor, '', launched_at, '', '' FROM claimed
 )
-SELECT seen, {", ".join(JOB_COLUMNS)}, 0 FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN claimed ON TRUE
+SELECT seen, {", ".join(JOB_COLUMNS)}, 0 FROM (SELECT count(*) AS seen FROM {seen}) s LEFT JOIN claimed ON TRUE
 ORDER BY {ORDER}
 """
 
