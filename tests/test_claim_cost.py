@@ -114,20 +114,27 @@ class SQLite:
         assert not [line for line in lines if line.startswith(("SCAN j", f"SCAN {_TABLE}"))]
 
     def work(self, **wanted: Any) -> float:
-        steps = 0
-
-        def count() -> int:
-            nonlocal steps
-            steps += 1
-            return 0
+        def act() -> None:
+            assert len(claim(**wanted)) == _LIMIT
 
         with undone():
-            connection.connection.set_progress_handler(count, 1)
-            try:
-                assert len(claim(**wanted)) == _LIMIT
-            finally:
-                connection.connection.set_progress_handler(None, 1)
-        return float(steps)
+            return self.steps(act)
+
+    def steps(self, act: Callable[[], Any]) -> float:
+        count = 0
+
+        def step() -> int:
+            nonlocal count
+            count += 1
+            return 0
+
+        connection.ensure_connection()
+        connection.connection.set_progress_handler(step, 1)
+        try:
+            act()
+        finally:
+            connection.connection.set_progress_handler(None, 1)
+        return float(count)
 
 
 class MariaDB:

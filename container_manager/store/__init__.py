@@ -8,8 +8,9 @@ from .attempts import owned_attempts, record_handles
 from .claiming import claim, due_lanes, is_due
 from .finishing import finish
 from .guarantee import missing_triggers
-from .leases import drop_lease, is_maintainer, live_workers, prepare_session, register_worker, renew_lease
+from .leases import drop_lease, live_workers, prepare_session, register_worker, renew_lease
 from .logs import store_logs
+from .looking import look
 from .notifications import wake_workers
 from .orphans import attempts_over
 from .rescuing import rescue
@@ -31,8 +32,8 @@ __all__ = [
     "due_lanes",
     "finish",
     "is_due",
-    "is_maintainer",
     "live_workers",
+    "look",
     "missing_triggers",
     "owned_attempts",
     "prepare_session",

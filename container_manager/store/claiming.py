@@ -66,6 +66,12 @@ def due_lanes(*, executors: Sequence[str], queues: Sequence[str] | None = None, 
         return store_sql(connections[using]).due_lanes(cursor, Wanted(executors, queues))
 
 
+def queued_executors(*, using: str) -> list[str]:
+    """Return the executors of all queued jobs, with a look at each of them and not at their jobs."""
+    with connections[using].cursor() as cursor:
+        return store_sql(connections[using]).queued_executors(cursor)
+
+
 def is_due(
     *, executors: Sequence[str], queues: Sequence[str] | None = None, only: uuid.UUID | None = None, using: str
 ) -> bool:

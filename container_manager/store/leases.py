@@ -36,15 +36,6 @@ def drop_lease(worker: str, *, using: str) -> None:
     Worker.objects.using(using).filter(pk=worker).delete()
 
 
-def is_maintainer(worker: str, *, using: str) -> bool:
-    """Tell whether a worker holds the maintenance lease: it is that of the oldest live worker.
-
-    It needs no row of its own: when it expires, the next oldest has it at once. Two workers may believe to hold it for
-    a moment, if one of them was frozen; so all maintenance is safe to do twice.
-    """
-    return next(iter(live_workers(using=using)), None) == worker
-
-
 def delete_expired_workers(cursor: Any, dialect: StoreSQL, *, by: str) -> None:
     """Delete workers whose lease has expired, except this one."""
     expired = f"lease_expires_at < {dialect.now}"

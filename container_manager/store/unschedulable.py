@@ -6,10 +6,10 @@ import uuid
 from collections.abc import Collection
 from datetime import timedelta
 
-from django.db.models import Q
 from django.utils import timezone
 
 from ..models import ContainerJob, Worker
+from .claiming import due_lanes, queued_executors
 
 _BATCH = 100
 
@@ -28,9 +28,16 @@ def unschedulable_jobs(
         executors |= set(worker.executors)
         if named is not None:
             named |= set(worker.queues)
-    known = Q(executor__in=executors)
-    if named is not None:
-        known &= Q(queue__in=named)
     before = timezone.now() - timedelta(seconds=older_than_seconds)
-    jobs = ContainerJob.objects.using(using).ready().filter(queued_at__lte=before).exclude(known)
-    return list(jobs.values_list("pk", "executor", "queue")[:_BATCH])
+    # A look per executor and queue: the jobs of those that are known are not read.
+    lanes = due_lanes(executors=queued_executors(using=using), using=using)
+    unknown = {
+        (lane.executor, lane.queue)
+        for lane in lanes
+        if lane.executor not in executors or (named is not None and lane.queue not in named)
+    }
+    found: list[tuple[uuid.UUID, str, str]] = []
+    for executor, queue in sorted(unknown):
+        jobs = ContainerJob.objects.using(using).ready().filter(executor=executor, queue=queue, queued_at__lte=before)
+        found += [(pk, executor, queue) for pk in jobs.values_list("pk", flat=True)[: _BATCH - len(found)]]
+    return found

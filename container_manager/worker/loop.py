@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
 from ..store.notifications import CANCELLED, READY, Listener
+from .claims import Claims
 from .database import AWAY, LAST_RETRY_SECONDS, Database, answers
 from .engines import Engines
 from .finisher import Finisher
@@ -72,6 +74,9 @@ class WorkerLoop:
         self._runs = Runs(self._engines, settings, self._awaken)
         self._heartbeat = Heartbeat(settings, queues=self._queues, executors=list(executors), slots=options.slots)
         self._finisher = Finisher(Database(options.using, idle_seconds=settings.lease_seconds), self._awaken)
+        self._claims = Claims(
+            queues=self._queues, only=options.only, using=options.using, look_seconds=settings.poll_seconds
+        )
         self._maintenance = Maintenance(settings, using=options.using)
         self._renew = Timer(settings.lease_seconds / 3)
         self._reconcile = Timer(settings.poll_seconds)
@@ -148,7 +153,7 @@ class WorkerLoop:
         self._claim()
         self._store_outputs()
         self._store_handles()
-        if self._reconcile.take_due():
+        if self._reconcile.take_due() and self._runs:
             self._compare_with_database()
         if self._maintain.take_due() and not self._stops:
             self._do_maintenance()
@@ -252,14 +257,20 @@ class WorkerLoop:
         using = self._options.using
         if self._verify.take_due():
             self._verify_triggers()
-        if self._rescue.take_due() and not self._heartbeat.is_late():
+        found = store.look(worker=self.id, executors=self._engines.reachable, queues=self._queues, using=using)
+        if found.due:
+            self._poll.hurry()
+        if found.owns and not self._runs:
+            # A claim or a rescue that was committed although its answer was lost.
+            self._compare_with_database()
+        if found.orphaned and self._rescue.take_due() and not self._heartbeat.is_late():
             adopted = store.rescue(worker=self.id, executors=self._engines.aliases, using=using)
             if adopted:
                 logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
                 self._compare_with_database()
         if self._sweep.take_due():
             self._sweep_engines()
-        if self._maintenance.run(self.id):
+        if found.maintains and self._maintenance.run(self.id, retries_are_due=found.retries):
             self._poll.hurry()
 
     def _verify_triggers(self) -> None:
@@ -330,28 +341,21 @@ class WorkerLoop:
         room = self._room()
         if not room or not self._poll.take_due():
             return
-        jobs = store.claim(
-            worker=self.id,
-            executors=self._engines.reachable,
-            queues=self._queues,
-            only=self._options.only,
-            limit=room,
-            using=self._options.using,
-        )
+        jobs = self._claims.take(worker=self.id, executors=self._engines.reachable, room=room)
         self._claimed += len(jobs)
         for job in jobs:
             self._runs.take_on(job)
         self._plan_next_claim(len(jobs), room)
 
     def _plan_next_claim(self, found: int, room: int) -> None:
-        if found == room:
+        if found == room or self._claims.find_more():
             self._poll = Timer(0.0)
             return
         self._note_due_elsewhere(found)
-        # Poll less often while there is nothing to find.
-        pause = _FIRST_POLL_SECONDS if found else min(self._settings.poll_seconds, self._poll.seconds * 2)
-        self._poll = Timer(max(_FIRST_POLL_SECONDS, pause))
-        self._poll.restart()
+        # Poll less often while there is nothing to find; in the end only when the look for anything to do says so.
+        pause = max(_FIRST_POLL_SECONDS, 0.0 if found else self._poll.seconds * 2)
+        self._poll = Timer(min(pause, max(_FIRST_POLL_SECONDS, self._settings.poll_seconds)))
+        self._poll.postpone(pause if pause < self._settings.poll_seconds else math.inf)
 
     def _note_due_elsewhere(self, found: int) -> None:
         """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""

@@ -24,18 +24,15 @@ class Maintenance:
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune = Timer(_PRUNE_SECONDS)
-        # It scans all queued jobs.
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
 
-    def run(self, worker: str) -> bool:
-        """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready."""
-        if not store.is_maintainer(worker, using=self._using):
-            return False
+    def run(self, worker: str, *, retries_are_due: bool) -> bool:
+        """Do what is due, as the maintainer; return whether jobs have become ready."""
         if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
         if self._sweep.take_due():
             self._fail_unschedulable(worker)
-        return bool(store.promote_retries(using=self._using))
+        return retries_are_due and bool(store.promote_retries(using=self._using))
 
     def _prune_jobs(self, after_seconds: float) -> None:
         before = timezone.now() - timedelta(seconds=after_seconds)

@@ -100,9 +100,31 @@ class StoreSQL(ABC):
         cursor.execute(*self.lanes.scan(wanted))
         return [Lane(*row) for row in cursor.fetchall()]
 
+    def queued_executors(self, cursor: Any) -> list[str]:
+        """Return the executors of all queued jobs, due or not."""
+        found = set[str]()
+        for scheduled in (False, True):
+            last: tuple[str, ...] | None = ()
+            while last is not None:
+                where = "j.executor < %s" if last else "j.executor IS NOT NULL"
+                cursor.execute(
+                    self.lanes.probe("j.executor", where=where, order="j.executor DESC", scheduled=scheduled), last
+                )
+                if last := cursor.fetchone():
+                    found.add(last[0])
+        return sorted(found)
+
     def is_due(self, cursor: Any, wanted: Wanted) -> bool:
         """Tell whether a job is due, locked or not."""
         return bool(self.due_lanes(cursor, wanted) if wanted.only is None else self.only(cursor, wanted))
+
+    # Retries, for a condition on their time.
+    retrying: ClassVar[str] = "container_manager_containerjob WHERE status = 'retrying'"
+
+    def any_due(self, wanted: Wanted) -> tuple[str, list[Any]]:
+        """Return the condition that some job that is wanted is due, and its parameters."""
+        scan, params = self.lanes.scan(wanted)
+        return f"EXISTS ({scan})", params
 
     def only(self, cursor: Any, wanted: Wanted) -> list[Any]:
         """Return the key of the one job that is wanted, if it is due."""
