@@ -84,9 +84,9 @@ def test_an_idle_worker_notices_a_job_without_a_notification() -> None:
         assert loop.run() == 1
 
 
-def add_attempts(count: int) -> None:
+def add_attempts(jobs: BulkJobs, count: int) -> None:
     """Add closed attempts of the worker ``w``, each of a job of its own."""
-    jobs = BulkJobs()
+    JobAttempt.objects.all().delete()
     jobs.add("completed", count)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -138,10 +138,10 @@ def rows_read(statement: tuple[str, Any]) -> float:
     ],
 )
 def test_closed_attempts_cost_a_worker_nothing(act: Callable[[], Any]) -> None:
-    add_attempts(100)
+    jobs = BulkJobs()
+    add_attempts(jobs, 100)
     few = sum(rows_read(statement) for statement in asked_by(act))
-    JobAttempt.objects.all().delete()
-    add_attempts(4000)
+    add_attempts(jobs, 4000)
     assert sum(rows_read(statement) for statement in asked_by(act)) <= few * 1.5 + 20
 
 

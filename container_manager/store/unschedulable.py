@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from ..models import ContainerJob, Worker
+from ..models import ContainerJob, JobStatus, Worker
 from .claiming import due_lanes, queued_executors
 
 _BATCH = 100
@@ -28,16 +28,19 @@ def unschedulable_jobs(
         executors |= set(worker.executors)
         if named is not None:
             named |= set(worker.queues)
-    before = timezone.now() - timedelta(seconds=older_than_seconds)
-    # A look per executor and queue: the jobs of those that are known are not read.
-    lanes = due_lanes(executors=queued_executors(using=using), using=using)
-    unknown = {
-        (lane.executor, lane.queue)
-        for lane in lanes
-        if lane.executor not in executors or (named is not None and lane.queue not in named)
-    }
+    now = timezone.now()
+    old = ContainerJob.objects.using(using).filter(
+        status=JobStatus.QUEUED, queued_at__lte=now - timedelta(seconds=older_than_seconds)
+    )
     found: list[tuple[uuid.UUID, str, str]] = []
-    for executor, queue in sorted(unknown):
-        jobs = ContainerJob.objects.using(using).ready().filter(executor=executor, queue=queue, queued_at__lte=before)
-        found += [(pk, executor, queue) for pk in jobs.values_list("pk", flat=True)[: _BATCH - len(found)]]
+    # A look per executor and queue: the jobs of those that are known are not read.
+    for lane in due_lanes(executors=queued_executors(using=using), using=using):
+        if lane.executor in executors and (named is None or lane.queue in named):
+            continue
+        jobs = old.filter(executor=lane.executor, queue=lane.queue)
+        if lane.priority is None:
+            jobs = jobs.filter(scheduled_for=None)
+        else:
+            jobs = jobs.filter(priority=lane.priority, scheduled_for__lte=now)
+        found += jobs.values_list("pk", "executor", "queue")[: _BATCH - len(found)]
     return found
