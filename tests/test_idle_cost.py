@@ -47,7 +47,7 @@ def statements_of_a_worker(**options: Any) -> list[str]:
     return asked[: max(index for index, sql in enumerate(asked) if "jobattempt" in sql) + 1]
 
 
-@pytest.mark.shows("explanation/queue.md#what-an-idle-worker-asks")
+@pytest.mark.shows("explanation/performance.md#what-an-idle-worker-asks")
 def test_an_idle_worker_asks_one_statement_per_poll_and_locks_nothing() -> None:
     asked = statements_of_a_worker()
     assert len(asked) == _LOOKS - 3

@@ -135,8 +135,13 @@ class LaneSQL:
         return f"{name}(executor, queue) AS ({' UNION ALL '.join(terms)})", params
 
     def _start(self, start: Sequence[str], *, scheduled: bool) -> str:
-        where = "j.executor = %s" if len(start) == 1 else "j.executor = %s AND j.queue = %s"
-        return self.probe("j.executor, j.queue", where=where, order="j.queue DESC", scheduled=scheduled)
+        if len(start) == 1:
+            where, order = "j.executor = %s", "j.queue DESC"
+        else:
+            # An order that only the index has: else a planner may take the whole table to be as good for one row.
+            time = "j.scheduled_for" if scheduled else "j.queued_at"
+            where, order = "j.executor = %s AND j.queue = %s", f"j.priority, {time} DESC, j.id DESC"
+        return self.probe("j.executor, j.queue", where=where, order=order, scheduled=scheduled)
 
 
 def only_sql(wanted: Wanted, now: str) -> tuple[str, list[Any]]:
