@@ -208,10 +208,10 @@ class TestMaintenance:
         register("w")
         maintenance = Maintenance(SETTINGS, using="default")
         with refusing("NEW.status = 'queued' AND NEW.name = 'bad'"):
-            assert maintenance.run("w", {})
+            assert maintenance.run("w", {}, retries_are_due=True)
             assert [row_of(job)["status"] for job in jobs] == ["queued", "retrying", "queued"]
             lines = len(caplog.records)
-            assert not maintenance.run("w", {})
+            assert not maintenance.run("w", {}, retries_are_due=True)
         assert str(jobs[1].pk) in caplog.text
         assert len(caplog.records) == lines
 
@@ -238,7 +238,7 @@ class TestMaintenance:
         register("w")
         settings = replace(SETTINGS, unschedulable_after_seconds=60.0)
         with refusing("NEW.status = 'failed' AND NEW.name = 'bad'"):
-            Maintenance(settings, using="default").run("w", {})
+            Maintenance(settings, using="default").run("w", {}, retries_are_due=False)
         assert [row_of(job)["status"] for job in jobs] == ["queued", "failed"]
 
 

@@ -714,7 +714,11 @@ class TestLeases:
         register("second")
 
         def maintainers() -> list[str]:
-            return [worker for worker in ("first", "second") if store.is_maintainer(worker, using="default")]
+            return [
+                worker
+                for worker in ("first", "second")
+                if store.look(worker=worker, executors=["default"], queues=None, using="default").maintains
+            ]
 
         assert maintainers() == ["first"]
         expire_lease("first")

@@ -39,7 +39,7 @@ def main() -> int:
 
 def _measure(connection: psycopg.Connection, folder: str, *, quick: bool) -> Iterator[Figure]:
     from .bulk import measure_bulk
-    from .claims import measure_claims
+    from .claims import measure_claims, measure_claims_beside_others
     from .contenders import contenders
     from .drain import WORKERS, measure_drains
     from .idle import measure_idle
@@ -72,6 +72,11 @@ def _measure(connection: psycopg.Connection, folder: str, *, quick: bool) -> Ite
     yield Figure(name="claim of ten among a thousand queued", value=few * 1e3, unit="ms")
     yield Figure(name="claim of ten among many, finished and queued", value=many * 1e3, unit="ms")
     yield Figure(name="claim: among many / among a thousand", value=many / few, unit="times", at_most=1.5)
+    alone, beside = measure_claims_beside_others(connection, quick=quick)
+    yield Figure(name="claim of ten, beside many that it may not take", value=beside * 1e3, unit="ms")
+    yield Figure(
+        name="claim: beside many that it may not take / alone", value=beside / alone, unit="times", at_most=1.5
+    )
     queued, plain = measure_pickup(20 if quick else 60)
     yield Figure(name="pickup: enqueue to command, p50", value=queued * 1e3, unit="ms")
     yield Figure(name="pickup: fork and exec, p50", value=plain * 1e3, unit="ms")

@@ -5,17 +5,16 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
 from .attempts import owned_attempts, record_handles
-from .claiming import claim, is_due, note_refused_claim
+from .claiming import claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
 from .finishing import finish
 from .guarantee import missing_triggers
-from .isolation import is_refusal
+from .isolation import Refused, is_refusal
 from .leases import (
     Lease,
     delete_expired_worker,
     drop_lease,
     engines_by_alias,
-    is_maintainer,
     live_workers,
     other_leases,
     record_engines,
@@ -23,6 +22,7 @@ from .leases import (
     renew_lease,
 )
 from .logs import store_logs
+from .looking import look
 from .notifications import wake_workers
 from .orphans import attempts_over
 from .places import this_place
@@ -30,17 +30,20 @@ from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
 from .sessions import connect_options, has_timed_out, prepare_session
 from .silence import shut_down, socket_of
+from .sql.lanes import Lane
 from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
     "UNSCHEDULABLE_BATCH",
     "ClaimedJob",
+    "Lane",
     "Lease",
     "LogChange",
     "LogEntry",
     "Outcome",
     "OwnedAttempt",
+    "Refused",
     "UnownedAttempt",
     "attempts_over",
     "claim",
@@ -48,13 +51,14 @@ __all__ = [
     "database_now",
     "delete_expired_worker",
     "drop_lease",
+    "due_lanes",
     "engines_by_alias",
     "finish",
     "has_timed_out",
     "is_due",
-    "is_maintainer",
     "is_refusal",
     "live_workers",
+    "look",
     "missing_triggers",
     "note_refused_claim",
     "other_leases",

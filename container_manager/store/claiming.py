@@ -13,11 +13,12 @@ from ..statemachine.deadlocks import retries_deadlocks
 from .isolation import Refused, is_refusal, isolated
 from .moves import announce
 from .sql import store_sql
-from .sql.lanes import Wanted
+from .sql.lanes import Lane, Wanted
 from .values import ClaimedJob, claimed_job, job_id
 
-# The slots of a few other workers that claim at the same moment.
-_ALSO_CLAIMED = 16
+# Others may have locked the first jobs, so a claim looks further than it takes: past twice as many, and these. If they
+# have locked all of them, it looks that many times further.
+_OTHERS = 4
 _FURTHER = 8
 
 
@@ -30,21 +31,27 @@ def claim(
     only: uuid.UUID | None = None,
     besides: Collection[uuid.UUID] = (),
     refused: Refused[uuid.UUID] | None = None,
+    lanes: Sequence[Lane] | None = None,
     limit: int,
     using: str,
 ) -> list[ClaimedJob]:
     """Move up to ``limit`` due jobs from queued to running for this worker, highest priority first.
 
     ``engines``: by executor, the identity of the engine that will have the attempts, if they survive their worker.
-    ``queues``: None for all. ``only``: just this job. ``besides``: none of these. Rows locked by other transactions are
-    skipped (SKIP LOCKED). ``refused`` is told of a job whose claim the database refuses: it stays queued, and the
-    others are claimed; without ``refused`` the error is raised, and nothing is claimed.
+    ``queues``: None for all. ``only``: just this job. ``besides``: none of these. ``lanes``: where to look for them; by
+    default in all `due_lanes`. Rows locked by other transactions are skipped (SKIP LOCKED). ``refused`` is told of a
+    job whose claim the database refuses: it stays queued, and the others are claimed; without ``refused`` the error is
+    raised, and nothing is claimed.
     """
     if not executors or not (queues is None or queues):
         return []
     connection = connections[using]
+    if lanes is None:
+        lanes = () if only is not None else due_lanes(executors=executors, queues=queues, using=using)
+    if not lanes and only is None:
+        return []
     wanted = Wanted(executors, queues, only, frozenset(besides))
-    take = partial(_claim, worker=worker, engines=engines or {}, using=using)
+    take = partial(_claim, lanes=lanes, worker=worker, engines=engines or {}, using=using)
 
     def each(keys: Sequence[uuid.UUID]) -> list[ClaimedJob]:
         return [job for key in keys for job in take(wanted._replace(only=key), limit=1)]
@@ -55,19 +62,23 @@ def claim(
         if refused is None or not is_refusal(error, using=using):
             raise
     with connection.cursor() as cursor:
-        found = store_sql(connection).candidates(cursor, wanted, limit)
-    return [job for key in found for job in isolated(each, [job_id(key)], refused=refused, using=using)]
+        first = [only] if only is not None else store_sql(connection).first_jobs(cursor, lanes, limit + len(besides))
+    found = [key for key in map(job_id, first) if key not in wanted.besides]
+    return [job for key in found[:limit] for job in isolated(each, [key], refused=refused, using=using)]
 
 
 @retries_deadlocks
-def _claim(wanted: Wanted, *, worker: str, engines: Mapping[str, str], limit: int, using: str) -> list[ClaimedJob]:
+def _claim(
+    wanted: Wanted, *, lanes: Sequence[Lane], worker: str, engines: Mapping[str, str], limit: int, using: str
+) -> list[ClaimedJob]:
     connection = connections[using]
     dialect = store_sql(connection)
     jobs: list[ClaimedJob] = []
-    # Looks further than it takes, for others may have locked the first ones; and further again if they have many.
-    reach = 2 * limit + _ALSO_CLAIMED + len(wanted.besides)
+    reach = 2 * limit + _OTHERS + len(wanted.besides)
     while True:
-        rows, seen = dialect.claim(connection, worker, wanted, limit=limit - len(jobs), reach=reach, engines=engines)
+        rows, seen = dialect.claim(
+            connection, worker, wanted, lanes, limit=limit - len(jobs), reach=reach, engines=engines
+        )
         jobs += [claimed_job(row) for row in rows]
         if len(jobs) == limit or seen < reach:
             break
@@ -76,15 +87,25 @@ def _claim(wanted: Wanted, *, worker: str, engines: Mapping[str, str], limit: in
     return jobs
 
 
+def due_lanes(*, executors: Sequence[str], queues: Sequence[str] | None = None, using: str) -> list[Lane]:
+    """Return where the due jobs of these executors and queues stand (None: of all), but those of paused queues.
+
+    It costs a look per lane, and none per job. Some of the lanes may be empty.
+    """
+    if not executors or not (queues is None or queues):
+        return []
+    with connections[using].cursor() as cursor:
+        return store_sql(connections[using]).due_lanes(cursor, Wanted(executors, queues))
+
+
 def is_due(
     *, executors: Sequence[str], queues: Sequence[str] | None = None, only: uuid.UUID | None = None, using: str
 ) -> bool:
     """Tell whether a job is due that `claim` would return, or another worker is claiming at this moment."""
     if not executors or not (queues is None or queues):
         return False
-    connection = connections[using]
-    with connection.cursor() as cursor:
-        return bool(store_sql(connection).candidates(cursor, Wanted(executors, queues, only), 1))
+    with connections[using].cursor() as cursor:
+        return store_sql(connections[using]).is_due(cursor, Wanted(executors, queues, only))
 
 
 def note_refused_claim(job: uuid.UUID, message: str, *, using: str) -> None:

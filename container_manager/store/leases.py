@@ -55,15 +55,6 @@ def drop_lease(worker: str, *, using: str) -> None:
     Worker.objects.using(using).filter(pk=worker).delete()
 
 
-def is_maintainer(worker: str, *, using: str) -> bool:
-    """Tell whether a worker holds the maintenance lease: it is that of the oldest live worker.
-
-    It needs no row of its own: when it expires, the next oldest has it at once. Two workers may believe to hold it for
-    a moment, if one of them was frozen; so all maintenance is safe to do twice.
-    """
-    return next(iter(live_workers(using=using)), None) == worker
-
-
 def other_leases(*, worker: str, using: str) -> list[Lease]:
     """Return the leases of all other workers."""
     connection = connections[using]

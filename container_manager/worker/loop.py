@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ..conf import AppSettings
 from ..executors.base import Executor
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
+from .claims import Claims
 from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
 from .engines import Engines
 from .finisher import Finisher, note_refused_end, note_refused_output
@@ -99,10 +101,14 @@ class WorkerLoop:
         )
         self._finisher = Finisher(finishers, self._awaken)
         self._receivers = Receivers()
+        self._claims = Claims(
+            queues=self._queues, only=options.only, using=options.using, look_seconds=settings.poll_seconds
+        )
         self._maintenance = Maintenance(settings, using=options.using)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
-        self._rescue = Timer(0.0)
+        # Leases are watched even while none has expired, so that a dead worker is known as soon as its own has.
+        self._rescue = Timer(settings.lease_seconds / 4)
         self._lease_watch = LeaseWatch(settings.lease_seconds)
         # What the worker's row says of its engines, and which row that is.
         self._recorded: tuple[str, dict[str, str]] = ("", {})
@@ -212,7 +218,7 @@ class WorkerLoop:
         self._claim()
         self._store_outputs()
         self._store_handles()
-        if self._reconcile.take_due():
+        if self._reconcile.take_due() and self._runs:
             self._compare_with_database()
         self._record_engines()
         if self._maintain.take_due() and not self._stops:
@@ -343,7 +349,13 @@ class WorkerLoop:
         if self._verify.take_due():
             self._verify_triggers()
         engines = self._engines.reachable_identities
-        if self._rescue.take_due() and self._heartbeat.may_rescue():
+        found = store.look(worker=self.id, executors=self._engines.reachable, queues=self._queues, using=using)
+        if found.due:
+            self._poll.hurry()
+        if found.owns and not self._runs:
+            # A claim or a rescue that was committed although its answer was lost.
+            self._compare_with_database()
+        if (self._rescue.take_due() or found.orphaned) and self._heartbeat.may_rescue():
             for dead in self._lease_watch.dead(store.other_leases(worker=self.id, using=using)):
                 store.delete_expired_worker(dead, using=using)
             adopted = store.rescue(
@@ -358,7 +370,7 @@ class WorkerLoop:
                 self._compare_with_database()
         if self._sweep.take_due():
             self._sweep_engines()
-        if self._maintenance.run(self.id, engines):
+        if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
             self._poll.hurry()
 
     def _record_engines(self) -> None:
@@ -473,17 +485,14 @@ class WorkerLoop:
         if not room or not self._poll.take_due():
             return
         refusals: list[tuple[UUID, Exception]] = []
-        jobs = store.claim(
+        jobs = self._claims.take(
             worker=self.id,
             executors=self._engines.reachable,
             engines=self._engines.reachable_identities,
-            queues=self._queues,
-            only=self._options.only,
             besides=self._unclaimable.waiting(),
             # A worker of one job alone cannot go on without it.
             refused=None if self._options.only else lambda job, error: refusals.append((job, error)),
-            limit=room,
-            using=self._options.using,
+            room=room,
         )
         self._claimed += len(jobs)
         for job, error in refusals:
@@ -507,14 +516,14 @@ class WorkerLoop:
         logger.error(what, *attempt.key, seconds, error)
 
     def _plan_next_claim(self, found: int, room: int) -> None:
-        if found == room:
+        if found == room or self._claims.find_more():
             self._poll = Timer(0.0)
             return
         self._note_due_elsewhere(found)
-        # Poll less often while there is nothing to find.
-        pause = _FIRST_POLL_SECONDS if found else min(self._settings.poll_seconds, self._poll.seconds * 2)
-        self._poll = Timer(max(_FIRST_POLL_SECONDS, pause))
-        self._poll.restart()
+        # Poll less often while there is nothing to find; in the end only when the look for anything to do says so.
+        pause = max(_FIRST_POLL_SECONDS, 0.0 if found else self._poll.seconds * 2)
+        self._poll = Timer(min(pause, max(_FIRST_POLL_SECONDS, self._settings.poll_seconds)))
+        self._poll.postpone(pause if pause < self._settings.poll_seconds else math.inf)
 
     def _note_due_elsewhere(self, found: int) -> None:
         """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""

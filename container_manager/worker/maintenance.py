@@ -37,13 +37,11 @@ class Maintenance:
         self._look = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 8))
         self._unowned = Sightings[store.UnownedAttempt](gap_seconds=4 * self._look.seconds)
 
-    def run(self, worker: str, engines: Mapping[str, str]) -> bool:
-        """Do what is due if ``worker`` is the maintainer; return whether jobs have become ready.
+    def run(self, worker: str, engines: Mapping[str, str], *, retries_are_due: bool) -> bool:
+        """Do what is due, as the maintainer; return whether jobs have become ready.
 
         ``engines``: by executor, the identity of the engine that this worker reaches at this moment.
         """
-        if not store.is_maintainer(worker, using=self._using):
-            return False
         if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
         if self._sweep.take_due():
@@ -53,7 +51,9 @@ class Maintenance:
         if self._look.take_due():
             self._give_up_unreachable(worker, engines)
         besides = self._refused.waiting()
-        return bool(store.promote_retries(besides=besides, refused=self._note_refusal, using=self._using))
+        return retries_are_due and bool(
+            store.promote_retries(besides=besides, refused=self._note_refusal, using=self._using)
+        )
 
     def _note_refusal(self, job: UUID, error: Exception) -> None:
         seconds = self._refused.put(job)

@@ -28,6 +28,10 @@ class Timer:
         """Be due now."""
         self._next = 0.0
 
+    def postpone(self, seconds: float) -> None:
+        """Be due in ``seconds`` from now at the earliest."""
+        self._next = max(self._next, time.monotonic() + seconds)
+
     def left(self) -> float:
         """Return the seconds until it is due."""
         return max(0.0, self._next - time.monotonic())

@@ -4,6 +4,9 @@ Jobs without a schedule stand in one lane per executor and queue, in the order o
 per executor, queue and priority, those that are due first. Which lanes there are is found by a loose index scan: one
 probe leads from each lane to the next. So neither jobs that are not due yet nor those of other executors, other queues
 and paused queues are read, however many there are.
+
+The scan goes backwards, from the last job of one lane to the last of the lane before it: at the beginning of a lane are
+the index entries of jobs that were claimed lately, until the database removes them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 _JOB = "container_manager_containerjob"
-_NOT_PAUSED = "queue NOT IN (SELECT name FROM container_manager_pausedqueue)"
+NOT_PAUSED = "queue NOT IN (SELECT name FROM container_manager_pausedqueue)"
 # Of more pairs of an executor and a queue all queues are looked at: databases limit the terms of a UNION.
 _MOST_PAIRS = 100
 # The order of claims.
@@ -68,12 +71,15 @@ class LaneSQL:
         )
 
     def jobs(self, columns: str, *, scheduled: bool, lane: str = "") -> str:
-        """Return a SELECT of the first due jobs of a lane; its parameters are those of the lane, and how many.
+        """Return a SELECT of the first due jobs of a lane; its last parameter is how many.
 
-        ``lane``: the row that names the lane, in place of parameters.
+        ``lane``: the row that names the lane. Without one the first parameters are its queue, which may have been
+        paused by now, and the lane's own.
         """
         names = ("executor", "queue", "priority") if scheduled else ("executor", "queue")
         where = " AND ".join(f"j.{name} = {lane + '.' + name if lane else '%s'}" for name in names)
+        if not lane:
+            where = f"NOT EXISTS (SELECT 1 FROM container_manager_pausedqueue WHERE name = %s) AND {where}"
         index = self.force.format("cm_job_scheduled" if scheduled else "cm_job_claim")
         due, order = ("IS NULL", "j.priority DESC, j.queued_at, j.id")
         if scheduled:
@@ -84,14 +90,10 @@ class LaneSQL:
         )
 
     def scan(self, wanted: Wanted) -> tuple[str, list[Any]]:
-        """Return two CTEs of the lanes that are wanted and not paused, and their parameters.
-
-        ``ready``: those of jobs without a schedule. ``scheduled``: the others; their jobs may be due or not, and each
-        queue ends with a priority of NULL.
-        """
+        """Return the SELECT of the lanes with due jobs that are wanted and not paused, and its parameters."""
         ready, params = self._queues("ready_queue", wanted, scheduled=False)
         scheduled, _ = self._queues("scheduled_queue", wanted, scheduled=True)
-        served, names = _NOT_PAUSED, []
+        served, names = NOT_PAUSED, list[str]()
         if wanted.queues is not None:
             names = [*wanted.queues]
             served += f" AND queue IN ({', '.join(['%s'] * len(names))})"
@@ -99,18 +101,21 @@ class LaneSQL:
             self.probe(
                 "j.priority",
                 where=f"j.executor = s.executor AND j.queue = s.queue{more}",
-                order="j.priority DESC",
+                order="j.priority",
                 scheduled=True,
             )
-            for more in ("", " AND j.priority < s.priority")
+            for more in ("", " AND j.priority > s.priority")
         )
-        text = (
-            f"{ready}, ready AS (SELECT executor, queue FROM ready_queue WHERE queue IS NOT NULL AND {served}), "
-            f"{scheduled}, scheduled(executor, queue, priority) AS ("
+        # A scalar subquery and no EXISTS, which PostgreSQL would turn into a join that reads all jobs.
+        due = self.jobs("1", scheduled=True, lane="s")
+        return (
+            f"WITH RECURSIVE {ready}, {scheduled}, scheduled(executor, queue, priority) AS ("
             f"SELECT s.executor, s.queue, ({first}) FROM scheduled_queue s WHERE s.queue IS NOT NULL AND s.{served} "
-            f"UNION ALL SELECT s.executor, s.queue, ({following}) FROM scheduled s WHERE s.priority IS NOT NULL)"
+            f"UNION ALL SELECT s.executor, s.queue, ({following}) FROM scheduled s WHERE s.priority IS NOT NULL) "
+            f"SELECT executor, queue, NULL FROM ready_queue WHERE queue IS NOT NULL AND {served} UNION ALL "
+            f"SELECT executor, queue, priority FROM scheduled s WHERE s.priority IS NOT NULL AND ({due}) = 1",
+            [*params, *params, *names, *names, 1],
         )
-        return text, [*params, *names, *params, *names]
 
     def _queues(self, name: str, wanted: Wanted, *, scheduled: bool) -> tuple[str, list[Any]]:
         """Return a CTE of the executors' queues that have jobs, with NULL after the last, and its parameters."""
@@ -121,21 +126,29 @@ class LaneSQL:
         ]
         if len(starts[0]) == 1:
             following = self.probe(
-                "j.queue", where="j.executor = q.executor AND j.queue > q.queue", order="j.queue", scheduled=scheduled
+                "j.queue",
+                where="j.executor = q.executor AND j.queue < q.queue",
+                order="j.queue DESC",
+                scheduled=scheduled,
             )
             terms.append(f"SELECT q.executor, ({following}) FROM {name} q WHERE q.queue IS NOT NULL")
         params = [value for start in starts for value in start]
         return f"{name}(executor, queue) AS ({' UNION ALL '.join(terms)})", params
 
     def _start(self, start: Sequence[str], *, scheduled: bool) -> str:
-        where = "j.executor = %s" if len(start) == 1 else "j.executor = %s AND j.queue = %s"
-        return self.probe("j.executor, j.queue", where=where, order="j.queue", scheduled=scheduled)
+        if len(start) == 1:
+            where, order = "j.executor = %s", "j.queue DESC"
+        else:
+            # An order that only the index has: else a planner may take the whole table to be as good for one row.
+            time = "j.scheduled_for" if scheduled else "j.queued_at"
+            where, order = "j.executor = %s AND j.queue = %s", f"j.priority, {time} DESC, j.id DESC"
+        return self.probe("j.executor, j.queue", where=where, order=order, scheduled=scheduled)
 
 
 def only_sql(wanted: Wanted, now: str) -> tuple[str, list[Any]]:
-    """Return the condition of a job that is named by its key, and its parameters without the key."""
-    where = f"id = %s AND status = 'queued' AND executor IN ({', '.join(['%s'] * len(wanted.executors))})"
+    """Return the table and condition of a job ``j`` that is named by its key, and the parameters after the key."""
+    where = f"j.id = %s AND j.status = 'queued' AND j.executor IN ({', '.join(['%s'] * len(wanted.executors))})"
     if wanted.queues is not None:
-        where += f" AND queue IN ({', '.join(['%s'] * len(wanted.queues))})"
-    due = f"(scheduled_for IS NULL OR scheduled_for <= {now})"
-    return f"{where} AND {due} AND {_NOT_PAUSED}", [*wanted.executors, *(wanted.queues or ())]
+        where += f" AND j.queue IN ({', '.join(['%s'] * len(wanted.queues))})"
+    due = f"(j.scheduled_for IS NULL OR j.scheduled_for <= {now})"
+    return f"{_JOB} j WHERE {where} AND {due} AND j.{NOT_PAUSED}", [*wanted.executors, *(wanted.queues or ())]

@@ -26,6 +26,7 @@ class MySQLStore(RowByRowStore):
     by_key = "CAST({} AS BINARY)"
     # The optimizer scans a small table instead, which locks every row.
     by_primary = "FORCE INDEX (PRIMARY)"
+    retrying = "container_manager_containerjob FORCE INDEX (cm_job_retrying) WHERE status = 'retrying'"
 
     @property
     def now(self) -> str:
@@ -71,9 +72,10 @@ class MySQLStore(RowByRowStore):
         of an executor: a statement for each step, of all lanes at once. Those with a schedule are looked for only if
         some job is due by its schedule.
         """
-        cursor.execute(f"SELECT {self.any_due}", [])
-        kinds = (False, True) if cursor.fetchone()[0] else (False,)
-        starts = [(scheduled, *start) for scheduled in kinds for start in wanted.starts]
+        starts = [(False, *start) for start in wanted.starts]
+        cursor.execute(f"SELECT {self._any_scheduled_due}", [])
+        if cursor.fetchone()[0]:
+            starts += [(True, *start) for start in wanted.starts]
         found = self._steps(cursor, "queue", starts) if len(starts[0]) == 2 else starts
         if not found:
             return []
@@ -86,9 +88,21 @@ class MySQLStore(RowByRowStore):
         scheduled = self._steps(cursor, "priority", [lane for lane in served if lane[0]])
         return [Lane(*lane[1:]) for lane in (*ready, *scheduled)]
 
+    def is_due(self, cursor: Any, wanted: Wanted) -> bool:
+        if wanted.only is not None:
+            return super().is_due(cursor, wanted)
+        return bool(self.first_jobs(cursor, self.due_lanes(cursor, wanted), 1))
+
+    def any_due(self, wanted: Wanted) -> tuple[str, list[Any]]:
+        """Return a condition that is true for paused queues too, and for any job that is due by its schedule."""
+        where = f"j.executor IN ({', '.join(['%s'] * len(wanted.executors))})"
+        if wanted.queues is not None:
+            where += f" AND j.queue IN ({', '.join(['%s'] * len(wanted.queues))})"
+        ready = self.lanes.probe("1", where=where, order="j.executor", scheduled=False)
+        return f"(EXISTS ({ready}) OR {self._any_scheduled_due})", [*wanted.executors, *(wanted.queues or ())]
+
     @property
-    def any_due(self) -> str:
-        """The condition that some job is due by its schedule."""
+    def _any_scheduled_due(self) -> str:
         due = f"status = 'queued' AND scheduled_for <= {self.now}"
         return f"EXISTS (SELECT 1 FROM container_manager_containerjob FORCE INDEX (cm_job_claim) WHERE {due})"
 
@@ -112,11 +126,11 @@ class MySQLStore(RowByRowStore):
     def _step_sql(self, lane: Sequence[Any], column: str, last: Any) -> tuple[str, list[Any]]:
         scheduled, *values = lane
         where = ["j.executor = %s", "j.queue = %s"][: len(values)]
-        descending = column == "priority"
+        # Backwards: priorities descend in the index.
+        order, beyond = ("j.priority", ">") if column == "priority" else ("j.queue DESC", "<")
         if last is not None:
-            where.append(f"j.{column} {'<' if descending else '>'} %s")
+            where.append(f"j.{column} {beyond} %s")
             values.append(last)
-        order = f"j.{column}{' DESC' if descending else ''}"
         return self.lanes.probe(f"%s, j.{column}", where=" AND ".join(where), order=order, scheduled=scheduled), values
 
     def insert_ignoring_duplicates(self, rest: str) -> str:

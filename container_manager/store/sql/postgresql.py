@@ -15,7 +15,7 @@ from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments_by_target
 from ...statemachine.triggers.dialect import sqlstate
 from ..values import JOB_COLUMNS, Outcome
-from .lanes import ORDER, Wanted, only_sql
+from .lanes import NOT_PAUSED, ORDER, Lane, Wanted, only_sql
 from .statements import ATTEMPT_COLUMNS, LOCK_SHARE, STATEMENT_SHARE, Keys, StoreSQL
 
 # How long a statement waits for a lock: longer than short transactions take. Then locked rows are skipped.
@@ -74,28 +74,35 @@ class PostgreSQLStore(StoreSQL):
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
 
-    def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
-        ctes, params = self._candidates(wanted, reach)
-        cursor.execute(f"WITH RECURSIVE {ctes} SELECT id FROM candidate ORDER BY {ORDER}", params)
-        return [row[0] for row in cursor.fetchall() if row[0] not in wanted.besides]
-
     def claim(
         self,
         connection: BaseDatabaseWrapper,
         worker: str,
         wanted: Wanted,
+        lanes: Sequence[Lane],
         *,
         limit: int,
         reach: int,
         engines: Mapping[str, str],
     ) -> tuple[list[Sequence[Any]], int]:
-        ctes, params = self._candidates(wanted, reach)
         engine, names = self.engine_column(engines)
-        with connection.cursor() as cursor:
-            cursor.execute(
-                self._claim_sql(ctes, engine, bool(wanted.besides)),
-                [*params, *([list(wanted.besides)] if wanted.besides else []), limit, worker, worker, worker, *names],
+        params: list[Any]
+        if wanted.only is None and len(lanes) == 1 and not wanted.besides:
+            sql, params = (
+                self._claim_lane(lanes[0].priority is not None, engine),
+                [lanes[0].queue, *(value for value in lanes[0] if value is not None), limit],
             )
+        else:
+            if wanted.only is not None:
+                candidates, params = only_sql(wanted, self.now)
+                params = [wanted.only, *params]
+            else:
+                candidates, params = self._lanes_sql(lanes, reach)
+            besides = [list(wanted.besides)] if wanted.besides else []
+            sql = self._claim_first(candidates, engine, excludes=bool(besides))
+            params = [*params, reach, *besides, limit]
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [*params, worker, worker, worker, *names])
             rows: list[Sequence[Any]] = cursor.fetchall()
         # One row at least, which says how many were seen.
         return [row[1:] for row in rows if row[1] is not None], rows[0][0]
@@ -134,53 +141,85 @@ class PostgreSQLStore(StoreSQL):
                 )
         return done, closed
 
-    def _candidates(self, wanted: Wanted, reach: int) -> tuple[str, list[Any]]:
-        """Return the CTE ``candidate`` of the first due jobs, with those that it needs, and their parameters."""
-        columns = "j.ctid, j.id, j.priority, j.queued_at"
-        if wanted.only is not None:
-            where, params = only_sql(wanted, self.now)
-            return (
-                f"candidate AS MATERIALIZED (SELECT {columns} FROM container_manager_containerjob j WHERE {where})",
-                [wanted.only, *params],
-            )
-        scan, params = self.lanes.scan(wanted)
-        first = self.lanes.jobs("j.priority, j.queued_at, j.id", scheduled=False, lane="r")
-        ready = self.lanes.jobs(columns, scheduled=False, lane="r")
-        scheduled = self.lanes.jobs(columns, scheduled=True, lane="s")
-        # Of very many queues only those with the best first jobs are read further.
-        text = f"""{scan}, candidate AS MATERIALIZED (
-    SELECT * FROM (
-        SELECT c.* FROM (
-            SELECT r.executor, r.queue FROM ready r CROSS JOIN LATERAL ({first}) f
-            ORDER BY f.priority DESC, f.queued_at, f.id LIMIT %s
-        ) r CROSS JOIN LATERAL ({ready}) c
-        UNION ALL
-        SELECT c.* FROM scheduled s CROSS JOIN LATERAL ({scheduled}) c WHERE s.priority IS NOT NULL
-    ) c ORDER BY {ORDER} LIMIT %s
-)"""
-        return text, [*params, 1, reach, reach, reach, reach]
+    def first_jobs(self, cursor: Any, lanes: Sequence[Lane], reach: int) -> list[Any]:
+        candidates, params = self._lanes_sql(lanes, reach)
+        order = "j.priority DESC, j.queued_at, j.id"
+        cursor.execute(f"SELECT j.id FROM {candidates} ORDER BY {order} LIMIT %s", [*params, reach])
+        return [key for (key,) in cursor.fetchall()]
+
+    def _lanes_sql(self, lanes: Sequence[Lane], reach: int) -> tuple[str, list[Any]]:
+        """Return the FROM and WHERE of the first jobs ``j`` of each lane, and their parameters."""
+        ready = [lane for lane in lanes if lane.priority is None]
+        scheduled = [lane for lane in lanes if lane.priority is not None]
+        params: list[Any] = []
+        if ready:
+            params += [*self._columns(ready)[:2], *([1, reach] if len(ready) > reach else []), reach]
+        if scheduled:
+            params += [*self._columns(scheduled), reach]
+        return self._lane_sql(bool(ready), len(ready) > reach, bool(scheduled)), params
+
+    @staticmethod
+    def _columns(lanes: Sequence[Lane]) -> list[list[Any]]:
+        return [list(column) for column in zip(*lanes, strict=True)]
 
     @cache  # noqa: B019  # there is one object
-    def _claim_sql(self, ctes: str, engine: str, excludes: bool) -> str:
-        # Jobs that others have locked are skipped, so more are read than are locked. They are found by their place in
-        # the table, and then by an array of keys: the planner has no other way, however old its statistics are. Nor can
-        # it use an index for a CASE.
+    def _lane_sql(self, ready: bool, many: bool, scheduled: bool) -> str:
+        parts = []
+        if ready:
+            lanes = "unnest(%s::text[], %s::text[]) l(executor, queue)"
+            if many:
+                # Of more lanes than jobs are wanted only those are read whose first jobs are the first of all.
+                first = self.lanes.jobs("j.priority, j.queued_at, j.id", scheduled=False, lane="l")
+                order = "f.priority DESC, f.queued_at, f.id"
+                lanes = f"(SELECT l.* FROM {lanes} CROSS JOIN LATERAL ({first}) f ORDER BY {order} LIMIT %s) l"
+            parts.append((lanes, False))
+        if scheduled:
+            parts.append(("unnest(%s::text[], %s::text[], %s::smallint[]) l(executor, queue, priority)", True))
+        columns = "j.ctid, j.id, j.priority, j.queued_at"
+        selects = [
+            f"SELECT j.* FROM {lanes} CROSS JOIN LATERAL ({self.lanes.jobs(columns, scheduled=by_time, lane='l')}) j "
+            f"WHERE l.{NOT_PAUSED}"
+            for lanes, by_time in parts
+        ]
+        return f"({' UNION ALL '.join(selects)}) j"
+
+    @cache  # noqa: B019  # there is one object
+    def _claim_lane(self, scheduled: bool, engine: str) -> str:
+        free = f"free AS MATERIALIZED ({self.lanes.jobs('j.ctid', scheduled=scheduled)}{self.lock})"
+        return self._claim_sql(free, seen="free", engine=engine)
+
+    @cache  # noqa: B019  # there is one object
+    def _claim_first(self, candidates: str, engine: str, *, excludes: bool) -> str:
+        """Return the claim of the first jobs ``j`` of several lanes.
+
+        It reads more than it locks, since those that others have locked are skipped. No index serves a CASE.
+        """
         status = f"CASE WHEN j.scheduled_for IS NULL OR j.scheduled_for <= {self.now} THEN j.status END"
-        besides = " AND j.id <> ALL(%s)" if excludes else ""
-        return f"""
-WITH RECURSIVE {ctes}, free AS MATERIALIZED (
-    SELECT j.id FROM container_manager_containerjob j
+        order, besides = "j.priority DESC, j.queued_at, j.id", " AND j.id <> ALL(%s)" if excludes else ""
+        return self._claim_sql(
+            f"""candidate AS MATERIALIZED (
+    SELECT j.ctid FROM {candidates} ORDER BY {order} LIMIT %s
+), free AS MATERIALIZED (
+    SELECT j.ctid FROM container_manager_containerjob j
     WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM candidate)) AND {status} = 'queued'{besides}
-    ORDER BY {", ".join(f"j.{column}" for column in ORDER.split(", "))} LIMIT %s{self.lock}
-), claimed AS (
+    ORDER BY {order} LIMIT %s{self.lock}
+)""",
+            seen="candidate",
+            engine=engine,
+        )
+
+    def _claim_sql(self, free: str, *, seen: str, engine: str) -> str:
+        # Rows are found by their place in the table: the planner has no other way, however old its statistics are.
+        return f"""
+WITH {free}, claimed AS (
     UPDATE container_manager_containerjob j SET {self.claim_columns(row="j.")}
-    WHERE j.id = ANY(ARRAY(SELECT id FROM free))
+    WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM free))
     RETURNING {", ".join(f"j.{name}" for name in JOB_COLUMNS)}, j.queued_at, j.launched_at
 ), opened AS (
     INSERT INTO container_manager_jobattempt ({ATTEMPT_COLUMNS})
     SELECT id, attempt, %s, executor, {engine}, '', launched_at, '', '' FROM claimed
 )
-SELECT seen, {", ".join(JOB_COLUMNS)}, 0 FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN claimed ON TRUE
+SELECT seen, {", ".join(JOB_COLUMNS)}, 0 FROM (SELECT count(*) AS seen FROM {seen}) s LEFT JOIN claimed ON TRUE
 ORDER BY {ORDER}
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ...models import ContainerJob
 from ...statemachine.assignments import assignments
 from ..values import JOB_COLUMNS, Outcome, job_id
-from .lanes import ORDER, Lane, Wanted, only_sql
+from .lanes import ORDER, Lane, Wanted
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
 T = TypeVar("T")
@@ -30,46 +29,44 @@ def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 class RowByRowStore(StoreSQL):
     """Claims by SELECT and UPDATE and finishes row by row, in one transaction each."""
 
-    def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
-        if wanted.only is not None:
-            where, params = only_sql(wanted, self.now)
-            key = ContainerJob._meta.pk.get_db_prep_value(wanted.only, cursor.db)
-            cursor.execute(f"SELECT id FROM container_manager_containerjob WHERE {where}", [key, *params])
-            return [row[0] for row in cursor.fetchall()]
-        lanes = self.due_lanes(cursor, wanted)
-        jobs: list[tuple[int, Any, Any]] = []
-        for batch in batches(lanes, LANES):
-            cursor.execute(
-                " UNION ALL ".join(
-                    f"SELECT * FROM ({self._lane_sql(lane.priority is not None)}) AS lane{number}"
-                    for number, lane in enumerate(batch)
-                ),
-                [value for lane in batch for value in (*lane, reach) if value is not None],
-            )
-            jobs += cursor.fetchall()
-        return [key for _, _, key in sorted(jobs)[:reach]]
-
-    @abstractmethod
-    def due_lanes(self, cursor: Any, wanted: Wanted) -> list[Lane]:
-        """Return the lanes with due jobs; without a transaction, so that nothing is locked while there are none."""
-
     def claim(
         self,
         connection: BaseDatabaseWrapper,
         worker: str,
         wanted: Wanted,
+        lanes: Sequence[Lane],
         *,
         limit: int,
         reach: int,
         engines: Mapping[str, str],
     ) -> tuple[list[Sequence[Any]], int]:
         with connection.cursor() as cursor:
-            found = self.candidates(cursor, wanted, reach)
+            # Outside the transaction: nothing is locked while nothing is due.
+            found = self.only(cursor, wanted) if wanted.only is not None else self.first_jobs(cursor, lanes, reach)
             if not found:
                 return [], 0
             with transaction.atomic(using=connection.alias, savepoint=False):
                 keys = self.lock_jobs(cursor, [key for key in found if job_id(key) not in wanted.besides], limit)
                 return (self._claim(cursor, worker, keys, engines) if keys else []), len(found)
+
+    def first_jobs(self, cursor: Any, lanes: Sequence[Lane], reach: int) -> list[Any]:
+        if len(lanes) > reach:
+            # Of more lanes than jobs are wanted only those are read whose first jobs are the first of all.
+            lanes = [lanes[number] for *_, number in sorted(self._jobs(cursor, lanes, 1))[:reach]]
+        return [key for _, _, key, _ in sorted(self._jobs(cursor, lanes, reach))[:reach]]
+
+    def _jobs(self, cursor: Any, lanes: Sequence[Lane], limit: int) -> list[tuple[int, Any, Any, int]]:
+        """Return the first jobs of each lane: what sorts them, with their key, and the number of their lane."""
+        jobs: list[tuple[int, Any, Any, int]] = []
+        for batch in batches(list(enumerate(lanes)), LANES):
+            texts, params = [], []
+            for number, lane in batch:
+                text = self.lanes.jobs("-j.priority, j.queued_at, j.id", scheduled=lane.priority is not None)
+                texts.append(f"SELECT lane{number}.*, {number} FROM ({text}) AS lane{number}")
+                params += [lane.queue, *(value for value in lane if value is not None), limit]
+            cursor.execute(" UNION ALL ".join(texts), params)
+            jobs += cursor.fetchall()
+        return jobs
 
     def lock_jobs(self, cursor: Any, found: Sequence[Any], limit: int) -> Sequence[Any]:
         """Return the first ``limit`` of the jobs that are still due and not locked by others; they are locked now."""
@@ -104,10 +101,6 @@ class RowByRowStore(StoreSQL):
         )
         cursor.execute(f"SELECT {', '.join(JOB_COLUMNS)}, 0 {mine} ORDER BY {ORDER}", [*keys, worker])
         return list(cursor.fetchall())
-
-    @cache  # noqa: B019  # there is one object per database
-    def _lane_sql(self, scheduled: bool) -> str:
-        return self.lanes.jobs("-j.priority, j.queued_at, j.id", scheduled=scheduled)
 
     def finish(
         self, connection: BaseDatabaseWrapper, worker: str, outcomes: Sequence[Outcome], *, skip_locked: bool

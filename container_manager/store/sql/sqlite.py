@@ -5,12 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...statemachine.triggers.sqlite import SQLiteDialect
-from .lanes import Lane, LaneSQL, Wanted
+from .lanes import LaneSQL
 from .row_by_row import RowByRowStore
 from .statements import STATEMENT_SHARE
 
@@ -50,16 +49,6 @@ class SQLiteStore(RowByRowStore):
     def lanes(self) -> LaneSQL:
         # It may build an index of its own for the statement instead, from the whole table.
         return LaneSQL(now=self.now, force="INDEXED BY {}")
-
-    def due_lanes(self, cursor: Any, wanted: Wanted) -> list[Lane]:
-        scan, params = self.lanes.scan(wanted)
-        due = self.lanes.jobs("1", scheduled=True, lane="s")
-        cursor.execute(
-            f"WITH RECURSIVE {scan} SELECT executor, queue, NULL FROM ready UNION ALL "
-            f"SELECT executor, queue, priority FROM scheduled s WHERE s.priority IS NOT NULL AND EXISTS ({due})",
-            [*params, 1],
-        )
-        return [Lane(*row) for row in cursor.fetchall()]
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT OR IGNORE INTO {rest}"

@@ -18,7 +18,7 @@ from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments, column_sql
 from ...statemachine.triggers.dialect import Dialect
 from ..values import Outcome
-from .lanes import LaneSQL, Wanted
+from .lanes import Lane, LaneSQL, Wanted, only_sql
 
 ATTEMPT_COLUMNS = "job_id, number, worker, executor, engine, handle, launched_at, reason, message"
 # How much of a lease a worker's session waits for a lock, and for a statement.
@@ -124,9 +124,33 @@ class StoreSQL(ABC):
     def insert_ignoring_duplicates(self, rest: str) -> str:
         """Return an INSERT INTO that skips rows whose key exists."""
 
+    def due_lanes(self, cursor: Any, wanted: Wanted) -> list[Lane]:
+        """Return the lanes that are wanted and have due jobs; paused queues have none. Some may be empty."""
+        cursor.execute(*self.lanes.scan(wanted))
+        return [Lane(*row) for row in cursor.fetchall()]
+
+    def is_due(self, cursor: Any, wanted: Wanted) -> bool:
+        """Tell whether a job is due, locked or not."""
+        return bool(self.due_lanes(cursor, wanted) if wanted.only is None else self.only(cursor, wanted))
+
+    # Retries, for a condition on their time.
+    retrying: ClassVar[str] = "container_manager_containerjob WHERE status = 'retrying'"
+
+    def any_due(self, wanted: Wanted) -> tuple[str, list[Any]]:
+        """Return the condition that some job that is wanted is due, and its parameters."""
+        scan, params = self.lanes.scan(wanted)
+        return f"EXISTS ({scan})", params
+
     @abstractmethod
-    def candidates(self, cursor: Any, wanted: Wanted, reach: int) -> list[Any]:
-        """Return the keys of the first ``reach`` due jobs, locked or not, in the order of claims."""
+    def first_jobs(self, cursor: Any, lanes: Sequence[Lane], reach: int) -> list[Any]:
+        """Return the keys of the first due jobs of lanes, locked or not, in the order of claims."""
+
+    def only(self, cursor: Any, wanted: Wanted) -> list[Any]:
+        """Return the key of the one job that is wanted, if it is due."""
+        where, params = only_sql(wanted, self.now)
+        key = ContainerJob._meta.pk.get_db_prep_value(wanted.only, cursor.db)
+        cursor.execute(f"SELECT j.id FROM {where}", [key, *params])
+        return [row[0] for row in cursor.fetchall()]
 
     @abstractmethod
     def claim(
@@ -134,15 +158,17 @@ class StoreSQL(ABC):
         connection: BaseDatabaseWrapper,
         worker: str,
         wanted: Wanted,
+        lanes: Sequence[Lane],
         *,
         limit: int,
         reach: int,
         engines: Mapping[str, str],
     ) -> tuple[list[Sequence[Any]], int]:
-        """Claim up to ``limit`` of the first ``reach`` due jobs, but those that others have locked.
+        """Claim up to ``limit`` of the first ``reach`` due jobs of lanes, but those that others have locked.
 
-        ``engines``: by executor, the identity of the engine that will have their attempts; "" for the others.
-        Return the jobs' columns and the seconds since their launch; and how many due jobs were seen, at most ``reach``.
+        If just one job is wanted, the lanes do not matter. ``engines``: by executor, the identity of the engine that
+        will have their attempts; "" for the others. Return the jobs' columns and the seconds since their launch; and
+        how many due jobs were seen, at most ``reach``.
         """
 
     @staticmethod
