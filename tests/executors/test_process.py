@@ -23,8 +23,8 @@ import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Phase, Rejected, Unavailable
 from container_manager.executors.process import ProcessExecutor
-from container_manager.executors.process.local_job import LocalJob
-from container_manager.executors.process.warden.messages import send
+from container_manager.executors.process.local_job import KeeperLink
+from container_manager.executors.process.warden.messages import close_all, receive, send
 from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
 
@@ -68,11 +68,6 @@ def children(pid: int | str) -> list[str]:
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-
-
-def kept(warden: int) -> list[list[str]]:
-    """Return each keeper that has a command, or what will become one, with its child."""
-    return [[keeper, *command] for keeper in children(warden) if (command := children(keeper))]
 
 
 def is_waiting(pid: int) -> bool:
@@ -205,15 +200,40 @@ class TestProcessExecutor(Conformance):
         with control, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]), ours:
             theirs.close()
             send(ours, b'{"heartbeat": 60.0}')
-            launch = {"argv": ["true"], "environment": {}, "working_directory": "", "limits": {}}
             with passed:
-                out = passed.fileno()
-                send(ours, json.dumps(launch).encode(), (passed.fileno(), out, out))
+                send(ours, b"{}", [passed.fileno()])
             control.settimeout(_PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
 
-    def test_a_worker_frozen_in_the_middle_of_a_launch_loses_its_jobs(self, harness: ProcessHarness) -> None:
+    def test_a_worker_frozen_in_the_middle_of_a_launch_does_not_start_it_when_it_wakes_up(
+        self, harness: ProcessHarness, executor: ProcessExecutor, tmp_path: Path
+    ) -> None:
         """A launch that is longer than the socket's buffer is half sent when it freezes, and another worker goes on."""
+        assert executor.check().ok
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
+        launch = {
+            "argv": ["touch", str(tmp_path / "started")],
+            "environment": {},
+            "working_directory": "",
+            "limits": {},
+        }
+        message = json.dumps(launch).encode()
+        with executor._warden.new_keeper() as control:
+            socket.send_fds(control, [len(message).to_bytes(4, "big") + message[:10]], [1, 2])
+            # The keeper that waits for no rest ends at once.
+            eventually(lambda: len(children(warden)) == 2)
+            executor.heartbeat(0.01)
+            eventually(lambda: len(children(warden)) == 1)
+            control.sendall(message[10:])
+            control.settimeout(_PATIENCE_SECONDS)
+            assert json.loads(control.recv(4096)) == {"lost": True}
+            assert control.recv(1) == b""
+        assert not (tmp_path / "started").exists()
+
+    def test_a_worker_frozen_in_the_middle_of_a_message_to_its_warden_loses_its_jobs(
+        self, harness: ProcessHarness
+    ) -> None:
         program = (
             "import sys, time\n"
             "from container_manager.executors.process import ProcessExecutor\n"
@@ -276,12 +296,49 @@ class TestProcessExecutor(Conformance):
         # Beyond the 31 signals of POSIX the C library keeps some for itself.
         assert (blocked & 0x7FFFFFFF, ignored & 0x7FFFFFFF) == (0, 0)
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+    @pytest.mark.shows("howto/worker.md#run-workers-under-systemd")
+    def test_a_signal_that_is_meant_for_the_worker_ends_neither_its_warden_nor_the_keeper_of_a_job(
+        self, harness: ProcessHarness, number: signal.Signals
+    ) -> None:
+        """An init system sends it to all processes of a service at once, also to those that have only just started."""
+        os.mkfifo(harness.effects() / "go")
+        with contextlib.closing(ProcessExecutor()) as executor:
+            assert executor.check().ok
+            assert executor._warden.process is not None
+            warden = executor._warden.process.pid
+            os.kill(warden, number)
+            spec = harness.spec("read word < $EFFECTS/go; exit 4")
+            executor.submit(spec)
+            eventually(lambda: any(map(children, children(warden))))
+            for pid in (warden, *map(int, children(warden))):
+                os.kill(pid, number)
+            (harness.effects() / "go").write_text("\n")
+            assert ended(executor, spec.key).code == 4
+            assert self.run(executor, harness.spec("exit 3"))[0].code == 3
+
+    def test_a_job_can_be_ended_by_the_signals_that_its_keeper_does_not_heed(
+        self, harness: ProcessHarness, executor: Executor
+    ) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            assert self.run(executor, harness.spec(f"kill -{number} $$"))[0].signal == number
+
+    def test_who_kills_all_that_is_called_python_does_not_kill_warden_and_keepers(
+        self, harness: ProcessHarness, executor: ProcessExecutor
+    ) -> None:
+        self.run(executor, harness.spec("true"))
+        assert executor._warden.process is not None
+        warden = executor._warden.process.pid
+        names = [Path(f"/proc/{pid}/comm").read_text() for pid in (warden, *children(warden))]
+        assert names == ["cm-warden\n", "cm-keeper\n"]
+
     @pytest.mark.parametrize(
         ("argv", "directory", "words"),
         [
             (("/etc/passwd",), "", "Permission denied"),
             (("no-such-program",), "", "No such file"),
             (("true",), "/no/such/folder", "does not exist"),
+            (("true", "a\0b"), "", "Invalid argument"),
         ],
     )
     def test_a_command_that_cannot_start_says_why(
@@ -380,14 +437,14 @@ class TestProcessExecutor(Conformance):
         self, harness: ProcessHarness, executor: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The thread that reads is held up, for longer than an unrelated holder of the pipe is waited for."""
-        select = executor._pump._selector.select
+        read = os.read
 
-        def held_up(timeout: float | None = None) -> Any:
+        def held_up(descriptor: int, size: int) -> bytes:
             time.sleep(0.05)
-            return select(timeout)
+            return read(descriptor, size)
 
         monkeypatch.setattr("container_manager.executors.process.output_pump._DRAIN_SECONDS", 0.01)
-        monkeypatch.setattr(executor._pump._selector, "select", held_up)
+        monkeypatch.setattr("container_manager.executors.process.output_pump.os.read", held_up)
         # More than is fetched before any of it is taken, and the rest fits into the pipe: the command ends.
         size = 1_100_000
         handle = executor.submit(harness.spec(f"head -c {size} /dev/zero"))
@@ -398,8 +455,8 @@ class TestProcessExecutor(Conformance):
     def test_many_jobs_leave_no_descriptor_and_no_zombie(
         self, harness: ProcessHarness, executor: ProcessExecutor
     ) -> None:
-        self.run(executor, harness.spec("true"))
-        descriptors = count(Path("/proc/self/fd"))
+        executor.submit(harness.spec("exec sleep 300"))
+        before = count(Path("/proc/self/fd"))
         for _ in range(4):
             specs = [harness.spec("true") for _ in range(50)]
             for spec in specs:
@@ -407,11 +464,31 @@ class TestProcessExecutor(Conformance):
             for spec in specs:
                 ended(executor, spec.key)
                 executor.remove(spec.key)
-        eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
         assert executor._warden.process is not None
-        warden = executor._warden.process.pid
-        # Only the next job's keeper waits.
-        eventually(lambda: len(children(warden)) == 1)
+        keepers = children(executor._warden.process.pid)
+        # Those that wait for a job, of whom the worker has one descriptor each, and that of the job that runs.
+        assert len(keepers) == len(executor._pump.idle) + 1 <= 51
+        eventually(lambda: count(Path("/proc/self/fd")) == before + len(executor._pump.idle))
+        assert len([child for keeper in keepers for child in children(keeper)]) == 1
+
+    def test_a_keeper_runs_one_job_after_another_and_counts_what_each_uses(
+        self, harness: ProcessHarness, executor: ProcessExecutor
+    ) -> None:
+        hungry = [
+            sys.executable,
+            "-c",
+            "import time; x = b'x' * (64 * 1024 * 1024)\nwhile time.process_time() < 0.3: pass",
+        ]
+        first, _ = self.run(executor, LaunchSpec(key=new_key(), argv=tuple(hungry)))
+        # The time of a descendant counts too, whoever has waited for it.
+        script = "(sh -c 'while :; do :; done' & sleep 0.3); ps -o ppid= -p $$"
+        second, chunks = self.run(executor, harness.spec(script))
+        third, more = self.run(executor, harness.spec("ps -o ppid= -p $$"))
+        assert text(chunks) == text(more)
+        assert first.cpu_seconds >= 0.3
+        assert first.peak_memory_bytes > 64 * 1024 * 1024
+        assert second.cpu_seconds > 0.1 > third.cpu_seconds
+        assert second.peak_memory_bytes < 64 * 1024 * 1024
 
     @pytest.mark.parametrize("count", [1, 30], ids=["alone", "in a burst"])
     def test_a_job_finds_only_its_three_standard_streams_open(
@@ -469,8 +546,13 @@ sys.exit(9)
         spec = harness.spec("true")
         ours, theirs = socket.socketpair()
         with executor._lock:
-            executor._pump.add(LocalJob(spec=spec, control=ours, open_streams={}))
+            # The one that began to wait last gets the next job.
+            executor._pump.add_keeper(KeeperLink(ours))
+        executor.submit(spec)
         with theirs:
+            message, streams = receive(theirs)
+            assert message is not None
+            close_all(streams)
             theirs.sendall(report)
             # A keeper that reads the end kills the command; nothing that it says counts any more.
             theirs.settimeout(_PATIENCE_SECONDS)
@@ -488,15 +570,13 @@ sys.exit(9)
         self, harness: ProcessHarness, executor: ProcessExecutor, launch: bytes
     ) -> None:
         assert executor.check().ok
-        control, passed = socket.socketpair()
-        with control:
-            with passed:
-                executor._warden.launch(launch, (passed.fileno(),) * 3)
+        with executor._warden.new_keeper() as control:
+            send(control, launch, (1, 2))
             control.settimeout(_PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 
-    @pytest.mark.parametrize("request_", [b"oops\n", b"{}\n", b'{"stop": "now"}\n', b'{"stop": NaN}\n'])
+    @pytest.mark.parametrize("request_", [b"oops", b"{}", b'{"stop": "now"}', b'{"stop": NaN}', bytes(1000)])
     def test_a_malformed_request_to_a_keeper_loses_only_its_own_job(
         self, harness: ProcessHarness, executor: ProcessExecutor, request_: bytes
     ) -> None:
@@ -504,7 +584,9 @@ sys.exit(9)
         for spec in specs:
             executor.submit(spec)
             wait_until(executor, lambda key=spec.key: executor.logs(key, "", 100).chunks)
-        executor._pump.jobs[specs[0].key].control.sendall(request_)
+        keeper = executor._pump.jobs[specs[0].key].keeper
+        assert keeper is not None
+        send(keeper.control, request_)
         assert ended(executor, specs[0].key).lost
         assert observation(executor, specs[1].key).phase is Phase.RUNNING
 
@@ -519,31 +601,34 @@ sys.exit(9)
         send(executor._warden.channel, message)
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 
-    @pytest.mark.parametrize("generation", [0, 1], ids=["keeper", "command"])
-    def test_a_process_forked_ahead_is_replaced_when_it_is_killed(
-        self, harness: ProcessHarness, executor: ProcessExecutor, generation: int
+    @pytest.mark.parametrize("victim", ["keeper", "warden"])
+    def test_what_was_killed_while_nothing_ran_is_replaced(
+        self, harness: ProcessHarness, executor: ProcessExecutor, victim: str
     ) -> None:
         self.run(executor, harness.spec("true"))
         assert executor._warden.process is not None
-        warden = executor._warden.process.pid
-        # The keeper of the job that has ended, which may be there a moment longer, has no child.
-        eventually(lambda: kept(warden))
-        waiting = kept(warden)[0][generation]
-        os.kill(int(waiting), signal.SIGKILL)
-        eventually(lambda: is_gone(waiting))
+        warden = str(executor._warden.process.pid)
+        [keeper] = children(warden)
+        os.kill(int(keeper if victim == "keeper" else warden), signal.SIGKILL)
+        eventually(lambda: is_gone(keeper))
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 
     @pytest.mark.parametrize("room", range(6))
     def test_a_launch_without_free_descriptors_is_unavailable_and_works_later(
         self, harness: ProcessHarness, executor: ProcessExecutor, room: int
     ) -> None:
-        self.run(executor, harness.spec("true"))
+        running = harness.spec("read word < $EFFECTS/go; exit 4")
+        os.mkfifo(harness.effects() / "go")
+        executor.submit(running)
         descriptors = count(Path("/proc/self/fd"))
         spec = harness.spec("exit 3")
+        # No keeper waits: two descriptors for a new one, and four for the job.
         with room_for(room, of=os.getpid()), pytest.raises(Unavailable, match="Too many open files"):
             executor.submit(spec)
         eventually(lambda: count(Path("/proc/self/fd")) <= descriptors)
         assert self.run(executor, spec)[0].code == 3
+        (harness.effects() / "go").write_text("\n")
+        assert ended(executor, running.key).code == 4
 
     def test_a_launch_with_too_many_descriptors_in_flight_is_unavailable_and_works_later(
         self, harness: ProcessHarness, executor: ProcessExecutor
@@ -581,17 +666,18 @@ sys.exit(9)
         executor.submit(running)
         assert executor._warden.process is not None
         warden = executor._warden.process.pid
-        # The running job's and the next one's; forking has left no descriptor open.
-        eventually(lambda: len(kept(warden)) == 2 and is_waiting(warden))
+        eventually(lambda: is_waiting(warden))
         with room_for(room, of=warden):
-            more = [harness.spec("true") for _ in range(3)]
-            for spec in more:
-                executor.submit(spec)
-            found = [ended(executor, spec.key) for spec in more]
-        assert found[-1].lost
-        assert all(status.succeeded or "no room" in status.message for status in found)
-        # The keeper that waits was forked under that limit.
-        eventually(lambda: self.run(executor, harness.spec("exit 3"))[0].code == 3)
+            for spec in [harness.spec("true") for _ in range(3)]:
+                # A new keeper inherits the limit.
+                with contextlib.suppress(Unavailable):
+                    executor.submit(spec)
+                    status = ended(executor, spec.key)
+                    assert status.succeeded or "no room" in status.message
+        eventually(lambda: is_waiting(warden))
+        with executor._lock:
+            executor._pump.end_idle()
+        assert self.run(executor, harness.spec("exit 3"))[0].code == 3
         (harness.effects() / "go").write_text("\n")
         assert ended(executor, running.key).code == 4
 

@@ -1,4 +1,4 @@
-"""One job as its worker sees it: what its keeper reports, and the pipes that its output comes by."""
+"""Local jobs and their keepers as the worker sees them: what a keeper reports, and the pipes that output comes by."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..base import ExitStatus, LaunchSpec, Observation, Phase, Stream
 from ..output_buffer import OutputBuffer
+from .warden.messages import send
 
 T = TypeVar("T", int, float)
 # A keeper's longest report has about 150 bytes.
@@ -28,25 +29,23 @@ _MALFORMED_REPORT = "What was reported of the process was not understood."
 _KEEPER_GONE = "What kept the process was killed, or there was no room to start it."
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class LocalJob:
-    """A job that was launched. ``control`` is its keeper's other end; ``open_streams``: the pipes' descriptors.
+    """A job that was launched. ``open_streams``: the descriptors of the pipes that its output comes by.
 
     Once it has an ``exit``, ``unread`` is how much of its own output each pipe still has; what comes after that is
     another process's. It is ``paused`` while it prints faster than its output is fetched, and waits at its pipe.
     """
 
     spec: LaunchSpec
-    control: socket.socket
     open_streams: dict[int, Stream]
+    # While it runs.
+    keeper: KeeperLink | None = None
     exit: ExitStatus | None = None
     exited_at: float = 0.0
     unread: dict[int, int] = field(default_factory=dict)
     paused: bool = False
     output: OutputBuffer = field(default_factory=OutputBuffer)
-    partial_report: bytes = b""
-    # Something else than reports came by the control socket: nothing that follows counts.
-    is_malformed: bool = False
 
     @property
     def key(self) -> str:
@@ -62,53 +61,83 @@ class LocalJob:
             return Observation(key=self.key, handle=self.key, phase=Phase.EXITED, exit=self.exit)
         return Observation(key=self.key, handle=self.key, phase=Phase.RUNNING)
 
-    def stop(self, grace_seconds: float) -> None:
-        """Ask the keeper to end the command."""
-        with contextlib.suppress(OSError):
-            self.control.sendall(json.dumps({"stop": grace_seconds}).encode() + b"\n")
+    def end(self, status: ExitStatus) -> None:
+        """Note that it has exited."""
+        self.keeper, self.exit, self.exited_at = None, status, time.monotonic()
+        self.unread = {descriptor: _bytes_in(descriptor) for descriptor in self.open_streams}
 
-    def kill(self) -> None:
-        """Have the keeper kill the command: it takes the end of its control socket for an order to."""
+
+class KeeperLink:
+    """The worker's end of a keeper's control socket. A keeper runs one ``job`` after another."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.job: LocalJob | None = None
+        self._partial_report = b""
+        # It was told to end, or something else than reports came from it: nothing that follows counts.
+        self._is_ending = False
+        self._is_malformed = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a job."""
+        return self.job is None and not self._is_ending
+
+    def launch(self, job: LocalJob, message: bytes, streams: Sequence[int]) -> None:
+        """Give it a job. Raises OSError where it cannot be sent: then the job is not started."""
+        send(self.control, message, streams)
+        self.job, job.keeper = job, self
+
+    def stop(self, grace_seconds: float) -> None:
+        """Have the command stopped."""
         with contextlib.suppress(OSError):
-            self.control.shutdown(socket.SHUT_RDWR)
+            send(self.control, json.dumps({"stop": grace_seconds}).encode())
+
+    def end(self) -> None:
+        """Have the command killed, and the keeper end: it takes the end of its control socket for an order to.
+
+        Once both are gone, the end of the socket is seen here.
+        """
+        self._is_ending = True
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_WR)
 
     def take_reports(self, data: bytes) -> None:
         """Take what came by the control socket; nothing: the keeper is gone."""
-        *lines, self.partial_report = (self.partial_report + data).split(b"\n")
+        *lines, self._partial_report = (self._partial_report + data).split(b"\n")
         try:
-            if len(self.partial_report) > _REPORT_BYTES:
+            if len(self._partial_report) > _REPORT_BYTES:
                 raise ValueError("A report is too long.")
             for line in lines:
-                if self.exit is None and not self.is_malformed:
-                    self._end(_exit_status(self.spec, line))
+                if not self._is_malformed:
+                    self._take_report(line)
         except (ValueError, RecursionError):
-            self.is_malformed = True
-            self.partial_report = b""
-            with contextlib.suppress(OSError):
-                # The keeper kills the command; once that is done, its own end is seen here.
-                self.control.shutdown(socket.SHUT_WR)
-        if not data and self.exit is None:
-            self._end(ExitStatus(lost=True, message=_MALFORMED_REPORT if self.is_malformed else _KEEPER_GONE))
+            self._is_malformed = True
+            self._partial_report = b""
+            self.end()
+        if not data:
+            self._is_ending = True
+            self._end_job(ExitStatus(lost=True, message=_MALFORMED_REPORT if self._is_malformed else _KEEPER_GONE))
 
-    def close(self) -> None:
-        self.control.close()
-        for descriptor in self.open_streams:
-            os.close(descriptor)
-        self.open_streams.clear()
+    def _take_report(self, line: bytes) -> None:
+        if self.job is None:
+            raise ValueError("A report is of a job.")
+        status = _exit_status(self.job.spec, line)
+        # A keeper that lost a job ends.
+        self._is_ending = self._is_ending or status.lost
+        self._end_job(status)
 
-    def _end(self, status: ExitStatus | None) -> None:
-        if status is not None:
-            self.exit, self.exited_at = status, time.monotonic()
-            self.unread = {descriptor: _bytes_in(descriptor) for descriptor in self.open_streams}
+    def _end_job(self, status: ExitStatus) -> None:
+        job, self.job = self.job, None
+        if job is not None:
+            job.end(status)
 
 
-def _exit_status(spec: LaunchSpec, line: bytes) -> ExitStatus | None:
-    """Return how a command ended by its keeper's report; None: it has started. Raises ValueError for anything else."""
+def _exit_status(spec: LaunchSpec, line: bytes) -> ExitStatus:
+    """Return how a command ended by its keeper's report. Raises ValueError for anything else."""
     report = json.loads(line)
     if not isinstance(report, dict):
         raise ValueError("A report is an object.")
-    if "pid" in report:
-        return None
     if (error := _number(report, "error", int, _MOST_ERRNO)) is not None:
         return ExitStatus(unstarted=True, message=_start_error(spec, error))
     code, number = _number(report, "code", int, 255), _number(report, "signal", int, signal.NSIG - 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ from ..base import (
     Rejected,
     Unavailable,
 )
-from .local_job import LocalJob
+from .local_job import KeeperLink, LocalJob
 from .output_pump import OutputPump
-from .warden_link import WardenLink
+from .warden_link import WardenLink, unavailable
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -55,7 +55,7 @@ class ProcessExecutor(Executor):
     ) -> None:
         self._ignores_isolation = ignore_isolation
         self._inherited = {name: os.environ[name] for name in inherit_environment if name in os.environ}
-        self._limits = {"RLIMIT_CORE": 0}
+        self._limits: dict[str, int] = {}
         if cpu_seconds is not None:
             self._limits["RLIMIT_CPU"] = cpu_seconds
         if open_files is not None:
@@ -109,14 +109,14 @@ class ProcessExecutor(Executor):
                 return LogPage(chunks=(), cursor=cursor, complete=True)
             chunks, after = job.output.take(cursor, limit)
             if job.paused and not job.output.is_full:
-                self._pump.wake()
+                self._pump.resume(job)
             return LogPage(chunks=chunks, cursor=after, complete=not chunks and job.has_ended)
 
     def stop(self, handle: str, grace_seconds: float) -> None:
         with self._lock:
-            job = self._pump.jobs.get(handle)
-        if job is not None and job.exit is None:
-            job.stop(grace_seconds)
+            # Under the lock: its keeper must not have another job by the time that it hears of this.
+            if (job := self._pump.jobs.get(handle)) is not None and job.keeper is not None:
+                job.keeper.stop(grace_seconds)
 
     def remove(self, handle: str, *, failed: bool = False) -> None:
         with self._lock:
@@ -149,23 +149,48 @@ class ProcessExecutor(Executor):
         """Make sure that warden and pump run."""
         if self._closed:
             raise Unavailable("This executor is closed.")
-        self._warden.start()
-        self._pump.start()
+        if self._warden.start():
+            # Those of a warden that is gone end by themselves.
+            self._pump.end_idle()
+            self._pump.start()
+            self._new_keeper()
+
+    def _new_keeper(self) -> None:
+        self._pump.add_keeper(KeeperLink(self._warden.new_keeper()))
 
     def _launch(self, spec: LaunchSpec) -> None:
         self._start()
+        message = self._message(spec)
         with contextlib.ExitStack() as kept, contextlib.ExitStack() as passed:
             try:
-                ours, theirs = socket.socketpair()
-                kept.enter_context(ours)
-                passed.enter_context(theirs)
                 out_reader, out_writer = _pipe(kept, passed)
                 err_reader, err_writer = _pipe(kept, passed)
             except OSError as error:
                 raise Unavailable(f"There is no room for another job: {error}.") from error
-            self._warden.launch(self._message(spec), (theirs.fileno(), out_writer, err_writer))
+            job = LocalJob(spec=spec, open_streams={out_reader: "stdout", err_reader: "stderr"})
+            self._hand_over(job, message, (out_writer, err_writer))
             kept.pop_all()
-        self._pump.add(LocalJob(spec=spec, control=ours, open_streams={out_reader: "stdout", err_reader: "stderr"}))
+        self._pump.add(job)
+
+    def _hand_over(self, job: LocalJob, message: bytes, streams: Sequence[int]) -> None:
+        """Give a job to a keeper that waits, else to a new one."""
+        while True:
+            is_new = not self._pump.idle
+            if is_new:
+                self._new_keeper()
+            keeper = self._pump.idle.pop()
+            try:
+                keeper.launch(job, message, streams)
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:
+                    # Nothing was sent.
+                    self._pump.idle.append(keeper)
+                else:
+                    keeper.end()
+                if is_new or error.errno == errno.ETOOMANYREFS:
+                    raise unavailable(error) from error
+            else:
+                return
 
     def _message(self, spec: LaunchSpec) -> bytes:
         limits = dict(self._limits)

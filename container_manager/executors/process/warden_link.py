@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..base import Unavailable
 from .warden.messages import send
+from .warden.processes import MEANT_FOR_THE_WORKER, blocked
 
 # Its folder is last on the path, so that none of ours hides a module of the standard library.
 _PROGRAM = """\
@@ -24,6 +24,14 @@ main(socket.socket(fileno=int(sys.argv[2])))
 """
 
 
+def unavailable(error: OSError) -> Unavailable:
+    """Return what a launch raises that could not be sent."""
+    if error.errno == errno.ETOOMANYREFS:
+        # The limit counts the descriptors in flight of all this user's processes; nothing was sent.
+        return Unavailable(f"There is no room to launch another job: {error}.")
+    return Unavailable(f"What starts local processes is gone: {error}.")
+
+
 class WardenLink:
     """A warden, started when it is first needed, and again when it is gone. Not thread-safe."""
 
@@ -32,19 +40,21 @@ class WardenLink:
         self.channel: socket.socket | None = None
         self._alive_until: float | None = None
 
-    def start(self) -> None:
-        """Make sure that a warden runs; raise Unavailable where none can be started."""
+    def start(self) -> bool:
+        """Make sure that a warden runs; return whether it was started just now. Raises Unavailable if none can be."""
         if self.channel is not None and self.process is not None and self.process.poll() is None:
-            return
+            return False
         ours, theirs = socket.socketpair()
         arguments = ["-I", "-S", "-c", _PROGRAM, str(Path(__file__).parent), str(theirs.fileno())]
         try:
-            self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
-                [sys.executable, *arguments],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            # Until it ignores them.
+            with blocked(MEANT_FOR_THE_WORKER):
+                self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
+                    [sys.executable, *arguments],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
         except OSError as error:
             ours.close()
             raise Unavailable(f"The warden process could not be started: {error}.") from error
@@ -55,20 +65,26 @@ class WardenLink:
         self.channel = ours
         # One that is started between two heartbeats must know by when to expect the next.
         self._pass_heartbeat()
+        return True
 
-    def launch(self, message: bytes, descriptors: Sequence[int]) -> None:
-        """Send a launch to the warden; raise Unavailable where it cannot be sent."""
+    def new_keeper(self) -> socket.socket:
+        """Have a keeper forked; return its control socket. Raises Unavailable where there is no room for that."""
         if self.channel is None:
             raise Unavailable("The warden process is gone.")
         try:
-            send(self.channel, message, descriptors)
+            ours, theirs = socket.socketpair()
         except OSError as error:
-            if error.errno == errno.ETOOMANYREFS:
-                # The limit counts the descriptors in flight of all this user's processes; nothing was sent.
-                raise Unavailable(f"There is no room to launch another job: {error}.") from error
-            self.channel.close()
-            self.channel = None
-            raise Unavailable(f"The warden process is gone: {error}.") from error
+            raise Unavailable(f"There is no room for another job: {error}.") from error
+        with theirs:
+            try:
+                send(self.channel, b"{}", [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                if error.errno != errno.ETOOMANYREFS:
+                    self.channel.close()
+                    self.channel = None
+                raise unavailable(error) from error
+        return ours
 
     def heartbeat(self, seconds: float) -> None:
         """Tell the warden that the worker lives, and by when it will say so again."""

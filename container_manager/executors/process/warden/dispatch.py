@@ -1,24 +1,30 @@
-"""The warden's loop: each launch goes to a keeper, until the worker is gone."""
+"""The warden's loop: it forks keepers for the worker, and ends them when it hears no heartbeat, until that is gone."""
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import signal
 import socket
 
 from .keeper_pool import KeeperPool
-from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
-from .processes import adopt_orphans, readable, wakeup_on
+from .messages import close_all, receive, report, seconds_in
+from .processes import adopt_orphans, ignore_what_is_meant_for_the_worker, readable, set_name, wakeup_on
 
-# The next keeper is forked once nothing has happened for so long.
-_QUIET_SECONDS = 0.01
 # To a timer, 0 is never.
 _AT_ONCE_SECONDS = 0.001
 
 
 def main(channel: socket.socket) -> None:
     """Serve the worker at the other end of the channel until it is gone."""
+    ignore_what_is_meant_for_the_worker()
+    set_name("cm-warden")
     adopt_orphans()
+    # No command leaves a core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Keepers and commands are forked from here: what the collector writes to, each of them would have to copy.
+    gc.freeze()
     _Warden(channel).serve()
 
 
@@ -32,11 +38,8 @@ class _Warden:
         signal.signal(signal.SIGALRM, self._end_jobs)
 
     def serve(self) -> None:
-        sources = [self._channel, self._wakeup]
         while True:
-            ready = readable(sources, None if self._keepers.one_waits else _QUIET_SECONDS)
-            if not ready:
-                self._keepers.fork_ahead()
+            ready = readable([self._channel, self._wakeup], None)
             if self._channel in ready:
                 message, descriptors = receive(self._channel)
                 if message is None:
@@ -49,22 +52,21 @@ class _Warden:
     def _take(self, message: bytes, descriptors: list[int]) -> None:
         if not descriptors:
             self._take_heartbeat(message)
-        elif len(descriptors) < LAUNCH_DESCRIPTORS:
-            # There was no room for them here: with its control socket closed, the launch counts as lost.
-            close_all(descriptors)
         elif self._overdue:
             _refuse(descriptors)
         else:
-            self._keepers.launch(message, descriptors)
+            control, *others = descriptors
+            close_all(others)
+            self._keepers.fork(control)
             if self._overdue:
-                # The timer fired during the launch, which `_end_jobs` may have missed.
-                self._keepers.end_jobs()
+                # The timer fired meanwhile, and `_end_jobs` may have missed this keeper.
+                self._keepers.end_all()
 
     def _take_heartbeat(self, message: bytes) -> None:
         try:
             seconds = seconds_in(message, "heartbeat")
         except ValueError:
-            # The last one counts. Or it was a launch whose descriptors found no room here: it is lost.
+            # The last one counts. Or there was no room here for the socket of a keeper: the worker sees its end.
             return
         # In this order: what the timer says, however soon, holds until the next heartbeat.
         self._overdue = False
@@ -72,12 +74,12 @@ class _Warden:
 
     def _end_jobs(self, *_: object) -> None:
         self._overdue = True
-        self._keepers.end_jobs()
+        self._keepers.end_all()
 
 
 def _refuse(descriptors: list[int]) -> None:
     """Answer a worker that wakes up in the middle of a launch: another worker may have the job by now."""
-    control_descriptor, *streams = descriptors
+    control_descriptor, *others = descriptors
     with socket.socket(fileno=control_descriptor) as control:
         report(control, lost=True)
-    close_all(streams)
+    close_all(others)

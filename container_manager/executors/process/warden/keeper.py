@@ -1,99 +1,163 @@
-"""A job's keeper: it starts the command, waits for its end, kills what it left behind, and reports."""
+"""A keeper runs one job after another: it starts the command, waits for its end, kills what it left, and reports."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import resource
 import signal
 import socket
 import time
+from typing import Any
 
-from .messages import receive, report, seconds_in
-from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, wakeup_on
-from .waiting_command import WaitingCommand
+from .command import start_command
+from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
+from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, set_name, wakeup_on
 
-# TERM: the warden is gone. USR1: the worker's heartbeat is overdue.
-_HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
+# The warden is gone, or the worker's heartbeat is overdue: end the job as lost, and start no other.
+END = signal.SIGUSR1
+# Not the job's fault: its worker sees that the keeper ends, and the attempt is lost.
+_NO_ROOM = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# No request that concerns a running job is longer.
+_REQUEST_BYTES = 100
 
 
-def wait_for_job(channel: socket.socket) -> None:
-    """Fork what will become the command, wait for a job, and keep it to its end."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def keep_jobs(control: socket.socket, *, warden: int) -> None:
+    """Run the jobs that come by ``control``, one at a time, until the worker or the warden is gone."""
+    keeper = _Keeper(control)
+    set_name("cm-keeper")
     adopt_orphans()
-    die_with_parent(signal.SIGTERM)
-    wakeup = wakeup_on(*_HANDLED)
-    command = WaitingCommand(channel, handled=_HANDLED)
-    message, descriptors = receive(channel)
-    channel.close()
-    if message is not None:
-        control_descriptor, out, err = descriptors
-        _keep(command, message, wakeup, socket.socket(fileno=control_descriptor), (out, err))
+    die_with_parent(END, parent=warden)
+    while (launch := keeper.next_launch()) is not None:
+        keeper.run(*launch)
 
 
-def _keep(
-    command: WaitingCommand, message: bytes, wakeup: int, control: socket.socket, streams: tuple[int, int]
-) -> None:
+class _Keeper:
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._wakeup = wakeup_on(signal.SIGCHLD, END)
+        self._ends = False
+        signal.signal(END, self._end)
+
+    def next_launch(self) -> tuple[bytes, list[int]] | None:
+        """Wait for a launch; return it with the open files for stdout and stderr, or None if there will be no other."""
+        while not self._ends:
+            ready = readable([self._wakeup, self._control], None)
+            if self._wakeup in ready:
+                os.read(self._wakeup, 4096)
+            if self._control in ready:
+                message, streams = receive(self._control)
+                if message is None:
+                    break
+                # Looked at after the message, in the middle of which its worker may have frozen.
+                if len(streams) == LAUNCH_DESCRIPTORS and not self._ends:
+                    return message, streams
+                close_all(streams)
+                if self._ends:
+                    report(self._control, lost=True)
+                elif not _is_stop(message):
+                    # A launch whose open files found no room here: the worker sees that this keeper ends.
+                    break
+        return None
+
+    def run(self, message: bytes, streams: list[int]) -> None:
+        """Run a job to its end, and report it."""
+        try:
+            job = _Job(start_command(message, streams))
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                self._ends = True
+            else:
+                report(self._control, error=error.errno or 0)
+            return
+        except ValueError:
+            report(self._control, lost=True)
+            return
+        finally:
+            close_all(streams)
+        while not job.has_ended():
+            self._wait(job)
+        report(self._control, **job.report())
+
+    def _wait(self, job: _Job) -> None:
+        """Wait until a process of the job has ended, or the job must be stopped or killed."""
+        ready = readable([self._wakeup, *([] if self._ends else [self._control])], job.seconds_left())
+        if self._wakeup in ready:
+            os.read(self._wakeup, 4096)
+        if self._control in ready:
+            self._take_request(job)
+        if self._ends:
+            job.lost = True
+            job.kill()
+        job.kill_when_due()
+
+    def _take_request(self, job: _Job) -> None:
+        """Take a request of the worker; one that is gone wants the command killed, and so does a malformed one."""
+        try:
+            message, descriptors = receive(self._control, most=_REQUEST_BYTES)
+            close_all(descriptors)
+            if message is not None:
+                job.stop_within(seconds_in(message, "stop"))
+                return
+        except (OSError, ValueError):
+            pass
+        self._ends = True
+
+    def _end(self, *_: object) -> None:
+        self._ends = True
+
+
+def _is_stop(message: bytes) -> bool:
+    """Tell whether this is a request to stop a job, which ended at the same moment."""
     try:
-        error = command.start(message, *streams)
-    except OSError:
-        # It was killed while it waited.
-        command = WaitingCommand(control, handled=_HANDLED)
-        error = command.start(message, *streams)
+        seconds_in(message, "stop")
     except ValueError:
-        report(control, lost=True)
-        return
-    for stream in streams:
-        os.close(stream)
-    if error is not None:
-        os.waitpid(command.pid, 0)
-        report(control, error=error)
-        return
-    report(control, pid=command.pid)
-    stop = _Stop(command.pid)
-    status = _wait(stop, wakeup, control)
-    _end_descendants()
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    report(
-        control,
-        code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-        signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-        lost=stop.lost,
-        peak_memory_bytes=usage.ru_maxrss * 1024,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-    )
+        return False
+    return True
 
 
-class _Stop:
-    """TERM to the whole tree, then KILL after the grace period."""
+class _Job:
+    """A command and all its descendants, of which the keeper is or will be the parent."""
 
     def __init__(self, command: int) -> None:
-        self.command = command
+        self._command = command
+        self._status: int | None = None
         self._deadline: float | None = None
-        self.heard = True
+        self._peak_memory_bytes = 0
+        self._cpu_seconds = 0.0
         self.lost = False
+
+    def has_ended(self) -> bool:
+        """Reap what has ended. Once the command is among that, end what it left; then return True."""
+        try:
+            while self._reap(os.WNOHANG):
+                pass
+        except ChildProcessError:
+            return True
+        if self._status is None:
+            return False
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                for pid in children(os.getpid()):
+                    kill(pid, signal.SIGKILL)
+                self._reap(0)
+        return True
+
+    def report(self) -> dict[str, Any]:
+        status = self._status or 0
+        return {
+            "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "lost": self.lost,
+            "peak_memory_bytes": self._peak_memory_bytes,
+            "cpu_seconds": self._cpu_seconds,
+        }
 
     def seconds_left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def read(self, control: socket.socket) -> None:
-        """Take the worker's requests; a worker that is gone wants the command killed."""
-        try:
-            data = control.recv(4096)
-        except OSError:
-            data = b""
-        if not data:
-            self.heard = False
-            self.kill()
-            return
-        try:
-            for line in data.splitlines():
-                self._stop_within(seconds_in(line, "stop"))
-        except ValueError:
-            self.lost = True
-            self.kill()
-
-    def _stop_within(self, seconds: float) -> None:
+    def stop_within(self, seconds: float) -> None:
+        """Send TERM to all; `kill_when_due` does the rest. Asked again, the earlier time holds."""
         deadline = time.monotonic() + seconds
         if self._deadline is None:
             self._signal(signal.SIGTERM)
@@ -108,44 +172,15 @@ class _Stop:
             self.kill()
 
     def _signal(self, number: int) -> None:
-        for pid in (self.command, *descendants(os.getpid())):
+        for pid in (self._command, *descendants(os.getpid())):
             kill(pid, number)
 
-
-def _wait(stop: _Stop, wakeup: int, control: socket.socket) -> int:
-    """Stop the command when that is asked for; return its status once it has ended."""
-    while True:
-        ready = readable([wakeup, *([control] if stop.heard else [])], stop.seconds_left())
-        if control in ready:
-            stop.read(control)
-        if wakeup in ready:
-            signals = os.read(wakeup, 4096)
-            if signal.SIGTERM in signals or signal.SIGUSR1 in signals:
-                stop.lost = True
-                stop.kill()
-        stop.kill_when_due()
-        status = _reap(stop.command)
-        if status is not None:
-            return status
-
-
-def _reap(command: int) -> int | None:
-    """Reap whatever has ended; return the command's status once it is among them."""
-    status = None
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, ended = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                break
-            if pid == command:
-                status = ended
-    return status
-
-
-def _end_descendants() -> None:
-    # The keeper adopts orphans: once it has no child, nothing of the job is left.
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            for pid in children(os.getpid()):
-                kill(pid, signal.SIGKILL)
-            os.waitpid(-1, 0)
+    def _reap(self, options: int) -> int:
+        # What wait4 says of a process includes the descendants that it has waited for itself.
+        pid, status, usage = os.wait4(-1, options)
+        if pid:
+            self._cpu_seconds += usage.ru_utime + usage.ru_stime
+            self._peak_memory_bytes = max(self._peak_memory_bytes, usage.ru_maxrss * 1024)
+        if pid == self._command:
+            self._status = status
+        return pid

@@ -1,4 +1,4 @@
-"""Messages between worker, warden, keeper and command: a length, JSON, and open files beside it."""
+"""Messages from a worker to its warden and keepers, a length and JSON with open files beside it, and their reports."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _HEADER = struct.Struct("!I")
 _DESCRIPTOR = struct.Struct("i")
 # Timers refuse much more.
 _MOST_SECONDS = 366 * 86400
-# What a launch brings: the job's control socket, and where stdout and stderr go.
-LAUNCH_DESCRIPTORS = 3
+# What a launch brings: where stdout and stderr go. A new keeper's control socket comes alone.
+LAUNCH_DESCRIPTORS = 2
 
 
 def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
@@ -28,8 +28,11 @@ def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()
         channel.sendall(data)
 
 
-def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
-    """Return a message and its open files; None once the other end is closed."""
+def receive(channel: socket.socket, *, most: int | None = None) -> tuple[bytes | None, list[int]]:
+    """Return a message and its open files; None once the other end is closed.
+
+    Raises ValueError where it has more than ``most`` bytes.
+    """
     header, ancillary, _, _ = channel.recvmsg(
         _HEADER.size,
         socket.CMSG_LEN(LAUNCH_DESCRIPTORS * _DESCRIPTOR.size),
@@ -43,10 +46,13 @@ def receive(channel: socket.socket) -> tuple[bytes | None, list[int]]:
         for (descriptor,) in _DESCRIPTOR.iter_unpack(data[: len(data) - len(data) % _DESCRIPTOR.size])
     ]
     while header and len(header) < _HEADER.size:
-        header += channel.recv(_HEADER.size - len(header))
+        part = channel.recv(_HEADER.size - len(header))
+        header = header + part if part else b""
     if not header:
         return None, []
     missing, parts = _HEADER.unpack(header)[0], []
+    if most is not None and missing > most:
+        raise ValueError(f"A message of {missing} bytes is too long.")
     while missing:
         part = channel.recv(min(missing, 65536))
         if not part:
@@ -70,7 +76,7 @@ def seconds_in(message: bytes, name: str) -> float:
 def report(control: socket.socket, **values: Any) -> None:
     """Tell the worker about a job, one line of JSON; a worker that is gone need not know."""
     with contextlib.suppress(OSError):
-        control.sendall(json.dumps(values).encode() + b"\n")
+        control.sendall(json.dumps(values).encode() + b"\n", socket.MSG_NOSIGNAL)
 
 
 def close_all(descriptors: Sequence[int]) -> None:

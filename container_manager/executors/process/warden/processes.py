@@ -7,29 +7,55 @@ import ctypes
 import os
 import select
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 
 # linux/prctl.h
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# An init system may send them to every process of a service, a terminal to every one of a group. The worker lets its
+# jobs end, so its warden and keepers must go on.
+MEANT_FOR_THE_WORKER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def set_name(name: str) -> None:
+    """Name this process, in at most 15 characters, for ps and pkill: who kills what is called python means others."""
+    _LIBC.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent(number: int) -> None:
-    """Have this signal sent to this process when its parent ends."""
-    _prctl(_PR_SET_PDEATHSIG, number)
+def die_with_parent(number: int, *, parent: int) -> None:
+    """Have this signal sent to this process when its parent ends, or at once where it has ended already."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        _LIBC.prctl(option, value, 0, 0, 0)
+def ignore_what_is_meant_for_the_worker() -> None:
+    """Go on at the signals by which a terminal or an init system ends a worker. From here on no signal is blocked.
+
+    A command inherits what is ignored or blocked, so these are handled, and nothing else is ignored.
+    """
+    for number in signal.valid_signals():
+        if number in MEANT_FOR_THE_WORKER:
+            signal.signal(number, lambda *_: None)
+        elif signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@contextlib.contextmanager
+def blocked(numbers: Iterable[int]) -> Iterator[None]:
+    """Block signals in this thread, and in the processes that it starts meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def kill(pid: int, number: int) -> None:
@@ -40,7 +66,8 @@ def kill(pid: int, number: int) -> None:
 
 def children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as found:  # noqa: PTH123  # pathlib costs forks
+            return [int(child) for child in found.read().split()]
     except OSError:
         return []
 
@@ -62,6 +89,6 @@ def wakeup_on(*numbers: int) -> int:
     return reader
 
 
-def readable(sources: Sequence[Any], timeout: float | None) -> list[Any]:
+def readable(sources: Sequence[int | socket.socket], timeout: float | None) -> list[int | socket.socket]:
     """Wait until one of these can be read, at most ``timeout`` seconds; return those that can."""
     return select.select(sources, [], [], timeout)[0]
