@@ -55,7 +55,7 @@ docs: $(VENV)/check  ## Build the documentation
 
 bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
-	-$(BIN)/python -m benchmarks.process
+	-$(BIN)/python -m benchmarks.process --json benchmarks/process/results.json
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
 	$(BIN)/python -m benchmarks.report

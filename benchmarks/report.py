@@ -1,4 +1,4 @@
-"""Write the figures of each ``results.json`` into the page on performance, and six of them into README.
+"""Write the figures of each ``results.json`` into the page on performance, and seven of them into README.
 
 Run it as ``python -m benchmarks.report``.
 """
@@ -16,7 +16,7 @@ README = _FOLDER.parent / "README.md"
 PERFORMANCE = _FOLDER.parent / "docs" / "explanation" / "performance.md"
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
-# README's six: what each says, the file of results that has it, and its name there.
+# README's seven: what each says, the file of results that has it, and its name there.
 _SUMMARY = (
     (
         "Time of `transition_to()` / of the same guarded UPDATE by the driver, SQLite",
@@ -43,6 +43,11 @@ _SUMMARY = (
         "queue",
         "pickup: added by the queue, p50",
     ),
+    (
+        "Local processes per second of one worker with 4 slots, SQLite / of a bare pool of four subprocesses",
+        "process",
+        "drain, SQLite: a worker with 4 slots / a bare pool of 4 subprocesses",
+    ),
     ("Time from claim to started container / by the raw Docker API", "docker", "launch: ours / raw API"),
 )
 
@@ -58,6 +63,7 @@ def read_results() -> Results:
     paths = {
         "transitions": _FOLDER / "results.json",
         "queue": _FOLDER / "queue" / "results.json",
+        "process": _FOLDER / "process" / "results.json",
         "docker": _FOLDER / "docker" / "results.json",
     }
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
@@ -69,6 +75,7 @@ def filled(text: str, results: Results) -> str:
         ("summary of figures", _summary(results)),
         ("figures", _transitions(results["transitions"])),
         ("queue figures", _targeted(results["queue"])),
+        ("process figures", _targeted(results["process"])),
         ("docker figures", _targeted(results["docker"])),
     ):
         text = _replaced(text, block, lines)

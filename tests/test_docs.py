@@ -173,7 +173,7 @@ def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
     assert [line for line in shown[1].splitlines() if line.startswith("|")][2:] == expected
 
 
-@pytest.mark.parametrize("part", ["queue", "docker"])
+@pytest.mark.parametrize("part", ["queue", "process", "docker"])
 def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
     shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", PERFORMANCE, re.S)
     assert shown is not None
@@ -192,4 +192,4 @@ def test_the_summary_of_figures_is_what_was_measured() -> None:
     assert report.filled(PERFORMANCE, results) == PERFORMANCE
     shown = re.search(r"<!-- summary of figures[^>]*-->\n(.*?)<!-- end of summary of figures -->", README, re.S)
     assert shown is not None
-    assert len([line for line in shown[1].splitlines() if line.startswith("|")][2:]) == 6
+    assert len([line for line in shown[1].splitlines() if line.startswith("|")][2:]) == 7

@@ -1,101 +1,87 @@
-"""Measure the process executor: ``python -m benchmarks.process [--quick]``.
+"""Measure the process executor: ``python -m benchmarks.process [--quick] [--json FILE]``.
 
-Wardens that fork ahead nothing, the next job's keeper, or its command too take turns in one run, beside plain
-subprocesses.
+Worker and executor take turns with plain subprocesses in one run. Exit code 1 where a target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from unittest import mock
+from pathlib import Path
 
 from container_manager.executors.base import LaunchSpec
-from container_manager.executors.process import ProcessExecutor, warden_link
+from container_manager.executors.process import ProcessExecutor
 
 from ..queue.figures import Figure, table
+from .drain import SLOTS, bare_pool, measure_drain
 
-_SLOTS = 4
-# So long that a warden has forked ahead what it forks ahead.
+# So long that warden and keeper wait.
 _IDLE_SECONDS = 0.05
-_NO_KEEPER = """
-from warden import keeper_pool
-keeper_pool.KeeperPool.fork_ahead = lambda pool: None
-"""
-_NO_COMMAND = """
-from warden import keeper
-class Late:
-    def __init__(self, *arguments, **options):
-        self.given = arguments, options
-    def start(self, *launch):
-        channel = self.given[0][0]
-        command = Command(channel, **self.given[1])
-        self.pid = command.pid
-        return command.start(*launch)
-Command, keeper.WaitingCommand = keeper.WaitingCommand, Late
-"""
-_VARIANTS = {"nothing": _NO_KEEPER + _NO_COMMAND, "keeper": _NO_COMMAND, "keeper and command": ""}
-_BARE = "plain subprocess"
+_BURST_JOBS = 100
 _keys = map(str, itertools.count())
 
 
-def main() -> None:
+def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.process", description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="fewer rounds")
-    quick = arguments.parse_args().quick
-    executors = {name: _executor(patch) for name, patch in _VARIANTS.items()}
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = arguments.parse_args()
+    figures = [*_executor_figures(quick=options.quick), *_worker_figures(quick=options.quick)]
+    print(table(figures))
+    if options.json:
+        options.json.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+def _executor_figures(*, quick: bool) -> list[Figure]:
+    executor = ProcessExecutor()
     try:
-        latency = _in_turns(executors, _first_output, _bare_first_output, rounds=20 if quick else 100)
-        rate = _in_turns(executors, _burst, _bare_burst, rounds=3 if quick else 10)
+        latency = _in_turns(executor, _first_output, _bare_first_output, rounds=20 if quick else 100)
+        burst = _in_turns(executor, _burst, lambda: bare_pool(_BURST_JOBS), rounds=3 if quick else 10)
     finally:
-        for executor in executors.values():
-            executor.close()
-    print(table([*_figures("idle, launch to first output, forked ahead", latency), *_figures("burst", rate)]))
-
-
-def _figures(what: str, seconds: dict[str, list[float]]) -> list[Figure]:
-    bare = seconds[_BARE]
+        executor.close()
+    unit = "times a plain subprocess"
     return [
-        Figure(
-            name=f"{what}: {name}",
-            value=statistics.median(mine / theirs for mine, theirs in zip(found, bare, strict=True)),
-            unit="times a plain subprocess",
-        )
-        for name, found in seconds.items()
-        if name != _BARE
+        Figure(name="local process: launch to first output", value=statistics.median(latency), unit=unit, at_most=3.0),
+        Figure(name=f"local processes: {_BURST_JOBS} jobs, {SLOTS} at once", value=statistics.median(burst), unit=unit),
     ]
 
 
-def _executor(patch: str) -> ProcessExecutor:
-    program = warden_link._PROGRAM.replace("from warden.dispatch", f"{patch}from warden.dispatch")
-    with mock.patch.object(warden_link, "_PROGRAM", program):
-        executor = ProcessExecutor()
-        if not executor.check().ok:
-            raise RuntimeError("The warden did not start.")
-    return executor
+def _worker_figures(*, quick: bool) -> list[Figure]:
+    rates = measure_drain(jobs=300 if quick else 1000, rounds=3 if quick else 9)
+    mine, bare = zip(*rates, strict=True)
+    ratio = statistics.median(one / other for one, other in rates)
+    return [
+        Figure(name=f"local processes, SQLite, {SLOTS} slots", value=statistics.median(mine), unit="jobs/s"),
+        Figure(name=f"bare pool of {SLOTS} subprocesses", value=statistics.median(bare), unit="jobs/s"),
+        Figure(
+            name=f"drain, SQLite: a worker with {SLOTS} slots / a bare pool of {SLOTS} subprocesses",
+            value=ratio,
+            unit="times",
+            at_least=0.4,
+        ),
+    ]
 
 
 def _in_turns(
-    executors: dict[str, ProcessExecutor],
+    executor: ProcessExecutor,
     measure: Callable[[ProcessExecutor], float],
     measure_bare: Callable[[], float],
     *,
     rounds: int,
-) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in (*executors, _BARE)}
-    for turn in range(rounds + 1):
-        for name, executor in executors.items():
-            time.sleep(_IDLE_SECONDS)
-            found = measure(executor)
-            if turn:
-                seconds[name].append(found)
-        if turn:
-            seconds[_BARE].append(measure_bare())
-    return seconds
+) -> list[float]:
+    """Return how many times as long as the bare one it takes, round by round; the first only warms up."""
+    ratios = []
+    for _ in range(rounds + 1):
+        time.sleep(_IDLE_SECONDS)
+        ratios.append(measure(executor) / measure_bare())
+    return ratios[1:]
 
 
 def _first_output(executor: ProcessExecutor) -> float:
@@ -118,14 +104,14 @@ def _bare_first_output() -> float:
         return time.perf_counter() - began
 
 
-def _burst(executor: ProcessExecutor, jobs: int = 100) -> float:
+def _burst(executor: ProcessExecutor, jobs: int = _BURST_JOBS) -> float:
     began, left, running = time.perf_counter(), jobs, 0
     while left or running:
         for found in executor.observe().attempts:
             if found.exit:
                 executor.remove(found.key)
                 running -= 1
-        while left and running < _SLOTS:
+        while left and running < SLOTS:
             executor.submit(LaunchSpec(key=next(_keys), argv=("true",)))
             left, running = left - 1, running + 1
         if running:
@@ -133,16 +119,5 @@ def _burst(executor: ProcessExecutor, jobs: int = 100) -> float:
     return time.perf_counter() - began
 
 
-def _bare_burst(jobs: int = 100) -> float:
-    began = time.perf_counter()
-    running = [subprocess.Popen(["true"]) for _ in range(_SLOTS)]
-    for _ in range(jobs - _SLOTS):
-        running.pop(0).wait()
-        running.append(subprocess.Popen(["true"]))
-    for process in running:
-        process.wait()
-    return time.perf_counter() - began
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
