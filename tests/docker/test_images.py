@@ -10,7 +10,6 @@ import docker
 import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, LaunchSpec, Rejected
-from container_manager.jobs.secret_references import read_secret
 from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text
@@ -149,18 +148,3 @@ def test_a_container_with_an_invalid_image_name_is_rejected(harness: DockerHarne
 @pytest.mark.parametrize("image", ["UPPER/case", "a b", "-x"])
 def test_an_invalid_image_name_is_not_pulled(harness: DockerHarness, image: str) -> None:
     assert refusal(harness, image, pull="always")[0] == "image"
-
-
-def test_a_jobs_secret_cannot_name_a_registrys_password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, registry.password)
-    with pytest.raises(LookupError, match="neither env:CM_SECRET_NAME nor file:NAME"):
-        read_secret(f"env:{VARIABLE}", directory="/run/secrets")
-
-
-@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, ".", "..", "../a", "registries", "registries/a"])
-def test_an_invalid_name_of_a_secrets_file_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "registries").mkdir()
-    (tmp_path / "registries" / "a").write_text("never told")
-    with pytest.raises(LookupError, match="secret") as error:
-        read_secret(f"file:{name}", directory=tmp_path)
-    assert "never told" not in str(error.value)
