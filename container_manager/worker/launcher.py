@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..conf import AppSettings
 from ..executors.base import Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
@@ -17,6 +17,8 @@ from .run import Run
 
 T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
+# How long calls that have no thread yet may still get one when the worker ends.
+_CLOSE_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -28,6 +30,7 @@ class Launcher:
         self._results: SimpleQueue[tuple[Run, str | Exception]] = SimpleQueue()
         self._later: list[tuple[float, Run]] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._calls: set[Future[Any]] = set()
 
     def begin(self, run: Run) -> None:
         """Begin a launch; `results` yields what came of it."""
@@ -63,12 +66,24 @@ class Launcher:
             return
         if alias not in self._pools:
             self._pools[alias] = ThreadPoolExecutor(threads, thread_name_prefix=f"container-manager-{alias}")
-        self._pools[alias].submit(result_or_error, work).add_done_callback(lambda future: done(future.result()))
+        call = self._pools[alias].submit(result_or_error, work)
+        self._calls.add(call)
+
+        def note_done(call: Future[T | Exception]) -> None:
+            self._calls.discard(call)
+            if not call.cancelled():
+                done(call.result())
+
+        call.add_done_callback(note_done)
 
     def close(self) -> None:
-        """Wait for the calls that are on their way."""
+        """Wait for the calls that are on their way, and for a short while for those that wait for a thread.
+
+        What they were to remove is found by the next sweep.
+        """
+        wait(list(self._calls), timeout=_CLOSE_SECONDS)
         for pool in self._pools.values():
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
 
     def _add_result(self, run: Run, result: str | Exception) -> None:
         self._results.put((run, result))

@@ -1,0 +1,69 @@
+"""Calls to engines when a worker ends: those on their way are waited for, those without a thread only shortly."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+
+from container_manager.conf import AppSettings
+from container_manager.executors.base import Capabilities
+from container_manager.worker import launcher
+from container_manager.worker.launcher import Launcher
+
+from .test_runs import Engine
+
+pytestmark = pytest.mark.without_database
+_PATIENCE_SECONDS = 30
+
+
+class OneThread(Engine):
+    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=False, launch_threads=1)
+
+
+class Removals:
+    """A launcher that removes three attempts; the first removal takes until `release` is set."""
+
+    def __init__(self) -> None:
+        self.launcher = Launcher(AppSettings(), lambda: None)
+        self.began, self.release = threading.Event(), threading.Event()
+        self.removed: list[str] = []
+        self.results: list[object] = []
+        self._call(self._slow)
+        self.began.wait(_PATIENCE_SECONDS)
+        for handle in ("second", "third"):
+            self._call(lambda handle=handle: self.removed.append(handle))
+
+    def _call(self, work: Callable[[], None]) -> None:
+        self.launcher.call("default", OneThread(), work, done=self.results.append)
+
+    def _slow(self) -> None:
+        self.began.set()
+        assert self.release.wait(_PATIENCE_SECONDS)
+        self.removed.append("first")
+
+
+def test_a_removal_on_its_way_is_waited_for_and_those_that_wait_are_left_to_the_next_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removals = Removals()
+    monkeypatch.setattr(launcher, "_CLOSE_SECONDS", 0.0)
+    closing = threading.Thread(target=removals.launcher.close)
+    closing.start()
+    while len(removals.launcher._calls) > 1:
+        time.sleep(0.01)
+    assert closing.is_alive()
+    removals.release.set()
+    closing.join(_PATIENCE_SECONDS)
+    assert not closing.is_alive()
+    assert (removals.removed, removals.results) == (["first"], [None])
+
+
+def test_removals_that_get_their_turn_soon_are_done() -> None:
+    removals = Removals()
+    removals.release.set()
+    removals.launcher.close()
+    assert removals.removed == ["first", "second", "third"]
