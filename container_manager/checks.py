@@ -13,12 +13,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from .conf import app_settings, setting_problems
-from .executors.registry import check_executor_options, executor_class
+from .executors.registry import check_executor_options, check_host, executor_class
 
 
 @register()
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Report wrong entries, and executors whose class cannot be imported or whose options are wrong."""
+    """Report wrong entries, and executors that cannot be imported, have wrong options, or need another host."""
     if problems := setting_problems():
         return [Error(problem, id="container_manager.E010") for problem in problems]
     messages: list[CheckMessage] = []
@@ -32,6 +32,11 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
             check_executor_options(app_settings(), alias)
         except ImproperlyConfigured as error:
             messages.append(Error(str(error), id="container_manager.E012"))
+        try:
+            check_host(app_settings(), alias)
+        except ImproperlyConfigured as error:
+            # Of the host of workers, which others need not be.
+            messages.append(checks.Warning(str(error), id="container_manager.W003"))
     return messages
 
 

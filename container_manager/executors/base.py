@@ -174,6 +174,10 @@ class Executor(ABC):
         """Raise what `from_settings` raises, without connecting to anything: for a system check."""
         signature(cls).bind(**options)
 
+    @classmethod  # noqa: B027  # most need nothing of the host
+    def check_host(cls) -> None:
+        """Raise ImproperlyConfigured, which says what to do, where a worker on this host cannot use this executor."""
+
     @abstractmethod
     def submit(self, spec: LaunchSpec) -> str:
         """Start the attempt, or adopt it where its key was started before; return its handle.

@@ -15,7 +15,7 @@ from .base import Executor
 def build_executors(settings: AppSettings, aliases: Iterable[str] | None = None) -> dict[str, Executor]:
     """Return executors by alias: those named, or all.
 
-    Raises ImproperlyConfigured for an alias, class or option that does not exist.
+    Raises ImproperlyConfigured for an alias, class or option that does not exist, or that this host cannot use.
     """
     return {alias: build_executor(settings, alias) for alias in (settings.executors if aliases is None else aliases)}
 
@@ -24,14 +24,22 @@ def build_executor(settings: AppSettings, alias: str) -> Executor:
     """Return one executor; raises what `build_executors` raises."""
     cls = executor_class(settings, alias)
     with _named(alias):
+        cls.check_host()
         return cls.from_settings(settings.executors[alias].get("OPTIONS", {}), settings)
 
 
 def check_executor_options(settings: AppSettings, alias: str) -> None:
-    """Raise what `build_executor` would, without building one."""
+    """Raise what `build_executor` would for the options, without building one."""
     cls = executor_class(settings, alias)
     with _named(alias):
         cls.check_options(settings.executors[alias].get("OPTIONS", {}), settings)
+
+
+def check_host(settings: AppSettings, alias: str) -> None:
+    """Raise ImproperlyConfigured where a worker on this host cannot use an executor."""
+    cls = executor_class(settings, alias)
+    with _named(alias):
+        cls.check_host()
 
 
 @contextmanager

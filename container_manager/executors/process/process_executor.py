@@ -6,9 +6,11 @@ import contextlib
 import errno
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -26,11 +28,16 @@ from ..base import (
     Rejected,
     Unavailable,
 )
-from .local_job import KeeperLink, LocalJob
-from .output_pump import OutputPump
-from .warden_link import WardenLink, unavailable
+
+if sys.platform == "linux":
+    # Elsewhere the class can be imported, by a web server say, but not used.
+    from .local_job import KeeperLink, LocalJob
+    from .output_pump import OutputPump
+    from .warden_link import WardenLink, unavailable
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# By it all that a job has started is found, and ended with it.
+_CHILDREN = Path("/proc/thread-self/children")
 
 
 class ProcessExecutor(Executor):
@@ -76,6 +83,17 @@ class ProcessExecutor(Executor):
             raise ImproperlyConfigured(f"'inherit_environment' must be a list of names, not {given!r}.")
         if not isinstance(given := options.get("ignore_isolation", False), bool):
             raise ImproperlyConfigured(f"'ignore_isolation' must be true or false, not {given!r}.")
+
+    @classmethod
+    def check_host(cls) -> None:
+        missing = (
+            "Linux" if sys.platform != "linux" else "" if _CHILDREN.exists() else f"{_CHILDREN} (CONFIG_PROC_CHILDREN)"
+        )
+        if missing:
+            raise ImproperlyConfigured(
+                f"Local processes need {missing}, which this host does not have. Run the worker on another host, in a "
+                "Linux container for example, or use an executor that runs jobs in containers."
+            )
 
     def submit(self, spec: LaunchSpec) -> str:
         if not self._ignores_isolation and (asked := _isolation_asked_for(spec)):
