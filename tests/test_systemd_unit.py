@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-UNIT = ROOT / "container_manager/systemd/container-worker.service"
+UNIT = ROOT / "container_manager/worker/container-worker.service"
 _PATIENCE_SECONDS = 60
 _SETTINGS = """
 from pathlib import Path

@@ -10,7 +10,7 @@ import socket
 import time
 from typing import Any
 
-from .command import start_command
+from .command_start import start_command
 from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
 from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, set_name, wakeup_on
 
