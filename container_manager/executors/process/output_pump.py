@@ -15,6 +15,8 @@ from .local_job import KeeperLink, LocalJob
 
 _READ_BYTES = 65536
 _WAIT_SECONDS = 1.0
+# Of the keepers that a burst of jobs has left: each has 2 MB of its own.
+_MOST_IDLE = 32
 # After the command's whole tree has been ended its pipes end at once; a descriptor passed elsewhere must not hold us.
 _DRAIN_SECONDS = 2.0
 
@@ -162,7 +164,10 @@ class OutputPump:
             if not data:
                 self._forget(keeper)
             elif job is not None and keeper.is_idle:
-                self.idle.append(keeper)
+                if len(self.idle) < _MOST_IDLE:
+                    self.idle.append(keeper)
+                else:
+                    keeper.end()
 
     def _forget(self, keeper: KeeperLink) -> None:
         if keeper in self.idle:

@@ -29,7 +29,7 @@ class KeeperPool:
                 status = 1
                 try:
                     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                    close_all(self._private)
+                    close_all([*self._private, signal.set_wakeup_fd(-1)])
                     keep_jobs(socket.socket(fileno=control), warden=warden)
                     status = 0
                 finally:
