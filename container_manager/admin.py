@@ -18,6 +18,8 @@ from .querysets import ContainerJobQuerySet
 from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
 from .statemachine.machine import machine_of
 
+# Of a job's output, on its page.
+_SHOWN_CHARACTERS = 10_000
 # Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
@@ -70,8 +72,8 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
         kept = ("scheduled_for",) if obj is None or obj.status == JobStatus.PENDING else ()
         names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
         if obj is not None and obj.status != JobStatus.PENDING:
-            names += [*JobSpec._fields, "scheduled_for"]
-        return list(dict.fromkeys([*names, "id"] if obj is not None else names))
+            names = [*JobSpec._fields, "scheduled_for", *names]
+        return list(dict.fromkeys([*names, "end_of_output", "id"] if obj is not None else names))
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         """List at the field what a job may request of its container."""
@@ -87,6 +89,12 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
             obj.created_by = request.user.get_username()
         super().save_model(request, obj, form, change)
 
+    @admin.display(description=_("end of the output"))
+    def end_of_output(self, job: ContainerJob) -> str:
+        """Return the end of what the last attempt has printed."""
+        text = job.output().decode(errors="replace")
+        return format_html("<pre>{}{}</pre>", "…" if len(text) > _SHOWN_CHARACTERS else "", text[-_SHOWN_CHARACTERS:])
+
     @admin.display(description=_("job"), ordering="pk")
     def short_name(self, job: ContainerJob) -> str:
         return job.name or str(job.pk)
@@ -95,7 +103,7 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
     def queue_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
         self._move(request, jobs, JobStatus.QUEUED)
 
-    @admin.action(description=_("Retry the selected jobs"), permissions=["change"])
+    @admin.action(description=_("Retry the selected failed jobs"), permissions=["change"])
     def retry_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
         self._move(request, jobs, JobStatus.RETRYING)
 

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 class ContainerManagerConfig(AppConfig):
     name = "container_manager"
-    verbose_name = _("container manager")
+    verbose_name = _("Container manager")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

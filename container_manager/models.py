@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import NoneType
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
@@ -13,6 +14,7 @@ from django.db import models, router, transaction
 from django.db.models import Q
 from django.dispatch import Signal
 from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from .jobs.command import split_command
@@ -200,14 +202,33 @@ class ContainerJob(StateMachineModel):
     def __str__(self) -> str:
         return self.name or str(self.pk)
 
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """Raise ValidationError for values of the wrong type too, of which Django would store what `str()` makes."""
+        odd = {
+            field.name: _("A text is needed, not a value of type %s.") % type(value).__name__
+            for field in self._meta.concrete_fields
+            if isinstance(field, models.CharField | models.TextField)
+            and not (exclude and field.name in exclude)
+            and not isinstance(value := self.__dict__.get(field.attname, ""), str | Promise | NoneType)
+        }
+        if "command" in odd:
+            odd["command"] = _("A text is needed, not a value of type %s; shlex.join() makes one of a list.") % (
+                type(self.command).__name__
+            )
+        if odd:
+            raise ValidationError(odd)
+        super().clean_fields(exclude)
+
     def clean(self) -> None:
         super().clean()
-        try:
-            argv = self.argv
-        except ValueError as error:
-            raise ValidationError({"command": _("The quoting is broken: %s.") % error}) from error
-        if not argv and not self.image:
-            raise ValidationError({"command": _("Say what to run: a command, or an image that has one.")})
+        # Any other type was an error of `clean_fields` already.
+        if isinstance(self.command, str):
+            try:
+                argv = self.argv
+            except ValueError as error:
+                raise ValidationError({"command": _("The quoting is broken: %s.") % error}) from error
+            if not argv and not self.image:
+                raise ValidationError({"command": _("Say what to run: a command, or an image that has one.")})
         for name in ("environment", "secrets", "labels"):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
@@ -250,10 +271,12 @@ class ContainerJob(StateMachineModel):
 
     @property
     def is_queued(self) -> bool:
+        """Whether the job waits for a worker, or for its time."""
         return self.status == JobStatus.QUEUED
 
     @property
     def is_ready_to_launch(self) -> bool:
+        """Whether the job is queued and its time has come."""
         return self.is_queued and (self.scheduled_for is None or self.scheduled_for <= timezone.now())
 
     @property
@@ -317,6 +340,7 @@ class ContainerJob(StateMachineModel):
         self.transition_to(JobStatus.RUNNING, reason=reason, actor=actor)
 
     def mark_as_completed(self, *, reason: str = "", actor: object = None) -> None:
+        """Mark a running job as completed."""
         self.transition_to(JobStatus.COMPLETED, reason=reason, actor=actor)
 
     def mark_as_failed(self, should_retry: bool = False, *, reason: str = "", actor: object = None) -> None:
@@ -336,6 +360,7 @@ class ContainerJob(StateMachineModel):
             raise
 
     def mark_as_cancelled(self, *, reason: str = "", actor: object = None) -> None:
+        """Cancel the job. A worker that runs it stops the command soon after."""
         self.transition_to(JobStatus.CANCELLED, reason=reason, actor=actor)
 
     async def amark_as_queued(
@@ -437,7 +462,6 @@ class Worker(models.Model):
     slots = models.PositiveIntegerField(default=1)
     started_at = models.DateTimeField(default=timezone.now)
     lease_expires_at = models.DateTimeField(db_index=True)
-    stopping = models.BooleanField(default=False)
 
     def __str__(self) -> str:
         return self.id

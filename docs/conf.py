@@ -1,4 +1,4 @@
-"""Sphinx's settings. The diagrams and the table of settings are made from the code when the docs are built."""
+"""Sphinx's settings. The diagram and the table of a job's fields are made from the code when the docs are built."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ import django  # noqa: E402
 django.setup()
 
 from container_manager import __version__  # noqa: E402
+from container_manager.jobs.spec import OPTIONS, JobSpec  # noqa: E402
 from container_manager.models import ContainerJob  # noqa: E402
 from container_manager.statemachine.diagram import mermaid  # noqa: E402
 from container_manager.statemachine.machine import machine_of  # noqa: E402
@@ -36,3 +37,15 @@ generated.mkdir(exist_ok=True)
 (generated / "transitions.md").write_text(
     "```{mermaid}\n" + mermaid(machine_of(ContainerJob).graph) + "\n```\n", encoding="utf-8"
 )
+
+
+def _job_fields() -> str:
+    """Return the table of what a job is asked to run."""
+    lines = ["| field | default | meaning |", "|---|---|---|"]
+    for name in JobSpec._fields:
+        meaning = OPTIONS[name].help if name in OPTIONS else ContainerJob._meta.get_field(name).help_text
+        lines.append(f"| `{name}` | `{JobSpec._field_defaults[name]!r}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+(generated / "job_fields.md").write_text(_job_fields(), encoding="utf-8")

@@ -16,6 +16,7 @@ SECRET_KEY = os.environ.get("EXAMPLE_SECRET_KEY") or ("for a server on the loopb
 ALLOWED_HOSTS = os.environ.get("EXAMPLE_HOSTS", "127.0.0.1,localhost").split(",")
 ROOT_URLCONF = "example.urls"
 USE_TZ = True
+TIME_ZONE = "UTC"
 STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -9,12 +9,12 @@ from django.contrib.auth.models import Permission, User
 from django.core.exceptions import ValidationError
 from django.test import Client
 from django.urls import reverse
-from django.utils import translation
+from django.utils import timezone, translation
 from django.utils.translation import trans_real
 
 from container_manager.admin import ContainerJobAdmin
 from container_manager.jobs.container_request import ContainerRequest
-from container_manager.models import ContainerJob
+from container_manager.models import ContainerJob, JobAttempt, JobLog
 
 from .jobs import STATUSES, job_in, journal_of, row_of
 
@@ -139,3 +139,13 @@ def test_the_page_of_a_job_shows_its_history(client: Client) -> None:
     page = client.get(reverse(CHANGE, args=[job.pk])).content.decode()
     assert "because it is Monday" in page
     assert client.get(reverse(LIST)).status_code == 200
+
+
+def test_the_page_of_a_job_shows_first_what_it_runs_and_the_end_of_its_output(client: Client) -> None:
+    job = job_in("running", name="report", attempt=1)
+    attempt = JobAttempt.objects.create(job=job, number=1, worker="w", executor="default", launched_at=timezone.now())
+    JobLog.objects.create(attempt=attempt, sequence=0, stream="stdout", data=b"first" + b"." * 20_000 + b"<last>")
+    page = client.get(reverse(CHANGE, args=[job.pk])).content.decode()
+    assert "&lt;last&gt;</pre>" in page
+    assert "first" not in page
+    assert page.index("field-name") < page.index("field-command") < page.index("field-queued_at")

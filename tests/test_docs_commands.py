@@ -17,7 +17,8 @@ from .test_docs import PAGES, ROOT, blocks
 NEEDS_MORE_THAN_A_FOLDER = ("make", "manage.py", "docker")
 # `run` exits with the exit code of its command.
 EXIT_CODE = re.compile(r" run .*exit (\d)")
-PACKAGE = "django-container-manager"
+# A clone, as the pages name it: nothing is released yet, and the index has another project of that name.
+CLONE = "./django-container-manager"
 PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_QUIET": "1"}
 
 
@@ -42,7 +43,7 @@ def test_commands_of_the_docs_run_from_a_wheel_in_an_empty_environment(tmp_path:
         folder.mkdir(parents=True)
         for command, output in commands(page):
             # The page names the published package; this is about the one of this tree.
-            own = command.replace(PACKAGE, str(wheel)) if command.startswith("pip install") else command
+            own = command.replace(CLONE, str(wheel)) if command.startswith("pip install") else command
             check(f"{page.name}: $ {own}", own, output, folder, environment)
 
 

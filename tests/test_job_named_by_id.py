@@ -49,6 +49,14 @@ def test_a_beginning_of_several_ids_is_refused() -> None:
         find_job(_OPTIONS, day)
 
 
+def test_a_name_of_several_jobs_is_refused_with_their_ids_and_statuses() -> None:
+    found = [job_in(status, name="report") for status in ("completed", "queued")]
+    with pytest.raises(Refused) as refusal:
+        find_job(_OPTIONS, "report")
+    for job in found:
+        assert f"{short_id(job.pk)} ({job.status})" in str(refusal.value)
+
+
 def test_a_name_of_hexadecimal_digits_finds_its_job() -> None:
     named = job_in("queued", name="deadbeef")
     assert find_job(_OPTIONS, "deadbeef") == named

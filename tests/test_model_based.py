@@ -422,11 +422,12 @@ def aliases(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("aliases")
-def test_random_histories_agree_with_the_model() -> None:
+@pytest.mark.parametrize("histories", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_histories_agree_with_the_model(histories: int) -> None:
     run_state_machine_as_test(
         JobMachine,
         settings=settings(
-            max_examples=50,
+            max_examples=histories,
             stateful_step_count=30,
             deadline=None,
             database=None,

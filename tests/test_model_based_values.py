@@ -279,14 +279,15 @@ class OrderMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("histories", [20, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("machine", [ParcelMachine, OrderMachine])
 def test_random_histories_agree_with_the_model_of_values_and_of_two_machines(
-    machine: type[RuleBasedStateMachine],
+    machine: type[RuleBasedStateMachine], histories: int
 ) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=50,
+            max_examples=histories,
             stateful_step_count=30,
             deadline=None,
             database=None,

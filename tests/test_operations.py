@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -51,6 +52,20 @@ class TestEnqueueing:
         with pytest.raises(ValidationError) as refusal:
             queue.enqueue(command="echo 'oops", priority=101)
         assert {"command", "priority"} <= set(refusal.value.message_dict)
+
+    @pytest.mark.parametrize("value", [["echo", "a"], b"echo a", {"echo": "a"}, 7])
+    def test_a_command_that_is_no_text_is_refused_with_the_way_to_make_one(self, value: Any) -> None:
+        for create in (
+            lambda: queue.enqueue(command=value),
+            lambda: queue.enqueue_many([ContainerJob(command=value)]),
+            lambda: ContainerJob.objects.create_job(command=value),
+        ):
+            with pytest.raises(ValidationError, match=r"shlex\.join\(\) makes one of a list"):
+                create()
+        with pytest.raises(ValidationError) as refusal:
+            queue.enqueue(command="true", name=value, image=value)
+        assert {"name", "image"} == set(refusal.value.message_dict)
+        assert not ContainerJob.objects.exists()
 
     def test_enqueue_many_takes_few_statements(self, django_assert_max_num_queries: Callable) -> None:
         with django_assert_max_num_queries(8):

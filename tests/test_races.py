@@ -28,7 +28,6 @@ Move = Callable[[ContainerJob], object]
 # One row of outcomes per trial: for each writer None, where it won, or what it was told.
 Outcomes = list[list[StaleTransition | None]]
 
-_TRIALS = 500
 _TRIALS_PER_LEVEL = 60
 _PATIENCE_SECONDS = 60
 
@@ -53,6 +52,9 @@ def bulk(target: str) -> Move:
             raise StaleTransition(pk=job.pk, expected=job.status, found=row_of(job)["status"])
 
     return move
+
+
+trials = pytest.mark.parametrize("trials", [100, pytest.param(500, marks=pytest.mark.slow)])
 
 
 def names_of(ways: Sequence[Callable[[str], Move]]) -> str:
@@ -109,6 +111,7 @@ def assert_one_winner(
         assert told == [(StaleTransition, start, job.status if found else None)] * (len(targets) - 1)
 
 
+@trials
 @pytest.mark.parametrize("ways", [(transition, transition), (save, save), (transition, bulk)], ids=names_of)
 @pytest.mark.parametrize(
     ("start", "targets"),
@@ -116,15 +119,16 @@ def assert_one_winner(
     ids=["complete_or_cancel", "retry_or_cancel"],
 )
 def test_of_two_racing_transitions_one_wins_and_the_other_is_stale(
-    start: str, targets: list[str], ways: Sequence[Callable[[str], Move]]
+    start: str, targets: list[str], ways: Sequence[Callable[[str], Move]], trials: int
 ) -> None:
-    jobs = jobs_in(start, _TRIALS)
+    jobs = jobs_in(start, trials)
     outcomes = race(jobs, [way(target) for way, target in zip(ways, targets, strict=True)])
     assert_one_winner(jobs, start, outcomes, targets)
 
 
-def test_of_eight_racing_claims_one_wins() -> None:
-    jobs = jobs_in("queued", _TRIALS)
+@trials
+def test_of_eight_racing_claims_one_wins(trials: int) -> None:
+    jobs = jobs_in("queued", trials)
     outcomes = race(jobs, [transition("running"), save("running")] * 4)
     assert_one_winner(jobs, "queued", outcomes, ["running"] * 8)
 

@@ -12,6 +12,8 @@ from ..querysets import ContainerJobQuerySet
 
 # Of version 7: MariaDB orders UUIDs of other versions by other digits.
 _LEAST, _MOST = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
+# So many of the jobs that a text may mean are listed.
+_NAMED = 5
 _SHORTEST, _SHORT = 4, len("01a2240e-3dcc-72e6")
 
 
@@ -39,11 +41,13 @@ def jobs(options: Mapping[str, Any]) -> ContainerJobQuerySet:
 
 def find_job(options: Mapping[str, Any], text: str) -> ContainerJob:
     """Return the job with this id, a unique beginning of an id, or a unique name. Raises Refused."""
-    found = list(_by_beginning(options, text)[:2]) or list(jobs(options).filter(name=text)[:2])
+    found = list(_by_beginning(options, text)[: _NAMED + 1]) or list(jobs(options).filter(name=text)[: _NAMED + 1])
     if not found:
         raise Refused(f"No job is called {text!r}; 'ps --all' lists them.")
     if len(found) > 1:
-        raise Refused(f"{text!r} means more than one job; give more of the id, or all of it.")
+        which = ", ".join(f"{short_id(job.pk)} ({job.status})" for job in found[:_NAMED])
+        more = ", …" if len(found) > _NAMED else ""
+        raise Refused(f"{text!r} means more than one job: {which}{more}. Give one of these ids.")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""Print a job's output, the last attempt's or all attempts'."""
+"""Print the output of a job's last attempt, or of the one asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ _GAP = b"[more output came than the log holds: some was dropped here]\n"
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("job", help="An id, its beginning, or a name.")
-    parser.add_argument("--follow", "-f", action="store_true", help="Go on until the job, or the attempt, has ended.")
+    parser.add_argument(
+        "--follow",
+        "-f",
+        action="store_true",
+        help="Go on, through later attempts, until the job or the attempt asked for has ended.",
+    )
     parser.add_argument("--attempt", type=int, help="Which attempt; by default the last one.")
     parser.add_argument("--stream", choices=["stdout", "stderr", "system"], help="Only this one.")
 

@@ -28,7 +28,12 @@ class JobSpec(NamedTuple):
     ] = {}
     secrets: Annotated[
         Mapping[str, str],
-        Option("--secret", "NAME=REFERENCE", kind="texts", help="Set a variable from a secret. Repeatable."),
+        Option(
+            "--secret",
+            "NAME=REFERENCE",
+            kind="texts",
+            help="Set a variable from a secret: env:CM_SECRET_… or file:…. Repeatable.",
+        ),
     ] = {}
     working_directory: Annotated[str, Option("--workdir", help="The working directory.")] = ""
     container: Mapping[str, Any] = {}

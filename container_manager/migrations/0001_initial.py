@@ -33,7 +33,6 @@ class Migration(migrations.Migration):
                 ("slots", models.PositiveIntegerField(default=1)),
                 ("started_at", models.DateTimeField(default=django.utils.timezone.now)),
                 ("lease_expires_at", models.DateTimeField(db_index=True)),
-                ("stopping", models.BooleanField(default=False)),
             ],
         ),
         migrations.CreateModel(

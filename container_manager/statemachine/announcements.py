@@ -19,22 +19,29 @@ def transitions_logged() -> bool:
     return logger.isEnabledFor(logging.INFO)
 
 
+def has_audience(model: type[Model]) -> bool:
+    """Tell whether anybody is told of a model's transitions: the log, or a receiver of its ``transition_signal``."""
+    signal: Signal | None = getattr(model, "transition_signal", None)
+    # has_listeners() would take longer than sending to nobody.
+    return signal is not None and (bool(signal.receivers) or transitions_logged())
+
+
 def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transition, ...]], *, using: str) -> None:
     """On commit, log a line per transition at INFO and send the model's ``transition_signal``.
 
     An error in a receiver is logged by Django's dispatcher and not raised: the transition is committed.
     """
-    signal: Signal | None = getattr(model, "transition_signal", None)
-    logged = transitions_logged()
-    # has_listeners() would take longer than sending to nobody.
-    if signal is None or not (signal.receivers or logged):
+    if not has_audience(model):
         return
+    signal: Signal = model.transition_signal  # type: ignore[attr-defined]  # as has_audience() found
+    logged = transitions_logged()
 
     def send() -> None:
         made = transitions()
         if logged:
             for move in made:
-                logger.info("%s %s: %s -> %s", model._meta.object_name, move.pk, move.source, move.target)
+                reason = f" ({move.reason})" if move.reason else ""
+                logger.info("%s %s: %s -> %s%s", model._meta.object_name, move.pk, move.source, move.target, reason)
         if made:
             signal.send_robust(sender=model, transitions=made, using=using)
 

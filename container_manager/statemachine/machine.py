@@ -59,7 +59,7 @@ class Machine:
 
     ``effects``: all that a transition to a state writes, by attribute (``shelf_id``): the state, the model's
     ``transition_effects``, the journal's marks, and the ``auto_now`` times of the same table. Every statement that
-    changes a state derives its columns from them. ``copied``: by state, the effects that are mutable.
+    changes a state derives its columns from them. ``varying``: by state, those that are not the same object each time.
     ``guarded``: the attributes that a save writes only if the instance changed them; ``mutable``: those of them whose
     values can be changed in place; ``defaulted``: those with a ``db_default``. ``marks``: those that identify the last
     transition (version, time, actor, reason). ``generated``: the attributes that the database computes. ``others``: the
@@ -74,7 +74,7 @@ class Machine:
     marks: tuple[str, ...]
     defaulted: tuple[str, ...]
     mutable: frozenset[str]
-    copied: Mapping[State, tuple[str, ...]]
+    varying: Mapping[State, tuple[str, ...]]
     generated: tuple[str, ...]
     others: tuple[str, ...] = ()
 
@@ -100,13 +100,14 @@ class Machine:
     def changes(self, target: State, *, at: datetime, actor: str, reason: str) -> dict[str, Any]:
         """Return what a transition writes, by attribute; `Effect.INCREMENT` is left for the caller to resolve."""
         changes = dict(self.effects[target])
-        for name in self.copied[target]:
-            changes[name] = deepcopy(changes[name])
-        for name, value in changes.items():
+        for name in self.varying[target]:
+            value = changes[name]
             if value is Effect.NOW:
                 changes[name] = at
             elif value is Effect.NEW_VERSION:
                 changes[name] = new_version()
+            else:
+                changes[name] = deepcopy(value)
         if self.journal is not None:
             changes[self.journal.actor] = actor
             changes[self.journal.reason] = reason
@@ -182,10 +183,7 @@ def machine_of(model: type[Model]) -> Machine:
         marks=tuple(marks),
         defaulted=tuple(field.attname for field in fields if field.has_db_default()),
         mutable=frozenset(field.attname for field in fields if type(field) not in _IMMUTABLE_FIELDS),
-        copied={
-            state: tuple(name for name, value in changes.items() if deepcopy(value) is not value)
-            for state, changes in effects.items()
-        },
+        varying={s: tuple(name for name, value in changes.items() if _varies(value)) for s, changes in effects.items()},
         generated=tuple(field.attname for field in model._meta.concrete_fields if field.generated),
         others=tuple(others),
     )
@@ -210,6 +208,13 @@ def attributes(model: type[Model], names: Collection[str]) -> list[str]:
 def _attributes_by_name(model: type[Model]) -> Mapping[str, str]:
     fields: Collection[Field[Any, Any]] = model._meta.concrete_fields
     return {field.name: field.attname for field in fields}
+
+
+def _varies(value: Any) -> bool:
+    """Tell whether each transition needs a value of its own: a time, a version, a copy of what is mutable."""
+    if isinstance(value, Effect):
+        return value is not Effect.INCREMENT
+    return deepcopy(value) is not value
 
 
 def _frozen(value: Any) -> Any:

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connections, models, router
 from django.dispatch import Signal
 from django.utils import timezone
 
-from .announcements import send_transitions
+from .announcements import has_audience, send_transitions
 from .constraint import literal_default
 from .exceptions import MissingRow, StaleTransition, TransitionError, UnsavedInstance
 from .graph import State
@@ -99,7 +99,8 @@ class StateMachineModel(models.Model):
         MissingRow or UnsavedInstance; the instance is then unchanged.
         """
         machine, pk = machine_of(type(self)), self.pk
-        self._settle_defaults(machine)
+        if machine.defaulted:
+            self._settle_defaults(machine)
         target, source = machine.state(new), getattr(self, machine.field)
         machine.check(pk=pk, source=source, target=target)
         changes = machine.changes(target, at=timezone.now(), actor=actor_name(actor), reason=str(reason))
@@ -146,7 +147,8 @@ class StateMachineModel(models.Model):
             names = ("force_insert", "force_update", "using", "update_fields")
             return self.save(**dict(zip(names, args, strict=False)))
         machine = machine_of(type(self))
-        self._settle_defaults(machine)
+        if machine.defaulted:
+            self._settle_defaults(machine)
         using = using or self._home()
         before = {name: self.__dict__[name] for name in machine.guarded if name in self.__dict__}
         # Asked before the save, which makes ``using`` the database of the instance.
@@ -342,6 +344,8 @@ class StateMachineModel(models.Model):
         self._loaded = {name: value for name, value in self._loaded.items() if name not in names}
 
     def _announce(self, source: State, target: State, machine: Machine, using: str) -> None:
+        if not has_audience(type(self)):
+            return
         journal, pk = machine.journal, self.pk
         at: datetime = getattr(self, journal.at) if journal else timezone.now()
         actor: str = getattr(self, journal.actor) if journal else ""

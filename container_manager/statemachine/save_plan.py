@@ -44,8 +44,8 @@ def plan_save(machine: Machine, *, loaded: Mapping[str, Any], values: Mapping[st
     reread = () if knows_state or machine.field not in values else machine.marks
     guarded = {
         name
-        for name, value in values.items()
-        if name in machine.guarded and name not in reread and loaded.get(name, _UNKNOWN) != value
+        for name in values.keys() & machine.guarded
+        if name not in reread and loaded.get(name, _UNKNOWN) != values[name]
     }
     return SavePlan(
         written=guarded | (values.keys() - machine.guarded),
