@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from container_manager.worker import launcher
 from container_manager.worker.launcher import Launcher
 
 from .test_runs import Engine
+from .workers import eventually
 
 pytestmark = pytest.mark.without_database
 _PATIENCE_SECONDS = 30
@@ -53,8 +53,7 @@ def test_a_removal_on_its_way_is_waited_for_and_those_that_wait_are_left_to_the_
     monkeypatch.setattr(launcher, "_CLOSE_SECONDS", 0.0)
     closing = threading.Thread(target=removals.launcher.close)
     closing.start()
-    while len(removals.launcher._calls) > 1:
-        time.sleep(0.01)
+    eventually(lambda: len(removals.launcher._calls) == 1)
     assert closing.is_alive()
     removals.release.set()
     closing.join(_PATIENCE_SECONDS)

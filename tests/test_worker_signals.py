@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from container_manager import queue
@@ -44,6 +45,25 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> Non
         assert process.wait(timeout=_PATIENCE_SECONDS) == 0
     assert ContainerJob.objects.filter(status="completed", attempt=1).count() == 8
     assert examine().problems == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_to_worker_warden_and_keepers_at_once_lets_running_jobs_end(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    go, started = tmp_path / "go", tmp_path / "started"
+    os.mkfifo(go)
+    job = queue.enqueue(command=f"sh -c 'echo > {started}; read word < {go}'")
+    # Open for reading too: it is written to whether the job is there or not.
+    with go.open("r+b", buffering=0) as word, sighup(signal.SIG_DFL), worker(log=tmp_path / "log") as process:
+        eventually(started.exists)
+        [warden] = psutil.Process(process.pid).children()
+        for receiver in (process.pid, warden.pid, *(keeper.pid for keeper in warden.children())):
+            os.kill(receiver, number)
+        word.write(b"\n")
+        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+    job.refresh_from_db()
+    assert (job.status, job.attempt) == ("completed", 1)
 
 
 @contextmanager

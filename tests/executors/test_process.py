@@ -121,6 +121,10 @@ def count(folder: Path) -> int:
     return sum(1 for _ in folder.iterdir())
 
 
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "big") + message
+
+
 TREE = """
 setsid sh -c 'echo $$ >> "$EFFECTS/pids"; exec sleep 300' &
 (setsid sh -c 'echo $$ >> "$EFFECTS/pids"; exec sleep 300' &) &
@@ -204,6 +208,44 @@ class TestProcessExecutor(Conformance):
                 send(ours, b"{}", [passed.fileno()])
             control.settimeout(_PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
+
+    def test_a_keeper_that_was_just_forked_when_the_heartbeat_expires_ends(self) -> None:
+        """The timer fires before the warden has taken note of it."""
+        program = (
+            "import os, signal, socket, sys\n"
+            "from container_manager.executors.process.warden import dispatch\n"
+            "real = os.fork\n"
+            "def fork():\n"
+            "    if pid := real():\n"
+            "        signal.raise_signal(signal.SIGALRM)\n"
+            "    return pid\n"
+            "os.fork = fork\n"
+            "dispatch.main(socket.socket(fileno=int(sys.argv[1])))\n"
+        )
+        ours, theirs = socket.socketpair()
+        control, passed = socket.socketpair()
+        command = [sys.executable, "-c", program, str(theirs.fileno())]
+        with control, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]), ours:
+            theirs.close()
+            with passed:
+                send(ours, b"{}", [passed.fileno()])
+            control.settimeout(_PATIENCE_SECONDS)
+            assert control.recv(1) == b""
+
+    def test_a_keeper_that_lost_a_job_gets_no_other(self, harness: ProcessHarness, executor: ProcessExecutor) -> None:
+        assert executor.check().ok
+        ours, theirs = socket.socketpair()
+        with executor._lock:
+            executor._pump.add_keeper(KeeperLink(ours))
+        lost = harness.spec("true")
+        executor.submit(lost)
+        with theirs:
+            close_all(receive(theirs)[1])
+            theirs.sendall(b'{"lost": true}\n')
+            assert ended(executor, lost.key).lost
+            assert self.run(executor, harness.spec("exit 3"))[0].code == 3
+            theirs.settimeout(_PATIENCE_SECONDS)
+            assert theirs.recv(1) == b""
 
     def test_a_worker_frozen_in_the_middle_of_a_launch_does_not_start_it_when_it_wakes_up(
         self, harness: ProcessHarness, executor: ProcessExecutor, tmp_path: Path
@@ -290,9 +332,20 @@ class TestProcessExecutor(Conformance):
         session, pid, size, source = text(chunks).split()
         assert (status.code, session, size, source) == (0, pid, b"0", b"/dev/null")
 
-    def test_a_job_starts_with_default_signal_handling(self, harness: ProcessHarness, executor: Executor) -> None:
-        _, chunks = self.run(executor, harness.spec("grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status"))
-        blocked, ignored = (int(line.split()[1], 16) for line in text(chunks).splitlines()[:2])
+    def test_a_job_starts_with_default_signal_handling_whatever_its_worker_ignores_and_blocks(
+        self, harness: ProcessHarness
+    ) -> None:
+        ignored_before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        try:
+            with contextlib.closing(ProcessExecutor()) as executor:
+                # Without a shell, which would reset some of it.
+                argv = ("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
+                _, chunks = self.run(executor, LaunchSpec(key=new_key(), argv=argv))
+        finally:
+            signal.signal(signal.SIGQUIT, ignored_before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+        blocked, ignored = (int(line.split()[1], 16) for line in text(chunks).splitlines())
         # Beyond the 31 signals of POSIX the C library keeps some for itself.
         assert (blocked & 0x7FFFFFFF, ignored & 0x7FFFFFFF) == (0, 0)
 
@@ -575,7 +628,10 @@ sys.exit(9)
             assert json.loads(control.recv(4096)) == {"lost": True}
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 
-    @pytest.mark.parametrize("request_", [b"oops", b"{}", b'{"stop": "now"}', b'{"stop": NaN}', bytes(1000)])
+    # The last is the length of a message that does not come.
+    @pytest.mark.parametrize(
+        "request_", [*map(framed, [b"oops", b"{}", b'{"stop": "now"}', b'{"stop": NaN}']), b"oops"]
+    )
     def test_a_malformed_request_to_a_keeper_loses_only_its_own_job(
         self, harness: ProcessHarness, executor: ProcessExecutor, request_: bytes
     ) -> None:
@@ -585,7 +641,7 @@ sys.exit(9)
             wait_until(executor, lambda key=spec.key: executor.logs(key, "", 100).chunks)
         keeper = executor._pump.jobs[specs[0].key].keeper
         assert keeper is not None
-        send(keeper.control, request_)
+        keeper.control.sendall(request_)
         assert ended(executor, specs[0].key).lost
         assert observation(executor, specs[1].key).phase is Phase.RUNNING
 

@@ -123,9 +123,10 @@ class KeeperLink:
         if self.job is None:
             raise ValueError("A report is of a job.")
         status = _exit_status(self.job.spec, line)
-        # A keeper that lost a job ends.
-        self._is_ending = self._is_ending or status.lost
         self._end_job(status)
+        if status.lost:
+            # It ends, most likely: another job might be lost with it.
+            self.end()
 
     def _end_job(self, status: ExitStatus) -> None:
         job, self.job = self.job, None
