@@ -27,6 +27,11 @@ _STOP_SECONDS = 60
 _SWEEP_SECONDS = 90
 _RESTART_SHARE = 0.06
 _CANCEL_SHARE = 0.15
+_LOCK_SHARE = 0.1
+# How long an application holds jobs' rows locked: beyond a poll, and beyond a lease. All of SQLite is locked then.
+_LOCK_SECONDS = {True: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 1.5), False: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 0.3)}
+_LOCKED_ROWS = 3
+_GUESSING = "guessing"
 # Attempts are lost by faults here, not by their job: it must never run out of retries.
 _RETRIES = 1000
 
@@ -41,6 +46,7 @@ class Chaos:
         self.strikes: list[str] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         self.frozen: dict[subprocess.Popen[bytes], threading.Timer] = {}
+        self.holders: list[threading.Thread] = []
         self.effects = folder / "effects"
         self.effects.mkdir()
         self.engine = ENGINES[executor](self.effects, self.random)
@@ -53,14 +59,18 @@ class Chaos:
         # A container's host name is its id. If an attempt runs twice, the log tells where and when.
         line = "$CONTAINER_MANAGER_ATTEMPT in ${HOSTNAME:-} at $up"
         write = f'read up rest < /proc/uptime; echo "{line}" >> {self.effects}/$CONTAINER_MANAGER_JOB'
+        # A job that claims on every descriptor it can name that it ended well; it does not.
+        claim = r'echo "{\"code\": 0, \"lost\": false}"'
+        guess = f"for n in 3 4 5 6 7 8 9; do {claim} >&$n; echo oops >&$n; done 2>/dev/null; sleep 0.1; exit 7"
         kinds = [
             ("quick", "true", _RETRIES, None),
             ("slow", "sleep 0.2", _RETRIES, None),
             ("tree", "sleep 0.1 & setsid sleep 0.3 & wait", _RETRIES, None),
             ("failing", "exit 3", 2, None),
             ("endless", "while :; do sleep 0.05; done", 0, 1),
+            (_GUESSING, guess, 2, None),
         ]
-        weights = [60, 25, 8, 5, 2]
+        weights = [60, 24, 8, 4, 2, 2]
         made = []
         for number in range(self.jobs):
             name, body, retries, timeout = self.random.choices(kinds, weights)[0]
@@ -100,7 +110,12 @@ class Chaos:
             self.database.crash()
         elif roll < _RESTART_SHARE + _CANCEL_SHARE:
             self.cancel()
-        elif roll < 0.6 and running:
+        elif roll < _RESTART_SHARE + _CANCEL_SHARE + _LOCK_SHARE:
+            self.note("rows locked")
+            seconds = self.random.uniform(*_LOCK_SECONDS[self.database.can_crash])
+            self.holders.append(threading.Thread(target=self.hold_rows, args=(seconds,)))
+            self.holders[-1].start()
+        elif roll < 0.65 and running:
             worker = self.random.choice(running)
             self.note("worker killed")
             worker.kill()
@@ -132,6 +147,23 @@ class Chaos:
             self.note("job cancelled")
         except TransitionError:
             self.note("cancel too late")
+
+    def hold_rows(self, seconds: float) -> None:
+        """Hold rows of some queued and running jobs, as a slow transaction of an application does."""
+        from django.db import Error, connection, transaction
+
+        from container_manager.models import ContainerJob
+
+        try:
+            with transaction.atomic():
+                for status in ("queued", "running"):
+                    jobs = ContainerJob.objects.filter(status=status).order_by("-priority", "queued_at")
+                    list(jobs.select_for_update(skip_locked=self.database.can_crash)[:_LOCKED_ROWS])
+                time.sleep(seconds)  # how long they are held is the experiment
+        except Error:
+            self.note("locks ended by the database")
+        finally:
+            connection.close()
 
     def wake(self, worker: subprocess.Popen[bytes]) -> None:
         worker.send_signal(signal.SIGCONT)
@@ -165,6 +197,8 @@ class Chaos:
                 self.wake_everyone()
             left = self.with_database(self.unfinished)
         self.wake_everyone()
+        for holder in self.holders:
+            holder.join()
         self.engine.recover()
         deadline = min(deadline, time.monotonic() + _SWEEP_SECONDS)
         while self.engine.left() and time.monotonic() < deadline:
@@ -230,6 +264,9 @@ class Chaos:
         completed = {str(job) for (job,) in _completed()}
         problems += [
             f"{job} is completed and never ran" for job in completed - {path.name for path in self.effects.iterdir()}
+        ]
+        problems += [
+            f"{job} is completed, although it ends with 7" for job in _completed().filter(name__startswith=_GUESSING)
         ]
         problems += [f"process {pid} is left" for pid in _processes_with(str(self.effects))]
         problems += [f"{name} is left" for name in self.engine.left()]
