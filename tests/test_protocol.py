@@ -389,6 +389,17 @@ class TestWorker:
             attempt = job.attempts.get()
             assert (row_of(job)["status"], attempt.finished_at is None, attempt.reason) == ("cancelled", False, "")
 
+    def test_a_worker_that_is_late_to_renew_its_own_lease_rescues_nobody(self) -> None:
+        queue.enqueue(command="true")
+        register("other")
+        store.claim(worker="other", executors=["default"], limit=1, using="default")
+        expire_lease("other")
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        assert loop._register()
+        loop._heartbeat._renewed_at -= SETTINGS.lease_seconds
+        loop._do_maintenance()
+        assert JobAttempt.objects.get().worker == "other"
+
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_a_worker_whose_lease_was_revoked_abandons_its_attempts(self) -> None:
         jobs: list[ContainerJob] = [queue.enqueue(command="sleep 600") for _ in range(3)]
