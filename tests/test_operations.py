@@ -18,12 +18,15 @@ from django.db.models.signals import post_delete, pre_delete
 from django.utils import timezone
 
 from container_manager import queue, store
+from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition, Worker
 from container_manager.queue.pruning import Pruning
 from container_manager.statemachine import InvalidTransition
 from container_manager.store.consistency import examine
+from container_manager.worker.maintenance import Maintenance
 
 from .jobs import THEN, job_in, journal_of
+from .protocol.records import register
 
 pytestmark = pytest.mark.django_db
 
@@ -244,6 +247,14 @@ class TestPruning:
         finally:
             signal.disconnect(receive, sender=model)
         assert heard == [model]
+
+    def test_of_all_workers_only_the_oldest_prunes(self) -> None:
+        register("old")
+        register("young")
+        job_in("queued").mark_as_cancelled()
+        for worker, left in (("young", 1), ("old", 0)):
+            Maintenance(AppSettings(prune_after_seconds=-60.0), using="default").run(worker)
+            assert ContainerJob.objects.count() == left
 
     def test_prune_respects_its_limit_and_statuses_and_refuses_unfinished_ones(self) -> None:
         for _ in range(3):
