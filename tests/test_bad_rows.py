@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,9 +172,12 @@ class TestFinishing:
         assert kept | {change.job_id for change, _ in refusals} == {job.id for job in jobs}
 
     @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
-    def test_a_worker_goes_on_while_the_end_of_a_job_is_refused_and_stores_it_when_it_is_not(self, caplog: Any) -> None:
+    def test_a_worker_goes_on_while_the_end_of_a_job_is_refused_and_stores_it_when_it_is_not(
+        self, caplog: Any, tmp_path: Path
+    ) -> None:
+        ran = tmp_path / "ran"
         with refusing("NEW.status = 'completed' AND NEW.name = 'bad'"):
-            bad = [queue.enqueue(command="echo done", name="bad") for _ in range(2)]
+            bad = [queue.enqueue(command=f"sh -c 'echo ran >> {ran}; echo done'", name="bad") for _ in range(2)]
             with caplog.at_level(logging.ERROR, logger="container_manager"), working(ProcessExecutor(), slots=2):
                 eventually(lambda: all(str(job.pk) in caplog.text for job in bad))
                 others = [queue.enqueue(command="true") for _ in range(4)]
@@ -184,6 +188,7 @@ class TestFinishing:
                     cursor.execute("UPDATE container_manager_containerjob SET name = 'good' WHERE name = 'bad'")
                 eventually(lambda: {row_of(job)["status"] for job in bad} == {"completed"})
         assert [job.output() for job in bad] == [b"done\n"] * 2
+        assert ran.read_text() == "ran\n" * 2
         assert MESSAGE in caplog.text
 
     def test_an_attempt_that_nobody_can_go_on_with_is_not_tried_again_at_once(self, caplog: Any) -> None:

@@ -19,6 +19,7 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt
 
 from .jobs import row_of
+from .protocol.records import register
 from .test_protocol import eventually, working
 
 pytestmark = [
@@ -145,6 +146,16 @@ def test_retries_are_queued_beside_one_that_is_locked() -> None:
     with holding(lock_job, jobs[1]):
         assert store.promote_retries(using="default") == 2
     assert store.promote_retries(using="default") == 1
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_attempts_are_rescued_beside_one_whose_rows_are_locked(lock: Locking) -> None:
+    jobs = running(3)
+    register("rescuer")
+    with holding(lock, jobs[1]):
+        assert store.rescue(worker="rescuer", executors=["default"], using="default") == 2
+        assert row_of(jobs[1])["worker"] == "w"
+    assert store.rescue(worker="rescuer", executors=["default"], using="default") == 1
 
 
 @pytest.mark.parametrize("lock", LOCKS)

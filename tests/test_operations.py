@@ -14,14 +14,19 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, transaction
+from django.db.models.signals import post_delete, pre_delete
 from django.utils import timezone
 
 from container_manager import queue, store
+from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition, Worker
+from container_manager.queue.pruning import Pruning
 from container_manager.statemachine import InvalidTransition
 from container_manager.store.consistency import examine
+from container_manager.worker.maintenance import Maintenance
 
 from .jobs import THEN, job_in, journal_of
+from .protocol.records import register
 
 pytestmark = pytest.mark.django_db
 
@@ -225,6 +230,47 @@ class TestPruning:
         with connection.execute_wrapper(intrude):
             assert queue.prune_jobs(before=before) == 1
         assert list(ContainerJob.objects.values_list("pk", "status")) == [(job.pk, status_since)]
+
+    def test_a_job_that_was_not_old_enough_is_pruned_once_it_is(self) -> None:
+        job_in("queued").mark_as_cancelled()
+        pruning = Pruning(using="default")
+        now = timezone.now()
+        assert pruning.delete(before=now - timedelta(days=1), size=10) == (0, False)
+        assert pruning.delete(before=now + timedelta(days=1), size=10) == (1, True)
+
+    def test_jobs_that_ended_at_the_same_time_are_all_looked_at(self) -> None:
+        for _ in range(3):
+            job_in("queued").mark_as_cancelled()
+        ContainerJob.objects.update(status_changed_at=THEN)
+        pruning = Pruning(using="default")
+        found = [pruning.delete(before=timezone.now(), size=1) for _ in range(4)]
+        assert found == [(1, True), (1, True), (1, True), (0, False)]
+
+    @pytest.mark.parametrize("signal", [pre_delete, post_delete], ids=["pre_delete", "post_delete"])
+    @pytest.mark.parametrize("model", [ContainerJob, JobAttempt])
+    def test_prune_sends_the_signals_that_somebody_receives(self, signal: Any, model: Any) -> None:
+        job = job_in("queued")
+        job.mark_as_cancelled()
+        job.attempts.create(number=1, worker="w", executor="default", launched_at=THEN, finished_at=THEN)
+        heard: list[Any] = []
+
+        def receive(instance: Any, **kwargs: Any) -> None:
+            heard.append(type(instance))
+
+        signal.connect(receive, sender=model)
+        try:
+            assert queue.prune_jobs(before=timezone.now() + timedelta(days=1)) == 1
+        finally:
+            signal.disconnect(receive, sender=model)
+        assert heard == [model]
+
+    def test_of_all_workers_only_the_oldest_prunes(self) -> None:
+        register("old")
+        register("young")
+        job_in("queued").mark_as_cancelled()
+        for worker, left in (("young", 1), ("old", 0)):
+            Maintenance(AppSettings(prune_after_seconds=-60.0), using="default").run(worker)
+            assert ContainerJob.objects.count() == left
 
     def test_prune_respects_its_limit_and_statuses_and_refuses_unfinished_ones(self) -> None:
         for _ in range(3):

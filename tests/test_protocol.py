@@ -18,6 +18,7 @@ from container_manager.executors.base import Capabilities, Executor, LaunchSpec
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
+from container_manager.worker.run import Run
 
 from .jobs import row_of
 from .protocol.__main__ import main
@@ -126,6 +127,21 @@ def working(
         loop.stop()
         thread.join(timeout=_PATIENCE_SECONDS)
     assert not thread.is_alive()
+
+
+@contextmanager
+def holding_a_run() -> Iterator[tuple[WorkerLoop, Run]]:
+    """Make a worker that holds a run and does nothing by itself."""
+    loop = WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions())
+    try:
+        assert loop._register()
+        queue.enqueue(command="sleep 600", grace_seconds=0)
+        (job,) = store.claim(worker=loop.id, executors=["default"], limit=1, using="default")
+        loop._runs.take_on(job)
+        (run,) = loop._runs
+        yield loop, run
+    finally:
+        loop._engines.close()
 
 
 def eventually(condition: Callable[[], Any]) -> None:
@@ -323,23 +339,68 @@ class TestWorker:
 
     @pytest.mark.parametrize("is_stored", [False, True], ids=["not yet stored", "just stored"])
     def test_an_attempt_whose_end_is_being_stored_is_neither_adopted_anew_nor_abandoned(self, is_stored: bool) -> None:
-        queue.enqueue(command="true")
-        executor = ProcessExecutor()
-        loop = WorkerLoop(settings=SETTINGS, executors={"default": executor}, options=WorkerOptions())
-        try:
-            assert loop._register()
-            (job,) = store.claim(worker=loop.id, executors=["default"], limit=1, using="default")
-            loop._runs.take_on(job)
-            (run,) = loop._runs
+        with holding_a_run() as (loop, run):
             # The finisher is at work, in another thread.
             loop._finisher.batch = [run]
             if is_stored:
-                outcome = store.Outcome(job_id=job.id, attempt=1, status="completed", exit_code=0)
+                outcome = store.Outcome(job_id=run.job.id, attempt=1, status="completed", exit_code=0)
                 assert store.finish([outcome], worker=loop.id, using="default")
             loop._compare_with_database()
-            assert list(loop._runs) == [run]
-        finally:
-            loop._engines.close()
+            assert (list(loop._runs), run.abandoned) == ([run], False)
+
+    def test_what_another_worker_has_rescued_is_abandoned(self) -> None:
+        with holding_a_run() as (loop, run):
+            register("rescuer")
+            expire_lease(loop.id)
+            assert store.rescue(worker="rescuer", executors=["default"], using="default") == 1
+            loop._compare_with_database()
+            assert run.abandoned
+
+    def test_a_cancelled_attempt_is_stopped_once(self) -> None:
+        with holding_a_run() as (loop, run):
+            ContainerJob.objects.filter(pk=run.job.id).transition_to("cancelled")
+            loop._compare_with_database()
+            assert run.stopped_for == "cancelled"
+            run.stopped_for = "as before"
+            loop._compare_with_database()
+            assert run.stopped_for == "as before"
+
+    def test_what_could_not_be_stored_is_not_tried_again_at_once(self) -> None:
+        with holding_a_run() as (loop, run):
+            loop._set_aside(run, "end")
+            entry = store.LogEntry(sequence=0, stream="stdout", data=b"x")
+            run.log_changes = [store.LogChange(job_id=run.job.id, attempt=1, entries=[entry])]
+            loop._store_outputs()
+            assert run.log_changes
+            run.outcome = store.Outcome(job_id=run.job.id, attempt=1, status="completed", exit_code=0)
+            loop._finish()
+            assert loop._finisher.take() == ((), set())
+            # Its end waits for the database and for no slot.
+            assert loop._room() == loop._options.slots
+            loop._unstorable.drop(run.id)
+            loop._finish()
+            assert loop._finisher.take() == ([run], {run.id})
+
+    def test_the_attempt_of_a_cancelled_job_whose_executor_nobody_serves_is_closed(self) -> None:
+        with holding_a_run() as (loop, _):
+            job = queue.enqueue(command="true", executor="gone", max_retries=0)
+            store.claim(worker=loop.id, executors=["gone"], limit=1, using="default")
+            job.refresh_from_db()
+            job.mark_as_cancelled()
+            loop._compare_with_database()
+            attempt = job.attempts.get()
+            assert (row_of(job)["status"], attempt.finished_at is None, attempt.reason) == ("cancelled", False, "")
+
+    def test_a_worker_that_is_late_to_renew_its_own_lease_rescues_nobody(self) -> None:
+        queue.enqueue(command="true")
+        register("other")
+        store.claim(worker="other", executors=["default"], limit=1, using="default")
+        expire_lease("other")
+        loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
+        assert loop._register()
+        loop._heartbeat._renewed_at -= SETTINGS.lease_seconds
+        loop._do_maintenance()
+        assert JobAttempt.objects.get().worker == "other"
 
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_a_worker_whose_lease_was_revoked_abandons_its_attempts(self) -> None:

@@ -670,6 +670,11 @@ def running_batch(count: int, worker: str) -> None:
 
 
 class TestRetrying:
+    def test_a_pending_job_is_no_retry(self) -> None:
+        job = ContainerJob.objects.create_job(command="true")
+        assert store.promote_retries(using="default") == 0
+        assert row_of(job)["status"] == "pending"
+
     def test_only_retries_that_are_due_are_queued(self) -> None:
         due, later, failed = running(), running(), running()
         finish(

@@ -157,7 +157,6 @@ def _others_take_part() -> bool:
     return any(
         pre_delete.has_listeners(model)
         or post_delete.has_listeners(model)
-        or any(hasattr(field, "bulk_related_objects") for field in model._meta.private_fields)
         or any(relation.field.model not in _OURS for relation in _relations(model))
         for model in _OURS
     )

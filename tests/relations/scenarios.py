@@ -153,6 +153,7 @@ def test_a_worker_says_once_what_is_protected_and_looks_at_it_no_more(caplog: An
     maintenance._prune.hurry()
     maintenance.run("w")
     assert_only([jobs[2]])
+    assert len([line for line in caplog.messages if "is not pruned" in line]) == 2
 
 
 def test_what_was_looked_at_is_not_asked_for_again() -> None:
