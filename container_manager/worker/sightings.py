@@ -37,7 +37,7 @@ class LeaseWatch:
 
     def __init__(self, lease_seconds: float) -> None:
         self._seconds = lease_seconds / 2
-        self._sightings = Sightings[Lease](gap_seconds=self._seconds)
+        self._sightings = Sightings[Lease](gap_seconds=lease_seconds)
 
     def dead(self, leases: Sequence[Lease]) -> list[str]:
         """Look at all leases of others; return the workers that are dead."""
