@@ -21,12 +21,16 @@ from .engines import ENGINES, obstacle
 
 LEASE_SECONDS = 3.0
 _FREEZE_SECONDS = (LEASE_SECONDS * 0.3, LEASE_SECONDS * 1.8)
+# Some runs let local processes outlast the lease, others do not.
+_OUTAGE_SECONDS = (LEASE_SECONDS, LEASE_SECONDS * 4)
+_LOCK_SECONDS = (LEASE_SECONDS * 0.5, LEASE_SECONDS * 1.5)
 _SLOTS = 6
 _STOP_SECONDS = 60
 # The workers look for orphans every 30 s.
 _SWEEP_SECONDS = 90
 _RESTART_SHARE = 0.06
 _CANCEL_SHARE = 0.15
+_LOCK_SHARE = 0.04
 # Attempts are lost by faults here, not by their job: it must never run out of retries.
 _RETRIES = 1000
 
@@ -43,6 +47,8 @@ class Chaos:
         self.frozen: dict[subprocess.Popen[bytes], threading.Timer] = {}
         self.effects = folder / "effects"
         self.effects.mkdir()
+        self.outage_seconds = self.random.choice(_OUTAGE_SECONDS)
+        self.locker: threading.Thread | None = None
         self.engine = ENGINES[executor](self.effects, self.random)
         self.log = (folder / "workers.log").open("ab")
 
@@ -82,6 +88,7 @@ class Chaos:
         # An illegal stage of a run is only a warning in production.
         strict = {"PYTHONWARNINGS": "error::RuntimeWarning"}
         environment = {**os.environ, **strict, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
+        environment["CHAOS_OUTAGE_SECONDS"] = str(self.outage_seconds)
         worker = subprocess.Popen(
             [*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log, env=environment
         )
@@ -100,6 +107,8 @@ class Chaos:
             self.database.crash()
         elif roll < _RESTART_SHARE + _CANCEL_SHARE:
             self.cancel()
+        elif roll < _RESTART_SHARE + _CANCEL_SHARE + _LOCK_SHARE:
+            self.lock()
         elif roll < 0.6 and running:
             worker = self.random.choice(running)
             self.note("worker killed")
@@ -133,6 +142,32 @@ class Chaos:
         except TransitionError:
             self.note("cancel too late")
 
+    def lock(self) -> None:
+        """Lock the jobs' table for others, for longer than a lease perhaps; in a thread, since others go on."""
+        if self.locker is None or not self.locker.is_alive():
+            self.note("table locked")
+            self.locker = threading.Thread(target=self.hold_lock, args=[self.random.uniform(*_LOCK_SECONDS)])
+            self.locker.start()
+
+    def hold_lock(self, seconds: float) -> None:
+        from django.db import DatabaseError, connection
+
+        take, give_back = {
+            "sqlite": ("BEGIN EXCLUSIVE", "ROLLBACK"),
+            "postgresql": ("BEGIN; LOCK TABLE container_manager_containerjob", "ROLLBACK"),
+            "mysql": ("LOCK TABLES container_manager_containerjob WRITE", "UNLOCK TABLES"),
+        }[connection.vendor]
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(take)
+                time.sleep(seconds)  # how long it is locked is part of the experiment
+                cursor.execute(give_back)
+        except DatabaseError:
+            # The database was killed meanwhile, or too many others wanted the lock.
+            return
+        finally:
+            connection.close()
+
     def wake(self, worker: subprocess.Popen[bytes]) -> None:
         worker.send_signal(signal.SIGCONT)
         self.frozen.pop(worker, None)
@@ -165,6 +200,8 @@ class Chaos:
                 self.wake_everyone()
             left = self.with_database(self.unfinished)
         self.wake_everyone()
+        if self.locker is not None:
+            self.locker.join()
         self.engine.recover()
         deadline = min(deadline, time.monotonic() + _SWEEP_SECONDS)
         while self.engine.left() and time.monotonic() < deadline:
@@ -236,7 +273,8 @@ class Chaos:
         problems += [f"a worker ended with {code}" for code in exit_codes if code]
         say(
             f"{self.jobs} jobs: {dict(sorted(diagnosis.jobs.items()))}; {diagnosis.attempts} attempts, "
-            f"{diagnosis.transitions} transitions, {runs.total()} runs; faults: {dict(sorted(self.faults.items()))}"
+            f"{diagnosis.transitions} transitions, {runs.total()} runs; OUTAGE_SECONDS {self.outage_seconds:g}; "
+            f"faults: {dict(sorted(self.faults.items()))}"
         )
         return problems
 
