@@ -79,7 +79,7 @@ def holding(lock: Locking, job: ContainerJob) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def session() -> Iterator[None]:
     """Prepare the connection as a worker does."""
-    store.prepare_session(idle_seconds=60.0, using="default")
+    store.prepare_session(lease_seconds=60.0, using="default")
     yield
     connection.close()
 

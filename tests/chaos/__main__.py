@@ -21,15 +21,22 @@ from .engines import ENGINES, obstacle
 
 LEASE_SECONDS = 3.0
 _FREEZE_SECONDS = (LEASE_SECONDS * 0.3, LEASE_SECONDS * 1.8)
+# Some runs let local processes outlast the lease, others do not.
+_OUTAGE_SECONDS = (LEASE_SECONDS, LEASE_SECONDS * 4)
+_LOCK_SECONDS = (LEASE_SECONDS * 0.5, LEASE_SECONDS * 1.5)
 _SLOTS = 6
 _STOP_SECONDS = 60
 # The workers look for orphans every 30 s.
 _SWEEP_SECONDS = 90
 _RESTART_SHARE = 0.06
 _CANCEL_SHARE = 0.15
-_LOCK_SHARE = 0.1
+_TABLE_LOCK_SHARE = 0.04
+_ROW_LOCK_SHARE = 0.06
 # How long an application holds jobs' rows locked: beyond a poll, and beyond a lease. All of SQLite is locked then.
-_LOCK_SECONDS = {True: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 1.5), False: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 0.3)}
+_ROW_LOCK_SECONDS = {
+    True: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 1.5),
+    False: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 0.3),
+}
 _LOCKED_ROWS = 3
 _GUESSING = "guessing"
 # Attempts are lost by faults here, not by their job: it must never run out of retries.
@@ -49,6 +56,8 @@ class Chaos:
         self.holders: list[threading.Thread] = []
         self.effects = folder / "effects"
         self.effects.mkdir()
+        self.outage_seconds = self.random.choice(_OUTAGE_SECONDS)
+        self.locker: threading.Thread | None = None
         self.engine = ENGINES[executor](self.effects, self.random)
         self.log = (folder / "workers.log").open("ab")
 
@@ -92,6 +101,7 @@ class Chaos:
         # An illegal stage of a run is only a warning in production.
         strict = {"PYTHONWARNINGS": "error::RuntimeWarning"}
         environment = {**os.environ, **strict, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
+        environment["CHAOS_OUTAGE_SECONDS"] = str(self.outage_seconds)
         worker = subprocess.Popen(
             [*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log, env=environment
         )
@@ -110,9 +120,11 @@ class Chaos:
             self.database.crash()
         elif roll < _RESTART_SHARE + _CANCEL_SHARE:
             self.cancel()
-        elif roll < _RESTART_SHARE + _CANCEL_SHARE + _LOCK_SHARE:
+        elif roll < _RESTART_SHARE + _CANCEL_SHARE + _TABLE_LOCK_SHARE:
+            self.lock()
+        elif roll < _RESTART_SHARE + _CANCEL_SHARE + _TABLE_LOCK_SHARE + _ROW_LOCK_SHARE:
             self.note("rows locked")
-            seconds = self.random.uniform(*_LOCK_SECONDS[self.database.can_crash])
+            seconds = self.random.uniform(*_ROW_LOCK_SECONDS[self.database.can_crash])
             self.holders.append(threading.Thread(target=self.hold_rows, args=(seconds,)))
             self.holders[-1].start()
         elif roll < 0.65 and running:
@@ -165,6 +177,32 @@ class Chaos:
         finally:
             connection.close()
 
+    def lock(self) -> None:
+        """Lock the jobs' table for others, for longer than a lease perhaps; in a thread, since others go on."""
+        if self.locker is None or not self.locker.is_alive():
+            self.note("table locked")
+            self.locker = threading.Thread(target=self.hold_lock, args=[self.random.uniform(*_LOCK_SECONDS)])
+            self.locker.start()
+
+    def hold_lock(self, seconds: float) -> None:
+        from django.db import DatabaseError, connection
+
+        take, give_back = {
+            "sqlite": ("BEGIN EXCLUSIVE", "ROLLBACK"),
+            "postgresql": ("BEGIN; LOCK TABLE container_manager_containerjob", "ROLLBACK"),
+            "mysql": ("LOCK TABLES container_manager_containerjob WRITE", "UNLOCK TABLES"),
+        }[connection.vendor]
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(take)
+                time.sleep(seconds)  # how long it is locked is part of the experiment
+                cursor.execute(give_back)
+        except DatabaseError:
+            # The database was killed meanwhile, or too many others wanted the lock.
+            return
+        finally:
+            connection.close()
+
     def wake(self, worker: subprocess.Popen[bytes]) -> None:
         worker.send_signal(signal.SIGCONT)
         self.frozen.pop(worker, None)
@@ -197,7 +235,7 @@ class Chaos:
                 self.wake_everyone()
             left = self.with_database(self.unfinished)
         self.wake_everyone()
-        for holder in self.holders:
+        for holder in (*self.holders, *([self.locker] if self.locker is not None else [])):
             holder.join()
         self.engine.recover()
         deadline = min(deadline, time.monotonic() + _SWEEP_SECONDS)
@@ -273,7 +311,8 @@ class Chaos:
         problems += [f"a worker ended with {code}" for code in exit_codes if code]
         say(
             f"{self.jobs} jobs: {dict(sorted(diagnosis.jobs.items()))}; {diagnosis.attempts} attempts, "
-            f"{diagnosis.transitions} transitions, {runs.total()} runs; faults: {dict(sorted(self.faults.items()))}"
+            f"{diagnosis.transitions} transitions, {runs.total()} runs; OUTAGE_SECONDS {self.outage_seconds:g}; "
+            f"faults: {dict(sorted(self.faults.items()))}"
         )
         return problems
 
