@@ -59,7 +59,7 @@ def move(job: ContainerJob, **columns: timedelta) -> None:
 
 def maintain(settings: AppSettings) -> None:
     register("maintainer")
-    Maintenance(settings, using="default").run("maintainer", {})
+    Maintenance(settings, using="default").run("maintainer", {}, retries_are_due=True)
 
 
 def test_the_databases_time_is_the_present() -> None:

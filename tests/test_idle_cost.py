@@ -91,8 +91,8 @@ def add_attempts(jobs: BulkJobs, count: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO container_manager_jobattempt "
-            "(job_id, number, worker, executor, handle, launched_at, finished_at, reason, message) "
-            "SELECT id, 1, 'w', 'default', '', launched_at, launched_at, '', '' FROM container_manager_containerjob "
+            "(job_id, number, worker, executor, engine, handle, launched_at, finished_at, reason, message) "
+            "SELECT id, 1, 'w', 'default', '', '', launched_at, launched_at, '', '' FROM container_manager_containerjob "
             "WHERE status = 'completed'"
         )
         cursor.execute(
@@ -131,7 +131,7 @@ def rows_read(statement: tuple[str, Any]) -> float:
     "act",
     [
         pytest.param(lambda: store.owned_attempts(worker="w", using="default"), id="compare"),
-        pytest.param(lambda: store.rescue(worker="other", executors=["default"], using="default"), id="rescue"),
+        pytest.param(lambda: store.rescue(worker="other", engines={}, using="default"), id="rescue"),
         pytest.param(
             lambda: store.look(worker="other", executors=["default"], queues=None, using="default"), id="look"
         ),

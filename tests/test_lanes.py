@@ -97,9 +97,14 @@ def test_jobs_behind_many_locked_ones_are_claimed(queues: list[str]) -> None:
     assert claim(1) == first[:1]
 
 
+def take(claims: Claims, executors: list[str], room: int) -> list[uuid.UUID]:
+    jobs = claims.take(worker="w", executors=executors, engines={}, besides=(), refused=None, room=room)
+    return [job.id for job in jobs]
+
+
 class TestKnownLanes:
     def take(self, claims: Claims, room: int) -> list[uuid.UUID]:
-        return [job.id for job in claims.take(worker="w", executors=["default"], room=room)]
+        return take(claims, ["default"], room)
 
     def test_a_claim_that_leaves_room_looks_for_other_lanes(self) -> None:
         claims = Claims(queues=None, only=None, using="default", look_seconds=3600.0)
@@ -134,4 +139,4 @@ class TestKnownLanes:
         queue.enqueue(command="true")
         docker = queue.enqueue(command="true", executor="docker", priority=90)
         assert len(self.take(claims, 1)) == 1
-        assert [job.id for job in claims.take(worker="w", executors=_EXECUTORS, room=1)] == [docker.pk]
+        assert take(claims, _EXECUTORS, 1) == [docker.pk]

@@ -105,7 +105,7 @@ class TestWhatNobodyServes:
         for _ in range(3):
             work._sweep.hurry()
             with caplog.at_level(logging.WARNING):
-                work.run("maintainer", {})
+                work.run("maintainer", {}, retries_are_due=False)
         assert [record.getMessage() for record in caplog.records] == [
             f"No live worker serves executor 'gpu' in queue '{name}': its jobs wait" for name in ("a", "b")
         ]
@@ -144,11 +144,11 @@ class TestWhatNobodyServes:
     def test_it_fails_after_the_time_that_the_settings_give(self) -> None:
         early, other = (queue.enqueue(command="true", executor=name) for name in ("gpu", "default"))
         work = maintenance(unschedulable_after_seconds=600.0)
-        work.run("maintainer", {})
+        work.run("maintainer", {}, retries_are_due=False)
         assert row_of(early)["status"] == "queued"
         ContainerJob.objects.update(queued_at=early.queued_at - timedelta(hours=1))
         work._sweep.hurry()
-        work.run("maintainer", {})
+        work.run("maintainer", {}, retries_are_due=False)
         assert (row_of(early)["status"], row_of(early)["failure_reason"]) == ("failed", "unschedulable")
         assert row_of(other)["status"] == "queued"
 

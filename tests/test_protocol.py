@@ -352,7 +352,7 @@ class TestWorker:
         with holding_a_run() as (loop, run):
             register("rescuer")
             expire_lease(loop.id)
-            assert store.rescue(worker="rescuer", executors=["default"], using="default") == 1
+            assert rescue("rescuer") == 1
             loop._compare_with_database()
             assert run.abandoned
 

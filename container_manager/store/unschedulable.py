@@ -6,9 +6,12 @@ import uuid
 from collections.abc import Collection, Iterable
 from datetime import timedelta
 
-from ..models import ContainerJob, Worker
-from ..querysets import ContainerJobQuerySet, DatabaseNow
+from django.db import connections
+
+from ..models import ContainerJob, JobStatus, Worker
+from ..querysets import DatabaseNow
 from .clock import database_now
+from .sql import store_sql
 
 UNSCHEDULABLE_BATCH = 100
 # An executor and a queue: what a job names, and a worker serves.
@@ -17,7 +20,9 @@ Destination = tuple[str, str]
 
 def unserved_destinations(*, using: str) -> list[Destination]:
     """Return the executors and queues that queued jobs name and no live worker serves, sorted."""
-    return unserved(_destinations(using), using=using)
+    with connections[using].cursor() as cursor:
+        found = store_sql(connections[using]).queued_destinations(cursor)
+    return unserved(sorted(found), using=using)
 
 
 def unserved(destinations: Iterable[Destination], *, using: str) -> list[Destination]:
@@ -43,28 +48,11 @@ def unschedulable_jobs(
     for executor, queue in unserved_destinations(using=using):
         if executor in executors and (queues is None or queue in queues):
             continue
-        due = ContainerJob.objects.using(using).ready().filter(executor=executor, queue=queue, queued_at__lte=before)
-        if found := list(due.order_by().values_list("pk", "executor", "queue")[:UNSCHEDULABLE_BATCH]):
-            return found
+        jobs = ContainerJob.objects.using(using).filter(
+            status=JobStatus.QUEUED, executor=executor, queue=queue, queued_at__lte=before
+        )
+        # Jobs with a schedule and those without stand in different indexes: no database uses both for an OR.
+        for due in (jobs.filter(scheduled_for=None), jobs.filter(scheduled_for__lte=DatabaseNow())):
+            if found := list(due.values_list("pk", "executor", "queue")[:UNSCHEDULABLE_BATCH]):
+                return found
     return []
-
-
-def _destinations(using: str) -> list[Destination]:
-    """Return what queued jobs name: a probe for each name, which an index answers, instead of a scan of the backlog.
-
-    Jobs with a schedule and those without stand in different indexes. Backwards: at the beginning of an index are the
-    entries of jobs that were claimed lately.
-    """
-    queued, found = ContainerJob.objects.using(using).filter(status="queued"), set[Destination]()
-    for jobs in (queued.filter(scheduled_for=None), queued.filter(scheduled_for__isnull=False)):
-        executor: str | None = None
-        while (executor := _last(jobs, "executor", before=executor)) is not None:
-            queue: str | None = None
-            while (queue := _last(jobs.filter(executor=executor), "queue", before=queue)) is not None:
-                found.add((executor, queue))
-    return sorted(found)
-
-
-def _last(jobs: ContainerJobQuerySet, column: str, *, before: str | None) -> str | None:
-    jobs = jobs.filter(**{f"{column}__lt": before}) if before is not None else jobs
-    return jobs.order_by(f"-{column}").values_list(column, flat=True).first()

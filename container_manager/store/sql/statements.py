@@ -129,6 +129,30 @@ class StoreSQL(ABC):
         cursor.execute(*self.lanes.scan(wanted))
         return [Lane(*row) for row in cursor.fetchall()]
 
+    def queued_destinations(self, cursor: Any) -> set[tuple[str, str]]:
+        """Return the executors and queues that queued jobs name, due or not: a probe for each, and none for a job.
+
+        Backwards: at the beginning of an index are the entries of jobs that were claimed lately.
+        """
+        found = set[tuple[str, str]]()
+        for scheduled in (False, True):
+            executor: str | None = None
+            while executor := self._last(cursor, "executor", (), before=executor, scheduled=scheduled):
+                name: str | None = None
+                while name := self._last(cursor, "queue", (executor,), before=name, scheduled=scheduled):
+                    found.add((executor, name))
+        return found
+
+    def _last(
+        self, cursor: Any, column: str, lane: tuple[str, ...], *, before: str | None, scheduled: bool
+    ) -> str | None:
+        where = [f"j.{column} < %s" if before is not None else f"j.{column} IS NOT NULL"]
+        where += ["j.executor = %s"] * len(lane)
+        sql = self.lanes.probe(f"j.{column}", where=" AND ".join(where), order=f"j.{column} DESC", scheduled=scheduled)
+        cursor.execute(sql, [*([before] if before is not None else []), *lane])
+        row = cursor.fetchone()
+        return None if row is None else str(row[0])
+
     def is_due(self, cursor: Any, wanted: Wanted) -> bool:
         """Tell whether a job is due, locked or not."""
         return bool(self.due_lanes(cursor, wanted) if wanted.only is None else self.only(cursor, wanted))
