@@ -523,7 +523,9 @@ class WorkerLoop:
         # Poll less often while there is nothing to find; in the end only when the look for anything to do says so.
         pause = max(_FIRST_POLL_SECONDS, 0.0 if found else self._poll.seconds * 2)
         self._poll = Timer(min(pause, max(_FIRST_POLL_SECONDS, self._settings.poll_seconds)))
-        self._poll.postpone(pause if pause < self._settings.poll_seconds else math.inf)
+        # A worker that ends by itself goes on asking: what is due may be for an engine that is given up by now.
+        idle = pause >= self._settings.poll_seconds and not (self._options.drain or self._options.only)
+        self._poll.postpone(math.inf if idle else self._poll.seconds)
 
     def _note_due_elsewhere(self, found: int) -> None:
         """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""
