@@ -11,7 +11,7 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, PausedQueue, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
 
-from .protocol.records import expire_lease, register
+from .protocol.records import expire_lease, register, rescue
 
 pytestmark = pytest.mark.django_db(transaction=True)
 # Equal, or alike, in the collations that MariaDB and MySQL use by default.
@@ -59,7 +59,7 @@ def test_a_worker_neither_finishes_nor_keeps_from_rescue_what_one_of_a_similar_i
     assert store.finish([outcome], worker=alike, using="default") == set()
     assert store.owned_attempts(worker=alike, using="default") == []
     expire_lease("mail")
-    assert store.rescue(worker=alike, executors=["default"], using="default") == 1
+    assert rescue(alike) == 1
     assert list(Worker.objects.values_list("pk", flat=True)) == [alike]
     assert JobAttempt.objects.get().worker == ContainerJob.objects.get().worker == alike
 

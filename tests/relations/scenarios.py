@@ -138,20 +138,20 @@ def test_a_worker_says_once_what_is_protected_and_looks_at_it_no_more(caplog: An
     with caplog.at_level(logging.WARNING, logger="container_manager"):
         for _ in range(3):
             maintenance._prune.hurry()
-            maintenance.run("w")
+            maintenance.run("w", {}, retries_are_due=False)
     assert_only(jobs[:3])
     assert len([line for line in caplog.messages if "is not pruned" in line]) == 2
     assert any("relations.Invoice.job" in line for line in caplog.messages)
     later = ended(1)
     maintenance._prune.hurry()
-    maintenance.run("w")
+    maintenance.run("w", {}, retries_are_due=False)
     assert_only(jobs[:3])
     assert not ContainerJob.objects.filter(pk=later[0].pk).exists()
     Invoice.objects.all().delete()
     # An hour later, say.
     maintenance._prune_anew.hurry()
     maintenance._prune.hurry()
-    maintenance.run("w")
+    maintenance.run("w", {}, retries_are_due=False)
     assert_only([jobs[2]])
     assert len([line for line in caplog.messages if "is not pruned" in line]) == 2
 
