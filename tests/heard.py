@@ -18,7 +18,7 @@ def main() -> None:
     from container_manager.store.notifications import Listener
 
     hints: SimpleQueue[str] = SimpleQueue()
-    listener = Listener("default", hints.put)
+    listener = Listener("default", hints.put, answer_seconds=_PATIENCE_SECONDS)
     listener.start()
     try:
         # It hints of each once when it has begun to listen.

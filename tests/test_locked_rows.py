@@ -19,7 +19,7 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt
 
 from .jobs import row_of
-from .protocol.records import register
+from .protocol.records import register, rescue
 from .test_protocol import eventually, working
 
 pytestmark = [
@@ -153,9 +153,9 @@ def test_attempts_are_rescued_beside_one_whose_rows_are_locked(lock: Locking) ->
     jobs = running(3)
     register("rescuer")
     with holding(lock, jobs[1]):
-        assert store.rescue(worker="rescuer", executors=["default"], using="default") == 2
+        assert rescue("rescuer") == 2
         assert row_of(jobs[1])["worker"] == "w"
-    assert store.rescue(worker="rescuer", executors=["default"], using="default") == 1
+    assert rescue("rescuer") == 1
 
 
 @pytest.mark.parametrize("lock", LOCKS)

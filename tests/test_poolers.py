@@ -157,7 +157,7 @@ def test_a_worker_runs_jobs_by_psycopg2(tmp_path: Path) -> None:
 @pytest.mark.shows("howto/poolers.md#web-processes-through-the-pooler-workers-without")
 def test_a_job_queued_through_it_wakes_a_worker_that_is_connected_directly(pooler: str) -> None:
     hints: SimpleQueue[str] = SimpleQueue()
-    listener = Listener("default", hints.put)
+    listener = Listener("default", hints.put, answer_seconds=PATIENCE_SECONDS)
     listener.start()
     try:
         assert {hints.get(timeout=PATIENCE_SECONDS) for _ in range(2)} == {"ready", "cancelled"}

@@ -180,6 +180,8 @@ def test_a_worker_that_ends_says_what_its_receivers_did_not_hear(
         WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions(drain=True)).run()
         assert "The transitions of 2 statements did not reach all receivers" in caplog.text
         slow.go.set()
+        # It is at work still, and uses the database.
+        eventually(lambda: "container-manager-receivers" not in {thread.name for thread in threading.enumerate()})
 
 
 @pytest.mark.shows("reference/jobs.md#the-signal")
