@@ -23,16 +23,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"About other databases: {others} tests skipped.")
 
 
-@pytest.hookimpl(tryfirst=True)  # before they are selected by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests that run many commands in a project of their own be of the long form beside a server."""
-    if connection.vendor == "sqlite":
-        return
-    for item in items:
-        if item.get_closest_marker("project"):
-            item.add_marker(pytest.mark.slow)
-
-
 def _execute(statement: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement, None)

@@ -36,6 +36,7 @@ def test_the_commands_of_readme_and_tutorial_are_found() -> None:
 
 
 @pytest.mark.without_database
+@pytest.mark.slow
 def test_commands_of_the_docs_run_from_a_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     wheel, environment = new_environment(tmp_path)
     for page in PAGES:

@@ -13,7 +13,7 @@ import pytest
 
 from .test_statemachine_app import ALONE, GATE, MANAGE, Project
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.project]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 PAGES = Path(__file__).resolve().parent.parent / "docs/howto"
 CONTRIB = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages")]
 MIDDLEWARE = [

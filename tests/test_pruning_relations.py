@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 _SETTINGS = "tests.relations.settings"
 
 
+@pytest.mark.slow
 @pytest.mark.shows("howto/queue.md#prune-old-jobs")
 def test_pruning_honours_what_the_models_of_a_project_declare() -> None:
     """In a process of its own: here, where no model refers to jobs, the fast way is tested."""

@@ -13,7 +13,7 @@ from textwrap import dedent
 import pytest
 from django.db import connection
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.project]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent
 ALONE, JOBS = "container_manager.statemachine", "container_manager"
 

@@ -39,7 +39,7 @@ def database_name() -> str:
     return str(connection.settings_dict["NAME"])
 
 
-@pytest.mark.project
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "zone",
     [

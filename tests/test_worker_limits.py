@@ -40,6 +40,7 @@ def resident_bytes(process: psutil.Process) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(tmp_path: Path) -> None:
     script, half = tmp_path / "flood.sh", _OUTPUT_BYTES // 2
     script.write_text(f"head -c {half} /dev/zero >&2 &\nhead -c {half} /dev/zero\nwait\necho end\n")
