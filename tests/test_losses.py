@@ -156,8 +156,10 @@ class TestWhatNobodyServes:
         queue.enqueue_many([ContainerJob(command="true", queue=f"q{number % 2}") for number in range(20)])
         with CaptureQueriesContext(connection) as queries:
             assert store.unserved_destinations(using="default") == [("default", "q0"), ("default", "q1")]
-        # Without a schedule: an executor and no other, two queues and no other. With one: no executor. And the workers.
-        assert len(queries) == 2 + 3 + 1 + 1
+        # An executor and no other, two queues and no other; the workers. Where indexes are partial those with a schedule
+        # have one of their own, in which there is no executor.
+        partial = connection.features.supports_partial_indexes
+        assert len(queries) == 2 + 3 + 1 + (1 if partial else 0)
         assert all("LIMIT 1" in query["sql"] for query in queries.captured_queries[:-1])
 
 

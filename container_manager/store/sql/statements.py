@@ -135,7 +135,8 @@ class StoreSQL(ABC):
         Backwards: at the beginning of an index are the entries of jobs that were claimed lately.
         """
         found = set[tuple[str, str]]()
-        for scheduled in (False, True):
+        # Without partial indexes that of scheduled jobs has the others too.
+        for scheduled in (False, True) if self.lanes.partial else (True,):
             executor: str | None = None
             while executor := self._last(cursor, "executor", (), before=executor, scheduled=scheduled):
                 name: str | None = None
