@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, connections
 
 from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+from container_manager.worker.database import Database, Watchdog
 
 from .jobs import row_of
 from .silent_proxy import SilentProxy, silent_proxy
@@ -77,8 +80,45 @@ def test_a_worker_whose_connections_fall_silent_connects_anew(tmp_path: Path, pr
         assert "a connection is given up" in log.read_text()
         proxy.fall_silent()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+        assert process.wait(timeout=_PATIENCE_SECONDS) == 0, log.read_text()
     assert not Worker.objects.exists()
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no connection that could be silent")
+def test_a_connection_that_falls_silent_while_it_is_made_is_given_up(
+    proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver has connected, and Django asks for the new connection's settings."""
+    raised: list[Exception] = []
+
+    def ask() -> None:
+        own = connection.copy()
+        name = "HOST" if connection.vendor == "postgresql" else "OPTIONS"
+        value = proxy.address if name == "HOST" else {**own.settings_dict["OPTIONS"], "unix_socket": proxy.address}
+        own.settings_dict[name] = value
+        connections["default"] = own
+        database = Database("default", lease_seconds=_LEASE_SECONDS)
+        watchdog = Watchdog([database], lease_seconds=_LEASE_SECONDS)
+        watchdog.start()
+        try:
+            database.do(connections["default"].ensure_connection)
+        except OperationalError as error:
+            raised.append(error)
+        finally:
+            watchdog.close()
+
+    wrapper = type(connections["default"])
+    init = wrapper.init_connection_state
+
+    def init_in_silence(self: Any) -> None:
+        proxy.fall_silent()
+        init(self)
+
+    monkeypatch.setattr(wrapper, "init_connection_state", init_in_silence)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_SECONDS)
+    assert len(raised) == 1
 
 
 def said(log: Path, text: str) -> Callable[[], bool]:

@@ -29,7 +29,7 @@ from .places import this_place
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
 from .sessions import connect_options, has_timed_out, prepare_session
-from .silence import shut_down, socket_of
+from .silence import end_connection, shut_down, socket_of
 from .sql.lanes import Lane
 from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
 from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
@@ -52,6 +52,7 @@ __all__ = [
     "delete_expired_worker",
     "drop_lease",
     "due_lanes",
+    "end_connection",
     "engines_by_alias",
     "finish",
     "has_timed_out",

@@ -100,8 +100,8 @@ class Listener:
             connection.settings_dict["OPTIONS"].pop("pool", None)
             connection.settings_dict["OPTIONS"].setdefault("connect_timeout", ceil(self._answer_seconds))
             try:
-                connection.ensure_connection()
-                with answered_within(self._answer_seconds, connection.connection):
+                with answered_within(self._answer_seconds, connection):
+                    connection.ensure_connection()
                     is_pooled = store_sql(connection).is_pooled(connection)
                 if is_pooled:
                     logger.warning(_POOLED, self._using)
@@ -126,8 +126,7 @@ class Listener:
                     self._hint(hint)
 
     def _ask(self, connection: Any, statement: str) -> None:
-        connection.ensure_connection()
-        with answered_within(self._answer_seconds, connection.connection), connection.cursor() as cursor:
+        with answered_within(self._answer_seconds, connection), connection.cursor() as cursor:
             cursor.execute(statement)
         # For notifications that came before this was answered.
         for hint in (READY, CANCELLED):

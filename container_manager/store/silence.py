@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
+
 
 def socket_of(raw: Any) -> socket.socket | None:
     """Return a duplicate of the socket of a driver's connection; None if it has none, as SQLite.
@@ -26,18 +28,29 @@ def shut_down(connected: socket.socket) -> None:
         connected.shutdown(socket.SHUT_RDWR)
 
 
-@contextmanager
-def answered_within(seconds: float, raw: Any) -> Iterator[None]:
-    """Shut a driver's connection down if what is done here takes longer. For rare use: it starts a thread."""
-    connected = socket_of(raw)
+def end_connection(connection: BaseDatabaseWrapper) -> bool:
+    """Let whatever waits for a connection of another thread fail; return whether there was one that could be ended.
+
+    Django asks for a new connection's settings before it gives it to anybody, so nobody holds its socket by then.
+    """
+    try:
+        connected = socket_of(connection.connection)
+    except Exception:  # whatever a driver raises that refuses this to other threads, or for a closed connection
+        return False
     if connected is None:
-        yield
-        return
-    timer = threading.Timer(seconds, shut_down, [connected])
+        return False
+    with connected:
+        shut_down(connected)
+    return True
+
+
+@contextmanager
+def answered_within(seconds: float, connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """End a connection if what is done here takes longer, connecting included. For rare use: it starts a thread."""
+    timer = threading.Timer(seconds, end_connection, [connection])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        connected.close()

@@ -41,6 +41,8 @@ class Database:
         self._prepared: Any = None
         # Those of the connection as others know it.
         self._settings: dict[str, Any] | None = None
+        # The connection while it may be in use: also before its driver's has sent the first statement.
+        self._connection: BaseDatabaseWrapper | None = None
         # Since when an answer is waited for; None: for nothing.
         self._waits_since: float | None = None
         # Whether it answered when it last failed.
@@ -84,7 +86,7 @@ class Database:
         """
         if self.in_callers_transaction:
             return work()
-        connection = connections[self.using]
+        self._connection = connection = connections[self.using]
         self._waits_since = time.monotonic()
         try:
             with connection.execute_wrapper(self._note_progress):
@@ -102,7 +104,7 @@ class Database:
             self.close()
             raise
         finally:
-            self._waits_since = None
+            self._waits_since = self._connection = None
             self._hold_socket(None)
 
     def close(self) -> None:
@@ -119,11 +121,15 @@ class Database:
 
     def end_silence(self, seconds: float) -> None:
         """End the connection if it has been silent for so long; for other threads."""
-        since, connected = self._waits_since, self._socket
-        if since is not None and connected is not None and time.monotonic() - since >= seconds:
-            self._waits_since = None
-            logger.warning("The database did not answer within %s s: a connection is given up", seconds)
+        since, connected, connection = self._waits_since, self._socket, self._connection
+        if since is None or connection is None or time.monotonic() - since < seconds:
+            return
+        if connected is not None:
             store.shut_down(connected)
+        elif not store.end_connection(connection):
+            return
+        self._waits_since = None
+        logger.warning("The database did not answer within %s s: a connection is given up", seconds)
 
     def _take_out_of_pool(self, connection: BaseDatabaseWrapper) -> None:
         """Give a connection back to Django's pool: a worker would keep it, and others would have its settings."""

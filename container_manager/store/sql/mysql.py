@@ -48,7 +48,10 @@ class MySQLStore(RowByRowStore):
         return (f"{locks}, SESSION max_statement_time = {statement}, SESSION idle_transaction_timeout = {idle}",)
 
     def connect_options(self, *, seconds: float) -> Mapping[str, Any]:
-        return {"connect_timeout": ceil(seconds)}
+        # The driver lets no other thread end a connection that is being made. Twice, since a connection that is in use
+        # is ended before that.
+        answer = ceil(2 * seconds)
+        return {"connect_timeout": ceil(seconds), "read_timeout": answer, "write_timeout": answer}
 
     def has_timed_out(self, error: BaseException) -> bool:
         return bool(error.args and error.args[0] in _TIMED_OUT)
