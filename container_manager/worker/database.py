@@ -91,7 +91,8 @@ class Database:
         try:
             with connection.execute_wrapper(self._note_progress):
                 self._take_out_of_pool(connection)
-                self._hold_socket(connection.connection)
+                if connection.connection is not self._raw:
+                    self._hold_socket(connection.connection)
                 if connection.connection is None:
                     self._limit_connecting(connection)
                 if connection.connection is None or connection.connection is not self._prepared:
@@ -105,10 +106,10 @@ class Database:
             raise
         finally:
             self._waits_since = self._connection = None
-            self._hold_socket(None)
 
     def close(self) -> None:
         """Close this thread's connection."""
+        self._hold_socket(None)
         connections[self.using].close()
         self._prepared = None
 
