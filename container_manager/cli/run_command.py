@@ -98,6 +98,7 @@ def _follow(pk: Any, worker: WorkerLoop, options: Mapping[str, Any], out: Output
                 _begin_to_cancel(pk, options["database"], reason=_UNREAD)
     finally:
         worker.stop()
+        database.end()
         connections.close_all()
 
 

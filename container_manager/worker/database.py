@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ class Database:
         # The driver's connection that is in use, a duplicate of its socket, and the connection that is prepared.
         self._raw: Any = None
         self._socket: socket.socket | None = None
+        self._release: Callable[[], object] = lambda: None
         self._prepared: Any = None
         # Those of the connection as others know it.
         self._settings: dict[str, Any] | None = None
@@ -146,10 +148,10 @@ class Database:
         connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
 
     def _hold_socket(self, raw: Any) -> None:
-        self._raw, held = raw, self._socket
-        self._socket = store.socket_of(raw)
-        if held is not None:
-            held.close()
+        self._release()
+        self._raw, self._socket = raw, store.socket_of(raw)
+        # Also when nobody ends this object.
+        self._release = (lambda: None) if self._socket is None else weakref.finalize(self, self._socket.close)
 
     def _note_progress(self, execute: Callable[..., T], *args: Any) -> T:
         raw = connections[self.using].connection
