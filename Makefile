@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 10000
 CONTAINERS ?= 150
-# Most tests wait for processes: four at once keep two cores busy, and so do three beside three.
-WORKERS ?= 3
+# Most tests wait for processes: four at once keep two cores busy.
+WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 # Beside a server run only what depends on the database: the run on SQLite has covered the rest.
 SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'
@@ -23,7 +23,8 @@ serve: $(VENV)/installed  ## Serve the admin with a worker beside it, on http://
 	$(BIN)/python -m example.serve
 
 test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB where it is installed
-	$(BIN)/python -m tests.lanes $(PYTEST) --- $(BIN)/python -m tests.servers postgresql -- $(SERVER_TESTS)
+	$(PYTEST)
+	$(BIN)/python -m tests.servers postgresql -- $(SERVER_TESTS)
 	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
 	    $(BIN)/python -m tests.servers mariadb -- $(SERVER_TESTS); \
 	else \

@@ -422,7 +422,7 @@ def aliases(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("aliases")
-@pytest.mark.parametrize("histories", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("histories", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_random_histories_agree_with_the_model(histories: int) -> None:
     run_state_machine_as_test(
         JobMachine,

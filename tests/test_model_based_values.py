@@ -279,7 +279,7 @@ class OrderMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("histories", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("histories", [10, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("machine", [ParcelMachine, OrderMachine])
 def test_random_histories_agree_with_the_model_of_values_and_of_two_machines(
     machine: type[RuleBasedStateMachine], histories: int

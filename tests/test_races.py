@@ -54,7 +54,7 @@ def bulk(target: str) -> Move:
     return move
 
 
-trials = pytest.mark.parametrize("trials", [100, pytest.param(500, marks=pytest.mark.slow)])
+trials = pytest.mark.parametrize("trials", [60, pytest.param(500, marks=pytest.mark.slow)])
 
 
 def names_of(ways: Sequence[Callable[[str], Move]]) -> str:
