@@ -13,6 +13,8 @@ from container_manager.statemachine.diagram import dot, mermaid
 
 from .jobs import LEGAL
 
+pytestmark = pytest.mark.without_database
+
 JOB = Graph.declare(ContainerJob.VALID_TRANSITIONS)
 ODD = ['say "hi"', "back\\slash", "#35;", "två ord", "end", "[*]", "a --> b", "}"]
 

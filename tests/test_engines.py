@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from container_manager.conf import AppSettings
 from container_manager.executors.base import Unavailable
 from container_manager.worker.engines import Engines
 
 from .test_runs import SETTINGS, Engine, SurvivingEngine
+
+pytestmark = pytest.mark.without_database
 
 
 def test_an_engine_that_outlives_workers_is_away_until_it_has_answered() -> None:

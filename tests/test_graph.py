@@ -17,6 +17,8 @@ from container_manager.statemachine import Graph, GraphError, TransitionConstrai
 
 from .jobs import LEGAL, PAIRS, STATUSES
 
+pytestmark = pytest.mark.without_database
+
 
 class Stage(IntEnum):
     DRAFT = 10

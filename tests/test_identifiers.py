@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from container_manager.jobs.identifiers import uuid7
+
+pytestmark = pytest.mark.without_database
 
 
 def test_keys_are_version_7_and_carry_the_time() -> None:

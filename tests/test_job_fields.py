@@ -17,6 +17,8 @@ from container_manager.cli.job_arguments import add_job_arguments
 from container_manager.jobs.spec import JSON_FIELDS, OPTIONS, JobSpec
 from container_manager.models import ContainerJob
 
+pytestmark = pytest.mark.without_database
+
 ROOT = Path(__file__).resolve().parent.parent
 _MODEL_LINE = '    labels = models.JSONField(_("labels"), default=dict, blank=True)\n'
 _LIST_LINE = "    labels: Annotated["

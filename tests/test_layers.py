@@ -10,6 +10,10 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.without_database
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

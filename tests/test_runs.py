@@ -31,6 +31,8 @@ from container_manager.worker.engines import Engines
 from container_manager.worker.run import STAGES, Run, Stage
 from container_manager.worker.runs import Runs
 
+pytestmark = pytest.mark.without_database
+
 # Observe at every turn.
 SETTINGS = AppSettings(poll_seconds=0.0, unreachable_seconds=600.0)
 

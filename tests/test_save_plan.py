@@ -11,6 +11,8 @@ from container_manager.statemachine.machine import machine_of
 from container_manager.statemachine.save_plan import Condition, SavePlan, plan_save
 from tests.machines.models import DRAFT, PUBLISHED, REVIEW, Article
 
+pytestmark = pytest.mark.without_database
+
 LOADED = {"status": "queued", "status_version": 7, "worker": "", "scheduled_for": None, "attempt": 1}
 STATE = Condition("status", ("queued",), by_key=True)
 VERSION = Condition("status_version", (7,))

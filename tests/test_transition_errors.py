@@ -18,6 +18,8 @@ from container_manager.statemachine import (
     UnsavedInstance,
 )
 
+pytestmark = pytest.mark.without_database
+
 ERRORS = [
     UnknownState("x", ["a", "b"]),
     InvalidTransition(pk=1, source="a", target="b", allowed=["c"], saving=True),

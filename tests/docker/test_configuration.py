@@ -15,6 +15,8 @@ from container_manager.jobs.container_request import ContainerRequest, container
 
 from ..executors.conformance import job_fields
 
+pytestmark = pytest.mark.without_database
+
 OPTIONS: dict[str, Any] = {
     "images": ["busybox", "team.example.com:5000/tools/*:1.*"],
     "volumes": {"data": {"source": "/srv/data"}, "cache": {"source": "cache", "read_only": False}},

@@ -9,6 +9,8 @@ import pytest
 from container_manager.executors.docker.exits import exit_status
 from container_manager.worker.outcomes import failure_reason
 
+pytestmark = pytest.mark.without_database
+
 _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from container_manager.executors.docker.followed_output import FollowedOutput
 from container_manager.executors.docker.frames import FrameDecoder, Position, Positions, since
 
+pytestmark = pytest.mark.without_database
+
 _NUMBERS = {"stdout": 1, "stderr": 2}
 
 
