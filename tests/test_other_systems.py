@@ -57,6 +57,8 @@ def test_jobs_can_be_submitted_from_other_systems_than_linux(tmp_path: Path) -> 
     assert (found.returncode, "Traceback" in found.stderr) == (0, False), found.stderr
 
 
+# From Django 6.1 on checks ask every database.
+@pytest.mark.django_db(databases="__all__")
 def test_a_kernel_that_does_not_tell_the_children_of_a_process_is_reported_by_check_and_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

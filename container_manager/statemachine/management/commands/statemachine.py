@@ -9,7 +9,7 @@ from typing import Any
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
-from django.db import InterfaceError, InternalError, NotSupportedError, OperationalError
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, InternalError, NotSupportedError, OperationalError
 from django.db.models import Model
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -36,19 +36,21 @@ class Command(StreamsCommand):
         diagram.add_argument("--format", choices=FORMATS, default="mermaid", help="Default: %(default)s.")
         diagram.add_argument("--state", help="Mark this state.")
 
-    def handle(self, *args: Any, verb: str, **options: Any) -> None:
-        if verb == "diagram":
-            self._diagram(options["model"], options["format"], options["state"])
-        elif not self._compare(options["database"], install=options["install"]):
-            sys.exit(1)
-
-    def _compare(self, using: str, *, install: bool) -> bool:
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        # Not in `handle`: system checks ask the database too.
+        using = options.get("database", DEFAULT_DB_ALIAS)
         try:
-            return compare_triggers(using=using, install=install, write=self.stdout.write)
+            return super().execute(*args, **options)
         except (NotSupportedError, ConnectionDoesNotExist) as error:
             raise CommandError(str(error)) from error
         except (OperationalError, InterfaceError, InternalError) as error:
             raise CommandError(f"The database {using!r} did not answer, or refused this: {error}") from error
+
+    def handle(self, *args: Any, verb: str, **options: Any) -> None:
+        if verb == "diagram":
+            self._diagram(options["model"], options["format"], options["state"])
+        elif not compare_triggers(using=options["database"], install=options["install"], write=self.stdout.write):
+            sys.exit(1)
 
     def _diagram(self, label: str, style: str, state: str | None) -> None:
         try:
