@@ -135,7 +135,13 @@ def mariadb(folder: Path, *options: str) -> Iterator[dict[str, str]]:
     give(folder, "mysql")
     user = ["--user=mysql"] if os.getuid() == 0 else []
     install = ["mariadb-install-db", f"--datadir={data}", "--auth-root-authentication-method=normal", *user]
-    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        install,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
     program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
     # A server that starts clears its folder for temporary tables, whoever else uses it.
     own = [f"--datadir={data}", f"--socket={socket_path}", f"--tmpdir={folder}"]

@@ -125,7 +125,9 @@ class MariaDB(_Server):
         data, self.socket_path = self._folder / "data", self._folder / "s"
         user = ["--user=mysql"] if os.getuid() == 0 else []
         install = ["mariadb-install-db", f"--datadir={data}", "--auth-root-authentication-method=normal", *user]
-        subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # It starts a server, which clears its folder for temporary tables, whoever else uses it.
+        own = {**os.environ, "TMPDIR": str(self._folder)}
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=own)
         program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
         self.command = [program, "--no-defaults", f"--datadir={data}", f"--socket={self.socket_path}"]
         self.command += ["--skip-networking", f"--tmpdir={self._folder}", *user]
