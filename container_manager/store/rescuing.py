@@ -18,8 +18,8 @@ from .sql.statements import StoreSQL
 from .values import job_id
 
 _RESCUE_BATCH = 1000
-# Open attempts whose worker has no row: it has ended, or its lease has expired (`delete_expired_worker`).
 _COLUMNS = "a.id, a.job_id, a.number, a.worker, a.executor, a.engine"
+# Open attempts whose worker has no row: it has ended, or its lease has expired (`delete_expired_worker`).
 _UNOWNED = (
     "FROM container_manager_jobattempt a WHERE a.finished_at IS NULL AND a.worker <> %s "
     "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker)"

@@ -33,7 +33,6 @@ class Maintenance:
         self._refused: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
         self._unserved: set[tuple[str, str]] = set()
-
         self._look = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 8))
         self._unowned = Sightings[store.UnownedAttempt](gap_seconds=4 * self._look.seconds)
 
