@@ -72,3 +72,11 @@ def test_no_module_and_no_class_has_the_name_of_another() -> None:
         classes.update(node.name for node in tree.body if isinstance(node, ast.ClassDef))
     assert [name for name, count in modules.items() if count > 1 and name not in exempt] == []
     assert [name for name, count in classes.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("benchmark", ["transitions", "process", "against"])
+def test_a_benchmark_starts(benchmark: str) -> None:
+    """They use what the tests have, and nothing else looks whether it is still there."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
