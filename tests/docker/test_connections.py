@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from container_manager.conf import AppSettings
 from container_manager.executors.base import Executor, ExitStatus, LaunchSpec, Unavailable
 from container_manager.executors.docker import DockerExecutor
+from container_manager.executors.docker.daemon import Answer, Gone
 from container_manager.executors.docker.daemon import Daemon as Engine
-from container_manager.executors.docker.daemon import Gone
 from container_manager.executors.docker.options import docker_options
 from container_manager.executors.docker.view import View
 from container_manager.jobs.spec import JobSpec
@@ -181,22 +181,29 @@ def test_an_answer_that_is_not_understood_is_dropped_and_the_next_one_counts(
         harness.clean_up()
 
 
-def test_a_list_asked_for_during_another_is_taken_afterwards(harness: DockerHarness, tmp_path: Path) -> None:
+def test_a_list_asked_for_during_another_is_taken_afterwards(
+    harness: DockerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What ended after that list, and before the events began, would not be seen until the next one is due."""
+    monkeypatch.setattr("container_manager.executors.docker.view._LIST_SECONDS", 3600.0)
     with proxy(harness.url, tmp_path) as way:
+
+        class ListsFirst(Engine):
+            """Events begin while the first list is being made, whichever thread the machine lets go first."""
+
+            def stream(self, *arguments: Any, **options: Any) -> AbstractContextManager[Answer]:
+                way.await_held()
+                return super().stream(*arguments, **options)
+
         way.hold("GET /[^ ]*/containers/json", "answer")
-        view = View(
-            Engine(docker_options({**harness.options, "base_url": way.url})),
-            install=harness.install,
-            changed=lambda: None,
-        )
+        options = docker_options({**harness.options, "base_url": way.url})
+        view = View(ListsFirst(options), install=harness.install, changed=lambda: None)
         try:
             view.observe()
-            way.await_held()
             eventually(lambda: view._answer is not None)
             released = time.monotonic()
             way.release()
-            eventually(lambda: view.observe().as_of > released, seconds=2.5)
+            eventually(lambda: view.observe().as_of > released)
         finally:
             view.close()
 
