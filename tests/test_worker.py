@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -65,6 +65,22 @@ def background() -> Iterator[WorkerLoop]:
     loop.stop()
     thread.join(timeout=60)
     assert not thread.is_alive()
+
+
+def test_a_worker_leaves_its_callers_connection_as_it_found_it() -> None:
+    before, seen = connection.settings_dict, list[Any]()
+
+    def note(execute: Callable[..., Any], *arguments: Any) -> Any:
+        seen.append(arguments)
+        return execute(*arguments)
+
+    with connection.execute_wrapper(note):
+        queued("true")
+        drain()
+        assert connection.execute_wrappers == [note]
+    assert connection.execute_wrappers == []
+    assert connection.settings_dict is before
+    assert seen
 
 
 def test_a_command_that_succeeds_completes_its_job() -> None:

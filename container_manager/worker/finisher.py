@@ -80,10 +80,12 @@ class Finisher:
         return batch, stored
 
     def close(self) -> None:
-        """Wait until what was given is stored, and end the thread."""
+        """Wait until what was given is stored, and end the thread, or leave the caller's connection as it was found."""
         if self._thread is not None:
             self._given.put(None)
             self._thread.join()
+        else:
+            self._database.end()
 
     def _run(self) -> None:
         try:

@@ -231,10 +231,11 @@ class WorkerLoop:
             timers.append(self._database.back)
         else:
             timers += [self._reconcile, *([self._poll] if self._room() else [])]
-        pause = min([self._heartbeat.turn_seconds, *(timer.left() for timer in timers)])
+        now = time.monotonic()
+        until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
-            pause = min(pause, max(0.0, self._leave_at - time.monotonic()))
-        for hint in self._news(pause):
+            until = min(until, self._leave_at)
+        for hint in self._news(max(0.0, until - now)):
             if hint == READY:
                 self._poll.hurry()
             elif hint == CANCELLED:
