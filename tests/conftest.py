@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.contrib.contenttypes.management import create_contenttypes
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection
+from django.db.models.signals import post_migrate
 
 from .prerequisites import MISSING
 
@@ -21,6 +24,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{reason}: {count} tests skipped.")
     if others := len(reasons) - missing.total():
         terminalreporter.write_line(f"About other databases: {others} tests skipped.")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """Let no flush between two tests make Django's content types and permissions anew, which takes longer than most tests.
+
+    A test that needs them makes them.
+    """
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
+    post_migrate.connect(_forget_content_types)
+
+
+def _forget_content_types(**_: object) -> None:
+    ContentType.objects.clear_cache()
 
 
 def _execute(statement: str) -> None:

@@ -19,8 +19,9 @@ from container_manager.models import ContainerJob, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .jobs import journal_of
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.records import register
-from .workers import eventually, start_worker, worker
+from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _SETTINGS = {"QUEUES": ["default", "other"], "UNREACHABLE_SECONDS": 0.2, "UNSCHEDULABLE_AFTER_SECONDS": 0.2}
@@ -50,7 +51,7 @@ def running_worker(log: Path) -> Iterator[Any]:
         yield process
         assert settled(put()).status == "completed"
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert "Traceback" not in log.read_text()
 
 
@@ -198,7 +199,7 @@ def test_a_worker_with_wrong_settings_ends_with_a_message(
 ) -> None:
     process = start_worker(*options, log=log, CM_WORKER_SETTINGS=json.dumps(settings))
     try:
-        assert process.wait(timeout=60) not in (0, None)
+        assert process.wait(timeout=PATIENCE_SECONDS) not in (0, None)
     finally:
         process.kill()
         process.wait()

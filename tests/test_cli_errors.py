@@ -17,9 +17,9 @@ from container_manager import queue
 from container_manager.models import ContainerJob
 
 from .jobs import THEN, job_in
+from .patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
-_PATIENCE_SECONDS = 120
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -44,7 +44,7 @@ def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=_PATIENCE_SECONDS,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -57,7 +57,7 @@ def standalone(*words: str, folder: Path, **variables: str) -> subprocess.Comple
         env={**kept, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
-        timeout=_PATIENCE_SECONDS,
+        timeout=PATIENCE_SECONDS,
         check=False,
         cwd=folder,
     )
@@ -82,7 +82,7 @@ def close_output(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    code = process.wait(timeout=_PATIENCE_SECONDS)
+    code = process.wait(timeout=PATIENCE_SECONDS)
     return code, process.stderr.read().decode()
 
 

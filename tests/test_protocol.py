@@ -21,6 +21,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.run import Run
 
 from .jobs import row_of
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.__main__ import main
 from .protocol.model import Guards, check
 from .protocol.records import expire_lease, records_of, register, rescue
@@ -30,7 +31,6 @@ _CANCELLED = "a cancelled job becomes"
 _MIXED = "the job runs, and its attempt is closed or another's"
 _TWICE = "the job runs twice at once"
 _STUCK = "one worker alone does not settle the job"
-_PATIENCE_SECONDS = 30
 
 
 @pytest.mark.without_database
@@ -125,7 +125,7 @@ def working(
     finally:
         loop.stop()
         loop.stop()
-        thread.join(timeout=_PATIENCE_SECONDS)
+        thread.join(timeout=PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
@@ -144,14 +144,6 @@ def holding_a_run() -> Iterator[tuple[WorkerLoop, Run]]:
         loop._engines.close()
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    """Poll until a condition is true; not every database has an event to wait for."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 class GatedExecutor(ProcessExecutor):
     """Launches one attempt at a time, and none before its gate is open."""
 
@@ -165,7 +157,7 @@ class GatedExecutor(ProcessExecutor):
 
     def submit(self, spec: LaunchSpec) -> str:
         self.asked.append(spec.key)
-        self.gate.wait(_PATIENCE_SECONDS)
+        self.gate.wait(PATIENCE_SECONDS)
         self.wanted.append(spec.is_wanted())
         return super().submit(spec)
 
@@ -295,9 +287,9 @@ class TestWorker:
             assert loop._register()
             loop._heartbeat._beat()
             assert len(heard) == 2
-            # From the renewal on others leave this worker its local processes for so long.
+            # From the renewal on others leave this worker its local processes for so long: for more than a lease.
             for seconds in heard:
-                assert SETTINGS.outage_seconds - _PATIENCE_SECONDS < seconds <= SETTINGS.outage_seconds
+                assert SETTINGS.lease_seconds < seconds <= SETTINGS.outage_seconds
             with connection.execute_wrapper(away):
                 loop._heartbeat._beat()
             assert len(heard) == 2
