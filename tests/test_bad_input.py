@@ -105,21 +105,22 @@ def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:
 
 
 @pytest.mark.usefixtures("running_worker")
-@pytest.mark.parametrize("column", ["environment", "secrets", "labels", "container"])
-def test_json_that_python_cannot_parse_fails_only_its_own_job(column: str) -> None:
+def test_json_that_python_cannot_parse_fails_only_its_own_job() -> None:
     """Python reads no number of more than 4300 digits, and Django writes none."""
-    job = put(scheduled_for=timezone.now() + timezone.timedelta(hours=1))
-    with connection.cursor() as cursor:
-        key = ContainerJob._meta.pk.get_db_prep_value(job.pk, connection)
-        value = f'{{"pids": {"9" * 5000}}}'
-        cursor.execute(
-            f"UPDATE container_manager_containerjob SET {column} = %s, scheduled_for = NULL WHERE id = %s", [value, key]
-        )
-    # The row as it is cannot be loaded.
-    row = ContainerJob.objects.filter(pk=job.pk).values("status", "failure_reason", "last_error")
-    eventually(lambda: row.get()["status"] == "failed")
-    assert row.get()["failure_reason"] == "start"
-    assert "must be a JSON object" in row.get()["last_error"]
+    value = f'{{"pids": {"9" * 5000}}}'
+    for column in ("environment", "secrets", "labels", "container"):
+        job = put(scheduled_for=timezone.now() + timezone.timedelta(hours=1))
+        with connection.cursor() as cursor:
+            key = ContainerJob._meta.pk.get_db_prep_value(job.pk, connection)
+            cursor.execute(
+                f"UPDATE container_manager_containerjob SET {column} = %s, scheduled_for = NULL WHERE id = %s",
+                [value, key],
+            )
+        # The row as it is cannot be loaded.
+        row = ContainerJob.objects.filter(pk=job.pk).values("status", "failure_reason", "last_error")
+        eventually(lambda row=row: row.get()["status"] == "failed")
+        assert row.get()["failure_reason"] == "start"
+        assert "must be a JSON object" in row.get()["last_error"]
 
 
 class QuotingExecutor(ProcessExecutor):
@@ -181,6 +182,7 @@ def test_jobs_known_to_another_worker_or_new_or_not_due_are_not_failed_as_unsche
     assert unknown() == []
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("options", "settings", "words"),
     [

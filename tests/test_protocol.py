@@ -51,11 +51,11 @@ class TestModel:
             ({"finish_checks_status"}, _CANCELLED),
             ({"rescue_moves_job"}, _MIXED),
             ({"rescue_moves_attempt"}, _MIXED),
-            ({"rescue_waits_for_lease"}, _TWICE),
-            ({"dead_register_anew"}, _TWICE),
+            pytest.param({"rescue_waits_for_lease"}, _TWICE, marks=pytest.mark.slow),
+            pytest.param({"dead_register_anew"}, _TWICE, marks=pytest.mark.slow),
             ({"claim_checks_status"}, "two attempts are open"),
             ({"warden_ends_processes"}, _TWICE),
-            ({"launch_checks_owner"}, _TWICE),
+            pytest.param({"launch_checks_owner"}, _TWICE, marks=pytest.mark.slow),
             ({"worker_compares"}, _STUCK),
         ],
         ids=lambda value: "_and_".join(sorted(value)) if isinstance(value, set) else "",
@@ -70,13 +70,15 @@ class TestModel:
         marks = [
             m for m in TestModel.test_without_any_one_guard_the_protocol_breaks.pytestmark if m.name == "parametrize"
         ]
-        assert set().union(*(missing for missing, _ in marks[0].args[1])) == {field.name for field in fields(Guards)}
+        cases = [getattr(case, "values", case) for case in marks[0].args[1]]
+        assert set().union(*(missing for missing, _ in cases)) == {field.name for field in fields(Guards)}
 
     def test_a_rescue_that_leaves_the_jobs_worker_lets_the_loser_finish(self) -> None:
         result = check(Guards(rescue_moves_job=False), without={_MIXED})
         assert (result.problem or "").startswith(_LOST)
         assert result.trace[-2:] == ("b rescues", result.problem)
 
+    @pytest.mark.slow
     def test_without_the_warden_the_command_of_a_frozen_worker_runs_for_ever(self) -> None:
         result = check(Guards(warden_ends_processes=False), without={_TWICE})
         assert result.problem == _STUCK
