@@ -57,4 +57,5 @@ def database(tmp_path: Path) -> Iterator[dict[str, object]]:
     name = f"{connection.settings_dict['NAME']}_project"
     _execute(f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb4" if connection.vendor == "mysql" else ""))
     yield {**settings, "NAME": name}
-    _execute(f"DROP DATABASE {name}")
+    # A process that was killed may have left a session that the server has not yet noticed.
+    _execute(f"DROP DATABASE {name}" + (" WITH (FORCE)" if connection.vendor == "postgresql" else ""))

@@ -16,7 +16,7 @@ _DATABASES = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mariadb"
     ("jobs", "seconds", "lease"),
     [
         # Every lease has expired when the database is back, but all workers live: none may rescue another's attempts.
-        (20, 8.0, 6.0),
+        (20, 12.0, 10.0),
         pytest.param(200, 20.0, 30.0, marks=pytest.mark.slow),
     ],
     ids=["longer than a lease", "long"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +20,7 @@ from container_manager.statemachine import StaleTransition
 from container_manager.store.values import JOB_COLUMNS
 
 from .jobs import journal_of, row_of
-from .patience import PATIENCE_SECONDS
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.records import expire_lease, records_of, register, rescue, seconds_since
 
 pytestmark = pytest.mark.django_db
@@ -743,17 +742,14 @@ class TestLeases:
     def test_an_idle_transaction_of_a_worker_is_rolled_back(self) -> None:
         register("rescuer")
         job = running("frozen")
-        # Longer than this process waits between two statements on a busy machine.
-        store.prepare_session(lease_seconds=3.0, using="default")
 
         def take() -> None:
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while not rescue("rescuer"):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)  # there is no event for a released lock
+            eventually(lambda: rescue("rescuer"))
 
         with pytest.raises((OperationalError, InterfaceError, InternalError)), transaction.atomic():  # noqa: PT012
             assert finish(outcome(job), worker="frozen") == {(job.pk, 1)}
+            # From now on no statement of this process has to come in time.
+            store.prepare_session(lease_seconds=3.0, using="default")
             together(take)
             ContainerJob.objects.exists()
         connection.close()
