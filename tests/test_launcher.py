@@ -61,8 +61,9 @@ def test_a_removal_on_its_way_is_waited_for_and_those_that_wait_are_left_to_the_
     assert (removals.removed, removals.results) == (["first"], [None])
 
 
-def test_removals_that_get_their_turn_soon_are_done() -> None:
+def test_removals_that_get_their_turn_soon_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     removals = Removals()
+    monkeypatch.setattr(launcher, "_CLOSE_SECONDS", PATIENCE_SECONDS)
     removals.release.set()
     removals.launcher.close()
     assert removals.removed == ["first", "second", "third"]

@@ -152,7 +152,8 @@ class Slow:
 
 
 @pytest.mark.shows("reference/jobs.md#the-signal")
-def test_a_slow_receiver_holds_up_no_job() -> None:
+def test_a_slow_receiver_holds_up_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("container_manager.worker.receivers._LAST_SECONDS", PATIENCE_SECONDS)
     slow = Slow()
     with told(slow), working(ProcessExecutor()):
         first = queue.enqueue(command="true")

@@ -20,7 +20,7 @@ from ..ports import free_port
 from . import daemon_leftovers
 from .certificates import Certificates
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 # The daemon gives each container 10 s to end, and itself 15 s.
 _STOP_SECONDS = 60
 

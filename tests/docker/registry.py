@@ -18,7 +18,7 @@ from pathlib import Path
 from ..ports import free_port
 from .image import IMAGE
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _STOP_SECONDS = 30
 
 

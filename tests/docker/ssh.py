@@ -18,7 +18,7 @@ import psutil
 from ..ports import free_port
 from . import daemon_leftovers
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _SSHD = "/usr/sbin/sshd"
 
 
