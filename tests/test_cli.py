@@ -20,6 +20,7 @@ from container_manager.conf import PROCESS_EXECUTOR
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
+from .patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -272,7 +273,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
             started.read_text()
             worker.send_signal(signal.SIGTERM)
             go.write_text("\n")
-            assert worker.wait(timeout=60) == 0
+            assert worker.wait(timeout=PATIENCE_SECONDS) == 0
         found = {row["name"]: row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)}
         assert found == {"slow": "completed", "next": "queued"}
 
