@@ -79,7 +79,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "secrets are text": ({"secrets": "env:CM_SECRET_A"}, "start", "secrets"),
     "no memory": ({"memory_bytes": 0}, "", ""),
     "negative CPU": ({"cpu_count": -1.0}, "", ""),
-    "no time": ({"command": "sleep 60", "timeout_seconds": 0, "grace_seconds": 0}, "timeout", "longer than 0 s"),
+    "no time": ({"command": "sleep 600", "timeout_seconds": 0, "grace_seconds": 0}, "timeout", "longer than 0 s"),
 }
 
 

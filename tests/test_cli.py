@@ -242,7 +242,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
         assert standalone(open_ones, "run", "--network", "inner", "--image", "busybox", "--", "true").returncode == 0
 
     def test_interrupting_run_cancels_the_job_and_ends_its_process(self, alone: dict[str, str], tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]
+        command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 600"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, env=alone, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as running:
             assert running.stdout is not None

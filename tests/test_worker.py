@@ -154,7 +154,7 @@ def test_a_timeout_stops_the_command() -> None:
 def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_path: Path) -> None:
     fifo = tmp_path / "pid"
     os.mkfifo(fifo)
-    job = queued(f"sh -c 'echo $$ > {fifo}; exec sleep 60'")
+    job = queued(f"sh -c 'echo $$ > {fifo}; exec sleep 600'")
     pid = fifo.read_text().strip()
     job.refresh_from_db()
     job.mark_as_cancelled(actor="alice")
@@ -239,7 +239,7 @@ def test_a_worker_that_ends_by_an_error_leaves_no_row_and_no_lease() -> None:
         def observe(self) -> Observations:
             raise ZeroDivisionError
 
-    queued("sleep 60")
+    queued("sleep 600")
     loop = WorkerLoop(settings=SETTINGS, executors={"default": BrokenExecutor()}, options=WorkerOptions())
     with pytest.raises(ZeroDivisionError):
         loop.run()

@@ -168,7 +168,7 @@ def test_closing_a_test_daemon_leaves_nothing(crash: bool, new_daemon: Callable[
 
 
 def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
-    command = [sys.executable, "-m", "tests.docker", "--", "sh", "-c", "echo $CM_TEST_DOCKER; exec sleep 60"]
+    command = [sys.executable, "-m", "tests.docker", "--", "sh", "-c", "echo $CM_TEST_DOCKER; exec sleep 600"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

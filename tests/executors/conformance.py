@@ -167,7 +167,7 @@ class Conformance:
         assert observation(executor, spec.key) is None
 
     def test_observe_lists_all_in_one_call(self, harness: Harness, executor: Executor) -> None:
-        specs = [harness.spec("sleep 60"), harness.spec("true"), harness.spec("exit 3")]
+        specs = [harness.spec("sleep 600"), harness.spec("true"), harness.spec("exit 3")]
         for spec in specs:
             executor.submit(spec)
         ended(executor, specs[1].key)
@@ -269,7 +269,7 @@ class Conformance:
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_another_executor_finds_only_attempts_that_survive(self, harness: Harness) -> None:
         first = harness.executor()
-        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 60")
+        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 600")
         handle = first.submit(spec)
         # There before it is written.
         runs = harness.effects() / "runs"
