@@ -18,8 +18,9 @@ from container_manager.worker.database import Database
 from container_manager.worker.finisher import Finisher
 from container_manager.worker.run import Run
 
+from .patience import PATIENCE_SECONDS
+
 pytestmark = pytest.mark.django_db(transaction=True)
-_PATIENCE_SECONDS = 30
 
 
 def ended() -> Run:
@@ -46,7 +47,7 @@ def test_any_error_while_outcomes_are_stored_is_raised_in_the_loop() -> None:
 
     def loop() -> None:
         finisher.give([run], worker="w")
-        assert stored.wait(_PATIENCE_SECONDS)
+        assert stored.wait(PATIENCE_SECONDS)
         finisher.take()
 
     try:

@@ -55,6 +55,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_field_added_to_the_list_and_the_model_arrives_everywhere(tmp_path: Path) -> None:
     package = tmp_path / "container_manager"
     shutil.copytree(ROOT / "container_manager", package, ignore=shutil.ignore_patterns("__pycache__"))

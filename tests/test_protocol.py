@@ -21,6 +21,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.run import Run
 
 from .jobs import row_of
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.__main__ import main
 from .protocol.model import Guards, check
 from .protocol.records import expire_lease, records_of, register, rescue
@@ -30,7 +31,6 @@ _CANCELLED = "a cancelled job becomes"
 _MIXED = "the job runs, and its attempt is closed or another's"
 _TWICE = "the job runs twice at once"
 _STUCK = "one worker alone does not settle the job"
-_PATIENCE_SECONDS = 30
 
 
 @pytest.mark.without_database
@@ -51,11 +51,11 @@ class TestModel:
             ({"finish_checks_status"}, _CANCELLED),
             ({"rescue_moves_job"}, _MIXED),
             ({"rescue_moves_attempt"}, _MIXED),
-            ({"rescue_waits_for_lease"}, _TWICE),
-            ({"dead_register_anew"}, _TWICE),
+            pytest.param({"rescue_waits_for_lease"}, _TWICE, marks=pytest.mark.slow),
+            pytest.param({"dead_register_anew"}, _TWICE, marks=pytest.mark.slow),
             ({"claim_checks_status"}, "two attempts are open"),
             ({"warden_ends_processes"}, _TWICE),
-            ({"launch_checks_owner"}, _TWICE),
+            pytest.param({"launch_checks_owner"}, _TWICE, marks=pytest.mark.slow),
             ({"worker_compares"}, _STUCK),
         ],
         ids=lambda value: "_and_".join(sorted(value)) if isinstance(value, set) else "",
@@ -70,13 +70,15 @@ class TestModel:
         marks = [
             m for m in TestModel.test_without_any_one_guard_the_protocol_breaks.pytestmark if m.name == "parametrize"
         ]
-        assert set().union(*(missing for missing, _ in marks[0].args[1])) == {field.name for field in fields(Guards)}
+        cases = [getattr(case, "values", case) for case in marks[0].args[1]]
+        assert set().union(*(missing for missing, _ in cases)) == {field.name for field in fields(Guards)}
 
     def test_a_rescue_that_leaves_the_jobs_worker_lets_the_loser_finish(self) -> None:
         result = check(Guards(rescue_moves_job=False), without={_MIXED})
         assert (result.problem or "").startswith(_LOST)
         assert result.trace[-2:] == ("b rescues", result.problem)
 
+    @pytest.mark.slow
     def test_without_the_warden_the_command_of_a_frozen_worker_runs_for_ever(self) -> None:
         result = check(Guards(warden_ends_processes=False), without={_TWICE})
         assert result.problem == _STUCK
@@ -125,7 +127,7 @@ def working(
     finally:
         loop.stop()
         loop.stop()
-        thread.join(timeout=_PATIENCE_SECONDS)
+        thread.join(timeout=PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
@@ -144,14 +146,6 @@ def holding_a_run() -> Iterator[tuple[WorkerLoop, Run]]:
         loop._engines.close()
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    """Poll until a condition is true; not every database has an event to wait for."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 class GatedExecutor(ProcessExecutor):
     """Launches one attempt at a time, and none before its gate is open."""
 
@@ -165,7 +159,7 @@ class GatedExecutor(ProcessExecutor):
 
     def submit(self, spec: LaunchSpec) -> str:
         self.asked.append(spec.key)
-        self.gate.wait(_PATIENCE_SECONDS)
+        self.gate.wait(PATIENCE_SECONDS)
         self.wanted.append(spec.is_wanted())
         return super().submit(spec)
 
@@ -295,9 +289,9 @@ class TestWorker:
             assert loop._register()
             loop._heartbeat._beat()
             assert len(heard) == 2
-            # From the renewal on others leave this worker its local processes for so long.
+            # From the renewal on others leave this worker its local processes for so long: for more than a lease.
             for seconds in heard:
-                assert SETTINGS.outage_seconds - _PATIENCE_SECONDS < seconds <= SETTINGS.outage_seconds
+                assert SETTINGS.lease_seconds < seconds <= SETTINGS.outage_seconds
             with connection.execute_wrapper(away):
                 loop._heartbeat._beat()
             assert len(heard) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from container_manager.worker.database import Database
 from container_manager.worker.outcomes import retry_delay
 
 from .jobs import journal_of
-from .workers import eventually
+from .patience import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
@@ -63,7 +64,7 @@ def background() -> Iterator[WorkerLoop]:
     yield loop
     loop.stop()
     loop.stop()
-    thread.join(timeout=60)
+    thread.join(timeout=PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
@@ -157,18 +158,19 @@ def test_a_worker_prunes_finished_jobs_if_the_settings_say_so() -> None:
 
 
 def test_a_timeout_stops_the_command() -> None:
-    job = queued("sleep 60", timeout_seconds=1, grace_seconds=0, max_retries=0)
+    # It outlasts the patience of the tests: who waits for its end fails.
+    job = queued("sleep 600", timeout_seconds=1, grace_seconds=0, max_retries=0)
     drain()
     job.refresh_from_db()
     assert (job.status, job.failure_reason) == ("failed", "timeout")
-    assert (job.attempts.get().finished_at - job.launched_at).total_seconds() < 20
+    assert job.attempts.get().signal in (signal.SIGTERM, signal.SIGKILL)
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
 def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_path: Path) -> None:
     fifo = tmp_path / "pid"
     os.mkfifo(fifo)
-    job = queued(f"sh -c 'echo $$ > {fifo}; exec sleep 60'")
+    job = queued(f"sh -c 'echo $$ > {fifo}; exec sleep 600'")
     pid = fifo.read_text().strip()
     job.refresh_from_db()
     job.mark_as_cancelled(actor="alice")
@@ -253,7 +255,7 @@ def test_a_worker_that_ends_by_an_error_leaves_no_row_and_no_lease() -> None:
         def observe(self) -> Observations:
             raise ZeroDivisionError
 
-    queued("sleep 60")
+    queued("sleep 600")
     loop = WorkerLoop(settings=SETTINGS, executors={"default": BrokenExecutor()}, options=WorkerOptions())
     with pytest.raises(ZeroDivisionError):
         loop.run()

@@ -119,6 +119,7 @@ class WorkerLoop:
         # Jobs whose claim the database refuses, attempts of which it takes neither end nor output nor handle for now
         # (most often, their rows are locked), and orphans that it refuses to hand over.
         self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
+        self._left_queued: set[UUID] = set()
         self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=_LOCKED_SECONDS, longest_seconds=10.0)
         self._unrescuable: SetAside[int] = SetAside(first_seconds=1.0, longest_seconds=600.0)
 
@@ -134,8 +135,8 @@ class WorkerLoop:
 
     @property
     def unclaimable(self) -> set[UUID]:
-        """The jobs that it passes over, since the database refuses their claim."""
-        return self._unclaimable.waiting()
+        """The jobs that its last claim left queued, since the database refuses their claim."""
+        return self._left_queued
 
     @property
     def unguarded(self) -> list[str]:
@@ -486,16 +487,18 @@ class WorkerLoop:
         if not room or not self._poll.take_due():
             return
         refusals: list[tuple[UUID, Exception]] = []
+        passed_over = self._unclaimable.waiting()
         jobs = self._claims.take(
             worker=self.id,
             executors=self._engines.reachable,
             engines=self._engines.reachable_identities,
-            besides=self._unclaimable.waiting(),
+            besides=passed_over,
             # A worker of one job alone cannot go on without it.
             refused=None if self._options.only else lambda job, error: refusals.append((job, error)),
             room=room,
         )
         self._claimed += len(jobs)
+        self._left_queued = passed_over.union(job for job, _ in refusals)
         for job, error in refusals:
             self._note_unclaimable(job, error)
         for claimed in jobs:
@@ -532,8 +535,9 @@ class WorkerLoop:
         """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""
         self._nothing_due = False
         if not found and (self._options.drain or self._options.only):
-            self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
+            # In this order: an engine that is given up between the two questions is in one of the answers.
             self._nothing_due = not any(self._is_due(alias) for alias in self._engines.away)
+            self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
 
     def _is_due(self, alias: str) -> bool:
         return store.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)

@@ -13,7 +13,7 @@ from container_manager.executors.base import DependencyUnavailable, Executor, La
 from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text
-from .daemon import free_port
+from ..ports import free_port
 from .docker_harness import DockerHarness
 from .registry import Registry
 

@@ -24,7 +24,7 @@ from container_manager.executors.base import (
 )
 from container_manager.jobs.spec import JobSpec
 
-_PATIENCE_SECONDS = 30
+from ..patience import PATIENCE_SECONDS
 
 
 class Harness(ABC):
@@ -59,7 +59,7 @@ def new_key() -> str:
 
 def wait_until(executor: Executor, reached: Callable[[], object]) -> None:
     """Wait for something that the executor's events announce."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not reached():
         assert time.monotonic() < deadline, "it did not happen in time"
         executor.watch(0.05)
@@ -86,7 +86,7 @@ def ended(executor: Executor, key: str) -> ExitStatus:
 def output(executor: Executor, handle: str, *, limit: int = 1 << 20) -> list[LogChunk]:
     """Read an attempt's output to its end, page by page."""
     chunks: list[LogChunk] = []
-    cursor, deadline = "", time.monotonic() + _PATIENCE_SECONDS
+    cursor, deadline = "", time.monotonic() + PATIENCE_SECONDS
     while True:
         page = executor.logs(handle, cursor, limit)
         chunks += page.chunks
@@ -167,7 +167,7 @@ class Conformance:
         assert observation(executor, spec.key) is None
 
     def test_observe_lists_all_in_one_call(self, harness: Harness, executor: Executor) -> None:
-        specs = [harness.spec("sleep 60"), harness.spec("true"), harness.spec("exit 3")]
+        specs = [harness.spec("sleep 600"), harness.spec("true"), harness.spec("exit 3")]
         for spec in specs:
             executor.submit(spec)
         ended(executor, specs[1].key)
@@ -241,13 +241,13 @@ class Conformance:
         told = threading.Event()
 
         def watch() -> None:
-            while not executor.watch(_PATIENCE_SECONDS):
+            while not executor.watch(PATIENCE_SECONDS):
                 pass
             told.set()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
-        assert told.wait(_PATIENCE_SECONDS)
+        assert told.wait(PATIENCE_SECONDS)
 
     def test_a_command_gets_only_the_given_environment(
         self, harness: Harness, executor: Executor, monkeypatch: pytest.MonkeyPatch
@@ -269,7 +269,7 @@ class Conformance:
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_another_executor_finds_only_attempts_that_survive(self, harness: Harness) -> None:
         first = harness.executor()
-        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 60")
+        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 600")
         handle = first.submit(spec)
         # There before it is written.
         runs = harness.effects() / "runs"
