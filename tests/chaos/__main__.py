@@ -47,8 +47,10 @@ _LOCKED_ROWS = 3
 _SLOW_SECONDS = (LEASE_SECONDS * 0.5, LEASE_SECONDS * 1.5)
 _CLOCK_SECONDS = 3600.0
 # A worker gives a connection up that is silent for half a lease.
-_BRIEF_SECONDS = (LEASE_SECONDS * 0.1, LEASE_SECONDS * 0.9)
-_SILENT_SECONDS = (LEASE_SECONDS * 1.1, LEASE_SECONDS * 2)
+_SILENT_SECONDS = {
+    "connection silent for less than a lease": (LEASE_SECONDS * 0.1, LEASE_SECONDS * 0.9),
+    "connection silent for longer than a lease": (LEASE_SECONDS * 1.1, LEASE_SECONDS * 2),
+}
 # For how long beyond OUTAGE_SECONDS a worker is parted from the database.
 _PARTED_SECONDS = (LEASE_SECONDS * 0.2, LEASE_SECONDS * 0.7)
 
@@ -61,8 +63,9 @@ class Chaos:
     ) -> None:
         self.folder, self.database, self.jobs, self.made = folder, database, jobs, 0
         self.random = random.Random(seed)  # noqa: S311  # faults, not secrets
+        # Those that were killed may have connections that are silent.
         self.workers: list[WorkerProcess] = []
-        self.started_workers = 0
+        self.killed: list[WorkerProcess] = []
         self.holders: list[threading.Thread] = []
         # What ends the disturbances that last.
         self.endings: list[threading.Timer] = []
@@ -93,16 +96,14 @@ class Chaos:
         if self.database.can_crash:
             found |= {
                 "database killed": (6.0, self.crash_database),
-                "connection silent for less than a lease": (4.0, self.silence),
-                "connection silent for longer than a lease": (3.0, self.silence),
+                **dict.fromkeys(_SILENT_SECONDS, (4.0, self.silence)),
                 "worker parted from the database": (3.0, self.part),
             }
         return found | {name: (weight, self.strike_engine) for name, weight in self.engine.disturbances.items()}
 
     def start_worker(self, number: int) -> None:
-        folder = self.folder / f"worker-{self.started_workers}"
+        folder = self.folder / f"worker-{len(self.workers) + len(self.killed)}"
         folder.mkdir()
-        self.started_workers += 1
         environment = {
             # An illegal stage of a run is only a warning in production.
             "PYTHONWARNINGS": "error::RuntimeWarning",
@@ -130,6 +131,7 @@ class Chaos:
             self.schedule.note(name)
             worker.kill()
             self.workers.remove(worker)
+            self.killed.append(worker)
             self.start_worker(worker.number)
 
     def freeze(self, name: str) -> None:
@@ -174,7 +176,7 @@ class Chaos:
                 connection.speak()
             self.schedule.note(name)
 
-        self.later(self.random.uniform(*(_BRIEF_SECONDS if "less" in name else _SILENT_SECONDS)), end)
+        self.later(self.random.uniform(*_SILENT_SECONDS[name]), end)
 
     def part(self, name: str) -> None:
         """Part a worker from the database until others may have taken all that it has."""
@@ -263,7 +265,7 @@ class Chaos:
         """End what lasts."""
         for ending in self.endings:
             ending.cancel()
-        for worker in self.workers:
+        for worker in (*self.workers, *self.killed):
             worker.wake()
             worker.reconnect()
 
