@@ -23,7 +23,7 @@ from container_manager.worker.run import Run
 from .jobs import row_of
 from .patience import PATIENCE_SECONDS, eventually
 from .protocol.__main__ import main
-from .protocol.model import Guards, check
+from .protocol.model import APART, LOCAL, PLACES, SHARED, Guards, check
 from .protocol.records import expire_lease, records_of, register, rescue
 
 _LOST = "a worker that has lost attempt 1 changes something"
@@ -35,33 +35,43 @@ _STUCK = "one worker alone does not settle the job"
 
 @pytest.mark.without_database
 class TestModel:
-    def test_no_order_of_steps_breaks_the_protocol(self) -> None:
-        result = check(Guards())
+    @pytest.mark.parametrize(
+        ("place", "states"),
+        [(LOCAL, 10_000), pytest.param(SHARED, 20_000, marks=pytest.mark.slow), (APART, 4_000)],
+        ids=PLACES,
+    )
+    @pytest.mark.shows("explanation/worker.md#the-lease")
+    def test_no_order_of_steps_breaks_the_protocol(self, place: str, states: int) -> None:
+        result = check(Guards(), places=[place])
         assert result.problem is None, "\n".join(result.trace)
         # Without its reductions (equal states merged, what no longer matters forgotten) the model has 100 times as many.
-        assert result.states > 10_000
-        assert result.steps > 100_000
+        assert result.states > states
+        assert result.steps > 5 * states
 
     @pytest.mark.parametrize(
-        ("missing", "problem"),
+        ("missing", "place", "problem"),
         [
-            ({"finish_checks_worker", "finish_checks_attempt"}, _LOST),
-            ({"finish_checks_worker"}, _LOST),
-            ({"finish_checks_attempt"}, _LOST),
-            ({"finish_checks_status"}, _CANCELLED),
-            ({"rescue_moves_job"}, _MIXED),
-            ({"rescue_moves_attempt"}, _MIXED),
-            pytest.param({"rescue_waits_for_lease"}, _TWICE, marks=pytest.mark.slow),
-            pytest.param({"dead_register_anew"}, _TWICE, marks=pytest.mark.slow),
-            ({"claim_checks_status"}, "two attempts are open"),
-            ({"warden_ends_processes"}, _TWICE),
-            pytest.param({"launch_checks_owner"}, _TWICE, marks=pytest.mark.slow),
-            ({"worker_compares"}, _STUCK),
+            ({"finish_checks_worker", "finish_checks_attempt"}, LOCAL, _LOST),
+            ({"finish_checks_worker"}, LOCAL, _LOST),
+            ({"finish_checks_attempt"}, LOCAL, _LOST),
+            ({"finish_checks_status"}, LOCAL, _CANCELLED),
+            ({"rescue_moves_job"}, LOCAL, _MIXED),
+            ({"rescue_moves_attempt"}, LOCAL, _MIXED),
+            pytest.param({"rescue_waits_for_lease"}, LOCAL, _TWICE, marks=pytest.mark.slow),
+            ({"rescue_waits_for_outage"}, LOCAL, _TWICE),
+            ({"rescue_checks_engine"}, APART, _TWICE),
+            ({"unreached_are_given_up"}, APART, _STUCK),
+            pytest.param({"dead_register_anew"}, LOCAL, _TWICE, marks=pytest.mark.slow),
+            ({"claim_checks_status"}, LOCAL, "two attempts are open"),
+            ({"warden_ends_processes"}, LOCAL, _TWICE),
+            pytest.param({"launch_checks_lease"}, SHARED, _TWICE, marks=pytest.mark.slow),
+            pytest.param({"launch_checks_owner"}, APART, _TWICE, marks=pytest.mark.slow),
+            ({"worker_compares"}, LOCAL, _STUCK),
         ],
         ids=lambda value: "_and_".join(sorted(value)) if isinstance(value, set) else "",
     )
-    def test_without_any_one_guard_the_protocol_breaks(self, missing: set[str], problem: str) -> None:
-        result = check(Guards(**dict.fromkeys(missing, False)))
+    def test_without_any_one_guard_the_protocol_breaks(self, missing: set[str], place: str, problem: str) -> None:
+        result = check(Guards(**dict.fromkeys(missing, False)), places=[place])
         assert result.problem is not None
         assert result.problem.startswith(problem)
         assert len(result.trace) > 1
@@ -71,7 +81,7 @@ class TestModel:
             m for m in TestModel.test_without_any_one_guard_the_protocol_breaks.pytestmark if m.name == "parametrize"
         ]
         cases = [getattr(case, "values", case) for case in marks[0].args[1]]
-        assert set().union(*(missing for missing, _ in cases)) == {field.name for field in fields(Guards)}
+        assert set().union(*(missing for missing, *_ in cases)) == {field.name for field in fields(Guards)}
 
     def test_a_rescue_that_leaves_the_jobs_worker_lets_the_loser_finish(self) -> None:
         result = check(Guards(rescue_moves_job=False), without={_MIXED})
@@ -89,6 +99,7 @@ class TestModel:
         assert _LOST in head
         assert [line.split(". ", 1)[1].split(" when ")[0] for line in way] == [
             "the lease of a runs out",
+            "the outage of a lasts",
             "a claims",
             "a hears: claim 1",
             "a starts 1",
