@@ -380,8 +380,8 @@ class TestOwning:
         first, second = running("w"), running("w")
 
         def record(handle: str, worker: str) -> list[str]:
-            handles = [((job.pk, 1), f"{handle} {number}") for number, job in enumerate((first, second))]
-            store.record_handles(handles, worker=worker, using="default")
+            handles = [store.Launch(job.pk, 1, f"{handle} {number}") for number, job in enumerate((first, second))]
+            store.record_launches(handles, worker=worker, using="default")
             return list(JobAttempt.objects.order_by("job").values_list("handle", flat=True))
 
         assert record("mine", "w") == ["mine 0", "mine 1"]
