@@ -17,7 +17,6 @@ from container_manager.jobs.container_request import ContainerRequest
 from ..executors.conformance import Harness, job_fields, new_key
 from .image import IMAGE
 
-
 _PATIENCE_SECONDS = 120
 
 
