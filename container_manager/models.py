@@ -310,8 +310,11 @@ class ContainerJob(StateMachineModel):
         if self.status == JobStatus.QUEUED:
             return "queued" if self.is_ready_to_launch else "scheduled"
         if self.status in (JobStatus.FAILED, JobStatus.RETRYING):
-            permanent = (FailureReason.IMAGE, FailureReason.START, FailureReason.UNSCHEDULABLE)
-            return "launch_failed" if self.failure_reason in permanent else "launched"
+            unlaunched = (
+                *(FailureReason.IMAGE, FailureReason.START),
+                *(FailureReason.UNAVAILABLE, FailureReason.UNSCHEDULABLE),
+            )
+            return "launch_failed" if self.failure_reason in unlaunched else "launched"
         return "launched" if self.launched_at else "not_queued"
 
     @property

@@ -75,7 +75,7 @@ class Containers:
         with self._lock:
             self._launch_locks.pop(key, None)
             self._unanswered.discard(key)
-        self._images.forget(key, why=Unavailable(_ANOTHER_WORKERS))
+        self._images.forget(key, why=DependencyUnavailable(_ANOTHER_WORKERS))
 
     def heartbeat(self, seconds: float) -> None:
         """Start nothing later than this many seconds from now, unless there is another heartbeat."""
