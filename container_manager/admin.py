@@ -50,7 +50,10 @@ class TransitionInline(ReadOnlyInline):
 
 class AttemptInline(ReadOnlyInline):
     model = JobAttempt
-    fields = ("number", "worker", "executor", "launched_at", "finished_at", "exit_code", "signal", "reason", "message")
+    fields = (
+        *("number", "worker", "executor", "launched_at", "waiting_for", "finished_at"),
+        *("exit_code", "signal", "reason", "message"),
+    )
     ordering = ("number",)
 
 

@@ -30,7 +30,8 @@ class RetrySettings:
     https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/.
     ``reasons`` are the failure reasons worth a retry; an image or a program that is not there stays so.
     ``free_losses``: how many times an attempt may be lost (reason ``lost`` or ``node_lost``: its worker or engine
-    ended, not the command) without costing one of the job's retries; a job without retries is not run again.
+    ended, not the command) or not be launched (``unavailable``) without costing one of the job's retries; a job without
+    retries is not run again.
     """
 
     initial_seconds: float = 15.0
@@ -38,7 +39,7 @@ class RetrySettings:
     max_seconds: float = 3600.0
     jitter: float = 0.1
     free_losses: int = 5
-    reasons: tuple[str, ...] = ("error", "signal", "oom", "timeout", "node_lost", "lost")
+    reasons: tuple[str, ...] = ("error", "signal", "oom", "timeout", "unavailable", "node_lost", "lost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

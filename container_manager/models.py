@@ -76,8 +76,9 @@ class FailureReason(models.TextChoices):
     IMAGE = "image", _("Image not available")
     START = "start", _("Could not be started")
     UNSCHEDULABLE = "unschedulable", _("Could not be scheduled")
+    UNAVAILABLE = "unavailable", _("Registry, disk or the like not available")
     NODE_LOST = "node_lost", _("Node lost")
-    LOST = "lost", _("Worker lost")
+    LOST = "lost", _("Lost: nobody knows how it ended")
 
 
 class ContainerJob(StateMachineModel):
@@ -309,8 +310,11 @@ class ContainerJob(StateMachineModel):
         if self.status == JobStatus.QUEUED:
             return "queued" if self.is_ready_to_launch else "scheduled"
         if self.status in (JobStatus.FAILED, JobStatus.RETRYING):
-            permanent = (FailureReason.IMAGE, FailureReason.START, FailureReason.UNSCHEDULABLE)
-            return "launch_failed" if self.failure_reason in permanent else "launched"
+            unlaunched = (
+                *(FailureReason.IMAGE, FailureReason.START),
+                *(FailureReason.UNAVAILABLE, FailureReason.UNSCHEDULABLE),
+            )
+            return "launch_failed" if self.failure_reason in unlaunched else "launched"
         return "launched" if self.launched_at else "not_queued"
 
     @property
@@ -446,7 +450,9 @@ class ContainerJob(StateMachineModel):
 class JobAttempt(models.Model):
     """One run of a job. ``finished_at`` is null as long as an engine may still hold something of it.
 
-    ``engine``: the identity of the engine that has it; "" for one that ends with its worker.
+    ``engine``: the identity of the engine that has it; "" for one that ends with its worker. ``waiting_for``: what its
+    launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
+    waited.
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -455,6 +461,8 @@ class JobAttempt(models.Model):
     executor = NameField(max_length=64)
     engine = models.CharField(max_length=64, blank=True, default="")
     handle = models.TextField(blank=True, default="")
+    waiting_for = models.CharField(max_length=1024, blank=True, default="", db_default="")
+    waited_seconds = models.FloatField(default=0.0, db_default=0.0)
     launched_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
     exit_code = models.IntegerField(null=True, blank=True)

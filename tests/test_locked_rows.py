@@ -133,12 +133,12 @@ def test_output_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None
 @pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
 def test_handles_are_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
     jobs = running(3)
-    handles = [((job.pk, 1), f"handle-{number}") for number, job in enumerate(jobs)]
+    handles = [store.Launch(job.pk, 1, f"handle-{number}") for number, job in enumerate(jobs)]
     with holding(lock, jobs[1]):
-        assert store.record_handles(handles, worker="w", using="default") == {(jobs[1].pk, 1)}
+        assert store.record_launches(handles, worker="w", using="default") == {(jobs[1].pk, 1)}
         found = {o.job.id: o.handle for o in store.owned_attempts(worker="w", using="default")}
         assert found == {jobs[0].pk: "handle-0", jobs[1].pk: "", jobs[2].pk: "handle-2"}
-    assert store.record_handles(handles, worker="w", using="default") == set()
+    assert store.record_launches(handles, worker="w", using="default") == set()
 
 
 def test_retries_are_queued_beside_one_that_is_locked() -> None:

@@ -375,12 +375,19 @@ class TestOwning:
         assert finish(outcome(job, status="completed")) == {(job.pk, 1)}
         assert row_of(job)["status"] == "running"
 
+    def test_what_an_attempt_has_waited_for_before_its_start_is_no_part_of_its_age(self) -> None:
+        job = running("w")
+        JobAttempt.objects.filter(job=job).update(launched_at=timezone.now() - timedelta(seconds=600))
+        store.record_launches([store.Launch(job.pk, 1, "h", waited_seconds=590.0)], worker="w", using="default")
+        (owned,) = store.owned_attempts(worker="w", using="default")
+        assert 10 <= owned.job.elapsed_seconds < 300
+
     def test_only_the_owner_of_an_open_attempt_stores_its_handle(self) -> None:
         first, second = running("w"), running("w")
 
         def record(handle: str, worker: str) -> list[str]:
-            handles = [((job.pk, 1), f"{handle} {number}") for number, job in enumerate((first, second))]
-            store.record_handles(handles, worker=worker, using="default")
+            handles = [store.Launch(job.pk, 1, f"{handle} {number}") for number, job in enumerate((first, second))]
+            store.record_launches(handles, worker=worker, using="default")
             return list(JobAttempt.objects.order_by("job").values_list("handle", flat=True))
 
         assert record("mine", "w") == ["mine 0", "mine 1"]

@@ -48,7 +48,7 @@ def running_again() -> ContainerJob:
     assert store.promote_retries(using="default") == 1
     claim("heir")
     append(job, 2, 0, b"second run\n", worker="heir")
-    store.record_handles([((job.pk, 2), "second")], worker="heir", using="default")
+    store.record_launches([store.Launch(job.pk, 2, "second")], worker="heir", using="default")
     return job
 
 
@@ -115,7 +115,9 @@ def test_a_zombie_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(momen
     assert not store.renew_lease("zombie", lease_seconds=60.0, using="default")
     for attempt, sequence in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0)):
         append(job, attempt, sequence, b"from the grave\n", worker="zombie", gone=(0, 9))
-    store.record_handles([((job.pk, number), "zombie's") for number in (1, 2)], worker="zombie", using="default")
+    store.record_launches(
+        [store.Launch(job.pk, number, "zombie's") for number in (1, 2)], worker="zombie", using="default"
+    )
     assert store.owned_attempts(worker="zombie", using="default") == []
     assert rescue("zombie") == 0
     assert store.claim(worker="zombie", executors=["default"], limit=9, using="default") == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 from inspect import signature
@@ -26,18 +27,39 @@ class ExecutorError(Exception):
 class Unavailable(ExecutorError):
     """The engine does not answer, or cannot do this now; it may later.
 
-    Nothing is known about its attempts: their status must not change.
+    Nothing is known about its attempts: their status must not change. ``reason``: the failure reason of a launch that
+    fails so until it is given up; by ``lost`` it may have run.
     """
+
+    reason: ClassVar[str] = "lost"
 
 
 class DependencyUnavailable(Unavailable):
-    """The engine answers, but something else that this launch needs does not, such as a registry. Others may launch."""
+    """The engine answers, but cannot do this launch now, for lack of a registry or of disk space, say.
+
+    Others may launch, and this attempt has not run.
+    """
+
+    reason = "unavailable"
+
+
+class Waiting(ExecutorError):
+    """The launch waits for something that takes its time, such as a pull, without a thread that waits.
+
+    The text names what it is. ``until`` has a result when the attempt is to be submitted again, and an exception if the
+    launch has failed. `Executor.stop` and `Executor.release` end the wait.
+    """
+
+    def __init__(self, what: str, until: Future[None]) -> None:
+        self.until = until
+        super().__init__(what)
 
 
 class Rejected(ExecutorError):
     """The engine answered that it will never run this attempt.
 
-    ``reason`` is a failure reason: ``image`` or ``start``; ``lost`` where the attempt may have run already.
+    ``reason`` is a failure reason: ``image`` or ``start``; ``unavailable`` where it was tried for long enough; ``lost``
+    where the attempt may have run already.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -190,7 +212,7 @@ class Executor(ABC):
     def submit(self, spec: LaunchSpec) -> str:
         """Start the attempt, or adopt it where its key was started before; return its handle.
 
-        Raises Rejected where it can never run.
+        Raises Rejected where it can never run, and Waiting where it is to be submitted again later.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..conf import AppSettings
-from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
+from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
 from .launch_spec import launch_key, launch_spec
 from .run import Run
 from .threads import fail_thread
@@ -23,6 +23,12 @@ _CLOSE_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
+class EngineReplaced(DependencyUnavailable):
+    """The executor is another engine than the attempt's, which may have run it. Others may launch."""
+
+    reason = "lost"
+
+
 class Launcher:
     """Launches attempts. Only the worker's own thread calls it; ``wake`` is called when a launch has a result.
 
@@ -32,12 +38,15 @@ class Launcher:
     def __init__(self, settings: AppSettings, wake: Callable[[], None], *, identity: Callable[[str], str]) -> None:
         self._settings, self._wake, self._identity = settings, wake, identity
         self._results: SimpleQueue[tuple[Run, str | Exception]] = SimpleQueue()
+        # Those that need not wait any more.
+        self._ready: SimpleQueue[Run] = SimpleQueue()
         self._later: list[tuple[float, Run]] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._calls: set[Future[Any]] = set()
 
     def begin(self, run: Run) -> None:
-        """Begin a launch; `results` yields what came of it."""
+        """Begin a launch, also one that has waited; `results` yields what came of it."""
+        run.wait_for("")
         try:
             spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
         except Exception as error:
@@ -52,11 +61,13 @@ class Launcher:
         self._later.append((time.monotonic() + _AGAIN_SECONDS, run))
 
     def results(self) -> Iterator[tuple[Run, str | Exception]]:
-        """Yield the launches that are done, each with its handle or the error."""
+        """Yield the launches that are done, each with its handle or the error; one may be Waiting, and comes again."""
         now = time.monotonic()
         due, self._later = [e for e in self._later if e[0] <= now], [e for e in self._later if e[0] > now]
         for _, run in due:
             self.begin(run)
+        while not self._ready.empty():
+            self.begin(self._ready.get())
         while not self._results.empty():
             yield self._results.get()
 
@@ -90,7 +101,7 @@ class Launcher:
             raise Rejected("start", "It was stopped before it had started.")
         if run.engine != self._identity(run.job.spec.executor):
             # The engine that has the attempt may run it already.
-            raise DependencyUnavailable("Its engine could not be reached: the executor is another one now.")
+            raise EngineReplaced("Its engine could not be reached: the executor is another one now.")
         if run.job.attempt > 1 and run.executor.capabilities.survives_worker:
             # The previous attempt may still run: it was perhaps given up while its engine was away.
             run.executor.remove(launch_key(run.job, self._settings, number=run.job.attempt - 1), failed=True)
@@ -99,6 +110,17 @@ class Launcher:
     def _add_result(self, run: Run, result: str | Exception) -> None:
         self._results.put((run, result))
         self._wake()
+        if isinstance(result, Waiting):
+            result.until.add_done_callback(partial(self._end_wait, run))
+
+    def _end_wait(self, run: Run, until: Future[None]) -> None:
+        """Note that a launch need not wait any more (any thread)."""
+        error = until.exception()
+        if isinstance(error, Exception):
+            self._add_result(run, error)
+        else:
+            self._ready.put(run)
+            self._wake()
 
 
 def _call(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:

@@ -218,7 +218,7 @@ class WorkerLoop:
         self._finish()
         self._claim()
         self._store_outputs()
-        self._store_handles()
+        self._store_launches()
         if self._reconcile.take_due() and self._runs:
             self._compare_with_database()
         self._record_engines()
@@ -577,23 +577,27 @@ class WorkerLoop:
                 else:
                     run.log_changes = []
 
-    def _store_handles(self) -> None:
-        """Store the handles of attempts that survive this worker: who adopts one then need not launch it again."""
+    def _store_launches(self) -> None:
+        """Store how far launches have come: what they wait for, and the handles of attempts that survive this worker.
+
+        Who adopts one that has a handle need not launch it again.
+        """
         passed_over = self._unstorable.waiting()
         fresh = [
             run
             for run in self._runs
-            if run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker
+            if (run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker)
+            or (run.stage is Stage.LAUNCHING and not run.wait_stored)
             if run.id not in passed_over
         ]
         if fresh:
             # Without a handle an attempt is found by its key.
-            handles = [(run.id, run.handle) for run in fresh if run.handle == storable(run.handle)]
+            launches = [run.launch() for run in fresh if run.handle == storable(run.handle)]
             refusals: dict[AttemptKey, Exception] = {}
-            locked = store.record_handles(
-                handles,
+            locked = store.record_launches(
+                launches,
                 worker=self.id,
-                refused=lambda handle, error: refusals.update({handle[0]: error}),
+                refused=lambda launch, error: refusals.update({launch.key: error}),
                 using=self._options.using,
             )
             for run in fresh:
@@ -602,4 +606,4 @@ class WorkerLoop:
                 if run.id in locked or run.id in refusals:
                     self._set_aside(run, "handle")
                 else:
-                    run.handle_stored = True
+                    run.handle_stored, run.wait_stored = run.stage is Stage.RUNNING, True

@@ -51,8 +51,10 @@ STAGES = Graph.declare(
 class Run:
     """One attempt in this worker's hands. Changed by the worker's own thread only.
 
-    ``engine``: the identity of the engine that has it, "" if it ends with this worker. ``deadline``, ``launch_until``,
-    ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership was lost;
+    ``engine``: the identity of the engine that has it, "" if it ends with this worker. ``claimed_at``, ``deadline``,
+    ``launch_until``, ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds; there is no
+    deadline before it runs. ``waiting_for``: what its launch waits for, "" if for nothing; ``has_waited``: whether it
+    ever did. ``handle_stored`` and ``wait_stored``: whether the database knows them. ``abandoned``: ownership was lost;
     never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``set_aside``: something of it
     could not be stored once, most often because its rows were locked.
     """
@@ -63,10 +65,13 @@ class Run:
     key: str
     engine: str
     output: CappedOutput
-    deadline: float | None
+    deadline: float | None = None
     stage: Stage = Stage.LAUNCHING
     handle: str = ""
     handle_stored: bool = False
+    waiting_for: str = ""
+    has_waited: bool = False
+    wait_stored: bool = True
     cursor: str = ""
     stopped_for: str | None = None
     abandoned: bool = False
@@ -75,6 +80,7 @@ class Run:
     log_changes: list[store.LogChange] = field(default_factory=list)
     set_aside: bool = False
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
+    claimed_at: float = 0.0
     launch_until: float = 0.0
     running_since: float = 0.0
     unreachable_since: float | None = None
@@ -93,6 +99,24 @@ class Run:
 
     def is_overdue(self) -> bool:
         return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline
+
+    def begin_deadline(self, *, elapsed_seconds: float = 0.0) -> None:
+        """Count the job's timeout from now on; what the attempt waited for before it ran does not count."""
+        if (limit := self.job.spec.timeout_seconds) is not None:
+            self.deadline = time.monotonic() + limit - elapsed_seconds
+
+    def wait_for(self, what: str) -> None:
+        """Note what the launch waits for; "": for nothing any more."""
+        if what != self.waiting_for:
+            self.waiting_for, self.has_waited, self.wait_stored = what, True, False
+
+    def launch(self) -> store.Launch:
+        """Return what the database is to know of the launch."""
+        job, attempt = self.id
+        if self.stage is Stage.LAUNCHING:
+            return store.Launch(job, attempt, waiting_for=self.waiting_for)
+        waited = self.running_since - self.claimed_at if self.has_waited else 0.0
+        return store.Launch(job, attempt, handle=self.handle, waited_seconds=waited)
 
     def read_output(self, *, to_end: bool = False) -> bool:
         """Read a page of the output that the executor has, or all of it; return whether nothing will follow."""

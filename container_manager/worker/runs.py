@@ -17,17 +17,20 @@ from ..executors.base import (
     Phase,
     Rejected,
     Unavailable,
+    Waiting,
 )
 from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
 from .launch_spec import attempt_of, launch_key
 from .launcher import Launcher, result_or_error
-from .outcomes import closed, failed, outcome_of
+from .outcomes import closed, failed, outcome_of, storable
 from .run import AttemptKey, Run, Stage
 from .timers import Timer
 
 _FLUSH_SECONDS = 0.5
+# What the column holds.
+_WAIT_CHARACTERS = 1024
 logger = logging.getLogger(__name__)
 
 
@@ -95,7 +98,9 @@ class Runs:
         run.running_since = time.monotonic()
         if launches:
             self._launcher.begin(run)
-        elif not is_wanted:
+            return
+        run.begin_deadline(elapsed_seconds=job.elapsed_seconds)
+        if not is_wanted:
             self.stop(run, "cancelled", grace=job.spec.grace_seconds)
         self._engines.note_change(job.spec.executor)
 
@@ -113,6 +118,9 @@ class Runs:
         One that is being launched is abandoned once the result of the launch is known.
         """
         run.abandoned = True
+        if run.waiting_for:
+            # Then that is at once.
+            run.executor.release(run.key)
         # Another run of the same attempt: this worker has got it back meanwhile.
         is_replaced = self._runs.get(run.id) is not run
         if run.stage is Stage.LAUNCHING or is_replaced:
@@ -151,14 +159,13 @@ class Runs:
     def _hold(
         self, job: store.ClaimedJob, *, engine: str, stage: Stage = Stage.LAUNCHING, adopted: bool = False
     ) -> Run:
-        now = time.monotonic()
         run = Run(
             job=job,
             executor=self._engines.executors[job.spec.executor],
             key=launch_key(job, self._settings),
             engine=engine,
             output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
-            deadline=None if job.spec.timeout_seconds is None else now + job.spec.timeout_seconds - job.elapsed_seconds,
+            claimed_at=time.monotonic() - job.elapsed_seconds,
             stage=stage,
         )
         self._runs[run.id] = run
@@ -175,6 +182,10 @@ class Runs:
             elif run.abandoned:
                 run.enter(Stage.ENDED)
                 self.abandon(run)
+            elif isinstance(result, Waiting):
+                run.wait_for(storable(str(result))[:_WAIT_CHARACTERS])
+                run.launch_until = 0.0
+                self._engines.note_answer(run.job.spec.executor)
             elif isinstance(result, Unavailable):
                 self._launch_again(run, result)
             else:
@@ -183,6 +194,7 @@ class Runs:
     def _note_launched(self, run: Run, handle: str) -> None:
         run.enter(Stage.RUNNING)
         run.handle, run.running_since = handle, time.monotonic()
+        run.begin_deadline()
         self._engines.note_answer(run.job.spec.executor)
         self._engines.note_change(run.job.spec.executor)
         if run.abandoned:
@@ -202,10 +214,8 @@ class Runs:
         self._launcher.begin_later(run)
 
     def _end_unlaunched(self, run: Run, error: Exception) -> None:
-        if isinstance(error, Rejected) and error.reason in FailureReason.values:
+        if isinstance(error, Rejected | Unavailable) and error.reason in FailureReason.values:
             reason, message = error.reason, str(error)
-        elif isinstance(error, Unavailable):
-            reason, message = "lost", str(error)
         else:
             logger.error("Executor %s failed to launch job=%s", run.job.spec.executor, run.job.id, exc_info=error)
             reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"

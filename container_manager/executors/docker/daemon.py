@@ -50,7 +50,15 @@ class Gone(Exception):
 
 
 class Failed(Unavailable):
-    """The daemon answers with an error. The text is its own."""
+    """The daemon answers with an error. The text is its own; ``status``: of its answer, 0 for an error in a stream."""
+
+    def __init__(self, text: str, *, status: int = 0) -> None:
+        self.status = status
+        super().__init__(text)
+
+
+class Silent(Unavailable):
+    """The daemon has said nothing for longer than was allowed."""
 
 
 class Daemon:
@@ -79,7 +87,7 @@ class Daemon:
         except docker.errors.NotFound as error:
             raise Gone(explanation(error)) from error
         except APIError as error:
-            raise Failed(explanation(error)) from error
+            raise Failed(explanation(error), status=error.status_code or 0) from error
         except (requests.RequestException, DockerException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"The Docker daemon at {self._options.base_url} does not answer: {error}") from error
 
@@ -91,19 +99,27 @@ class Daemon:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
+        silence_seconds: float | None = None,
     ) -> Iterator[Answer]:
-        """Yield a streamed answer; raise Gone, Failed and Unavailable."""
+        """Yield a streamed answer; raise Gone, Failed and Unavailable.
+
+        ``silence_seconds``: how long nothing may come, neither its beginning nor more of it, before Silent is raised;
+        None: the beginning must come in the options' time, and any pause is allowed. (A client of ssh waits for ever.)
+        """
         with self._translated_errors():
             api = self._connected()[1]
             url = f"{api.base_url}/v{api.api_version}{path}"
-            seconds = self._options.timeout_seconds
-            response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=seconds)
+            seconds = silence_seconds or self._options.timeout_seconds
+            try:
+                response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=seconds)
+            except requests.ReadTimeout as error:
+                raise Silent(f"The Docker daemon said nothing for {seconds:g} s.") from error
             if response.status_code != requests.codes.ok:
-                text = _message(response)
+                text, status = _message(response), response.status_code
                 response.close()
-                raise Gone(text) if response.status_code == requests.codes.not_found else Failed(text)
+                raise Gone(text) if status == requests.codes.not_found else Failed(text, status=status)
         answer = Answer(response)
-        answer.allow_pauses()
+        answer.allow_pauses(silence_seconds)
         try:
             yield answer
         finally:
@@ -199,6 +215,8 @@ class Answer:
         """Yield the answer in pieces. Raises Unavailable where it is cut or interrupted."""
         try:
             yield from self._response.raw.stream(_READ_BYTES, decode_content=False)
+        except (TimeoutError, urllib3.exceptions.ReadTimeoutError) as error:
+            raise Silent("The Docker daemon said nothing for too long.") from error
         except _BROKEN as error:
             raise Unavailable(f"The Docker daemon's answer was cut: {error}") from error
 
@@ -213,10 +231,10 @@ class Answer:
                 except ValueError as error:
                     raise Unavailable(f"The Docker daemon's answer is no JSON: {line[:100]!r}") from error
 
-    def allow_pauses(self) -> None:
-        """Wait without a timeout from now on. (Only the beginning had to come in time.)"""
+    def allow_pauses(self, seconds: float | None) -> None:
+        """Wait for more for so long from now on; None: without a timeout."""
         if (own := self._socket()) is not None:
-            own.settimeout(None)
+            own.settimeout(seconds)
 
     def interrupt(self) -> None:
         """Make the reader's next read fail."""

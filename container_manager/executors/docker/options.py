@@ -38,6 +38,8 @@ class DockerOptions:
 
     Images. ``pull``: ``missing``, ``always`` or ``never``. ``registries``: host → ``{"username": …, "password":
     reference}``; ``env:CM_REGISTRY_NAME``, or ``file:NAME`` in the folder ``registries`` of SECRETS_DIRECTORY.
+    ``pull_stall_seconds``: how long a pull may make no progress. ``pull_retry_seconds``: how long one that fails is
+    tried again for an attempt.
 
     Retention. ``log_bytes``: how much output of a container the daemon keeps at least; at most it keeps twice as much.
     ``keep_failed_seconds``: how long the container of a failed attempt is kept for inspection.
@@ -62,6 +64,8 @@ class DockerOptions:
     grace_seconds: float | None = None
     runtime: str = ""
     pull: str = "missing"
+    pull_stall_seconds: float = 60.0
+    pull_retry_seconds: float = 300.0
     registries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     log_bytes: int = 128 * 1024 * 1024
     keep_failed_seconds: float = 0.0
@@ -147,6 +151,8 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "grace_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
     "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
+    "pull_stall_seconds": (is_positive, "a positive number"),
+    "pull_retry_seconds": (is_positive, "a positive number"),
     "registries": (_are_registries, 'hosts and {"username": name, "password": reference}'),
     "log_bytes": (is_count, "a positive number"),
     "keep_failed_seconds": (lambda value: value == 0 or is_positive(value), "a number of seconds"),
