@@ -16,6 +16,8 @@ from .rules import is_count, is_mapping, is_path, matches
 _USER = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ULIMIT = re.compile(r"[a-z]+")
+# The kernel needs memory of its own for each.
+_MOST_TMPFS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class ContainerRequest:
         default=None,
     )
     tmpfs: Mapping[str, int] = _rule(
-        is_mapping(is_path, is_count),
+        is_mapping(is_path, is_count, most=_MOST_TMPFS),
         _("an object of absolute paths and sizes in bytes"),
         Option("--tmpfs", "PATH:SIZE", kind="sizes", help="Files in memory. Repeatable."),
         default_factory=dict,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+from ...jobs.sizes import MOST_CPUS, text_bytes
 from ..base import LaunchSpec, Rejected
 from .options import DockerOptions
 
@@ -22,8 +22,6 @@ _HUB = ("docker.io/", "index.docker.io/")
 _LOG_FILES = 2
 # The kernel's minimum; the daemon rounds a smaller share to no limit at all.
 _LEAST_CPUS = 0.01
-# A limit, since the daemon sends all labels with each list and each event.
-_LABEL_CHARACTERS = 16 * 1024
 
 
 def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
@@ -39,8 +37,12 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
             "image",
             f"The image {spec.job.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}.",
         )
-    if sum(len(name) + len(str(value)) for name, value in spec.job.labels.items()) > _LABEL_CHARACTERS:
-        raise Rejected("start", f"The job's labels have more than {_LABEL_CHARACTERS} characters.")
+    if (size := sum(map(text_bytes, spec.argv))) > options.command_bytes:
+        raise Rejected(
+            "start",
+            f"The command has {size} bytes; the executor's option 'command_bytes' allows {options.command_bytes}. Pass "
+            "long input by a variable or in a file.",
+        )
     configuration: dict[str, Any] = {
         "Image": spec.job.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
@@ -88,8 +90,8 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
     asked = spec.container
     memory = _at_most("memory_bytes", spec.job.memory_bytes, options.memory_bytes)
     cpus = _at_most("cpu_count", spec.job.cpu_count, options.cpu_count)
-    if cpus and not _LEAST_CPUS <= cpus < math.inf:
-        raise Rejected("start", f"The job asks for cpu_count={cpus}; the least that can be given is {_LEAST_CPUS}.")
+    if cpus and not _LEAST_CPUS <= cpus <= MOST_CPUS:
+        raise Rejected("start", f"The job asks for cpu_count={cpus}; it can have from {_LEAST_CPUS} to {MOST_CPUS}.")
     return {
         "Init": True,
         "CapDrop": ["ALL"],

@@ -30,6 +30,9 @@ class DockerOptions:
     Maximum and default of each job. ``pids``: processes and threads. ``memory_bytes`` and
     ``cpu_count``; None: no limit. ``ulimits``: name → value.
 
+    Maximum of each job. ``command_bytes``: of its command's words together; the daemon sends the commands of all
+    containers with each list of them.
+
     Maximum, whatever a job requests. ``grace_seconds``: between TERM and KILL; None: no limit.
 
     What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime`` of the
@@ -51,6 +54,7 @@ class DockerOptions:
     networks: Sequence[str] = ()
     gpus: int = 0
     pids: int = 512
+    command_bytes: int = 32 * 1024
     ulimits: Mapping[str, int] = field(default_factory=dict)
     capabilities: Sequence[str] = ()
     network: str = "none"
@@ -139,6 +143,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "networks": (is_texts, _LISTS),
     "gpus": (lambda value: value in (0, -1) or is_count(value), "a number, or -1 for all"),
     "pids": (is_count, "a positive number"),
+    "command_bytes": (is_count, "a positive number"),
     "capabilities": (is_texts, _LISTS),
     "network": (is_text, "the name of a network"),
     "read_only": (lambda value: isinstance(value, bool), "true or false"),
