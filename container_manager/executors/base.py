@@ -150,13 +150,17 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the engine answers, a description of it, and its identity, CPUs and memory where it reports them."""
+    """Whether the engine answers, a description of it, and its identity, CPUs and memory where it reports them.
+
+    ``warnings``: what it cannot do, such as hold a limit.
+    """
 
     ok: bool
     message: str
     engine: str = ""
     cpu_count: int | None = None
     memory_bytes: int | None = None
+    warnings: Sequence[str] = ()
 
 
 class Executor(ABC):

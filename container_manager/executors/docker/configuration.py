@@ -111,6 +111,7 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         # Swap counts as memory: a job over its limit is killed, not slowed down.
         **({"Memory": memory, "MemorySwap": memory} if memory else {}),
         **({"NanoCpus": round(cpus * 1e9)} if cpus else {}),
+        **({"StorageOpt": {"size": str(options.storage_bytes)}} if options.storage_bytes else {}),
         **({"Runtime": options.runtime} if options.runtime else {}),
         "DeviceRequests": _devices(asked.gpus, options),
         # The default, json-file, replaces bytes that are not UTF-8.

@@ -19,6 +19,8 @@ from .exits import PHASES
 from .images import Images
 from .view import View
 
+# What is requested is wrong, not allowed, not there, or too large.
+_FINAL_STATUSES = (400, 403, 404, 413)
 # Errors that will not go away by a retry, though the daemon answers 500 as for those that may (measured with 20.10).
 _FINAL_FAILURES = (
     "OCI runtime",
@@ -67,6 +69,14 @@ class Containers:
             with lock:
                 if self._view.phase(spec.key) in (None, Phase.CREATED):
                     self._launch(spec, configuration, note)
+        except DependencyUnavailable:
+            raise
+        except Unavailable as error:
+            # A request that breaks off, or is answered with an error, says nothing of other jobs' while these are
+            # answered: only a daemon that answers nothing is away.
+            if error.__cause__ is not None and self._daemon.answers():
+                raise DependencyUnavailable(f"{error} It answers other requests.") from error
+            raise
         finally:
             with self._lock:
                 self._launching.discard(spec.key)
@@ -98,12 +108,12 @@ class Containers:
     def _launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], note: Callable[[str], None]) -> None:
         if self._pull_policy == "always" and not self._exists(spec.key):
             self._pull(spec, note)
-        created = self._create(spec, configuration)
+        created = self._create(spec, configuration, note)
         if created is None:
             if self._pull_policy == "never":
                 raise Rejected("image", f"There is no image {spec.job.image!r}, and 'pull' is 'never'.")
             self._pull(spec, note)
-            created = self._create(spec, configuration)
+            created = self._create(spec, configuration, note)
             if created is None:
                 raise DependencyUnavailable(f"The image {spec.job.image!r} was removed as soon as it was pulled.")
         self._start(spec, is_new=created)
@@ -120,12 +130,12 @@ class Containers:
             return False
         return True
 
-    def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any]) -> bool | None:
+    def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any], note: Callable[[str], None]) -> bool | None:
         """Create the container; return False where it exists already, None where its image is missing."""
         self._require_launch(spec)
         with self._daemon.client() as api:
             try:
-                api.create_container_from_config(configuration, name=spec.key)
+                created = api.create_container_from_config(configuration, name=spec.key)
             except docker.errors.ImageNotFound:
                 return None
             except APIError as error:
@@ -135,6 +145,8 @@ class Containers:
                     message = f"The container could not be created: {explanation(error)}"
                     raise Rejected("start", message) from error
                 raise
+        for warning in created.get("Warnings") or ():
+            note(f"The daemon warns: {warning}")
         return True
 
     def _start(self, spec: LaunchSpec, *, is_new: bool) -> None:
@@ -202,4 +214,4 @@ class Containers:
 
 def _is_final(error: APIError) -> bool:
     """Return whether a retry would fail in the same way."""
-    return error.is_client_error() or any(words in explanation(error) for words in _FINAL_FAILURES)
+    return error.status_code in _FINAL_STATUSES or any(words in explanation(error) for words in _FINAL_FAILURES)

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
-from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Unavailable
+from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Rejected, Unavailable
 from .configuration import container_configuration
 from .containers import Containers
 from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
 from .followed_output import FollowedOutput
+from .held_limits import take_limits, warnings
 from .images import Images
 from .options import DockerOptions, docker_options
 from .view import View
@@ -69,6 +70,7 @@ class DockerExecutor(Executor):
 
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
+        self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)
         self._containers.launch(spec, configuration, note=output.note)
         output.follow()
@@ -117,14 +119,14 @@ class DockerExecutor(Executor):
         if self._closed.is_set():
             return Health(ok=False, message="This executor is closed.")
         try:
-            with self._daemon.client() as api:
-                info = api.info()
+            info = self._daemon.info()
         except (Unavailable, Gone) as error:
             return Health(ok=False, message=f"{error} A Docker daemon must run there and let this user in.")
         running = info["ContainersRunning"]
         return Health(
             ok=True,
             message=f"Docker {info['ServerVersion']} on {info['Name']}, {running} containers running.",
+            warnings=tuple(warnings(info, storage=self._options.storage_bytes is not None)),
             engine=identity(info),
             cpu_count=info["NCPU"],
             memory_bytes=info["MemTotal"],
@@ -142,6 +144,17 @@ class DockerExecutor(Executor):
             outputs = list(self._outputs.values())
         for output in outputs:
             output.close()
+
+    def _require_limits(self, host: dict[str, Any]) -> None:
+        """Reject a job with a limit that the daemon cannot hold, or take the limit out where the options say so."""
+        missing = self._daemon.missing_limits()
+        if (taken := take_limits(host, missing)) and not self._options.ignore_missing_limits:
+            said = "; ".join(f"{name}, since {missing[name]}" for name in taken)
+            raise Rejected(
+                "start",
+                f"The Docker daemon cannot hold limits of this job: {said}. Mend that, or let jobs run without such "
+                "limits by the executor's option 'ignore_missing_limits'.",
+            )
 
     def _output(self, key: str) -> FollowedOutput:
         with self._lock:

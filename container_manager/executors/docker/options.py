@@ -31,7 +31,9 @@ class DockerOptions:
     ``cpu_count``; None: no limit. ``ulimits``: name → value.
 
     Maximum of each job. ``command_bytes``: of its command's words together; the daemon sends the commands of all
-    containers with each list of them.
+    containers with each list of them. ``storage_bytes``: of the files that a container changes outside of volumes and
+    tmpfs, the same for each job, where the daemon's storage driver can limit them; None: no limit.
+    ``ignore_missing_limits``: run jobs without the limits that the daemon cannot hold, which are rejected otherwise.
 
     Maximum, whatever a job requests. ``grace_seconds``: between TERM and KILL; None: no limit.
 
@@ -63,6 +65,8 @@ class DockerOptions:
     tmpfs: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int | None = None
     cpu_count: float | None = None
+    storage_bytes: int | None = None
+    ignore_missing_limits: bool = False
     grace_seconds: float | None = None
     runtime: str = ""
     pull: str = "missing"
@@ -148,6 +152,8 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "network": (is_text, "the name of a network"),
     "read_only": (lambda value: isinstance(value, bool), "true or false"),
     "memory_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
+    "storage_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
+    "ignore_missing_limits": (lambda value: isinstance(value, bool), "true or false"),
     "cpu_count": (lambda value: value is None or is_positive(value), "a positive number, or None"),
     "grace_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
