@@ -49,6 +49,13 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         container = container_request(job.spec.container)
     except ValueError as error:
         raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
+    limits = settings.limits(job.spec.executor)
+    if limits and limits.timeout_seconds is not None and (job.spec.timeout_seconds or 0) > limits.timeout_seconds:
+        raise Rejected(
+            "start",
+            f"The job asks for timeout_seconds={job.spec.timeout_seconds}; the executor {job.spec.executor!r} allows "
+            f"{limits.timeout_seconds} (its 'LIMITS' in the setting EXECUTORS).",
+        )
     environment = {
         "CONTAINER_MANAGER_JOB": str(job.id),
         "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),

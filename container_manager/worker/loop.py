@@ -21,6 +21,7 @@ from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
 from .engines import Engines
 from .finisher import Finisher, note_refused_end, note_refused_output
 from .heartbeat import Heartbeat
+from .job_limits import within_limits
 from .maintenance import Maintenance
 from .outcomes import closed, failed, storable
 from .receivers import Receivers
@@ -424,7 +425,7 @@ class WorkerLoop:
             self._adopt(owned[key])
 
     def _adopt(self, found: store.OwnedAttempt) -> None:
-        job = found.job
+        job = within_limits(found.job, self._settings)
         if self._runs.can_adopt(found):
             try:
                 self._runs.adopt(found, by=self.id)

@@ -21,6 +21,7 @@ from ..executors.base import (
 from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
+from .job_limits import within_limits
 from .launch_spec import attempt_of, launch_key
 from .launcher import Launcher, result_or_error
 from .outcomes import closed, failed, outcome_of
@@ -96,7 +97,7 @@ class Runs:
         if launches:
             self._launcher.begin(run)
         elif not is_wanted:
-            self.stop(run, "cancelled", grace=job.spec.grace_seconds)
+            self.stop(run, "cancelled", grace=run.job.spec.grace_seconds)
         self._engines.note_change(job.spec.executor)
 
     def stop(self, run: Run, why: str, *, grace: float) -> None:
@@ -151,7 +152,7 @@ class Runs:
     def _hold(
         self, job: store.ClaimedJob, *, engine: str, stage: Stage = Stage.LAUNCHING, adopted: bool = False
     ) -> Run:
-        now = time.monotonic()
+        now, job = time.monotonic(), within_limits(job, self._settings)
         run = Run(
             job=job,
             executor=self._engines.executors[job.spec.executor],

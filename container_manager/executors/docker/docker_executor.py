@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
+from ...jobs.sizes import MOST_SECONDS
 from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Rejected, Unavailable
 from .configuration import container_configuration
 from .containers import Containers
@@ -97,8 +98,7 @@ class DockerExecutor(Executor):
             if handle in self._stopping:
                 return
             self._stopping.add(handle)
-        most = self._options.grace_seconds
-        seconds_left = math.ceil(grace_seconds if most is None else min(grace_seconds, most))
+        seconds_left = math.ceil(min(grace_seconds, MOST_SECONDS))
         name, arguments = f"container-manager-stop-{handle}", (handle, seconds_left)
         threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
 

@@ -35,8 +35,6 @@ class DockerOptions:
     tmpfs, the same for each job, where the daemon's storage driver can limit them; None: no limit.
     ``ignore_missing_limits``: run jobs without the limits that the daemon cannot hold, which are rejected otherwise.
 
-    Maximum, whatever a job requests. ``grace_seconds``: between TERM and KILL; None: no limit.
-
     What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime`` of the
     daemon, such as ``runsc``. ``user`` and ``read_only`` (the image's files), if set; otherwise a job may request them.
     ``network``, unless a job requests one of ``networks``.
@@ -67,7 +65,6 @@ class DockerOptions:
     cpu_count: float | None = None
     storage_bytes: int | None = None
     ignore_missing_limits: bool = False
-    grace_seconds: float | None = None
     runtime: str = ""
     pull: str = "missing"
     registries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -155,7 +152,6 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "storage_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
     "ignore_missing_limits": (lambda value: isinstance(value, bool), "true or false"),
     "cpu_count": (lambda value: value is None or is_positive(value), "a positive number, or None"),
-    "grace_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
     "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
     "registries": (_are_registries, 'hosts and {"username": name, "password": reference}'),
