@@ -112,6 +112,19 @@ class TestQueueVerbs:
         container("cancel", str(failed.pk)[:18], "--reason", "enough")
         assert failed.transitions.last().reason == "enough"
 
+    def test_cancel_now_kills_what_runs_also_of_a_job_that_was_cancelled_before(self) -> None:
+        job = job_in("running", name="slow", attempt=1)
+        attempt = job.attempts.create(number=1, worker="w", executor="default", launched_at=job.launched_at)
+        container("cancel", "slow")
+        attempt.refresh_from_db()
+        assert attempt.kill_requested_at is None
+        container("cancel", "slow", "--now")
+        attempt.refresh_from_db()
+        assert attempt.kill_requested_at is not None
+        assert journal_of(job) == [("running", "cancelled")]
+        with pytest.raises(SystemExit):
+            container("cancel", "slow")
+
     def test_history_prints_actors_and_reasons(self) -> None:
         job = job_in("pending", name="told")
         job.mark_as_queued(actor="alice", reason="monthly")

@@ -214,7 +214,8 @@ class Executor(ABC):
 
     @abstractmethod
     def stop(self, handle: str, grace_seconds: float) -> None:
-        """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated.
+        """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated: of
+        several grace periods the one that ends first holds.
 
         A launch that is still in progress may be abandoned.
         """

@@ -418,9 +418,12 @@ class WorkerLoop:
             found = owned.pop(run.id, None)
             if found is None:
                 self._runs.abandon(run)
+            elif found.kill_requested and not run.killed:
+                logger.info("Job %s is %s: its attempt is killed", run.job.id, found.status)
+                self._runs.kill(run)
             elif found.status != "running" and run.stopped_for is None:
                 logger.info("Job %s is %s: its attempt is stopped", run.job.id, found.status)
-                self._runs.stop(run, "cancelled", grace=run.job.spec.grace_seconds)
+                self._runs.stop(run, "cancelled", grace=run.grace_seconds)
         for key in owned.keys() - storing - self._unstorable.waiting():
             self._adopt(owned[key])
 

@@ -97,7 +97,8 @@ class Runs:
         if launches:
             self._launcher.begin(run)
         elif not is_wanted:
-            self.stop(run, "cancelled", grace=run.job.spec.grace_seconds)
+            run.killed = found.kill_requested
+            self.stop(run, "cancelled", grace=run.grace_seconds)
         self._engines.note_change(job.spec.executor)
 
     def stop(self, run: Run, why: str, *, grace: float) -> None:
@@ -107,6 +108,13 @@ class Runs:
             result = result_or_error(lambda: run.executor.stop(run.handle or run.key, grace))
             if isinstance(result, Unavailable):
                 run.stopped_for = None
+
+    def kill(self, run: Run) -> None:
+        """Kill a cancelled attempt, though its grace period is not over."""
+        run.killed = True
+        self.stop(run, run.stopped_for or "cancelled", grace=0.0)
+        # Else it is told again.
+        run.killed = run.stopped_for is not None
 
     def abandon(self, run: Run) -> None:
         """We lost ownership: kill the local process, or stop following the container.
@@ -189,7 +197,7 @@ class Runs:
         if run.abandoned:
             self.abandon(run)
         elif run.stopped_for is not None:
-            self.stop(run, run.stopped_for, grace=run.job.spec.grace_seconds)
+            self.stop(run, run.stopped_for, grace=run.grace_seconds)
 
     def _launch_again(self, run: Run, error: Unavailable) -> None:
         """Try a launch again later, or end it once its engine has been away for too long."""
@@ -280,7 +288,7 @@ class Runs:
     def _stop_overdue(self) -> None:
         for run in self:
             if run.stage in (Stage.LAUNCHING, Stage.RUNNING) and run.is_overdue():
-                self.stop(run, "timeout", grace=run.job.spec.grace_seconds)
+                self.stop(run, "timeout", grace=run.grace_seconds)
 
     # -- output --------------------------------------------------------------------------------------------------
 

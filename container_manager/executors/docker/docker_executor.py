@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self
@@ -47,7 +48,8 @@ class DockerExecutor(Executor):
         )
         self._lock = threading.Lock()
         self._outputs: dict[str, FollowedOutput] = {}
-        self._stopping: set[str] = set()
+        # By when each is to be stopped, in monotonic seconds.
+        self._stopping: dict[str, float] = {}
         self._closed = threading.Event()
 
     @classmethod
@@ -94,12 +96,13 @@ class DockerExecutor(Executor):
 
     def stop(self, handle: str, grace_seconds: float) -> None:
         self._containers.cancel(handle)
+        deadline = time.monotonic() + grace_seconds
         with self._lock:
-            if handle in self._stopping:
+            if self._stopping.get(handle, math.inf) <= deadline:
                 return
-            self._stopping.add(handle)
+            self._stopping[handle] = deadline
         seconds_left = math.ceil(min(grace_seconds, MOST_SECONDS))
-        name, arguments = f"container-manager-stop-{handle}", (handle, seconds_left)
+        name, arguments = f"container-manager-stop-{handle}", (handle, seconds_left, deadline)
         threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
 
     def remove(self, handle: str, *, failed: bool = False) -> None:
@@ -164,7 +167,7 @@ class DockerExecutor(Executor):
                     self._outputs[key].close()
             return self._outputs[key]
 
-    def _stop(self, handle: str, grace_seconds: int) -> None:
+    def _stop(self, handle: str, grace_seconds: int, deadline: float) -> None:
         """Stop a container, and retry while the daemon does not answer (a thread of its own)."""
         try:
             while not self._closed.is_set():
@@ -178,7 +181,9 @@ class DockerExecutor(Executor):
                     return
         finally:
             with self._lock:
-                self._stopping.discard(handle)
+                # Not that of a shorter grace period, which was asked for meanwhile.
+                if self._stopping.get(handle) == deadline:
+                    del self._stopping[handle]
 
     def _is_to_be_kept(self, handle: str) -> bool:
         if not self._options.keep_failed_seconds:
