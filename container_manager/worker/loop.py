@@ -435,7 +435,7 @@ class WorkerLoop:
             except Exception as error:
                 self._fail_odd_job(job, error)
             return
-        message = "Its worker has died, and the command with it."
+        message = "Its worker has died, and the command with it. It is run again if it has retries left."
         self._end_without_run(
             failed(job, "lost", message, retry=self._settings.retry) if found.status == "running" else closed(job, None)
         )
@@ -443,7 +443,7 @@ class WorkerLoop:
     def _fail_odd_job(self, job: store.ClaimedJob, error: Exception) -> None:
         """Fail a job whose own values no worker can work with: it would end this worker, then the next one."""
         logger.error("Job %s has values that no worker can work with", job.id, exc_info=error)
-        message = f"Its values cannot be worked with: {type(error).__name__}: {error}"
+        message = f"Its values cannot be worked with: {type(error).__name__}: {error}. Enqueue it anew with others."
         self._end_without_run(failed(job, "start", message, retry=self._settings.retry))
 
     def _end_without_run(self, outcome: store.Outcome) -> None:

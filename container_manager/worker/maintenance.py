@@ -80,7 +80,10 @@ class Maintenance:
             outcomes = []
             for owned in store.owned_attempts(worker=worker, using=using):
                 if attempt := overdue.get((owned.job.id, owned.job.attempt)):
-                    message = f"No worker reached its engine, {attempt.engine} of executor {attempt.executor!r}."
+                    message = (
+                        f"No worker reached its engine, {attempt.engine} of executor {attempt.executor!r}, for "
+                        f"{bound:g} s (UNREACHABLE_SECONDS). Run a worker that does."
+                    )
                     lost = failed(within_limits(owned.job, self._settings), "lost", message, retry=self._settings.retry)
                     outcomes.append(lost if owned.status == "running" else closed(owned.job, None, message))
             store.finish(outcomes, worker=worker, using=using)

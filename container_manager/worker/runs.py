@@ -217,7 +217,8 @@ class Runs:
             reason, message = "lost", str(error)
         else:
             logger.error("Executor %s failed to launch job=%s", run.job.spec.executor, run.job.id, exc_info=error)
-            reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
+            reason = "start"
+            message = f"The executor failed: {type(error).__name__}: {error}. The worker's log has the traceback."
         run.enter(Stage.ENDED)
         run.exit = ExitStatus(message=message)
         result_or_error(run.read_output)
@@ -256,18 +257,20 @@ class Runs:
 
     def _note_unreachable(self, running: Iterable[Run], message: str) -> None:
         """Give up attempts whose engine has been away for too long; each counts from its own adoption."""
-        now = time.monotonic()
+        now, bound = time.monotonic(), self._settings.unreachable_seconds
         for run in running:
             if run.unreachable_since is None:
                 run.unreachable_since = now
             # A cancelled attempt is closed only once it is known to have ended.
-            if now - run.unreachable_since >= self._settings.unreachable_seconds and run.stopped_for != "cancelled":
-                self._give_up(run, message)
+            if now - run.unreachable_since >= bound and run.stopped_for != "cancelled":
+                self._give_up(run, f"{message} It was given up after {bound:g} s (UNREACHABLE_SECONDS).")
 
     def _take_note(self, run: Run, observation: Observation | None, as_of: float) -> None:
         if observation is None or observation.phase is Phase.CREATED:
             if as_of >= run.running_since:
-                self._give_up(run, "The engine no longer runs this attempt.")
+                self._give_up(
+                    run, "Its engine has it no longer: somebody removed the container, or the engine lost it."
+                )
         elif observation.phase is Phase.EXITED:
             run.enter(Stage.EXITED)
             run.exit, run.exited_at = observation.exit or ExitStatus(lost=True), time.monotonic()

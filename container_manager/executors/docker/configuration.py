@@ -30,7 +30,7 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
     Raises Rejected where the job requests what the options do not allow.
     """
     if not spec.job.image:
-        raise Rejected("image", "The job names no image.")
+        raise Rejected("image", "The job names no image, and this executor runs containers. Give it one.")
     if not is_allowed(spec.job.image, options):
         allowed = ", ".join(options.images) or "none"
         raise Rejected(
@@ -166,7 +166,7 @@ def _ulimits(asked: Mapping[str, int], options: DockerOptions) -> list[dict[str,
     return [
         {"Name": name, "Soft": value, "Hard": value}
         for name, most in options.ulimits.items()
-        for value in [_at_most(name, asked.get(name), most)]
+        for value in [_at_most(name, asked.get(name), most, option="ulimits")]
     ]
 
 
@@ -179,10 +179,11 @@ def _devices(gpus: int, options: DockerOptions) -> list[dict[str, Any]]:
     return [{"Driver": "", "Count": gpus, "Capabilities": [["gpu"]]}]
 
 
-def _at_most(name: str, asked: T | None, most: T | None) -> T | None:
+def _at_most(name: str, asked: T | None, most: T | None, *, option: str = "") -> T | None:
     """Return what a job requests, else the maximum, which is also the default; None: no limit."""
     if asked is not None and most is not None and asked > most:
-        raise Rejected("start", f"The job asks for {name}={asked}; the executor allows {most}.")
+        text = f"The job asks for {name}={asked}; the executor's option {(option or name)!r} allows {most}."
+        raise Rejected("start", text)
     return asked or most
 
 
