@@ -96,7 +96,7 @@ def stored_rows(limit: int, *chunks: tuple[Stream, bytes], flush: bool = False) 
 
 
 @pytest.mark.parametrize("flush", [False, True])
-@pytest.mark.shows("reference/settings.md")
+@pytest.mark.shows("howto/docker.md#let-no-job-use-up-what-others-need")
 def test_output_in_many_small_pieces_is_limited_in_rows_too(flush: bool) -> None:
     """A row costs the database more than the byte or two in it."""
     lines: list[tuple[Stream, bytes]] = [(_STREAMS[number % 2], b"%d\n" % number) for number in range(20_000)]
