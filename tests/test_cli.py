@@ -17,6 +17,8 @@ from django.test import override_settings
 
 from container_manager.cli.verbs import VERBS
 from container_manager.conf import PROCESS_EXECUTOR
+from container_manager.executors.base import Health
+from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
@@ -147,12 +149,26 @@ class TestQueueVerbs:
         assert '"running" -> "completed"' in container("diagram", "--format", "dot")
 
 
+class WeakExecutor(ProcessExecutor):
+    """Runs jobs, but cannot hold a limit."""
+
+    def check(self) -> Health:
+        return Health(ok=True, message="", warnings=["The limit pids is not in force."])
+
+
 class TestExecutors:
     def test_executors_prints_the_class_of_a_healthy_executor(self) -> None:
         with override_settings(CONTAINER_MANAGER={}):
             assert "ProcessExecutor" in container("executors")
             [found] = json.loads(container("executors", "--json"))
         assert (found["alias"], found["class"], found["ok"]) == ("default", PROCESS_EXECUTOR, True)
+
+    def test_executors_prints_what_an_engine_cannot_do(self) -> None:
+        given = {"EXECUTORS": {"weak": {"BACKEND": f"{__name__}.WeakExecutor"}}, "INSTALL": "here"}
+        with override_settings(CONTAINER_MANAGER=given):
+            assert container("executors").splitlines()[-1] == "weak: The limit pids is not in force."
+            [found] = json.loads(container("executors", "--json"))
+        assert (found["ok"], found["warnings"]) == (True, ["The limit pids is not in force."])
 
     @pytest.mark.parametrize(
         ("entry", "text"),

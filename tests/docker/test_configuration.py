@@ -159,6 +159,7 @@ def test_allowed_requests_are_granted() -> None:
         ({"tmpfs": {f"/{number}": 1 for number in range(65)}}, "'tmpfs' must be"),
         ({"volumes": {"data": "/" + "a/" * 256}}, "'volumes' must be"),
         ({"user": "0;id"}, "'user' must be"),
+        ({"user": "9" * 20_000_000}, r"'user' must be .* not '9{199} …\.$"),
         ({"network": "container:other"}, "'network' must be"),
         ({"pids": 0}, "'pids' must be a positive number"),
         ({"pids": True}, "'pids' must be a positive number"),
