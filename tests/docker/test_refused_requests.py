@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, Rejected, Unavailable
 
-from ..executors.conformance import ended
+from ..executors.conformance import ended, wait_until
 from .docker_harness import DockerHarness
 from .proxy import Proxy
 
@@ -92,6 +94,59 @@ def test_any_other_error_may_go_away_and_others_launch_meanwhile(
     strict.status = status
     with pytest.raises(DependencyUnavailable, match="the daemon says so"):
         executor.submit(harness.spec("true", environment={"A": "unwelcome"}))
+
+
+class Replaced(Proxy):
+    """Leads to what seems to be an older release of the daemon once ``is_older``. Notes by which version it is asked."""
+
+    def __init__(self, harness: DockerHarness, folder: Path) -> None:
+        self.version = harness.api.version()["ApiVersion"]
+        major, minor = self.version.split(".")
+        self.older_version = f"{major}.{int(minor) - 1}"
+        self.is_older, self.asked = False, [""]
+        super().__init__(harness.url, folder)
+
+    def answer(self, data: bytes) -> bytes:
+        said, says = (f'"ApiVersion":"{version}"'.encode() for version in (self.version, self.older_version))
+        return data.replace(said, says) if self.is_older else data
+
+    def _look_at(self, data: bytes, holds: threading.Event) -> None:
+        if found := re.match(rb"POST /v([0-9.]+)/containers/create", data):
+            self.asked.append(found[1].decode())
+        super()._look_at(data, holds)
+
+
+def test_a_daemon_that_is_replaced_by_an_older_release_is_asked_by_its_own_version(
+    harness: DockerHarness, tmp_path: Path
+) -> None:
+    """By the newer one it would refuse every request with 400, and every job would fail for good."""
+    way = Replaced(harness, tmp_path)
+    executor = harness.executor(base_url=way.url)
+
+    def asked_in_launch() -> str:
+        try:
+            executor.submit(harness.spec("true"))
+        except Unavailable:
+            return ""
+        return way.asked[-1]
+
+    try:
+        assert asked_in_launch() == way.version
+        wait_until(executor, lambda: observed(executor))
+        way.is_older = True
+        way.cut()
+        wait_until(executor, lambda: asked_in_launch() == way.older_version)
+    finally:
+        executor.close()
+        way.close()
+
+
+def observed(executor: Executor) -> bool:
+    """Return whether the executor follows the daemon."""
+    try:
+        return executor.observe().as_of > 0
+    except Unavailable:
+        return False
 
 
 def test_a_daemon_that_answers_nothing_is_away(harness: DockerHarness, strict: StrictProxy, executor: Executor) -> None:

@@ -186,6 +186,14 @@ class Daemon:
         with self.stream("/events", parameters) as answer:
             return any(True for _ in answer.lines())
 
+    def renegotiate(self) -> None:
+        """Ask for the API's version before the next call: after a break another release may answer.
+
+        An older one answers 400 to every request of a newer version, as it does to a request that is wrong.
+        """
+        with self._lock:
+            self._clients = None
+
     def _connected(self) -> tuple[docker.APIClient, docker.APIClient]:
         with self._lock:
             if self._clients is None:
