@@ -87,7 +87,7 @@ def test_a_wrong_container_request_is_an_error_at_the_field(client: Client, valu
 
 def test_form_errors_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     german = {
-        "%(name)r must be %(expected)s, not %(value)r.": "%(name)r muss %(expected)s sein, nicht %(value)r.",
+        "%(name)r must be %(expected)s, not %(value)s.": "%(name)r muss %(expected)s sein, nicht %(value)s.",
         "a positive number": "eine positive Zahl",
         "%(name)r cannot be the name of an environment variable.": "%(name)r ist kein Name einer Variablen.",
     }
