@@ -16,6 +16,7 @@ from .jobs.container_request import REQUEST_RULES
 from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
+from .queue import kill
 from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
 from .statemachine.machine import machine_of
 from .store import unserved_destinations
@@ -67,7 +68,7 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
     # COUNT(*) on a large table takes longer than the page.
     show_full_result_count = False
     inlines = (TransitionInline, AttemptInline)
-    actions = ("queue_jobs", "retry_jobs", "cancel_jobs")
+    actions = ("queue_jobs", "retry_jobs", "cancel_jobs", "kill_jobs")
     # Set by the system.
     exclude = ("created_by",)
 
@@ -123,6 +124,12 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
     @admin.action(description=_("Cancel the selected jobs"), permissions=["change"])
     def cancel_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
         self._move(request, jobs, JobStatus.CANCELLED)
+
+    @admin.action(description=_("Kill what runs of the selected cancelled jobs"), permissions=["change"])
+    def kill_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
+        count = kill(list(jobs.values_list("pk", flat=True)), using=jobs.db)
+        text = ngettext("%(count)d attempt is being killed.", "%(count)d attempts are being killed.", count)
+        self.message_user(request, text % {"count": count}, messages.SUCCESS if count else messages.WARNING)
 
     def _move(self, request: HttpRequest, jobs: ContainerJobQuerySet, target: JobStatus) -> None:
         result = jobs.transition_to(target, actor=request.user)

@@ -43,10 +43,24 @@ class RetrySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobLimits:
+    """The most that each job of an executor gets, in whole numbers; None: what it asks for.
+
+    ``timeout_seconds`` is also the timeout of a job that names none; one that asks for more fails with the reason
+    ``start``. A job that asks for more ``max_retries`` or ``grace_seconds`` gets these.
+    """
+
+    timeout_seconds: int | None = None
+    max_retries: int | None = None
+    grace_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppSettings:
     """All settings. Times are in seconds, sizes in bytes.
 
-    ``executors``: alias → {"BACKEND": dotted path, "OPTIONS": {…}}. ``queues``: the known queue names; None: any.
+    ``executors``: alias → {"BACKEND": dotted path, "OPTIONS": {…}, "LIMITS": {…}}; see `JobLimits`.
+    ``queues``: the known queue names; None: any.
     ``install``: part of every container's name, so that installations can share an engine.
     ``lease_seconds``: how long a worker's lease lasts; the worker renews it every third of that.
     ``outage_seconds``: how long local processes go on without a renewal of the lease, if that is longer than the lease;
@@ -71,6 +85,11 @@ class AppSettings:
     log_limit_bytes: int = 1024 * 1024
     secrets_directory: str = "/run/secrets"
     retry: RetrySettings = field(default_factory=RetrySettings)
+
+    def limits(self, alias: str) -> JobLimits | None:
+        """Return what an executor's jobs get at most; None where nothing is limited."""
+        given = self.executors.get(alias, {}).get("LIMITS")
+        return JobLimits(**given) if given else None
 
     def for_database(self, alias: str) -> AppSettings:
         """Return the settings for a database: to an engine, each database is another installation."""
@@ -150,10 +169,21 @@ def _executor_problems(executors: object) -> Iterator[str]:
         if not isinstance(entry, Mapping) or not is_text(entry.get("BACKEND")):
             yield f"{where} needs a 'BACKEND', the dotted path of an executor class."
             continue
-        if odd := sorted(set(entry) - {"BACKEND", "OPTIONS"}):
-            yield f"{where} has unknown keys {odd}; it takes 'BACKEND' and 'OPTIONS'."
-        if not isinstance(entry.get("OPTIONS", {}), Mapping):
-            yield f"{where}['OPTIONS'] must be a dict."
+        if odd := sorted(set(entry) - {"BACKEND", "OPTIONS", "LIMITS"}):
+            yield f"{where} has unknown keys {odd}; it takes 'BACKEND', 'OPTIONS' and 'LIMITS'."
+        for name in ("OPTIONS", "LIMITS"):
+            if not isinstance(entry.get(name, {}), Mapping):
+                yield f"{where}[{name!r}] must be a dict."
+        yield from _limit_problems(f"{where}['LIMITS']", entry.get("LIMITS"))
+
+
+def _limit_problems(where: str, limits: object) -> Iterator[str]:
+    known = [f.name for f in fields(JobLimits)]
+    for name, value in limits.items() if isinstance(limits, Mapping) else ():
+        if name not in known:
+            yield f"{where} has no {name!r}. Known: {', '.join(known)}."
+        elif value is not None and not (is_count(value) or (value == 0 and type(value) is int)):
+            yield f"{where}[{name!r}] must be a whole number, 0 or more, or None for no limit, not {value!r}."
 
 
 def _retry_problems(retry: object) -> Iterator[str]:

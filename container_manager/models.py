@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
 from .jobs.rules import is_positive
+from .jobs.sizes import MOST_CPUS, MOST_SECONDS, check_labels, check_path, check_sizes
 from .jobs.spec import JobSpec
 from .name_field import NameField
 from .querysets import ContainerJobQuerySet
@@ -121,9 +122,18 @@ class ContainerJob(StateMachineModel):
         help_text=_("What it asks for: user, tmpfs, volumes, network, …"),
     )
     memory_bytes = models.PositiveBigIntegerField(_("memory limit (bytes)"), null=True, blank=True)
-    cpu_count = models.FloatField(_("CPU limit (cores)"), null=True, blank=True, validators=[MinValueValidator(0.001)])
-    timeout_seconds = models.PositiveIntegerField(_("timeout (s)"), null=True, blank=True)
-    grace_seconds = models.PositiveIntegerField(_("grace period (s)"), default=10)
+    cpu_count = models.FloatField(
+        _("CPU limit (cores)"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0.001), MaxValueValidator(MOST_CPUS)],
+    )
+    timeout_seconds = models.PositiveIntegerField(
+        _("timeout (s)"), null=True, blank=True, validators=[MaxValueValidator(MOST_SECONDS)]
+    )
+    grace_seconds = models.PositiveIntegerField(
+        _("grace period (s)"), default=10, validators=[MaxValueValidator(MOST_SECONDS)]
+    )
     executor = NameField(_("executor"), max_length=64, default="default")
     queue = NameField(_("queue"), max_length=64, default="default")
     priority = models.SmallIntegerField(
@@ -244,29 +254,37 @@ class ContainerJob(StateMachineModel):
 
     def clean(self) -> None:
         super().clean()
-        # Any other type was an error of `clean_fields` already.
-        if isinstance(self.command, str):
-            try:
-                argv = self.argv
-            except ValueError as error:
-                raise ValidationError({"command": _("The quoting is broken: %s.") % error}) from error
-            if not argv and not self.image:
-                raise ValidationError({"command": _("Say what to run: a command, or an image that has one.")})
-        if self.cpu_count is not None and not is_positive(self.cpu_count):
-            raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
         for name in ("environment", "secrets", "labels"):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
-        for name, check in (
-            ("environment", check_environment),
-            ("secrets", check_names),
-            ("container", container_request),
-        ):
+        if self.cpu_count is not None and not is_positive(self.cpu_count):
+            raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
+        checks: Mapping[str, Callable[[], object]] = {
+            "command": self._check_command,
+            "environment": lambda: check_environment(self.environment),
+            "secrets": lambda: check_names(self.secrets),
+            "labels": lambda: check_labels(self.labels),
+            "working_directory": lambda: check_path(self.working_directory),
+            "container": lambda: container_request(self.container),
+        }
+        for name, check in checks.items():
+            # A text of another type was an error of `clean_fields` already.
+            if name in ("command", "working_directory") and not isinstance(getattr(self, name), str):
+                continue
             try:
-                check(getattr(self, name))
+                check()
             except ValueError as error:
                 raise ValidationError({name: str(error)}) from error
+
+    def _check_command(self) -> None:
+        try:
+            argv = self.argv
+        except ValueError as error:
+            raise ValueError(_("The quoting is broken: %s. shlex.join() quotes a list of words.") % error) from error
+        if not argv and not self.image:
+            raise ValueError(_("Say what to run: a command, or an image that has one."))
+        check_sizes(argv, self.environment)
 
     @property
     def argv(self) -> list[str]:
@@ -452,7 +470,8 @@ class JobAttempt(models.Model):
 
     ``engine``: the identity of the engine that has it; "" for one that ends with its worker. ``waiting_for``: what its
     launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
-    waited.
+    waited. ``kill_requested_at``: when somebody asked not to wait for its grace period
+    (`container_manager.queue.cancel`).
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -465,6 +484,7 @@ class JobAttempt(models.Model):
     waited_seconds = models.FloatField(default=0.0, db_default=0.0)
     launched_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
+    kill_requested_at = models.DateTimeField(null=True, blank=True)
     exit_code = models.IntegerField(null=True, blank=True)
     signal = models.PositiveSmallIntegerField(null=True, blank=True)
     reason = models.CharField(max_length=16, choices=FailureReason, blank=True, default="")

@@ -89,7 +89,7 @@ def test_a_wrong_container_request_is_an_error_at_the_field(client: Client, valu
 
 def test_form_errors_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     german = {
-        "%(name)r must be %(expected)s, not %(value)r.": "%(name)r muss %(expected)s sein, nicht %(value)r.",
+        "%(name)r must be %(expected)s, not %(value)s.": "%(name)r muss %(expected)s sein, nicht %(value)s.",
         "a positive number": "eine positive Zahl",
         "%(name)r cannot be the name of an environment variable.": "%(name)r ist kein Name einer Variablen.",
     }
@@ -119,6 +119,18 @@ def test_an_action_moves_jobs_that_have_the_edge_and_reports_the_others(client: 
     assert "1 job was left alone: Completed cannot become Cancelled." in text
     assert (row_of(waiting)["status"], row_of(done)["status"]) == ("cancelled", "completed")
     assert waiting.transitions.get().actor == "root"
+
+
+def test_an_action_kills_what_runs_of_cancelled_jobs_and_of_no_others(client: Client) -> None:
+    jobs = [job_in("running", attempt=1) for _ in range(2)]
+    for job in jobs:
+        job.attempts.create(number=1, worker="w", executor="default", launched_at=job.launched_at)
+    jobs[0].mark_as_cancelled()
+    chosen = {"action": "kill_jobs", "_selected_action": [job.pk for job in jobs]}
+    assert "1 attempt is being killed." in client.post(reverse(LIST), chosen, follow=True).content.decode()
+    assert "0 attempts are being killed." in client.post(reverse(LIST), chosen, follow=True).content.decode()
+    assert [job.attempts.get().kill_requested_at is not None for job in jobs] == [True, False]
+    assert row_of(jobs[1])["status"] == "running"
 
 
 @pytest.mark.shows("howto/docker.md#let-others-submit-jobs")

@@ -17,6 +17,8 @@ from django.test import override_settings
 
 from container_manager.cli.verbs import VERBS
 from container_manager.conf import PROCESS_EXECUTOR
+from container_manager.executors.base import Health
+from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
@@ -113,6 +115,19 @@ class TestQueueVerbs:
         container("cancel", str(failed.pk)[:18], "--reason", "enough")
         assert failed.transitions.last().reason == "enough"
 
+    def test_cancel_now_kills_what_runs_also_of_a_job_that_was_cancelled_before(self) -> None:
+        job = job_in("running", name="slow", attempt=1)
+        attempt = job.attempts.create(number=1, worker="w", executor="default", launched_at=job.launched_at)
+        container("cancel", "slow")
+        attempt.refresh_from_db()
+        assert attempt.kill_requested_at is None
+        container("cancel", "slow", "--now")
+        attempt.refresh_from_db()
+        assert attempt.kill_requested_at is not None
+        assert journal_of(job) == [("running", "cancelled")]
+        with pytest.raises(SystemExit):
+            container("cancel", "slow")
+
     def test_history_prints_actors_and_reasons(self) -> None:
         job = job_in("pending", name="told")
         job.mark_as_queued(actor="alice", reason="monthly")
@@ -135,12 +150,26 @@ class TestQueueVerbs:
         assert '"running" -> "completed"' in container("diagram", "--format", "dot")
 
 
+class WeakExecutor(ProcessExecutor):
+    """Runs jobs, but cannot hold a limit."""
+
+    def check(self) -> Health:
+        return Health(ok=True, message="", warnings=["The limit pids is not in force."])
+
+
 class TestExecutors:
     def test_executors_prints_the_class_of_a_healthy_executor(self) -> None:
         with override_settings(CONTAINER_MANAGER={}):
             assert "ProcessExecutor" in container("executors")
             [found] = json.loads(container("executors", "--json"))
         assert (found["alias"], found["class"], found["ok"]) == ("default", PROCESS_EXECUTOR, True)
+
+    def test_executors_prints_what_an_engine_cannot_do(self) -> None:
+        given = {"EXECUTORS": {"weak": {"BACKEND": f"{__name__}.WeakExecutor"}}, "INSTALL": "here"}
+        with override_settings(CONTAINER_MANAGER=given):
+            assert container("executors").splitlines()[-1] == "weak: The limit pids is not in force."
+            [found] = json.loads(container("executors", "--json"))
+        assert (found["ok"], found["warnings"]) == (True, ["The limit pids is not in force."])
 
     @pytest.mark.parametrize(
         ("entry", "text"),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
 
 from container_manager.conf import AppSettings
-from container_manager.executors.base import Capabilities
+from container_manager.executors.base import Capabilities, Rejected
+from container_manager.jobs.spec import JobSpec
+from container_manager.store import ClaimedJob
 from container_manager.worker import launcher
+from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.launcher import Launcher
+from container_manager.worker.run import Run
 
 from .patience import PATIENCE_SECONDS
 from .test_runs import Engine
@@ -59,6 +64,21 @@ def test_a_removal_on_its_way_is_waited_for_and_those_that_wait_are_left_to_the_
     closing.join(PATIENCE_SECONDS)
     assert not closing.is_alive()
     assert (removals.removed, removals.results) == (["first"], [None])
+
+
+def test_what_a_jobs_values_cost_does_not_hold_up_the_loop() -> None:
+    """Its command is split, and its secrets are read, when the launch has a thread, not where it is begun."""
+    removals, engine = Removals(), OneThread()
+    job = ClaimedJob(uuid.uuid4(), 1, 0, JobSpec(command="echo 'oops"))
+    run = Run(job=job, executor=engine, key="cm-i-0-1", engine="", output=CappedOutput(1000), deadline=None)
+    removals.launcher.begin(run)
+    assert list(removals.launcher.results()) == []
+    removals.release.set()
+    removals.launcher.close()
+    [(launched, error)] = removals.launcher.results()
+    assert launched is run
+    assert isinstance(error, Rejected)
+    assert "quoting is broken" in str(error)
 
 
 def test_removals_that_get_their_turn_soon_are_done(monkeypatch: pytest.MonkeyPatch) -> None:

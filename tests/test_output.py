@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from container_manager import queue, store
 from container_manager.cli.logs_command import follow
 from container_manager.executors.base import LogChunk, Stream
+from container_manager.executors.output_buffer import OutputBuffer
 from container_manager.models import ContainerJob, JobLog
 from container_manager.worker.capped_output import CappedOutput
 
@@ -79,6 +80,48 @@ def test_the_head_and_the_tail_of_output_are_stored(chunks: list[tuple[Stream, i
     (note,) = notes
     assert rows[note] == ("system", f"[{dropped} bytes of output dropped here: the log is limited]\n".encode())
     assert sum(len(data) for _, data in rows[:note]) == head
+
+
+def stored_rows(limit: int, *chunks: tuple[Stream, bytes], flush: bool = False) -> list[tuple[str, bytes]]:
+    """Return the rows that are left of an output; ``flush``: the database gets each chunk at once."""
+    output, rows = CappedOutput(limit), dict[int, tuple[str, bytes]]()
+    for number, (stream, data) in enumerate(chunks, start=1):
+        output.feed([LogChunk(stream=stream, data=data)])
+        if flush or number == len(chunks):
+            entries, gone = output.take(tail=True)
+            if gone is not None:
+                rows = {number: row for number, row in rows.items() if not gone[0] <= number < gone[1]}
+            rows.update({entry.sequence: (entry.stream, entry.data) for entry in entries})
+    return [rows[number] for number in sorted(rows)]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.shows("howto/docker.md#let-no-job-use-up-what-others-need")
+def test_output_in_many_small_pieces_is_limited_in_rows_too(flush: bool) -> None:
+    """A row costs the database more than the byte or two in it."""
+    lines: list[tuple[Stream, bytes]] = [(_STREAMS[number % 2], b"%d\n" % number) for number in range(20_000)]
+    rows = stored_rows(256 * 1024, *lines, flush=flush)
+    assert len(rows) == 2048 + 1
+    assert rows[:1024] == lines[:1024]
+    assert rows[1025:] == lines[-1024:]
+    dropped = sum(len(data) for _, data in lines[1024:-1024])
+    assert rows[1024] == ("system", b"[%d bytes of output dropped here: the log is limited]\n" % dropped)
+
+
+def test_a_small_log_may_have_a_thousand_rows() -> None:
+    lines: list[tuple[Stream, bytes]] = [(_STREAMS[number % 2], b".") for number in range(1000)]
+    assert stored_rows(2000, *lines) == lines
+
+
+@pytest.mark.without_database
+def test_small_chunks_fill_the_buffer_of_output_that_waits_for_the_worker() -> None:
+    buffer = OutputBuffer()
+    buffer.add([LogChunk(stream="stdout", data=b".")] * 10_000)
+    assert buffer.is_full
+    taken, cursor = buffer.take("", 1024 * 1024)
+    assert 0 < len(taken) < 10_000
+    buffer.take(cursor, 1)
+    assert not buffer.is_full
 
 
 def claimed() -> store.ClaimedJob:

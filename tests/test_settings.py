@@ -41,6 +41,16 @@ def test_settings_are_read_and_lists_become_tuples() -> None:
         ({"EXECUTORS": {}}, "at least one alias"),
         ({"EXECUTORS": {"default": {}}}, "needs a 'BACKEND'"),
         ({"EXECUTORS": {"default": {"BACKEND": "x", "OPTION": {}}}}, "unknown keys"),
+        ({"EXECUTORS": {"default": {"BACKEND": "x", "LIMITS": 5}}}, "LIMITS'] must be a dict"),
+        (
+            {"EXECUTORS": {"default": {"BACKEND": "x", "LIMITS": {"timeout": 5}}}},
+            "has no 'timeout'. Known: timeout_sec",
+        ),
+        (
+            {"EXECUTORS": {"default": {"BACKEND": "x", "LIMITS": {"max_retries": -1}}}},
+            "whole number, 0 or more, or None",
+        ),
+        ({"EXECUTORS": {"default": {"BACKEND": "x", "LIMITS": {"grace_seconds": True}}}}, "whole number, 0 or more"),
         ({"LEASE_SECONDS": 0}, "positive number"),
         ({"POLL_SECONDS": "1"}, "positive number"),
         ({"LEASE_SECONDS": float("inf")}, "positive number"),

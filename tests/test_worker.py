@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from container_manager import store
+from container_manager import queue, store
 from container_manager.conf import AppSettings, RetrySettings
 from container_manager.executors.base import Observations
 from container_manager.executors.process import ProcessExecutor
@@ -177,6 +178,26 @@ def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_p
     eventually(lambda: not JobAttempt.objects.filter(job=job, finished_at=None).exists())
     job.refresh_from_db()
     assert job.status == "cancelled"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("cancelled_before", [True, False])
+@pytest.mark.usefixtures("background")
+@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
+def test_a_command_in_a_long_grace_period_can_be_killed(tmp_path: Path, cancelled_before: bool) -> None:
+    fifo, told = tmp_path / "pid", tmp_path / "told"
+    os.mkfifo(fifo)
+    script = f"trap 'touch {told}' TERM; echo $$ > {fifo}; while :; do sleep 0.05; done"
+    job = queued(shlex.join(["sh", "-c", script]), grace_seconds=86400)
+    pid = fifo.read_text().strip()
+    job.refresh_from_db()
+    if cancelled_before:
+        queue.cancel(job, actor="alice")
+        eventually(told.exists)
+    queue.cancel(job, now=True, actor="alice")
+    eventually(lambda: not JobAttempt.objects.filter(job=job, finished_at=None).exists())
+    assert journal_of(job)[-1] == ("running", "cancelled")
+    assert job.attempts.get().kill_requested_at is not None
     assert not Path(f"/proc/{pid}").exists()
 
 

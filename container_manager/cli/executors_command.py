@@ -44,6 +44,9 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         for alias, health in found.items()
     ]
     print_table(out, ("ALIAS", "WELL", "CLASS", "CPUS", "MEMORY", "ENGINE", "SAYS"), rows)
+    for alias, health in found.items():
+        for warning in health.warnings:
+            out.write(f"{alias}: {warning}\n")
     if ill:
         options["err"].write(_ADVICE)
     return 1 if ill else 0

@@ -172,13 +172,17 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the engine answers, a description of it, and its identity, CPUs and memory where it reports them."""
+    """Whether the engine answers, a description of it, and its identity, CPUs and memory where it reports them.
+
+    ``warnings``: what it cannot do, such as hold a limit.
+    """
 
     ok: bool
     message: str
     engine: str = ""
     cpu_count: int | None = None
     memory_bytes: int | None = None
+    warnings: Sequence[str] = ()
 
 
 class Executor(ABC):
@@ -232,7 +236,8 @@ class Executor(ABC):
 
     @abstractmethod
     def stop(self, handle: str, grace_seconds: float) -> None:
-        """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated.
+        """Ask the attempt to end, and kill it after the grace period. Returns at once; harmless when repeated: of
+        several grace periods the one that ends first holds.
 
         A launch that is still in progress may be abandoned.
         """

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from .base import LogChunk
 
 _LIMIT_BYTES = 1024 * 1024
+# What a chunk takes in addition to its data, about: a job decides how small its chunks are.
+_CHUNK_BYTES = 128
 
 
 class OutputBuffer:
@@ -30,18 +32,22 @@ class OutputBuffer:
     def add(self, chunks: Iterable[LogChunk]) -> None:
         for chunk in chunks:
             self._chunks.append(chunk)
-            self._size += len(chunk.data)
+            self._size += _size(chunk)
 
     def take(self, cursor: str, limit: int) -> tuple[list[LogChunk], str]:
         """Return about ``limit`` bytes after a cursor, and the next cursor; drop what is before the cursor."""
         while self._chunks and self._first < int(cursor or 0):
-            self._size -= len(self._chunks.popleft().data)
+            self._size -= _size(self._chunks.popleft())
             self._first += 1
         taken: list[LogChunk] = []
         size = 0
         for chunk in self._chunks:
-            if taken and size + len(chunk.data) > limit:
+            if taken and size + _size(chunk) > limit:
                 break
             taken.append(chunk)
-            size += len(chunk.data)
+            size += _size(chunk)
         return taken, str(self._first + len(taken))
+
+
+def _size(chunk: LogChunk) -> int:
+    return len(chunk.data) + _CHUNK_BYTES

@@ -13,9 +13,14 @@ from django.utils.translation import gettext_lazy as _
 from .option import Option
 from .rules import is_count, is_mapping, is_path, matches
 
-_USER = re.compile(r"[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?")
+# No system has longer names.
+_USER = re.compile(r"[A-Za-z0-9_.-]{1,255}(:[A-Za-z0-9_.-]{1,255})?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ULIMIT = re.compile(r"[a-z]+")
+# The kernel needs memory of its own for each.
+_MOST_TMPFS = 64
+# Of a wrong value, in a message.
+_SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class ContainerRequest:
         default=None,
     )
     tmpfs: Mapping[str, int] = _rule(
-        is_mapping(is_path, is_count),
+        is_mapping(is_path, is_count, most=_MOST_TMPFS),
         _("an object of absolute paths and sizes in bytes"),
         Option("--tmpfs", "PATH:SIZE", kind="sizes", help="Files in memory. Repeatable."),
         default_factory=dict,
@@ -109,6 +114,8 @@ def container_request(value: object) -> ContainerRequest:
             raise ValueError(_("%(name)r is not known. Known: %(known)s.") % {"name": name, "known": known})
         rule = REQUEST_RULES[name]
         if not rule.is_right(given):
-            text = _("%(name)r must be %(expected)s, not %(value)r.")
-            raise ValueError(text % {"name": name, "expected": rule.expected, "value": given})
+            shown = repr(given)
+            shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]} …"
+            text = _("%(name)r must be %(expected)s, not %(value)s.")
+            raise ValueError(text % {"name": name, "expected": rule.expected, "value": shown})
     return ContainerRequest(**value) if value else _NOTHING

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import inf
 from typing import Any
+
+from .sizes import check_path
 
 
 def is_text(value: object) -> bool:
@@ -30,16 +33,29 @@ def is_count(value: object) -> bool:
 
 def is_path(value: object) -> bool:
     """Tell whether it is an absolute path that stays below what it names, and can stand in ``SOURCE:TARGET``."""
-    return (
-        isinstance(value, str) and value.startswith("/") and not any(part in value for part in ("\0", "\n", ":", ".."))
-    )
+    if (
+        not isinstance(value, str)
+        or not value.startswith("/")
+        or any(part in value for part in ("\0", "\n", ":", ".."))
+    ):
+        return False
+    with suppress(ValueError):
+        check_path(value)
+        return True
+    return False
 
 
-def is_mapping(is_key: Callable[[Any], object], is_value: Callable[[Any], object]) -> Callable[[object], bool]:
-    """Return the rule for a mapping whose keys and values follow rules of their own."""
+def is_mapping(
+    is_key: Callable[[Any], object], is_value: Callable[[Any], object], *, most: float = inf
+) -> Callable[[object], bool]:
+    """Return the rule for a mapping of at most so many entries, whose keys and values follow rules of their own."""
 
     def check(value: object) -> bool:
-        return isinstance(value, Mapping) and all(is_key(key) and is_value(item) for key, item in value.items())
+        return (
+            isinstance(value, Mapping)
+            and len(value) <= most
+            and all(is_key(key) and is_value(item) for key, item in value.items())
+        )
 
     return check
 

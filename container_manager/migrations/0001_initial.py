@@ -89,12 +89,30 @@ class Migration(migrations.Migration):
                     models.FloatField(
                         blank=True,
                         null=True,
-                        validators=[django.core.validators.MinValueValidator(0.001)],
+                        validators=[
+                            django.core.validators.MinValueValidator(0.001),
+                            django.core.validators.MaxValueValidator(8192),
+                        ],
                         verbose_name="CPU limit (cores)",
                     ),
                 ),
-                ("timeout_seconds", models.PositiveIntegerField(blank=True, null=True, verbose_name="timeout (s)")),
-                ("grace_seconds", models.PositiveIntegerField(default=10, verbose_name="grace period (s)")),
+                (
+                    "timeout_seconds",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        null=True,
+                        validators=[django.core.validators.MaxValueValidator(2147483647)],
+                        verbose_name="timeout (s)",
+                    ),
+                ),
+                (
+                    "grace_seconds",
+                    models.PositiveIntegerField(
+                        default=10,
+                        validators=[django.core.validators.MaxValueValidator(2147483647)],
+                        verbose_name="grace period (s)",
+                    ),
+                ),
                 (
                     "executor",
                     container_manager.name_field.NameField(default="default", max_length=64, verbose_name="executor"),
@@ -319,6 +337,7 @@ class Migration(migrations.Migration):
                 ("waited_seconds", models.FloatField(db_default=0.0, default=0.0)),
                 ("launched_at", models.DateTimeField()),
                 ("finished_at", models.DateTimeField(blank=True, null=True)),
+                ("kill_requested_at", models.DateTimeField(blank=True, null=True)),
                 ("exit_code", models.IntegerField(blank=True, null=True)),
                 ("signal", models.PositiveSmallIntegerField(blank=True, null=True)),
                 (

@@ -1,17 +1,20 @@
-"""The queue's public API: enqueue and retry jobs, pause queues, count, prune."""
+"""The queue's public API: enqueue, retry and cancel jobs, pause queues, count, prune."""
 
-from .entry import aenqueue, aenqueue_many, aretry, enqueue, enqueue_many, retry
+from .entry import acancel, aenqueue, aenqueue_many, aretry, cancel, enqueue, enqueue_many, kill, retry
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import prune_jobs
 from .statistics import QueueStatistics, queue_statistics
 
 __all__ = [
     "QueueStatistics",
+    "acancel",
     "aenqueue",
     "aenqueue_many",
     "aretry",
+    "cancel",
     "enqueue",
     "enqueue_many",
+    "kill",
     "pause_queue",
     "paused_queues",
     "prune_jobs",

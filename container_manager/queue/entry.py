@@ -1,10 +1,11 @@
-"""Enqueue jobs: new ones, one or many, and retries of those that have ended."""
+"""Enqueue jobs: new ones, one or many, and retries of those that have ended; cancel them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ValidationError
@@ -13,7 +14,8 @@ from django.utils import timezone
 
 from ..models import ContainerJob, JobStatus
 from ..statemachine.machine import actor_name, machine_of
-from ..store.notifications import wake_workers
+from ..store.attempts import request_kill
+from ..store.notifications import CANCELLED, wake_workers
 
 _BATCH = 1000
 
@@ -82,6 +84,36 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
         job.__dict__.update(before)
         raise
     return job
+
+
+def cancel(job: ContainerJob, *, now: bool = False, actor: object = None, reason: str = "") -> None:
+    """Cancel a job; ``now``: have what runs of it killed at once, also of a job that was cancelled before.
+
+    Without ``now`` it is ``mark_as_cancelled``: a command that runs gets its grace period.
+    Raises InvalidTransition for a job that cannot be cancelled.
+    """
+    using = router.db_for_write(ContainerJob, instance=job)
+    with transaction.atomic(using=using):
+        if not (now and job.status == JobStatus.CANCELLED):
+            job.mark_as_cancelled(actor=actor, reason=reason)
+        if now:
+            kill([job.pk], using=using)
+
+
+def kill(jobs: Collection[UUID], *, using: str | None = None) -> int:
+    """Have what still runs of cancelled jobs killed at once; return of how many attempts. Other jobs stay as they are.
+
+    ``jobs``: their primary keys.
+    """
+    using = using or router.db_for_write(ContainerJob)
+    count = request_kill(jobs, using=using)
+    wake_workers(CANCELLED, using=using)
+    return count
+
+
+async def acancel(job: ContainerJob, *, now: bool = False, actor: object = None, reason: str = "") -> None:
+    """Do `cancel` from asynchronous code."""
+    await sync_to_async(cancel)(job, now=now, actor=actor, reason=reason)
 
 
 async def aenqueue(*, scheduled_for: datetime | None = None, using: str | None = None, **fields: Any) -> ContainerJob:

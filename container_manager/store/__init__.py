@@ -4,7 +4,7 @@ Every write about an attempt names the worker and the attempt's number (the fenc
 rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
-from .attempts import owned_attempts, record_launches
+from .attempts import owned_attempts, record_launches, request_kill
 from .claiming import claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
 from .finishing import finish
@@ -71,6 +71,7 @@ __all__ = [
     "record_launches",
     "register_worker",
     "renew_lease",
+    "request_kill",
     "rescue",
     "shut_down",
     "socket_of",

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from django.db import connections, transaction
+from django.utils import timezone
 
-from ..models import JobAttempt
+from ..models import JobAttempt, JobStatus
 from ..statemachine.deadlocks import retries_deadlocks
 from .isolation import Refused, isolated
 from .sql import store_sql
@@ -24,7 +25,7 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
             f"SELECT {', '.join('j.' + name for name in JOB_COLUMNS)}, "
             f"{dialect.seconds_since('a.launched_at')} - a.waited_seconds, "
             "a.number, CASE WHEN j.attempt = a.number THEN j.status ELSE '' END, a.engine, a.handle, "
-            "j.status_changed_by "
+            "j.status_changed_by, a.kill_requested_at IS NOT NULL "
             "FROM container_manager_jobattempt a "
             "JOIN container_manager_containerjob j ON j.id = a.job_id WHERE a.worker = %s AND a.finished_at IS NULL",
             [worker],
@@ -32,14 +33,22 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
         rows = cursor.fetchall()
     return [
         OwnedAttempt(
-            job=claimed_job(row[: len(JOB_COLUMNS) + 1], attempt=row[-5]),
-            status=row[-4],
-            engine=row[-3],
-            handle=row[-2],
-            claimed_by=row[-1],
+            job=claimed_job(row[: len(JOB_COLUMNS) + 1], attempt=row[-6]),
+            status=row[-5],
+            engine=row[-4],
+            handle=row[-3],
+            claimed_by=row[-2],
+            kill_requested=bool(row[-1]),
         )
         for row in rows
     ]
+
+
+def request_kill(jobs: Collection[uuid.UUID], *, using: str) -> int:
+    """Have the open attempts of cancelled jobs killed, without waiting for their grace periods; return how many."""
+    attempts = JobAttempt.objects.using(using).filter(job__in=jobs, finished_at=None, kill_requested_at=None)
+    found = list(attempts.filter(job__status=JobStatus.CANCELLED).values_list("pk", flat=True))
+    return JobAttempt.objects.using(using).filter(pk__in=found).update(kill_requested_at=timezone.now())
 
 
 def record_launches(

@@ -34,7 +34,7 @@ class OwnedAttempt:
 
     ``status``: that of the job, or "" if the job has a later attempt. ``engine``: the identity of the engine that has
     it, "" for one that ends with its worker. ``claimed_by``: who changed the job's status last; for a running job the
-    worker that claimed it.
+    worker that claimed it. ``kill_requested``: whether somebody asked not to wait for its grace period.
     """
 
     job: ClaimedJob
@@ -42,6 +42,7 @@ class OwnedAttempt:
     engine: str = ""
     handle: str
     claimed_by: str
+    kill_requested: bool = False
 
 
 class Launch(NamedTuple):

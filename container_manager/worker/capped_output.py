@@ -13,6 +13,9 @@ from ..store import LogEntry
 _ROW_BYTES = 64 * 1024
 # The tail is dropped row by row; it has at least this many rows.
 _TAIL_ROWS = 16
+# A row costs a database about as much as this many bytes of output, so a log has at most a row for each; but a small
+# log may have this many.
+_BYTES_PER_ROW, _FEW_ROWS = 128, 1024
 _STREAMS: frozenset[str] = frozenset(get_args(Stream))
 _LAST_SEQUENCE = 2**31 - 1
 
@@ -30,6 +33,8 @@ class _Piece:
 class CappedOutput:
     """Takes chunks in order, gives out rows to store, and tells which stored rows to delete; ``limit`` is in bytes.
 
+    The number of rows is limited too: each change of the stream, and each pause in the output, begins another.
+
     The first half of the limit (head) stays. The second half (tail) is a ring buffer: the oldest rows make room for new
     ones, so that the end of a long output can be read while it grows. ``replaces``: delete what is stored already,
     since another worker has cut it in other places.
@@ -38,6 +43,7 @@ class CappedOutput:
     def __init__(self, limit: int, *, replaces: bool = False) -> None:
         self._head_left = limit // 2
         self._tail_limit = limit - limit // 2
+        self._head_rows = self._tail_rows = max(_FEW_ROWS, limit // _BYTES_PER_ROW) // 2
         self._row_bytes = max(1, min(_ROW_BYTES, self._tail_limit // _TAIL_ROWS))
         self._head: deque[_Piece] = deque()
         self._tail: deque[_Piece] = deque()
@@ -55,10 +61,12 @@ class CappedOutput:
             stream = chunk.stream if chunk.stream in _STREAMS else "system"
             head, rest = data[: self._head_left], data[self._head_left :]
             self._head_left -= len(head)
-            _append(self._head, stream, head, _ROW_BYTES)
+            self._head_rows -= _append(self._head, stream, head, _ROW_BYTES)
+            if self._head_rows <= 0:
+                self._head_left = 0
             _append(self._tail, stream, rest, self._row_bytes)
             self._tail_size += len(rest)
-            while self._tail_size > self._tail_limit:
+            while self._tail_size > self._tail_limit or len(self._tail) > self._tail_rows:
                 first = self._tail.popleft()
                 self._tail_size -= first.size
                 self._dropped += first.size
@@ -97,8 +105,12 @@ class CappedOutput:
         return self._sequence - 1
 
 
-def _append(pieces: deque[_Piece], stream: Stream, data: memoryview, row_bytes: int) -> None:
-    """Append to the last piece while it has the same stream, has room and was not given out; then to new pieces."""
+def _append(pieces: deque[_Piece], stream: Stream, data: memoryview, row_bytes: int) -> int:
+    """Append to the last piece while it has the same stream, has room and was not given out; then to new pieces.
+
+    Return how many these are.
+    """
+    before = len(pieces)
     while data:
         last = pieces[-1] if pieces else None
         if last is None or last.sequence is not None or last.stream != stream or last.size >= row_bytes:
@@ -108,3 +120,4 @@ def _append(pieces: deque[_Piece], stream: Stream, data: memoryview, row_bytes: 
         last.data += part
         last.size += len(part)
         data = data[len(part) :]
+    return len(pieces) - before

@@ -11,6 +11,7 @@ from ..jobs.command import split_command
 from ..jobs.container_request import container_request
 from ..jobs.environment import check_environment, check_names
 from ..jobs.secret_references import read_secret
+from ..jobs.sizes import check_labels, check_path, check_sizes
 from ..store import ClaimedJob
 from .run import AttemptKey
 
@@ -37,7 +38,8 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
     try:
         argv = tuple(split_command(job.spec.command))
     except ValueError as error:
-        raise Rejected("start", f"The command's quoting is broken: {error}. Command: {job.spec.command!r}") from error
+        message = f"The command's quoting is broken: {error}. shlex.join() quotes a list of words."
+        raise Rejected("start", f"{message} Command: {job.spec.command!r}") from error
     if not argv and not job.spec.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
     for column in ("environment", "secrets", "labels"):
@@ -47,15 +49,29 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         container = container_request(job.spec.container)
     except ValueError as error:
         raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
+    limits = settings.limits(job.spec.executor)
+    if limits and limits.timeout_seconds is not None and (job.spec.timeout_seconds or 0) > limits.timeout_seconds:
+        raise Rejected(
+            "start",
+            f"The job asks for timeout_seconds={job.spec.timeout_seconds}; the executor {job.spec.executor!r} allows "
+            f"{limits.timeout_seconds} (its 'LIMITS' in the setting EXECUTORS).",
+        )
+    environment = {
+        "CONTAINER_MANAGER_JOB": str(job.id),
+        "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
+        **_environment(job, settings),
+    }
+    try:
+        check_sizes(argv, environment)
+        check_path(job.spec.working_directory)
+        check_labels(job.spec.labels)
+    except ValueError as error:
+        raise Rejected("start", str(error)) from error
     return LaunchSpec(
         key=key,
         argv=argv,
         job=job.spec,
-        environment={
-            "CONTAINER_MANAGER_JOB": str(job.id),
-            "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
-            **_environment(job, settings),
-        },
+        environment=environment,
         container=container,
         is_wanted=is_wanted,
     )

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..conf import AppSettings
-from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
+from ..executors.base import DependencyUnavailable, Executor, ExecutorError, Rejected, Unavailable, Waiting
 from .launch_spec import launch_key, launch_spec
 from .run import Run
 from .threads import fail_thread
@@ -47,13 +47,8 @@ class Launcher:
     def begin(self, run: Run) -> None:
         """Begin a launch, also one that has waited; `results` yields what came of it."""
         run.wait_for("")
-        try:
-            spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
-        except Exception as error:
-            # Any error in a job's own values fails this job: a worker must not crash because of it, nor the next one.
-            self._add_result(run, error)
-            return
-        submit = partial(self._submit, run, spec)
+        # In the engine's threads, if it has any: what the values of some jobs cost must not hold up the loop.
+        submit = partial(self._submit, run)
         self.call(run.job.spec.executor, run.executor, submit, done=partial(self._add_result, run))
 
     def begin_later(self, run: Run) -> None:
@@ -93,9 +88,9 @@ class Launcher:
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
 
-    def _submit(self, run: Run, spec: LaunchSpec) -> str:
+    def _submit(self, run: Run) -> str:
         """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""
-        if not spec.is_wanted():
+        if run.abandoned:
             raise Unavailable("The job is another worker's by now.")
         if run.stopped_for is not None:
             raise Rejected("start", "It was stopped before it had started.")
@@ -105,6 +100,7 @@ class Launcher:
         if run.job.attempt > 1 and run.executor.capabilities.survives_worker:
             # The previous attempt may still run: it was perhaps given up while its engine was away.
             run.executor.remove(launch_key(run.job, self._settings, number=run.job.attempt - 1), failed=True)
+        spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
         return run.executor.submit(spec)
 
     def _add_result(self, run: Run, result: str | Exception) -> None:

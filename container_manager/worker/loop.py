@@ -21,6 +21,7 @@ from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
 from .engines import Engines
 from .finisher import Finisher, note_refused_end, note_refused_output
 from .heartbeat import Heartbeat
+from .job_limits import within_limits
 from .maintenance import Maintenance
 from .outcomes import closed, failed, storable
 from .receivers import Receivers
@@ -419,21 +420,24 @@ class WorkerLoop:
             found = owned.pop(run.id, None)
             if found is None:
                 self._runs.abandon(run)
+            elif found.kill_requested and not run.killed:
+                logger.info("Job %s is %s: its attempt is killed", run.job.id, found.status)
+                self._runs.kill(run)
             elif found.status != "running" and run.stopped_for is None:
                 logger.info("Job %s is %s: its attempt is stopped", run.job.id, found.status)
-                self._runs.stop(run, "cancelled", grace=run.job.spec.grace_seconds)
+                self._runs.stop(run, "cancelled", grace=run.grace_seconds)
         for key in owned.keys() - storing - self._unstorable.waiting():
             self._adopt(owned[key])
 
     def _adopt(self, found: store.OwnedAttempt) -> None:
-        job = found.job
+        job = within_limits(found.job, self._settings)
         if self._runs.can_adopt(found):
             try:
                 self._runs.adopt(found, by=self.id)
             except Exception as error:
                 self._fail_odd_job(job, error)
             return
-        message = "Its worker has died, and the command with it."
+        message = "Its worker has died, and the command with it. It is run again if it has retries left."
         self._end_without_run(
             failed(job, "lost", message, retry=self._settings.retry) if found.status == "running" else closed(job, None)
         )
@@ -441,7 +445,7 @@ class WorkerLoop:
     def _fail_odd_job(self, job: store.ClaimedJob, error: Exception) -> None:
         """Fail a job whose own values no worker can work with: it would end this worker, then the next one."""
         logger.error("Job %s has values that no worker can work with", job.id, exc_info=error)
-        message = f"Its values cannot be worked with: {type(error).__name__}: {error}"
+        message = f"Its values cannot be worked with: {type(error).__name__}: {error}. Enqueue it anew with others."
         self._end_without_run(failed(job, "start", message, retry=self._settings.retry))
 
     def _end_without_run(self, outcome: store.Outcome) -> None:

@@ -12,6 +12,7 @@ from django.db import transaction
 from .. import store
 from ..conf import AppSettings
 from ..queue.pruning import PRUNE_BATCH, Pruning
+from .job_limits import within_limits
 from .outcomes import closed, failed, unschedulable_message
 from .set_aside import SetAside
 from .sightings import Sightings
@@ -79,8 +80,11 @@ class Maintenance:
             outcomes = []
             for owned in store.owned_attempts(worker=worker, using=using):
                 if attempt := overdue.get((owned.job.id, owned.job.attempt)):
-                    message = f"No worker reached its engine, {attempt.engine} of executor {attempt.executor!r}."
-                    lost = failed(owned.job, "lost", message, retry=self._settings.retry)
+                    message = (
+                        f"No worker reached its engine, {attempt.engine} of executor {attempt.executor!r}, for "
+                        f"{bound:g} s (UNREACHABLE_SECONDS). Run a worker that does."
+                    )
+                    lost = failed(within_limits(owned.job, self._settings), "lost", message, retry=self._settings.retry)
                     outcomes.append(lost if owned.status == "running" else closed(owned.job, None, message))
             store.finish(outcomes, worker=worker, using=using)
         for outcome in outcomes:

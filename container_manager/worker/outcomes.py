@@ -66,17 +66,23 @@ def failure_reason(exit_status: ExitStatus, stopped_for: str | None) -> str:
 
 
 def failure_message(job: ClaimedJob, exit_status: ExitStatus, reason: str) -> str:
+    # First what this worker did: how the command ended after that says nothing of its own.
+    if reason == "timeout":
+        return (
+            f"Ran for longer than {job.spec.timeout_seconds} s and was stopped. Give it more by timeout_seconds, as "
+            "far as its executor's LIMITS allow, or less to do."
+        )
     if exit_status.message:
         return exit_status.message
-    if reason == "timeout":
-        return f"Ran for longer than {job.spec.timeout_seconds} s and was stopped."
     if reason == "lost":
-        return "The worker was stopped before the command had ended."
+        return "The worker was stopped before the command had ended. It is run again if it has retries left."
     if reason == "oom":
-        return f"Out of memory (limit: {job.spec.memory_bytes} bytes)."
+        limit = job.spec.memory_bytes
+        said = "" if limit is None else f" (limit: {limit} bytes)"
+        return f"Out of memory{said}. Give it more by memory_bytes, or less to do at once."
     if exit_status.signal is not None:
-        return f"Ended by signal {exit_status.signal} ({_signal_name(exit_status.signal)})."
-    return f"Exit code {exit_status.code}."
+        return f"Ended by signal {exit_status.signal} ({_signal_name(exit_status.signal)}). Its output may say why."
+    return f"Exit code {exit_status.code}. Its output may say why."
 
 
 def unschedulable_message(executor: str, queue: str, *, executors: Sequence[str], queues: Sequence[str] | None) -> str:

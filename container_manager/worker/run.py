@@ -55,7 +55,8 @@ class Run:
     ``launch_until``, ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds; there is no
     deadline before it runs. ``waiting_for``: what its launch waits for, "" if for nothing; ``has_waited``: whether it
     ever did. ``handle_stored`` and ``wait_stored``: whether the database knows them. ``abandoned``: ownership was lost;
-    never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``set_aside``: something of it
+    never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``killed``: it gets no grace period
+    any more. ``set_aside``: something of it
     could not be stored once, most often because its rows were locked.
     """
 
@@ -74,6 +75,7 @@ class Run:
     wait_stored: bool = True
     cursor: str = ""
     stopped_for: str | None = None
+    killed: bool = False
     abandoned: bool = False
     exit: ExitStatus | None = None
     outcome: store.Outcome | None = None
@@ -96,6 +98,11 @@ class Run:
             # exception would end its loop, and with it every other attempt that it runs.
             warnings.warn(f"Attempt {self.key} goes from {self.stage} to {stage}.", RuntimeWarning, stacklevel=2)
         self.stage = stage
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long it gets between TERM and KILL."""
+        return 0.0 if self.killed else self.job.spec.grace_seconds
 
     def is_overdue(self) -> bool:
         return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline

@@ -22,6 +22,7 @@ from ..executors.base import (
 from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
+from .job_limits import within_limits
 from .launch_spec import attempt_of, launch_key
 from .launcher import Launcher, result_or_error
 from .outcomes import closed, failed, outcome_of, storable
@@ -101,7 +102,8 @@ class Runs:
             return
         run.begin_deadline(elapsed_seconds=job.elapsed_seconds)
         if not is_wanted:
-            self.stop(run, "cancelled", grace=job.spec.grace_seconds)
+            run.killed = found.kill_requested
+            self.stop(run, "cancelled", grace=run.grace_seconds)
         self._engines.note_change(job.spec.executor)
 
     def stop(self, run: Run, why: str, *, grace: float) -> None:
@@ -111,6 +113,13 @@ class Runs:
             result = result_or_error(lambda: run.executor.stop(run.handle or run.key, grace))
             if isinstance(result, Unavailable):
                 run.stopped_for = None
+
+    def kill(self, run: Run) -> None:
+        """Kill a cancelled attempt, though its grace period is not over."""
+        run.killed = True
+        self.stop(run, run.stopped_for or "cancelled", grace=0.0)
+        # Else it is told again.
+        run.killed = run.stopped_for is not None
 
     def abandon(self, run: Run) -> None:
         """We lost ownership: kill the local process, or stop following the container.
@@ -159,6 +168,7 @@ class Runs:
     def _hold(
         self, job: store.ClaimedJob, *, engine: str, stage: Stage = Stage.LAUNCHING, adopted: bool = False
     ) -> Run:
+        job = within_limits(job, self._settings)
         run = Run(
             job=job,
             executor=self._engines.executors[job.spec.executor],
@@ -200,7 +210,7 @@ class Runs:
         if run.abandoned:
             self.abandon(run)
         elif run.stopped_for is not None:
-            self.stop(run, run.stopped_for, grace=run.job.spec.grace_seconds)
+            self.stop(run, run.stopped_for, grace=run.grace_seconds)
 
     def _launch_again(self, run: Run, error: Unavailable) -> None:
         """Try a launch again later, or end it once its engine has been away for too long."""
@@ -218,7 +228,8 @@ class Runs:
             reason, message = error.reason, str(error)
         else:
             logger.error("Executor %s failed to launch job=%s", run.job.spec.executor, run.job.id, exc_info=error)
-            reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
+            reason = "start"
+            message = f"The executor failed: {type(error).__name__}: {error}. The worker's log has the traceback."
         run.enter(Stage.ENDED)
         run.exit = ExitStatus(message=message)
         result_or_error(run.read_output)
@@ -257,18 +268,20 @@ class Runs:
 
     def _note_unreachable(self, running: Iterable[Run], message: str) -> None:
         """Give up attempts whose engine has been away for too long; each counts from its own adoption."""
-        now = time.monotonic()
+        now, bound = time.monotonic(), self._settings.unreachable_seconds
         for run in running:
             if run.unreachable_since is None:
                 run.unreachable_since = now
             # A cancelled attempt is closed only once it is known to have ended.
-            if now - run.unreachable_since >= self._settings.unreachable_seconds and run.stopped_for != "cancelled":
-                self._give_up(run, message)
+            if now - run.unreachable_since >= bound and run.stopped_for != "cancelled":
+                self._give_up(run, f"{message} It was given up after {bound:g} s (UNREACHABLE_SECONDS).")
 
     def _take_note(self, run: Run, observation: Observation | None, as_of: float) -> None:
         if observation is None or observation.phase is Phase.CREATED:
             if as_of >= run.running_since:
-                self._give_up(run, "The engine no longer runs this attempt.")
+                self._give_up(
+                    run, "Its engine has it no longer: somebody removed the container, or the engine lost it."
+                )
         elif observation.phase is Phase.EXITED:
             run.enter(Stage.EXITED)
             run.exit, run.exited_at = observation.exit or ExitStatus(lost=True), time.monotonic()
@@ -289,7 +302,7 @@ class Runs:
     def _stop_overdue(self) -> None:
         for run in self:
             if run.stage in (Stage.LAUNCHING, Stage.RUNNING) and run.is_overdue():
-                self.stop(run, "timeout", grace=run.job.spec.grace_seconds)
+                self.stop(run, "timeout", grace=run.grace_seconds)
 
     # -- output --------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt
 
 from ..jobs import journal_of
@@ -60,6 +61,19 @@ def test_a_container_cancelled_in_the_admin_that_ignores_term_is_killed(site: Si
         assert (attempt.exit_code, attempt.signal) == (137, 9)
         assert b"no" in output_of(job)
         assert (journal_of(job), job.status_changed_by) == (_CANCELLED, "root")
+
+
+@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
+def test_a_cancelled_container_in_a_long_grace_period_can_be_killed(site: Site) -> None:
+    with site.worker("--slots", "1"):
+        job = site.enqueue(_DEAF, grace_seconds=86400)
+        site.await_runs("begin 1")
+        cancel(job)
+        eventually(lambda: b"no" in site.said(job))
+        queue.cancel(job, now=True)
+        site.await_status(job, "cancelled")
+        site.assert_clean()
+    assert (attempts_of(job), journal_of(job)) == ([(1, 137, "")], _CANCELLED)
 
 
 @pytest.mark.parametrize("script", [_POLITE, _DEAF], ids=["polite", "deaf"])

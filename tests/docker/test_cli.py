@@ -45,6 +45,7 @@ def test_executors_tells_what_a_daemon_has(harness: DockerHarness, tmp_path: Pat
     [found] = json.loads(done.stdout)
     assert (found["ok"], found["cpu_count"], found["memory_bytes"]) == (True, info["NCPU"], info["MemTotal"])
     assert info["ServerVersion"] in found["message"]
+    assert {warning.removeprefix("WARNING: ") for warning in info["Warnings"] or ()} <= set(found["warnings"])
 
 
 def test_executors_says_so_where_no_daemon_answers(harness: DockerHarness, tmp_path: Path) -> None:

@@ -45,16 +45,21 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
         ({"network": "bridge"}, {}, "network 'bridge' is not allowed"),
         ({"gpus": 3}, {}, "asks for 3 GPUs; .* allows 2"),
         ({"gpus": -1}, {}, "asks for all GPUs; .* allows 2"),
-        ({"pids": 65}, {}, "asks for pids=65; the executor allows 64"),
-        ({"ulimits": {"nofile": 1025}}, {}, "asks for nofile=1025; the executor allows 1024"),
+        ({"pids": 65}, {}, "asks for pids=65; the executor's option 'pids' allows 64"),
+        ({"ulimits": {"nofile": 1025}}, {}, "asks for nofile=1025; .* option 'ulimits' allows 1024"),
         ({"ulimits": {"memlock": 1}}, {}, "cannot set the limit 'memlock'.*nofile"),
-        ({}, {"memory_bytes": 2**30 + 1}, f"asks for memory_bytes={2**30 + 1}; the executor allows {2**30}"),
-        ({}, {"cpu_count": 2.5}, "asks for cpu_count=2.5; the executor allows 2"),
-        ({}, {"cpu_count": 1e-10}, "asks for cpu_count=1e-10; the least that can be given is 0.01"),
-        ({}, {"cpu_count": 0.009}, "the least that can be given is 0.01"),
-        ({}, {"cpu_count": -1.0}, "the least that can be given is 0.01"),
-        ({}, {"cpu_count": math.nan}, "the least that can be given is 0.01"),
-        ({}, {"labels": {"x": "y" * 20000}}, "labels have more than 16384 characters"),
+        (
+            {},
+            {"memory_bytes": 2**30 + 1},
+            f"asks for memory_bytes={2**30 + 1}; .* option 'memory_bytes' allows {2**30}",
+        ),
+        ({}, {"cpu_count": 2.5}, "asks for cpu_count=2.5; .* option 'cpu_count' allows 2"),
+        ({}, {"cpu_count": 1e-10}, "asks for cpu_count=1e-10; it can have from 0.01 to 8192"),
+        ({}, {"cpu_count": 0.009}, "it can have from 0.01 to 8192"),
+        ({}, {"cpu_count": -1.0}, "it can have from 0.01 to 8192"),
+        ({}, {"cpu_count": math.nan}, "it can have from 0.01 to 8192"),
+        ({}, {"argv": ("sh", "-c", "x" * 32768)}, "command has 32772 bytes; .* 'command_bytes' allows 32768"),
+        ({}, {"argv": ("é" * 16385,)}, "command has 32770 bytes"),
         ({}, {"image": ""}, "names no image"),
         ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
     ],
@@ -149,7 +154,12 @@ def test_allowed_requests_are_granted() -> None:
         ({"volumes": {"data": "/a/../b"}}, "'volumes' must be"),
         ({"tmpfs": {"/scratch": "1g,exec"}}, "'tmpfs' must be"),
         ({"tmpfs": {"tmp": 1}}, "'tmpfs' must be"),
+        ({"tmpfs": {"/" + "a/" * 256: 1}}, "'tmpfs' must be"),
+        ({"tmpfs": {"/" + "a" * 256: 1}}, "'tmpfs' must be"),
+        ({"tmpfs": {f"/{number}": 1 for number in range(65)}}, "'tmpfs' must be"),
+        ({"volumes": {"data": "/" + "a/" * 256}}, "'volumes' must be"),
         ({"user": "0;id"}, "'user' must be"),
+        ({"user": "9" * 20_000_000}, r"'user' must be .* not '9{199} …\.$"),
         ({"network": "container:other"}, "'network' must be"),
         ({"pids": 0}, "'pids' must be a positive number"),
         ({"pids": True}, "'pids' must be a positive number"),
@@ -184,6 +194,10 @@ def test_an_empty_request_means_the_defaults() -> None:
         ({"gpus": "all"}, "'gpus' must be"),
         ({"registries": {"r": {"username": "u"}}}, "'registries' must be"),
         ({"tmpfs": {"tmp": 1}}, "'tmpfs' must be"),
+        ({"tmpfs": {"/" + "a/" * 256: 1}}, "'tmpfs' must be"),
+        ({"tmpfs": {"/" + "a" * 256: 1}}, "'tmpfs' must be"),
+        ({"tmpfs": {f"/{number}": 1 for number in range(65)}}, "'tmpfs' must be"),
+        ({"volumes": {"data": "/" + "a/" * 256}}, "'volumes' must be"),
         ({"tmpfs": 0}, "'tmpfs' must be"),
         ({"ulimits": []}, "'ulimits' must be"),
         ({"user": None}, "'user' must be"),
@@ -191,7 +205,9 @@ def test_an_empty_request_means_the_defaults() -> None:
         ({"memory_bytes": "1g"}, "'memory_bytes' must be"),
         ({"cpu_count": 0}, "'cpu_count' must be"),
         ({"keep_failed_seconds": -1}, "'keep_failed_seconds' must be"),
-        ({"grace_seconds": 0}, "'grace_seconds' must be"),
+        ({"command_bytes": 0}, "'command_bytes' must be"),
+        ({"storage_bytes": "10g"}, "'storage_bytes' must be"),
+        ({"ignore_missing_limits": 1}, "'ignore_missing_limits' must be"),
         ({"log_bytes": 0}, "'log_bytes' must be"),
         ({"timeout_seconds": None}, "'timeout_seconds' must be"),
         ({"runtime": 1, "capabilities": "CHOWN"}, "'runtime' must be.*'capabilities' must be"),
@@ -218,8 +234,15 @@ def test_limits_are_the_default_and_a_job_may_ask_for_less() -> None:
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**30, 2**30, 2_000_000_000)
     host = configuration(memory_bytes=2**24, cpu_count=0.5)["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**24, 2**24, 500_000_000)
-    host = configuration(options={"memory_bytes": None, "cpu_count": None})["HostConfig"]
+    unlimited: dict[str, Any] = {"memory_bytes": None, "cpu_count": None}
+    host = configuration(options=unlimited)["HostConfig"]
     assert not {"Memory", "MemorySwap", "NanoCpus"} & set(host)
+
+
+@pytest.mark.parametrize("cores", [8193, 1e300, math.inf])
+def test_no_job_gets_more_cores_than_a_kernel_can_have(cores: float) -> None:
+    with pytest.raises(Rejected, match=r"it can have from 0\.01 to 8192"):
+        configuration(cpu_count=cores, options={"cpu_count": None})
 
 
 def test_a_jobs_labels_are_told_apart_from_all_others() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
 
+from container_manager.conf import RetrySettings
 from container_manager.executors.docker.exits import exit_status
-from container_manager.worker.outcomes import failure_reason
+from container_manager.jobs.spec import JobSpec
+from container_manager.store import ClaimedJob
+from container_manager.worker.outcomes import failure_reason, outcome_of
 
 pytestmark = pytest.mark.without_database
 
@@ -58,6 +62,19 @@ def test_a_kill_under_a_memory_limit_may_mean_out_of_memory() -> None:
     assert (status.oom, status.signal) == (False, 9)
     assert "Perhaps it was out of memory (limit: 4096 bytes)" in status.message
     assert exit_status({"ExitCode": 137, "OOMKilled": False}).message == ""
+
+
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
+def test_out_of_memory_names_the_limit_that_was_in_force_whoever_set_it() -> None:
+    state = {"ExitCode": 137, "OOMKilled": True}
+    # The job itself asked for none: this is its executor's.
+    job = ClaimedJob(uuid.uuid4(), 1, 0, JobSpec(memory_bytes=None))
+    for limit, said in ((4096, "(limit: 4096 bytes)"), (0, "its host had no more")):
+        found = exit_status(state, memory_bytes=limit)
+        message = outcome_of(job, found, stopped_for=None, retry=RetrySettings()).message
+        assert message.startswith("Out of memory")
+        assert said in message
+        assert "None" not in message
 
 
 def test_the_program_that_could_not_be_started_is_named() -> None:

@@ -76,8 +76,18 @@ def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: Site) -> No
     # Words in the init process's own way, with a byte that not every database takes in a text.
     said = r"printf '[FATAL tini (7)] exec a failed: b\000c' >&2; exit 1"
     case("odd last words", site.enqueue(said), "start", 1, None, r"b\x00c", False)
-    long = ("true", "x" * 200_000)
-    case("long argument", site.enqueue_command(shlex.join(long)), "start", 1, None, "argument list too long", False)
+
+    def unchecked(**fields: Any) -> ContainerJob:
+        job = site.enqueue("true")
+        ContainerJob.objects.filter(pk=job.pk).update(**fields)
+        return job
+
+    # None of these is the daemon's absence: it is not even told of them.
+    long, wide, deep = shlex.join(["true", "x" * 200_000]), {"A": "x" * 20_000_000}, "/" + "a/" * 300
+    case("long argument", unchecked(command=long), "start", None, None, "has 200000 bytes", False)
+    case("large environment", unchecked(environment=wide), "start", None, None, "has 20000002 bytes", False)
+    case("deep folder", unchecked(working_directory=deep), "start", None, None, "at most 255 names", False)
+    case("endless cores", unchecked(cpu_count=1e300), "start", None, None, "from 0.01 to 8192", False)
     well = site.enqueue("echo out; echo err >&2")
     child = site.enqueue("sleep 1; tail /dev/zero; echo $?; exit 0", **memory)
     with site.worker("--slots", "6"):

@@ -201,6 +201,19 @@ class Conformance:
         status = ended(executor, spec.key)
         assert status.signal == 9 or status.code == 137
 
+    @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
+    def test_a_grace_period_can_be_ended_before_its_time(self, harness: Harness, executor: Executor) -> None:
+        spec = harness.spec("trap 'touch $EFFECTS/told' TERM; touch $EFFECTS/ready; while :; do sleep 0.05; done")
+        handle = executor.submit(spec)
+        wait_until(executor, (harness.effects() / "ready").exists)
+        executor.stop(handle, 86400.0)
+        wait_until(executor, (harness.effects() / "told").exists)
+        # The longer one that is asked for later is no extension.
+        executor.stop(handle, 0.0)
+        executor.stop(handle, 86400.0)
+        status = ended(executor, spec.key)
+        assert status.signal == 9 or status.code == 137
+
     def test_removing_twice_is_harmless_and_kills_the_command(self, harness: Harness, executor: Executor) -> None:
         spec = harness.spec("while :; do echo beat >> $EFFECTS/beat; sleep 0.05; done")
         handle = executor.submit(spec)

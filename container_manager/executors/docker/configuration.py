@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+from ...jobs.sizes import MOST_CPUS, text_bytes
 from ..base import LaunchSpec, Rejected
 from .options import DockerOptions
 
@@ -22,8 +22,6 @@ _HUB = ("docker.io/", "index.docker.io/")
 _LOG_FILES = 2
 # The kernel's minimum; the daemon rounds a smaller share to no limit at all.
 _LEAST_CPUS = 0.01
-# A limit, since the daemon sends all labels with each list and each event.
-_LABEL_CHARACTERS = 16 * 1024
 
 
 def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
@@ -32,15 +30,19 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
     Raises Rejected where the job requests what the options do not allow.
     """
     if not spec.job.image:
-        raise Rejected("image", "The job names no image.")
+        raise Rejected("image", "The job names no image, and this executor runs containers. Give it one.")
     if not is_allowed(spec.job.image, options):
         allowed = ", ".join(options.images) or "none"
         raise Rejected(
             "image",
             f"The image {spec.job.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}.",
         )
-    if sum(len(name) + len(str(value)) for name, value in spec.job.labels.items()) > _LABEL_CHARACTERS:
-        raise Rejected("start", f"The job's labels have more than {_LABEL_CHARACTERS} characters.")
+    if (size := sum(map(text_bytes, spec.argv))) > options.command_bytes:
+        raise Rejected(
+            "start",
+            f"The command has {size} bytes; the executor's option 'command_bytes' allows {options.command_bytes}. Pass "
+            "long input by a variable or in a file.",
+        )
     configuration: dict[str, Any] = {
         "Image": spec.job.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
@@ -88,8 +90,8 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
     asked = spec.container
     memory = _at_most("memory_bytes", spec.job.memory_bytes, options.memory_bytes)
     cpus = _at_most("cpu_count", spec.job.cpu_count, options.cpu_count)
-    if cpus and not _LEAST_CPUS <= cpus < math.inf:
-        raise Rejected("start", f"The job asks for cpu_count={cpus}; the least that can be given is {_LEAST_CPUS}.")
+    if cpus and not _LEAST_CPUS <= cpus <= MOST_CPUS:
+        raise Rejected("start", f"The job asks for cpu_count={cpus}; it can have from {_LEAST_CPUS} to {MOST_CPUS}.")
     return {
         "Init": True,
         "CapDrop": ["ALL"],
@@ -109,6 +111,7 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         # Swap counts as memory: a job over its limit is killed, not slowed down.
         **({"Memory": memory, "MemorySwap": memory} if memory else {}),
         **({"NanoCpus": round(cpus * 1e9)} if cpus else {}),
+        **({"StorageOpt": {"size": str(options.storage_bytes)}} if options.storage_bytes else {}),
         **({"Runtime": options.runtime} if options.runtime else {}),
         "DeviceRequests": _devices(asked.gpus, options),
         # The default, json-file, replaces bytes that are not UTF-8.
@@ -163,7 +166,7 @@ def _ulimits(asked: Mapping[str, int], options: DockerOptions) -> list[dict[str,
     return [
         {"Name": name, "Soft": value, "Hard": value}
         for name, most in options.ulimits.items()
-        for value in [_at_most(name, asked.get(name), most)]
+        for value in [_at_most(name, asked.get(name), most, option="ulimits")]
     ]
 
 
@@ -176,10 +179,11 @@ def _devices(gpus: int, options: DockerOptions) -> list[dict[str, Any]]:
     return [{"Driver": "", "Count": gpus, "Capabilities": [["gpu"]]}]
 
 
-def _at_most(name: str, asked: T | None, most: T | None) -> T | None:
+def _at_most(name: str, asked: T | None, most: T | None, *, option: str = "") -> T | None:
     """Return what a job requests, else the maximum, which is also the default; None: no limit."""
     if asked is not None and most is not None and asked > most:
-        raise Rejected("start", f"The job asks for {name}={asked}; the executor allows {most}.")
+        text = f"The job asks for {name}={asked}; the executor's option {(option or name)!r} allows {most}."
+        raise Rejected("start", text)
     return asked or most
 
 

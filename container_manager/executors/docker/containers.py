@@ -58,6 +58,14 @@ class Containers:
             with lock:
                 if self._view.phase(spec.key) in (None, Phase.CREATED):
                     self._launch(spec, configuration, note)
+        except DependencyUnavailable:
+            raise
+        except Unavailable as error:
+            # A request that breaks off, or is answered with an error, says nothing of other jobs' while these are
+            # answered: only a daemon that answers nothing is away.
+            if error.__cause__ is not None and self._daemon.answers():
+                raise DependencyUnavailable(f"{error} It answers other requests.") from error
+            raise
         finally:
             with self._lock:
                 self._launching.discard(spec.key)
@@ -90,7 +98,7 @@ class Containers:
         pulled = self._images.was_pulled(spec.key)
         if self._pull_policy == "always" and not pulled and not self._exists(spec.key):
             self._pull(spec, note)
-        created = self._create(spec, configuration)
+        created = self._create(spec, configuration, note)
         if created is None:
             if self._pull_policy == "never":
                 raise Rejected("image", f"There is no image {spec.job.image!r}, and 'pull' is 'never'.")
@@ -121,12 +129,12 @@ class Containers:
             return False
         return True
 
-    def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any]) -> bool | None:
+    def _create(self, spec: LaunchSpec, configuration: Mapping[str, Any], note: Callable[[str], None]) -> bool | None:
         """Create the container; return False where it exists already, None where its image is missing."""
         self._require_launch(spec)
         with self._daemon.client() as api:
             try:
-                api.create_container_from_config(configuration, name=spec.key)
+                created = api.create_container_from_config(configuration, name=spec.key)
             except NotFound as error:
                 if not self._has_image(spec.job.image):
                     return None
@@ -135,6 +143,8 @@ class Containers:
                 if error.status_code == CONFLICT:
                     return False
                 raise _failure("created", error) from error
+        for warning in created.get("Warnings") or ():
+            note(f"The daemon warns: {warning}")
         return True
 
     def _has_image(self, image: str) -> bool:

@@ -23,6 +23,7 @@ from docker.transport import UnixHTTPAdapter
 
 from ..base import Unavailable
 from .configuration import KEY_LABEL
+from .held_limits import missing_limits
 from .options import DockerOptions
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class Daemon:
         # One client for plain answers and one for streams: a connection that may be interrupted must not come back
         # into the pool of the plain calls.
         self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
+        self._missing_limits: dict[str, str] | None = None
 
     @contextmanager
     def client(self) -> Iterator[docker.APIClient]:
@@ -164,8 +166,28 @@ class Daemon:
 
     def identity(self) -> str:
         """Return what tells this daemon from all others, whatever its address."""
+        return identity(self.info())
+
+    def info(self) -> dict[str, Any]:
+        """Return what the daemon says of itself."""
         with self.client() as api:
-            return identity(api.info())
+            found: dict[str, Any] = api.info()
+        self._missing_limits = missing_limits(found)
+        return found
+
+    def missing_limits(self) -> Mapping[str, str]:
+        """Return the limits that the daemon cannot hold, as when it was asked last, each with the reason."""
+        if self._missing_limits is None:
+            self.info()
+        return self._missing_limits or {}
+
+    def answers(self) -> bool:
+        """Return whether the daemon answers at all."""
+        try:
+            with self.client() as api:
+                return bool(api.ping())
+        except (Gone, Unavailable):
+            return False
 
     def remembers_creation(self, found: Mapping[str, Any]) -> bool:
         """Return whether the daemon has run without a restart since it created a container, given as inspected.
@@ -179,6 +201,14 @@ class Daemon:
         parameters: dict[str, str | int] = {"since": since, "until": until, "filters": filters}
         with self.stream("/events", parameters) as answer:
             return any(True for _ in answer.lines())
+
+    def renegotiate(self) -> None:
+        """Ask for the API's version before the next call: after a break another release may answer.
+
+        An older one answers 400 to every request of a newer version, as it does to a request that is wrong.
+        """
+        with self._lock:
+            self._clients = None
 
     def _connected(self) -> tuple[docker.APIClient, docker.APIClient]:
         with self._lock:

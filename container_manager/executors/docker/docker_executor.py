@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self
@@ -11,12 +12,14 @@ from typing import Any, ClassVar, Self
 from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
-from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Unavailable
+from ...jobs.sizes import MOST_SECONDS
+from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Rejected, Unavailable
 from .configuration import container_configuration
 from .containers import Containers
 from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
 from .followed_output import FollowedOutput
+from .held_limits import take_limits, warnings
 from .images import Images
 from .options import DockerOptions, docker_options
 from .view import View
@@ -45,7 +48,8 @@ class DockerExecutor(Executor):
         )
         self._lock = threading.Lock()
         self._outputs: dict[str, FollowedOutput] = {}
-        self._stopping: set[str] = set()
+        # By when each is to be stopped, in monotonic seconds.
+        self._stopping: dict[str, float] = {}
         self._closed = threading.Event()
 
     @classmethod
@@ -69,6 +73,7 @@ class DockerExecutor(Executor):
 
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
+        self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)
         self._containers.launch(spec, configuration, note=output.note)
         output.follow()
@@ -91,13 +96,13 @@ class DockerExecutor(Executor):
 
     def stop(self, handle: str, grace_seconds: float) -> None:
         self._containers.cancel(handle)
+        deadline = time.monotonic() + grace_seconds
         with self._lock:
-            if handle in self._stopping:
+            if self._stopping.get(handle, math.inf) <= deadline:
                 return
-            self._stopping.add(handle)
-        most = self._options.grace_seconds
-        seconds_left = math.ceil(grace_seconds if most is None else min(grace_seconds, most))
-        name, arguments = f"container-manager-stop-{handle}", (handle, seconds_left)
+            self._stopping[handle] = deadline
+        seconds_left = math.ceil(min(grace_seconds, MOST_SECONDS))
+        name, arguments = f"container-manager-stop-{handle}", (handle, seconds_left, deadline)
         threading.Thread(target=self._stop, args=arguments, name=name, daemon=True).start()
 
     def remove(self, handle: str, *, failed: bool = False) -> None:
@@ -117,14 +122,14 @@ class DockerExecutor(Executor):
         if self._closed.is_set():
             return Health(ok=False, message="This executor is closed.")
         try:
-            with self._daemon.client() as api:
-                info = api.info()
+            info = self._daemon.info()
         except (Unavailable, Gone) as error:
             return Health(ok=False, message=f"{error} A Docker daemon must run there and let this user in.")
         running = info["ContainersRunning"]
         return Health(
             ok=True,
             message=f"Docker {info['ServerVersion']} on {info['Name']}, {running} containers running.",
+            warnings=tuple(warnings(info, storage=self._options.storage_bytes is not None)),
             engine=identity(info),
             cpu_count=info["NCPU"],
             memory_bytes=info["MemTotal"],
@@ -143,6 +148,17 @@ class DockerExecutor(Executor):
         for output in outputs:
             output.close()
 
+    def _require_limits(self, host: dict[str, Any]) -> None:
+        """Reject a job with a limit that the daemon cannot hold, or take the limit out where the options say so."""
+        missing = self._daemon.missing_limits()
+        if (taken := take_limits(host, missing)) and not self._options.ignore_missing_limits:
+            said = "; ".join(f"{name}, since {missing[name]}" for name in taken)
+            raise Rejected(
+                "start",
+                f"The Docker daemon cannot hold limits of this job: {said}. Mend that, or let jobs run without such "
+                "limits by the executor's option 'ignore_missing_limits'.",
+            )
+
     def _output(self, key: str) -> FollowedOutput:
         with self._lock:
             if key not in self._outputs:
@@ -151,7 +167,7 @@ class DockerExecutor(Executor):
                     self._outputs[key].close()
             return self._outputs[key]
 
-    def _stop(self, handle: str, grace_seconds: int) -> None:
+    def _stop(self, handle: str, grace_seconds: int, deadline: float) -> None:
         """Stop a container, and retry while the daemon does not answer (a thread of its own)."""
         try:
             while not self._closed.is_set():
@@ -165,7 +181,9 @@ class DockerExecutor(Executor):
                     return
         finally:
             with self._lock:
-                self._stopping.discard(handle)
+                # Not that of a shorter grace period, which was asked for meanwhile.
+                if self._stopping.get(handle) == deadline:
+                    del self._stopping[handle]
 
     def _is_to_be_kept(self, handle: str) -> bool:
         if not self._options.keep_failed_seconds:

@@ -51,7 +51,7 @@ def exit_status(
     if code in INIT_FAILURES and (words := _RUNTIME_SAYS.fullmatch(last_words.strip())):
         return ExitStatus(code=code, unstarted=True, message=f"The command could not be started: {words['why']}.")
     oom = code != 0 and (bool(state.get("OOMKilled")) or out_of_memory)
-    message = str(state.get("Error") or "")
+    message = _out_of_memory(memory_bytes) if oom else str(state.get("Error") or "")
     if code == _KILLED and memory_bytes and not oom and not message:
         # The daemon misses some out-of-memory kills (3 to 10 in a hundred, measured with 20.10).
         message = f"Ended by signal 9 (SIGKILL). Perhaps it was out of memory (limit: {memory_bytes} bytes)."
@@ -62,6 +62,13 @@ def may_be_out_of_memory(found: Mapping[str, Any]) -> bool:
     """Return whether a container, as inspected, may have run out of memory though its state does not say so."""
     state = found["State"]
     return bool(state["ExitCode"] == _KILLED and not state.get("OOMKilled") and found["HostConfig"].get("Memory"))
+
+
+def _out_of_memory(limit: int) -> str:
+    """Return what to say of a container; ``limit``: the one in force, the job's own or its executor's; 0: none."""
+    if limit:
+        return f"Out of memory (limit: {limit} bytes). Give it more by memory_bytes, as far as its executor allows."
+    return "Out of memory: its host had no more. Limit the memory of jobs there by the option 'memory_bytes'."
 
 
 def _signal(code: int) -> int | None:

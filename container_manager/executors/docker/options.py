@@ -30,7 +30,10 @@ class DockerOptions:
     Maximum and default of each job. ``pids``: processes and threads. ``memory_bytes`` and
     ``cpu_count``; None: no limit. ``ulimits``: name → value.
 
-    Maximum, whatever a job requests. ``grace_seconds``: between TERM and KILL; None: no limit.
+    Maximum of each job. ``command_bytes``: of its command's words together; the daemon sends the commands of all
+    containers with each list of them. ``storage_bytes``: of the files that a container changes outside of volumes and
+    tmpfs, the same for each job, where the daemon's storage driver can limit them; None: no limit.
+    ``ignore_missing_limits``: run jobs without the limits that the daemon cannot hold, which are rejected otherwise.
 
     What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime`` of the
     daemon, such as ``runsc``. ``user`` and ``read_only`` (the image's files), if set; otherwise a job may request them.
@@ -53,6 +56,7 @@ class DockerOptions:
     networks: Sequence[str] = ()
     gpus: int = 0
     pids: int = 512
+    command_bytes: int = 32 * 1024
     ulimits: Mapping[str, int] = field(default_factory=dict)
     capabilities: Sequence[str] = ()
     network: str = "none"
@@ -61,7 +65,8 @@ class DockerOptions:
     tmpfs: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int | None = None
     cpu_count: float | None = None
-    grace_seconds: float | None = None
+    storage_bytes: int | None = None
+    ignore_missing_limits: bool = False
     runtime: str = ""
     pull: str = "missing"
     pull_stall_seconds: float = 60.0
@@ -143,12 +148,14 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "networks": (is_texts, _LISTS),
     "gpus": (lambda value: value in (0, -1) or is_count(value), "a number, or -1 for all"),
     "pids": (is_count, "a positive number"),
+    "command_bytes": (is_count, "a positive number"),
     "capabilities": (is_texts, _LISTS),
     "network": (is_text, "the name of a network"),
     "read_only": (lambda value: isinstance(value, bool), "true or false"),
     "memory_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
+    "storage_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
+    "ignore_missing_limits": (lambda value: isinstance(value, bool), "true or false"),
     "cpu_count": (lambda value: value is None or is_positive(value), "a positive number, or None"),
-    "grace_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
     "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
     "pull_stall_seconds": (is_positive, "a positive number"),

@@ -253,6 +253,7 @@ class View:
                         self._take_event(event)
             except (Gone, Unavailable):
                 pass
+            self._daemon.renegotiate()
             # Whatever happened while no events came is in the list.
             with self._state:
                 self._connection += 1

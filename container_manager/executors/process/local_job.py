@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,9 +25,14 @@ T = TypeVar("T", int, float)
 # A keeper's longest report has about 150 bytes.
 _REPORT_BYTES = 4096
 _MOST_ERRNO, _MOST_BYTES, _MOST_SECONDS = 4095, 2**63 - 1, 1e9
-_HEARTBEAT_MISSED = "The process was ended because its worker was not heard of."
-_MALFORMED_REPORT = "What was reported of the process was not understood."
-_KEEPER_GONE = "What kept the process was killed, or there was no room to start it."
+_HEARTBEAT_MISSED = (
+    "The process was ended because its worker was not heard of for longer than LEASE_SECONDS and OUTAGE_SECONDS: it "
+    "hung, or the host had no time for it."
+)
+_MALFORMED_REPORT = "What was reported of the process was not understood: perhaps a job has interfered."
+_KEEPER_GONE = (
+    "What kept the process was killed, or there was no room to start it: the host may lack memory, processes or files."
+)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -171,6 +177,7 @@ def _bytes_in(pipe: int) -> int:
 
 
 def _start_error(spec: LaunchSpec, number: int) -> str:
-    if number == 2 and spec.job.working_directory and not Path(spec.job.working_directory).is_dir():
-        return f"The working directory {spec.job.working_directory!r} does not exist."
-    return f"{spec.argv[0]!r} could not be started: {os.strerror(number)}."
+    if number == errno.ENOENT and spec.job.working_directory and not Path(spec.job.working_directory).is_dir():
+        return f"The working directory {spec.job.working_directory!r} does not exist on the worker's host."
+    hint = " Is it in the job's PATH?" if number == errno.ENOENT and "/" not in spec.argv[0] else ""
+    return f"{spec.argv[0]!r} could not be started: {os.strerror(number)}.{hint}"

@@ -33,7 +33,7 @@ if sys.platform == "linux":
     # Elsewhere the class can be imported, by a web server say, but not used.
     from .local_job import KeeperLink, LocalJob
     from .output_pump import OutputPump
-    from .warden_link import WardenLink, unavailable
+    from .warden_link import WardenLink, no_room, unavailable
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # By it all that a job has started is found, and ended with it.
@@ -103,7 +103,7 @@ class ProcessExecutor(Executor):
                 "jobs, or set this one's option 'ignore_isolation'.",
             )
         if not spec.argv:
-            raise Rejected("start", "There is no command to run.")
+            raise Rejected("start", "There is no command to run: a local process needs one.")
         # Not waiting for the start is faster, so an error of it is reported as an end.
         with self._lock:
             if spec.key not in self._pump.jobs:
@@ -184,7 +184,7 @@ class ProcessExecutor(Executor):
                 out_reader, out_writer = _pipe(kept, passed)
                 err_reader, err_writer = _pipe(kept, passed)
             except OSError as error:
-                raise Unavailable(f"There is no room for another job: {error}.") from error
+                raise no_room(error) from error
             job = LocalJob(spec=spec, open_streams={out_reader: "stdout", err_reader: "stderr"})
             self._hand_over(job, message, (out_writer, err_writer))
             kept.pop_all()

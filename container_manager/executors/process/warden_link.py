@@ -28,8 +28,15 @@ def unavailable(error: OSError) -> Unavailable:
     """Return what a launch raises that could not be sent."""
     if error.errno == errno.ETOOMANYREFS:
         # The limit counts the descriptors in flight of all this user's processes; nothing was sent.
-        return Unavailable(f"There is no room to launch another job: {error}.")
+        return no_room(error)
     return Unavailable(f"What starts local processes is gone: {error}.")
+
+
+def no_room(error: OSError) -> Unavailable:
+    """Return what a launch raises for which this process, or its user, has too many files open."""
+    return Unavailable(
+        f"There is no room for another job: {error}. Raise the worker's limit of open files, or give it fewer slots."
+    )
 
 
 class WardenLink:
@@ -74,7 +81,7 @@ class WardenLink:
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
-            raise Unavailable(f"There is no room for another job: {error}.") from error
+            raise no_room(error) from error
         with theirs:
             try:
                 send(self.channel, b"{}", [theirs.fileno()])

@@ -1,0 +1,24 @@
+"""Hold jobs to the limits that the settings give to an executor's jobs."""
+
+from __future__ import annotations
+
+from ..conf import AppSettings
+from ..store import ClaimedJob
+
+
+def within_limits(job: ClaimedJob, settings: AppSettings) -> ClaimedJob:
+    """Return a job with no more retries and grace than its executor's limits allow, and with a timeout if they set one.
+
+    A longer timeout than they allow stays, and the launch is rejected: to end the job early would waste its work.
+    """
+    limits = settings.limits(job.spec.executor)
+    if limits is None:
+        return job
+    spec = job.spec
+    if limits.max_retries is not None:
+        spec = spec._replace(max_retries=min(spec.max_retries, limits.max_retries))
+    if limits.grace_seconds is not None:
+        spec = spec._replace(grace_seconds=min(spec.grace_seconds, limits.grace_seconds))
+    if spec.timeout_seconds is None:
+        spec = spec._replace(timeout_seconds=limits.timeout_seconds)
+    return job._replace(spec=spec)

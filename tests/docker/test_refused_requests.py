@@ -1,0 +1,156 @@
+"""A request that the daemon does not take is its own job's fault, or nobody's: others are launched meanwhile."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_manager.executors.base import DependencyUnavailable, Executor, Rejected, Unavailable
+
+from ..executors.conformance import ended, wait_until
+from .docker_harness import DockerHarness
+from .proxy import Proxy
+
+pytestmark = pytest.mark.without_database
+_BODY = b'{"message": "the daemon says so"}'
+
+
+class StrictProxy(Proxy):
+    """Takes no request to create a container with this word in its body: it answers, or breaks the connection."""
+
+    WORD = b"unwelcome"
+    status = ""
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, holds: Any, is_request: bool) -> None:
+        refusing = _Refusing(source, self) if is_request else source
+        super()._pass_on(refusing, target, holds, is_request)  # type: ignore[arg-type]
+
+
+class _Refusing:
+    """The client's end of a connection, whose requests are looked at."""
+
+    def __init__(self, client: socket.socket, proxy: StrictProxy) -> None:
+        self._client, self._proxy = client, proxy
+
+    def recv(self, size: int) -> bytes:
+        data = self._client.recv(size)
+        if self._proxy.WORD not in data:
+            return data
+        if self._proxy.status:
+            head = (
+                f"HTTP/1.1 {self._proxy.status}\r\nContent-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n"
+            )
+            self._client.sendall(head.encode() + b"Connection: close\r\n\r\n" + _BODY)
+        self._client.shutdown(socket.SHUT_RDWR)
+        return b""
+
+
+@pytest.fixture
+def strict(docker_url: str, tmp_path: Path) -> Iterator[StrictProxy]:
+    running = StrictProxy(docker_url, tmp_path)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def executor(harness: DockerHarness, strict: StrictProxy) -> Iterator[Executor]:
+    executor = harness.executor(base_url=strict.url)
+    yield executor
+    executor.close()
+
+
+def test_a_request_that_breaks_off_does_not_make_the_daemon_seem_away(
+    harness: DockerHarness, executor: Executor
+) -> None:
+    with pytest.raises(DependencyUnavailable, match="It answers other requests"):
+        executor.submit(harness.spec("true", environment={"A": "unwelcome"}))
+    spec = harness.spec("true")
+    executor.submit(spec)
+    assert ended(executor, spec.key).succeeded
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "413 Request Entity Too Large"])
+def test_a_request_that_is_wrong_or_too_large_is_its_jobs_fault(
+    harness: DockerHarness, strict: StrictProxy, executor: Executor, status: str
+) -> None:
+    strict.status = status
+    with pytest.raises(Rejected, match="the daemon says so") as refusal:
+        executor.submit(harness.spec("true", environment={"A": "unwelcome"}))
+    assert refusal.value.reason == "start"
+
+
+@pytest.mark.parametrize(
+    "status", ["408 Request Timeout", "429 Too Many Requests", "500 Internal Server Error", "503 Service Unavailable"]
+)
+def test_any_other_error_may_go_away_and_others_launch_meanwhile(
+    harness: DockerHarness, strict: StrictProxy, executor: Executor, status: str
+) -> None:
+    strict.status = status
+    with pytest.raises(DependencyUnavailable, match="the daemon says so"):
+        executor.submit(harness.spec("true", environment={"A": "unwelcome"}))
+
+
+class Replaced(Proxy):
+    """Leads to what seems to be an older release of the daemon once ``is_older``. Notes by which version it is asked."""
+
+    def __init__(self, harness: DockerHarness, folder: Path) -> None:
+        self.version = harness.api.version()["ApiVersion"]
+        major, minor = self.version.split(".")
+        self.older_version = f"{major}.{int(minor) - 1}"
+        self.is_older, self.asked = False, [""]
+        super().__init__(harness.url, folder)
+
+    def answer(self, data: bytes) -> bytes:
+        said, says = (f'"ApiVersion":"{version}"'.encode() for version in (self.version, self.older_version))
+        return data.replace(said, says) if self.is_older else data
+
+    def _look_at(self, data: bytes, holds: threading.Event) -> None:
+        if found := re.match(rb"POST /v([0-9.]+)/containers/create", data):
+            self.asked.append(found[1].decode())
+        super()._look_at(data, holds)
+
+
+def test_a_daemon_that_is_replaced_by_an_older_release_is_asked_by_its_own_version(
+    harness: DockerHarness, tmp_path: Path
+) -> None:
+    """By the newer one it would refuse every request with 400, and every job would fail for good."""
+    way = Replaced(harness, tmp_path)
+    executor = harness.executor(base_url=way.url)
+
+    def asked_in_launch() -> str:
+        try:
+            executor.submit(harness.spec("true"))
+        except Unavailable:
+            return ""
+        return way.asked[-1]
+
+    try:
+        assert asked_in_launch() == way.version
+        wait_until(executor, lambda: observed(executor))
+        way.is_older = True
+        way.cut()
+        wait_until(executor, lambda: asked_in_launch() == way.older_version)
+    finally:
+        executor.close()
+        way.close()
+
+
+def observed(executor: Executor) -> bool:
+    """Return whether the executor follows the daemon."""
+    try:
+        return executor.observe().as_of > 0
+    except Unavailable:
+        return False
+
+
+def test_a_daemon_that_answers_nothing_is_away(harness: DockerHarness, strict: StrictProxy, executor: Executor) -> None:
+    strict.lead_to("unix:///no/such/socket")
+    with pytest.raises(Unavailable) as away:
+        executor.submit(harness.spec("true"))
+    assert not isinstance(away.value, DependencyUnavailable)
