@@ -56,7 +56,7 @@ class Containers:
         self._away: threading.Thread | None = None
         # Root in a container without capabilities cannot write to a folder that is closed to others.
         effects.chmod(0o777)
-        volumes = {"effects": {"source": str(effects), "read_only": False}}
+        volumes = {"effects": {"source": str(effects), "read_only": False, "allow_root": True}}
         options = {"base_url": self.daemon.url, "images": [IMAGE], "volumes": volumes}
         backend = "container_manager.executors.docker.DockerExecutor"
         self.executors = {"default": {"BACKEND": backend, "OPTIONS": options}}

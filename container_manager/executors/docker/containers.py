@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import docker
@@ -54,10 +57,17 @@ class Containers:
         self._closed = False
         self._alive_until: float | None = None
 
-    def launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], *, note: Callable[[str], None]) -> None:
+    def launch(
+        self,
+        spec: LaunchSpec,
+        configuration: Mapping[str, Any],
+        *,
+        note: Callable[[str], None],
+        owners: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Create and start a container, or adopt it where it exists; ``note`` takes the steps of a pull.
 
-        Raises Rejected, or Unavailable where it may work later.
+        ``owners``: paths of volumes, and whose they become (``uid:gid``). Raises Rejected, or Unavailable where it may work later.
         """
         with self._lock:
             self._launching.add(spec.key)
@@ -66,7 +76,7 @@ class Containers:
             # Starting an exited container would run it again, so only one thread at a time may look and start.
             with lock:
                 if self._view.phase(spec.key) in (None, Phase.CREATED):
-                    self._launch(spec, configuration, note)
+                    self._launch(spec, configuration, note, owners)
         finally:
             with self._lock:
                 self._launching.discard(spec.key)
@@ -95,7 +105,13 @@ class Containers:
         self._closed = True
         self._images.interrupt()
 
-    def _launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], note: Callable[[str], None]) -> None:
+    def _launch(
+        self,
+        spec: LaunchSpec,
+        configuration: Mapping[str, Any],
+        note: Callable[[str], None],
+        owners: Mapping[str, str],
+    ) -> None:
         if self._pull_policy == "always" and not self._exists(spec.key):
             self._pull(spec, note)
         created = self._create(spec, configuration)
@@ -104,13 +120,22 @@ class Containers:
                 raise Rejected("image", f"There is no image {spec.job.image!r}, and 'pull' is 'never'.")
             self._pull(spec, note)
             created = self._create(spec, configuration)
+            if created is None and spec.container.platform:
+                image, platform = spec.job.image, spec.container.platform
+                raise Rejected("image", f"The image {image!r} that was pulled is not for the platform {platform!r}.")
             if created is None:
                 raise DependencyUnavailable(f"The image {spec.job.image!r} was removed as soon as it was pulled.")
-        self._start(spec, is_new=created)
+        self._start(spec, is_new=created, owners=owners)
         self._view.note_started(spec.key)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> None:
-        self._images.pull(spec.job.image, spec.key, note=note, check=lambda: self._require_launch(spec))
+        self._images.pull(
+            spec.job.image,
+            spec.key,
+            note=note,
+            check=lambda: self._require_launch(spec),
+            platform=spec.container.platform,
+        )
 
     def _exists(self, key: str) -> bool:
         try:
@@ -125,7 +150,7 @@ class Containers:
         self._require_launch(spec)
         with self._daemon.client() as api:
             try:
-                api.create_container_from_config(configuration, name=spec.key)
+                api.create_container_from_config(configuration, name=spec.key, platform=spec.container.platform or None)
             except docker.errors.ImageNotFound:
                 return None
             except APIError as error:
@@ -137,7 +162,7 @@ class Containers:
                 raise
         return True
 
-    def _start(self, spec: LaunchSpec, *, is_new: bool) -> None:
+    def _start(self, spec: LaunchSpec, *, is_new: bool, owners: Mapping[str, str]) -> None:
         try:
             with self._daemon.client() as api:
                 # One that was just created cannot have been started: that saves two calls for nearly every launch.
@@ -149,10 +174,22 @@ class Containers:
                         self._fail_unconfirmed_start(spec)
                 if spec.key in self._unanswered:
                     self._fail_unconfirmed_start(spec)
+                for path, owner in owners.items():
+                    self._give_folder(api, spec.key, path, owner)
                 self._require_launch(spec)
                 self._start_once(api, spec)
         except Gone as error:
             raise Unavailable(f"The container was removed before it was started: {error}") from error
+
+    def _give_folder(self, api: docker.APIClient, key: str, path: str, owner: str) -> None:
+        """Give a volume's folder in a container to ``uid:gid``, unless it is somebody's already: it is new then."""
+        with self._daemon.stream(f"/containers/{key}/archive", {"path": path}, pauses=False) as answer:
+            beginning = io.BytesIO(next(answer.pieces(), b""))
+        with tarfile.open(fileobj=beginning) as archive:
+            folder = archive.next()
+        if folder is not None and (folder.uid, folder.gid) == (0, 0):
+            folder.name, (folder.uid, folder.gid) = ".", map(int, owner.split(":"))
+            api.put_archive(key, path, folder.tobuf() + bytes(2 * tarfile.BLOCKSIZE))
 
     def _start_once(self, api: docker.APIClient, spec: LaunchSpec) -> None:
         self._unanswered.add(spec.key)

@@ -29,6 +29,11 @@ T = TypeVar("T")
 CONFLICT = 409
 # The pause before a daemon that did not answer is tried again.
 RETRY_SECONDS = 0.5
+# A stream that has brought nothing for this long is opened anew. Keepalive finds a peer that is gone earlier, but not a
+# proxy that is there and forwards nothing, nor anything by ssh. Opening a log anew makes the daemon read all of it.
+SILENCE_SECONDS = 300.0
+# When keepalive begins to ask, in seconds of silence, how often it asks, and how often without an answer.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
@@ -62,6 +67,7 @@ class Daemon:
         # One client for plain answers and one for streams: a connection that may be interrupted must not come back
         # into the pool of the plain calls.
         self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
+        self._cores: int | None = None
 
     @contextmanager
     def client(self) -> Iterator[docker.APIClient]:
@@ -91,8 +97,13 @@ class Daemon:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
+        pauses: bool = True,
     ) -> Iterator[Answer]:
-        """Yield a streamed answer; raise Gone, Failed and Unavailable."""
+        """Yield a streamed answer; raise Gone, Failed and Unavailable.
+
+        ``pauses``: between its pieces any time may pass, since something must happen first; otherwise none takes longer
+        than other answers.
+        """
         with self._translated_errors():
             api = self._connected()[1]
             url = f"{api.base_url}/v{api.api_version}{path}"
@@ -103,7 +114,9 @@ class Daemon:
                 response.close()
                 raise Gone(text) if response.status_code == requests.codes.not_found else Failed(text)
         answer = Answer(response)
-        answer.allow_pauses()
+        answer.keep_alive()
+        if pauses:
+            answer.allow_pauses()
         try:
             yield answer
         finally:
@@ -149,7 +162,15 @@ class Daemon:
     def identity(self) -> str:
         """Return what tells this daemon from all others, whatever its address."""
         with self.client() as api:
-            return identity(api.info())
+            info = api.info()
+        self._cores = int(info["NCPU"])
+        return identity(info)
+
+    def cores(self) -> int:
+        """Return how many cores the daemon's host has, as of its last identity: asked for with each connection."""
+        if self._cores is None:
+            self.identity()
+        return self._cores or 1
 
     def remembers_creation(self, found: Mapping[str, Any]) -> bool:
         """Return whether the daemon has run without a restart since it created a container, given as inspected.
@@ -161,7 +182,7 @@ class Daemon:
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
         since, until = int(seconds(found["Created"])), int(now) + 1
         parameters: dict[str, str | int] = {"since": since, "until": until, "filters": filters}
-        with self.stream("/events", parameters) as answer:
+        with self.stream("/events", parameters, pauses=False) as answer:
             return any(True for _ in answer.lines())
 
     def _connected(self) -> tuple[docker.APIClient, docker.APIClient]:
@@ -217,6 +238,16 @@ class Answer:
         """Wait without a timeout from now on. (Only the beginning had to come in time.)"""
         if (own := self._socket()) is not None:
             own.settimeout(None)
+
+    def keep_alive(self) -> None:
+        """Have the system notice where the other side is gone without a word: a stream may be silent for long."""
+        own = self._socket()
+        if own is not None and own.family in (socket.AF_INET, socket.AF_INET6):
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEPALIVE.items():
+                # Not every system has all of them.
+                if (number := getattr(socket, name, None)) is not None:
+                    own.setsockopt(socket.IPPROTO_TCP, number, value)
 
     def interrupt(self) -> None:
         """Make the reader's next read fail."""

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
 from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Unavailable
-from .configuration import container_configuration
+from .configuration import container_configuration, fit_cores, volume_owners
 from .containers import Containers
 from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
@@ -70,7 +70,12 @@ class DockerExecutor(Executor):
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
         output = self._output(spec.key)
-        self._containers.launch(spec, configuration, note=output.note)
+        if "NanoCpus" in configuration["HostConfig"]:
+            cores = self._daemon.cores()
+            if fit_cores(configuration, cores) and spec.job.cpu_count:
+                output.note_once(f"The job asks for {spec.job.cpu_count:g} cores; the daemon's host has {cores}.")
+        owners = volume_owners(spec, self._options)
+        self._containers.launch(spec, configuration, note=output.note, owners=owners)
         output.follow()
         return spec.key
 

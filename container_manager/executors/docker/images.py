@@ -45,15 +45,17 @@ class Images:
         self._locks: dict[str, threading.Lock] = {}
         self._pulls: dict[str, Answer] = {}
 
-    def pull(self, image: str, key: str, *, note: Callable[[str], None], check: Callable[[], None]) -> None:
-        """Pull an image for an attempt, and note each step.
+    def pull(
+        self, image: str, key: str, *, note: Callable[[str], None], check: Callable[[], None], platform: str = ""
+    ) -> None:
+        """Pull an image for an attempt, and note each step; ``platform``: instead of the daemon's own.
 
         ``check`` raises where the attempt is not wanted any more; it is called before the pull, and where the pull was
         interrupted. Raises Rejected where the registry refuses, and DependencyUnavailable where it cannot be reached.
         """
         registry, repository, tag = _parts(image)
         headers = self._login(registry)
-        parameters = {"fromImage": repository, "tag": tag}
+        parameters = {"fromImage": repository, "tag": tag, **({"platform": platform} if platform else {})}
         with self._locks.setdefault(image, threading.Lock()):
             check()
             try:
