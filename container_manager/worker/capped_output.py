@@ -15,6 +15,8 @@ _ROW_BYTES = 64 * 1024
 _TAIL_ROWS = 16
 _STREAMS: frozenset[str] = frozenset(get_args(Stream))
 _LAST_SEQUENCE = 2**31 - 1
+# From here on the notes have their numbers that are stored before any output is: as many as rows of a head.
+_FIRST_NOTE = _LAST_SEQUENCE - 2**24
 
 
 @dataclass(slots=True)
@@ -32,7 +34,8 @@ class CappedOutput:
 
     The first half of the limit (head) stays. The second half (tail) is a ring buffer: the oldest rows make room for new
     ones, so that the end of a long output can be read while it grows. ``replaces``: delete what is stored already,
-    since another worker has cut it in other places.
+    since another worker has cut it in other places; but not for lines of the stream ``system`` alone: the engine may
+    not have the rest any more.
     """
 
     def __init__(self, limit: int, *, replaces: bool = False) -> None:
@@ -47,6 +50,7 @@ class CappedOutput:
         # The sequence number of the note. It is that of the tail's first row, which is the first to be deleted.
         self._note: int | None = None
         self._replaces = replaces
+        self._noted_size = 0
 
     def feed(self, chunks: Iterable[LogChunk]) -> None:
         """Take the next chunks."""
@@ -68,6 +72,8 @@ class CappedOutput:
 
         Delete first: then there is never more than the limit.
         """
+        if self._replaces and not self._tail and all(piece.stream == "system" for piece in self._head):
+            return self._take_notes()
         entries = [self._give_out(piece) for piece in self._head]
         self._head.clear()
         gone = None
@@ -85,6 +91,18 @@ class CappedOutput:
         if entries and self._replaces:
             gone, self._replaces = (0, _LAST_SEQUENCE), False
         return entries, gone
+
+    def _take_notes(self) -> tuple[list[LogEntry], tuple[int, int] | None]:
+        """Return the worker's own lines, to be stored after what is; they are given out again when that is replaced."""
+        size = sum(piece.size for piece in self._head)
+        if size == self._noted_size:
+            return [], None
+        self._noted_size = size
+        notes = [
+            LogEntry(sequence=_FIRST_NOTE + number, stream=piece.stream, data=bytes(piece.data))
+            for number, piece in enumerate(self._head)
+        ]
+        return notes, (_FIRST_NOTE, _LAST_SEQUENCE)
 
     def _give_out(self, piece: _Piece) -> LogEntry:
         piece.sequence = self._next_sequence()

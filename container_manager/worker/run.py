@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .. import store
-from ..executors.base import Executor, ExitStatus
+from ..executors.base import Executor, ExitStatus, LogChunk
 from ..statemachine import Graph
 from .capped_output import CappedOutput
 from .timers import Timer
@@ -107,6 +107,10 @@ class Run:
                 break
         self.prepare_log_change()
         return False
+
+    def note(self, text: str) -> None:
+        """Add a line of this worker's own to the output."""
+        self.output.feed([LogChunk(stream="system", data=f"{text}\n".encode())])
 
     def prepare_log_change(self, *, everything: bool = False) -> None:
         """Prepare output that was read for the database.

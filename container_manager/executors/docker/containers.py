@@ -67,7 +67,8 @@ class Containers:
     ) -> None:
         """Create and start a container, or adopt it where it exists; ``note`` takes the steps of a pull.
 
-        ``owners``: paths of volumes, and whose they become (``uid:gid``). Raises Rejected, or Unavailable where it may work later.
+        ``owners``: paths of volumes, and whose they become (``uid:gid``). Raises Rejected, or Unavailable where it may
+        work later.
         """
         with self._lock:
             self._launching.add(spec.key)

@@ -168,8 +168,8 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "images": (is_texts, "a list of patterns"),
     "volumes": (
         _are_volumes,
-        'names and {"source": volume or path, "read_only": true or false}; with "allow_root": true or false for a path, '
-        'with "owner": "uid:gid" for a volume that is no path and not read-only',
+        'names and {"source": volume or path, "read_only": true or false}, with "allow_root": true or false for a path '
+        'and "owner": "uid:gid" for a volume that is no path and not read-only',
     ),
     "networks": (is_texts, _LISTS),
     "gpus": (lambda value: value in (0, -1) or is_count(value), "a number, or -1 for all"),
