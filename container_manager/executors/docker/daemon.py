@@ -26,7 +26,7 @@ from .configuration import KEY_LABEL
 from .options import DockerOptions
 
 T = TypeVar("T")
-CONFLICT = 409
+NOT_FOUND, CONFLICT = 404, 409
 # The pause before a daemon that did not answer is tried again.
 RETRY_SECONDS = 0.5
 # A stream that has brought nothing for this long is opened anew. Keepalive finds a peer that is gone earlier, but not a

@@ -42,6 +42,9 @@ class DockerOptions:
     daemon, such as ``runsc``. ``user`` and ``read_only`` (the image's files), if set; otherwise a job may request them.
     ``network``, unless a job requests one of ``networks``.
 
+    Image upkeep. ``prepull``: images to pull ahead of jobs. ``unused_images_seconds``: how long an image that jobs may
+    run and that nothing uses stays; None: for ever. ``unused_images_bytes``: how much those may take together; None: any.
+
     Images. ``pull``: ``missing``, ``always`` or ``never``. ``registries``: host → ``{"username": …, "password":
     reference}``; ``env:CM_REGISTRY_NAME``, or ``file:NAME`` in the folder ``registries`` of SECRETS_DIRECTORY.
 
@@ -73,6 +76,9 @@ class DockerOptions:
     runtime: str = ""
     pull: str = "missing"
     registries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    prepull: Sequence[str] = ()
+    unused_images_seconds: float | None = None
+    unused_images_bytes: int | None = None
     log_bytes: int = 128 * 1024 * 1024
     keep_failed_seconds: float = 0.0
 
@@ -95,6 +101,8 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
         elif name in _RULES and not _RULES[name][0](value):
             yield f"The option {name!r} must be {_RULES[name][1]}, not {value!r}."
     yield from _url_problems(given)
+    if given.get("pull") == "never" and any(given.get(f"unused_images_{unit}") for unit in ("seconds", "bytes")):
+        yield "With 'pull' as 'never' an image that was removed for lack of use would be missing for good."
     for network in (given.get("network", ""), *_texts(given.get("networks", ()))):
         if str(network) == "host" or str(network).startswith("container:"):
             yield f"The network {network!r} would let jobs out of their containers: it cannot be allowed."
@@ -190,6 +198,9 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
     "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
     "registries": (_are_registries, 'hosts and {"username": name, "password": reference}'),
+    "prepull": (is_texts, "a list of images"),
+    "unused_images_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
+    "unused_images_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
     "log_bytes": (is_count, "a positive number"),
     "keep_failed_seconds": (lambda value: value == 0 or is_positive(value), "a number of seconds"),
 }
