@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 import threading
 import time
 from collections import defaultdict
@@ -21,6 +19,7 @@ from .daemon import CONFLICT, Daemon, Gone, explanation
 from .exits import PHASES
 from .images import Images
 from .view import View
+from .volume_owner import give_new_volumes
 
 # Errors that will not go away by a retry, though the daemon answers 500 as for those that may (measured with 20.10).
 _FINAL_FAILURES = (
@@ -126,7 +125,11 @@ class Containers:
                 raise Rejected("image", f"The image {image!r} that was pulled is not for the platform {platform!r}.")
             if created is None:
                 raise DependencyUnavailable(f"The image {spec.job.image!r} was removed as soon as it was pulled.")
-        self._start(spec, is_new=created, owners=owners)
+        self._start(
+            spec,
+            is_new=created,
+            prepare=lambda: give_new_volumes(self._daemon, spec.key, configuration, owners),
+        )
         self._view.note_started(spec.key)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> None:
@@ -163,7 +166,7 @@ class Containers:
                 raise
         return True
 
-    def _start(self, spec: LaunchSpec, *, is_new: bool, owners: Mapping[str, str]) -> None:
+    def _start(self, spec: LaunchSpec, *, is_new: bool, prepare: Callable[[], None]) -> None:
         try:
             with self._daemon.client() as api:
                 # One that was just created cannot have been started: that saves two calls for nearly every launch.
@@ -175,22 +178,11 @@ class Containers:
                         self._fail_unconfirmed_start(spec)
                 if spec.key in self._unanswered:
                     self._fail_unconfirmed_start(spec)
-                for path, owner in owners.items():
-                    self._give_folder(api, spec.key, path, owner)
+                prepare()
                 self._require_launch(spec)
                 self._start_once(api, spec)
         except Gone as error:
             raise Unavailable(f"The container was removed before it was started: {error}") from error
-
-    def _give_folder(self, api: docker.APIClient, key: str, path: str, owner: str) -> None:
-        """Give a volume's folder in a container to ``uid:gid``, unless it is somebody's already: it is new then."""
-        with self._daemon.stream(f"/containers/{key}/archive", {"path": path}, pauses=False) as answer:
-            beginning = io.BytesIO(next(answer.pieces(), b""))
-        with tarfile.open(fileobj=beginning) as archive:
-            folder = archive.next()
-        if folder is not None and (folder.uid, folder.gid) == (0, 0):
-            folder.name, (folder.uid, folder.gid) = ".", map(int, owner.split(":"))
-            api.put_archive(key, path, folder.tobuf() + bytes(2 * tarfile.BLOCKSIZE))
 
     def _start_once(self, api: docker.APIClient, spec: LaunchSpec) -> None:
         self._unanswered.add(spec.key)

@@ -56,7 +56,7 @@ class DockerExecutor(Executor):
         given = docker_options(options)
         if unknown := [image for image in given.prepull if not is_allowed(image, given) or "*" in image]:
             raise ImproperlyConfigured(
-                f"The option 'prepull' must name images that the option 'images' allows, without patterns: {unknown[0]!r}."
+                f"The option 'prepull' must name images that the option 'images' allows, not a pattern: {unknown[0]!r}."
             )
         # The default itself, or what `for_database` derives from it.
         if f"{settings.install}-".startswith(f"{AppSettings().install}-"):

@@ -43,7 +43,7 @@ class DockerOptions:
     ``network``, unless a job requests one of ``networks``.
 
     Image upkeep. ``prepull``: images to pull ahead of jobs. ``unused_images_seconds``: how long an image that jobs may
-    run and that nothing uses stays; None: for ever. ``unused_images_bytes``: how much those may take together; None: any.
+    run and that nothing uses stays; None: for ever. ``unused_images_bytes``: how much those may take; None: no limit.
 
     Images. ``pull``: ``missing``, ``always`` or ``never``. ``registries``: host → ``{"username": …, "password":
     reference}``; ``env:CM_REGISTRY_NAME``, or ``file:NAME`` in the folder ``registries`` of SECRETS_DIRECTORY.

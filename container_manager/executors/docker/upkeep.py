@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -87,8 +87,10 @@ class Upkeep:
         self._closed = True
 
     def _run(self) -> None:
-        steps = [partial(self._pull, image) for image in self._options.prepull]
-        for step in [*steps, *([self._clean] if self._cleans else [])]:
+        steps: list[Callable[[], None]] = [partial(self._pull, image) for image in self._options.prepull]
+        if self._cleans:
+            steps.append(self._clean)
+        for step in steps:
             try:
                 self._require_open()
                 step()
