@@ -118,7 +118,7 @@ class Run:
         At most one change waits for the database, unless ``everything`` is asked for: more output stays under its cap.
         """
         if everything or not self.log_changes:
-            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due())
+            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due(), last=everything)
             if entries:
                 job, attempt = self.id
                 self.log_changes.append(store.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))

@@ -159,7 +159,9 @@ class Runs:
             executor=self._engines.executors[job.spec.executor],
             key=launch_key(job, self._settings),
             engine=engine,
-            output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
+            output=CappedOutput(
+                self._settings.log_limit_bytes, replaces=adopted, was_launched=stage is not Stage.LAUNCHING
+            ),
             deadline=None if job.spec.timeout_seconds is None else now + job.spec.timeout_seconds - job.elapsed_seconds,
             stage=stage,
         )
