@@ -39,7 +39,7 @@ class _Reference(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Image:
+class Image:
     """An image of the daemon: its names, its size in bytes, and when it was used last, in monotonic seconds."""
 
     id: str
@@ -119,7 +119,7 @@ class Upkeep:
             self._require_open()
             self._remove(image)
 
-    def _unused(self, now: float) -> list[_Image]:
+    def _unused(self, now: float) -> list[Image]:
         """Return the images that may be removed as far as jobs go, those that were used last at the end."""
         with self._daemon.client() as api:
             # In this order: what is created in between is in use.
@@ -134,7 +134,7 @@ class Upkeep:
             # One that is seen for the first time counts as used just now.
             seen_at = now if row["Id"] in in_use else self._used.get(row["Id"], now)
             used_at = self._used[row["Id"]] = max([seen_at, *used])
-            images.append(_Image(id=row["Id"], tags=tags, digests=digests, size=row["Size"], used_at=used_at))
+            images.append(Image(id=row["Id"], tags=tags, digests=digests, size=row["Size"], used_at=used_at))
         self._used = {image.id: image.used_at for image in images}
         self._forget_launches(now)
         kept = {_Reference.of(image) for image in self._options.prepull}
@@ -146,7 +146,7 @@ class Upkeep:
         with self._lock:
             self._launched = {image: at for image, at in self._launched.items() if now - at < _PASS_SECONDS}
 
-    def _remove(self, image: _Image) -> None:
+    def _remove(self, image: Image) -> None:
         for name in image.tags or (image.id,):
             with self._daemon.client() as api:
                 try:
@@ -159,7 +159,7 @@ class Upkeep:
         logger.info("Removed image %s, which nothing uses", ", ".join(image.tags or image.digests))
 
 
-def superfluous(unused: list[_Image], options: DockerOptions, *, now: float) -> Iterator[_Image]:
+def superfluous(unused: list[Image], options: DockerOptions, *, now: float) -> Iterator[Image]:
     """Yield which unused images are to be removed, of those in the order of their last use: too old, or too much."""
     seconds, most = options.unused_images_seconds, options.unused_images_bytes
     size = sum(image.size for image in unused)
@@ -175,7 +175,7 @@ def _names(row: Mapping[str, Any], key: str) -> Iterator[str]:
     return (name for name in row.get(key) or () if _NONE not in name)
 
 
-def _is_a_jobs(image: _Image, options: DockerOptions) -> bool:
+def _is_a_jobs(image: Image, options: DockerOptions) -> bool:
     """Return whether jobs may run it under all its names, and a registry has it: what was built here stays.
 
     A pull of a tag leaves the image that had the tag before without one.
