@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from container_manager.executors.base import ExitStatus
 
 from ..executors.conformance import ended, output, text, wait_until
 from .docker_harness import DockerHarness
-from .image import IMAGE, import_image
+from .image import IMAGE
 
 _SIGNAL_IMAGE = "cm-test:stopsignal"
 # A program that needs a moment to end well.
@@ -58,9 +59,10 @@ def test_a_program_is_killed_without_a_word_as_soon_as_its_shell_ends(
 @pytest.fixture
 def signal_image(docker_url: str) -> Iterator[str]:
     """An image whose commands are to be stopped by another signal than TERM."""
-    import_image(docker_url, _SIGNAL_IMAGE, changes=["STOPSIGNAL SIGINT"])
-    yield _SIGNAL_IMAGE
     api = docker.APIClient(docker_url)
+    dockerfile = io.BytesIO(f"FROM {IMAGE}\nSTOPSIGNAL SIGINT\n".encode())
+    list(api.build(fileobj=dockerfile, tag=_SIGNAL_IMAGE, decode=True))
+    yield _SIGNAL_IMAGE
     api.remove_image(_SIGNAL_IMAGE, force=True)
     api.close()
 

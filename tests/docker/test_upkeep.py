@@ -20,11 +20,11 @@ from container_manager.jobs.spec import JobSpec
 from ..executors.conformance import ended, new_key
 from ..workers import eventually
 from .docker_harness import DockerHarness
-from .image import IMAGE
+from .image import IMAGE, import_image
 from .proxy import proxy
 from .registry import Registry
 from .site import Site
-from .test_images import VARIABLE, forget, has
+from .test_images import VARIABLE, forget, has, run
 
 
 def image(name: str, *, size: int = 10, used_at: float) -> Image:
@@ -81,11 +81,10 @@ def login(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 def harness(docker_url: str, tmp_path: Path, registry: Registry, login: dict[str, Any]) -> Iterator[DockerHarness]:
     """An installation whose images are those of the registry alone, and that has none of them yet."""
     harness = DockerHarness(docker_url, tmp_path, images=[f"{registry.address}/team/*"], registries=login)
-    for name in ("job:1", "job:2"):
-        forget(harness, f"{registry.address}/team/{name}")
+    forget(harness, f"{registry.address}/team/job:1")
     yield harness
     harness.clean_up()
-    for name in ("job:1", "job:2"):
+    for name in ("job:1", "job:2", "job:3"):
         forget(harness, f"{registry.address}/team/{name}")
 
 
@@ -118,10 +117,18 @@ def test_a_missing_image_is_pulled_ahead_of_jobs(
 def test_only_images_of_jobs_that_a_registry_has_and_nothing_uses_are_removed(
     harness: DockerHarness, registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry.push(harness.url, "team/job:2")
-    old, kept = (f"{registry.address}/team/job:{tag}" for tag in (1, 2))
+    # Images of their own: one that has a name besides, which no job may use, stays.
+    for number in (2, 3):
+        import_image(harness.url, f"cm-test:{number}", changes=[f"LABEL number={number}"])
+        registry.push(harness.url, f"team/job:{number}", image=f"cm-test:{number}")
+        forget(harness, f"cm-test:{number}")
+    named, kept, old = (f"{registry.address}/team/job:{tag}" for tag in (1, 2, 3))
     built = f"{registry.address}/team/built:1"
-    harness.api.tag(IMAGE, *built.rsplit(":", 1))
+    import_image(harness.url, built, changes=["LABEL number=4"])
+    executor = harness.executor()
+    run(executor, named)
+    executor.close()
+    harness.clean_up()
     executor = harness.executor(prepull=[kept], unused_images_seconds=0.001)
     monkeypatch.setattr(upkeep, "_FRESH_SECONDS", 0.0)
     spec = LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=old))
@@ -136,7 +143,7 @@ def test_only_images_of_jobs_that_a_registry_has_and_nothing_uses_are_removed(
         for _ in range(2):
             ended_upkeep(executor)
     assert caplog.text.count("Removed image") == caplog.text.count(f"Removed image {old}") == 1
-    assert [has(harness, name) for name in (old, kept, built, IMAGE)] == [False, True, True, True]
+    assert [has(harness, name) for name in (old, kept, named, built)] == [False, True, True, True]
     executor.close()
     forget(harness, built)
 

@@ -29,8 +29,13 @@ def give_new_volumes(daemon: Daemon, key: str, configuration: Mapping[str, Any],
 
 def _folder(daemon: Daemon, key: str, path: str) -> tarfile.TarInfo:
     """Return what the archive of a container's folder begins with: the folder itself."""
-    with daemon.stream(f"/containers/{key}/archive", {"path": path}, pauses=False) as answer:
-        beginning = next(answer.pieces(), b"")
+    address, plain = f"/containers/{key}/archive", {"Accept-Encoding": "identity"}
+    with daemon.stream(address, {"path": path}, headers=plain, pauses=False) as answer:
+        beginning = b""
+        for piece in answer.pieces():
+            beginning += piece
+            if len(beginning) >= tarfile.BLOCKSIZE:
+                break
     try:
         return tarfile.TarInfo.frombuf(beginning[: tarfile.BLOCKSIZE], tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
