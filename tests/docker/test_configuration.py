@@ -138,7 +138,7 @@ _FOLDER = {"source": "/srv/results", "read_only": False}
 def test_a_folder_of_the_host_is_not_written_to_by_who_may_be_root(user: str) -> None:
     """Whoever runs a file with the setuid bit on the host becomes its owner."""
     asked = {"volumes": {"results": "/results"}, **({"user": user} if user else {})}
-    with pytest.raises(Rejected, match="'results' is a folder of the daemon's host.*by number, such as"):
+    with pytest.raises(Rejected, match=r"'results' is a folder of the daemon's host.*by number, such as"):
         configuration(asked, options={"volumes": {"results": _FOLDER}})
     if user:
         with pytest.raises(Rejected, match="'results' is a folder of the daemon's host"):

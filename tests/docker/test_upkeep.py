@@ -56,6 +56,29 @@ def test_images_are_removed_that_are_unused_for_too_long_or_take_too_much(
 
 @pytest.mark.without_database
 @pytest.mark.parametrize(
+    ("tags", "digests", "removable"),
+    [
+        (["team/job:1"], ["team/job@sha256:0"], True),
+        # A pull has moved its tag to a newer one.
+        ([], ["team/job@sha256:0"], True),
+        ([], ["other/job@sha256:0"], False),
+        ([], ["team/job@sha256:0", "other/job@sha256:0"], False),
+        (["team/job:2"], ["team/job@sha256:0"], False),
+        (["team/job:1", "other/job:1"], ["team/job@sha256:0"], False),
+        # No registry has it.
+        (["team/job:1"], [], False),
+    ],
+)
+@pytest.mark.shows("howto/docker.md#keep-images")
+def test_only_images_are_removed_that_jobs_may_run_and_a_registry_has(
+    tags: list[str], digests: list[str], removable: bool
+) -> None:
+    found = Image(id="i", tags=tuple(tags), digests=tuple(digests), size=1, used_at=0.0)
+    assert upkeep.is_a_jobs(found, DockerOptions(images=["team/*:1"])) is removable
+
+
+@pytest.mark.without_database
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"prepull": ["debian:12"]}, "'prepull' must name images that the option 'images' allows"),

@@ -36,7 +36,7 @@ class FollowedOutput:
         self._received: Positions = {}
         self._heard_at = time.monotonic()
         self._noted: set[str] = set()
-        self._complete = self._closed = self._has_exited = False
+        self._complete = self._closed = self._has_exited = self._follows = False
 
     def note(self, text: str) -> None:
         """Add a line of the worker's own."""
@@ -63,7 +63,8 @@ class FollowedOutput:
             self._has_exited = self._has_exited or has_exited
             self._state.notify_all()
             # While the buffer has room, what is waited for is the daemon.
-            bound = _END_SILENCE_SECONDS if has_exited and self._buffer.is_empty else SILENCE_SECONDS
+            is_over = has_exited and self._follows and self._buffer.is_empty
+            bound = _END_SILENCE_SECONDS if is_over else SILENCE_SECONDS
             silent = time.monotonic() - self._heard_at > bound
             if silent and not self._buffer.is_full and self._answer is not None:
                 self._answer.interrupt()
@@ -139,7 +140,7 @@ class FollowedOutput:
                 with self._state:
                     if self._closed:
                         return
-                    self._answer, self._heard_at = answer, time.monotonic()
+                    self._answer, self._follows, self._heard_at = answer, follow, time.monotonic()
                 for piece in answer.pieces():
                     chunks = decoder.feed(piece)
                     self._received = decoder.positions

@@ -139,7 +139,7 @@ class Upkeep:
         self._forget_launches(now)
         kept = {_Reference.of(image) for image in self._options.prepull}
         unused = [i for i in images if i.id not in in_use and not kept & set(map(_Reference.of, (*i.tags, *i.digests)))]
-        return sorted((i for i in unused if _is_a_jobs(i, self._options)), key=lambda i: i.used_at)
+        return sorted((i for i in unused if is_a_jobs(i, self._options)), key=lambda i: i.used_at)
 
     def _forget_launches(self, now: float) -> None:
         """Forget launches that are noted with their images by now."""
@@ -175,7 +175,7 @@ def _names(row: Mapping[str, Any], key: str) -> Iterator[str]:
     return (name for name in row.get(key) or () if _NONE not in name)
 
 
-def _is_a_jobs(image: Image, options: DockerOptions) -> bool:
+def is_a_jobs(image: Image, options: DockerOptions) -> bool:
     """Return whether jobs may run it under all its names, and a registry has it: what was built here stays.
 
     A pull of a tag leaves the image that had the tag before without one.
