@@ -105,24 +105,6 @@ def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
     assert ended(distant, spec.key).succeeded
 
 
-def test_the_daemon_may_take_its_time_to_find_the_end_of_a_long_log(
-    harness: DockerHarness, distant: Executor, way: Mutable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is interrupted is only a log that is still followed after the end."""
-    monkeypatch.setattr(followed_output, "_END_SILENCE_SECONDS", 0.0)
-    way.hold("GET /[^ ]*/logs.*follow=0", "answer")
-    spec = harness.spec("echo all")
-    reader = Reader(distant, distant.submit(spec))
-    assert ended(distant, spec.key).succeeded
-    wait_until(distant, lambda: reader.read() is not None and way.opened("follow=0"))
-    way.await_held()
-    for _ in range(3):
-        reader.read()
-    way.release()
-    wait_until(distant, lambda: (reader.read(), reader.complete)[1])
-    assert (reader.found, way.opened("follow=0")) == (b"all\n", 1)
-
-
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
 def test_events_that_are_silent_are_asked_for_anew(
     distant: Executor, way: Mutable, monkeypatch: pytest.MonkeyPatch
