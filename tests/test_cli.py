@@ -46,6 +46,8 @@ class TestQueueVerbs:
             "submit", "--image", "busybox", "--label", "team=a", "--user", "5:6", "--network", "inner",
             "--volume", "data:/data", "--tmpfs", "/run:64m", "--pids-limit", "9", "--read-only",
             "--ulimit", "nofile=64", "--ulimit", "nproc=8", "--gpus", "all",
+            "--entrypoint", "python -m", "--platform", "linux/arm64", "--shm-size", "1m", "--add-host", "db",
+            "--add-host", "cache", "--dns", "192.0.2.1",
         )  # fmt: skip
         job = ContainerJob.objects.get()
         assert job.labels == {"team": "a"}
@@ -58,6 +60,11 @@ class TestQueueVerbs:
             "read_only": True,
             "ulimits": {"nofile": 64, "nproc": 8},
             "gpus": -1,
+            "entrypoint": "python -m",
+            "platform": "linux/arm64",
+            "shm_bytes": 1024 * 1024,
+            "extra_hosts": ["db", "cache"],
+            "dns": ["192.0.2.1"],
         }
 
     def test_submit_leaves_unset_container_options_to_the_executor(self) -> None:

@@ -256,6 +256,12 @@ class Executor(ABC):
     def release(self, handle: str) -> None:  # noqa: B027  # nothing to do where attempts end with their worker
         """Stop following an attempt that is now another worker's; it goes on. Never raises."""
 
+    def maintain(self) -> None:  # noqa: B027  # nor has every engine anything to look after
+        """Begin the housekeeping that is due, in a thread of its own, and return at once. Never raises.
+
+        Each worker that goes on by itself calls it from time to time, while the engine answers.
+        """
+
     def heartbeat(self, seconds: float) -> None:  # noqa: B027  # not every engine needs it
         """Note that the worker is alive, and will send another heartbeat within this many seconds."""
 

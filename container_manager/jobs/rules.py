@@ -60,6 +60,11 @@ def is_mapping(
     return check
 
 
+def is_list(is_item: Callable[[Any], object]) -> Callable[[object], bool]:
+    """Return the rule for a list whose items follow a rule of their own."""
+    return lambda value: isinstance(value, list | tuple) and all(map(is_item, value))
+
+
 def matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
     """Return the rule for a text that a pattern matches as a whole."""
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None

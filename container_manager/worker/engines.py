@@ -98,6 +98,11 @@ class Engines:
         for executor in self.executors.values():
             executor.heartbeat(seconds)
 
+    def maintain(self) -> None:
+        """Have engines that answer look after what is theirs, such as images."""
+        for alias in self.reachable:
+            self.executors[alias].maintain()
+
     def has_changed(self, alias: str) -> bool:
         """Tell whether an engine may have news since it was last observed."""
         return self._changed[alias]

@@ -373,6 +373,8 @@ class WorkerLoop:
                 self._compare_with_database()
         if self._sweep.take_due():
             self._sweep_engines()
+        if not self._options.drain and self._options.only is None:
+            self._engines.maintain()
         if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
             self._poll.hurry()
 

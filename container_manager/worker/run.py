@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .. import store
-from ..executors.base import Executor, ExitStatus
+from ..executors.base import Executor, ExitStatus, LogChunk
 from ..statemachine import Graph
 from .capped_output import CappedOutput
 from .timers import Timer
@@ -139,13 +139,17 @@ class Run:
         self.prepare_log_change()
         return False
 
+    def note(self, text: str) -> None:
+        """Add a line of this worker's own to the output."""
+        self.output.feed([LogChunk(stream="system", data=f"{text}\n".encode())])
+
     def prepare_log_change(self, *, everything: bool = False) -> None:
         """Prepare output that was read for the database.
 
         At most one change waits for the database, unless ``everything`` is asked for: more output stays under its cap.
         """
         if everything or not self.log_changes:
-            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due())
+            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due(), last=everything)
             if entries:
                 job, attempt = self.id
                 self.log_changes.append(store.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))

@@ -32,6 +32,8 @@ from .timers import Timer
 _FLUSH_SECONDS = 0.5
 # What the column holds.
 _WAIT_CHARACTERS = 1024
+# The last line of an output of which there may have been more.
+_LOST_OUTPUT = "The output may lack its end. {}"
 logger = logging.getLogger(__name__)
 
 
@@ -174,7 +176,9 @@ class Runs:
             executor=self._engines.executors[job.spec.executor],
             key=launch_key(job, self._settings),
             engine=engine,
-            output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
+            output=CappedOutput(
+                self._settings.log_limit_bytes, replaces=adopted, was_launched=stage is not Stage.LAUNCHING
+            ),
             claimed_at=time.monotonic() - job.elapsed_seconds,
             stage=stage,
         )
@@ -287,7 +291,8 @@ class Runs:
             run.exit, run.exited_at = observation.exit or ExitStatus(lost=True), time.monotonic()
 
     def _give_up(self, run: Run, message: str) -> None:
-        result_or_error(run.read_output)
+        if result_or_error(partial(run.read_output, to_end=True)) is not True:
+            run.note(_LOST_OUTPUT.format(message))
         self._end(run, ExitStatus(lost=True, message=message))
 
     def _end(self, run: Run, exit_status: ExitStatus) -> None:
@@ -321,4 +326,5 @@ class Runs:
             if complete or time.monotonic() - run.exited_at > self._settings.unreachable_seconds:
                 if not complete:
                     logger.warning("The end of the output of job=%s attempt=%s could not be read", *run.id)
+                    run.note(_LOST_OUTPUT.format("The engine did not give it out."))
                 self._end(run, run.exit or ExitStatus(lost=True))

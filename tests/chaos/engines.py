@@ -76,7 +76,7 @@ class Containers:
         self._identities: dict[str, str] = {}
         # Root in a container without capabilities cannot write to a folder that is closed to others.
         effects.chmod(0o777)
-        volumes = {"effects": {"source": str(effects), "read_only": False}}
+        volumes = {"effects": {"source": str(effects), "read_only": False, "allow_root": True}}
         self._options = {"images": [IMAGE], "volumes": volumes}
         self.job = {"image": IMAGE, "container": {"volumes": {"effects": str(effects)}}}
 

@@ -41,7 +41,7 @@ class DockerHarness(Harness):
         self.options = {
             "base_url": url,
             "images": [IMAGE],
-            "volumes": {"effects": {"source": str(self._effects), "read_only": False}},
+            "volumes": {"effects": {"source": str(self._effects), "read_only": False, "allow_root": True}},
             **options,
         }
         self.api = docker.APIClient(url)

@@ -408,6 +408,8 @@ class TestProcessExecutor(Conformance):
             ({}, {"pids": 5, "ulimits": {"nofile": 9}}, "pids, ulimits"),
             ({}, {"tmpfs": {"/run": 9}, "volumes": {"data": "/data"}}, "tmpfs, volumes"),
             ({"image": "busybox"}, {"network": "inner", "gpus": -1}, "image, network, gpus"),
+            ({}, {"entrypoint": "sh", "platform": "linux/arm64", "shm_bytes": 9}, "entrypoint, platform, shm_bytes"),
+            ({}, {"extra_hosts": ["db"], "dns": ["192.0.2.1"]}, "extra_hosts, dns"),
         ],
     )
     def test_isolation_that_a_local_process_cannot_have_is_rejected_by_name_unless_it_is_ignored(

@@ -8,10 +8,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import docker
-from docker.errors import APIError, NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 
 from ..base import DependencyUnavailable, ExecutorError, LaunchSpec, Phase, Rejected, Unavailable, Waiting
 from .daemon import CONFLICT, Daemon, Gone, explanation
@@ -19,6 +21,7 @@ from .exits import PHASES
 from .images import Images
 from .refusals import is_final_launch
 from .view import View
+from .volume_owner import give_new_volumes
 
 # The daemon's errors for a container that it was starting when it crashed (measured with 20.10: 162 of 205 interrupted
 # starts; it would have run the other 43 containers again).
@@ -45,10 +48,18 @@ class Containers:
         self._closed = False
         self._alive_until: float | None = None
 
-    def launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], *, note: Callable[[str], None]) -> None:
+    def launch(
+        self,
+        spec: LaunchSpec,
+        configuration: Mapping[str, Any],
+        *,
+        note: Callable[[str], None],
+        owners: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Create and start a container, or adopt it where it exists; ``note`` takes the steps of a pull.
 
-        Raises Rejected, Unavailable where it may work later, or Waiting while its image is being pulled.
+        ``owners``: paths of volumes, and whose they become (``uid:gid``). Raises Rejected, Unavailable where it may work
+        later, or Waiting while its image is being pulled.
         """
         with self._lock:
             self._launching.add(spec.key)
@@ -57,7 +68,7 @@ class Containers:
             # Starting an exited container would run it again, so only one thread at a time may look and start.
             with lock:
                 if self._view.phase(spec.key) in (None, Phase.CREATED):
-                    self._launch(spec, configuration, note)
+                    self._launch(spec, configuration, note, owners)
         except DependencyUnavailable:
             raise
         except Unavailable as error:
@@ -94,25 +105,38 @@ class Containers:
         self._closed = True
         self._images.close()
 
-    def _launch(self, spec: LaunchSpec, configuration: Mapping[str, Any], note: Callable[[str], None]) -> None:
+    def _launch(
+        self,
+        spec: LaunchSpec,
+        configuration: Mapping[str, Any],
+        note: Callable[[str], None],
+        owners: Mapping[str, str],
+    ) -> None:
+        image, platform = spec.job.image, spec.container.platform
         pulled = self._images.was_pulled(spec.key)
         if self._pull_policy == "always" and not pulled and not self._exists(spec.key):
             self._pull(spec, note)
         created = self._create(spec, configuration, note)
         if created is None:
             if self._pull_policy == "never":
-                raise Rejected("image", f"There is no image {spec.job.image!r}, and 'pull' is 'never'.")
-            gone = DependencyUnavailable(f"The image {spec.job.image!r} was removed as soon as it was pulled.")
+                raise Rejected("image", f"There is no image {image!r}, and 'pull' is 'never'.")
             if pulled:
-                self._images.forget(spec.key, why=gone)
-                raise gone
+                error: ExecutorError = DependencyUnavailable(
+                    f"The image {image!r} was removed as soon as it was pulled."
+                )
+                if platform:
+                    text = f"The image {image!r} that was pulled is not for the platform {platform!r}."
+                    error = Rejected("image", text)
+                self._images.forget(spec.key, why=error)
+                raise error
             self._pull(spec, note)
-        self._start(spec, is_new=bool(created))
+        prepare = partial(give_new_volumes, self._daemon, spec.key, configuration, owners)
+        self._start(spec, is_new=bool(created), prepare=prepare)
         self._view.note_started(spec.key)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> NoReturn:
         """Have the image pulled; the attempt is to be submitted again when it is there."""
-        until = self._images.pull(spec.job.image, spec.key, note=note)
+        until = self._images.pull(spec.job.image, spec.key, note=note, platform=spec.container.platform)
         try:
             # Whoever has stopped it before may not have seen that it waits.
             self._require_launch(spec)
@@ -134,9 +158,11 @@ class Containers:
         self._require_launch(spec)
         with self._daemon.client() as api:
             try:
-                created = api.create_container_from_config(configuration, name=spec.key)
+                created = api.create_container_from_config(
+                    configuration, name=spec.key, platform=spec.container.platform or None
+                )
             except NotFound as error:
-                if not self._has_image(spec.job.image):
+                if isinstance(error, ImageNotFound) or not self._has_image(spec.job.image):
                     return None
                 raise _failure("created", error) from error
             except APIError as error:
@@ -155,7 +181,7 @@ class Containers:
             return False
         return True
 
-    def _start(self, spec: LaunchSpec, *, is_new: bool) -> None:
+    def _start(self, spec: LaunchSpec, *, is_new: bool, prepare: Callable[[], None]) -> None:
         try:
             with self._daemon.client() as api:
                 # One that was just created cannot have been started: that saves two calls for nearly every launch.
@@ -171,6 +197,7 @@ class Containers:
                         self._fail_unconfirmed_start(spec)
                 if spec.key in self._unanswered:
                     self._fail_unconfirmed_start(spec)
+                prepare()
                 self._require_launch(spec)
                 self._start_once(api, spec)
         except Gone as error:

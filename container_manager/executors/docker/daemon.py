@@ -27,9 +27,14 @@ from .held_limits import missing_limits
 from .options import DockerOptions
 
 T = TypeVar("T")
-CONFLICT = 409
+NOT_FOUND, CONFLICT = 404, 409
 # The pause before a daemon that did not answer is tried again.
 RETRY_SECONDS = 0.5
+# A stream that has brought nothing for this long is opened anew. Keepalive finds a peer that is gone earlier, but not a
+# proxy that is there and forwards nothing, nor anything by ssh. Opening a log anew makes the daemon read all of it.
+SILENCE_SECONDS = 300.0
+# When keepalive begins to ask, in seconds of silence, how often it asks, and how often without an answer.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
@@ -72,6 +77,12 @@ class Daemon:
         # into the pool of the plain calls.
         self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
         self._missing_limits: dict[str, str] | None = None
+        self._cores: int | None = None
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long an answer may take."""
+        return self._options.timeout_seconds
 
     @contextmanager
     def client(self) -> Iterator[docker.APIClient]:
@@ -121,6 +132,7 @@ class Daemon:
                 response.close()
                 raise Gone(text) if status == requests.codes.not_found else Failed(text, status=status)
         answer = Answer(response)
+        answer.keep_alive()
         answer.allow_pauses(silence_seconds)
         try:
             yield answer
@@ -172,7 +184,7 @@ class Daemon:
         """Return what the daemon says of itself."""
         with self.client() as api:
             found: dict[str, Any] = api.info()
-        self._missing_limits = missing_limits(found)
+        self._missing_limits, self._cores = missing_limits(found), int(found["NCPU"])
         return found
 
     def missing_limits(self) -> Mapping[str, str]:
@@ -180,6 +192,12 @@ class Daemon:
         if self._missing_limits is None:
             self.info()
         return self._missing_limits or {}
+
+    def cores(self) -> int:
+        """Return how many cores the daemon's host has, as when it was asked last."""
+        if self._cores is None:
+            self.info()
+        return self._cores or 1
 
     def answers(self) -> bool:
         """Return whether the daemon answers at all."""
@@ -199,7 +217,7 @@ class Daemon:
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
         since, until = int(seconds(found["Created"])), int(now) + 1
         parameters: dict[str, str | int] = {"since": since, "until": until, "filters": filters}
-        with self.stream("/events", parameters) as answer:
+        with self.stream("/events", parameters, silence_seconds=self.answer_seconds) as answer:
             return any(True for _ in answer.lines())
 
     def renegotiate(self) -> None:
@@ -265,6 +283,16 @@ class Answer:
         """Wait for more for so long from now on; None: without a timeout."""
         if (own := self._socket()) is not None:
             own.settimeout(seconds)
+
+    def keep_alive(self) -> None:
+        """Have the system notice where the other side is gone without a word: a stream may be silent for long."""
+        own = self._socket()
+        if own is not None and own.family in (socket.AF_INET, socket.AF_INET6):
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEPALIVE.items():
+                # Not every system has all of them.
+                if (number := getattr(socket, name, None)) is not None:
+                    own.setsockopt(socket.IPPROTO_TCP, number, value)
 
     def interrupt(self) -> None:
         """Make the reader's next read fail."""

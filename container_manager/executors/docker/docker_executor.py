@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ...conf import AppSettings
 from ...jobs.sizes import MOST_SECONDS
 from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Rejected, Unavailable
-from .configuration import container_configuration
+from .configuration import container_configuration, fit_cores, is_allowed, volume_owners
 from .containers import Containers
 from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
@@ -22,6 +22,7 @@ from .followed_output import FollowedOutput
 from .held_limits import take_limits, warnings
 from .images import Images
 from .options import DockerOptions, docker_options
+from .upkeep import Upkeep
 from .view import View
 
 
@@ -40,12 +41,9 @@ class DockerExecutor(Executor):
         self._daemon = Daemon(options)
         self._changed = threading.Event()
         self._view = View(self._daemon, install=install, changed=self._changed.set)
-        self._containers = Containers(
-            self._daemon,
-            self._view,
-            Images(self._daemon, options, secrets_directory=secrets_directory),
-            pull=options.pull,
-        )
+        images = Images(self._daemon, options, secrets_directory=secrets_directory)
+        self._containers = Containers(self._daemon, self._view, images, pull=options.pull)
+        self._upkeep = Upkeep(self._daemon, images, options)
         self._lock = threading.Lock()
         self._outputs: dict[str, FollowedOutput] = {}
         # By when each is to be stopped, in monotonic seconds.
@@ -59,7 +57,11 @@ class DockerExecutor(Executor):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
-        docker_options(options)
+        given = docker_options(options)
+        if unknown := [image for image in given.prepull if not is_allowed(image, given) or "*" in image]:
+            raise ImproperlyConfigured(
+                f"The option 'prepull' must name images that the option 'images' allows, not a pattern: {unknown[0]!r}."
+            )
         # The default itself, or what `for_database` derives from it.
         if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
@@ -75,7 +77,13 @@ class DockerExecutor(Executor):
         configuration = container_configuration(spec, self._options, install=self._install)
         self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)
-        self._containers.launch(spec, configuration, note=output.note)
+        if "NanoCpus" in configuration["HostConfig"]:
+            cores = self._daemon.cores()
+            if fit_cores(configuration, cores) and spec.job.cpu_count:
+                output.note_once(f"The job asks for {spec.job.cpu_count:g} cores; the daemon's host has {cores}.")
+        self._upkeep.note_use(spec.job.image)
+        owners = volume_owners(spec, self._options)
+        self._containers.launch(spec, configuration, note=output.note, owners=owners)
         output.follow()
         return spec.key
 
@@ -135,12 +143,16 @@ class DockerExecutor(Executor):
             memory_bytes=info["MemTotal"],
         )
 
+    def maintain(self) -> None:
+        self._upkeep.begin()
+
     def heartbeat(self, seconds: float) -> None:
         self._containers.heartbeat(seconds)
 
     def close(self) -> None:
         self._closed.set()
         self._changed.set()
+        self._upkeep.close()
         self._containers.close()
         self._view.close()
         with self._lock:

@@ -42,6 +42,7 @@ class _Pull:
     """A pull, with its tries. It ends when nobody waits for it any more. Guarded by the lock of `Images`."""
 
     image: str
+    platform: str
     waiters: dict[str, _Waiter] = field(default_factory=dict)
     answer: Answer | None = None
     ended: threading.Event = field(default_factory=threading.Event)
@@ -54,23 +55,26 @@ class Images:
         self._daemon, self._options = daemon, options
         self._logins = Logins(options, secrets_directory=secrets_directory)
         self._lock = threading.Lock()
-        self._pulls: dict[str, _Pull] = {}
+        self._pulls: dict[tuple[str, str], _Pull] = {}
         self._pulled: set[str] = set()
         self._closed = False
 
-    def pull(self, image: str, key: str, *, note: Callable[[str], None]) -> Future[None]:
+    def pull(self, image: str, key: str, *, note: Callable[[str], None], platform: str = "") -> Future[None]:
         """Have an image pulled for an attempt, and return what tells when it is there; ``note`` takes the steps.
+
+        ``platform``: instead of the daemon's own.
 
         Its exception is Rejected: with the reason ``image`` where the registry refuses, and ``unavailable`` where the
         tries have failed for the options' time. Raises the former for what is no image's name.
         """
         _parts(image)
+        wanted = (image, platform)
         with self._lock:
             if self._closed:
                 raise Unavailable("This executor is closed.")
-            pull = self._pulls.get(image)
+            pull = self._pulls.get(wanted)
             if pull is None:
-                pull = self._pulls[image] = _Pull(image=image)
+                pull = self._pulls[wanted] = _Pull(image=image, platform=platform)
                 name = f"container-manager-pull-{image}"
                 threading.Thread(target=self._run, args=(pull,), name=name, daemon=True).start()
             if (waiter := pull.waiters.get(key)) is None:
@@ -138,7 +142,7 @@ class Images:
         except LoginProblem as error:
             problem = f" It was asked without a login: {error}"
             self._note(pull, f"{error} The image is pulled without a login.")
-        parameters = {"fromImage": repository, "tag": tag}
+        parameters = {"fromImage": repository, "tag": tag, **({"platform": pull.platform} if pull.platform else {})}
         silence = self._options.pull_stall_seconds
         try:
             with self._daemon.stream(
@@ -177,8 +181,7 @@ class Images:
     def _end(self, pull: _Pull, error: Rejected | None) -> None:
         with self._lock:
             pull.ended.set()
-            if self._pulls.get(pull.image) is pull:
-                del self._pulls[pull.image]
+            self._drop(pull)
             waiters, pull.waiters = pull.waiters, {}
             if error is None:
                 self._pulled |= waiters.keys()
@@ -188,13 +191,18 @@ class Images:
             else:
                 waiter.done.set_exception(error)
 
+    def _drop(self, pull: _Pull) -> None:
+        """Have the next attempt that needs the image begin another pull. The caller holds the lock."""
+        wanted = (pull.image, pull.platform)
+        if self._pulls.get(wanted) is pull:
+            del self._pulls[wanted]
+
     def _end_unwanted(self, pull: _Pull) -> None:
         """End a pull that nobody waits for. The caller holds the lock."""
         if pull.waiters:
             return
         pull.ended.set()
-        if self._pulls.get(pull.image) is pull:
-            del self._pulls[pull.image]
+        self._drop(pull)
         if pull.answer is not None:
             pull.answer.interrupt()
 
