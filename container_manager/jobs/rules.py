@@ -5,12 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any
+from typing import Any, TypeGuard
+
+from .printable import check_printable
 
 
 def is_text(value: object) -> bool:
     """Tell whether it is a text that is not empty."""
     return isinstance(value, str) and bool(value)
+
+
+def is_line(value: object) -> TypeGuard[str]:
+    """Tell whether it is a text of one printable line, perhaps empty."""
+    if not isinstance(value, str):
+        return False
+    try:
+        check_printable(value)
+    except ValueError:
+        return False
+    return True
 
 
 def is_texts(value: object) -> bool:
@@ -30,9 +43,7 @@ def is_count(value: object) -> bool:
 
 def is_path(value: object) -> bool:
     """Tell whether it is an absolute path that stays below what it names, and can stand in ``SOURCE:TARGET``."""
-    return (
-        isinstance(value, str) and value.startswith("/") and not any(part in value for part in ("\0", "\n", ":", ".."))
-    )
+    return is_line(value) and value.startswith("/") and not any(part in value for part in (":", ".."))
 
 
 def is_mapping(is_key: Callable[[Any], object], is_value: Callable[[Any], object]) -> Callable[[object], bool]:

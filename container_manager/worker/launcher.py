@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,7 +11,9 @@ from typing import Any, TypeVar
 
 from ..conf import AppSettings
 from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable
-from .launch_spec import launch_key, launch_spec
+from ..jobs.package_log import package_logger
+from .launch_spec import launch_key, launch_spec, secret_values
+from .masking import Mask
 from .run import Run
 from .threads import fail_thread
 
@@ -20,7 +21,7 @@ T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
 # How long calls that have no thread yet may still get one when the worker ends.
 _CLOSE_SECONDS = 5.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Launcher:
@@ -40,12 +41,24 @@ class Launcher:
         """Begin a launch; `results` yields what came of it."""
         try:
             spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
+            run.mask = self._mask(spec)
         except Exception as error:
             # Any error in a job's own values fails this job: a worker must not crash because of it, nor the next one.
             self._add_result(run, error)
             return
         submit = partial(self._submit, run, spec)
         self.call(run.job.spec.executor, run.executor, submit, done=partial(self._add_result, run))
+
+    def mask_adopted(self, run: Run) -> None:
+        """Have the output of an attempt that another worker launched masked, with the values that its secrets have now.
+
+        Values that cannot be read here are not masked.
+        """
+        if run.job.spec.secrets or run.job.spec.secret_files:
+            try:
+                run.mask = self._mask(launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: True))
+            except Exception as error:
+                logger.warning("The output of job=%s attempt=%s is not masked: %s", *run.id, error)
 
     def begin_later(self, run: Run) -> None:
         """Begin again after a pause: the engine, or another service that the launch needs, is away."""
@@ -81,6 +94,10 @@ class Launcher:
         wait(list(self._calls), timeout=_CLOSE_SECONDS)
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
+
+    def _mask(self, spec: LaunchSpec) -> Mask | None:
+        values = secret_values(spec) if self._settings.mask_secrets else []
+        return Mask(values) if values else None
 
     def _submit(self, run: Run, spec: LaunchSpec) -> str:
         """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""

@@ -12,6 +12,7 @@ from .. import store
 from ..executors.base import Executor, ExitStatus
 from ..statemachine import Graph
 from .capped_output import CappedOutput
+from .masking import Mask
 from .timers import Timer
 
 # One read of an attempt's output takes at most this much.
@@ -54,7 +55,8 @@ class Run:
     ``engine``: the identity of the engine that has it, "" if it ends with this worker. ``deadline``, ``launch_until``,
     ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership was lost;
     never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``set_aside``: something of it
-    could not be stored once, most often because its rows were locked.
+    could not be stored once, most often because its rows were locked. ``mask``: for the values of
+    its secrets.
     """
 
     id: AttemptKey = field(init=False)
@@ -63,6 +65,7 @@ class Run:
     key: str
     engine: str
     output: CappedOutput
+    mask: Mask | None = None
     deadline: float | None
     stage: Stage = Stage.LAUNCHING
     handle: str = ""
@@ -94,13 +97,17 @@ class Run:
     def is_overdue(self) -> bool:
         return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline
 
+    def masked(self, text: str) -> str:
+        """Return a message that may quote the job's secrets, without their values."""
+        return text if self.mask is None else self.mask.text(text)
+
     def read_output(self, *, to_end: bool = False) -> bool:
         """Read a page of the output that the executor has, or all of it; return whether nothing will follow."""
         for _ in range(_PAGES_AT_ONCE):
             page = self.executor.logs(self.handle or self.key, self.cursor, _PAGE_BYTES)
             self.cursor = page.cursor
             if page.chunks:
-                self.output.feed(page.chunks)
+                self.output.feed(page.chunks if self.mask is None else self.mask.feed(page.chunks))
             if page.complete:
                 return True
             if not (page.chunks and to_end):
@@ -113,6 +120,8 @@ class Run:
 
         At most one change waits for the database, unless ``everything`` is asked for: more output stays under its cap.
         """
+        if everything and self.mask is not None:
+            self.output.feed(self.mask.flush())
         if everything or not self.log_changes:
             entries, gone = self.output.take(tail=everything or self.tail_timer.take_due())
             if entries:

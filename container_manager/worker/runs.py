@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,6 +17,7 @@ from ..executors.base import (
     Rejected,
     Unavailable,
 )
+from ..jobs.package_log import package_logger
 from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
@@ -28,7 +28,7 @@ from .run import AttemptKey, Run, Stage
 from .timers import Timer
 
 _FLUSH_SECONDS = 0.5
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Runs:
@@ -95,7 +95,9 @@ class Runs:
         run.running_since = time.monotonic()
         if launches:
             self._launcher.begin(run)
-        elif not is_wanted:
+        else:
+            self._launcher.mask_adopted(run)
+        if not (launches or is_wanted):
             self.stop(run, "cancelled", grace=job.spec.grace_seconds)
         self._engines.note_change(job.spec.executor)
 
@@ -209,6 +211,7 @@ class Runs:
         else:
             logger.error("Executor %s failed to launch job=%s", run.job.spec.executor, run.job.id, exc_info=error)
             reason, message = "start", f"The executor failed: {type(error).__name__}: {error}"
+        message = run.masked(message)
         run.enter(Stage.ENDED)
         run.exit = ExitStatus(message=message)
         result_or_error(run.read_output)
@@ -270,6 +273,8 @@ class Runs:
     def _end(self, run: Run, exit_status: ExitStatus) -> None:
         run.prepare_log_change(everything=True)
         run.enter(Stage.ENDED)
+        if run.mask is not None:
+            exit_status = exit_status._replace(message=run.masked(exit_status.message))
         run.exit = exit_status
         if run.stopped_for == "cancelled":
             run.outcome = closed(run.job, exit_status, "Stopped: the job was cancelled.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
+from ...jobs.package_log import package_logger
 from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..output_buffer import OutputBuffer
 from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
@@ -17,7 +17,7 @@ from .frames import FrameDecoder, Positions, since
 _SILENCE_SECONDS = 1.0
 # A container that ends within this time is read at once instead of followed, which saves calls to the daemon.
 _END_SECONDS = 0.2
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class FollowedOutput:
