@@ -9,18 +9,18 @@ from django.utils.translation import gettext_lazy as _
 
 # For texts that may have more than one line, such as a command with a script in it.
 LINES = "\t\n\r"
-# Control characters (escapes and line breaks among them), line and paragraph separators, those that change the
-# direction of writing (https://www.unicode.org/reports/tr9/), and halves of surrogate pairs, which nothing can encode.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters (escapes and line breaks among them), line and paragraph separators, those that embed, override or
+# isolate a direction of writing (https://www.unicode.org/reports/tr9/), and surrogates, which nothing can encode.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def check_printable(text: str, *, allowed: str = "") -> None:
     """Raise ValueError, which names the character, for a text that is not shown as it is; ``allowed``: except these."""
     for found in _UNPRINTABLE.finditer(text):
         if found[0] not in allowed:
+            message = _("The character %(character)s at position %(position)d would change how lines are shown.")
             # Escaped, since this is shown too.
-            values = {"character": ascii(found[0]), "position": found.start() + 1}
-            raise ValueError(_("The character %(character)s, at position %(position)d, is not allowed.") % values)
+            raise ValueError(message % {"character": ascii(found[0]), "position": found.start() + 1})
 
 
 def escaped(text: object, *, allowed: str = "") -> str:
