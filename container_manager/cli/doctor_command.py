@@ -25,7 +25,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             if count := diagnosis.jobs[status]:
                 diagnosis.problems.append(f"{count} jobs are still {status}")
     if options["json"]:
-        print_json(out, asdict(diagnosis))
+        # asdict() takes a Counter's items for what it is to count.
+        print_json(out, {**asdict(diagnosis), "jobs": dict(diagnosis.jobs)})
     else:
         by_status = ", ".join(f"{count} {escaped(status)}" for status, count in sorted(diagnosis.jobs.items()))
         out.write(f"{diagnosis.jobs.total()} jobs ({by_status or 'none'}), ")
