@@ -58,11 +58,11 @@ def _escaped(response: HttpResponse) -> HttpResponse:
     return response
 
 
-def _submitted_form(form: Any, user: object) -> Any:
+def _submitted_form(form: Any, request: HttpRequest) -> Any:
     class SubmittedForm(form):  # type: ignore[misc]
         def _post_clean(self) -> None:
             # Where the job can be changed, whoever does so submits it.
-            self.instance.submitter = user if "secrets" in self.fields else "nobody's change"
+            self.instance.submitter = request.user if "secrets" in self.fields else "nobody's change"
             super()._post_clean()
 
     return SubmittedForm
@@ -135,7 +135,7 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        return _submitted_form(super().get_form(request, *args, **kwargs), request.user)
+        return _submitted_form(super().get_form(request, *args, **kwargs), request)
 
     def save_model(self, request: HttpRequest, obj: ContainerJob, form: Any, change: bool) -> None:
         if not change:
