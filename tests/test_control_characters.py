@@ -18,9 +18,12 @@ from django.utils import timezone
 
 from container_manager import queue
 from container_manager.cli.verbs import VERBS
-from container_manager.conf import setting_problems
+from container_manager.conf import AppSettings, setting_problems
+from container_manager.executors.base import LaunchSpec
+from container_manager.executors.process import ProcessExecutor
 from container_manager.jobs.printable import LINES, check_printable
 from container_manager.models import ContainerJob, PausedQueue
+from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .jobs import job_in, journal_of
 
@@ -61,7 +64,7 @@ def is_plain(text: str) -> bool:
         check_printable(text, allowed=LINES.replace("\r", ""))
     except ValueError:
         return False
-    return not any(line.lstrip().startswith(FORGED) for line in text.splitlines())
+    return not any(line.startswith(FORGED) for line in text.splitlines())
 
 
 @pytest.mark.shows("reference/jobs.md#characters")
@@ -198,13 +201,32 @@ def test_no_verb_shows_a_text_of_the_tables_so_that_it_changes_others(verb: str,
         assert r"x\x1b[2K\r\n01a2240e-FORGED  completed\n\u202egnp" in shown[0]
 
 
-def test_nor_does_a_line_of_the_log(forged: ContainerJob, caplog: pytest.LogCaptureFixture) -> None:
+class QuotingExecutor(ProcessExecutor):
+    """Says what it was given by the job's author, in an error that nobody expects."""
+
+    def submit(self, spec: LaunchSpec) -> str:
+        raise RuntimeError(EVIL)
+
+
+@pytest.mark.usefixtures("forged")
+@pytest.mark.django_db(transaction=True)
+def test_nor_does_a_line_of_a_workers_log(caplog: pytest.LogCaptureFixture) -> None:
+    job = queue.enqueue(command="true", max_retries=0)
+    executors = {"default": QuotingExecutor()}
     with caplog.at_level(logging.INFO, logger="container_manager"):
-        forged.mark_as_cancelled(reason=EVIL, actor=EVIL)
-        logging.getLogger("container_manager.worker.maintenance").error("Job %s failed: %s", forged.pk, EVIL)
-    handler = logging.Formatter("%(message)s")
-    lines = [handler.format(record) for record in caplog.records]
-    assert len(lines) >= 1
+        WorkerLoop(settings=AppSettings(), executors=executors, options=WorkerOptions(drain=True)).run()
+        job.refresh_from_db()
+        job.mark_as_cancelled(reason=EVIL, actor=EVIL)
+        logging.getLogger("container_manager.worker.maintenance").error("Job %s failed: %s", job.pk, EVIL)
+    lines = [logging.Formatter("%(message)s").format(record) for record in caplog.records]
+    for said in (
+        "An executor failed",
+        "No live worker serves",
+        "running -> failed",
+        "failed -> cancelled",
+        "failed: x",
+    ):
+        assert any(said in line for line in lines), said
     assert [line for line in lines if not is_plain(line)] == []
 
 

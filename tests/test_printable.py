@@ -62,4 +62,4 @@ def test_a_line_of_the_log_cannot_be_forged_by_a_text_or_an_error() -> None:
     first, *rest = out.getvalue().splitlines()
     assert first == r"Job a\nERROR forged failed: b\x1b[2J\nERROR forged"
     assert rest[0] == "It failed with 7"
-    assert rest[-1] == r"ValueError: c\x1b[2J"
+    assert rest[-1] == r"  ValueError: c\x1b[2J"

@@ -295,6 +295,28 @@ class TestFolders:
 
 @pytest.mark.without_database
 @pytest.mark.usefixtures("folder")
+def test_the_output_of_a_job_without_secrets_passes_no_mask() -> None:
+    runs = runs_on(SurvivingEngine(), app_settings())
+    runs.take_on(claimed())
+    (run,) = runs
+    assert run.mask is None
+
+
+@pytest.mark.without_database
+@pytest.mark.usefixtures("folder")
+def test_an_executor_that_delivers_no_files_runs_no_job_that_has_some() -> None:
+    engine = SurvivingEngine()
+    runs, job = runs_on(engine, app_settings()), claimed()
+    runs.take_on(job._replace(spec=job.spec._replace(secret_files={"key": "file:key"})))
+    runs.turn()
+    (run,) = runs
+    assert run.outcome is not None
+    assert (run.outcome.status, run.outcome.reason, engine.asked) == ("failed", "start", [])
+    assert "does not deliver" in run.outcome.message
+
+
+@pytest.mark.without_database
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(("reference", "said"), [("env:CM_SECRET_PLAIN_TOKEN", "***"), ("env:CM_SECRET_GONE", VALUE)])
 def test_the_output_of_an_adopted_attempt_is_masked_as_far_as_its_secrets_can_be_read(
     reference: str, said: str, caplog: pytest.LogCaptureFixture

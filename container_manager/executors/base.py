@@ -145,12 +145,14 @@ class Capabilities:
     """What an executor can do.
 
     ``survives_worker``: attempts go on without their worker and can be adopted. ``isolates``: a job cannot touch the
-    host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks.
+    host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks. ``secret_files``: a launch's
+    secret files arrive; without it a job that has some is rejected.
     """
 
     survives_worker: bool
     isolates: bool
     launch_threads: int = 4
+    secret_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

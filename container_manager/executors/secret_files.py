@@ -88,6 +88,7 @@ def is_in_memory(path: Path) -> bool:
     real = Path(os.path.realpath(path))
     for line in _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines():
         _, mounted, kind, *_ = line.split(" ")
+        mounted = mounted.replace(r"\040", " ")
         # The last of several at one place covers the others.
         if real.is_relative_to(mounted) and len(mounted) >= best:
             found, best = kind, len(mounted)

@@ -75,7 +75,7 @@ def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
     try:
         for name, reference in job.spec.secrets.items():
             required_permission(str(reference), settings.secrets)
-            environment[name] = read_secret(reference, directory=settings.secrets_directory)
+            environment[name] = read_secret(str(reference), directory=settings.secrets_directory)
     except (LookupError, ValueError) as error:
         raise Rejected("start", str(error.args[0])) from error
     if odd := [name for name in job.spec.secrets if "\0" in environment[name]]:
@@ -92,7 +92,7 @@ def _secret_files(job: ClaimedJob, settings: AppSettings) -> dict[str, bytes]:
         for reference in job.spec.secret_files.values():
             required_permission(str(reference), settings.secrets)
         return {
-            name: read_secret_bytes(reference, directory=settings.secrets_directory)
+            name: read_secret_bytes(str(reference), directory=settings.secrets_directory)
             for name, reference in job.spec.secret_files.items()
         }
     except (LookupError, ValueError) as error:

@@ -42,6 +42,8 @@ class Launcher:
         try:
             spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
             run.mask = self._mask(spec)
+            if spec.secret_files and not run.executor.capabilities.secret_files:
+                raise Rejected("start", "The job has secrets as files, which this executor does not deliver.")
         except Exception as error:
             # Any error in a job's own values fails this job: a worker must not crash because of it, nor the next one.
             self._add_result(run, error)

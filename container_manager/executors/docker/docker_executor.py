@@ -32,7 +32,9 @@ class DockerExecutor(Executor):
     """
 
     # Measured on two cores: more than four launches at a time are no faster.
-    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=True, launch_threads=4)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        survives_worker=True, isolates=True, launch_threads=4, secret_files=True
+    )
 
     def __init__(
         self,

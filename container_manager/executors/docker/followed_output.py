@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from ...jobs.package_log import package_logger
+from ...jobs.printable import escaped
 from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..output_buffer import OutputBuffer
 from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
@@ -38,7 +39,7 @@ class FollowedOutput:
     def note(self, text: str) -> None:
         """Add a line of the worker's own."""
         with self._state:
-            self._buffer.add([LogChunk(stream="system", data=text.encode() + b"\n")])
+            self._buffer.add([LogChunk(stream="system", data=escaped(text).encode() + b"\n")])
 
     def follow(self) -> None:
         """Start fetching, unless that has started."""

@@ -52,7 +52,9 @@ class ProcessExecutor(Executor):
     fails with the reason ``start``. With ``ignore_isolation`` it runs without that, as may suit development.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=0)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        survives_worker=False, isolates=False, launch_threads=0, secret_files=True
+    )
 
     def __init__(
         self,
