@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import InterfaceError, InternalError, OperationalError, connection, connections, transaction
+from django.test import override_settings
 from django.utils import timezone
 
 from container_manager import queue, store
@@ -180,9 +181,11 @@ class TestClaiming:
         assert (job.exit_code, job.failure_reason, job.last_error, job.worker) == (None, "", "", "second")
         assert [(a.number, a.worker) for a in job.attempts.order_by("number")] == [(1, "first"), (2, "second")]
 
+    @override_settings(CONTAINER_MANAGER={"SECRETS": {"env:CM_SECRET_S": "", "file:key": ""}})
     def test_a_claim_returns_every_field_of_the_job(self) -> None:
         asked = {
             "image": "debian", "command": "echo 'a b'", "environment": {"A": "ä"}, "secrets": {"S": "env:CM_SECRET_S"},
+            "secret_files": {"key": "file:key"},
             "working_directory": "/srv", "memory_bytes": 2**40, "cpu_count": 0.5, "timeout_seconds": 7,
             "grace_seconds": 3, "max_retries": 2, "labels": {"l": "1"}, "executor": "default",
         }  # fmt: skip

@@ -48,6 +48,8 @@ def create_job(options: Mapping[str, Any]) -> ContainerJob:
         **{name: value for name, value in given.items() if value is not None},
         command=shlex.join(words[1:] if words[:1] == ["--"] else words),
         container={name: value for name, value in asked.items() if value is not None},
+        # Whoever has this shell has the project's settings and code.
+        actor="command line",
     )
 
 

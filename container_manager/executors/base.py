@@ -18,6 +18,8 @@ from ..jobs.container_request import ContainerRequest
 from ..jobs.spec import JobSpec
 
 Stream = Literal["stdout", "stderr", "system"]
+# Names the folder of the secrets that a job has as files.
+SECRETS_VARIABLE = "CONTAINER_MANAGER_SECRETS"
 
 
 class ExecutorError(Exception):
@@ -76,7 +78,9 @@ class LaunchSpec:
     """One attempt to run. ``key`` identifies it: submitting the same key twice runs it once.
 
     ``job`` is what its author asked for. ``argv``, ``environment`` and ``container`` are the same resolved: the words
-    of the command, the variables with the secrets' values, the checked request. The repr shows no variable's value.
+    of the command, the variables with the secrets' values, the checked request. ``secret_files``: name → content; the
+    executor puts them where only the job finds them, in memory, and says where in ``SECRETS_VARIABLE``. The repr shows
+    no variable's value.
     ``is_wanted`` returns False, for good, once the worker has lost the attempt: an executor that starts it in several
     steps asks before each, after it has checked that the last heartbeat has not expired (`Executor.heartbeat`).
     """
@@ -85,6 +89,7 @@ class LaunchSpec:
     argv: tuple[str, ...]
     job: JobSpec = field(default=JobSpec(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     container: ContainerRequest = field(default_factory=ContainerRequest)
     is_wanted: Callable[[], bool] = field(default=_always, repr=False, compare=False)
 
@@ -162,12 +167,14 @@ class Capabilities:
     """What an executor can do.
 
     ``survives_worker``: attempts go on without their worker and can be adopted. ``isolates``: a job cannot touch the
-    host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks.
+    host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks. ``secret_files``: a launch's
+    secret files arrive; without it a job that has some is rejected.
     """
 
     survives_worker: bool
     isolates: bool
     launch_threads: int = 4
+    secret_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import store
+from ..jobs.package_log import package_logger
 from .timers import Timer
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.05, 2.0
 # begins after a third of the lease, and meets a silent connection, still has time to connect anew.
 _SILENCE_SHARE = 1 / 2
 _CONNECT_SHARE = 1 / 3
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Database:

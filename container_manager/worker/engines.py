@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from ..conf import AppSettings
 from ..executors.base import Executor, Observations, Unavailable
+from ..jobs.package_log import package_logger
 
 _WATCH_SECONDS = 0.5
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Engines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
@@ -12,10 +11,11 @@ from queue import SimpleQueue
 from django.db import connections
 
 from .. import store
+from ..jobs.package_log import package_logger
 from .database import Database
 from .run import AttemptKey, Run
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 def note_refused_end(outcome: store.Outcome, error: Exception) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -11,8 +10,10 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..conf import AppSettings
-from ..executors.base import DependencyUnavailable, Executor, ExecutorError, Rejected, Unavailable, Waiting
-from .launch_spec import launch_key, launch_spec
+from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
+from ..jobs.package_log import package_logger
+from .launch_spec import launch_key, launch_spec, secret_values
+from .masking import Mask
 from .run import Run
 from .threads import fail_thread
 
@@ -20,7 +21,7 @@ T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
 # How long calls that have no thread yet may still get one when the worker ends.
 _CLOSE_SECONDS = 5.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class EngineReplaced(DependencyUnavailable):
@@ -50,6 +51,17 @@ class Launcher:
         # In the engine's threads, if it has any: what the values of some jobs cost must not hold up the loop.
         submit = partial(self._submit, run)
         self.call(run.job.spec.executor, run.executor, submit, done=partial(self._add_result, run))
+
+    def mask_adopted(self, run: Run) -> None:
+        """Have the output of an attempt that another worker launched masked, with the values that its secrets have now.
+
+        Values that cannot be read here are not masked.
+        """
+        if run.job.spec.secrets or run.job.spec.secret_files:
+            try:
+                run.mask = self._mask(launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: True))
+            except Exception as error:
+                logger.warning("The output of job=%s attempt=%s is not masked: %s", *run.id, error)
 
     def begin_later(self, run: Run) -> None:
         """Begin again after a pause: the engine, or another service that the launch needs, is away."""
@@ -88,6 +100,10 @@ class Launcher:
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
 
+    def _mask(self, spec: LaunchSpec) -> Mask | None:
+        values = secret_values(spec) if self._settings.mask_secrets else []
+        return Mask(values) if values else None
+
     def _submit(self, run: Run) -> str:
         """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""
         if run.abandoned:
@@ -101,6 +117,10 @@ class Launcher:
             # The previous attempt may still run: it was perhaps given up while its engine was away.
             run.executor.remove(launch_key(run.job, self._settings, number=run.job.attempt - 1), failed=True)
         spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
+        # Before there is any output.
+        run.mask = self._mask(spec)
+        if spec.secret_files and not run.executor.capabilities.secret_files:
+            raise Rejected("start", "The job has secrets as files, which this executor does not deliver.")
         return run.executor.submit(spec)
 
     def _add_result(self, run: Run, result: str | Exception) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from uuid import UUID
 from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
+from ..jobs.package_log import package_logger
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
 from .claims import Claims
@@ -40,7 +40,7 @@ _SWEEP_SECONDS = 30.0
 _LOCKED_SECONDS = 0.2
 # A hint that is not from the database: an engine or another thread of this worker has news.
 _NEWS = ""
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class ThreadFailed(Exception):

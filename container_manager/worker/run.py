@@ -12,6 +12,7 @@ from .. import store
 from ..executors.base import Executor, ExitStatus, LogChunk
 from ..statemachine import Graph
 from .capped_output import CappedOutput
+from .masking import Mask
 from .timers import Timer
 
 # One read of an attempt's output takes at most this much.
@@ -56,8 +57,8 @@ class Run:
     deadline before it runs. ``waiting_for``: what its launch waits for, "" if for nothing; ``has_waited``: whether it
     ever did. ``handle_stored`` and ``wait_stored``: whether the database knows them. ``abandoned``: ownership was lost;
     never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``killed``: it gets no grace period
-    any more. ``set_aside``: something of it
-    could not be stored once, most often because its rows were locked.
+    any more. ``mask``: for the values of its secrets. ``set_aside``: something of it could not be stored once, most
+    often because its rows were locked.
     """
 
     id: AttemptKey = field(init=False)
@@ -66,6 +67,7 @@ class Run:
     key: str
     engine: str
     output: CappedOutput
+    mask: Mask | None = None
     deadline: float | None = None
     stage: Stage = Stage.LAUNCHING
     handle: str = ""
@@ -125,13 +127,17 @@ class Run:
         waited = self.running_since - self.claimed_at if self.has_waited else 0.0
         return store.Launch(job, attempt, handle=self.handle, waited_seconds=waited)
 
+    def masked(self, text: str) -> str:
+        """Return a message that may quote the job's secrets, without their values."""
+        return text if self.mask is None else self.mask.text(text)
+
     def read_output(self, *, to_end: bool = False) -> bool:
         """Read a page of the output that the executor has, or all of it; return whether nothing will follow."""
         for _ in range(_PAGES_AT_ONCE):
             page = self.executor.logs(self.handle or self.key, self.cursor, _PAGE_BYTES)
             self.cursor = page.cursor
             if page.chunks:
-                self.output.feed(page.chunks)
+                self.output.feed(page.chunks if self.mask is None else self.mask.feed(page.chunks))
             if page.complete:
                 return True
             if not (page.chunks and to_end):
@@ -148,6 +154,8 @@ class Run:
 
         At most one change waits for the database, unless ``everything`` is asked for: more output stays under its cap.
         """
+        if everything and self.mask is not None:
+            self.output.feed(self.mask.flush())
         if everything or not self.log_changes:
             entries, gone = self.output.take(tail=everything or self.tail_timer.take_due(), last=everything)
             if entries:

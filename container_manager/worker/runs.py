@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -19,6 +18,7 @@ from ..executors.base import (
     Unavailable,
     Waiting,
 )
+from ..jobs.package_log import package_logger
 from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
@@ -34,7 +34,7 @@ _FLUSH_SECONDS = 0.5
 _WAIT_CHARACTERS = 1024
 # The last line of an output of which there may have been more.
 _LOST_OUTPUT = "The output may lack its end. {}"
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Runs:
@@ -102,6 +102,7 @@ class Runs:
         if launches:
             self._launcher.begin(run)
             return
+        self._launcher.mask_adopted(run)
         run.begin_deadline(elapsed_seconds=job.elapsed_seconds)
         if not is_wanted:
             run.killed = found.kill_requested
@@ -234,6 +235,7 @@ class Runs:
             logger.error("Executor %s failed to launch job=%s", run.job.spec.executor, run.job.id, exc_info=error)
             reason = "start"
             message = f"The executor failed: {type(error).__name__}: {error}. The worker's log has the traceback."
+        message = run.masked(message)
         run.enter(Stage.ENDED)
         run.exit = ExitStatus(message=message)
         result_or_error(run.read_output)
@@ -298,6 +300,8 @@ class Runs:
     def _end(self, run: Run, exit_status: ExitStatus) -> None:
         run.prepare_log_change(everything=True)
         run.enter(Stage.ENDED)
+        if run.mask is not None:
+            exit_status = exit_status._replace(message=run.masked(exit_status.message))
         run.exit = exit_status
         if run.stopped_for == "cancelled":
             run.outcome = closed(run.job, exit_status, "Stopped: the job was cancelled.")

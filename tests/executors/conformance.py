@@ -7,11 +7,13 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from container_manager.conf import AppSettings
 from container_manager.executors.base import (
     Executor,
     ExitStatus,
@@ -165,6 +167,21 @@ class Conformance:
         assert reason == "start"
         assert "no-such-program" in message
         assert observation(executor, spec.key) is None
+
+    @pytest.mark.shows("reference/jobs.md#secrets")
+    def test_secret_files_are_in_memory_where_the_job_alone_finds_them_and_gone_with_it(
+        self, harness: Harness, executor: Executor
+    ) -> None:
+        assert executor.capabilities.secret_files
+        script = 'cd "$CONTAINER_MANAGER_SECRETS"; ls; cat key; stat -f -c %T . >&2; touch new 2>/dev/null || true'
+        spec = replace(harness.spec(script), secret_files={"key": b"correct\0horse"})
+        status, chunks = self.run(executor, spec)
+        assert (status.code, text(chunks)) == (0, b"key\ncorrect\0horse")
+        assert text(chunks, "stderr").strip() == b"tmpfs"
+        folders = [*Path(AppSettings().secret_files_directory).glob(f"container-manager-*/*/{spec.key}")]
+        assert len(folders) == 1
+        executor.remove(spec.key)
+        assert not folders[0].exists()
 
     def test_observe_lists_all_in_one_call(self, harness: Harness, executor: Executor) -> None:
         specs = [harness.spec("sleep 600"), harness.spec("true"), harness.spec("exit 3")]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ...jobs.command import split_command
 from ...jobs.sizes import MOST_CPUS, text_bytes
-from ..base import LaunchSpec, Rejected
+from ..base import SECRETS_VARIABLE, LaunchSpec, Rejected
 from .options import DockerOptions
 
 T = TypeVar("T", int, float)
@@ -17,6 +18,8 @@ INSTALL_LABEL = "container-manager.install"
 KEY_LABEL = "container-manager.key"
 # Prefix of a job's own labels: some programs act on the labels of containers, which a job must not control.
 JOB_LABELS = "container-manager.job."
+# Where docker's own secrets are, too.
+SECRETS_FOLDER = "/run/secrets"
 _HUB = ("docker.io/", "index.docker.io/")
 # When the last file is full, a new one begins and the oldest is dropped: with only one file, all would be dropped. A
 # reader may miss or repeat some output at that moment (measured with 20.10).
@@ -79,6 +82,13 @@ def volume_owners(spec: LaunchSpec, options: DockerOptions) -> dict[str, str]:
     """Return by their paths in the container whose its volumes are to be: ``uid:gid``, as the options say."""
     asked = {path: options.volumes[name] for name, path in spec.container.volumes.items()}
     return {path: volume["owner"] for path, volume in asked.items() if "owner" in volume}
+
+
+def add_secret_files(configuration: dict[str, Any], folder: Path) -> None:
+    """Mount a folder of the daemon's host that has the secrets which a job has as files."""
+    mounts = configuration["HostConfig"]["Mounts"]
+    mounts.append({"Type": "bind", "Source": str(folder), "Target": SECRETS_FOLDER, "ReadOnly": True})
+    configuration["Env"].append(f"{SECRETS_VARIABLE}={SECRETS_FOLDER}")
 
 
 def is_allowed(image: str, options: DockerOptions) -> bool:

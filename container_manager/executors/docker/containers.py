@@ -58,8 +58,8 @@ class Containers:
     ) -> None:
         """Create and start a container, or adopt it where it exists; ``note`` takes the steps of a pull.
 
-        ``owners``: paths of volumes, and whose they become (``uid:gid``). Raises Rejected, Unavailable where it may work
-        later, or Waiting while its image is being pulled.
+        ``owners``: paths of volumes, and whose they become (``uid:gid``). Raises Rejected, Unavailable where it may
+        work later, or Waiting while its image is being pulled.
         """
         with self._lock:
             self._launching.add(spec.key)
@@ -121,9 +121,8 @@ class Containers:
             if self._pull_policy == "never":
                 raise Rejected("image", f"There is no image {image!r}, and 'pull' is 'never'.")
             if pulled:
-                error: ExecutorError = DependencyUnavailable(
-                    f"The image {image!r} was removed as soon as it was pulled."
-                )
+                text = f"The image {image!r} was removed as soon as it was pulled."
+                error: ExecutorError = DependencyUnavailable(text)
                 if platform:
                     text = f"The image {image!r} that was pulled is not for the platform {platform!r}."
                     error = Rejected("image", text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
+from ...jobs.package_log import package_logger
+from ...jobs.printable import escaped
 from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..output_buffer import OutputBuffer
 from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
@@ -19,7 +20,7 @@ _END_SILENCE_SECONDS = 1.0
 _GONE = "The container was removed before all of its output was read: what is missing here is lost."
 # A container that ends within this time is read at once instead of followed, which saves calls to the daemon.
 _END_SECONDS = 0.2
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class FollowedOutput:
@@ -41,7 +42,7 @@ class FollowedOutput:
     def note(self, text: str) -> None:
         """Add a line of the worker's own."""
         with self._state:
-            self._buffer.add([LogChunk(stream="system", data=text.encode() + b"\n")])
+            self._buffer.add([LogChunk(stream="system", data=escaped(text).encode() + b"\n")])
 
     def note_once(self, text: str) -> None:
         """Add a line of the worker's own that does not change with each try of a launch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from docker.auth import resolve_repository_name
 from docker.errors import DockerException
 from docker.utils import parse_repository_tag
 
+from ...jobs.package_log import package_logger
 from ..base import DependencyUnavailable, ExecutorError, Rejected, Unavailable
 from .daemon import Answer, Daemon, Failed, Gone, Silent
 from .logins import LoginProblem, Logins
@@ -25,7 +25,7 @@ from .refusals import is_final_pull
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _NOT_FOUND = 404
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

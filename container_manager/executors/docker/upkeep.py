@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from docker.errors import APIError
 
+from ...jobs.package_log import package_logger
 from ..base import ExecutorError, Unavailable
 from .configuration import is_allowed, split_reference
 from .daemon import CONFLICT, NOT_FOUND, Daemon, Gone
@@ -23,7 +23,7 @@ _PASS_SECONDS = 600.0
 # What was used, or first seen, more recently than this stays, whatever it takes: a launch may be about to use it.
 _FRESH_SECONDS = 600.0
 _NONE = "<none>"
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class _Reference(NamedTuple):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...jobs.package_log import package_logger
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
 from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
@@ -23,7 +23,7 @@ _LAST_WORDS_BYTES = 4096
 # The daemon's event that a container ran out of memory may come after the one of its end (2 in 100, by some ms,
 # measured with 20.10), and by then has come if it ever does.
 _OUT_OF_MEMORY_SECONDS = 1.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
