@@ -31,7 +31,7 @@ test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB wh
 	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
 	fi
 
-chaos: $(VENV)/test  ## Kill and freeze workers, databases and Docker daemons, then look for a job that lies
+chaos: $(VENV)/test  ## Kill, freeze and cut off workers, databases and Docker daemons, then look for a job that lies
 	$(BIN)/python -m tests.chaos sqlite --jobs $(JOBS)
 	@[ $(CONTAINERS) = 0 ] || $(BIN)/python -m tests.chaos sqlite --executor docker --jobs $(CONTAINERS)
 	$(BIN)/python -m tests.chaos postgresql --jobs $(JOBS)

@@ -8,11 +8,13 @@ from django.contrib import admin, messages
 from django.db import router
 from django.db.models import Field
 from django.http import HttpRequest, HttpResponse
+from django.template.response import SimpleTemplateResponse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from .jobs.container_request import REQUEST_RULES
+from .jobs.printable import LINES, escaped
 from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
@@ -29,6 +31,42 @@ if TYPE_CHECKING:
     JobInline = admin.TabularInline[Any, ContainerJob]
 else:
     JobModelAdmin, JobInline = admin.ModelAdmin, admin.TabularInline
+
+
+class EscapedPages:
+    """A mixin for ``ModelAdmin``: its pages show no text, whoever wrote it, in a way that changes other texts."""
+
+    def changelist_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
+        return _escaped(super().changelist_view(*args, **kwargs))  # type: ignore[misc]
+
+    def changeform_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
+        return _escaped(super().changeform_view(*args, **kwargs))  # type: ignore[misc]
+
+    def delete_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
+        return _escaped(super().delete_view(*args, **kwargs))  # type: ignore[misc]
+
+    def history_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
+        return _escaped(super().history_view(*args, **kwargs))  # type: ignore[misc]
+
+
+def _escaped(response: HttpResponse) -> HttpResponse:
+    def escape(rendered: Any) -> None:
+        # A line break is a space in HTML.
+        rendered.content = escaped(rendered.content.decode(rendered.charset), allowed=LINES)
+
+    if isinstance(response, SimpleTemplateResponse):
+        response.add_post_render_callback(escape)
+    return response
+
+
+def _submitted_form(form: Any, request: HttpRequest) -> Any:
+    class SubmittedForm(form):  # type: ignore[misc]
+        def _post_clean(self) -> None:
+            # Where the job can be changed, whoever does so submits it.
+            self.instance.submitter = request.user if "secrets" in self.fields else "nobody's change"
+            super()._post_clean()
+
+    return SubmittedForm
 
 
 class ReadOnlyInline(JobInline):
@@ -51,12 +89,15 @@ class TransitionInline(ReadOnlyInline):
 
 class AttemptInline(ReadOnlyInline):
     model = JobAttempt
-    fields = ("number", "worker", "executor", "launched_at", "finished_at", "exit_code", "signal", "reason", "message")
+    fields = (
+        *("number", "worker", "executor", "launched_at", "waiting_for", "finished_at"),
+        *("exit_code", "signal", "reason", "message"),
+    )
     ordering = ("number",)
 
 
 @admin.register(ContainerJob)
-class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
+class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     form = StateMachineModelForm
     list_display = ("short_name", "status", "queue", "priority", "attempt", "failure_reason", "created_at")
     list_filter = ("status", "queue", "executor", "failure_reason")
@@ -74,7 +115,9 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
         if request.method == "GET":
             for executor, queue in unserved_destinations(using=router.db_for_read(ContainerJob)):
                 text = _("No live worker serves executor %(executor)s in queue %(queue)s: its jobs wait.")
-                self.message_user(request, text % {"executor": executor, "queue": queue}, messages.WARNING)
+                self.message_user(
+                    request, text % {"executor": escaped(executor), "queue": escaped(queue)}, messages.WARNING
+                )
         return super().changelist_view(request, extra_context)
 
     def get_readonly_fields(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
@@ -94,6 +137,9 @@ class ContainerJobAdmin(RefusalsInAdmin, JobModelAdmin):
                 "{} {}.", _("A JSON object with any of these. What a job may have is its executor's to say."), wishes
             )
         return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return _submitted_form(super().get_form(request, *args, **kwargs), request)
 
     def save_model(self, request: HttpRequest, obj: ContainerJob, form: Any, change: bool) -> None:
         if not change:

@@ -14,10 +14,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS
 
-from .jobs.rules import is_count, is_positive, is_text, is_texts, matches
+from .jobs.rules import is_count, is_line, is_positive, is_text, is_texts, matches
+from .jobs.secret_references import JOB_VARIABLES
 
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
+_REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+")
+_PERMISSION = re.compile(r"(\w+\.\w+)?")
 _INSTALL = re.compile("[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*")
 
 
@@ -30,7 +33,8 @@ class RetrySettings:
     https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/.
     ``reasons`` are the failure reasons worth a retry; an image or a program that is not there stays so.
     ``free_losses``: how many times an attempt may be lost (reason ``lost`` or ``node_lost``: its worker or engine
-    ended, not the command) without costing one of the job's retries; a job without retries is not run again.
+    ended, not the command) or not be launched (``unavailable``) without costing one of the job's retries; a job without
+    retries is not run again.
     """
 
     initial_seconds: float = 15.0
@@ -38,7 +42,7 @@ class RetrySettings:
     max_seconds: float = 3600.0
     jitter: float = 0.1
     free_losses: int = 5
-    reasons: tuple[str, ...] = ("error", "signal", "oom", "timeout", "node_lost", "lost")
+    reasons: tuple[str, ...] = ("error", "signal", "oom", "timeout", "unavailable", "node_lost", "lost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,10 @@ class AppSettings:
     ``unreachable_seconds``: how long an engine may be unreachable before its attempts fail as lost.
     ``unschedulable_after_seconds``: how long a job may wait if neither the settings nor a live worker know its executor
     or queue, before it fails as unschedulable; None: it waits until a worker serves it.
+    ``secrets``: which secrets jobs may name: a pattern such as ``"file:mail-*"`` → the permission that whoever submits
+    the job needs, such as ``"shop.use_mail"``; "": none. ``secrets_directory``: the folder of ``file:`` references, on
+    the worker's host. ``secret_files_directory``: a tmpfs where the worker puts jobs' secrets that are files; a Docker
+    daemon must see it by the same path. ``mask_secrets``: whether ``***`` replaces secrets' values in stored output.
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     """
 
@@ -82,7 +90,10 @@ class AppSettings:
     unschedulable_after_seconds: float | None = None
     prune_after_seconds: float | None = None
     log_limit_bytes: int = 1024 * 1024
-    secrets_directory: str = "/run/secrets"
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets_directory: str = "/etc/container-manager/secrets"
+    secret_files_directory: str = "/dev/shm"  # noqa: S105, S108  # a path; what is made there is closed to others
+    mask_secrets: bool = True
     retry: RetrySettings = field(default_factory=RetrySettings)
 
     def limits(self, alias: str) -> JobLimits | None:
@@ -153,10 +164,27 @@ def _problems(given: object) -> Iterator[str]:
     if "INSTALL" in given and not matches(_INSTALL)(given["INSTALL"]):
         yield f"{_NAME}['INSTALL'] must be letters, digits and hyphens, not {given['INSTALL']!r}."
     queues = given.get("QUEUES")
-    if queues is not None and not (is_texts(queues) and queues):
+    if queues is not None and not (is_texts(queues) and queues and all(map(is_line, queues))):
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
+    yield from _secret_problems(given)
     yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))
     yield from _retry_problems(given.get("RETRY", {}))
+
+
+def _secret_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    secrets = given.get("SECRETS", {})
+    if not isinstance(secrets, Mapping) or not all(
+        matches(_REFERENCES)(pattern) and matches(_PERMISSION)(permission) for pattern, permission in secrets.items()
+    ):
+        yield (
+            f"{_NAME}['SECRETS'] must be a dict of patterns such as 'env:CM_SECRET_MAIL' or 'file:mail-*', each with "
+            f"the permission that it needs, such as 'shop.use_mail', or '' for none, not {secrets!r}."
+        )
+    for name in ("SECRETS_DIRECTORY", "SECRET_FILES_DIRECTORY"):
+        if name in given and not str(given[name]).startswith("/"):
+            yield f"{_NAME}[{name!r}] must be an absolute path, not {given[name]!r}."
+    if not isinstance(given.get("MASK_SECRETS", True), bool):
+        yield f"{_NAME}['MASK_SECRETS'] must be True or False, not {given['MASK_SECRETS']!r}."
 
 
 def _executor_problems(executors: object) -> Iterator[str]:
@@ -165,6 +193,8 @@ def _executor_problems(executors: object) -> Iterator[str]:
         return
     for alias, entry in executors.items():
         where = f"{_NAME}['EXECUTORS'][{alias!r}]"
+        if not is_line(alias):
+            yield f"{where}: an alias is a text without control characters."
         if not isinstance(entry, Mapping) or not is_text(entry.get("BACKEND")):
             yield f"{where} needs a 'BACKEND', the dotted path of an executor class."
             continue

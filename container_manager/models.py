@@ -20,18 +20,22 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from .conf import app_settings
 from .indexes import PartialIndex
 from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
+from .jobs.printable import check_printable, escaped, validate_line, validate_lines
 from .jobs.rules import is_positive
+from .jobs.secret_references import check_file_names, required_permission
 from .jobs.sizes import MOST_CPUS, MOST_SECONDS, check_labels, check_path, check_sizes
 from .jobs.spec import JobSpec
 from .name_field import NameField
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
+from .statemachine.machine import actor_name
 from .statemachine.model import StateMachineModel
 
 # Between two looks at a job that is waited for.
@@ -77,8 +81,9 @@ class FailureReason(models.TextChoices):
     IMAGE = "image", _("Image not available")
     START = "start", _("Could not be started")
     UNSCHEDULABLE = "unschedulable", _("Could not be scheduled")
+    UNAVAILABLE = "unavailable", _("Registry, disk or the like not available")
     NODE_LOST = "node_lost", _("Node lost")
-    LOST = "lost", _("Worker lost")
+    LOST = "lost", _("Lost: nobody knows how it ended")
 
 
 class ContainerJob(StateMachineModel):
@@ -105,15 +110,28 @@ class ContainerJob(StateMachineModel):
     }
     lifecycle_fields: ClassVar[tuple[str, ...]] = ("scheduled_for", "attempt")
 
+    # Not stored: on whose behalf the job is validated, a user, or a text that names code which vouches for the job.
+    submitter: object = None
+
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    name = models.CharField(_("name"), max_length=255, blank=True)
-    image = models.CharField(_("image"), max_length=512, blank=True)
-    command = models.TextField(_("command"), blank=True, help_text=_("Shell-quoted; run as argv, without a shell."))
+    name = models.CharField(_("name"), max_length=255, blank=True, validators=[validate_line])
+    image = models.CharField(_("image"), max_length=512, blank=True, validators=[validate_line])
+    command = models.TextField(
+        _("command"),
+        blank=True,
+        help_text=_("Shell-quoted; run as argv, without a shell."),
+        validators=[validate_lines],
+    )
     environment = models.JSONField(_("environment"), default=dict, blank=True)
     secrets = models.JSONField(
         _("secrets"), default=dict, blank=True, help_text=_("Variable name → where the worker reads the value.")
     )
-    working_directory = models.CharField(_("working directory"), max_length=1024, blank=True)
+    secret_files = models.JSONField(
+        _("secret files"), default=dict, blank=True, help_text=_("File name → where the worker reads the content.")
+    )
+    working_directory = models.CharField(
+        _("working directory"), max_length=1024, blank=True, validators=[validate_line]
+    )
     container = models.JSONField(
         _("container"),
         default=dict,
@@ -158,7 +176,7 @@ class ContainerJob(StateMachineModel):
     attempt = models.PositiveIntegerField(_("attempt"), default=0, editable=False)
     labels = models.JSONField(_("labels"), default=dict, blank=True)
     created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
-    created_by = models.CharField(_("created by"), max_length=255, blank=True, default="")
+    created_by = models.CharField(_("created by"), max_length=255, blank=True, default="", validators=[validate_line])
     origin = models.UUIDField(
         _("origin"), null=True, blank=True, editable=False, help_text=_("The finished job that this one runs again.")
     )
@@ -232,7 +250,7 @@ class ContainerJob(StateMachineModel):
         ]
 
     def __str__(self) -> str:
-        return self.name or str(self.pk)
+        return escaped(self.name or self.pk)
 
     def clean_fields(self, exclude: Collection[str] | None = None) -> None:
         """Raise ValidationError for values of the wrong type too, of which Django would store what `str()` makes."""
@@ -253,21 +271,24 @@ class ContainerJob(StateMachineModel):
 
     def clean(self) -> None:
         super().clean()
-        for name in ("environment", "secrets", "labels"):
+        for name in ("environment", "secrets", "secret_files", "labels"):
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
         if self.cpu_count is not None and not is_positive(self.cpu_count):
             raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
-        checks: Mapping[str, Callable[[], object]] = {
-            "command": self._check_command,
-            "environment": lambda: check_environment(self.environment),
-            "secrets": lambda: check_names(self.secrets),
-            "labels": lambda: check_labels(self.labels),
-            "working_directory": lambda: check_path(self.working_directory),
-            "container": lambda: container_request(self.container),
-        }
-        for name, check in checks.items():
+        checks: Sequence[tuple[str, Callable[[], object]]] = (
+            ("command", self._check_command),
+            ("environment", lambda: check_environment(self.environment)),
+            ("secrets", lambda: check_names(self.secrets)),
+            ("secrets", lambda: self._check_secrets(self.secrets)),
+            ("secret_files", lambda: check_file_names(self.secret_files)),
+            ("secret_files", lambda: self._check_secrets(self.secret_files)),
+            ("labels", lambda: _check_labels(self.labels)),
+            ("working_directory", lambda: check_path(self.working_directory)),
+            ("container", lambda: container_request(self.container)),
+        )
+        for name, check in checks:
             # A text of another type was an error of `clean_fields` already.
             if name in ("command", "working_directory") and not isinstance(getattr(self, name), str):
                 continue
@@ -284,6 +305,19 @@ class ContainerJob(StateMachineModel):
         if not argv and not self.image:
             raise ValueError(_("Say what to run: a command, or an image that has one."))
         check_sizes(argv, self.environment)
+
+    def submitted_by(self, actor: object) -> None:
+        """Note who submits the job, unless that is not known (None): a user, or a text that names code."""
+        if actor is not None:
+            self.submitter, self.created_by = actor, self.created_by or actor_name(actor)
+
+    def _check_secrets(self, references: Mapping[str, str]) -> None:
+        """Raise ValueError for a secret that no job may have, or none that this one's submitter asks for."""
+        for reference in references.values():
+            permission = required_permission(reference, app_settings().secrets)
+            if permission and not _has_permission(self.submitter, permission):
+                text = _("The secret %(reference)r is for those who have the permission %(permission)s; see 'actor'.")
+                raise ValueError(text % {"reference": reference, "permission": permission})
 
     @property
     def argv(self) -> list[str]:
@@ -327,8 +361,11 @@ class ContainerJob(StateMachineModel):
         if self.status == JobStatus.QUEUED:
             return "queued" if self.is_ready_to_launch else "scheduled"
         if self.status in (JobStatus.FAILED, JobStatus.RETRYING):
-            permanent = (FailureReason.IMAGE, FailureReason.START, FailureReason.UNSCHEDULABLE)
-            return "launch_failed" if self.failure_reason in permanent else "launched"
+            unlaunched = (
+                *(FailureReason.IMAGE, FailureReason.START),
+                *(FailureReason.UNAVAILABLE, FailureReason.UNSCHEDULABLE),
+            )
+            return "launch_failed" if self.failure_reason in unlaunched else "launched"
         return "launched" if self.launched_at else "not_queued"
 
     @property
@@ -461,11 +498,27 @@ class ContainerJob(StateMachineModel):
         await sync_to_async(self.mark_as_cancelled)(reason=reason, actor=actor)
 
 
+def _check_labels(labels: Mapping[str, str]) -> None:
+    check_labels(labels)
+    for text in (*labels, *labels.values()):
+        check_printable(text)
+
+
+def _has_permission(submitter: object, permission: str) -> bool:
+    """Tell whether a user has a permission; a text is the name of code that has seen to that itself."""
+    if isinstance(submitter, str):
+        return bool(submitter)
+    has_perm: Callable[[str], bool] | None = getattr(submitter, "has_perm", None)
+    return has_perm is not None and has_perm(permission)
+
+
 class JobAttempt(models.Model):
     """One run of a job. ``finished_at`` is null as long as an engine may still hold something of it.
 
-    ``kill_requested_at``: when somebody asked not to wait for its grace period (`container_manager.queue.cancel`).
-    ``engine``: the identity of the engine that has it; "" for one that ends with its worker.
+    ``engine``: the identity of the engine that has it; "" for one that ends with its worker. ``waiting_for``: what its
+    launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
+    waited. ``kill_requested_at``: when somebody asked not to wait for its grace period
+    (`container_manager.queue.cancel`).
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -474,6 +527,8 @@ class JobAttempt(models.Model):
     executor = NameField(max_length=64)
     engine = models.CharField(max_length=64, blank=True, default="")
     handle = models.TextField(blank=True, default="")
+    waiting_for = models.CharField(max_length=1024, blank=True, default="", db_default="")
+    waited_seconds = models.FloatField(default=0.0, db_default=0.0)
     launched_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
     kill_requested_at = models.DateTimeField(null=True, blank=True)
@@ -565,7 +620,7 @@ class Worker(models.Model):
     rescuable_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
-        return self.id
+        return escaped(self.id)
 
 
 class PausedQueue(models.Model):
@@ -573,7 +628,7 @@ class PausedQueue(models.Model):
 
     name = NameField(primary_key=True, max_length=64)
     paused_at = models.DateTimeField(default=timezone.now)
-    paused_by = models.CharField(max_length=255, blank=True, default="")
+    paused_by = models.CharField(max_length=255, blank=True, default="", validators=[validate_line])
 
     def __str__(self) -> str:
-        return self.name
+        return escaped(self.name)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import CharField
 
+from .jobs.printable import validate_line
+
 if TYPE_CHECKING:
     # Only the stubs have arguments.
     _CharField = CharField[str, str]
@@ -15,7 +17,7 @@ else:
 
 
 class NameField(_CharField):
-    """A CharField whose values are equal where Python says so, on every database.
+    """A CharField of one printable line, whose values are equal where Python says so, on every database.
 
     The usual collations of MariaDB and MySQL treat ``Default``, ``default`` and ``default `` as equal: a worker would
     claim the jobs of an executor that it does not know.
@@ -23,6 +25,7 @@ class NameField(_CharField):
 
     # For the state machine: its values are texts, which do not change in place.
     has_immutable_values: ClassVar[bool] = True
+    default_validators = [*CharField.default_validators, validate_line]  # Django's own list
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         parameters: dict[str, Any] = {**super().db_parameters(connection)}

@@ -31,13 +31,14 @@ class DatabaseNow(Expression):
 class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
     """Jobs: create them, and find those that are due."""
 
-    def create_job(self, **fields: Any) -> ContainerJob:
-        """Create a pending job after full validation.
+    def create_job(self, *, actor: object = None, **fields: Any) -> ContainerJob:
+        """Create a pending job after full validation; ``actor`` is that of `container_manager.queue.enqueue`.
 
         Raises ValidationError that names each wrong field.
         """
         self._for_write = True
         job = self.model(**fields)
+        job.submitted_by(actor)
         job.full_clean()
         job.save(using=self.db)
         return job

@@ -6,10 +6,18 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+from django.contrib.contenttypes.management import create_contenttypes
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection
+from django.db.models.signals import post_migrate
 
 from .prerequisites import MISSING
+
+# What takes how long says nothing on a busy machine.
+hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("steady")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -21,6 +29,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{reason}: {count} tests skipped.")
     if others := len(reasons) - missing.total():
         terminalreporter.write_line(f"About other databases: {others} tests skipped.")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """Let no flush between two tests make Django's content types and permissions anew, which takes longer than most tests.
+
+    A test that needs them makes them.
+    """
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
+    post_migrate.connect(_forget_content_types)
+
+
+def _forget_content_types(**_: object) -> None:
+    ContentType.objects.clear_cache()
 
 
 def _execute(statement: str) -> None:
@@ -39,4 +62,5 @@ def database(tmp_path: Path) -> Iterator[dict[str, object]]:
     name = f"{connection.settings_dict['NAME']}_project"
     _execute(f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb4" if connection.vendor == "mysql" else ""))
     yield {**settings, "NAME": name}
-    _execute(f"DROP DATABASE {name}")
+    # A process that was killed may have left a session that the server has not yet noticed.
+    _execute(f"DROP DATABASE {name}" + (" WITH (FORCE)" if connection.vendor == "postgresql" else ""))

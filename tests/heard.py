@@ -8,9 +8,9 @@ from queue import SimpleQueue
 import django
 from django.db import connection
 
-django.setup()
+from .patience import PATIENCE_SECONDS
 
-_PATIENCE_SECONDS = 30
+django.setup()
 
 
 def main() -> None:
@@ -18,17 +18,17 @@ def main() -> None:
     from container_manager.store.notifications import Listener
 
     hints: SimpleQueue[str] = SimpleQueue()
-    listener = Listener("default", hints.put, answer_seconds=_PATIENCE_SECONDS)
+    listener = Listener("default", hints.put, answer_seconds=PATIENCE_SECONDS)
     listener.start()
     try:
         # It hints of each once when it has begun to listen.
         for _ in range(2):
-            hints.get(timeout=_PATIENCE_SECONDS)
+            hints.get(timeout=PATIENCE_SECONDS)
         job = ContainerJob.objects.create(command="true")
         job.mark_as_queued()
-        heard = [hints.get(timeout=_PATIENCE_SECONDS)]
+        heard = [hints.get(timeout=PATIENCE_SECONDS)]
         job.mark_as_cancelled()
-        heard.append(hints.get(timeout=_PATIENCE_SECONDS))
+        heard.append(hints.get(timeout=PATIENCE_SECONDS))
         connection.ensure_connection()
         sys.stdout.write(f"{type(connection.connection).__module__.partition('.')[0]} {' '.join(heard)}\n")
     finally:

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _STOP_SECONDS = 30
 _MEMORY_BYTES = 2 << 30
 

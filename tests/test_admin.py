@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+from django.apps import apps
+from django.contrib.auth.management import create_permissions
 from django.contrib.auth.models import Permission, User
 from django.core.exceptions import ValidationError
 from django.test import Client
@@ -134,6 +136,7 @@ def test_an_action_kills_what_runs_of_cancelled_jobs_and_of_no_others(client: Cl
 @pytest.mark.shows("howto/docker.md#let-others-submit-jobs")
 def test_view_permission_allows_no_transition() -> None:
     viewer = User.objects.create_user("viewer", is_staff=True)
+    create_permissions(apps.get_app_config("container_manager"), verbosity=0)
     viewer.user_permissions.add(Permission.objects.get(codename="view_containerjob"))
     client, job = Client(), job_in("queued")
     client.force_login(viewer)

@@ -19,11 +19,17 @@ from container_manager.models import ContainerJob, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .jobs import journal_of
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.records import register
-from .workers import eventually, start_worker, worker
+from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_SETTINGS = {"QUEUES": ["default", "other"], "UNREACHABLE_SECONDS": 0.2, "UNSCHEDULABLE_AFTER_SECONDS": 0.2}
+_SETTINGS = {
+    "QUEUES": ["default", "other"],
+    "SECRETS": {"env:CM_SECRET_*": "", "file:*": "shop.use_files"},
+    "UNREACHABLE_SECONDS": 0.2,
+    "UNSCHEDULABLE_AFTER_SECONDS": 0.2,
+}
 
 
 def put(**fields: Any) -> ContainerJob:
@@ -50,7 +56,7 @@ def running_worker(log: Path) -> Iterator[Any]:
         yield process
         assert settled(put()).status == "completed"
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert "Traceback" not in log.read_text()
 
 
@@ -70,17 +76,29 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown request": ({"container": {"privileged": True}}, "start", "'privileged' is not known"),
     "requests are a list": ({"container": ["privileged"]}, "start", "JSON object"),
     "missing secret": ({"secrets": {"S": "env:CM_SECRET_NONE"}}, "start", "CM_SECRET_NONE"),
-    "odd secret": ({"secrets": {"S": "/etc/shadow"}}, "start", "neither"),
+    "odd secret": ({"secrets": {"S": "/etc/shadow"}}, "start", "'/etc/shadow' is not allowed"),
+    "secret of no job": ({"secrets": {"S": "env:CM_REGISTRY_A"}}, "start", "Allowed by the setting SECRETS: env:CM_SE"),
+    "secret beside the folder": ({"secrets": {"S": "file:../beside"}}, "start", "neither"),
+    "missing secret file": ({"secret_files": {"s": "file:none"}}, "start", "'file:none' cannot be read"),
+    "secret file of no job": ({"secret_files": {"s": "env:HOME"}}, "start", "'env:HOME' is not allowed"),
+    "secret file elsewhere": ({"secret_files": {"../s": "env:CM_SECRET_A"}}, "start", "cannot be a secret's file"),
+    "the worker's variable": ({"environment": {"CONTAINER_MANAGER_JOB": "x"}}, "start", "cannot set"),
+    "the worker's variable as a secret": (
+        {"secrets": {"CONTAINER_MANAGER_X": "env:CM_SECRET_A"}},
+        "start",
+        "cannot set",
+    ),
     "no file's name": ({"secrets": {"S": "file:" + "a" * 5000}}, "start", "cannot be read"),
     "missing folder": ({"working_directory": "/no/such/folder"}, "start", "/no/such/folder"),
     "unknown executor": ({"executor": "mainframe"}, "unschedulable", "no executor 'mainframe'. Known: default."),
     "unknown queue": ({"queue": "nowhere"}, "unschedulable", "no queue 'nowhere'. Known: default, other."),
     "environment is a list": ({"environment": ["A"]}, "start", "environment"),
     "environment is a number": ({"environment": 5}, "start", "environment"),
+    "secret files are a list": ({"secret_files": ["env:CM_SECRET_A"]}, "start", "secret_files"),
     "secrets are text": ({"secrets": "env:CM_SECRET_A"}, "start", "secrets"),
     "no memory": ({"memory_bytes": 0}, "", ""),
     "negative CPU": ({"cpu_count": -1.0}, "", ""),
-    "no time": ({"command": "sleep 60", "timeout_seconds": 0, "grace_seconds": 0}, "timeout", "longer than 0 s"),
+    "no time": ({"command": "sleep 600", "timeout_seconds": 0, "grace_seconds": 0}, "timeout", "longer than 0 s"),
 }
 
 
@@ -106,21 +124,22 @@ def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:
 
 
 @pytest.mark.usefixtures("running_worker")
-@pytest.mark.parametrize("column", ["environment", "secrets", "labels", "container"])
-def test_json_that_python_cannot_parse_fails_only_its_own_job(column: str) -> None:
+def test_json_that_python_cannot_parse_fails_only_its_own_job() -> None:
     """Python reads no number of more than 4300 digits, and Django writes none."""
-    job = put(scheduled_for=timezone.now() + timezone.timedelta(hours=1))
-    with connection.cursor() as cursor:
-        key = ContainerJob._meta.pk.get_db_prep_value(job.pk, connection)
-        value = f'{{"pids": {"9" * 5000}}}'
-        cursor.execute(
-            f"UPDATE container_manager_containerjob SET {column} = %s, scheduled_for = NULL WHERE id = %s", [value, key]
-        )
-    # The row as it is cannot be loaded.
-    row = ContainerJob.objects.filter(pk=job.pk).values("status", "failure_reason", "last_error")
-    eventually(lambda: row.get()["status"] == "failed")
-    assert row.get()["failure_reason"] == "start"
-    assert "must be a JSON object" in row.get()["last_error"]
+    value = f'{{"pids": {"9" * 5000}}}'
+    for column in ("environment", "secrets", "secret_files", "labels", "container"):
+        job = put(scheduled_for=timezone.now() + timezone.timedelta(hours=1))
+        with connection.cursor() as cursor:
+            key = ContainerJob._meta.pk.get_db_prep_value(job.pk, connection)
+            cursor.execute(
+                f"UPDATE container_manager_containerjob SET {column} = %s, scheduled_for = NULL WHERE id = %s",
+                [value, key],
+            )
+        # The row as it is cannot be loaded.
+        row = ContainerJob.objects.filter(pk=job.pk).values("status", "failure_reason", "last_error")
+        eventually(lambda row=row: row.get()["status"] == "failed")
+        assert row.get()["failure_reason"] == "start"
+        assert "must be a JSON object" in row.get()["last_error"]
 
 
 class QuotingExecutor(ProcessExecutor):
@@ -182,6 +201,7 @@ def test_jobs_known_to_another_worker_or_new_or_not_due_are_not_failed_as_unsche
     assert unknown() == []
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("options", "settings", "words"),
     [
@@ -200,7 +220,7 @@ def test_a_worker_with_wrong_settings_ends_with_a_message(
 ) -> None:
     process = start_worker(*options, log=log, CM_WORKER_SETTINGS=json.dumps(settings))
     try:
-        assert process.wait(timeout=60) not in (0, None)
+        assert process.wait(timeout=PATIENCE_SECONDS) not in (0, None)
     finally:
         process.kill()
         process.wait()

@@ -22,6 +22,7 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
+from .patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +46,8 @@ class TestQueueVerbs:
             "submit", "--image", "busybox", "--label", "team=a", "--user", "5:6", "--network", "inner",
             "--volume", "data:/data", "--tmpfs", "/run:64m", "--pids-limit", "9", "--read-only",
             "--ulimit", "nofile=64", "--ulimit", "nproc=8", "--gpus", "all",
+            "--entrypoint", "python -m", "--platform", "linux/arm64", "--shm-size", "1m", "--add-host", "db",
+            "--add-host", "cache", "--dns", "192.0.2.1",
         )  # fmt: skip
         job = ContainerJob.objects.get()
         assert job.labels == {"team": "a"}
@@ -57,6 +60,11 @@ class TestQueueVerbs:
             "read_only": True,
             "ulimits": {"nofile": 64, "nproc": 8},
             "gpus": -1,
+            "entrypoint": "python -m",
+            "platform": "linux/arm64",
+            "shm_bytes": 1024 * 1024,
+            "extra_hosts": ["db", "cache"],
+            "dns": ["192.0.2.1"],
         }
 
     def test_submit_leaves_unset_container_options_to_the_executor(self) -> None:
@@ -270,7 +278,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
         assert standalone(open_ones, "run", "--network", "inner", "--image", "busybox", "--", "true").returncode == 0
 
     def test_interrupting_run_cancels_the_job_and_ends_its_process(self, alone: dict[str, str], tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 60"]
+        command = [sys.executable, "-m", "container_manager", "run", "--", "sh", "-c", "echo $$; exec sleep 600"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, env=alone, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as running:
             assert running.stdout is not None
@@ -283,8 +291,8 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
         assert not Path(f"/proc/{pid}").exists()
 
     def test_a_draining_worker_completes_all_submitted_jobs(self, alone: dict[str, str]) -> None:
-        for number in range(3):
-            standalone(alone, "submit", "--name", f"n{number}", "--", "true")
+        for name in ("first", "second"):
+            standalone(alone, "submit", "--name", name, "--", "true")
         assert standalone(alone, "worker", "--drain", "--log-level", "ERROR").returncode == 0
         assert {row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)} == {"completed"}
 
@@ -301,7 +309,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
             started.read_text()
             worker.send_signal(signal.SIGTERM)
             go.write_text("\n")
-            assert worker.wait(timeout=60) == 0
+            assert worker.wait(timeout=PATIENCE_SECONDS) == 0
         found = {row["name"]: row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)}
         assert found == {"slow": "completed", "next": "queued"}
 
@@ -374,7 +382,10 @@ WORDS = {
 
 @pytest.mark.without_database
 class TestInProject:
-    @pytest.mark.parametrize("verb", VERBS)
+    @pytest.mark.parametrize(
+        "verb",
+        [verb if verb in ("run", "worker", "ps") else pytest.param(verb, marks=pytest.mark.slow) for verb in VERBS],
+    )
     @pytest.mark.shows("reference/commands.md#commands")
     def test_options_of_django_are_accepted_after_the_verb(self, project: Path, verb: str) -> None:
         words = WORDS.get(verb, [])

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, connections, transaction
+from django.db import OperationalError, connection, transaction
 
 from container_manager import queue, store
 from container_manager.models import ContainerJob
@@ -21,9 +21,11 @@ pytestmark = [
 ]
 # MariaDB ends the one of two transactions that has changed less.
 _WEIGHT = 1000
+# Of this database alone: tests of other processes wait on the same server.
 _WAITING = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
-    "mysql": "SELECT variable_value + 0 FROM information_schema.global_status WHERE variable_name = 'Innodb_row_lock_current_waits'",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_trx JOIN information_schema.processlist "
+    "ON id = trx_mysql_thread_id WHERE trx_state = 'LOCK WAIT' AND db = database()",
 }
 
 
@@ -62,36 +64,52 @@ def other() -> Iterator[Other]:
         own.close()
 
 
-def someone_waits() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(_WAITING[connection.vendor])
-        return bool(cursor.fetchone()[0])
+def wait_for_locks(sessions: int) -> None:
+    """Return once so many sessions wait for locks, from any thread."""
+
+    def wait() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(_WAITING[connection.vendor])
+            return bool(cursor.fetchone()[0] >= sessions)
+
+    try:
+        eventually(wait)
+    finally:
+        connection.close()
 
 
 @contextmanager
-def a_deadlock(prepare: Callable[[], object] = lambda: None) -> Iterator[tuple[ContainerJob, ContainerJob]]:
-    """Give two jobs; whoever wants both, in the order of their keys, is broken off once."""
-    first, second = sorted((queue.enqueue(command="true") for _ in range(2)), key=lambda job: job.pk)
+def a_deadlock(prepare: Callable[[], object] = lambda: None) -> Iterator[list[ContainerJob]]:
+    """Give jobs; whoever wants them all, in the order of their keys, is broken off once.
+
+    The rival has the last one, and waits for the first. Whoever looks for deadlocks does so only once, as it begins to
+    wait for the last one: by then the rival waits, since until then somebody has had the one between the two.
+    """
+    jobs = sorted((queue.enqueue(command="true") for _ in range(3)), key=lambda job: job.pk)
+    first, middle, last = jobs
     prepare()
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            # It looks once, and by then the other waits too, however slow the machine is.
-            cursor.execute("SET deadlock_timeout = '3s'")
-    with other() as rival, ThreadPoolExecutor(1) as pool:
-        rival.lock(second)
+    with other() as rival, other() as gate, ThreadPoolExecutor(2) as pool:
+        rival.lock(last)
         rival.put_on_weight()
+        gate.lock(middle)
 
         def cross() -> None:
             try:
-                eventually(someone_waits)
+                wait_for_locks(1)
                 rival.lock(first)
             finally:
                 rival.let_go()
-                connections.close_all()
 
-        crossed = pool.submit(cross)
-        yield first, second
-        crossed.result()
+        def open_gate() -> None:
+            try:
+                wait_for_locks(2)
+            finally:
+                gate.let_go()
+
+        ends = [pool.submit(cross), pool.submit(open_gate)]
+        yield jobs
+        for end in ends:
+            end.result()
 
 
 def cancel(*jobs: ContainerJob) -> None:
@@ -110,11 +128,11 @@ def test_a_finish_that_was_a_deadlock_victim_is_retried(caplog: pytest.LogCaptur
     claimed: list[store.ClaimedJob] = []
 
     def claim() -> None:
-        claimed.extend(store.claim(worker="w", executors=["default"], limit=2, using="default"))
+        claimed.extend(store.claim(worker="w", executors=["default"], limit=3, using="default"))
 
     with a_deadlock(claim):
         ends = [store.Outcome(job_id=job.id, attempt=1, status="completed", exit_code=0) for job in claimed]
-        assert len(store.finish(ends, worker="w", using="default")) == 2
+        assert len(store.finish(ends, worker="w", using="default")) == 3
     assert set(ContainerJob.objects.values_list("status", flat=True)) == {"completed"}
     assert "The database broke a deadlock, trying again" in caplog.text
 

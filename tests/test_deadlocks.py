@@ -43,10 +43,11 @@ class Hand:
         until = time.monotonic() + seconds
         try:
             while first or time.monotonic() < until:
-                act = first.pop() if first else self.random.choice(acts)
+                act = first[-1] if first else self.random.choice(acts)
                 try:
                     act()
                     self.done[act.__name__] += 1
+                    del first[-1:]
                 except TransitionError:
                     self.done["refused"] += 1
                 except DatabaseError as error:

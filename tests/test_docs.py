@@ -23,6 +23,7 @@ from container_manager.models import ContainerJob
 from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 
+from .patience import PATIENCE_SECONDS
 from .workers import start_worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +58,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
     for mark, block in marked_blocks(page, "python"):
         if mark.startswith(AFTER_WORKER):
             log = tmp_path / "worker.log"
-            assert start_worker("--drain", log=log).wait(timeout=90) == 0, log.read_text(encoding="utf-8")
+            assert start_worker("--drain", log=log).wait(timeout=PATIENCE_SECONDS) == 0, log.read_text(encoding="utf-8")
         names.pop("CONTAINER_MANAGER", None)
         names.pop("OPTIONS", None)
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own docs

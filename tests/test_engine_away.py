@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -13,12 +14,13 @@ from container_manager import queue
 from container_manager.executors.base import Capabilities, DependencyUnavailable, LaunchSpec, Observations, Unavailable
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, Worker
-from container_manager.worker import WorkerLoop, WorkerOptions
+from container_manager.worker import WorkerLoop, WorkerOptions, engines, runs
 
 from .jobs import row_of
 from .test_protocol import SETTINGS, eventually, working
 
 pytestmark = pytest.mark.django_db(transaction=True)
+_UNREACHABLE_SECONDS = 600.0
 
 
 class RemoteExecutor(ProcessExecutor):
@@ -49,9 +51,10 @@ def test_jobs_of_an_engine_that_is_away_stay_as_they_are_and_no_other_is_claimed
     with working(executor) as loop:
         eventually(lambda: executor.observe().attempts)
         executor.is_away = True
+        # Only then: an answer on its way would tell the end.
+        eventually(lambda: loop._engines.reachable == [])
         (tmp_path / "go").touch()
         eventually(ended.exists)
-        eventually(lambda: loop._engines.reachable == [])
         later = queue.enqueue(command="true")
         lease = Worker.objects.get(pk=loop.id).lease_expires_at
         loop._heartbeat.hurry()  # a third of a minute's lease is too long to wait for
@@ -109,7 +112,9 @@ class TestDraining:
         """Drain a queue with a job for one of two executors, ``here`` and ``away``; the latter may be ``back`` later."""
         away, job = DistantExecutor(), queue.enqueue(command="true", executor=due)
         away.is_away = True
-        settings = replace(SETTINGS, executors={"here": {}, "away": {}}, unreachable_seconds=1.0)
+        # Given up soon where the drain can end in no other way, and else never, however slow the machine is.
+        unreachable_seconds = 0.2 if due == "away" and not back else 3600.0
+        settings = replace(SETTINGS, executors={"here": {}, "away": {}}, unreachable_seconds=unreachable_seconds)
         loop = WorkerLoop(
             settings=settings,
             executors={"here": ProcessExecutor(), "away": away},
@@ -153,22 +158,25 @@ def test_jobs_of_an_engine_that_is_given_up_are_lost() -> None:
 
 
 class SlowExecutor(RemoteExecutor):
-    """Takes long for its first launch, as for a pull of an image, and then is away for a moment."""
+    """Takes longer for its first launch than it may be away, as for a pull of an image, and then is away for a moment."""
 
-    has_failed = False
+    has_failed, now = False, 0.0
 
     def submit(self, spec: LaunchSpec) -> str:
         if not self.has_failed:
             self.has_failed = True
-            time.sleep(1.0)  # longer than an engine may be away
+            self.now += 2 * _UNREACHABLE_SECONDS
             raise Unavailable("The engine is away.")
         return super().submit(spec)
 
 
-def test_a_slow_launch_is_tried_again_when_its_engine_is_away_for_a_moment() -> None:
+def test_a_slow_launch_is_tried_again_when_its_engine_is_away_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     executor = SlowExecutor()
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + executor.now)
+    for module in (engines, runs):
+        monkeypatch.setattr(module, "time", clock)
     job = queue.enqueue(command="true", max_retries=0)
-    settings = replace(SETTINGS, unreachable_seconds=0.5)
+    settings = replace(SETTINGS, unreachable_seconds=_UNREACHABLE_SECONDS)
     WorkerLoop(settings=settings, executors={"default": executor}, options=WorkerOptions(drain=True)).run()
     assert (row_of(job)["status"], row_of(job)["attempt"], row_of(job)["last_error"]) == ("completed", 1, "")
 

@@ -28,7 +28,7 @@ def left_behind(engine: str = "host a") -> ContainerJob:
     """Return a job that runs on an engine, and whose worker is dead."""
     job = queue.enqueue(command="true")
     store.claim(worker="dead", executors=["default"], engines={"default": engine}, limit=1, using="default")
-    store.record_handles([((job.pk, 1), "h")], worker="dead", using="default")
+    store.record_launches([store.Launch(job.pk, 1, "h")], worker="dead", using="default")
     return job
 
 

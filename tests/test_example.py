@@ -23,8 +23,9 @@ import yaml
 from container_manager.executors.docker_variables import docker_daemon
 from container_manager.management.commands.container import Command
 
+from .patience import PATIENCE_SECONDS, eventually
+from .ports import free_port
 from .prerequisites import require
-from .workers import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "example"
@@ -52,7 +53,13 @@ def compose() -> dict[str, Any]:
 def python(code: str, **variables: str) -> str:
     own = {**os.environ, "DJANGO_SETTINGS_MODULE": "example.settings", "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=own, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        env=own,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -184,8 +191,7 @@ def test_compose_accepts_its_file() -> None:
     ],
 )
 def test_serve_leaves_no_process_behind_however_it_is_ended(number: signal.Signals, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     own = {**os.environ, "PORT": str(port), "EXAMPLE_DATABASE_FILE": str(tmp_path / "example.sqlite3")}
     log = tmp_path / "log"
     with (
@@ -204,8 +210,8 @@ def test_serve_leaves_no_process_behind_however_it_is_ended(number: signal.Signa
         assert serve.poll() is None, log.read_text()
         started = started_by(serve)
         serve.send_signal(number)
-        serve.wait(timeout=60)
-    _gone, alive = psutil.wait_procs(started, timeout=30)
+        serve.wait(timeout=PATIENCE_SECONDS)
+    _gone, alive = psutil.wait_procs(started, timeout=PATIENCE_SECONDS)
     assert alive == [], log.read_text()
 
 

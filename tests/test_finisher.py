@@ -12,14 +12,16 @@ from django.db import OperationalError, connection
 from container_manager import queue, store
 from container_manager.conf import AppSettings
 from container_manager.executors.process import ProcessExecutor
+from container_manager.models import JobTransition
 from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.database import Database
 from container_manager.worker.finisher import Finisher
 from container_manager.worker.run import Run
 
+from .patience import PATIENCE_SECONDS
+
 pytestmark = pytest.mark.django_db(transaction=True)
-_PATIENCE_SECONDS = 30
 
 
 def ended() -> Run:
@@ -46,7 +48,7 @@ def test_any_error_while_outcomes_are_stored_is_raised_in_the_loop() -> None:
 
     def loop() -> None:
         finisher.give([run], worker="w")
-        assert stored.wait(_PATIENCE_SECONDS)
+        assert stored.wait(PATIENCE_SECONDS)
         finisher.take()
 
     try:
@@ -70,3 +72,15 @@ def test_a_batch_that_could_not_be_stored_raises_and_can_be_given_again() -> Non
     assert (finisher.batch, finisher.take(), woken) == ((), ((), set()), [])
     finisher.give([run], worker="w")
     assert (finisher.take(), woken) == (([run], {run.id}), [1])
+
+
+def test_the_ends_of_a_batch_are_stored_in_the_order_of_the_jobs_keys() -> None:
+    """So two writers of the same rows, a worker and a bulk update say, wait for each other and never in a circle."""
+    jobs = sorted(queue.enqueue(command="true").pk for _ in range(6))
+    store.claim(worker="w", executors=["default"], limit=6, using="default")
+    ends = [store.Outcome(job_id=pk, attempt=1, status="completed", exit_code=0) for pk in reversed(jobs)]
+    assert len(store.finish(ends, worker="w", using="default")) == 6
+    # The journal is written by the database, as it changes one row after the other.
+    assert (
+        list(JobTransition.objects.filter(to_status="completed").order_by("pk").values_list("job", flat=True)) == jobs
+    )

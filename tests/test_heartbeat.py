@@ -22,13 +22,13 @@ from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.store.places import is_gone, this_place
 
 from .jobs import row_of
+from .patience import PATIENCE_SECONDS
 from .protocol.records import expire_lease, rescue
 from .test_protocol import SETTINGS, eventually, working
 from .test_zombie import freeze
 from .workers import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_PATIENCE_SECONDS = 60
 
 
 def renewals(worker: str) -> Any:
@@ -63,7 +63,7 @@ class HangingExecutor(ProcessExecutor):
     def observe(self) -> Observations:
         if not self.go.is_set():
             self.hangs.set()
-            self.go.wait(_PATIENCE_SECONDS)
+            self.go.wait(PATIENCE_SECONDS)
         return super().observe()
 
 
@@ -75,7 +75,7 @@ def test_the_lease_is_renewed_while_the_loop_waits() -> None:
         eventually(lambda: executor.observe().attempts)
         executor.go.clear()
         try:
-            assert executor.hangs.wait(_PATIENCE_SECONDS)
+            assert executor.hangs.wait(PATIENCE_SECONDS)
             before = renewals(loop.id)
             loop._heartbeat.hurry()
             eventually(lambda: renewals(loop.id) > before)
@@ -91,7 +91,7 @@ def test_the_lease_is_not_renewed_while_the_loop_hangs_for_long(caplog: pytest.L
         eventually(lambda: executor.observe().attempts)
         executor.go.clear()
         try:
-            assert executor.hangs.wait(_PATIENCE_SECONDS)
+            assert executor.hangs.wait(PATIENCE_SECONDS)
             # Three leases ago, without waiting for them.
             loop._heartbeat._turned_at -= 3 * SETTINGS.lease_seconds
             before = renewals(loop.id)
@@ -108,7 +108,7 @@ def test_the_lease_is_not_renewed_while_the_loop_hangs_for_long(caplog: pytest.L
 def test_a_lock_on_the_jobs_table_costs_no_lease() -> None:
     job = queue.enqueue(command="sleep 600")
     executor = ProcessExecutor()
-    with working(executor, settings=replace(SETTINGS, lease_seconds=1.2, outage_seconds=1.2)) as loop:
+    with working(executor, settings=replace(SETTINGS, lease_seconds=1.2)) as loop:
         eventually(lambda: executor.observe().attempts)
         former = loop.id
         with jobs_table_locked():

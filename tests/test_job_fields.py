@@ -48,25 +48,26 @@ offered, kept = page.get_fields(request), page.get_readonly_fields(request, Cont
 store.finish([store.Outcome(job_id=job.pk, attempt=1, status="completed", exit_code=0)], worker="w", using="default")
 again = queue.retry(ContainerJob.objects.get(pk=job.pk))
 print(json.dumps({
-    "stored": job.shm_bytes, "claimed": claimed.spec.shm_bytes, "launched": launch.job.shm_bytes,
-    "repeated": again.shm_bytes, "origin": again.origin == job.pk,
-    "admin offers": "shm_bytes" in offered, "admin keeps": "shm_bytes" in kept,
+    "stored": job.swap_bytes, "claimed": claimed.spec.swap_bytes, "launched": launch.job.swap_bytes,
+    "repeated": again.swap_bytes, "origin": again.origin == job.pk,
+    "admin offers": "swap_bytes" in offered, "admin keeps": "swap_bytes" in kept,
 }))
 """
 
 
+@pytest.mark.slow
 def test_a_field_added_to_the_list_and_the_model_arrives_everywhere(tmp_path: Path) -> None:
     package = tmp_path / "container_manager"
     shutil.copytree(ROOT / "container_manager", package, ignore=shutil.ignore_patterns("__pycache__"))
     insert_before(
         package / "models.py",
         _MODEL_LINE,
-        '    shm_bytes = models.PositiveBigIntegerField("shared memory", null=True, blank=True)\n',
+        '    swap_bytes = models.PositiveBigIntegerField("swap", null=True, blank=True)\n',
     )
     insert_before(
         package / "jobs/spec.py",
         _LIST_LINE,
-        '    shm_bytes: Annotated[int | None, Option("--shm-size", "BYTES", kind="size")] = None\n',
+        '    swap_bytes: Annotated[int | None, Option("--swap", "BYTES", kind="size")] = None\n',
     )
     (tmp_path / "settings.py").write_text(_SETTINGS, encoding="utf-8")
 
@@ -79,9 +80,9 @@ def test_a_field_added_to_the_list_and_the_model_arrives_everywhere(tmp_path: Pa
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "Add field shm_bytes to containerjob" in python("-m", "django", "makemigrations", "container_manager")
+    assert "Add field swap_bytes to containerjob" in python("-m", "django", "makemigrations", "container_manager")
     python("-m", "django", "migrate", "--verbosity", "0")
-    python("-m", "django", "container", "submit", "--name", "new", "--shm-size", "64k", "--", "true")
+    python("-m", "django", "container", "submit", "--name", "new", "--swap", "64k", "--", "true")
     assert json.loads(python("-c", _PROGRAM)) == {
         "stored": 65536,
         "claimed": 65536,

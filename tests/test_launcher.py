@@ -18,11 +18,11 @@ from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.launcher import Launcher
 from container_manager.worker.run import Run
 
+from .patience import PATIENCE_SECONDS
 from .test_runs import Engine
 from .workers import eventually
 
 pytestmark = pytest.mark.without_database
-_PATIENCE_SECONDS = 30
 
 
 class OneThread(Engine):
@@ -38,7 +38,7 @@ class Removals:
         self.removed: list[str] = []
         self.results: list[object] = []
         self._call(self._slow)
-        self.began.wait(_PATIENCE_SECONDS)
+        self.began.wait(PATIENCE_SECONDS)
         for handle in ("second", "third"):
             self._call(lambda handle=handle: self.removed.append(handle))
 
@@ -47,7 +47,7 @@ class Removals:
 
     def _slow(self) -> None:
         self.began.set()
-        assert self.release.wait(_PATIENCE_SECONDS)
+        assert self.release.wait(PATIENCE_SECONDS)
         self.removed.append("first")
 
 
@@ -61,7 +61,7 @@ def test_a_removal_on_its_way_is_waited_for_and_those_that_wait_are_left_to_the_
     eventually(lambda: len(removals.launcher._calls) == 1)
     assert closing.is_alive()
     removals.release.set()
-    closing.join(_PATIENCE_SECONDS)
+    closing.join(PATIENCE_SECONDS)
     assert not closing.is_alive()
     assert (removals.removed, removals.results) == (["first"], [None])
 
@@ -82,8 +82,9 @@ def test_what_a_jobs_values_cost_does_not_hold_up_the_loop() -> None:
     assert "quoting is broken" in str(error)
 
 
-def test_removals_that_get_their_turn_soon_are_done() -> None:
+def test_removals_that_get_their_turn_soon_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     removals = Removals()
+    monkeypatch.setattr(launcher, "_CLOSE_SECONDS", PATIENCE_SECONDS)
     removals.release.set()
     removals.launcher.close()
     assert removals.removed == ["first", "second", "third"]

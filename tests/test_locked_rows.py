@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt
 
 from .jobs import row_of
+from .patience import PATIENCE_SECONDS
 from .protocol.records import register, rescue
 from .test_protocol import eventually, working
 
@@ -26,7 +29,6 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows."),
 ]
-_PATIENCE_SECONDS = 30
 SETTINGS = AppSettings(poll_seconds=0.05)
 Locking = Callable[[ContainerJob], Any]
 
@@ -61,7 +63,7 @@ def holding(lock: Locking, job: ContainerJob) -> Iterator[None]:
             with transaction.atomic():
                 lock(job)
                 has_locked.set()
-                is_over.wait(_PATIENCE_SECONDS)
+                is_over.wait(PATIENCE_SECONDS)
                 transaction.set_rollback(True)
         finally:
             connection.close()
@@ -69,7 +71,7 @@ def holding(lock: Locking, job: ContainerJob) -> Iterator[None]:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        assert has_locked.wait(_PATIENCE_SECONDS)
+        assert has_locked.wait(PATIENCE_SECONDS)
         yield
     finally:
         is_over.set()
@@ -131,12 +133,12 @@ def test_output_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None
 @pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
 def test_handles_are_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
     jobs = running(3)
-    handles = [((job.pk, 1), f"handle-{number}") for number, job in enumerate(jobs)]
+    handles = [store.Launch(job.pk, 1, f"handle-{number}") for number, job in enumerate(jobs)]
     with holding(lock, jobs[1]):
-        assert store.record_handles(handles, worker="w", using="default") == {(jobs[1].pk, 1)}
+        assert store.record_launches(handles, worker="w", using="default") == {(jobs[1].pk, 1)}
         found = {o.job.id: o.handle for o in store.owned_attempts(worker="w", using="default")}
         assert found == {jobs[0].pk: "handle-0", jobs[1].pk: "", jobs[2].pk: "handle-2"}
-    assert store.record_handles(handles, worker="w", using="default") == set()
+    assert store.record_launches(handles, worker="w", using="default") == set()
 
 
 def test_retries_are_queued_beside_one_that_is_locked() -> None:
@@ -189,11 +191,15 @@ def test_who_refers_to_a_job_keeps_it_neither_from_its_claim_nor_from_its_end() 
 
 @pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")
 @pytest.mark.parametrize("lock", [lock_job, lock_attempt])
-def test_a_worker_goes_on_while_the_rows_of_one_of_its_jobs_are_locked(lock: Locking, caplog: Any) -> None:
+def test_a_worker_goes_on_while_the_rows_of_one_of_its_jobs_are_locked(
+    lock: Locking, caplog: Any, tmp_path: Path
+) -> None:
+    os.mkfifo(go := tmp_path / "go")
     with working(ProcessExecutor(), settings=SETTINGS, slots=1):
-        locked = queue.enqueue(command="sh -c 'echo started; sleep 0.5; echo ended'")
+        locked = queue.enqueue(command=f"sh -c 'echo started; read word < {go}; echo ended'")
         eventually(locked.attempts.exists)
         with holding(lock, locked), caplog.at_level(logging.WARNING, logger="container_manager"):
+            go.write_text("\n")
             others = [queue.enqueue(command="true") for _ in range(5)]
             eventually(lambda: {row_of(job)["status"] for job in others} == {"completed"})
             eventually(lambda: str(locked.pk) in caplog.text)

@@ -12,7 +12,8 @@ from django.utils import timezone
 from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobTransition
 
-from .workers import eventually, start_worker, worker
+from .patience import PATIENCE_SECONDS, eventually
+from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _WORKERS, _SLOTS = 4, 8
@@ -59,7 +60,7 @@ def test_one_slot_runs_jobs_by_priority_then_age_and_none_before_it_is_scheduled
         eventually(lambda: order.exists() and len(order.read_text().split()) == 5)
         # Only now: otherwise it might be due before the worker has claimed anything.
         ContainerJob.objects.filter(pk=late.pk).update(scheduled_for=timezone.now() + timedelta(seconds=1))
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert order.read_text().split() == ["high", "past", "old", "young", "low", "late"]
     late.refresh_from_db()
     never.refresh_from_db()

@@ -26,6 +26,7 @@ from container_manager.store.consistency import examine
 from container_manager.worker.maintenance import Maintenance
 
 from .jobs import THEN, job_in, journal_of
+from .patience import PATIENCE_SECONDS
 from .protocol.records import register
 
 pytestmark = pytest.mark.django_db
@@ -354,7 +355,7 @@ def test_workers_are_notified_when_a_job_is_queued_or_cancelled() -> None:
         job = queue.enqueue(command="true")
         job.mark_as_cancelled()
         job_in("pending").mark_as_queued()
-        heard = list(listener.connection.notifies(timeout=10, stop_after=3))
+        heard = list(listener.connection.notifies(timeout=PATIENCE_SECONDS, stop_after=3))
         assert len(heard) == 3
     finally:
         listener.close()

@@ -33,8 +33,8 @@ class Stored:
     def __init__(self) -> None:
         self.rows: dict[int, tuple[str, bytes]] = {}
 
-    def apply(self, output: CappedOutput, *, tail: bool) -> None:
-        entries, gone = output.take(tail=tail)
+    def apply(self, output: CappedOutput, *, tail: bool, last: bool = False) -> None:
+        entries, gone = output.take(tail=tail, last=last)
         for _ in range(2):  # a change is sent again if its commit was uncertain
             if gone is not None:
                 self.rows = {n: row for n, row in self.rows.items() if not gone[0] <= n < gone[1]}
@@ -122,6 +122,30 @@ def test_small_chunks_fill_the_buffer_of_output_that_waits_for_the_worker() -> N
     assert 0 < len(taken) < 10_000
     buffer.take(cursor, 1)
     assert not buffer.is_full
+
+
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
+def test_what_an_adopter_says_does_not_cost_the_output_that_is_stored() -> None:
+    """Its engine may not have the output any more."""
+    before = [("stdout", b"one"), ("stderr", b"two")]
+    for adopter in ("first", "second"):
+        output, stored = CappedOutput(_LIMIT, replaces=True, was_launched=True), Stored()
+        stored.rows = dict(enumerate(before))
+        output.feed([LogChunk(stream="system", data=f"{adopter}: gone".encode())])
+        stored.apply(output, tail=True)
+        assert stored.in_order() == before
+        stored.apply(output, tail=True, last=True)
+        assert stored.in_order() == [*before, ("system", f"{adopter}: gone".encode())]
+
+
+def test_what_an_adopter_says_stands_in_its_place_in_the_output_that_replaces_the_stored() -> None:
+    output, stored = CappedOutput(_LIMIT, replaces=True, was_launched=True), Stored()
+    stored.rows = {0: ("stdout", b"on"), 1: ("stdout", b"e")}
+    output.feed([LogChunk(stream="system", data=b"again")])
+    stored.apply(output, tail=True)
+    output.feed([LogChunk(stream="stdout", data=b"one")])
+    stored.apply(output, tail=True, last=True)
+    assert stored.in_order() == [("system", b"again"), ("stdout", b"one")]
 
 
 def claimed() -> store.ClaimedJob:

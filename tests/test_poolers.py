@@ -24,9 +24,10 @@ from container_manager.store.consistency import examine
 from container_manager.store.notifications import Listener
 from container_manager.worker import WorkerLoop, WorkerOptions
 
+from .patience import PATIENCE_SECONDS, eventually
 from .pgbouncer import pgbouncer
 from .test_cli_errors import container, environment
-from .workers import PATIENCE_SECONDS, eventually, worker
+from .workers import worker
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -141,7 +142,7 @@ def test_workers_are_notified_by_any_driver_and_any_backend_of_postgresql(
 ) -> None:
     command = [sys.executable, "-m", "tests.heard"]
     done = subprocess.run(
-        command, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+        command, env=environment(**variables), capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert done.stdout == heard, done.stderr
 

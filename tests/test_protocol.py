@@ -21,8 +21,9 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.run import Run
 
 from .jobs import row_of
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.__main__ import main
-from .protocol.model import Guards, check
+from .protocol.model import APART, LOCAL, PLACES, SHARED, Guards, check
 from .protocol.records import expire_lease, records_of, register, rescue
 
 _LOST = "a worker that has lost attempt 1 changes something"
@@ -30,38 +31,47 @@ _CANCELLED = "a cancelled job becomes"
 _MIXED = "the job runs, and its attempt is closed or another's"
 _TWICE = "the job runs twice at once"
 _STUCK = "one worker alone does not settle the job"
-_PATIENCE_SECONDS = 30
 
 
 @pytest.mark.without_database
 class TestModel:
-    def test_no_order_of_steps_breaks_the_protocol(self) -> None:
-        result = check(Guards())
+    @pytest.mark.parametrize(
+        ("place", "states"),
+        [(LOCAL, 10_000), pytest.param(SHARED, 20_000, marks=pytest.mark.slow), (APART, 4_000)],
+        ids=PLACES,
+    )
+    @pytest.mark.shows("explanation/worker.md#the-lease")
+    def test_no_order_of_steps_breaks_the_protocol(self, place: str, states: int) -> None:
+        result = check(Guards(), places=[place])
         assert result.problem is None, "\n".join(result.trace)
         # Without its reductions (equal states merged, what no longer matters forgotten) the model has 100 times as many.
-        assert result.states > 10_000
-        assert result.steps > 100_000
+        assert result.states > states
+        assert result.steps > 5 * states
 
     @pytest.mark.parametrize(
-        ("missing", "problem"),
+        ("missing", "place", "problem"),
         [
-            ({"finish_checks_worker", "finish_checks_attempt"}, _LOST),
-            ({"finish_checks_worker"}, _LOST),
-            ({"finish_checks_attempt"}, _LOST),
-            ({"finish_checks_status"}, _CANCELLED),
-            ({"rescue_moves_job"}, _MIXED),
-            ({"rescue_moves_attempt"}, _MIXED),
-            ({"rescue_waits_for_lease"}, _TWICE),
-            ({"dead_register_anew"}, _TWICE),
-            ({"claim_checks_status"}, "two attempts are open"),
-            ({"warden_ends_processes"}, _TWICE),
-            ({"launch_checks_owner"}, _TWICE),
-            ({"worker_compares"}, _STUCK),
+            ({"finish_checks_worker", "finish_checks_attempt"}, LOCAL, _LOST),
+            ({"finish_checks_worker"}, LOCAL, _LOST),
+            ({"finish_checks_attempt"}, LOCAL, _LOST),
+            ({"finish_checks_status"}, LOCAL, _CANCELLED),
+            ({"rescue_moves_job"}, LOCAL, _MIXED),
+            ({"rescue_moves_attempt"}, LOCAL, _MIXED),
+            pytest.param({"rescue_waits_for_lease"}, LOCAL, _TWICE, marks=pytest.mark.slow),
+            ({"rescue_waits_for_outage"}, LOCAL, _TWICE),
+            ({"rescue_checks_engine"}, APART, _TWICE),
+            ({"unreached_are_given_up"}, APART, _STUCK),
+            pytest.param({"dead_register_anew"}, LOCAL, _TWICE, marks=pytest.mark.slow),
+            ({"claim_checks_status"}, LOCAL, "two attempts are open"),
+            ({"warden_ends_processes"}, LOCAL, _TWICE),
+            pytest.param({"launch_checks_lease"}, SHARED, _TWICE, marks=pytest.mark.slow),
+            pytest.param({"launch_checks_owner"}, APART, _TWICE, marks=pytest.mark.slow),
+            ({"worker_compares"}, LOCAL, _STUCK),
         ],
         ids=lambda value: "_and_".join(sorted(value)) if isinstance(value, set) else "",
     )
-    def test_without_any_one_guard_the_protocol_breaks(self, missing: set[str], problem: str) -> None:
-        result = check(Guards(**dict.fromkeys(missing, False)))
+    def test_without_any_one_guard_the_protocol_breaks(self, missing: set[str], place: str, problem: str) -> None:
+        result = check(Guards(**dict.fromkeys(missing, False)), places=[place])
         assert result.problem is not None
         assert result.problem.startswith(problem)
         assert len(result.trace) > 1
@@ -70,13 +80,15 @@ class TestModel:
         marks = [
             m for m in TestModel.test_without_any_one_guard_the_protocol_breaks.pytestmark if m.name == "parametrize"
         ]
-        assert set().union(*(missing for missing, _ in marks[0].args[1])) == {field.name for field in fields(Guards)}
+        cases = [getattr(case, "values", case) for case in marks[0].args[1]]
+        assert set().union(*(missing for missing, *_ in cases)) == {field.name for field in fields(Guards)}
 
     def test_a_rescue_that_leaves_the_jobs_worker_lets_the_loser_finish(self) -> None:
         result = check(Guards(rescue_moves_job=False), without={_MIXED})
         assert (result.problem or "").startswith(_LOST)
         assert result.trace[-2:] == ("b rescues", result.problem)
 
+    @pytest.mark.slow
     def test_without_the_warden_the_command_of_a_frozen_worker_runs_for_ever(self) -> None:
         result = check(Guards(warden_ends_processes=False), without={_TWICE})
         assert result.problem == _STUCK
@@ -87,6 +99,7 @@ class TestModel:
         assert _LOST in head
         assert [line.split(". ", 1)[1].split(" when ")[0] for line in way] == [
             "the lease of a runs out",
+            "the outage of a lasts",
             "a claims",
             "a hears: claim 1",
             "a starts 1",
@@ -125,7 +138,7 @@ def working(
     finally:
         loop.stop()
         loop.stop()
-        thread.join(timeout=_PATIENCE_SECONDS)
+        thread.join(timeout=PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
@@ -144,14 +157,6 @@ def holding_a_run() -> Iterator[tuple[WorkerLoop, Run]]:
         loop._engines.close()
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    """Poll until a condition is true; not every database has an event to wait for."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 class GatedExecutor(ProcessExecutor):
     """Launches one attempt at a time, and none before its gate is open."""
 
@@ -165,7 +170,7 @@ class GatedExecutor(ProcessExecutor):
 
     def submit(self, spec: LaunchSpec) -> str:
         self.asked.append(spec.key)
-        self.gate.wait(_PATIENCE_SECONDS)
+        self.gate.wait(PATIENCE_SECONDS)
         self.wanted.append(spec.is_wanted())
         return super().submit(spec)
 
@@ -295,9 +300,9 @@ class TestWorker:
             assert loop._register()
             loop._heartbeat._beat()
             assert len(heard) == 2
-            # From the renewal on others leave this worker its local processes for so long.
+            # From the renewal on others leave this worker its local processes for so long: for more than a lease.
             for seconds in heard:
-                assert SETTINGS.outage_seconds - _PATIENCE_SECONDS < seconds <= SETTINGS.outage_seconds
+                assert SETTINGS.lease_seconds < seconds <= SETTINGS.outage_seconds
             with connection.execute_wrapper(away):
                 loop._heartbeat._beat()
             assert len(heard) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import InterfaceError, InternalError, OperationalError, connection, connections, transaction
+from django.test import override_settings
 from django.utils import timezone
 
 from container_manager import queue, store
@@ -21,13 +21,13 @@ from container_manager.statemachine import StaleTransition
 from container_manager.store.values import JOB_COLUMNS
 
 from .jobs import journal_of, row_of
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.records import expire_lease, records_of, register, rescue, seconds_since
 
 pytestmark = pytest.mark.django_db
 concurrent = pytest.mark.django_db(transaction=True)
 
 _RACES = 500
-_PATIENCE_SECONDS = 60
 _HOUR = timedelta(hours=1)
 
 
@@ -125,7 +125,7 @@ class TestClaiming:
         ContainerJob.objects.filter(pk=later.pk).update(scheduled_for=timezone.now() - timedelta(days=1, hours=1))
         assert claim() == [later.pk]
         later.refresh_from_db()
-        assert 0 <= seconds_since(later, "launched_at") < _PATIENCE_SECONDS
+        assert 0 <= seconds_since(later, "launched_at") < PATIENCE_SECONDS
 
     @pytest.mark.parametrize("status", ["pending", "cancelled"])
     def test_only_queued_jobs_are_claimed(self, status: str) -> None:
@@ -181,9 +181,11 @@ class TestClaiming:
         assert (job.exit_code, job.failure_reason, job.last_error, job.worker) == (None, "", "", "second")
         assert [(a.number, a.worker) for a in job.attempts.order_by("number")] == [(1, "first"), (2, "second")]
 
+    @override_settings(CONTAINER_MANAGER={"SECRETS": {"env:CM_SECRET_S": "", "file:key": ""}})
     def test_a_claim_returns_every_field_of_the_job(self) -> None:
         asked = {
             "image": "debian", "command": "echo 'a b'", "environment": {"A": "ä"}, "secrets": {"S": "env:CM_SECRET_S"},
+            "secret_files": {"key": "file:key"},
             "working_directory": "/srv", "memory_bytes": 2**40, "cpu_count": 0.5, "timeout_seconds": 7,
             "grace_seconds": 3, "max_retries": 2, "labels": {"l": "1"}, "executor": "default",
         }  # fmt: skip
@@ -195,7 +197,7 @@ class TestClaiming:
     @concurrent
     def test_two_workers_never_claim_the_same_job(self) -> None:
         jobs = {job.pk for job in queue.enqueue_many([ContainerJob(command="true") for _ in range(_RACES)])}
-        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+        barrier = Barrier(2, timeout=PATIENCE_SECONDS)
 
         def claimer(worker: str) -> Callable[[], list[Any]]:
             def work() -> list[Any]:
@@ -226,7 +228,7 @@ class TestClaiming:
         with ThreadPoolExecutor(1) as pool, transaction.atomic():
             assert claim("first", limit=1) == [first]
             second_claim = pool.submit(in_thread(lambda: claim("second", limit=1)))
-            assert second_claim.result(timeout=_PATIENCE_SECONDS / 4) == [second]
+            assert second_claim.result(timeout=PATIENCE_SECONDS / 4) == [second]
 
 
 class TestFinishing:
@@ -334,8 +336,8 @@ class TestFinishing:
         job.refresh_from_db()
         assert (job.status, job.retry_count, job.worker, job.failure_reason) == ("retrying", 1, "", "error")
         assert journal_of(job)[-2:] == [("running", "failed"), ("failed", "retrying")]
-        assert -1001 < seconds_since(job, "scheduled_for") < _PATIENCE_SECONDS - 1000
-        assert 0 <= seconds_since(job.attempts.get(), "finished_at") < _PATIENCE_SECONDS
+        assert -1001 < seconds_since(job, "scheduled_for") < PATIENCE_SECONDS - 1000
+        assert 0 <= seconds_since(job.attempts.get(), "finished_at") < PATIENCE_SECONDS
 
     def test_each_outcome_of_a_batch_is_stored_for_its_own_job(self) -> None:
         done, failed, again, cancelled, foreign = (running(w) for w in ("w", "w", "w", "w", "other"))
@@ -376,12 +378,19 @@ class TestOwning:
         assert finish(outcome(job, status="completed")) == {(job.pk, 1)}
         assert row_of(job)["status"] == "running"
 
+    def test_what_an_attempt_has_waited_for_before_its_start_is_no_part_of_its_age(self) -> None:
+        job = running("w")
+        JobAttempt.objects.filter(job=job).update(launched_at=timezone.now() - timedelta(seconds=600))
+        store.record_launches([store.Launch(job.pk, 1, "h", waited_seconds=590.0)], worker="w", using="default")
+        (owned,) = store.owned_attempts(worker="w", using="default")
+        assert 10 <= owned.job.elapsed_seconds < 300
+
     def test_only_the_owner_of_an_open_attempt_stores_its_handle(self) -> None:
         first, second = running("w"), running("w")
 
         def record(handle: str, worker: str) -> list[str]:
-            handles = [((job.pk, 1), f"{handle} {number}") for number, job in enumerate((first, second))]
-            store.record_handles(handles, worker=worker, using="default")
+            handles = [store.Launch(job.pk, 1, f"{handle} {number}") for number, job in enumerate((first, second))]
+            store.record_launches(handles, worker=worker, using="default")
             return list(JobAttempt.objects.order_by("job").values_list("handle", flat=True))
 
         assert record("mine", "w") == ["mine 0", "mine 1"]
@@ -586,7 +595,7 @@ class TestRescuing:
                 "promote": lambda: store.promote_retries(using="default"),
                 "cancel": lambda: (locked.mark_as_cancelled(), again.mark_as_cancelled()),
             }[asleep_in]()
-            rescued, claimed, promoted = pool.submit(in_thread(go_on)).result(timeout=_PATIENCE_SECONDS / 4)
+            rescued, claimed, promoted = pool.submit(in_thread(go_on)).result(timeout=PATIENCE_SECONDS / 4)
             transaction.set_rollback(True)
         assert row_of(free)["worker"] == "heir"
         assert claimed == [second if asleep_in == "claim" else first]
@@ -641,7 +650,7 @@ class TestRescuing:
     @concurrent
     def test_two_workers_never_rescue_the_same_attempt(self) -> None:
         rounds, each = 40, 5
-        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+        barrier = Barrier(2, timeout=PATIENCE_SECONDS)
 
         def rescuer(worker: str) -> Callable[[], list[int]]:
             def work() -> list[int]:
@@ -692,7 +701,7 @@ class TestRetrying:
     def test_two_workers_queue_each_due_retry_once(self) -> None:
         jobs = [running() for _ in range(100)]
         finish(*(outcome(job, status="failed", reason="error", retry_after_seconds=-1.0) for job in jobs))
-        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+        barrier = Barrier(2, timeout=PATIENCE_SECONDS)
 
         def promote() -> int:
             barrier.wait()
@@ -705,13 +714,13 @@ class TestRetrying:
 class TestLeases:
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_a_lease_runs_on_the_databases_clock(self, strange_clock: None) -> None:
-        register("w", lease_seconds=100.0)
-        assert -101 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS - 100
+        register("w", lease_seconds=1000.0)
+        assert -1001 < seconds_since(Worker.objects.get(), "lease_expires_at") < PATIENCE_SECONDS - 1000
         assert store.live_workers(using="default") == ["w"]
         expire_lease("w")
         assert store.live_workers(using="default") == []
         assert store.renew_lease("w", lease_seconds=0.5, using="default")
-        assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < _PATIENCE_SECONDS
+        assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < PATIENCE_SECONDS
 
     @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies")
     def test_the_oldest_worker_alive_maintains(self) -> None:
@@ -743,17 +752,14 @@ class TestLeases:
     def test_an_idle_transaction_of_a_worker_is_rolled_back(self) -> None:
         register("rescuer")
         job = running("frozen")
-        # Longer than this process waits between two statements on a busy machine.
-        store.prepare_session(lease_seconds=3.0, using="default")
 
         def take() -> None:
-            deadline = time.monotonic() + _PATIENCE_SECONDS
-            while not rescue("rescuer"):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)  # there is no event for a released lock
+            eventually(lambda: rescue("rescuer"))
 
         with pytest.raises((OperationalError, InterfaceError, InternalError)), transaction.atomic():  # noqa: PT012
             assert finish(outcome(job), worker="frozen") == {(job.pk, 1)}
+            # From now on no statement of this process has to come in time.
+            store.prepare_session(lease_seconds=3.0, using="default")
             together(take)
             ContainerJob.objects.exists()
         connection.close()
@@ -770,7 +776,7 @@ class TestCancelling:
         """
         running_batch(_RACES, "w")
         jobs = list(ContainerJob.objects.order_by("pk"))
-        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+        barrier = Barrier(2, timeout=PATIENCE_SECONDS)
         lead = 0
 
         def wait(queries: int) -> None:
@@ -823,7 +829,7 @@ class TestCancelling:
         if what == "promote":
             finish(*failed)
             jobs = list(ContainerJob.objects.order_by("pk"))
-        barrier = Barrier(2, timeout=_PATIENCE_SECONDS)
+        barrier = Barrier(2, timeout=PATIENCE_SECONDS)
         act: Callable[[int], object] = {
             "claim": lambda number: claim("w", limit=1),
             "finish with a retry": lambda number: finish(failed[number]),

@@ -21,6 +21,7 @@ from container_manager.signals import job_transitioned
 from container_manager.statemachine import StaleTransition
 
 from .jobs import columns_for, job_in, journal_of, row_of
+from .patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,8 +29,7 @@ Move = Callable[[ContainerJob], object]
 # One row of outcomes per trial: for each writer None, where it won, or what it was told.
 Outcomes = list[list[StaleTransition | None]]
 
-_TRIALS_PER_LEVEL = 60
-_PATIENCE_SECONDS = 60
+_TRIALS_PER_LEVEL = 30
 
 
 def transition(target: str) -> Move:
@@ -54,7 +54,7 @@ def bulk(target: str) -> Move:
     return move
 
 
-trials = pytest.mark.parametrize("trials", [60, pytest.param(500, marks=pytest.mark.slow)])
+trials = pytest.mark.parametrize("trials", [30, pytest.param(500, marks=pytest.mark.slow)])
 
 
 def names_of(ways: Sequence[Callable[[str], Move]]) -> str:
@@ -71,7 +71,7 @@ def race(jobs: QuerySet[ContainerJob], moves: Sequence[Move], *, prepare: Callab
     """Let all moves meet at each job in turn; ``prepare`` runs once in each thread."""
     copies = [list(jobs.all()) for _ in moves]
     outcomes: Outcomes = [[None] * len(moves) for _ in copies[0]]
-    barrier = Barrier(len(moves), timeout=_PATIENCE_SECONDS)
+    barrier = Barrier(len(moves), timeout=PATIENCE_SECONDS)
 
     def write(writer: int) -> None:
         try:
@@ -176,7 +176,7 @@ def test_the_loser_of_a_race_is_stale_at_every_isolation_level(way: Callable[[st
 @ways
 def test_the_loser_of_a_race_inside_a_transaction_is_stale(way: Callable[[str], Move], level: str) -> None:
     targets = ["completed", "cancelled", "failed", "completed"]
-    gate = Barrier(len(targets), timeout=_PATIENCE_SECONDS)
+    gate = Barrier(len(targets), timeout=PATIENCE_SECONDS)
 
     def inside(target: str) -> Move:
         def move(job: ContainerJob) -> None:

@@ -18,7 +18,8 @@ from container_manager.statemachine.installation import drift
 from container_manager.store.consistency import examine
 
 from .jobs import row_of
-from .workers import PATIENCE_SECONDS, start_worker
+from .patience import PATIENCE_SECONDS
+from .workers import start_worker
 
 APP, FIRST = "container_manager", "0001_initial"
 MODELS = ("ContainerJob", "JobAttempt", "JobLog", "JobTransition", "Worker", "PausedQueue")

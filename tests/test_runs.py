@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import ClassVar
 
 import pytest
@@ -13,6 +14,7 @@ from container_manager import store
 from container_manager.conf import AppSettings
 from container_manager.executors.base import (
     Capabilities,
+    DependencyUnavailable,
     Executor,
     ExitStatus,
     Health,
@@ -24,6 +26,7 @@ from container_manager.executors.base import (
     Phase,
     Rejected,
     Unavailable,
+    Waiting,
 )
 from container_manager.jobs.spec import JobSpec
 from container_manager.worker.capped_output import CappedOutput
@@ -304,6 +307,71 @@ class TestTimeout:
         runs, engine, run = self.adopted(elapsed_seconds=1.0)
         runs.turn()
         assert (run.stopped_for, engine.asked) == (None, [])
+
+    def test_what_a_launch_waits_for_does_not_count(self) -> None:
+        engine, until = SurvivingEngine(), Future[None]()
+        engine.launch_error = Waiting("the image 'x'", until)
+        runs = runs_on(engine)
+        runs.take_on(claimed()._replace(spec=JobSpec(command="true", executor="default", timeout_seconds=60)))
+        runs.turn()
+        (run,) = runs
+        assert (run.deadline, run.launch()) == (None, store.Launch(*run.id, waiting_for="the image 'x'"))
+        run.claimed_at -= 600.0
+        engine.launch_error = None
+        until.set_result(None)
+        runs.turn()
+        assert (engine.asked, run.stage, run.stopped_for) == (["submit", "submit"], Stage.RUNNING, None)
+        assert run.launch().waited_seconds >= 600.0
+
+
+class TestWait:
+    """A launch that waits for something, without a thread."""
+
+    @pytest.fixture
+    def until(self) -> Future[None]:
+        return Future()
+
+    @pytest.fixture
+    def engine(self, until: Future[None]) -> SurvivingEngine:
+        engine = SurvivingEngine()
+        engine.launch_error = Waiting("the image 'x'", until)
+        return engine
+
+    def waiting(self, engine: SurvivingEngine) -> tuple[Runs, Run]:
+        runs = runs_on(engine)
+        runs.take_on(claimed())
+        runs.turn()
+        (run,) = runs
+        assert (run.stage, run.waiting_for) == (Stage.LAUNCHING, "the image 'x'")
+        return runs, run
+
+    def test_what_it_ends_with_is_what_came_of_the_launch(self, engine: SurvivingEngine, until: Future[None]) -> None:
+        runs, run = self.waiting(engine)
+        until.set_exception(Rejected("unavailable", "The registry was away."))
+        runs.turn()
+        assert run.outcome is not None
+        assert (run.outcome.reason, run.outcome.message) == ("unavailable", "The registry was away.")
+        assert engine.asked == ["submit"]
+
+    def test_an_abandoned_attempt_ends_it(self, engine: SurvivingEngine, until: Future[None]) -> None:
+        runs, run = self.waiting(engine)
+        runs.abandon(run)
+        assert engine.asked == ["submit", "release"]
+        until.set_exception(Unavailable("It is another worker's."))
+        runs.turn()
+        assert list(runs) == []
+
+    def test_a_launch_that_fails_for_lack_of_something_else_for_too_long_is_not_called_lost(
+        self, engine: SurvivingEngine
+    ) -> None:
+        runs = Runs(Engines({"default": engine}, SETTINGS), SETTINGS, lambda: None)
+        engine.launch_error = DependencyUnavailable("There is no space left.")
+        runs.take_on(claimed())
+        (run,) = runs
+        run.launch_until = time.monotonic()
+        runs.turn()
+        assert run.outcome is not None
+        assert (run.outcome.reason, run.outcome.message) == ("unavailable", "There is no space left.")
 
 
 class TestOutput:

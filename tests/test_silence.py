@@ -19,11 +19,11 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.worker.database import Database, Watchdog
 
 from .jobs import row_of
+from .patience import PATIENCE_SECONDS
 from .silent_proxy import SilentProxy, silent_proxy
 from .workers import eventually, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_PATIENCE_SECONDS = 60
 _LEASE_SECONDS = 3.0
 
 
@@ -51,7 +51,7 @@ def database_away(proxy: SilentProxy | None) -> Iterator[None]:
         proxy.answer_new()
         return
     connection.close()
-    other = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
+    other = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None, timeout=PATIENCE_SECONDS)
     try:
         other.execute("BEGIN EXCLUSIVE")
         yield
@@ -80,7 +80,7 @@ def test_a_worker_whose_connections_fall_silent_connects_anew(tmp_path: Path, pr
         assert "a connection is given up" in log.read_text()
         proxy.fall_silent()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=_PATIENCE_SECONDS) == 0, log.read_text()
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0, log.read_text()
     assert not Worker.objects.exists()
 
 
@@ -117,7 +117,7 @@ def test_a_connection_that_falls_silent_while_it_is_made_is_given_up(
     monkeypatch.setattr(wrapper, "init_connection_state", init_in_silence)
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(_PATIENCE_SECONDS)
+    thread.join(PATIENCE_SECONDS)
     assert len(raised) == 1
 
 
@@ -130,7 +130,8 @@ def test_a_second_sigterm_ends_a_worker_that_cannot_store_an_end(tmp_path: Path,
     go, ended, log = (tmp_path / name for name in ("go", "ended", "log"))
     os.mkfifo(go)
     job = queue.enqueue(command=f"sh -c 'echo begun; read word < {go}; : > {ended}'", max_retries=1)
-    with worker("--slots", "1", log=log, lease_seconds=_LEASE_SECONDS, **address(proxy)) as process:
+    more = {"log": log, "lease_seconds": _LEASE_SECONDS, "CM_WORKER_OUTAGE_SECONDS": "600"}
+    with worker("--slots", "1", **more, **address(proxy)) as process:
         eventually(JobLog.objects.exists)
         with database_away(proxy):
             with go.open("w") as word:
@@ -141,7 +142,7 @@ def test_a_second_sigterm_ends_a_worker_that_cannot_store_an_end(tmp_path: Path,
             eventually(said(log, "trying again in"))
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=_PATIENCE_SECONDS) == 1
+            assert process.wait(timeout=PATIENCE_SECONDS) == 1
     text = log.read_text()
     assert f"leaves jobs whose ends are not stored: {job.pk}" in text
     assert "Traceback" not in text

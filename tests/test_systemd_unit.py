@@ -9,14 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from .patience import PATIENCE_SECONDS, eventually
+
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "container_manager/worker/container-worker.service"
-_PATIENCE_SECONDS = 60
 _SETTINGS = """
 from pathlib import Path
 from container_manager.conf import sqlite_database
@@ -83,12 +83,10 @@ def test_a_service_that_is_stopped_lets_its_jobs_end(project: Path, unit: config
     service = unit["Service"]
     assert service["WorkingDirectory"] == str(project)
     with subprocess.Popen(shlex.split(service["ExecStart"]), cwd=project, env=environment()) as worker:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while "begun" not in manage(project, "container", "logs", job):
-            assert time.monotonic() < deadline, "the job did not begin"
+        eventually(lambda: "begun" in manage(project, "container", "logs", job))
         # With any other KillMode systemd would signal the job as well.
         assert service["KillMode"] == "mixed"
         worker.send_signal(signal.SIGTERM)
         go.write_text("\n")
-        assert worker.wait(_PATIENCE_SECONDS) == 0
+        assert worker.wait(PATIENCE_SECONDS) == 0
     assert "completed" in manage(project, "container", "ps", "--all")

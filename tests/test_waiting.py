@@ -14,6 +14,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobStatus
 
 from .jobs import job_in
+from .patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WAYS: list[Callable[..., JobStatus]] = [ContainerJob.wait, async_to_sync(ContainerJob.await_)]
@@ -36,7 +37,7 @@ def test_a_wait_ends_when_the_job_has_finished(status: str, wait: Callable[..., 
     job = job_in("running")
     elsewhere = ContainerJob.objects.get()
     thread = later(lambda: elsewhere.transition_to(status, reason="by hand"))
-    assert wait(job, timeout=60) == status
+    assert wait(job, timeout=PATIENCE_SECONDS) == status
     assert (job.status, job.status_changed_reason) == (status, "by hand")
     thread.join()
 
@@ -78,7 +79,7 @@ def test_other_coroutines_go_on_while_one_waits() -> None:
             for job in jobs:
                 await ContainerJob.objects.filter(pk=job.pk).atransition_to("cancelled")
 
-        *ends, _ = await asyncio.gather(*(job.await_(timeout=60) for job in jobs), cancel())
+        *ends, _ = await asyncio.gather(*(job.await_(timeout=PATIENCE_SECONDS) for job in jobs), cancel())
         return ends
 
     assert async_to_sync(both)() == ["cancelled", "cancelled"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from container_manager.worker.database import Database
 from container_manager.worker.outcomes import retry_delay
 
 from .jobs import journal_of
-from .workers import eventually
+from .patience import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
@@ -64,8 +65,24 @@ def background() -> Iterator[WorkerLoop]:
     yield loop
     loop.stop()
     loop.stop()
-    thread.join(timeout=60)
+    thread.join(timeout=PATIENCE_SECONDS)
     assert not thread.is_alive()
+
+
+def test_a_worker_leaves_its_callers_connection_as_it_found_it() -> None:
+    before, seen = connection.settings_dict, list[Any]()
+
+    def note(execute: Callable[..., Any], *arguments: Any) -> Any:
+        seen.append(arguments)
+        return execute(*arguments)
+
+    with connection.execute_wrapper(note):
+        queued("true")
+        drain()
+        assert connection.execute_wrappers == [note]
+    assert connection.execute_wrappers == []
+    assert connection.settings_dict is before
+    assert seen
 
 
 def test_a_command_that_succeeds_completes_its_job() -> None:
@@ -142,18 +159,19 @@ def test_a_worker_prunes_finished_jobs_if_the_settings_say_so() -> None:
 
 
 def test_a_timeout_stops_the_command() -> None:
-    job = queued("sleep 60", timeout_seconds=1, grace_seconds=0, max_retries=0)
+    # It outlasts the patience of the tests: who waits for its end fails.
+    job = queued("sleep 600", timeout_seconds=1, grace_seconds=0, max_retries=0)
     drain()
     job.refresh_from_db()
     assert (job.status, job.failure_reason) == ("failed", "timeout")
-    assert (job.attempts.get().finished_at - job.launched_at).total_seconds() < 20
+    assert job.attempts.get().signal in (signal.SIGTERM, signal.SIGKILL)
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
 def test_cancelling_a_running_job_ends_its_process(background: WorkerLoop, tmp_path: Path) -> None:
     fifo = tmp_path / "pid"
     os.mkfifo(fifo)
-    job = queued(f"sh -c 'echo $$ > {fifo}; exec sleep 60'")
+    job = queued(f"sh -c 'echo $$ > {fifo}; exec sleep 600'")
     pid = fifo.read_text().strip()
     job.refresh_from_db()
     job.mark_as_cancelled(actor="alice")
@@ -258,7 +276,7 @@ def test_a_worker_that_ends_by_an_error_leaves_no_row_and_no_lease() -> None:
         def observe(self) -> Observations:
             raise ZeroDivisionError
 
-    queued("sleep 60")
+    queued("sleep 600")
     loop = WorkerLoop(settings=SETTINGS, executors={"default": BrokenExecutor()}, options=WorkerOptions())
     with pytest.raises(ZeroDivisionError):
         loop.run()

@@ -68,7 +68,7 @@ def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(tmp_path: Path) ->
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("races", [40, pytest.param(_RACES, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("races", [20, pytest.param(_RACES, marks=pytest.mark.slow)])
 @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
 def test_of_a_cancel_and_an_exit_at_once_one_wins_and_no_process_is_left(races: int, tmp_path: Path) -> None:
     """Each command waits for a word to exit, which it gets at the moment in which its job is cancelled."""

@@ -16,10 +16,10 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.store.consistency import examine
 
+from .patience import PATIENCE_SECONDS
 from .workers import eventually, start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_PATIENCE_SECONDS = 60
 
 
 def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> Non
         with go.open("w") as word:
             word.write("\n" * 8)
             word.flush()
-            assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+            assert process.wait(timeout=PATIENCE_SECONDS) == 0
     statuses = ContainerJob.objects.order_by("pk").values_list("status", "attempt")
     assert list(statuses) == [("completed", 1)] * 4 + [("queued", 0)] * 4
     for job in jobs[:4]:
@@ -42,7 +42,7 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> Non
     with worker("--drain", log=tmp_path / "log") as process, go.open("w") as word:
         word.write("\n" * 8)
         word.flush()
-        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert ContainerJob.objects.filter(status="completed", attempt=1).count() == 8
     assert examine().problems == []
 
@@ -61,7 +61,7 @@ def test_a_signal_to_worker_warden_and_keepers_at_once_lets_running_jobs_end(
         for receiver in (process.pid, warden.pid, *(keeper.pid for keeper in warden.children())):
             os.kill(receiver, number)
         word.write(b"\n")
-        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
     job.refresh_from_db()
     assert (job.status, job.attempt) == ("completed", 1)
 
@@ -82,7 +82,7 @@ def test_sighup_ends_a_worker_as_sigterm_does(tmp_path: Path) -> None:
     with sighup(signal.SIG_DFL), worker("--slots", "1", log=tmp_path / "log") as process:
         eventually(started.exists)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
     job.refresh_from_db()
     assert (job.status, job.attempt) == ("completed", 1)
     assert not Worker.objects.exists()
@@ -105,7 +105,7 @@ def test_a_second_sigterm_ends_running_jobs_at_once_as_lost(tmp_path: Path) -> N
         eventually(lambda: "was told to stop, with jobs=1 at work" in (tmp_path / "log").read_text())
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=_PATIENCE_SECONDS) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
     job.refresh_from_db()
     assert (job.status, job.failure_reason, job.attempts.get().reason) == ("retrying", "lost", "lost")
     assert not Worker.objects.exists()
@@ -130,13 +130,14 @@ def test_sigterm_while_a_worker_starts_leaves_nothing_behind(rounds: int, tmp_pa
             else:
                 eventually(Worker.objects.exists)
             process.send_signal(signal.SIGTERM)
-            codes.add(process.wait(timeout=_PATIENCE_SECONDS))
+            codes.add(process.wait(timeout=PATIENCE_SECONDS))
         finally:
             process.kill()
             process.wait()
         assert not Worker.objects.exists()
         assert not JobAttempt.objects.filter(finished_at=None).exists()
-    assert codes == {0, -signal.SIGTERM}
+    # Which of the others come before the handlers are set, the machine decides.
+    assert 0 in codes <= {0, -signal.SIGTERM}
     assert set(ContainerJob.objects.values_list("status", flat=True)) <= {"queued", "completed"}
     assert len(jobs) == rounds
     assert "Traceback" not in (tmp_path / "log").read_text()

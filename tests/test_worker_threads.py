@@ -25,10 +25,10 @@ from container_manager.worker.finisher import Finisher
 from container_manager.worker.heartbeat import Heartbeat
 
 from .jobs import row_of
+from .patience import PATIENCE_SECONDS
 from .test_protocol import SETTINGS, eventually, working
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_PATIENCE_SECONDS = 30
 
 
 def running(executor: ProcessExecutor) -> tuple[WorkerLoop, threading.Thread, list[BaseException]]:
@@ -86,7 +86,7 @@ def test_an_executors_thread_that_ends_by_an_error_ends_the_worker(
 ) -> None:
     job = queue.enqueue(command="sh -c 'while :; do echo more; sleep 0.1; done'")
     _, thread, raised = running(executor())
-    thread.join(_PATIENCE_SECONDS)
+    thread.join(PATIENCE_SECONDS)
     assert [type(error) for error in raised] == [ThreadFailed]
     assert "ended by an error, so the worker ends" in caplog.text
     assert f"leaves jobs whose ends are not stored: {job.pk}" in caplog.text
@@ -108,7 +108,7 @@ def test_a_workers_own_thread_that_ends_by_an_error_ends_the_worker(
     loop, thread, raised = running(ProcessExecutor())
     eventually(lambda: loop.id)
     loop._heartbeat.hurry()
-    thread.join(_PATIENCE_SECONDS)
+    thread.join(PATIENCE_SECONDS)
     assert [type(error) for error in raised] == [ThreadFailed]
 
 
@@ -146,17 +146,18 @@ class Slow:
         for move in transitions:
             if move.target in ("running", "completed"):
                 self.entered.set()
-                self.go.wait(_PATIENCE_SECONDS)
+                self.go.wait(PATIENCE_SECONDS)
                 ContainerJob.objects.get(pk=move.pk)
                 self.heard.append((move.source, move.target))
 
 
 @pytest.mark.shows("reference/jobs.md#the-signal")
-def test_a_slow_receiver_holds_up_no_job() -> None:
+def test_a_slow_receiver_holds_up_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("container_manager.worker.receivers._LAST_SECONDS", PATIENCE_SECONDS)
     slow = Slow()
     with told(slow), working(ProcessExecutor()):
         first = queue.enqueue(command="true")
-        assert slow.entered.wait(_PATIENCE_SECONDS)
+        assert slow.entered.wait(PATIENCE_SECONDS)
         second = queue.enqueue(command="true")
         for job in (first, second):
             eventually(lambda of=job: row_of(of)["status"] == "completed")
@@ -193,7 +194,7 @@ def test_what_waits_for_receivers_is_bounded_and_the_rest_is_said(
     with told(slow):
         with working(ProcessExecutor(), slots=1):
             queue.enqueue(command="true")
-            assert slow.entered.wait(_PATIENCE_SECONDS)
+            assert slow.entered.wait(PATIENCE_SECONDS)
             jobs = [queue.enqueue(command="true") for _ in range(3)]
             eventually(lambda: all(row_of(job)["status"] == "completed" for job in jobs))
             assert "Receivers of job_transitioned are too slow" in caplog.text
@@ -256,5 +257,5 @@ class TestCallCommand:
 
         thread = threading.Thread(target=call)
         thread.start()
-        thread.join(_PATIENCE_SECONDS)
+        thread.join(PATIENCE_SECONDS)
         assert (failed, row_of(job)["status"]) == ([], "completed")

@@ -15,10 +15,10 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.statemachine.trigger_constraint import trigger_constraints
 
+from .patience import PATIENCE_SECONDS
 from .workers import eventually, start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_PATIENCE_SECONDS = 60
 JOURNAL = "cm_job_journal"
 
 
@@ -41,7 +41,7 @@ def drop_journal() -> None:
 
 def assert_refuses(log: Path) -> None:
     process = start_worker("--drain", log=log)
-    assert process.wait(timeout=_PATIENCE_SECONDS) == 1
+    assert process.wait(timeout=PATIENCE_SECONDS) == 1
     text = log.read_text()
     assert JOURNAL in text
     assert "'migrate --database default' installs them" in text
@@ -83,13 +83,13 @@ def test_a_worker_that_loses_a_trigger_lets_its_job_end_claims_no_more_and_fails
     os.mkfifo(go)
     first = queue.enqueue(command=f"sh -c 'read word < {go}'")
     second = queue.enqueue(command="true")
-    with worker("--slots", "1", log=log, lease_seconds=2.0) as process:
+    with worker("--slots", "1", log=log, lease_seconds=2.0, CM_WORKER_OUTAGE_SECONDS="600") as process:
         eventually(JobAttempt.objects.exists)
         drop_journal()
         eventually(lambda: f"triggers are missing: {JOURNAL}" in log.read_text())
         assert process.poll() is None
         go.write_text("\n")
-        assert process.wait(timeout=_PATIENCE_SECONDS) == 1
+        assert process.wait(timeout=PATIENCE_SECONDS) == 1
     assert "'migrate --database default' installs them" in log.read_text()
     statuses = ContainerJob.objects.filter(pk__in=[first.pk, second.pk]).order_by("pk").values_list("status", flat=True)
     assert list(statuses) == ["completed", "queued"]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from .jobs import journal_of
+from .patience import PATIENCE_SECONDS, eventually
 from .protocol.records import expire_lease, records_of, register, rescue
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 # The heir's is longer: its lease must not expire too on a busy machine. It watches the other worker for half of it.
 _LEASE_SECONDS, _HEIRS_LEASE_SECONDS = 3.0, 15.0
-_PATIENCE_SECONDS = 60
 
 
 def rescued() -> ContainerJob:
@@ -49,7 +48,7 @@ def running_again() -> ContainerJob:
     assert store.promote_retries(using="default") == 1
     claim("heir")
     append(job, 2, 0, b"second run\n", worker="heir")
-    store.record_handles([((job.pk, 2), "second")], worker="heir", using="default")
+    store.record_launches([store.Launch(job.pk, 2, "second")], worker="heir", using="default")
     return job
 
 
@@ -116,7 +115,9 @@ def test_a_zombie_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(momen
     assert not store.renew_lease("zombie", lease_seconds=60.0, using="default")
     for attempt, sequence in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0)):
         append(job, attempt, sequence, b"from the grave\n", worker="zombie", gone=(0, 9))
-    store.record_handles([((job.pk, number), "zombie's") for number in (1, 2)], worker="zombie", using="default")
+    store.record_launches(
+        [store.Launch(job.pk, number, "zombie's") for number in (1, 2)], worker="zombie", using="default"
+    )
     assert store.owned_attempts(worker="zombie", using="default") == []
     assert rescue("zombie") == 0
     assert store.claim(worker="zombie", executors=["default"], limit=9, using="default") == []
@@ -148,15 +149,6 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byte
         sys.stdout.write(f"{log.name}:\n{log.read_text()}\n")  # shown where the test fails
 
 
-def eventually(condition: Callable[[], Any]) -> Any:
-    """Poll until a condition is true and return its value; not every database has an event to wait for."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
-
-
 def status_is(job: ContainerJob, status: str) -> Callable[[], bool]:
     return ContainerJob.objects.filter(pk=job.pk, status=status).exists
 
@@ -183,15 +175,16 @@ def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
     script = tmp_path / "job.sh"
     script.write_text(
         f"""
-        # Wait before the first output: what follows cannot be stored by the frozen worker, however slow the test is.
-        {"" if settled else f'[ "$CONTAINER_MANAGER_ATTEMPT" = 1 ] && read word < {frozen}'}
-        echo "run $CONTAINER_MANAGER_ATTEMPT"
         if [ "$CONTAINER_MANAGER_ATTEMPT" = 1 ]; then
             trap '' TERM
             sleep 600 &
             echo "$$ $!" > {first}.new && mv {first}.new {first}
+            # Wait before the output: the frozen worker cannot store it, however slow the test is.
+            {"" if settled else f"read word < {frozen}"}
+            echo "run 1"
             while :; do wait; done
         fi
+        echo "run 2"
         : > {second}
         read pids < {go}
         for pid in $pids; do kill -0 $pid 2> /dev/null && echo "$pid of the first run is still there"; done
@@ -208,7 +201,6 @@ def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
         with frozen.open("w") as word:  # returns once the command reads
             freeze(zombie)
             word.write("\n")
-    eventually(first.exists)
     pids = first.read_text()
     old_name = row_of_process(zombie).get().pk
 
@@ -226,7 +218,7 @@ def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
         ("retrying", "queued"), ("queued", "running"), ("running", "completed"),
     ]  # fmt: skip
     heir.send_signal(signal.SIGTERM)
-    assert heir.wait(timeout=_PATIENCE_SECONDS) == 0
+    assert heir.wait(timeout=PATIENCE_SECONDS) == 0
 
     zombie.send_signal(signal.SIGCONT)
     new_name = eventually(lambda: row_of_process(zombie).exclude(pk=old_name).values_list("pk", flat=True).first())
@@ -238,7 +230,7 @@ def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
     assert [pid for pid in pids.split() if Path(f"/proc/{pid}").exists()] == []
 
     zombie.send_signal(signal.SIGTERM)
-    assert zombie.wait(timeout=_PATIENCE_SECONDS) == 0
+    assert zombie.wait(timeout=PATIENCE_SECONDS) == 0
     log = (tmp_path / "zombie.log").read_text()
     assert "was taken for dead" in log
     assert "Traceback" not in log

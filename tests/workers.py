@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from django.db import connection
 
 from container_manager.models import Worker
 
-PATIENCE_SECONDS = 60
+from .patience import eventually
 
 
 def start_worker(*options: str, log: Path, lease_seconds: float = 30.0, **variables: str) -> subprocess.Popen[bytes]:
@@ -45,12 +44,3 @@ def worker(*options: str, log: Path, **more: Any) -> Iterator[subprocess.Popen[b
     finally:
         process.kill()
         process.wait()
-
-
-def eventually(condition: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
-    """Poll until a condition is true and return its value; there is no event from another process to wait for."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "It did not happen in time."
-        time.sleep(0.02)
-    return value

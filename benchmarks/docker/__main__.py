@@ -22,7 +22,7 @@ from tests.servers import end_when_told
 from ..queue.figures import Figure, table
 from ..queue.server import server
 
-_PARTS = ("launch", "throughput", "watching")
+_PARTS = ("launch", "stalled", "throughput", "watching")
 
 
 def main() -> int:
@@ -55,6 +55,7 @@ def _measure(url: str, *, parts: Sequence[str], quick: bool) -> Iterator[Figure]
 
     from .launch import measure_launch
     from .raw import RawDocker
+    from .stalled import STALLED, measure_stalled_pulls
     from .throughput import measure_throughput
     from .watching import measure_watching
 
@@ -65,6 +66,12 @@ def _measure(url: str, *, parts: Sequence[str], quick: bool) -> Iterator[Figure]
         yield Figure(name="launch: claim to container started, p50", value=ours * 1e3, unit="ms")
         yield Figure(name="launch: create and start by the raw API, p50", value=theirs * 1e3, unit="ms")
         yield Figure(name="launch: ours / raw API", value=ours / theirs, unit="times", at_most=1.15)
+    if "stalled" in parts:
+        alone, beside = measure_stalled_pulls(raw, samples=5 if quick else 9, rounds=1 if quick else 3)
+        ratio = statistics.median(one / other for one, other in zip(beside, alone, strict=True))
+        name = f"launch of a local image beside {STALLED} stalled pulls"
+        yield Figure(name=f"{name}, p50", value=statistics.median(beside) * 1e3, unit="ms")
+        yield Figure(name=f"{name} / without", value=ratio, unit="times", at_most=1.2)
     if "throughput" in parts:
         count, rounds = (40, 1) if quick else (100, 3)
         rates, raw_rates = measure_throughput(raw, count=count, rounds=rounds)

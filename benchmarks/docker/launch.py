@@ -24,7 +24,7 @@ def measure_launch(raw: RawDocker, *, samples: int) -> tuple[float, float]:
         for _ in range(samples + 1):
             theirs.append(_raw(raw))
             time.sleep(_PAUSE_SECONDS)
-            ours.append(_queued(raw))
+            ours.append(queued_launch(raw))
             time.sleep(_PAUSE_SECONDS)
     # The first also connect.
     return statistics.median(ours[1:]), statistics.median(theirs[1:])
@@ -38,7 +38,8 @@ def _raw(raw: RawDocker) -> float:
     return taken
 
 
-def _queued(raw: RawDocker) -> float:
+def queued_launch(raw: RawDocker) -> float:
+    """Return the seconds from a job's claim until its container has started."""
     from container_manager.models import JobAttempt
     from container_manager.queue import enqueue
 

@@ -13,7 +13,7 @@ CONTAINER_MANAGER = {
     "EXECUTORS": {
         "default": {
             "BACKEND": "container_manager.executors.docker.DockerExecutor",
-            "OPTIONS": {"base_url": os.environ.get("BENCH_DOCKER", ""), "images": [IMAGE]},
+            "OPTIONS": {"base_url": os.environ.get("BENCH_DOCKER", ""), "images": [IMAGE, "127.0.0.1:*/stalled/*"]},
         }
     },
 }

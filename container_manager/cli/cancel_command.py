@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import queue
+from ..jobs.printable import escaped, validate_lines
 from ..statemachine import TransitionError
 from .finding import find_job, short_id
 from .printing import Output
@@ -22,12 +23,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     refused = 0
+    validate_lines(options["reason"])
     for text in options["job"]:
         job = find_job(options, text)
         try:
             queue.cancel(job, now=options["now"], actor="command line", reason=options["reason"])
             out.write(f"{short_id(job.pk)} cancelled\n")
         except TransitionError as error:
-            out.write(f"{short_id(job.pk)} {error}\n")
+            out.write(f"{short_id(job.pk)} {escaped(error)}\n")
             refused += 1
     return 1 if refused else 0

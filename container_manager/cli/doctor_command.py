@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..jobs.printable import escaped
 from ..models import JobStatus
 from ..store.consistency import examine
 from .printing import Output, print_json
@@ -24,14 +25,15 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             if count := diagnosis.jobs[status]:
                 diagnosis.problems.append(f"{count} jobs are still {status}")
     if options["json"]:
-        print_json(out, asdict(diagnosis))
+        # asdict() takes a Counter's items for what it is to count.
+        print_json(out, {**asdict(diagnosis), "jobs": dict(diagnosis.jobs)})
     else:
-        by_status = ", ".join(f"{count} {status}" for status, count in sorted(diagnosis.jobs.items()))
+        by_status = ", ".join(f"{count} {escaped(status)}" for status, count in sorted(diagnosis.jobs.items()))
         out.write(f"{diagnosis.jobs.total()} jobs ({by_status or 'none'}), ")
         out.write(f"{diagnosis.attempts} attempts, {diagnosis.transitions} transitions\n")
         for note in diagnosis.notes:
-            out.write(f"Note: {note}\n")
+            out.write(f"Note: {escaped(note)}\n")
         for problem in diagnosis.problems:
-            out.write(f"{problem}\n")
+            out.write(f"{escaped(problem)}\n")
         out.write(f"{len(diagnosis.problems)} problems\n")
     return 1 if diagnosis.problems else 0

@@ -22,7 +22,7 @@ def add_job_arguments(parser: ArgumentParser) -> None:
     """Add an option for each field of a job, and for each thing that it may request of its container."""
     for name, option in OPTIONS.items():
         field: Any = ContainerJob._meta.get_field(name)
-        default = None if option.kind in _PAIRS else field.get_default()
+        default = None if option.kind in _REPEATABLE else field.get_default()
         _add_option(parser.add_argument, name, option, default=default)
     group = parser.add_argument_group("of its container", "What a job may have is the executor's settings' to say.")
     for name, rule in REQUEST_RULES.items():
@@ -48,6 +48,8 @@ def create_job(options: Mapping[str, Any]) -> ContainerJob:
         **{name: value for name, value in given.items() if value is not None},
         command=shlex.join(words[1:] if words[:1] == ["--"] else words),
         container={name: value for name, value in asked.items() if value is not None},
+        # Whoever has this shell has the project's settings and code.
+        actor="command line",
     )
 
 
@@ -57,7 +59,7 @@ def _add_option(add_argument: Callable[..., object], dest: str, option: Option, 
         settings["action"] = BooleanOptionalAction
     else:
         settings["metavar"] = option.metavar
-        settings.update({"action": "append"} if option.kind in _PAIRS else {"type": _PARSERS[option.kind]})
+        settings.update({"action": "append"} if option.kind in _REPEATABLE else {"type": _PARSERS[option.kind]})
         if default not in (None, ""):
             settings["help"] += " Default: %(default)s."
     add_argument(option.flag, **settings)
@@ -106,3 +108,4 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "count": _count,
 }
 _PAIRS: Mapping[str, Callable[[str], Any]] = {"texts": str, "integers": int, "sizes": _size}
+_REPEATABLE = {"list", *_PAIRS}

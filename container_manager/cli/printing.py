@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from django.utils.timezone import is_naive, make_aware
 
+from ..jobs.printable import escaped
+
 
 class Output(Protocol):
     """Where a verb prints."""
@@ -22,7 +24,8 @@ def print_json(out: Output, value: object) -> None:
 
 
 def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    lines = [[str(heading) for heading in headings], *([("" if v is None else str(v)) for v in row] for row in rows)]
+    """Print a table, a line for each row: what is in a cell cannot forge another."""
+    lines = [[*headings], *([("" if value is None else escaped(value)) for value in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
         out.write("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + "\n")

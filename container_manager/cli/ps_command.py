@@ -7,8 +7,9 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
+from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobStatus
 from ..store import database_now
 from .finding import jobs, short_id
 from .printing import Output, print_json, print_table
@@ -32,16 +33,17 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         found = found.exclude(status__in=FINISHED_STATUSES)
     # No more than the databases' largest integer.
     newest = list(found.order_by("-pk")[: min(max(0, options["limit"]), sys.maxsize)])[::-1]
+    waits = _waits(using=options["database"])
     if options["json"]:
-        print_json(out, [_values(job) for job in newest])
+        print_json(out, [{**_values(job), "waiting_for": waits.get((job.pk, job.attempt), "")} for job in newest])
     else:
         now = database_now(using=options["database"])
-        print_table(out, HEADINGS, [row(job, now=now) for job in newest])
+        print_table(out, HEADINGS, [row(job, now=now, waits=waits.get((job.pk, job.attempt), "")) for job in newest])
     return 0
 
 
-def row(job: ContainerJob, *, now: datetime) -> tuple[object, ...]:
-    """Return a job's row of the table."""
+def row(job: ContainerJob, *, now: datetime, waits: str = "") -> tuple[object, ...]:
+    """Return a job's row of the table; ``waits``: what the launch of its present attempt waits for."""
     command = job.command if len(job.command) <= _COMMAND_WIDTH else job.command[: _COMMAND_WIDTH - 1] + "…"
     since = (now - (job.status_changed_at or job.created_at)).total_seconds()
     return (
@@ -50,10 +52,16 @@ def row(job: ContainerJob, *, now: datetime) -> tuple[object, ...]:
         job.status,
         job.attempt or "",
         job.exit_code,
-        job.failure_reason,
+        f"waits for {waits}" if waits else job.failure_reason,
         f"{since:.0f} s",
         command,
     )
+
+
+def _waits(*, using: str) -> dict[tuple[UUID, int], str]:
+    """Return what the launches of open attempts wait for: no more than there are slots."""
+    waiting = JobAttempt.objects.using(using).filter(finished_at=None).exclude(waiting_for="")
+    return {(job, number): waits for job, number, waits in waiting.values_list("job", "number", "waiting_for")}
 
 
 def _values(job: ContainerJob) -> dict[str, object]:

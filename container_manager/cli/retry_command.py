@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
+from ..jobs.printable import escaped
 from ..queue import retry
 from ..statemachine import TransitionError
 from .finding import find_job, short_id
@@ -25,6 +26,6 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             again = retry(job, actor="command line", reason=options["reason"])
             out.write(f"{short_id(job.pk)} queued" + (f" as {again.pk}\n" if again.pk != job.pk else "\n"))
         except TransitionError as error:
-            out.write(f"{short_id(job.pk)} {error}\n")
+            out.write(f"{short_id(job.pk)} {escaped(error)}\n")
             refused += 1
     return 1 if refused else 0

@@ -13,6 +13,7 @@ from django.db import connections
 
 from ..conf import app_settings
 from ..executors.registry import build_executor
+from ..jobs.printable import escaped
 from ..models import ContainerJob, JobStatus
 from ..worker import ThreadFailed, WorkerLoop, WorkerOptions
 from ..worker.database import Database
@@ -127,7 +128,7 @@ def _exit_code(job: ContainerJob, err: Output) -> int:
     if job.status == JobStatus.CANCELLED:
         err.write(f"Job {short_id(job.pk)} was cancelled.\n")
         return _SIGNAL_BASE + signal.SIGINT
-    err.write(f"Job {short_id(job.pk)} {job.status} ({job.failure_reason}): {job.last_error}\n")
+    err.write(f"Job {short_id(job.pk)} {job.status} ({job.failure_reason}): {escaped(job.last_error)}\n")
     attempt = job.attempts.order_by("number").last()
     if attempt is not None and attempt.signal:
         return _SIGNAL_BASE + attempt.signal

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 from inspect import signature
@@ -17,6 +18,8 @@ from ..jobs.container_request import ContainerRequest
 from ..jobs.spec import JobSpec
 
 Stream = Literal["stdout", "stderr", "system"]
+# Names the folder of the secrets that a job has as files.
+SECRETS_VARIABLE = "CONTAINER_MANAGER_SECRETS"
 
 
 class ExecutorError(Exception):
@@ -26,18 +29,39 @@ class ExecutorError(Exception):
 class Unavailable(ExecutorError):
     """The engine does not answer, or cannot do this now; it may later.
 
-    Nothing is known about its attempts: their status must not change.
+    Nothing is known about its attempts: their status must not change. ``reason``: the failure reason of a launch that
+    fails so until it is given up; by ``lost`` it may have run.
     """
+
+    reason: ClassVar[str] = "lost"
 
 
 class DependencyUnavailable(Unavailable):
-    """The engine answers, but something else that this launch needs does not, such as a registry. Others may launch."""
+    """The engine answers, but cannot do this launch now, for lack of a registry or of disk space, say.
+
+    Others may launch, and this attempt has not run.
+    """
+
+    reason = "unavailable"
+
+
+class Waiting(ExecutorError):
+    """The launch waits for something that takes its time, such as a pull, without a thread that waits.
+
+    The text names what it is. ``until`` has a result when the attempt is to be submitted again, and an exception if the
+    launch has failed. `Executor.stop` and `Executor.release` end the wait.
+    """
+
+    def __init__(self, what: str, until: Future[None]) -> None:
+        self.until = until
+        super().__init__(what)
 
 
 class Rejected(ExecutorError):
     """The engine answered that it will never run this attempt.
 
-    ``reason`` is a failure reason: ``image`` or ``start``; ``lost`` where the attempt may have run already.
+    ``reason`` is a failure reason: ``image`` or ``start``; ``unavailable`` where it was tried for long enough; ``lost``
+    where the attempt may have run already.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -54,7 +78,9 @@ class LaunchSpec:
     """One attempt to run. ``key`` identifies it: submitting the same key twice runs it once.
 
     ``job`` is what its author asked for. ``argv``, ``environment`` and ``container`` are the same resolved: the words
-    of the command, the variables with the secrets' values, the checked request. The repr shows no variable's value.
+    of the command, the variables with the secrets' values, the checked request. ``secret_files``: name → content; the
+    executor puts them where only the job finds them, in memory, and says where in ``SECRETS_VARIABLE``. The repr shows
+    no variable's value.
     ``is_wanted`` returns False, for good, once the worker has lost the attempt: an executor that starts it in several
     steps asks before each, after it has checked that the last heartbeat has not expired (`Executor.heartbeat`).
     """
@@ -63,6 +89,7 @@ class LaunchSpec:
     argv: tuple[str, ...]
     job: JobSpec = field(default=JobSpec(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     container: ContainerRequest = field(default_factory=ContainerRequest)
     is_wanted: Callable[[], bool] = field(default=_always, repr=False, compare=False)
 
@@ -140,12 +167,14 @@ class Capabilities:
     """What an executor can do.
 
     ``survives_worker``: attempts go on without their worker and can be adopted. ``isolates``: a job cannot touch the
-    host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks.
+    host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks. ``secret_files``: a launch's
+    secret files arrive; without it a job that has some is rejected.
     """
 
     survives_worker: bool
     isolates: bool
     launch_threads: int = 4
+    secret_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +223,7 @@ class Executor(ABC):
     def submit(self, spec: LaunchSpec) -> str:
         """Start the attempt, or adopt it where its key was started before; return its handle.
 
-        Raises Rejected where it can never run.
+        Raises Rejected where it can never run, and Waiting where it is to be submitted again later.
         """
 
     @abstractmethod
@@ -233,6 +262,12 @@ class Executor(ABC):
 
     def release(self, handle: str) -> None:  # noqa: B027  # nothing to do where attempts end with their worker
         """Stop following an attempt that is now another worker's; it goes on. Never raises."""
+
+    def maintain(self) -> None:  # noqa: B027  # nor has every engine anything to look after
+        """Begin the housekeeping that is due, in a thread of its own, and return at once. Never raises.
+
+        Each worker that goes on by itself calls it from time to time, while the engine answers.
+        """
 
     def heartbeat(self, seconds: float) -> None:  # noqa: B027  # not every engine needs it
         """Note that the worker is alive, and will send another heartbeat within this many seconds."""

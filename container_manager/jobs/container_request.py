@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from .command import split_command
 from .option import Option
-from .rules import is_count, is_mapping, is_path, matches
+from .rules import is_count, is_list, is_mapping, is_path, is_text, matches
 
 # No system has longer names.
 _USER = re.compile(r"[A-Za-z0-9_.-]{1,255}(:[A-Za-z0-9_.-]{1,255})?")
@@ -21,6 +22,8 @@ _ULIMIT = re.compile(r"[a-z]+")
 _MOST_TMPFS = 64
 # Of a wrong value, in a message.
 _SHOWN_CHARACTERS = 200
+_PLATFORM = re.compile(r"[a-z0-9]+(/[a-z0-9]+){1,2}")
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,13 @@ class RequestRule:
     is_right: Callable[[Any], bool]
     expected: str | Promise
     option: Option
+
+
+def _is_command(value: object) -> bool:
+    try:
+        return is_text(value) and "\0" not in str(value) and bool(split_command(str(value)))
+    except ValueError:
+        return False
 
 
 def _rule(is_right: Callable[[Any], bool], expected: str | Promise, option: Option, **default: Any) -> Any:
@@ -44,6 +54,9 @@ class ContainerRequest:
     ``read_only``: whether the image's files cannot be changed; None: the executor's default. ``tmpfs``: absolute path →
     bytes of memory. ``ulimits``: name as in getrlimit, in small letters → value. ``volumes``: name in the executor's
     settings → absolute path. ``network``: one of the executor's settings; "": its default. ``gpus``: how many; -1: all.
+    ``entrypoint``: what is run instead of the image's own, shell-quoted as ``command``, whose words follow it; "": the
+    image's. ``platform``: as "linux/arm64"; "": the daemon's. ``shm_bytes``: the size of /dev/shm. ``extra_hosts``:
+    names in the executor's settings, for which the container then has an address. ``dns``: addresses of servers.
     """
 
     user: str = _rule(
@@ -93,6 +106,36 @@ class ContainerRequest:
         _("a positive number, or -1 for all"),
         Option("--gpus", "N", kind="count", help='How many GPUs, or "all".'),
         default=0,
+    )
+    entrypoint: str = _rule(
+        _is_command,
+        _("a program, with arguments if need be, quoted as for a shell"),
+        Option("--entrypoint", "PROGRAM", help="Run this instead of the image's entrypoint."),
+        default="",
+    )
+    platform: str = _rule(
+        matches(_PLATFORM),
+        _("a platform such as linux/arm64"),
+        Option("--platform", "OS/ARCH", help="One of the platforms that the executor allows."),
+        default="",
+    )
+    shm_bytes: int | None = _rule(
+        is_count,
+        _("a positive number"),
+        Option("--shm-size", "BYTES", kind="size", help="The size of /dev/shm; k, m, g are understood."),
+        default=None,
+    )
+    extra_hosts: Sequence[str] = _rule(
+        is_list(matches(_NAME)),
+        _("a list of the settings' names of hosts"),
+        Option("--add-host", "NAME", kind="list", help="Know a host of the executor's settings. Repeatable."),
+        default=(),
+    )
+    dns: Sequence[str] = _rule(
+        is_list(matches(_ADDRESS)),
+        _("a list of addresses"),
+        Option("--dns", "ADDRESS", kind="list", help="Ask a DNS server that the executor allows. Repeatable."),
+        default=(),
     )
 
 

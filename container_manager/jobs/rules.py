@@ -6,14 +6,26 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
-from typing import Any
+from typing import Any, TypeGuard
 
+from .printable import check_printable
 from .sizes import check_path
 
 
 def is_text(value: object) -> bool:
     """Tell whether it is a text that is not empty."""
     return isinstance(value, str) and bool(value)
+
+
+def is_line(value: object) -> TypeGuard[str]:
+    """Tell whether it is a text of one printable line, perhaps empty."""
+    if not isinstance(value, str):
+        return False
+    try:
+        check_printable(value)
+    except ValueError:
+        return False
+    return True
 
 
 def is_texts(value: object) -> bool:
@@ -33,11 +45,7 @@ def is_count(value: object) -> bool:
 
 def is_path(value: object) -> bool:
     """Tell whether it is an absolute path that stays below what it names, and can stand in ``SOURCE:TARGET``."""
-    if (
-        not isinstance(value, str)
-        or not value.startswith("/")
-        or any(part in value for part in ("\0", "\n", ":", ".."))
-    ):
+    if not is_line(value) or not value.startswith("/") or any(part in value for part in (":", "..")):
         return False
     with suppress(ValueError):
         check_path(value)
@@ -58,6 +66,11 @@ def is_mapping(
         )
 
     return check
+
+
+def is_list(is_item: Callable[[Any], object]) -> Callable[[object], bool]:
+    """Return the rule for a list whose items follow a rule of their own."""
+    return lambda value: isinstance(value, list | tuple) and all(map(is_item, value))
 
 
 def matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:

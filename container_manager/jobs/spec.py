@@ -35,6 +35,15 @@ class JobSpec(NamedTuple):
             help="Set a variable from a secret: env:CM_SECRET_… or file:…. Repeatable.",
         ),
     ] = {}
+    secret_files: Annotated[
+        Mapping[str, str],
+        Option(
+            "--secret-file",
+            "NAME=REFERENCE",
+            kind="texts",
+            help="Set a file in $CONTAINER_MANAGER_SECRETS from a secret. Repeatable.",
+        ),
+    ] = {}
     working_directory: Annotated[str, Option("--workdir", help="The working directory.")] = ""
     container: Mapping[str, Any] = {}
     memory_bytes: Annotated[

@@ -2,6 +2,7 @@
 
 import container_manager.indexes
 import container_manager.jobs.identifiers
+import container_manager.jobs.printable
 import container_manager.name_field
 import container_manager.statemachine
 import django.core.validators
@@ -21,7 +22,15 @@ class Migration(migrations.Migration):
             fields=[
                 ("name", container_manager.name_field.NameField(max_length=64, primary_key=True, serialize=False)),
                 ("paused_at", models.DateTimeField(default=django.utils.timezone.now)),
-                ("paused_by", models.CharField(blank=True, default="", max_length=255)),
+                (
+                    "paused_by",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        max_length=255,
+                        validators=[container_manager.jobs.printable.validate_line],
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
@@ -52,12 +61,31 @@ class Migration(migrations.Migration):
                         serialize=False,
                     ),
                 ),
-                ("name", models.CharField(blank=True, max_length=255, verbose_name="name")),
-                ("image", models.CharField(blank=True, max_length=512, verbose_name="image")),
+                (
+                    "name",
+                    models.CharField(
+                        blank=True,
+                        max_length=255,
+                        validators=[container_manager.jobs.printable.validate_line],
+                        verbose_name="name",
+                    ),
+                ),
+                (
+                    "image",
+                    models.CharField(
+                        blank=True,
+                        max_length=512,
+                        validators=[container_manager.jobs.printable.validate_line],
+                        verbose_name="image",
+                    ),
+                ),
                 (
                     "command",
                     models.TextField(
-                        blank=True, help_text="Shell-quoted; run as argv, without a shell.", verbose_name="command"
+                        blank=True,
+                        help_text="Shell-quoted; run as argv, without a shell.",
+                        validators=[container_manager.jobs.printable.validate_lines],
+                        verbose_name="command",
                     ),
                 ),
                 ("environment", models.JSONField(blank=True, default=dict, verbose_name="environment")),
@@ -70,7 +98,24 @@ class Migration(migrations.Migration):
                         verbose_name="secrets",
                     ),
                 ),
-                ("working_directory", models.CharField(blank=True, max_length=1024, verbose_name="working directory")),
+                (
+                    "secret_files",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        help_text="File name → where the worker reads the content.",
+                        verbose_name="secret files",
+                    ),
+                ),
+                (
+                    "working_directory",
+                    models.CharField(
+                        blank=True,
+                        max_length=1024,
+                        validators=[container_manager.jobs.printable.validate_line],
+                        verbose_name="working directory",
+                    ),
+                ),
                 (
                     "container",
                     models.JSONField(
@@ -185,8 +230,9 @@ class Migration(migrations.Migration):
                             ("image", "Image not available"),
                             ("start", "Could not be started"),
                             ("unschedulable", "Could not be scheduled"),
+                            ("unavailable", "Registry, disk or the like not available"),
                             ("node_lost", "Node lost"),
-                            ("lost", "Worker lost"),
+                            ("lost", "Lost: nobody knows how it ended"),
                         ],
                         default="",
                         editable=False,
@@ -207,7 +253,16 @@ class Migration(migrations.Migration):
                     "created_at",
                     models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name="created at"),
                 ),
-                ("created_by", models.CharField(blank=True, default="", max_length=255, verbose_name="created by")),
+                (
+                    "created_by",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        max_length=255,
+                        validators=[container_manager.jobs.printable.validate_line],
+                        verbose_name="created by",
+                    ),
+                ),
                 (
                     "origin",
                     models.UUIDField(
@@ -332,6 +387,8 @@ class Migration(migrations.Migration):
                 ("executor", container_manager.name_field.NameField(max_length=64)),
                 ("engine", models.CharField(blank=True, default="", max_length=64)),
                 ("handle", models.TextField(blank=True, default="")),
+                ("waiting_for", models.CharField(blank=True, db_default="", default="", max_length=1024)),
+                ("waited_seconds", models.FloatField(db_default=0.0, default=0.0)),
                 ("launched_at", models.DateTimeField()),
                 ("finished_at", models.DateTimeField(blank=True, null=True)),
                 ("kill_requested_at", models.DateTimeField(blank=True, null=True)),
@@ -349,8 +406,9 @@ class Migration(migrations.Migration):
                             ("image", "Image not available"),
                             ("start", "Could not be started"),
                             ("unschedulable", "Could not be scheduled"),
+                            ("unavailable", "Registry, disk or the like not available"),
                             ("node_lost", "Node lost"),
-                            ("lost", "Worker lost"),
+                            ("lost", "Lost: nobody knows how it ended"),
                         ],
                         default="",
                         max_length=16,

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.utils import timezone
 
+from ..jobs.printable import validate_line, validate_lines
 from ..models import ContainerJob, JobStatus
 from ..statemachine.machine import actor_name, machine_of
 from ..store.attempts import request_kill
@@ -20,15 +21,20 @@ from ..store.notifications import CANCELLED, wake_workers
 _BATCH = 1000
 
 
-def enqueue(*, scheduled_for: datetime | None = None, using: str | None = None, **fields: Any) -> ContainerJob:
+def enqueue(
+    *, scheduled_for: datetime | None = None, actor: object = None, using: str | None = None, **fields: Any
+) -> ContainerJob:
     """Create a job with status queued, in the caller's transaction if there is one.
 
+    ``actor`` submits it, by default its ``created_by``: a user, who needs the permissions of the secrets that the job
+    names, or a text that names code of the project, which has seen to that itself.
     ``using`` is a database alias, here and in all functions of the queue; None: what the database routers say.
 
     Raises ValidationError that names each wrong field, and IntegrityError for an id that is taken.
     """
     using = using or router.db_for_write(ContainerJob)
     job = ContainerJob(**fields, **_queued_now(), scheduled_for=scheduled_for)
+    job.submitted_by(actor)
     # Uniqueness and constraints are left to the database: no queries before the INSERT.
     job.full_clean(validate_unique=False, validate_constraints=False)
     job.save(using=using, force_insert=True)
@@ -37,7 +43,11 @@ def enqueue(*, scheduled_for: datetime | None = None, using: str | None = None, 
 
 
 def enqueue_many(
-    jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str | None = None
+    jobs: Iterable[ContainerJob],
+    *,
+    scheduled_for: datetime | None = None,
+    actor: object = None,
+    using: str | None = None,
 ) -> list[ContainerJob]:
     """Enqueue many unsaved jobs in few statements, all or none; ``scheduled_for`` replaces that of each job.
 
@@ -50,6 +60,7 @@ def enqueue_many(
             setattr(job, name, value)
         if scheduled_for is not None:
             job.scheduled_for = scheduled_for
+        job.submitted_by(actor)
         try:
             job.clean_fields(exclude=("status",))
             job.clean()
@@ -64,14 +75,18 @@ def enqueue_many(
 def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
     """Run a job again: a failed job itself, a completed or cancelled one as a new job with it as ``origin``.
 
-    Return the job that is now queued. Raises InvalidTransition for a job that has not ended.
+    Return the job that is now queued. Raises InvalidTransition for a job that has not ended, and ValidationError for
+    control characters in the actor's name or the reason, which may have more than one line.
     """
     using = router.db_for_write(ContainerJob, instance=job)
+    check_words(actor=actor, reason=reason)
     if job.is_terminal:
         with transaction.atomic(using=using):
-            again = ContainerJob.objects.using(using).create_job(
-                **job.spec._asdict(), origin=job.pk, created_by=actor_name(actor)
-            )
+            # Whoever submitted the job was asked for the permissions of its secrets; it is the same job.
+            again = ContainerJob(**job.spec._asdict(), origin=job.pk, created_by=actor_name(actor))
+            again.submitter = f"retry of {job.pk}"
+            again.full_clean()
+            again.save(using=using)
             # Not created as queued: a transition keeps actor and reason in the new job's journal.
             again.mark_as_queued(actor=actor, reason=reason)
         return again
@@ -90,9 +105,10 @@ def cancel(job: ContainerJob, *, now: bool = False, actor: object = None, reason
     """Cancel a job; ``now``: have what runs of it killed at once, also of a job that was cancelled before.
 
     Without ``now`` it is ``mark_as_cancelled``: a command that runs gets its grace period.
-    Raises InvalidTransition for a job that cannot be cancelled.
+    Raises InvalidTransition for a job that cannot be cancelled, and ValidationError as `retry` does.
     """
     using = router.db_for_write(ContainerJob, instance=job)
+    check_words(actor=actor, reason=reason)
     with transaction.atomic(using=using):
         if not (now and job.status == JobStatus.CANCELLED):
             job.mark_as_cancelled(actor=actor, reason=reason)
@@ -116,21 +132,33 @@ async def acancel(job: ContainerJob, *, now: bool = False, actor: object = None,
     await sync_to_async(cancel)(job, now=now, actor=actor, reason=reason)
 
 
-async def aenqueue(*, scheduled_for: datetime | None = None, using: str | None = None, **fields: Any) -> ContainerJob:
+async def aenqueue(
+    *, scheduled_for: datetime | None = None, actor: object = None, using: str | None = None, **fields: Any
+) -> ContainerJob:
     """Do `enqueue` from asynchronous code."""
-    return await sync_to_async(enqueue)(scheduled_for=scheduled_for, using=using, **fields)
+    return await sync_to_async(enqueue)(scheduled_for=scheduled_for, actor=actor, using=using, **fields)
 
 
 async def aenqueue_many(
-    jobs: Iterable[ContainerJob], *, scheduled_for: datetime | None = None, using: str | None = None
+    jobs: Iterable[ContainerJob],
+    *,
+    scheduled_for: datetime | None = None,
+    actor: object = None,
+    using: str | None = None,
 ) -> list[ContainerJob]:
     """Do `enqueue_many` from asynchronous code."""
-    return await sync_to_async(enqueue_many)(jobs, scheduled_for=scheduled_for, using=using)
+    return await sync_to_async(enqueue_many)(jobs, scheduled_for=scheduled_for, actor=actor, using=using)
 
 
 async def aretry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
     """Do `retry` from asynchronous code."""
     return await sync_to_async(retry)(job, actor=actor, reason=reason)
+
+
+def check_words(*, actor: object = None, reason: str = "") -> None:
+    """Raise ValidationError for what neither the journal nor who prints it should have to escape."""
+    validate_line(actor_name(actor))
+    validate_lines(reason)
 
 
 def _queued_now() -> dict[str, Any]:

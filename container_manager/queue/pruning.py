@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
@@ -13,13 +12,14 @@ from django.db import connections, router, transaction
 from django.db.models import PROTECT, Model
 from django.db.models.signals import post_delete, pre_delete
 
+from ..jobs.package_log import package_logger
 from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobLog, JobTransition
 from ..statemachine.deadlocks import retries_deadlocks
 from ..store.isolation import isolated
 
 PRUNE_BATCH = 500
 _OURS = (ContainerJob, JobAttempt, JobTransition, JobLog)
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 def prune_jobs(

@@ -54,9 +54,14 @@ def send_transitions(model: type[Model], transitions: Callable[[], tuple[Transit
         made = transitions()
         if logged:
             for move in made:
-                reason = f" ({move.reason})" if move.reason else ""
+                reason = f" ({_one_line(move.reason)})" if move.reason else ""
                 logger.info("%s %s: %s -> %s%s", model._meta.object_name, move.pk, move.source, move.target, reason)
         if made:
             _sender.get()(lambda: signal.send_robust(sender=model, transitions=made, using=using))
 
     transaction.on_commit(send, using=using)
+
+
+def _one_line(text: str) -> str:
+    """Return a text with what is not printable escaped: a reason may be anybody's, and must not forge other lines."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -4,7 +4,7 @@ Every write about an attempt names the worker and the attempt's number (the fenc
 rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
-from .attempts import owned_attempts, record_handles, request_kill
+from .attempts import owned_attempts, record_launches, request_kill
 from .claiming import claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
 from .finishing import finish
@@ -32,12 +32,13 @@ from .sessions import connect_options, has_timed_out, prepare_session
 from .silence import end_connection, shut_down, socket_of
 from .sql.lanes import Lane
 from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
-from .values import ClaimedJob, LogChange, LogEntry, Outcome, OwnedAttempt
+from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
     "UNSCHEDULABLE_BATCH",
     "ClaimedJob",
     "Lane",
+    "Launch",
     "Lease",
     "LogChange",
     "LogEntry",
@@ -67,7 +68,7 @@ __all__ = [
     "prepare_session",
     "promote_retries",
     "record_engines",
-    "record_handles",
+    "record_launches",
     "register_worker",
     "renew_lease",
     "request_kill",

@@ -1,4 +1,4 @@
-"""The open attempts of a worker: list them, and store their handles."""
+"""The open attempts of a worker: list them, and store how far their launches have come."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..statemachine.deadlocks import retries_deadlocks
 from .isolation import Refused, isolated
 from .sql import store_sql
 from .sql.statements import Keys
-from .values import JOB_COLUMNS, OwnedAttempt, claimed_job
+from .values import JOB_COLUMNS, Launch, OwnedAttempt, claimed_job
 
 
 def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
@@ -22,7 +22,8 @@ def owned_attempts(*, worker: str, using: str) -> list[OwnedAttempt]:
     dialect = store_sql(connections[using])
     with connections[using].cursor() as cursor:
         cursor.execute(
-            f"SELECT {', '.join('j.' + name for name in JOB_COLUMNS)}, {dialect.seconds_since('a.launched_at')}, "
+            f"SELECT {', '.join('j.' + name for name in JOB_COLUMNS)}, "
+            f"{dialect.seconds_since('a.launched_at')} - a.waited_seconds, "
             "a.number, CASE WHEN j.attempt = a.number THEN j.status ELSE '' END, a.engine, a.handle, "
             "j.status_changed_by, a.kill_requested_at IS NOT NULL "
             "FROM container_manager_jobattempt a "
@@ -50,29 +51,29 @@ def request_kill(jobs: Collection[uuid.UUID], *, using: str) -> int:
     return JobAttempt.objects.using(using).filter(pk__in=found).update(kill_requested_at=timezone.now())
 
 
-def record_handles(
-    handles: Collection[tuple[tuple[uuid.UUID, int], str]],
+def record_launches(
+    launches: Collection[Launch],
     *,
     worker: str,
-    refused: Refused[tuple[tuple[uuid.UUID, int], str]] | None = None,
+    refused: Refused[Launch] | None = None,
     using: str,
 ) -> Keys:
-    """Store handles by (job id, attempt); attempts that are closed or not this worker's stay as they are.
+    """Store handles, and what launches wait for; attempts that are closed or not this worker's stay as they are.
 
-    Return those that another transaction has locked, whose handles are not stored. ``refused`` is told what the
-    database refuses; without it the error is raised.
+    Return those that another transaction has locked, of which nothing is stored. ``refused`` is told what the database
+    refuses; without it the error is raised.
     """
-    work = partial(_record_handles, worker=worker, using=using)
-    return set(isolated(work, [*handles], refused=refused, using=using))
+    work = partial(_record_launches, worker=worker, using=using)
+    return set(isolated(work, [*launches], refused=refused, using=using))
 
 
 @retries_deadlocks
-def _record_handles(handles: Sequence[tuple[tuple[uuid.UUID, int], str]], *, worker: str, using: str) -> Keys:
+def _record_launches(launches: Sequence[Launch], *, worker: str, using: str) -> Keys:
     with transaction.atomic(using=using), connections[using].cursor() as cursor:
-        free, locked = lock_attempts({key for key, _ in handles}, worker=worker, using=using)
+        free, locked = lock_attempts({launch.key for launch in launches}, worker=worker, using=using)
         cursor.executemany(
-            "UPDATE container_manager_jobattempt SET handle = %s WHERE id = %s",
-            [(handle, free[key]) for key, handle in handles if key in free],
+            "UPDATE container_manager_jobattempt SET handle = %s, waiting_for = %s, waited_seconds = %s WHERE id = %s",
+            [(e.handle, e.waiting_for, e.waited_seconds, free[e.key]) for e in launches if e.key in free],
         )
     return locked
 

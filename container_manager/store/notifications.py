@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import selectors
 import socket
 import threading
@@ -15,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, Error, connections, transaction
 from django.db.utils import load_backend
 
+from ..jobs.package_log import package_logger
 from ..models import JobStatus
 from ..signals import job_transitioned
 from ..statemachine import Transition
@@ -29,7 +29,7 @@ _POOLED = (
     "Database %r is reached through a connection pooler: the worker polls, since it cannot be notified there, sets "
     "nothing in its sessions and prepares no statements."
 )
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 def wake_workers(hint: str = READY, *, using: str) -> None:

@@ -18,7 +18,7 @@ class ClaimedJob(NamedTuple):
     """A job that a worker has claimed. ``attempt`` is the fencing token.
 
     A tuple, like `Outcome`: one is made for every job, and a frozen dataclass takes several times as long.
-    ``elapsed_seconds``: the age of the attempt, by the database's clock.
+    ``elapsed_seconds``: the age of the attempt, by the database's clock, without the time that its launch waited.
     """
 
     id: uuid.UUID
@@ -43,6 +43,20 @@ class OwnedAttempt:
     handle: str
     claimed_by: str
     kill_requested: bool = False
+
+
+class Launch(NamedTuple):
+    """How far a launch has come: it waits for something, or has a handle."""
+
+    job_id: uuid.UUID
+    attempt: int
+    handle: str = ""
+    waiting_for: str = ""
+    waited_seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[uuid.UUID, int]:
+        return self.job_id, self.attempt
 
 
 class Outcome(NamedTuple):

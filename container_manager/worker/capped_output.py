@@ -18,6 +18,8 @@ _TAIL_ROWS = 16
 _BYTES_PER_ROW, _FEW_ROWS = 128, 1024
 _STREAMS: frozenset[str] = frozenset(get_args(Stream))
 _LAST_SEQUENCE = 2**31 - 1
+# No output has so many rows: what has this number or a greater one comes after it.
+_FIRST_NOTE = _LAST_SEQUENCE - 2**24
 
 
 @dataclass(slots=True)
@@ -37,10 +39,11 @@ class CappedOutput:
 
     The first half of the limit (head) stays. The second half (tail) is a ring buffer: the oldest rows make room for new
     ones, so that the end of a long output can be read while it grows. ``replaces``: delete what is stored already,
-    since another worker has cut it in other places.
+    since another worker has cut it in other places. ``was_launched``: only for output of the command, which the engine
+    may have lost: then the worker's own lines (of the stream ``system``) are added in the end to what is stored.
     """
 
-    def __init__(self, limit: int, *, replaces: bool = False) -> None:
+    def __init__(self, limit: int, *, replaces: bool = False, was_launched: bool = False) -> None:
         self._head_left = limit // 2
         self._tail_limit = limit - limit // 2
         self._head_rows = self._tail_rows = max(_FEW_ROWS, limit // _BYTES_PER_ROW) // 2
@@ -53,6 +56,7 @@ class CappedOutput:
         # The sequence number of the note. It is that of the tail's first row, which is the first to be deleted.
         self._note: int | None = None
         self._replaces = replaces
+        self._was_launched = was_launched
 
     def feed(self, chunks: Iterable[LogChunk]) -> None:
         """Take the next chunks."""
@@ -71,11 +75,15 @@ class CappedOutput:
                 self._tail_size -= first.size
                 self._dropped += first.size
 
-    def take(self, *, tail: bool) -> tuple[list[LogEntry], tuple[int, int] | None]:
+    def take(self, *, tail: bool, last: bool = False) -> tuple[list[LogEntry], tuple[int, int] | None]:
         """Return the rows to store (those of the tail only if asked for), and the range of stored rows to delete.
+
+        ``last``: nothing will be fed any more.
 
         Delete first: then there is never more than the limit.
         """
+        if self._replaces and self._was_launched and all(p.stream == "system" for p in (*self._head, *self._tail)):
+            return self._take_notes() if last else ([], None)
         entries = [self._give_out(piece) for piece in self._head]
         self._head.clear()
         gone = None
@@ -93,6 +101,11 @@ class CappedOutput:
         if entries and self._replaces:
             gone, self._replaces = (0, _LAST_SEQUENCE), False
         return entries, gone
+
+    def _take_notes(self) -> tuple[list[LogEntry], tuple[int, int]]:
+        """Return the worker's own lines, to be stored after what is, in place of those of another worker."""
+        self._sequence = _FIRST_NOTE
+        return [self._give_out(piece) for piece in (*self._head, *self._tail)], (_FIRST_NOTE, _LAST_SEQUENCE)
 
     def _give_out(self, piece: _Piece) -> LogEntry:
         piece.sequence = self._next_sequence()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from django.db import InterfaceError, InternalError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import store
+from ..jobs.package_log import package_logger
 from .timers import Timer
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.05, 2.0
 # begins after a third of the lease, and meets a silent connection, still has time to connect anew.
 _SILENCE_SHARE = 1 / 2
 _CONNECT_SHARE = 1 / 3
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Database:
@@ -49,11 +49,13 @@ class Database:
         self._waits_since: float | None = None
         # Whether it answered when it last failed.
         self.answered = False
+        # Django's connection of the thread that asks: to look it up takes as long as a turn's own work.
+        self._thread, self._here = 0, cast(BaseDatabaseWrapper, None)
 
     @property
     def in_callers_transaction(self) -> bool:
         """Whether the worker runs in a transaction, as in a test: ask only where its own code has begun none."""
-        return connections[self.using].in_atomic_block
+        return self._connection_here().in_atomic_block
 
     @property
     def is_away(self) -> bool:
@@ -86,21 +88,15 @@ class Database:
 
         In a transaction of the worker's caller, neither is the session ours to prepare, nor the connection to replace.
         """
-        if self.in_callers_transaction:
+        connection = self._connection_here()
+        if connection.in_atomic_block:
             return work()
-        self._connection = connection = connections[self.using]
+        self._connection = connection
         self._waits_since = time.monotonic()
         try:
-            with connection.execute_wrapper(self._note_progress):
-                self._take_out_of_pool(connection)
-                if connection.connection is not self._raw:
-                    self._hold_socket(connection.connection)
-                if connection.connection is None:
-                    self._limit_connecting(connection)
-                if connection.connection is None or connection.connection is not self._prepared:
-                    store.prepare_session(lease_seconds=self._lease_seconds, using=self.using)
-                    self._prepared = connection.connection
-                return work()
+            if connection.connection is None or connection.connection is not self._prepared:
+                self._prepare(connection)
+            return work()
         except AWAY:
             self._waits_since = time.monotonic()
             self.answered = answers(self.using)
@@ -112,15 +108,18 @@ class Database:
     def close(self) -> None:
         """Close this thread's connection."""
         self._hold_socket(None)
-        connections[self.using].close()
+        self._connection_here().close()
         self._prepared = None
+        self._unwatch()
 
     def end(self) -> None:
         """Close this thread's connection, and leave the next one to others as it was found."""
-        if not self.in_callers_transaction:
+        connection = self._connection_here()
+        if not connection.in_atomic_block:
             self.close()
+        self._unwatch()
         if self._settings is not None:
-            connections[self.using].settings_dict, self._settings = self._settings, None
+            connection.settings_dict, self._settings = self._settings, None
 
     def end_silence(self, seconds: float) -> None:
         """End the connection if it has been silent for so long; for other threads."""
@@ -133,6 +132,23 @@ class Database:
             return
         self._waits_since = None
         logger.warning("The database did not answer within %s s: a connection is given up", seconds)
+
+    def _prepare(self, connection: BaseDatabaseWrapper) -> None:
+        if self._note_progress not in connection.execute_wrappers:
+            # Django's own context manager for wrappers takes the last one away.
+            connection.execute_wrappers.insert(0, self._note_progress)
+        self._take_out_of_pool(connection)
+        if connection.connection is not self._raw:
+            self._hold_socket(connection.connection)
+        if connection.connection is None:
+            self._limit_connecting(connection)
+        store.prepare_session(lease_seconds=self._lease_seconds, using=self.using)
+        self._prepared = connection.connection
+
+    def _unwatch(self) -> None:
+        wrappers = self._connection_here().execute_wrappers
+        if self._note_progress in wrappers:
+            wrappers.remove(self._note_progress)
 
     def _take_out_of_pool(self, connection: BaseDatabaseWrapper) -> None:
         """Give a connection back to Django's pool: a worker would keep it, and others would have its settings."""
@@ -153,13 +169,21 @@ class Database:
         # Also when nobody ends this object.
         self._release = (lambda: None) if self._socket is None else weakref.finalize(self, self._socket.close)
 
-    def _note_progress(self, execute: Callable[..., T], *args: Any) -> T:
-        raw = connections[self.using].connection
+    def _connection_here(self) -> BaseDatabaseWrapper:
+        thread = threading.get_ident()
+        if self._thread != thread:
+            self._thread, self._here = thread, connections[self.using]
+        return self._here
+
+    def _note_progress(
+        self, execute: Callable[..., T], sql: str, params: Any, many: bool, context: Mapping[str, Any]
+    ) -> T:
+        raw = context["connection"].connection
         if raw is not self._raw:
             self._hold_socket(raw)
         self._waits_since = time.monotonic()
         try:
-            return execute(*args)
+            return execute(sql, params, many, context)
         finally:
             self._waits_since = time.monotonic()
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from ..conf import AppSettings
 from ..executors.base import Executor, Observations, Unavailable
+from ..jobs.package_log import package_logger
 
 _WATCH_SECONDS = 0.5
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Engines:
@@ -97,6 +97,11 @@ class Engines:
         """Tell the executors that this worker lives, and will say so again within ``seconds``."""
         for executor in self.executors.values():
             executor.heartbeat(seconds)
+
+    def maintain(self) -> None:
+        """Have engines that answer look after what is theirs, such as images."""
+        for alias in self.reachable:
+            self.executors[alias].maintain()
 
     def has_changed(self, alias: str) -> bool:
         """Tell whether an engine may have news since it was last observed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
@@ -12,10 +11,11 @@ from queue import SimpleQueue
 from django.db import connections
 
 from .. import store
+from ..jobs.package_log import package_logger
 from .database import Database
 from .run import AttemptKey, Run
 
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 def note_refused_end(outcome: store.Outcome, error: Exception) -> None:
@@ -80,10 +80,12 @@ class Finisher:
         return batch, stored
 
     def close(self) -> None:
-        """Wait until what was given is stored, and end the thread."""
+        """Wait until what was given is stored, and end the thread, or leave the caller's connection as it was found."""
         if self._thread is not None:
             self._given.put(None)
             self._thread.join()
+        else:
+            self._database.end()
 
     def _run(self) -> None:
         try:

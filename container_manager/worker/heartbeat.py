@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -14,6 +13,7 @@ from django.utils import timezone
 from .. import store
 from ..conf import AppSettings
 from ..jobs.identifiers import uuid7
+from ..jobs.package_log import package_logger
 from ..models import Worker
 from .database import LAST_RETRY_SECONDS, Database
 from .outcomes import storable
@@ -23,7 +23,7 @@ from .timers import Timer
 _OTHERS_RETURN_SECONDS = 2 * LAST_RETRY_SECONDS
 # A loop that has made no turn for so many leases hangs. What it asks of the database takes less than one lease.
 _HUNG_LEASES = 2.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Heartbeat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from ..executors.base import LaunchSpec, Rejected
 from ..jobs.command import split_command
 from ..jobs.container_request import container_request
 from ..jobs.environment import check_environment, check_names
-from ..jobs.secret_references import read_secret
+from ..jobs.secret_references import check_file_names, read_secret, read_secret_bytes, required_permission
 from ..jobs.sizes import check_labels, check_path, check_sizes
 from ..store import ClaimedJob
 from .run import AttemptKey
@@ -42,7 +43,7 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         raise Rejected("start", f"{message} Command: {job.spec.command!r}") from error
     if not argv and not job.spec.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
-    for column in ("environment", "secrets", "labels"):
+    for column in ("environment", "secrets", "secret_files", "labels"):
         if not isinstance(given := getattr(job.spec, column), dict):
             raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
     try:
@@ -57,9 +58,9 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
             f"{limits.timeout_seconds} (its 'LIMITS' in the setting EXECUTORS).",
         )
     environment = {
+        **_environment(job, settings),
         "CONTAINER_MANAGER_JOB": str(job.id),
         "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
-        **_environment(job, settings),
     }
     try:
         check_sizes(argv, environment)
@@ -72,6 +73,7 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         argv=argv,
         job=job.spec,
         environment=environment,
+        secret_files=_secret_files(job, settings),
         container=container,
         is_wanted=is_wanted,
     )
@@ -88,9 +90,32 @@ def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
         raise Rejected("start", str(error)) from error
     try:
         for name, reference in job.spec.secrets.items():
-            environment[name] = read_secret(reference, directory=settings.secrets_directory)
-    except LookupError as error:
+            required_permission(str(reference), settings.secrets)
+            environment[name] = read_secret(str(reference), directory=settings.secrets_directory)
+    except (LookupError, ValueError) as error:
         raise Rejected("start", str(error.args[0])) from error
     if odd := [name for name in job.spec.secrets if "\0" in environment[name]]:
         raise Rejected("start", f"The secret for {odd[0]!r} has a NUL byte, which no variable can have.")
     return environment
+
+
+def _secret_files(job: ClaimedJob, settings: AppSettings) -> dict[str, bytes]:
+    if not job.spec.secret_files:
+        return {}
+    try:
+        check_file_names(job.spec.secret_files)
+        # The permissions were asked of whoever submitted the job; what is allowed at all is said here, for every row.
+        for reference in job.spec.secret_files.values():
+            required_permission(str(reference), settings.secrets)
+        return {
+            name: read_secret_bytes(str(reference), directory=settings.secrets_directory)
+            for name, reference in job.spec.secret_files.items()
+        }
+    except (LookupError, ValueError) as error:
+        raise Rejected("start", str(error.args[0])) from error
+
+
+def secret_values(spec: LaunchSpec) -> list[bytes]:
+    """Return the values of a launch's secrets."""
+    variables = (os.fsencode(spec.environment[name]) for name in spec.job.secrets)
+    return [*variables, *spec.secret_files.values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -11,8 +10,10 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..conf import AppSettings
-from ..executors.base import DependencyUnavailable, Executor, ExecutorError, Rejected, Unavailable
-from .launch_spec import launch_key, launch_spec
+from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
+from ..jobs.package_log import package_logger
+from .launch_spec import launch_key, launch_spec, secret_values
+from .masking import Mask
 from .run import Run
 from .threads import fail_thread
 
@@ -20,7 +21,13 @@ T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
 # How long calls that have no thread yet may still get one when the worker ends.
 _CLOSE_SECONDS = 5.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
+
+
+class EngineReplaced(DependencyUnavailable):
+    """The executor is another engine than the attempt's, which may have run it. Others may launch."""
+
+    reason = "lost"
 
 
 class Launcher:
@@ -32,26 +39,42 @@ class Launcher:
     def __init__(self, settings: AppSettings, wake: Callable[[], None], *, identity: Callable[[str], str]) -> None:
         self._settings, self._wake, self._identity = settings, wake, identity
         self._results: SimpleQueue[tuple[Run, str | Exception]] = SimpleQueue()
+        # Those that need not wait any more.
+        self._ready: SimpleQueue[Run] = SimpleQueue()
         self._later: list[tuple[float, Run]] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._calls: set[Future[Any]] = set()
 
     def begin(self, run: Run) -> None:
-        """Begin a launch; `results` yields what came of it."""
+        """Begin a launch, also one that has waited; `results` yields what came of it."""
+        run.wait_for("")
         # In the engine's threads, if it has any: what the values of some jobs cost must not hold up the loop.
         submit = partial(self._submit, run)
         self.call(run.job.spec.executor, run.executor, submit, done=partial(self._add_result, run))
+
+    def mask_adopted(self, run: Run) -> None:
+        """Have the output of an attempt that another worker launched masked, with the values that its secrets have now.
+
+        Values that cannot be read here are not masked.
+        """
+        if run.job.spec.secrets or run.job.spec.secret_files:
+            try:
+                run.mask = self._mask(launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: True))
+            except Exception as error:
+                logger.warning("The output of job=%s attempt=%s is not masked: %s", *run.id, error)
 
     def begin_later(self, run: Run) -> None:
         """Begin again after a pause: the engine, or another service that the launch needs, is away."""
         self._later.append((time.monotonic() + _AGAIN_SECONDS, run))
 
     def results(self) -> Iterator[tuple[Run, str | Exception]]:
-        """Yield the launches that are done, each with its handle or the error."""
+        """Yield the launches that are done, each with its handle or the error; one may be Waiting, and comes again."""
         now = time.monotonic()
         due, self._later = [e for e in self._later if e[0] <= now], [e for e in self._later if e[0] > now]
         for _, run in due:
             self.begin(run)
+        while not self._ready.empty():
+            self.begin(self._ready.get())
         while not self._results.empty():
             yield self._results.get()
 
@@ -77,6 +100,10 @@ class Launcher:
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
 
+    def _mask(self, spec: LaunchSpec) -> Mask | None:
+        values = secret_values(spec) if self._settings.mask_secrets else []
+        return Mask(values) if values else None
+
     def _submit(self, run: Run) -> str:
         """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""
         if run.abandoned:
@@ -85,16 +112,31 @@ class Launcher:
             raise Rejected("start", "It was stopped before it had started.")
         if run.engine != self._identity(run.job.spec.executor):
             # The engine that has the attempt may run it already.
-            raise DependencyUnavailable("Its engine could not be reached: the executor is another one now.")
+            raise EngineReplaced("Its engine could not be reached: the executor is another one now.")
         if run.job.attempt > 1 and run.executor.capabilities.survives_worker:
             # The previous attempt may still run: it was perhaps given up while its engine was away.
             run.executor.remove(launch_key(run.job, self._settings, number=run.job.attempt - 1), failed=True)
         spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
+        # Before there is any output.
+        run.mask = self._mask(spec)
+        if spec.secret_files and not run.executor.capabilities.secret_files:
+            raise Rejected("start", "The job has secrets as files, which this executor does not deliver.")
         return run.executor.submit(spec)
 
     def _add_result(self, run: Run, result: str | Exception) -> None:
         self._results.put((run, result))
         self._wake()
+        if isinstance(result, Waiting):
+            result.until.add_done_callback(partial(self._end_wait, run))
+
+    def _end_wait(self, run: Run, until: Future[None]) -> None:
+        """Note that a launch need not wait any more (any thread)."""
+        error = until.exception()
+        if isinstance(error, Exception):
+            self._add_result(run, error)
+        else:
+            self._ready.put(run)
+            self._wake()
 
 
 def _call(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from uuid import UUID
 from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
+from ..jobs.package_log import package_logger
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
 from .claims import Claims
@@ -40,7 +40,7 @@ _SWEEP_SECONDS = 30.0
 _LOCKED_SECONDS = 0.2
 # A hint that is not from the database: an engine or another thread of this worker has news.
 _NEWS = ""
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class ThreadFailed(Exception):
@@ -120,6 +120,7 @@ class WorkerLoop:
         # Jobs whose claim the database refuses, attempts of which it takes neither end nor output nor handle for now
         # (most often, their rows are locked), and orphans that it refuses to hand over.
         self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
+        self._left_queued: set[UUID] = set()
         self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=_LOCKED_SECONDS, longest_seconds=10.0)
         self._unrescuable: SetAside[int] = SetAside(first_seconds=1.0, longest_seconds=600.0)
 
@@ -135,8 +136,8 @@ class WorkerLoop:
 
     @property
     def unclaimable(self) -> set[UUID]:
-        """The jobs that it passes over, since the database refuses their claim."""
-        return self._unclaimable.waiting()
+        """The jobs that its last claim left queued, since the database refuses their claim."""
+        return self._left_queued
 
     @property
     def unguarded(self) -> list[str]:
@@ -218,7 +219,7 @@ class WorkerLoop:
         self._finish()
         self._claim()
         self._store_outputs()
-        self._store_handles()
+        self._store_launches()
         if self._reconcile.take_due() and self._runs:
             self._compare_with_database()
         self._record_engines()
@@ -232,10 +233,11 @@ class WorkerLoop:
             timers.append(self._database.back)
         else:
             timers += [self._reconcile, *([self._poll] if self._room() else [])]
-        pause = min([self._heartbeat.turn_seconds, *(timer.left() for timer in timers)])
+        now = time.monotonic()
+        until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
-            pause = min(pause, max(0.0, self._leave_at - time.monotonic()))
-        for hint in self._news(pause):
+            until = min(until, self._leave_at)
+        for hint in self._news(max(0.0, until - now)):
             if hint == READY:
                 self._poll.hurry()
             elif hint == CANCELLED:
@@ -371,6 +373,8 @@ class WorkerLoop:
                 self._compare_with_database()
         if self._sweep.take_due():
             self._sweep_engines()
+        if not self._options.drain and self._options.only is None:
+            self._engines.maintain()
         if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
             self._poll.hurry()
 
@@ -489,16 +493,18 @@ class WorkerLoop:
         if not room or not self._poll.take_due():
             return
         refusals: list[tuple[UUID, Exception]] = []
+        passed_over = self._unclaimable.waiting()
         jobs = self._claims.take(
             worker=self.id,
             executors=self._engines.reachable,
             engines=self._engines.reachable_identities,
-            besides=self._unclaimable.waiting(),
+            besides=passed_over,
             # A worker of one job alone cannot go on without it.
             refused=None if self._options.only else lambda job, error: refusals.append((job, error)),
             room=room,
         )
         self._claimed += len(jobs)
+        self._left_queued = passed_over.union(job for job, _ in refusals)
         for job, error in refusals:
             self._note_unclaimable(job, error)
         for claimed in jobs:
@@ -535,8 +541,9 @@ class WorkerLoop:
         """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""
         self._nothing_due = False
         if not found and (self._options.drain or self._options.only):
-            self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
+            # In this order: an engine that is given up between the two questions is in one of the answers.
             self._nothing_due = not any(self._is_due(alias) for alias in self._engines.away)
+            self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
 
     def _is_due(self, alias: str) -> bool:
         return store.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)
@@ -576,23 +583,27 @@ class WorkerLoop:
                 else:
                     run.log_changes = []
 
-    def _store_handles(self) -> None:
-        """Store the handles of attempts that survive this worker: who adopts one then need not launch it again."""
+    def _store_launches(self) -> None:
+        """Store how far launches have come: what they wait for, and the handles of attempts that survive this worker.
+
+        Who adopts one that has a handle need not launch it again.
+        """
         passed_over = self._unstorable.waiting()
         fresh = [
             run
             for run in self._runs
-            if run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker
+            if (run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker)
+            or (run.stage is Stage.LAUNCHING and not run.wait_stored)
             if run.id not in passed_over
         ]
         if fresh:
             # Without a handle an attempt is found by its key.
-            handles = [(run.id, run.handle) for run in fresh if run.handle == storable(run.handle)]
+            launches = [run.launch() for run in fresh if run.handle == storable(run.handle)]
             refusals: dict[AttemptKey, Exception] = {}
-            locked = store.record_handles(
-                handles,
+            locked = store.record_launches(
+                launches,
                 worker=self.id,
-                refused=lambda handle, error: refusals.update({handle[0]: error}),
+                refused=lambda launch, error: refusals.update({launch.key: error}),
                 using=self._options.using,
             )
             for run in fresh:
@@ -601,4 +612,4 @@ class WorkerLoop:
                 if run.id in locked or run.id in refusals:
                     self._set_aside(run, "handle")
                 else:
-                    run.handle_stored = True
+                    run.handle_stored, run.wait_stored = run.stage is Stage.RUNNING, True

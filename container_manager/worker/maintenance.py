@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
@@ -11,6 +10,7 @@ from django.db import transaction
 
 from .. import store
 from ..conf import AppSettings
+from ..jobs.package_log import package_logger
 from ..queue.pruning import PRUNE_BATCH, Pruning
 from .job_limits import within_limits
 from .outcomes import closed, failed, unschedulable_message
@@ -21,7 +21,7 @@ from .timers import Timer
 _PRUNE_SECONDS = 60.0
 # How often to look again at old jobs that could not be deleted.
 _PRUNE_ANEW_SECONDS = 3600.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Maintenance:

@@ -13,7 +13,7 @@ from ..store import ClaimedJob, Outcome
 
 _MESSAGE_CHARACTERS = 10_000
 # Reasons that are not the command's own.
-_LOSSES = ("lost", "node_lost")
+_LOSSES = ("lost", "node_lost", "unavailable")
 # What the columns of an attempt hold on every database.
 _MOST_CODE, _MOST_SIGNAL, _MOST_BYTES, _MOST_SECONDS = 2**31 - 1, 2**15 - 1, 2**63 - 1, 10**9
 N = TypeVar("N", int, float)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from queue import Queue
 
 from django.db import close_old_connections, connections
 
+from ..jobs.package_log import package_logger
 from ..store.notifications import others_listen
 
 # How many statements' transitions may wait for slow receivers: bounds the worker's memory.
 _MOST_WAITING = 10_000
 # How long a worker that ends waits for its receivers.
 _LAST_SECONDS = 10.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class Receivers:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .. import store
-from ..executors.base import Executor, ExitStatus
+from ..executors.base import Executor, ExitStatus, LogChunk
 from ..statemachine import Graph
 from .capped_output import CappedOutput
+from .masking import Mask
 from .timers import Timer
 
 # One read of an attempt's output takes at most this much.
@@ -51,11 +52,13 @@ STAGES = Graph.declare(
 class Run:
     """One attempt in this worker's hands. Changed by the worker's own thread only.
 
-    ``engine``: the identity of the engine that has it, "" if it ends with this worker. ``deadline``, ``launch_until``,
-    ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds. ``abandoned``: ownership was lost;
-    never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``killed``: it gets no grace
-    period any more. ``set_aside``: something of it
-    could not be stored once, most often because its rows were locked.
+    ``engine``: the identity of the engine that has it, "" if it ends with this worker. ``claimed_at``, ``deadline``,
+    ``launch_until``, ``running_since``, ``unreachable_since`` and ``exited_at`` are monotonic seconds; there is no
+    deadline before it runs. ``waiting_for``: what its launch waits for, "" if for nothing; ``has_waited``: whether it
+    ever did. ``handle_stored`` and ``wait_stored``: whether the database knows them. ``abandoned``: ownership was lost;
+    never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``killed``: it gets no grace period
+    any more. ``mask``: for the values of its secrets. ``set_aside``: something of it could not be stored once, most
+    often because its rows were locked.
     """
 
     id: AttemptKey = field(init=False)
@@ -64,10 +67,14 @@ class Run:
     key: str
     engine: str
     output: CappedOutput
-    deadline: float | None
+    mask: Mask | None = None
+    deadline: float | None = None
     stage: Stage = Stage.LAUNCHING
     handle: str = ""
     handle_stored: bool = False
+    waiting_for: str = ""
+    has_waited: bool = False
+    wait_stored: bool = True
     cursor: str = ""
     stopped_for: str | None = None
     killed: bool = False
@@ -77,6 +84,7 @@ class Run:
     log_changes: list[store.LogChange] = field(default_factory=list)
     set_aside: bool = False
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
+    claimed_at: float = 0.0
     launch_until: float = 0.0
     running_since: float = 0.0
     unreachable_since: float | None = None
@@ -101,13 +109,35 @@ class Run:
     def is_overdue(self) -> bool:
         return self.deadline is not None and self.stopped_for is None and time.monotonic() >= self.deadline
 
+    def begin_deadline(self, *, elapsed_seconds: float = 0.0) -> None:
+        """Count the job's timeout from now on; what the attempt waited for before it ran does not count."""
+        if (limit := self.job.spec.timeout_seconds) is not None:
+            self.deadline = time.monotonic() + limit - elapsed_seconds
+
+    def wait_for(self, what: str) -> None:
+        """Note what the launch waits for; "": for nothing any more."""
+        if what != self.waiting_for:
+            self.waiting_for, self.has_waited, self.wait_stored = what, True, False
+
+    def launch(self) -> store.Launch:
+        """Return what the database is to know of the launch."""
+        job, attempt = self.id
+        if self.stage is Stage.LAUNCHING:
+            return store.Launch(job, attempt, waiting_for=self.waiting_for)
+        waited = self.running_since - self.claimed_at if self.has_waited else 0.0
+        return store.Launch(job, attempt, handle=self.handle, waited_seconds=waited)
+
+    def masked(self, text: str) -> str:
+        """Return a message that may quote the job's secrets, without their values."""
+        return text if self.mask is None else self.mask.text(text)
+
     def read_output(self, *, to_end: bool = False) -> bool:
         """Read a page of the output that the executor has, or all of it; return whether nothing will follow."""
         for _ in range(_PAGES_AT_ONCE):
             page = self.executor.logs(self.handle or self.key, self.cursor, _PAGE_BYTES)
             self.cursor = page.cursor
             if page.chunks:
-                self.output.feed(page.chunks)
+                self.output.feed(page.chunks if self.mask is None else self.mask.feed(page.chunks))
             if page.complete:
                 return True
             if not (page.chunks and to_end):
@@ -115,13 +145,19 @@ class Run:
         self.prepare_log_change()
         return False
 
+    def note(self, text: str) -> None:
+        """Add a line of this worker's own to the output."""
+        self.output.feed([LogChunk(stream="system", data=f"{text}\n".encode())])
+
     def prepare_log_change(self, *, everything: bool = False) -> None:
         """Prepare output that was read for the database.
 
         At most one change waits for the database, unless ``everything`` is asked for: more output stays under its cap.
         """
+        if everything and self.mask is not None:
+            self.output.feed(self.mask.flush())
         if everything or not self.log_changes:
-            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due())
+            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due(), last=everything)
             if entries:
                 job, attempt = self.id
                 self.log_changes.append(store.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,19 +16,25 @@ from ..executors.base import (
     Phase,
     Rejected,
     Unavailable,
+    Waiting,
 )
+from ..jobs.package_log import package_logger
 from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
 from .job_limits import within_limits
 from .launch_spec import attempt_of, launch_key
 from .launcher import Launcher, result_or_error
-from .outcomes import closed, failed, outcome_of
+from .outcomes import closed, failed, outcome_of, storable
 from .run import AttemptKey, Run, Stage
 from .timers import Timer
 
 _FLUSH_SECONDS = 0.5
-logger = logging.getLogger(__name__)
+# What the column holds.
+_WAIT_CHARACTERS = 1024
+# The last line of an output of which there may have been more.
+_LOST_OUTPUT = "The output may lack its end. {}"
+logger = package_logger(__name__)
 
 
 class Runs:
@@ -96,7 +101,10 @@ class Runs:
         run.running_since = time.monotonic()
         if launches:
             self._launcher.begin(run)
-        elif not is_wanted:
+            return
+        self._launcher.mask_adopted(run)
+        run.begin_deadline(elapsed_seconds=job.elapsed_seconds)
+        if not is_wanted:
             run.killed = found.kill_requested
             self.stop(run, "cancelled", grace=run.grace_seconds)
         self._engines.note_change(job.spec.executor)
@@ -122,6 +130,9 @@ class Runs:
         One that is being launched is abandoned once the result of the launch is known.
         """
         run.abandoned = True
+        if run.waiting_for:
+            # Then that is at once.
+            run.executor.release(run.key)
         # Another run of the same attempt: this worker has got it back meanwhile.
         is_replaced = self._runs.get(run.id) is not run
         if run.stage is Stage.LAUNCHING or is_replaced:
@@ -160,14 +171,16 @@ class Runs:
     def _hold(
         self, job: store.ClaimedJob, *, engine: str, stage: Stage = Stage.LAUNCHING, adopted: bool = False
     ) -> Run:
-        now, job = time.monotonic(), within_limits(job, self._settings)
+        job = within_limits(job, self._settings)
         run = Run(
             job=job,
             executor=self._engines.executors[job.spec.executor],
             key=launch_key(job, self._settings),
             engine=engine,
-            output=CappedOutput(self._settings.log_limit_bytes, replaces=adopted),
-            deadline=None if job.spec.timeout_seconds is None else now + job.spec.timeout_seconds - job.elapsed_seconds,
+            output=CappedOutput(
+                self._settings.log_limit_bytes, replaces=adopted, was_launched=stage is not Stage.LAUNCHING
+            ),
+            claimed_at=time.monotonic() - job.elapsed_seconds,
             stage=stage,
         )
         self._runs[run.id] = run
@@ -184,6 +197,10 @@ class Runs:
             elif run.abandoned:
                 run.enter(Stage.ENDED)
                 self.abandon(run)
+            elif isinstance(result, Waiting):
+                run.wait_for(storable(str(result))[:_WAIT_CHARACTERS])
+                run.launch_until = 0.0
+                self._engines.note_answer(run.job.spec.executor)
             elif isinstance(result, Unavailable):
                 self._launch_again(run, result)
             else:
@@ -192,6 +209,7 @@ class Runs:
     def _note_launched(self, run: Run, handle: str) -> None:
         run.enter(Stage.RUNNING)
         run.handle, run.running_since = handle, time.monotonic()
+        run.begin_deadline()
         self._engines.note_answer(run.job.spec.executor)
         self._engines.note_change(run.job.spec.executor)
         if run.abandoned:
@@ -211,14 +229,13 @@ class Runs:
         self._launcher.begin_later(run)
 
     def _end_unlaunched(self, run: Run, error: Exception) -> None:
-        if isinstance(error, Rejected) and error.reason in FailureReason.values:
+        if isinstance(error, Rejected | Unavailable) and error.reason in FailureReason.values:
             reason, message = error.reason, str(error)
-        elif isinstance(error, Unavailable):
-            reason, message = "lost", str(error)
         else:
             logger.error("Executor %s failed to launch job=%s", run.job.spec.executor, run.job.id, exc_info=error)
             reason = "start"
             message = f"The executor failed: {type(error).__name__}: {error}. The worker's log has the traceback."
+        message = run.masked(message)
         run.enter(Stage.ENDED)
         run.exit = ExitStatus(message=message)
         result_or_error(run.read_output)
@@ -276,12 +293,15 @@ class Runs:
             run.exit, run.exited_at = observation.exit or ExitStatus(lost=True), time.monotonic()
 
     def _give_up(self, run: Run, message: str) -> None:
-        result_or_error(run.read_output)
+        if result_or_error(partial(run.read_output, to_end=True)) is not True:
+            run.note(_LOST_OUTPUT.format(message))
         self._end(run, ExitStatus(lost=True, message=message))
 
     def _end(self, run: Run, exit_status: ExitStatus) -> None:
         run.prepare_log_change(everything=True)
         run.enter(Stage.ENDED)
+        if run.mask is not None:
+            exit_status = exit_status._replace(message=run.masked(exit_status.message))
         run.exit = exit_status
         if run.stopped_for == "cancelled":
             run.outcome = closed(run.job, exit_status, "Stopped: the job was cancelled.")
@@ -310,4 +330,5 @@ class Runs:
             if complete or time.monotonic() - run.exited_at > self._settings.unreachable_seconds:
                 if not complete:
                     logger.warning("The end of the output of job=%s attempt=%s could not be read", *run.id)
+                    run.note(_LOST_OUTPUT.format("The engine did not give it out."))
                 self._end(run, run.exit or ExitStatus(lost=True))

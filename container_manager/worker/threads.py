@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+
+from ..jobs.package_log import package_logger
 
 # How the names of these threads begin.
 PREFIX = "container-manager-"
 # What to call, for each worker of this process. Not one of each thread's: executors start threads of their own.
 _WORKERS: list[Callable[[str], None]] = []
 _LOCK = threading.Lock()
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 @contextmanager

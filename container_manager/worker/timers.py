@@ -10,28 +10,29 @@ class Timer:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._next = 0.0
+        # By the monotonic clock.
+        self.due_at = 0.0
 
     def take_due(self) -> bool:
         """Return whether it is due; if so, restart."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self.due_at:
             return False
-        self._next = now + self.seconds
+        self.due_at = now + self.seconds
         return True
 
     def restart(self) -> None:
         """Be due in ``seconds`` from now."""
-        self._next = time.monotonic() + self.seconds
+        self.due_at = time.monotonic() + self.seconds
 
     def hurry(self) -> None:
         """Be due now."""
-        self._next = 0.0
+        self.due_at = 0.0
 
     def postpone(self, seconds: float) -> None:
         """Be due in ``seconds`` from now at the earliest."""
-        self._next = max(self._next, time.monotonic() + seconds)
+        self.due_at = max(self.due_at, time.monotonic() + seconds)
 
     def left(self) -> float:
         """Return the seconds until it is due."""
-        return max(0.0, self._next - time.monotonic())
+        return max(0.0, self.due_at - time.monotonic())

@@ -1,4 +1,8 @@
-"""Run the chaos test on one database and print the result; exit code 1 if there is a problem."""
+"""Run the chaos test on one database and print the result; exit code 1 if there is a problem.
+
+Without ``--only`` all disturbances that the database and the executor have are chosen. Jobs are added until each of them
+has happened, up to three times as many; a run in which one never happened fails.
+"""
 
 from __future__ import annotations
 
@@ -6,148 +10,193 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..servers import end_when_told
 from .databases import DATABASES, installation
 from .engines import ENGINES, obstacle
+from .inside import CLOCK, SLOW, TAKEN
+from .jobs import make_jobs
+from .schedule import Schedule
+from .verdict import problems_of
+from .worker_process import HOSTS, WorkerProcess
 
 LEASE_SECONDS = 3.0
 _FREEZE_SECONDS = (LEASE_SECONDS * 0.3, LEASE_SECONDS * 1.8)
 # Some runs let local processes outlast the lease, others do not.
 _OUTAGE_SECONDS = (LEASE_SECONDS, LEASE_SECONDS * 4)
 _LOCK_SECONDS = (LEASE_SECONDS * 0.5, LEASE_SECONDS * 1.5)
-_SLOTS = 6
 _STOP_SECONDS = 60
+# How many times the jobs asked for there are at most, while a disturbance has not happened.
+_MOST_JOBS = 3
 # The workers look for orphans every 30 s.
 _SWEEP_SECONDS = 90
-_RESTART_SHARE = 0.06
-_CANCEL_SHARE = 0.15
-_TABLE_LOCK_SHARE = 0.04
-_ROW_LOCK_SHARE = 0.06
 # How long an application holds jobs' rows locked: beyond a poll, and beyond a lease. All of SQLite is locked then.
 _ROW_LOCK_SECONDS = {
     True: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 1.5),
     False: (LEASE_SECONDS * 0.1, LEASE_SECONDS * 0.3),
 }
 _LOCKED_ROWS = 3
-_GUESSING = "guessing"
-# Attempts are lost by faults here, not by their job: it must never run out of retries.
-_RETRIES = 1000
+_SLOW_SECONDS = (LEASE_SECONDS * 0.5, LEASE_SECONDS * 1.5)
+_CLOCK_SECONDS = 3600.0
+# A worker gives a connection up that is silent for half a lease.
+_SILENT_SECONDS = {
+    "connection silent for less than a lease": (LEASE_SECONDS * 0.1, LEASE_SECONDS * 0.9),
+    "connection silent for longer than a lease": (LEASE_SECONDS * 1.1, LEASE_SECONDS * 2),
+}
+# For how long beyond OUTAGE_SECONDS a worker is parted from the database.
+_PARTED_SECONDS = (LEASE_SECONDS * 0.2, LEASE_SECONDS * 0.7)
 
 
 class Chaos:
-    """Workers, a database and an engine, and the faults that strike them."""
+    """Workers, a database and an engine, and the disturbances that they meet."""
 
-    def __init__(self, folder: Path, database: Any, *, executor: str, jobs: int, seed: int) -> None:
-        self.folder, self.database, self.jobs = folder, database, jobs
+    def __init__(
+        self, folder: Path, database: Any, *, executor: str, jobs: int, seed: int, only: list[str] | None = None
+    ) -> None:
+        self.folder, self.database, self.jobs, self.made = folder, database, jobs, 0
         self.random = random.Random(seed)  # noqa: S311  # faults, not secrets
-        self.faults: Counter[str] = Counter()
-        self.strikes: list[str] = []
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.frozen: dict[subprocess.Popen[bytes], threading.Timer] = {}
+        # Those that were killed may have connections that are silent.
+        self.workers: list[WorkerProcess] = []
+        self.killed: list[WorkerProcess] = []
         self.holders: list[threading.Thread] = []
-        self.effects = folder / "effects"
+        # What ends the disturbances that last.
+        self.endings: list[threading.Timer] = []
+        self.effects, self.control = folder / "effects", folder / "control"
         self.effects.mkdir()
+        self.control.mkdir()
         self.outage_seconds = self.random.choice(_OUTAGE_SECONDS)
         self.locker: threading.Thread | None = None
         self.engine = ENGINES[executor](self.effects, self.random)
         self.log = (folder / "workers.log").open("ab")
+        self.acts = {name: act for name, (_, act) in self.disturbances().items()}
+        weights = {name: weight for name, (weight, _) in self.disturbances().items()}
+        if unknown := sorted(set(only or ()) - weights.keys()):
+            raise SystemExit(f"There is no {unknown[0]!r} here. There are: {', '.join(sorted(weights))}.")
+        self.schedule = Schedule({name: weights[name] for name in only or weights}, self.random)
 
-    def enqueue(self) -> None:
-        from container_manager import queue
-        from container_manager.models import ContainerJob
+    def disturbances(self) -> dict[str, tuple[float, Callable[[str], None]]]:
+        """Return all that there are here by their names, with their weights."""
+        found: dict[str, tuple[float, Callable[[str], None]]] = {
+            "worker killed": (30.0, self.kill),
+            "worker frozen": (28.0, self.freeze),
+            "job cancelled": (14.0, self.cancel),
+            "table locked": (4.0, self.lock),
+            "rows locked": (6.0, self.lock_rows),
+            SLOW: (5.0, self.ask),
+            CLOCK: (5.0, self.ask),
+        }
+        if self.database.can_crash:
+            found |= {
+                "database killed": (6.0, self.crash_database),
+                **dict.fromkeys(_SILENT_SECONDS, (4.0, self.silence)),
+                "worker parted from the database": (3.0, self.part),
+            }
+        return found | {name: (weight, self.strike_engine) for name, weight in self.engine.disturbances.items()}
 
-        # A container's host name is its id. If an attempt runs twice, the log tells where and when.
-        line = "$CONTAINER_MANAGER_ATTEMPT in ${HOSTNAME:-} at $up"
-        write = f'read up rest < /proc/uptime; echo "{line}" >> {self.effects}/$CONTAINER_MANAGER_JOB'
-        # A job that claims on every descriptor it can name that it ended well; it does not.
-        claim = r'echo "{\"code\": 0, \"lost\": false}"'
-        guess = f"for n in 3 4 5 6 7 8 9; do {claim} >&$n; echo oops >&$n; done 2>/dev/null; sleep 0.1; exit 7"
-        kinds = [
-            ("quick", "true", _RETRIES, None),
-            ("slow", "sleep 0.2", _RETRIES, None),
-            ("tree", "sleep 0.1 & setsid sleep 0.3 & wait", _RETRIES, None),
-            ("failing", "exit 3", 2, None),
-            ("endless", "while :; do sleep 0.05; done", 0, 1),
-            (_GUESSING, guess, 2, None),
-        ]
-        weights = [60, 24, 8, 4, 2, 2]
-        made = []
-        for number in range(self.jobs):
-            name, body, retries, timeout = self.random.choices(kinds, weights)[0]
-            made.append(
-                ContainerJob(
-                    name=f"{name}-{number}",
-                    command=f"sh -c '{write}; {body}'",
-                    max_retries=retries,
-                    timeout_seconds=timeout,
-                    grace_seconds=1,
-                    **self.engine.job,
-                    priority=self.random.randrange(101),
-                )
-            )
-        queue.enqueue_many(made)
+    def start_worker(self, number: int) -> None:
+        folder = self.folder / f"worker-{len(self.workers) + len(self.killed)}"
+        folder.mkdir()
+        environment = {
+            # An illegal stage of a run is only a warning in production.
+            "PYTHONWARNINGS": "error::RuntimeWarning",
+            "CHAOS_OUTAGE_SECONDS": str(self.outage_seconds),
+            "CHAOS_CONTROL": str(self.control),
+        }
+        host = HOSTS[number % len(HOSTS)]
+        environment["CHAOS_EXECUTORS"] = json.dumps(self.engine.executors(host))
+        self.workers.append(WorkerProcess(number, host, folder, self.database, environment=environment, log=self.log))
 
-    def start_worker(self) -> None:
-        command = [sys.executable, "-m", "django", "container", "worker", "--slots", str(_SLOTS)]
-        # An illegal stage of a run is only a warning in production.
-        strict = {"PYTHONWARNINGS": "error::RuntimeWarning"}
-        environment = {**os.environ, **strict, "CHAOS_EXECUTORS": json.dumps(self.engine.executors)}
-        environment["CHAOS_OUTAGE_SECONDS"] = str(self.outage_seconds)
-        worker = subprocess.Popen(
-            [*command, "--log-level", "WARNING"], stdout=self.log, stderr=self.log, env=environment
-        )
-        self.workers.append(worker)
+    # -- disturbances --------------------------------------------------------------------------------------------
 
     def strike(self) -> None:
-        """Cause one fault."""
-        if self.random.random() < self.engine.fault_share:
-            if fault := self.engine.strike():
-                self.note(fault)
-            return
-        roll = self.random.random()
-        running = [worker for worker in self.workers if worker not in self.frozen]
-        if self.database.can_crash and roll < _RESTART_SHARE:
-            self.note("database killed")
-            self.database.crash()
-        elif roll < _RESTART_SHARE + _CANCEL_SHARE:
-            self.cancel()
-        elif roll < _RESTART_SHARE + _CANCEL_SHARE + _TABLE_LOCK_SHARE:
-            self.lock()
-        elif roll < _RESTART_SHARE + _CANCEL_SHARE + _TABLE_LOCK_SHARE + _ROW_LOCK_SHARE:
-            self.note("rows locked")
-            seconds = self.random.uniform(*_ROW_LOCK_SECONDS[self.database.can_crash])
-            self.holders.append(threading.Thread(target=self.hold_rows, args=(seconds,)))
-            self.holders[-1].start()
-        elif roll < 0.65 and running:
-            worker = self.random.choice(running)
-            self.note("worker killed")
+        """Cause one disturbance."""
+        name = self.schedule.draw()
+        self.acts[name](name)
+
+    def choose(self) -> WorkerProcess | None:
+        """Return a worker that is neither frozen nor parted: its jobs' processes go on meanwhile."""
+        running = [worker for worker in self.workers if not (worker.is_frozen or worker.is_parted)]
+        return self.random.choice(running) if running else None
+
+    def kill(self, name: str) -> None:
+        if (worker := self.choose()) is not None:
+            self.schedule.note(name)
             worker.kill()
-            worker.wait()
             self.workers.remove(worker)
-            self.start_worker()
-        elif running:
-            worker = self.random.choice(running)
-            worker.send_signal(signal.SIGSTOP)
-            # By a thread: a worker frozen in a transaction blocks all of SQLite, and so may block this process.
-            timer = threading.Timer(self.random.uniform(*_FREEZE_SECONDS), self.wake, [worker])
-            self.frozen[worker] = timer
-            timer.start()
-            self.note("worker frozen")
+            self.killed.append(worker)
+            self.start_worker(worker.number)
 
-    def note(self, fault: str) -> None:
-        self.faults[fault] += 1
-        self.strikes.append(f"{fault} at {time.clock_gettime(time.CLOCK_BOOTTIME):.2f};")
+    def freeze(self, name: str) -> None:
+        if (worker := self.choose()) is not None:
+            worker.freeze(self.random.uniform(*_FREEZE_SECONDS))
+            self.schedule.note(name)
 
-    def cancel(self) -> None:
+    def crash_database(self, name: str) -> None:
+        self.schedule.note(name)
+        self.database.crash()
+
+    def strike_engine(self, name: str) -> None:
+        self.engine.strike(name, lambda: self.schedule.note(name))
+
+    def ask(self, name: str) -> None:
+        """Ask the workers for a disturbance; the first that can takes it."""
+        seconds = self.random.uniform(*_SLOW_SECONDS)
+        if name == CLOCK:
+            seconds = self.random.uniform(-_CLOCK_SECONDS, _CLOCK_SECONDS)
+        made = self.control / "made"
+        made.write_text(str(seconds))
+        made.rename(self.control / name)
+
+    def note_taken(self) -> None:
+        """Note what workers were asked for and did."""
+        for taken in self.control.glob(f"*{TAKEN}"):
+            taken.unlink()
+            self.schedule.note(taken.name.split(".")[0])
+
+    def silence(self, name: str) -> None:
+        """Let a connection fall silent. What it holds back arrives in the end, though its worker may have given up."""
+        worker = self.choose()
+        if worker is None or worker.proxy is None or not (there := worker.proxy.connections):
+            return
+        connection = self.random.choice(there)
+        connection.fall_silent()
+        self.schedule.begin(name)
+
+        def end() -> None:
+            # A silence within a parting goes on.
+            if not worker.is_parted:
+                connection.speak()
+            self.schedule.note(name)
+
+        self.later(self.random.uniform(*_SILENT_SECONDS[name]), end)
+
+    def part(self, name: str) -> None:
+        """Part a worker from the database until others may have taken all that it has."""
+        if any(worker.is_parted for worker in self.workers) or (worker := self.choose()) is None:
+            return
+        worker.part(cut=self.random.random() < 0.5)
+        self.schedule.begin(name)
+
+        def end() -> None:
+            worker.reconnect()
+            if worker.process.poll() is None:
+                self.schedule.note(name)
+
+        self.later(max(LEASE_SECONDS, self.outage_seconds) + self.random.uniform(*_PARTED_SECONDS), end)
+
+    def later(self, seconds: float, end: Callable[[], None]) -> None:
+        self.endings.append(threading.Timer(seconds, end))
+        self.endings[-1].start()
+
+    def cancel(self, name: str) -> None:
         from container_manager.models import ContainerJob
         from container_manager.statemachine import TransitionError
 
@@ -156,11 +205,16 @@ class Chaos:
             return
         try:
             job.mark_as_cancelled(actor="chaos")
-            self.note("job cancelled")
+            self.schedule.note(name)
         except TransitionError:
-            self.note("cancel too late")
+            self.schedule.note("cancel too late")
 
-    def hold_rows(self, seconds: float) -> None:
+    def lock_rows(self, name: str) -> None:
+        seconds = self.random.uniform(*_ROW_LOCK_SECONDS[self.database.can_crash])
+        self.holders.append(threading.Thread(target=self.hold_rows, args=(name, seconds)))
+        self.holders[-1].start()
+
+    def hold_rows(self, name: str, seconds: float) -> None:
         """Hold rows of some queued and running jobs, as a slow transaction of an application does."""
         from django.db import Error, connection, transaction
 
@@ -168,23 +222,26 @@ class Chaos:
 
         try:
             with transaction.atomic():
+                held = 0
                 for status in ("queued", "running"):
                     jobs = ContainerJob.objects.filter(status=status).order_by("-priority", "queued_at")
-                    list(jobs.select_for_update(skip_locked=self.database.can_crash)[:_LOCKED_ROWS])
+                    held += len(jobs.select_for_update(skip_locked=self.database.can_crash)[:_LOCKED_ROWS])
                 time.sleep(seconds)  # how long they are held is the experiment
+            if held:
+                self.schedule.note(name)
         except Error:
-            self.note("locks ended by the database")
+            self.schedule.note("locks ended by the database")
         finally:
             connection.close()
 
-    def lock(self) -> None:
+    def lock(self, name: str) -> None:
         """Lock the jobs' table for others, for longer than a lease perhaps; in a thread, since others go on."""
         if self.locker is None or not self.locker.is_alive():
-            self.note("table locked")
-            self.locker = threading.Thread(target=self.hold_lock, args=[self.random.uniform(*_LOCK_SECONDS)])
+            seconds = self.random.uniform(*_LOCK_SECONDS)
+            self.locker = threading.Thread(target=self.hold_lock, args=[name, seconds])
             self.locker.start()
 
-    def hold_lock(self, seconds: float) -> None:
+    def hold_lock(self, name: str, seconds: float) -> None:
         from django.db import DatabaseError, connection
 
         take, give_back = {
@@ -195,6 +252,7 @@ class Chaos:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(take)
+                self.schedule.note(name)
                 time.sleep(seconds)  # how long it is locked is part of the experiment
                 cursor.execute(give_back)
         except DatabaseError:
@@ -203,14 +261,21 @@ class Chaos:
         finally:
             connection.close()
 
-    def wake(self, worker: subprocess.Popen[bytes]) -> None:
-        worker.send_signal(signal.SIGCONT)
-        self.frozen.pop(worker, None)
+    def calm(self) -> None:
+        """End what lasts."""
+        for ending in self.endings:
+            ending.cancel()
+        for worker in (*self.workers, *self.killed):
+            worker.wake()
+            worker.reconnect()
 
-    def wake_everyone(self) -> None:
-        for worker, timer in list(self.frozen.items()):
-            timer.cancel()
-            self.wake(worker)
+    # -- the run -------------------------------------------------------------------------------------------------
+
+    def enqueue(self, count: int) -> None:
+        from container_manager import queue
+
+        queue.enqueue_many(make_jobs(count, self.effects, self.engine.job, self.random))
+        self.made += count
 
     def unfinished(self) -> int:
         from container_manager.models import ContainerJob, JobAttempt
@@ -219,22 +284,27 @@ class Chaos:
         return waiting + JobAttempt.objects.filter(finished_at=None).count()
 
     def run(self, limit_seconds: float) -> None:
-        """Cause faults until most jobs are done, then let the rest end in peace."""
+        """Cause disturbances until most jobs are done, then let the rest end in peace."""
+        self.enqueue(self.jobs)
         self.engine.start()
-        for _ in range(self.database.workers):
-            self.start_worker()
+        for number in range(max(self.database.workers, self.engine.workers)):
+            self.start_worker(number)
         deadline = time.monotonic() + limit_seconds
-        left = self.jobs
+        left = self.made
         while left and time.monotonic() < deadline:
             time.sleep(
                 self.random.uniform(*self.engine.between_faults)
             )  # the time between faults is part of the experiment
+            self.note_taken()
             if left > self.jobs // 20:
                 self.strike()
+            elif self.schedule.missing and self.made < _MOST_JOBS * self.jobs:
+                # It was too quick for all to happen.
+                self.with_database(partial(self.enqueue, self.jobs // 5 + 1))
             else:
-                self.wake_everyone()
+                self.calm()
             left = self.with_database(self.unfinished)
-        self.wake_everyone()
+        self.calm()
         for holder in (*self.holders, *([self.locker] if self.locker is not None else [])):
             holder.join()
         self.engine.recover()
@@ -259,86 +329,46 @@ class Chaos:
         from container_manager.models import Worker
 
         deadline = time.monotonic() + _STOP_SECONDS
-        while {worker.pid for worker in self.workers} - set(Worker.objects.values_list("pid", flat=True)):
+        pids = {worker.process.pid for worker in self.workers}
+        while pids - set(Worker.objects.values_list("pid", flat=True)):
             if time.monotonic() > deadline:
                 raise TimeoutError("A worker did not register.")
             time.sleep(0.05)  # another process has no event for this one
 
     def stop(self) -> list[int]:
+        """End the workers; return their exit codes."""
         self.with_database(self.await_registration)
         for worker in self.workers:
-            worker.terminate()
-        return [self._wait(worker) for worker in self.workers]
+            worker.process.terminate()
+        return [self._wait(worker.process) for worker in self.workers]
 
-    def _wait(self, worker: subprocess.Popen[bytes]) -> int:
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
         try:
-            return worker.wait(timeout=_STOP_SECONDS)
+            return process.wait(timeout=_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            worker.kill()
-            return worker.wait()
+            process.kill()
+            return process.wait()
 
     def verify(self, exit_codes: list[int]) -> list[str]:
         """Return a description of every problem."""
-        from container_manager.models import JobAttempt
-        from container_manager.store.consistency import examine
+        self.note_taken()
+        found, summary = problems_of(self.made, self.effects, self.engine)
+        say(f"{summary}; OUTAGE_SECONDS {self.outage_seconds:g}")
+        say("\n".join(f"{count:6} {name}" for name, count in sorted(self.schedule.happened.items())))
+        found += [f"{name}: it never happened" for name in self.schedule.missing]
+        found += [f"a worker ended with {code}" for code in exit_codes if code]
+        return found
 
-        diagnosis = examine()
-        problems = [*diagnosis.problems, *self.engine.problems]
-        for status in ("pending", "queued", "running", "retrying"):
-            if count := diagnosis.jobs[status]:
-                problems.append(f"{count} jobs are still {status}")
-        if diagnosis.jobs.total() != self.jobs:
-            problems.append(f"{self.jobs} jobs were made, {diagnosis.jobs.total()} are there")
-        known = {(str(job), number) for job, number in JobAttempt.objects.values_list("job", "number")}
-        lines = [(path.name, line) for path in self.effects.iterdir() for line in path.read_text().splitlines()]
-        runs = Counter((job, int(line.split()[0])) for job, line in lines)
-        problems += [
-            f"{job} ran as attempt {number}, which nobody knows" for job, number in runs if (job, number) not in known
-        ]
-        twice = {run for run, count in runs.items() if count > 1}
-        problems += [
-            f"{job}: ran more than once: {line}" for job, line in lines if (job, int(line.split()[0])) in twice
-        ]
-        completed = {str(job) for (job,) in _completed()}
-        problems += [
-            f"{job} is completed and never ran" for job in completed - {path.name for path in self.effects.iterdir()}
-        ]
-        problems += [
-            f"{job} is completed, although it ends with 7" for job in _completed().filter(name__startswith=_GUESSING)
-        ]
-        problems += [f"process {pid} is left" for pid in _processes_with(str(self.effects))]
-        problems += [f"{name} is left" for name in self.engine.left()]
-        problems += [f"a worker ended with {code}" for code in exit_codes if code]
-        say(
-            f"{self.jobs} jobs: {dict(sorted(diagnosis.jobs.items()))}; {diagnosis.attempts} attempts, "
-            f"{diagnosis.transitions} transitions, {runs.total()} runs; OUTAGE_SECONDS {self.outage_seconds:g}; "
-            f"faults: {dict(sorted(self.faults.items()))}"
-        )
-        return problems
+    def close(self) -> None:
+        self.calm()
+        for worker in self.workers:
+            worker.kill()
+        self.engine.stop()
 
 
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def _completed() -> Any:
-    from container_manager.models import ContainerJob
-
-    return ContainerJob.objects.filter(status="completed").values_list("pk")
-
-
-def _processes_with(text: str) -> list[int]:
-    """Return the ids of processes whose arguments contain a text."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            arguments = path.read_bytes()
-        except OSError:
-            continue
-        if text.encode() in arguments and int(path.parent.name) != os.getpid():
-            found.append(int(path.parent.name))
-    return found
 
 
 def main() -> int:
@@ -348,6 +378,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="The same faults again, as far as time allows.")
     parser.add_argument("--limit", type=float, default=3600.0, help="Seconds until it is given up.")
+    parser.add_argument("--only", nargs="+", metavar="DISTURBANCE", help="Choose these disturbances, not all.")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     if reason := obstacle(arguments.executor):
@@ -356,20 +387,18 @@ def main() -> int:
     say(f"{arguments.database}, {arguments.executor}, seed {seed}")
     end_when_told()
     with installation(arguments.database, lease_seconds=LEASE_SECONDS) as (folder, database):
-        chaos = Chaos(folder, database, executor=arguments.executor, jobs=arguments.jobs, seed=seed)
+        chaos = Chaos(
+            folder, database, executor=arguments.executor, jobs=arguments.jobs, seed=seed, only=arguments.only
+        )
         try:
-            chaos.enqueue()
             chaos.run(arguments.limit)
             problems = chaos.verify(chaos.stop())
         finally:
-            chaos.wake_everyone()
-            for worker in chaos.workers:
-                worker.kill()
-            chaos.engine.stop()
+            chaos.close()
         for problem in problems[:50]:
             say(problem)
         if problems:
-            say(" ".join(chaos.strikes))
+            say(" ".join(chaos.schedule.history))
             say((folder / "workers.log").read_text()[-6000:])
     say(f"{len(problems)} problems")
     return 1 if problems else 0

@@ -18,6 +18,7 @@ from typing import Any
 from container_manager.conf import sqlite_database
 
 from ..servers import postgresql_programs
+from ..silent_proxy import POSTGRESQL_NAME
 
 _START_SECONDS = 60
 
@@ -45,6 +46,7 @@ class _Server:
     user: str
     command: list[str]
     socket_path: Path
+    settings: dict[str, Any]
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "server"
@@ -73,6 +75,10 @@ class _Server:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self._folder / "log").read_text()[-2000:]) from None
                 time.sleep(0.05)  # the server's socket is the event
+
+    def through(self, folder: Path) -> tuple[Path, dict[str, Any]]:
+        """Return a socket in a folder for a proxy, and Django's settings for clients of that."""
+        raise NotImplementedError
 
     def crash(self) -> None:
         """Kill the server as a power cut would, and start it again."""
@@ -106,9 +112,12 @@ class PostgreSQL(_Server):
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._as_user())
         options = ["-k", str(self._folder), "-c", "listen_addresses="]
         self.command = [str(self._programs / "postgres"), "-D", str(self._data), *options]
-        self.socket_path = self._folder / ".s.PGSQL.5432"
+        self.socket_path = self._folder / POSTGRESQL_NAME
         engine = "django.db.backends.postgresql"
         self.settings = {"ENGINE": engine, "NAME": "postgres", "USER": "postgres", "HOST": str(self._folder)}
+
+    def through(self, folder: Path) -> tuple[Path, dict[str, Any]]:
+        return folder / POSTGRESQL_NAME, {**self.settings, "HOST": str(folder)}
 
     def kill(self) -> None:
         assert self._process is not None
@@ -134,6 +143,10 @@ class MariaDB(_Server):
         options = {"unix_socket": str(self.socket_path), "charset": "utf8mb4"}
         engine = "django.db.backends.mysql"
         self.settings = {"ENGINE": engine, "NAME": "test", "USER": "root", "OPTIONS": options}
+
+    def through(self, folder: Path) -> tuple[Path, dict[str, Any]]:
+        listen = folder / "s"
+        return listen, {**self.settings, "OPTIONS": {**self.settings["OPTIONS"], "unix_socket": str(listen)}}
 
 
 DATABASES = {"sqlite": SQLite, "postgresql": PostgreSQL, "mariadb": MariaDB}

@@ -85,7 +85,9 @@ class Outage:
             finally:
                 self.database.start()
         else:
-            with sqlite3.connect(self.database.settings["NAME"], isolation_level=None) as lock:
+            with sqlite3.connect(
+                self.database.settings["NAME"], isolation_level=None, timeout=_PATIENCE_SECONDS
+            ) as lock:
                 lock.execute("BEGIN EXCLUSIVE")
                 yield
                 lock.execute("ROLLBACK")

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..ports import free_port
 from . import daemon_leftovers
 from .certificates import Certificates
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 # The daemon gives each container 10 s to end, and itself 15 s.
 _STOP_SECONDS = 60
 
@@ -34,13 +35,6 @@ def obstacle() -> str:
     if program() is None:
         return "dockerd is not installed"
     return "" if os.getuid() == 0 else "dockerd needs root"
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Daemon:

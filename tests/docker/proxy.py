@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from ..patience import PATIENCE_SECONDS
+
 _READ_BYTES = 65536
-_PATIENCE_SECONDS = 60
 Side = Literal["request", "answer"]
 
 
@@ -46,7 +47,7 @@ class Proxy:
 
     def await_held(self) -> None:
         """Return once that request, or its answer, is here."""
-        assert self._held.wait(_PATIENCE_SECONDS), "No such request came."
+        assert self._held.wait(PATIENCE_SECONDS), "No such request came."
 
     def release(self) -> None:
         """Pass on what is held."""

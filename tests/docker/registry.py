@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .daemon import free_port
+from ..ports import free_port
 from .image import IMAGE
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _STOP_SECONDS = 30
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 
+from ..ports import free_port
 from . import daemon_leftovers
-from .daemon import free_port
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _SSHD = "/usr/sbin/sshd"
 
 

@@ -78,7 +78,7 @@ def test_a_stop_goes_on_when_its_executor_is_closed(harness: DockerHarness, exec
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(harness.url.removeprefix("unix://"))
         asking.sendall(
-            f"POST /containers/{spec.key}/stop?t=5 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode()
+            f"POST /containers/{spec.key}/stop?t=10 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n".encode()
         )
         wait_until(executor, (harness.effects() / "told").exists)
         assert not has_exited(executor, spec.key)

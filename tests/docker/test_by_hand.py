@@ -6,7 +6,7 @@ import pytest
 
 from container_manager.models import ContainerJob, JobAttempt
 
-from ..workers import eventually
+from ..patience import PATIENCE_SECONDS, eventually
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,7 +28,7 @@ def cancel(job: ContainerJob) -> None:
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_a_renamed_container_is_stopped_and_removed(site: Site) -> None:
     with site.worker("--slots", "1"):
-        job = site.enqueue(_POLITE)
+        job = site.enqueue(_POLITE, grace_seconds=60)
         site.api.rename(name_of(site, job), f"mine-{job.pk.hex}")
         cancel(job)
         site.await_status(job, "cancelled")
@@ -39,7 +39,7 @@ def test_a_renamed_container_is_stopped_and_removed(site: Site) -> None:
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_the_end_and_all_output_of_a_renamed_container_are_seen(site: Site) -> None:
     with site.worker("--slots", "1"):
-        job = site.enqueue(_POLITE)
+        job = site.enqueue(_POLITE, grace_seconds=60)
         site.api.rename(name_of(site, job), f"mine-{job.pk.hex}")
         (site.effects() / "go").touch()
         site.await_status(job, "completed")
@@ -51,7 +51,7 @@ def test_the_end_and_all_output_of_a_renamed_container_are_seen(site: Site) -> N
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_a_paused_container_is_followed_to_its_end(site: Site, reason: str) -> None:
     with site.worker("--slots", "1"):
-        job = site.enqueue(_POLITE, timeout_seconds=15 if reason == "timeout" else None)
+        job = site.enqueue(_POLITE, grace_seconds=60, timeout_seconds=15 if reason == "timeout" else None)
         site.api.pause(name_of(site, job))
         if reason == "cancelled":
             cancel(job)
@@ -64,11 +64,11 @@ def test_a_paused_container_is_followed_to_its_end(site: Site, reason: str) -> N
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_a_container_removed_by_hand_is_lost_and_one_killed_by_hand_says_so(site: Site) -> None:
     with site.worker("--slots", "1"):
-        removed = site.enqueue(_POLITE)
+        removed = site.enqueue(_POLITE, grace_seconds=60)
         site.api.remove_container(name_of(site, removed), force=True)
         site.await_status(removed, "failed")
         (site.effects() / "runs").unlink()
-        killed = site.enqueue(_POLITE)
+        killed = site.enqueue(_POLITE, grace_seconds=60)
         site.api.kill(name_of(site, killed))
         site.await_status(killed, "failed")
         site.assert_clean()
@@ -78,12 +78,12 @@ def test_a_container_removed_by_hand_is_lost_and_one_killed_by_hand_says_so(site
 def test_the_container_of_a_deleted_job_is_removed(site: Site) -> None:
     """By the next sweep: at once where a worker has just begun."""
     with site.worker("--slots", "1") as first:
-        job = site.enqueue(_POLITE)
+        job = site.enqueue(_POLITE, grace_seconds=60)
         name_of(site, job)
         job.delete()
         other = site.enqueue("true")
         site.await_status(other, "completed")
         first.terminate()
-        assert first.wait(timeout=30) == 0
+        assert first.wait(timeout=PATIENCE_SECONDS) == 0
     with site.worker("--slots", "1"):
         site.assert_clean()

@@ -48,7 +48,8 @@ def test_a_container_cancelled_in_the_admin_that_ignores_term_is_killed(site: Si
     client = Client()
     client.force_login(User.objects.create_superuser("root"))
     with site.worker("--slots", "2"):
-        jobs = [site.enqueue(_DEAF, grace_seconds=1) for _ in range(2)]
+        # Time enough to say that it heard of it.
+        jobs = [site.enqueue(_DEAF, grace_seconds=5) for _ in range(2)]
         site.await_runs("begin 1", "begin 1")
         answer = client.post(reverse(_LIST), {"action": "cancel_jobs", "_selected_action": [job.pk for job in jobs]})
         assert answer.status_code == 302
@@ -94,7 +95,7 @@ def test_another_worker_stops_a_job_cancelled_while_its_worker_is_dead(site: Sit
 
 def test_another_worker_ends_a_cancel_whose_worker_died_in_the_grace_period(site: Site, tmp_path: Path) -> None:
     with proxy(site.url, tmp_path) as way, site.worker("--slots", "1", url=way.url) as first:
-        job = site.enqueue(_DEAF, grace_seconds=3)
+        job = site.enqueue(_DEAF, grace_seconds=6)
         site.await_runs("begin 1")
         eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
         way.hold("POST /[^ ]*/stop", "answer")

@@ -9,7 +9,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from container_manager.executors.base import LaunchSpec, Rejected
-from container_manager.executors.docker.configuration import container_configuration, is_allowed
+from container_manager.executors.docker.configuration import container_configuration, fit_cores, is_allowed
 from container_manager.executors.docker.options import docker_options
 from container_manager.jobs.container_request import ContainerRequest, container_request
 
@@ -23,6 +23,10 @@ OPTIONS: dict[str, Any] = {
     "networks": ["backend"],
     "ulimits": {"nofile": 1024},
     "gpus": 2,
+    "platforms": ["linux/amd64"],
+    "extra_hosts": {"db": "192.0.2.7"},
+    "dns": ["192.0.2.53"],
+    "shm_bytes": 2**26,
     "pids": 64,
     "memory_bytes": 2**30,
     "cpu_count": 2,
@@ -60,6 +64,10 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
         ({}, {"cpu_count": math.nan}, "it can have from 0.01 to 8192"),
         ({}, {"argv": ("sh", "-c", "x" * 32768)}, "command has 32772 bytes; .* 'command_bytes' allows 32768"),
         ({}, {"argv": ("é" * 16385,)}, "command has 32770 bytes"),
+        ({"platform": "linux/arm64"}, {}, "asks for the platform 'linux/arm64'.*'platforms': linux/amd64"),
+        ({"extra_hosts": ["db", "host"]}, {}, "asks for the host 'host'.*'extra_hosts': db"),
+        ({"dns": ["192.0.2.1"]}, {}, "asks for the DNS server '192.0.2.1'.*'dns': 192.0.2.53"),
+        ({"shm_bytes": 2**26 + 1}, {}, f"asks for shm_bytes={2**26 + 1}; .* option 'shm_bytes' allows {2**26}"),
         ({}, {"image": ""}, "names no image"),
         ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
     ],
@@ -98,6 +106,67 @@ def test_a_request_that_is_not_allowed_is_rejected_with_its_reason(
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_images_are_allowed_by_name_and_tag(image: str, allowed: bool) -> None:
     assert is_allowed(image, docker_options(OPTIONS)) is allowed
+
+
+_DIGESTS = [f"sha256:{digit * 64}" for digit in "01"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image", "allowed"),
+    [
+        ("lint:1.*@sha256:*", f"lint:1.2@{_DIGESTS[0]}", True),
+        ("lint:1.*@sha256:*", f"lint:2.0@{_DIGESTS[0]}", False),
+        ("lint:1.*@sha256:*", f"lint@{_DIGESTS[0]}", False),
+        ("lint:1.*@sha256:*", "lint:1.2", False),
+        (f"lint:1.2@{_DIGESTS[0]}", f"lint:1.2@{_DIGESTS[0]}", True),
+        (f"lint:1.2@{_DIGESTS[0]}", f"lint:1.2@{_DIGESTS[1]}", False),
+        (f"lint@{_DIGESTS[0]}", f"lint:any@{_DIGESTS[0]}", True),
+        (f"lint@{_DIGESTS[0]}", f"lint@{_DIGESTS[1]}", False),
+        (f"lint@{_DIGESTS[0]}", "lint:1.2", False),
+        # The digest decides what is run.
+        ("lint:1.*", f"lint:1.2@{_DIGESTS[0]}", False),
+        ("lint", f"lint:1.2@{_DIGESTS[0]}", True),
+        ("lint:latest", "lint", True),
+        ("lint:latest@sha256:*", f"lint@{_DIGESTS[0]}", False),
+    ],
+)
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
+def test_tag_and_digest_are_each_compared_where_the_pattern_names_them(pattern: str, image: str, allowed: bool) -> None:
+    assert is_allowed(image, docker_options({"images": [pattern]})) is allowed
+
+
+_FOLDER = {"source": "/srv/results", "read_only": False}
+
+
+@pytest.mark.parametrize("user", ["", "root", "0", "0:1000", "000", "app", "app:1000"])
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
+def test_a_folder_of_the_host_is_not_written_to_by_who_may_be_root(user: str) -> None:
+    """Whoever runs a file with the setuid bit on the host becomes its owner."""
+    asked = {"volumes": {"results": "/results"}, **({"user": user} if user else {})}
+    with pytest.raises(Rejected, match=r"'results' is a folder of the daemon's host.*by number, such as"):
+        configuration(asked, options={"volumes": {"results": _FOLDER}})
+    if user:
+        with pytest.raises(Rejected, match="'results' is a folder of the daemon's host"):
+            configuration({"volumes": {"results": "/results"}}, options={"volumes": {"results": _FOLDER}, "user": user})
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({"user": "1000:1000"}, {"volumes": {"results": _FOLDER}}),
+        ({}, {"volumes": {"results": _FOLDER}, "user": "1000"}),
+        ({}, {"volumes": {"results": {**_FOLDER, "allow_root": True}}}),
+        ({}, {"volumes": {"results": {**_FOLDER, "read_only": True}}}),
+        # Of a volume of the daemon the host's users see nothing.
+        ({}, {"volumes": {"results": {"source": "results", "read_only": False}}}),
+    ],
+)
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
+def test_a_folder_of_the_host_is_written_to_by_a_user_who_cannot_be_root(
+    asked: dict[str, Any], options: dict[str, Any]
+) -> None:
+    found = configuration({"volumes": {"results": "/results"}, **asked}, options=options)
+    assert [mount["Target"] for mount in found["HostConfig"]["Mounts"]] == ["/results"]
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
@@ -166,6 +235,15 @@ def test_allowed_requests_are_granted() -> None:
         ({"gpus": -2}, "'gpus' must be"),
         ({"read_only": "no"}, "'read_only' must be true or false"),
         ({"ulimits": {"NOFILE": 1}}, "'ulimits' must be"),
+        ({"entrypoint": ""}, "'entrypoint' must be a program"),
+        ({"entrypoint": "'open"}, "'entrypoint' must be a program"),
+        ({"entrypoint": "a\0b"}, "'entrypoint' must be a program"),
+        ({"entrypoint": ["sh"]}, "'entrypoint' must be a program"),
+        ({"platform": "linux"}, "'platform' must be a platform such as linux/arm64"),
+        ({"shm_bytes": 0}, "'shm_bytes' must be a positive number"),
+        ({"extra_hosts": "db"}, "'extra_hosts' must be a list"),
+        ({"extra_hosts": ["db:10.0.0.1"]}, "'extra_hosts' must be a list"),
+        ({"dns": ["ns.example.com"]}, "'dns' must be a list of addresses"),
     ],
 )
 def test_an_invalid_request_is_named(value: object, said: str) -> None:
@@ -202,6 +280,14 @@ def test_an_empty_request_means_the_defaults() -> None:
         ({"ulimits": []}, "'ulimits' must be"),
         ({"user": None}, "'user' must be"),
         ({"volumes": {"a": {"source": ""}}}, "'volumes' must be"),
+        ({"volumes": {"a": {"source": "a", "read_only": False, "owner": "app"}}}, "'volumes' must be"),
+        ({"volumes": {"a": {"source": "a", "owner": "1:1"}}}, "'volumes' must be"),
+        ({"volumes": {"a": {"source": "/a", "read_only": False, "owner": "1:1"}}}, "'volumes' must be"),
+        ({"volumes": {"a": {"source": "/a", "allow_root": 1}}}, "'volumes' must be"),
+        ({"platforms": "linux/amd64"}, "'platforms' must be a list"),
+        ({"extra_hosts": {"db": "db.example.com"}}, "'extra_hosts' must be names and addresses"),
+        ({"dns": ["ns.example.com"]}, "'dns' must be a list of addresses"),
+        ({"shm_bytes": 0}, "'shm_bytes' must be a positive number"),
         ({"memory_bytes": "1g"}, "'memory_bytes' must be"),
         ({"cpu_count": 0}, "'cpu_count' must be"),
         ({"keep_failed_seconds": -1}, "'keep_failed_seconds' must be"),
@@ -253,6 +339,14 @@ def test_a_jobs_labels_are_told_apart_from_all_others() -> None:
         "container-manager.install": "i",
         "container-manager.key": "cm-i-0-1",
     }
+
+
+def test_more_cores_than_the_host_has_are_fitted_to_it() -> None:
+    for asked, fitted in ((2.0, False), (1.5, False), (2.5, True)):
+        found = configuration(cpu_count=asked, options={"cpu_count": None})
+        assert fit_cores(found, 2) is fitted
+        assert found["HostConfig"]["NanoCpus"] == min(asked, 2) * 10**9
+    assert not fit_cores(configuration(options={"cpu_count": None}), 2)
 
 
 def test_a_network_may_be_called_almost_anything() -> None:

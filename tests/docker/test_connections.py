@@ -130,13 +130,14 @@ def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: P
         silent.bind(str(path))
         silent.listen(16)
         with executing(f"unix://{path}", timeout_seconds=2.0) as executor:
-            began = time.monotonic()
+            assert not executor.check().ok
+        # Who waited for this one would do so for longer than a test may take.
+        with executing(f"unix://{path}", timeout_seconds=3600.0) as executor:
             # What the worker's loop asks never waits for the daemon.
             executor.observe()
             executor.logs("cm-some-1", "", 1000)
             executor.stop("cm-some-1", 1.0)
-            assert time.monotonic() - began < 0.5
-            assert not executor.check().ok
+            silent.close()
 
 
 @pytest.mark.parametrize("missing", ["install", "paramiko"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..workers import eventually
+from ..patience import PATIENCE_SECONDS, eventually
 from . import daemon_leftovers
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE
@@ -96,6 +96,7 @@ def test_with_live_restore_a_container_goes_on(new_daemon: Callable[..., Daemon]
     engine = new_daemon(live_restore=True)
     with client(engine.url) as api:
         container = run(api, "trap 'exit 5' TERM; echo started; while :; do sleep 0.05; done")
+        eventually(lambda: api.logs(container) == b"started\n")
         before = api.inspect_container(container)["State"]
         (engine.kill if crash else engine.stop)()
         assert before["Pid"] in engine.processes()
@@ -167,7 +168,7 @@ def test_closing_a_test_daemon_leaves_nothing(crash: bool, new_daemon: Callable[
 
 
 def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
-    command = [sys.executable, "-m", "tests.docker", "--", "sh", "-c", "echo $CM_TEST_DOCKER; exec sleep 60"]
+    command = [sys.executable, "-m", "tests.docker", "--", "sh", "-c", "echo $CM_TEST_DOCKER; exec sleep 600"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -177,6 +178,6 @@ def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
         # The second one comes while it clears away.
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+        assert process.wait(timeout=PATIENCE_SECONDS) == 128 + signal.SIGTERM
     assert not folder.exists()
     assert daemon_leftovers.mounts(folder) == []

@@ -81,3 +81,8 @@ def test_the_program_that_could_not_be_started_is_named() -> None:
     words = "earlier\n" + _TINI.format("no such", "No such file or directory")
     status = exit_status({"ExitCode": 127}, out_of_memory=False, last_words=words)
     assert status.message == "'no such' could not be started: No such file or directory."
+
+
+def test_a_container_that_was_never_started_and_cannot_be_removed_has_not_succeeded() -> None:
+    status = exit_status({"ExitCode": 0, "Status": "dead", "StartedAt": "0001-01-01T00:00:00Z"})
+    assert (status.succeeded, status.lost) == (False, True)

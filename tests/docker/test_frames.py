@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from container_manager.executors.docker.followed_output import FollowedOutput
 from container_manager.executors.docker.frames import FrameDecoder, Position, Positions, since
 
+from ..patience import PATIENCE_SECONDS
+
 pytestmark = pytest.mark.without_database
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
@@ -22,7 +24,7 @@ def test_output_that_is_not_understood_ends_its_own_log_alone(caplog: pytest.Log
     # A daemon that answers nothing that could be expected.
     output = FollowedOutput("c", None, done.set)  # type: ignore[arg-type]
     output.follow()
-    assert done.wait(30)
+    assert done.wait(PATIENCE_SECONDS)
     page = output.page("", 1000, has_exited=True)
     assert [chunk.data for chunk in page.chunks] == [b"The rest of the output was not understood.\n"]
     assert output.page(page.cursor, 1000, has_exited=True).complete

@@ -13,8 +13,8 @@ from container_manager.executors.base import DependencyUnavailable, Executor, La
 from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key, output, text
-from .daemon import free_port
-from .docker_harness import DockerHarness
+from ..ports import free_port
+from .docker_harness import DockerHarness, launch
 from .registry import Registry
 
 VARIABLE = "CM_REGISTRY_TESTS"
@@ -54,7 +54,7 @@ def has(harness: DockerHarness, image: str) -> bool:
 def run(executor: Executor, image: str) -> tuple[str, str]:
     """Run a command in an image; return what it and the worker have printed."""
     spec = LaunchSpec(key=new_key(), argv=("echo", "ran"), job=JobSpec(image=image))
-    handle = executor.submit(spec)
+    handle = launch(executor, spec)
     chunks = output(executor, handle)
     assert ended(executor, spec.key).succeeded
     return text(chunks).decode(), text(chunks, "system").decode()
@@ -65,7 +65,7 @@ def refusal(harness: DockerHarness, image: str, **options: Any) -> tuple[str, st
     executor = harness.executor(**options)
     try:
         with pytest.raises(Rejected) as rejection:
-            executor.submit(LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=image)))
+            launch(executor, LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=image)))
     finally:
         executor.close()
     assert harness.containers() == []

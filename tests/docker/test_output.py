@@ -10,6 +10,7 @@ import pytest
 from container_manager.executors.base import Executor
 
 from ..executors.conformance import ended, output, text
+from ..patience import PATIENCE_SECONDS
 from .docker_harness import DockerHarness
 
 _MEGABYTE = 1 << 20
@@ -100,7 +101,7 @@ def test_an_exited_container_is_not_followed(harness: DockerHarness) -> None:
     executor.close()
     for thread in threading.enumerate():
         if thread.name.startswith("container-manager"):
-            thread.join(timeout=10)
+            thread.join(timeout=PATIENCE_SECONDS)
             assert not thread.is_alive(), thread.name
 
 

@@ -51,7 +51,9 @@ def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_pat
         short.write_text("\n")
         waiting = site.enqueue(f"{BEGUN}; echo waited", max_retries=3)
         time.sleep(2)  # so long the daemon is away
-        assert not ContainerJob.objects.exclude(status__in=["queued", "running"]).exists()
+        # Where the machine is slow, the one that prints may have ended before.
+        others = ContainerJob.objects.exclude(pk=printing.pk)
+        assert not others.exclude(status__in=["queued", "running"]).exists()
         engine.start()
         for job in (ending, printing, waiting):
             site.await_status(job, "completed")

@@ -17,7 +17,8 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from ..executors.conformance import ended, observation
 from ..jobs import journal_of
-from ..workers import eventually, start_worker
+from ..patience import PATIENCE_SECONDS, eventually
+from ..workers import start_worker
 from .image import IMAGE
 from .proxy import proxy
 from .site import BEGUN, DONE, Site, attempts_of, output_of
@@ -49,7 +50,15 @@ def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: Site) -> No
         f"limit: {16 * _MEBIBYTE} bytes",
         True,
     )
-    case("timeout", site.enqueue("sleep 600", timeout_seconds=15), "timeout", 143, 15, "longer than 15 s", True)
+    case(
+        "timeout",
+        site.enqueue("sleep 600", timeout_seconds=15, grace_seconds=60),
+        "timeout",
+        143,
+        15,
+        "longer than 15 s",
+        True,
+    )
     case(
         "deaf",
         site.enqueue("trap '' TERM; while :; do sleep 0.1; done", timeout_seconds=15),
@@ -154,7 +163,7 @@ def test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on(site: Si
         # Some of it is stored by now: it must not be there twice.
         eventually(lambda: JobLog.objects.filter(attempt__job=job).exists())
         first.send_signal(signal.SIGTERM)
-        assert first.wait(timeout=60) == 0
+        assert first.wait(timeout=PATIENCE_SECONDS) == 0
     assert [container["State"] for container in site.containers()] == ["running"]
     assert not Worker.objects.exists()
     job.refresh_from_db()
@@ -185,7 +194,7 @@ def test_a_container_that_another_worker_has_just_started_is_taken_over(site: Si
             job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; {DONE}", queue="another", max_retries=3)
             eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
             first.send_signal(signal.SIGTERM)
-            assert first.wait(timeout=60) == 0
+            assert first.wait(timeout=PATIENCE_SECONDS) == 0
         heirs = Worker.objects.get(pid=heir.pid).pk
         eventually(lambda: JobAttempt.objects.filter(job=job, number=1, worker=heirs).exists())
         # In the turn in which it notes that this has started, it has looked at all that it runs.
@@ -258,7 +267,7 @@ class TestSweep:
             try:
                 # Each worker sweeps when it begins.
                 with site.worker("--slots", "1", lease_seconds=60.0):
-                    eventually(lambda: unknown not in self.names(site), seconds=20)
+                    eventually(lambda: unknown not in self.names(site))
                     assert {open_one, foreign, odd} <= self.names(site)
                     later = site.enqueue("true")
                     site.await_status(later, "completed")
@@ -301,7 +310,7 @@ def test_a_draining_worker_says_that_no_daemon_answers_and_ends(site: Site, tmp_
     settings = site.settings(url=f"unix://{tmp_path}/none.sock", UNREACHABLE_SECONDS=1)
     process = start_worker(option, "--slots", "1", log=site.log, CM_WORKER_SETTINGS=settings)
     try:
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=PATIENCE_SECONDS) == 1
     finally:
         process.kill()
         process.wait()

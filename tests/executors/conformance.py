@@ -7,11 +7,13 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from container_manager.conf import AppSettings
 from container_manager.executors.base import (
     Executor,
     ExitStatus,
@@ -24,7 +26,7 @@ from container_manager.executors.base import (
 )
 from container_manager.jobs.spec import JobSpec
 
-_PATIENCE_SECONDS = 30
+from ..patience import PATIENCE_SECONDS
 
 
 class Harness(ABC):
@@ -59,7 +61,7 @@ def new_key() -> str:
 
 def wait_until(executor: Executor, reached: Callable[[], object]) -> None:
     """Wait for something that the executor's events announce."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not reached():
         assert time.monotonic() < deadline, "it did not happen in time"
         executor.watch(0.05)
@@ -86,7 +88,7 @@ def ended(executor: Executor, key: str) -> ExitStatus:
 def output(executor: Executor, handle: str, *, limit: int = 1 << 20) -> list[LogChunk]:
     """Read an attempt's output to its end, page by page."""
     chunks: list[LogChunk] = []
-    cursor, deadline = "", time.monotonic() + _PATIENCE_SECONDS
+    cursor, deadline = "", time.monotonic() + PATIENCE_SECONDS
     while True:
         page = executor.logs(handle, cursor, limit)
         chunks += page.chunks
@@ -166,8 +168,23 @@ class Conformance:
         assert "no-such-program" in message
         assert observation(executor, spec.key) is None
 
+    @pytest.mark.shows("reference/jobs.md#secrets")
+    def test_secret_files_are_in_memory_where_the_job_alone_finds_them_and_gone_with_it(
+        self, harness: Harness, executor: Executor
+    ) -> None:
+        assert executor.capabilities.secret_files
+        script = 'cd "$CONTAINER_MANAGER_SECRETS"; ls; cat key; stat -f -c %T . >&2; touch new 2>/dev/null || true'
+        spec = replace(harness.spec(script), secret_files={"key": b"correct\0horse"})
+        status, chunks = self.run(executor, spec)
+        assert (status.code, text(chunks)) == (0, b"key\ncorrect\0horse")
+        assert text(chunks, "stderr").strip() == b"tmpfs"
+        folders = [*Path(AppSettings().secret_files_directory).glob(f"container-manager-*/*/{spec.key}")]
+        assert len(folders) == 1
+        executor.remove(spec.key)
+        assert not folders[0].exists()
+
     def test_observe_lists_all_in_one_call(self, harness: Harness, executor: Executor) -> None:
-        specs = [harness.spec("sleep 60"), harness.spec("true"), harness.spec("exit 3")]
+        specs = [harness.spec("sleep 600"), harness.spec("true"), harness.spec("exit 3")]
         for spec in specs:
             executor.submit(spec)
         ended(executor, specs[1].key)
@@ -254,13 +271,13 @@ class Conformance:
         told = threading.Event()
 
         def watch() -> None:
-            while not executor.watch(_PATIENCE_SECONDS):
+            while not executor.watch(PATIENCE_SECONDS):
                 pass
             told.set()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
-        assert told.wait(_PATIENCE_SECONDS)
+        assert told.wait(PATIENCE_SECONDS)
 
     def test_a_command_gets_only_the_given_environment(
         self, harness: Harness, executor: Executor, monkeypatch: pytest.MonkeyPatch
@@ -282,7 +299,7 @@ class Conformance:
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
     def test_another_executor_finds_only_attempts_that_survive(self, harness: Harness) -> None:
         first = harness.executor()
-        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 60")
+        spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 600")
         handle = first.submit(spec)
         # There before it is written.
         runs = harness.effects() / "runs"

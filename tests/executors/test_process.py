@@ -28,10 +28,10 @@ from container_manager.executors.process.warden.messages import close_all, recei
 from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
 
+from ..patience import PATIENCE_SECONDS, eventually
 from .conformance import Conformance, Harness, ended, job_fields, new_key, observation, output, text, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-_PATIENCE_SECONDS = 30
 
 
 class ProcessHarness(Harness):
@@ -53,14 +53,6 @@ class ProcessHarness(Harness):
 @pytest.fixture
 def harness(tmp_path: Path) -> ProcessHarness:
     return ProcessHarness(tmp_path)
-
-
-def eventually(reached: Callable[[], object]) -> None:
-    """Wait for a state of another process, for which there is no event."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not reached():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def children(pid: int | str) -> list[str]:
@@ -206,7 +198,7 @@ class TestProcessExecutor(Conformance):
             send(ours, b'{"heartbeat": 60.0}')
             with passed:
                 send(ours, b"{}", [passed.fileno()])
-            control.settimeout(_PATIENCE_SECONDS)
+            control.settimeout(PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
 
     def test_a_keeper_that_was_just_forked_when_the_heartbeat_expires_ends(self) -> None:
@@ -229,7 +221,7 @@ class TestProcessExecutor(Conformance):
             theirs.close()
             with passed:
                 send(ours, b"{}", [passed.fileno()])
-            control.settimeout(_PATIENCE_SECONDS)
+            control.settimeout(PATIENCE_SECONDS)
             assert control.recv(1) == b""
 
     def test_a_keeper_that_lost_a_job_gets_no_other(self, harness: ProcessHarness, executor: ProcessExecutor) -> None:
@@ -244,7 +236,7 @@ class TestProcessExecutor(Conformance):
             theirs.sendall(b'{"lost": true}\n')
             assert ended(executor, lost.key).lost
             assert self.run(executor, harness.spec("exit 3"))[0].code == 3
-            theirs.settimeout(_PATIENCE_SECONDS)
+            theirs.settimeout(PATIENCE_SECONDS)
             assert theirs.recv(1) == b""
 
     def test_a_worker_frozen_in_the_middle_of_a_launch_does_not_start_it_when_it_wakes_up(
@@ -268,7 +260,7 @@ class TestProcessExecutor(Conformance):
             executor.heartbeat(0.01)
             eventually(lambda: len(children(warden)) == 1)
             control.sendall(message[10:])
-            control.settimeout(_PATIENCE_SECONDS)
+            control.settimeout(PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
             assert control.recv(1) == b""
         assert not (tmp_path / "started").exists()
@@ -277,14 +269,15 @@ class TestProcessExecutor(Conformance):
         self, harness: ProcessHarness
     ) -> None:
         program = (
-            "import sys, time\n"
+            "import contextlib, sys, time\n"
             "from container_manager.executors.process import ProcessExecutor\n"
             "from container_manager.executors.base import LaunchSpec\n"
             "executor = ProcessExecutor()\n"
             "executor.submit(LaunchSpec(key='k', argv=('sh', '-c', sys.argv[1]), environment={'EFFECTS': sys.argv[2]}))\n"
             "while executor.watch(0.01) or not executor.logs('k', '', 100).chunks: pass\n"
             "executor.heartbeat(3.0)\n"
-            "executor._warden.channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
+            "with contextlib.suppress(OSError):\n"  # the warden has ended already, on a slow machine
+            "    executor._warden.channel.sendall((10_000_000).to_bytes(4, 'big') + bytes(1_000_000))\n"
             "print('frozen', flush=True)\n"
             "time.sleep(300)\n"
         )
@@ -295,7 +288,6 @@ class TestProcessExecutor(Conformance):
             try:
                 assert worker.stdout.readline() == b"frozen\n"
                 pid = (harness.effects() / "pid").read_text().strip()
-                assert not is_gone(pid)
                 eventually(lambda: is_gone(pid))
             finally:
                 worker.kill()
@@ -416,6 +408,8 @@ class TestProcessExecutor(Conformance):
             ({}, {"pids": 5, "ulimits": {"nofile": 9}}, "pids, ulimits"),
             ({}, {"tmpfs": {"/run": 9}, "volumes": {"data": "/data"}}, "tmpfs, volumes"),
             ({"image": "busybox"}, {"network": "inner", "gpus": -1}, "image, network, gpus"),
+            ({}, {"entrypoint": "sh", "platform": "linux/arm64", "shm_bytes": 9}, "entrypoint, platform, shm_bytes"),
+            ({}, {"extra_hosts": ["db"], "dns": ["192.0.2.1"]}, "extra_hosts, dns"),
         ],
     )
     def test_isolation_that_a_local_process_cannot_have_is_rejected_by_name_unless_it_is_ignored(
@@ -607,7 +601,7 @@ sys.exit(9)
             close_all(streams)
             theirs.sendall(report)
             # A keeper that reads the end kills the command; nothing that it says counts any more.
-            theirs.settimeout(_PATIENCE_SECONDS)
+            theirs.settimeout(PATIENCE_SECONDS)
             assert theirs.recv(1) == b""
             assert observation(executor, spec.key).phase is Phase.RUNNING
             theirs.sendall(b'{"code": 0, "signal": null, "lost": false}\n')
@@ -624,7 +618,7 @@ sys.exit(9)
         assert executor.check().ok
         with executor._warden.new_keeper() as control:
             send(control, launch, (1, 2))
-            control.settimeout(_PATIENCE_SECONDS)
+            control.settimeout(PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 

@@ -1,10 +1,14 @@
 """A model of the claim, lease, fencing token and cancel protocol, small enough to check every interleaving.
 
-One job with at most two attempts, two workers that run it as local processes, and a user who may cancel. The steps are
-those of `container_manager.store` and `container_manager.worker.loop`: a transaction there is a step here. Between any
+One job with at most two attempts, two workers, and a user who may cancel. The workers run it in one of three places: as
+local processes, which end with their worker; in containers of an engine that both reach; or each in containers of an
+engine of its own, which have the same alias. The steps are those of `container_manager.store` and `container_manager.worker.loop`: a transaction there is a step here. Between any
 two steps a worker may crash, or freeze and wake up much later with its old knowledge, or lose its lease or its
 connection. A lost connection leaves three possibilities, and the model has all: the transaction was committed and the
 answer is lost; it was rolled back; or it is delayed and committed later, perhaps long after its sender has died.
+
+A worker that crashes comes back at once, under a new id. So what it had may be rescued at once: its process is gone, and
+whoever is on its host sees that; others wait, which is one of the orders.
 
 The conditions in the store's statements keep the protocol correct. Each is a switch in `Guards`: the check is worth
 something only if it finds a problem when one is missing.
@@ -13,8 +17,8 @@ something only if it finds a problem when one is missing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 MAX_ATTEMPTS = 2
@@ -23,6 +27,10 @@ NOBODY = ""
 # Ids that workers had before they registered again. They need not be told apart, except that of the sender of a
 # delayed request: it may own an attempt.
 DEAD, DEAD_SENDER = "dead", "dead sender"
+
+# Where the job runs, and the engine of an attempt that is a local process.
+LOCAL, SHARED, APART = PLACES = ("local processes", "one engine", "an engine for each worker")
+NO_ENGINE = -1
 
 TERMINAL = ("completed", "failed", "cancelled")
 LAUNCHING = ("launching", "launching to be stopped", "abandoned while launching")
@@ -41,12 +49,20 @@ class Guards:
     rescue_moves_job: bool = True
     rescue_moves_attempt: bool = True
     rescue_waits_for_lease: bool = True
+    # Local processes are rescued only OUTAGE_SECONDS after the last renewal (rescuable_at), containers when the lease ends.
+    rescue_waits_for_outage: bool = True
+    # rescue(): WHERE engine = the identity of the one that I reach
+    rescue_checks_engine: bool = True
+    # What no live worker reaches is given up after a while: by then one that reaches it would have rescued it.
+    unreached_are_given_up: bool = True
     # Expired workers are deleted before a rescue: one that wakes up must abandon its attempts and register under a new id.
     dead_register_anew: bool = True
     # claim(): WHERE status = 'queued'
     claim_checks_status: bool = True
-    # The warden kills a worker's processes before its lease expires, and starts none until the next heartbeat.
+    # The warden kills a worker's processes by OUTAGE_SECONDS, and starts none until the next heartbeat.
     warden_ends_processes: bool = True
+    # A worker without a lease creates and starts no containers.
+    launch_checks_lease: bool = True
     # The worker does not launch an attempt that it has abandoned.
     launch_checks_owner: bool = True
     # The worker compares its runs with its open attempts in the database.
@@ -60,18 +76,22 @@ class Job(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """``fresh``: its worker is the one that claimed it. ``ends``: how many times the job has stored an end of it."""
+    """``fresh``: a local process, whose worker is the one that claimed it. ``ends``: how many times the job has stored an end of it.
+
+    ``engine``: the identity of the one that has it.
+    """
 
     worker: str
     fresh: bool
     open: bool
     ends: int
+    engine: int = NO_ENGINE
 
 
 class Worker(NamedTuple):
     """A worker: its row, and by attempt its run in memory and its process.
 
-    ``lease``: valid, expired, or gone with its row. ``held``: "", one of LAUNCHING, abandoned, running, stopping, or one
+    ``lease``: valid; expired; rescuable (of local processes), OUTAGE_SECONDS after the renewal; or gone with its row. ``held``: "", one of LAUNCHING, abandoned, running, stopping, or one
     of ENDED, not stored yet. ``process``: "", running, succeeded. ``answer``: of the database, not received yet.
 
     A frozen worker needs no mark: it does nothing for a while. Nor does a dead one: a crash is a restart with an empty
@@ -85,15 +105,22 @@ class Worker(NamedTuple):
 
 
 class State(NamedTuple):
-    """``late``: a request that its sender has given up, and that the database will still run."""
+    """``late``: a request that its sender has given up, and that the database will still run.
+
+    ``containers``: by attempt and engine: "", running, succeeded or failed.
+    """
 
     job: Job
     attempts: tuple[Attempt, ...]
     workers: tuple[Worker, Worker]
     late: tuple[Any, ...] = ()
+    place: str = LOCAL
+    containers: tuple[tuple[str, str], ...] = (("", ""),) * MAX_ATTEMPTS
 
 
-START = State(Job("queued", NOBODY, 0), (), (Worker(), Worker()))
+def start(place: str) -> State:
+    """Return the state in which all begins."""
+    return State(Job("queued", NOBODY, 0), (), (Worker(), Worker()), (), place)
 
 
 class Step(NamedTuple):
@@ -129,8 +156,8 @@ class Result:
 # -- the database's transactions -------------------------------------------------------------------------------------
 
 
-def claim(state: State, me: str, guards: Guards) -> tuple[State, int]:
-    """Return the state after a claim, and the number of the attempt; 0 if nothing was claimed."""
+def claim(state: State, me: str, engine: int, guards: Guards) -> tuple[State, int]:
+    """Return the state after a claim for an engine, and the number of the attempt; 0 if nothing was claimed."""
     job = state.job
     if job.status != "queued" and (guards.claim_checks_status or job.status != "running"):
         return state, 0
@@ -139,8 +166,8 @@ def claim(state: State, me: str, guards: Guards) -> tuple[State, int]:
         return state, 0
     if number != len(state.attempts) + 1:
         raise Broken("an attempt's number is used twice")
-    attempts = (*state.attempts, Attempt(me, True, True, 0))
-    return State(Job("running", me, number), attempts, state.workers, state.late), number
+    attempts = (*state.attempts, Attempt(me, engine == NO_ENGINE, True, 0, engine))
+    return state._replace(job=Job("running", me, number), attempts=attempts), number
 
 
 def finish(
@@ -162,7 +189,8 @@ def finish(
         if mine and attempt.open and not (job.status == "running" and job.attempt == number):
             attempt = Attempt(NOBODY, False, False, attempt.ends)
             closed.append(number)
-        state = _with_attempt(State(job, state.attempts, state.workers, state.late), number, attempt)
+            state = _without_exited(state, number)
+        state = _with_attempt(state._replace(job=job), number, attempt)
         if state != before and (owner.worker != me or not owner.open):
             raise Broken(f"a worker that has lost attempt {number} changes something when it sends {outcomes}")
     return state, tuple(closed)
@@ -183,18 +211,34 @@ def rescue(state: State, me: str, guards: Guards) -> State:
     for index, name in enumerate(WORKERS):
         if name == me:
             continue
-        if workers[index].lease == "expired" and guards.dead_register_anew:
+        waits = state.place == LOCAL and guards.rescue_waits_for_outage
+        is_over = workers[index].lease == "rescuable" or (workers[index].lease == "expired" and not waits)
+        if is_over and guards.dead_register_anew:
             workers[index] = workers[index]._replace(lease="gone")
-        if workers[index].lease != "valid" or not guards.rescue_waits_for_lease:
+        if is_over or workers[index].lease == "gone" or not guards.rescue_waits_for_lease:
             dead.add(name)
     job, attempts = state.job, list(state.attempts)
+    mine = engine_of(state, WORKERS.index(me))
     for index, attempt in enumerate(attempts):
-        if attempt.open and attempt.worker in dead:
+        reached = attempt.engine == mine or not guards.rescue_checks_engine
+        if attempt.open and attempt.worker in dead and reached:
             if job.status == "running" and job.attempt == index + 1 and guards.rescue_moves_job:
                 job = Job(job.status, me, job.attempt)
             if guards.rescue_moves_attempt:
-                attempts[index] = Attempt(me, False, True, attempt.ends)
-    return State(job, tuple(attempts), (workers[0], workers[1]), state.late)
+                attempts[index] = attempt._replace(worker=me, fresh=False)
+    return state._replace(job=job, attempts=tuple(attempts), workers=(workers[0], workers[1]))
+
+
+def give_up(state: State, number: int, me: str, guards: Guards) -> State:
+    """Return the state after this worker has closed an attempt, as lost, whose engine no live worker reaches."""
+    job, attempt = state.job, state.attempts[number - 1]
+    if job == Job("running", attempt.worker, number):
+        job = job._replace(worker=me)
+    state = _with_attempt(state._replace(job=job), number, attempt._replace(worker=me, fresh=False))
+    # Its container may run beside the next attempt until a worker reaches it, and removes it: nobody can do more.
+    state = _with_container(state, number, attempt.engine, "")
+    state, _ = finish(state, me, ((number, "failure" if job.worker == me else "stopped"),), guards)
+    return state
 
 
 def owned(state: State, me: str) -> tuple[tuple[int, str, bool], ...]:
@@ -204,6 +248,11 @@ def owned(state: State, me: str) -> tuple[tuple[int, str, bool], ...]:
         for number, attempt in enumerate(state.attempts, start=1)
         if attempt.worker == me
     )
+
+
+def engine_of(state: State, index: int) -> int:
+    """Return the identity of the engine that a worker reaches."""
+    return {LOCAL: NO_ENGINE, SHARED: 0, APART: index}[state.place]
 
 
 # -- the steps -------------------------------------------------------------------------------------------------------
@@ -218,6 +267,7 @@ def steps(state: State, guards: Guards) -> Iterator[Step]:
         yield Step("the retry is queued", ALL, state._replace(job=Job("queued", NOBODY, job.attempt)))
     if state.late:
         yield Step(f"what {state.late[1]} sent arrives: {state.late[0]}", FAULT, _arrive(state, guards))
+    yield from _container_steps(state)
     for index, name in enumerate(WORKERS):
         yield from _faults(state, index, guards)
         yield from _process_steps(state, index)
@@ -234,10 +284,13 @@ def _worker_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
     name, worker = WORKERS[index], state.workers[index]
     if worker.lease != "valid":
         yield Step(f"{name} renews its lease", name, _renew(state, index))
-    for number, (held, process) in enumerate(zip(worker.held, worker.process, strict=True), start=1):
-        if held in ("running", "stopping") and process != "running":
-            end = "stopped" if held == "stopping" else "success" if process == "succeeded" else "failure"
+    for number, held in enumerate(worker.held, start=1):
+        if held in ("running", "stopping") and (phase := _phase(state, index, number)) != "running":
+            end = "stopped" if held == "stopping" else "success" if phase == "succeeded" else "failure"
             yield Step(f"{name} sees {end} of {number}", name, _with_held(state, index, number, end, ""))
+        elif held == "stopping" and state.place != LOCAL:
+            stopped = _with_container(state, number, engine_of(state, index), "")
+            yield Step(f"{name} stops the container of {number}", name, stopped)
         elif held == "abandoned":
             yield Step(f"{name} ends its {number}", name, _with_held(state, index, number, "", ""))
     outcomes = tuple((number, held) for number, held in enumerate(worker.held, start=1) if held in ENDED)
@@ -247,17 +300,29 @@ def _worker_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
         yield Step(label, name, _asked(after, index, ("finish", closed)))
         if not state.late:
             yield Step(f"{label}, which is held up", FAULT, state._replace(late=("finish", name, outcomes)))
-    after, number = claim(state, name, guards)
+    engine = engine_of(state, index)
+    after, number = claim(state, name, engine, guards)
     if number:
         yield Step(f"{name} claims", name, _asked(after, index, ("claim", number)))
     if not state.late and state.job.status not in TERMINAL:
-        yield Step(f"{name} claims, which is held up", FAULT, state._replace(late=("claim", name)))
+        yield Step(f"{name} claims, which is held up", FAULT, state._replace(late=("claim", name, engine)))
     found = owned(state, name)
-    if guards.worker_compares and not _agree(worker, found):
+    if guards.worker_compares and not _agree(worker, found, state.place):
         yield Step(f"{name} asks what it owns", name, _asked(state, index, ("owned", found)))
     after = rescue(state, name, guards)
     if after != state:
         yield Step(f"{name} rescues", name, after)
+    if state.place == APART and guards.unreached_are_given_up:
+        yield from _unreached(state, index, guards)
+
+
+def _unreached(state: State, index: int, guards: Guards) -> Iterator[Step]:
+    """Yield what a worker gives up that nobody reaches: while the one that does lives, it is sooner, and so not last."""
+    name, other = WORKERS[index], WORKERS[1 - index]
+    gone = {DEAD, DEAD_SENDER, *([other] if state.workers[1 - index].lease == "gone" else [])}
+    for number, attempt in enumerate(state.attempts, start=1):
+        if attempt.open and attempt.worker in gone and attempt.engine != index:
+            yield Step(f"{name} gives {number} up", WITHOUT[other], give_up(state, number, name, guards))
 
 
 def _launch_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
@@ -269,9 +334,16 @@ def _launch_steps(state: State, index: int, guards: Guards) -> Iterator[Step]:
         if held == LAUNCHING[2] and guards.launch_checks_owner:
             yield Step(f"{name} does not start {number}", name, _with_held(state, index, number, "", ""))
             continue
-        # A warden that does not hear its worker starts nothing.
-        process = "running" if worker.lease == "valid" or not guards.warden_ends_processes else ""
         then = ("running", "stopping", "abandoned")[LAUNCHING.index(held)]
+        if state.place != LOCAL:
+            if worker.lease == "valid" or not guards.launch_checks_lease:
+                # Only what was never started is started.
+                phase = _phase(state, index, number) or "running"
+                after = _with_container(state, number, engine_of(state, index), phase)
+                yield Step(f"{name} starts {number}", name, _with_held(after, index, number, then, ""))
+            continue
+        # A warden that does not hear its worker starts nothing.
+        process = "running" if worker.lease in ("valid", "expired") or not guards.warden_ends_processes else ""
         yield Step(f"{name} starts {number}", name, _with_held(state, index, number, then, process))
 
 
@@ -291,14 +363,28 @@ def _process_steps(state: State, index: int) -> Iterator[Step]:
         yield Step(f"{number} of {name} fails", by, _with_held(state, index, number, held, ""))
 
 
+def _container_steps(state: State) -> Iterator[Step]:
+    """Yield ends of containers."""
+    for number, phases in enumerate(state.containers, start=1):
+        for engine, phase in enumerate(phases):
+            if phase == "running":
+                by = ALL if state.job.status == "running" and state.job.attempt == number else FAULT
+                for end in ("succeeded", "failed"):
+                    label = f"the container of {number} on engine {engine} has {end}"
+                    yield Step(label, by, _with_container(state, number, engine, end))
+
+
 def _faults(state: State, index: int, guards: Guards) -> Iterator[Step]:
     name, worker = WORKERS[index], state.workers[index]
     if worker.lease == "valid":
+        after = _with_worker(state, index, worker._replace(lease="expired"))
+        yield Step(f"the lease of {name} runs out", WITHOUT[name], after)
+    if worker.lease == "expired" and state.place == LOCAL:
         process = worker.process
         if guards.warden_ends_processes:
             process = tuple("" if p == "running" else p for p in process)
-        after = _with_worker(state, index, worker._replace(lease="expired", process=process))
-        yield Step(f"the lease of {name} runs out", WITHOUT[name], after)
+        after = _with_worker(state, index, worker._replace(lease="rescuable", process=process))
+        yield Step(f"the outage of {name} lasts", WITHOUT[name], after)
     if worker != Worker():
         # Its memory goes, and its processes with it. Its lease may end at once: were it to last, all would wait.
         yield Step(f"{name} crashes and starts anew", FAULT, _register(_with_worker(state, index, Worker()), index))
@@ -317,11 +403,11 @@ def _hear(state: State, index: int) -> State:
         for number in content:
             held[number - 1] = ""
     else:
-        _compare(content, held, process)
+        _compare(content, held, process, state.place)
     return _with_worker(state, index, worker._replace(held=tuple(held), process=tuple(process), answer=()))
 
 
-def _compare(found: tuple[tuple[int, str, bool], ...], held: list[str], process: list[str]) -> None:
+def _compare(found: tuple[tuple[int, str, bool], ...], held: list[str], process: list[str], place: str) -> None:
     """Abandon attempts that were lost, stop those that were cancelled, adopt those that were rescued."""
     known = {number: (status, fresh) for number, status, fresh in found}
     for position, what in enumerate(held):
@@ -330,8 +416,10 @@ def _compare(found: tuple[tuple[int, str, bool], ...], held: list[str], process:
             continue
         status, fresh = known[position + 1]
         if not what:
-            # What it claimed itself and does not hold was never started: the answer was lost.
-            held[position] = "stopping" if status != "running" else "launching" if fresh else "running"
+            # What it claimed itself and does not hold was never started: the answer was lost. A container may have been:
+            # to launch it again is harmless.
+            launches = fresh or place != LOCAL
+            held[position] = "stopping" if status != "running" else "launching" if launches else "running"
         elif status != "running":
             held[position] = {"launching": LAUNCHING[1], "running": "stopping"}.get(what, what)
 
@@ -343,10 +431,10 @@ def _abandon(position: int, held: list[str], process: list[str]) -> None:
         held[position] = process[position] = ""
 
 
-def _agree(worker: Worker, found: tuple[tuple[int, str, bool], ...]) -> bool:
+def _agree(worker: Worker, found: tuple[tuple[int, str, bool], ...], place: str) -> bool:
     """Tell whether a comparison would change nothing, now or when its answer is received."""
     held, process = list(worker.held), list(worker.process)
-    _compare(found, held, process)
+    _compare(found, held, process, place)
     return tuple(held) == worker.held
 
 
@@ -367,18 +455,18 @@ def _register(state: State, index: int) -> State:
     former = DEAD
     if late and late[1] == name:
         former, late = DEAD_SENDER, (late[0], DEAD_SENDER, *late[2:])
-    state = _renamed(State(state.job, state.attempts, state.workers, late), {name: former})
+    state = _renamed(state._replace(late=late), {name: former})
     return _with_worker(state, index, state.workers[index]._replace(lease="valid"))
 
 
 def _arrive(state: State, guards: Guards) -> State:
     """Return the state after the database has run the delayed request."""
-    kind, sender, *outcomes = state.late
+    kind, sender, content = state.late
     if kind == "claim":
-        state, _ = claim(state, sender, guards)
+        state, _ = claim(state, sender, content, guards)
     else:
-        state, _ = finish(state, sender, outcomes[0], guards)
-    return _renamed(State(state.job, state.attempts, state.workers), {DEAD_SENDER: DEAD})
+        state, _ = finish(state, sender, content, guards)
+    return _renamed(state._replace(late=()), {DEAD_SENDER: DEAD})
 
 
 # -- small things ----------------------------------------------------------------------------------------------------
@@ -386,12 +474,32 @@ def _arrive(state: State, guards: Guards) -> State:
 
 def _with_worker(state: State, index: int, worker: Worker) -> State:
     first, second = state.workers
-    return State(state.job, state.attempts, (worker, second) if index == 0 else (first, worker), state.late)
+    return state._replace(workers=(worker, second) if index == 0 else (first, worker))
 
 
 def _with_attempt(state: State, number: int, attempt: Attempt) -> State:
-    attempts = (*state.attempts[: number - 1], attempt, *state.attempts[number:])
-    return State(state.job, attempts, state.workers, state.late)
+    return state._replace(attempts=(*state.attempts[: number - 1], attempt, *state.attempts[number:]))
+
+
+def _with_container(state: State, number: int, engine: int, phase: str) -> State:
+    first, second = state.containers[number - 1]
+    phases = (phase, second) if engine == 0 else (first, phase)
+    return state._replace(containers=(*state.containers[: number - 1], phases, *state.containers[number:]))
+
+
+def _without_exited(state: State, number: int) -> State:
+    """Return the state after the containers of an attempt whose end is stored were removed."""
+    for engine, phase in enumerate(state.containers[number - 1]):
+        if phase in ("succeeded", "failed"):
+            state = _with_container(state, number, engine, "")
+    return state
+
+
+def _phase(state: State, index: int, number: int) -> str:
+    """Return what a worker sees of an attempt: of its own process, or of a container on the engine that it reaches."""
+    if state.place == LOCAL:
+        return state.workers[index].process[number - 1]
+    return state.containers[number - 1][engine_of(state, index)]
 
 
 def _with_held(state: State, index: int, number: int, held: str, process: str) -> State:
@@ -416,8 +524,8 @@ def _renamed(state: State, names: dict[str, str]) -> State:
         return names.get(name, name)
 
     job = Job(state.job.status, new(state.job.worker), state.job.attempt)
-    attempts = tuple(Attempt(new(a.worker), a.fresh, a.open, a.ends) for a in state.attempts)
-    return State(job, attempts, state.workers, state.late)
+    attempts = tuple(attempt._replace(worker=new(attempt.worker)) for attempt in state.attempts)
+    return state._replace(job=job, attempts=attempts)
 
 
 # -- the check -------------------------------------------------------------------------------------------------------
@@ -434,28 +542,38 @@ def problem_of(state: State) -> str | None:
         current = state.attempts[job.attempt - 1]
         if not current.open or current.worker != job.worker:
             return "the job runs, and its attempt is closed or another's"
-    if sum(process == "running" for worker in state.workers for process in worker.process) > 1:
+    if _running(state) > 1:
         return "the job runs twice at once"
     return None
 
 
+def _running(state: State) -> int:
+    """Return how many processes and containers run."""
+    phases = (phase for every in (*state.containers, *(w.process for w in state.workers)) for phase in every)
+    return sum(phase == "running" for phase in phases)
+
+
 def is_settled(state: State) -> bool:
     """Tell whether the job has ended, its attempts are closed and nothing of it runs."""
-    return (
-        state.job.status in TERMINAL
-        and not any(attempt.open for attempt in state.attempts)
-        and not any(process == "running" for worker in state.workers for process in worker.process)
-    )
+    return state.job.status in TERMINAL and not any(attempt.open for attempt in state.attempts) and not _running(state)
 
 
-def check(guards: Guards, *, forgetting: bool = True, without: Collection[str] = ()) -> Result:
+def check(
+    guards: Guards, *, places: Sequence[str] = PLACES, forgetting: bool = True, without: Collection[str] = ()
+) -> Result:
     """Check every reachable state, breadth first, and return the first problem, or that there is none.
 
     First, that no step and no state is wrong. Then, that none is a dead end: from each the job settles by the progress
     of one worker alone, whichever it is, while the other does nothing for ever. ``without``: problems to pass over.
     """
-    search = _Search(guards, forgetting=forgetting and _may_forget(guards), without=without)
-    return search.explore() or search.dead_end() or search.result(None, 0)
+    states = steps = 0
+    for place in places:
+        search = _Search(guards, place, forgetting=forgetting and _may_forget(guards), without=without)
+        result = search.explore() or search.dead_end() or search.result(None, 0)
+        states, steps = states + result.states, steps + result.steps
+        if result.problem is not None:
+            break
+    return replace(result, states=states, steps=steps)
 
 
 def _may_forget(guards: Guards) -> bool:
@@ -466,10 +584,10 @@ def _may_forget(guards: Guards) -> bool:
 class _Search:
     """A breadth-first search. Of two states that differ by the workers' names only, one is kept."""
 
-    def __init__(self, guards: Guards, *, forgetting: bool, without: Collection[str]) -> None:
+    def __init__(self, guards: Guards, place: str, *, forgetting: bool, without: Collection[str]) -> None:
         self._guards, self._forgetting, self._without = guards, forgetting, without
-        self.states = [START]
-        self._numbers = {START: 0}
+        self.states = [start(place)]
+        self._numbers = {self.states[0]: 0}
         self._came_from = [0]
         self._steps = 0
         # For each state and worker, the states and workers from which that worker's progress leads there.
@@ -538,7 +656,7 @@ class _Search:
         path = [number]
         while path[-1]:
             path.append(self._came_from[path[-1]])
-        state, labels = START, []
+        state, labels = self.states[0], []
         for goal in reversed(path[:-1]):
             for step in steps(state, self._guards):
                 if self._kept(step.state)[0] == self.states[goal]:
@@ -553,9 +671,18 @@ _OTHER = {"a": "b", "b": "a"}
 
 def mirrored(state: State) -> State:
     """Return the state with the workers' names exchanged."""
-    late = state.late and (state.late[0], _OTHER.get(state.late[1], state.late[1]), *state.late[2:])
-    first, second = state.workers
-    return _renamed(State(state.job, state.attempts, (second, first), late), _OTHER)
+    late, attempts, containers = state.late, state.attempts, state.containers
+    if late:
+        late = (late[0], _OTHER.get(late[1], late[1]), late[2])
+    if state.place == APART:
+        # With the workers, so are their engines.
+        other = {0: 1, 1: 0, NO_ENGINE: NO_ENGINE}
+        attempts = tuple(attempt._replace(engine=other[attempt.engine]) for attempt in attempts)
+        containers = tuple((second, first) for first, second in containers)
+        if late and late[0] == "claim":
+            late = (*late[:2], other[late[2]])
+    workers = state.workers[::-1]
+    return _renamed(State(state.job, attempts, (workers[0], workers[1]), late, state.place, containers), _OTHER)
 
 
 def forget(state: State) -> State:
@@ -566,7 +693,7 @@ def forget(state: State) -> State:
     Nor has a late request about a closed attempt, or about one that its dead sender has lost, or a late claim when no
     attempt is left.
     """
-    job, attempts, workers, late = state
+    job, attempts, workers, late, place, _ = state
     ended = job.status in TERMINAL
     if late and late[0] == "claim":
         if ended or job.attempt == MAX_ATTEMPTS:
@@ -579,11 +706,17 @@ def forget(state: State) -> State:
             if attempts[number - 1].open and (sender != DEAD_SENDER or attempts[number - 1].worker == DEAD_SENDER)
         )
         late = (kind, sender, left) if left else ()
-    first, second = workers
-    return State(job, attempts, (_forget_of(first, attempts, ended), _forget_of(second, attempts, ended)), late)
+    first, second = (_forget_of(worker, attempts, place, ended) for worker in workers)
+    containers = state.containers
+    if ended and place != LOCAL:
+        containers = tuple(
+            ("failed" if one == "succeeded" else one, "failed" if two == "succeeded" else two)
+            for one, two in containers
+        )
+    return state._replace(workers=(first, second), late=late, containers=containers)
 
 
-def _forget_of(worker: Worker, attempts: tuple[Attempt, ...], ended: bool) -> Worker:
+def _forget_of(worker: Worker, attempts: tuple[Attempt, ...], place: str, ended: bool) -> Worker:
     lease, held, process, answer = worker
     for number, attempt in enumerate(attempts, start=1):
         what, runs = held[number - 1], process[number - 1] == "running"
@@ -593,6 +726,6 @@ def _forget_of(worker: Worker, attempts: tuple[Attempt, ...], ended: bool) -> Wo
             held = _put(held, number, "stopped" if what in ENDED else what)
             process = _put(process, number, "")
     worker = Worker(lease, held, process, answer)
-    if answer and (answer[0] == "finish" or (answer[0] == "owned" and _agree(worker, answer[1]))):
+    if answer and (answer[0] == "finish" or (answer[0] == "owned" and _agree(worker, answer[1], place))):
         return Worker(lease, held, process)
     return worker

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ...jobs.command import split_command
 from ...jobs.sizes import MOST_CPUS, text_bytes
-from ..base import LaunchSpec, Rejected
+from ..base import SECRETS_VARIABLE, LaunchSpec, Rejected
 from .options import DockerOptions
 
 T = TypeVar("T", int, float)
@@ -16,6 +18,8 @@ INSTALL_LABEL = "container-manager.install"
 KEY_LABEL = "container-manager.key"
 # Prefix of a job's own labels: some programs act on the labels of containers, which a job must not control.
 JOB_LABELS = "container-manager.job."
+# Where docker's own secrets are, too.
+SECRETS_FOLDER = "/run/secrets"
 _HUB = ("docker.io/", "index.docker.io/")
 # When the last file is full, a new one begins and the oldest is dropped: with only one file, all would be dropped. A
 # reader may miss or repeat some output at that moment (measured with 20.10).
@@ -57,23 +61,55 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
     }
     if spec.argv:
         configuration["Cmd"] = list(spec.argv)
+    if spec.container.entrypoint:
+        configuration["Entrypoint"] = split_command(spec.container.entrypoint)
+    _require_allowed(
+        "platform", [spec.container.platform] if spec.container.platform else [], options.platforms, option="platforms"
+    )
     return configuration
 
 
+def fit_cores(configuration: Mapping[str, Any], cores: int) -> bool:
+    """Lower a limit above what the daemon's host has, which the daemon refuses; return whether there was one."""
+    host, most = configuration["HostConfig"], round(cores * 1e9)
+    if host.get("NanoCpus", 0) <= most:
+        return False
+    host["NanoCpus"] = most
+    return True
+
+
+def volume_owners(spec: LaunchSpec, options: DockerOptions) -> dict[str, str]:
+    """Return by their paths in the container whose its volumes are to be: ``uid:gid``, as the options say."""
+    asked = {path: options.volumes[name] for name, path in spec.container.volumes.items()}
+    return {path: volume["owner"] for path, volume in asked.items() if "owner" in volume}
+
+
+def add_secret_files(configuration: dict[str, Any], folder: Path) -> None:
+    """Mount a folder of the daemon's host that has the secrets which a job has as files."""
+    mounts = configuration["HostConfig"]["Mounts"]
+    mounts.append({"Type": "bind", "Source": str(folder), "Target": SECRETS_FOLDER, "ReadOnly": True})
+    configuration["Env"].append(f"{SECRETS_VARIABLE}={SECRETS_FOLDER}")
+
+
 def is_allowed(image: str, options: DockerOptions) -> bool:
-    """Return whether an image matches one of the patterns, name and tag separately."""
-    name, version = _split(image)
+    """Return whether an image matches one of the patterns: its name, its tag and its digest, as far as one names them.
+
+    The digest decides what is run, and the tag beside it nothing: a pattern with a tag alone allows no digest.
+    """
+    name, tag, digest = split_reference(image)
     for pattern in options.images:
-        allowed_name, allowed_version = _split(pattern)
-        if fnmatchcase(name, allowed_name) and (
-            not allowed_version or fnmatchcase(version or "latest", allowed_version)
+        allowed_name, allowed_tag, allowed_digest = split_reference(pattern)
+        if (
+            fnmatchcase(name, allowed_name)
+            and (not allowed_tag or fnmatchcase(tag if tag or digest else "latest", allowed_tag))
+            and (fnmatchcase(digest, allowed_digest) if allowed_digest else not (allowed_tag and digest))
         ):
             return True
     return False
 
 
-def _split(reference: str) -> tuple[str, str]:
-    """Return an image's name, without the Docker Hub's host, and its tag or digest.
+def split_reference(reference: str) -> tuple[str, str, str]:
+    """Return an image's name, without the Docker Hub's host, its tag and its digest.
 
     A colon before the last slash is a registry's port, which no pattern's tag may match.
     """
@@ -83,7 +119,7 @@ def _split(reference: str) -> tuple[str, str]:
     name = path + slash + last
     # Only one is removed: after it, the other would be the name of a user.
     hub = next((hub for hub in _HUB if name.startswith(hub)), "")
-    return name.removeprefix(hub).removeprefix("library/"), digest or tag
+    return name.removeprefix(hub).removeprefix("library/"), tag, digest
 
 
 def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
@@ -114,6 +150,8 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         **({"StorageOpt": {"size": str(options.storage_bytes)}} if options.storage_bytes else {}),
         **({"Runtime": options.runtime} if options.runtime else {}),
         "DeviceRequests": _devices(asked.gpus, options),
+        **({"ShmSize": shm} if (shm := _at_most("shm_bytes", asked.shm_bytes, options.shm_bytes)) else {}),
+        **_names(spec, options),
         # The default, json-file, replaces bytes that are not UTF-8.
         "LogConfig": {
             "Type": "local",
@@ -132,6 +170,44 @@ def _network(spec: LaunchSpec, options: DockerOptions) -> str:
     return network or options.network
 
 
+def _names(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
+    """Return what the container knows of other hosts, in addition to what its network tells."""
+    hosts, servers = spec.container.extra_hosts, spec.container.dns
+    _require_allowed("host", hosts, options.extra_hosts, option="extra_hosts")
+    _require_allowed("DNS server", servers, options.dns, option="dns")
+    return {
+        **({"ExtraHosts": [f"{name}:{options.extra_hosts[name]}" for name in hosts]} if hosts else {}),
+        **({"Dns": list(servers)} if servers else {}),
+    }
+
+
+def _require_allowed(what: str, asked: Iterable[str], allowed: Iterable[str], *, option: str) -> None:
+    """Raise Rejected where a job asks for what the option does not list."""
+    for each in asked:
+        if each not in allowed:
+            known = ", ".join(allowed) or "none"
+            raise Rejected(
+                "start",
+                f"The job asks for the {what} {each!r}. Allowed by the executor's option {option!r}: {known}.",
+            )
+
+
+def _require_no_root(name: str, spec: LaunchSpec, options: DockerOptions) -> None:
+    """Raise Rejected where a job would write to a folder of the host as root, or may.
+
+    A file with the setuid bit there makes whoever runs it on the host that file's owner. What a mount of the container
+    forbids (nosuid) does not hold there. The image says who a user's name is, so only a number tells.
+    """
+    user, _, _ = (options.user or spec.container.user).partition(":")
+    if not user.isdecimal() or not int(user):
+        raise Rejected(
+            "start",
+            f"The volume {name!r} is a folder of the daemon's host that jobs may write to. Whatever root leaves there "
+            'may be run as root on the host, so ask for another user, by number, such as "1000:1000"; or have the '
+            f"executor's options set 'user', or 'allow_root' for this volume.",
+        )
+
+
 def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
     mounts = []
     for name, target in spec.container.volumes.items():
@@ -142,6 +218,8 @@ def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
             )
         volume = options.volumes[name]
         is_path, read_only = volume["source"].startswith("/"), volume.get("read_only", True)
+        if is_path and not read_only and not volume.get("allow_root"):
+            _require_no_root(name, spec, options)
         mounts.append(
             {
                 "Type": "bind" if is_path else "volume",

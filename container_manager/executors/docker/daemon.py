@@ -27,9 +27,14 @@ from .held_limits import missing_limits
 from .options import DockerOptions
 
 T = TypeVar("T")
-CONFLICT = 409
+NOT_FOUND, CONFLICT = 404, 409
 # The pause before a daemon that did not answer is tried again.
 RETRY_SECONDS = 0.5
+# A stream that has brought nothing for this long is opened anew. Keepalive finds a peer that is gone earlier, but not a
+# proxy that is there and forwards nothing, nor anything by ssh. Opening a log anew makes the daemon read all of it.
+SILENCE_SECONDS = 300.0
+# When keepalive begins to ask, in seconds of silence, how often it asks, and how often without an answer.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
@@ -51,7 +56,15 @@ class Gone(Exception):
 
 
 class Failed(Unavailable):
-    """The daemon answers with an error. The text is its own."""
+    """The daemon answers with an error. The text is its own; ``status``: of its answer, 0 for an error in a stream."""
+
+    def __init__(self, text: str, *, status: int = 0) -> None:
+        self.status = status
+        super().__init__(text)
+
+
+class Silent(Unavailable):
+    """The daemon has said nothing for longer than was allowed."""
 
 
 class Daemon:
@@ -64,6 +77,12 @@ class Daemon:
         # into the pool of the plain calls.
         self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
         self._missing_limits: dict[str, str] | None = None
+        self._cores: int | None = None
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long an answer may take."""
+        return self._options.timeout_seconds
 
     @contextmanager
     def client(self) -> Iterator[docker.APIClient]:
@@ -81,7 +100,7 @@ class Daemon:
         except docker.errors.NotFound as error:
             raise Gone(explanation(error)) from error
         except APIError as error:
-            raise Failed(explanation(error)) from error
+            raise Failed(explanation(error), status=error.status_code or 0) from error
         except (requests.RequestException, DockerException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"The Docker daemon at {self._options.base_url} does not answer: {error}") from error
 
@@ -93,19 +112,28 @@ class Daemon:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
+        silence_seconds: float | None = None,
     ) -> Iterator[Answer]:
-        """Yield a streamed answer; raise Gone, Failed and Unavailable."""
+        """Yield a streamed answer; raise Gone, Failed and Unavailable.
+
+        ``silence_seconds``: how long nothing may come, neither its beginning nor more of it, before Silent is raised;
+        None: the beginning must come in the options' time, and any pause is allowed. (A client of ssh waits for ever.)
+        """
         with self._translated_errors():
             api = self._connected()[1]
             url = f"{api.base_url}/v{api.api_version}{path}"
-            seconds = self._options.timeout_seconds
-            response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=seconds)
+            seconds = silence_seconds or self._options.timeout_seconds
+            try:
+                response = api.request(method, url, params=parameters, headers=headers, stream=True, timeout=seconds)
+            except requests.ReadTimeout as error:
+                raise Silent(f"The Docker daemon said nothing for {seconds:g} s.") from error
             if response.status_code != requests.codes.ok:
-                text = _message(response)
+                text, status = _message(response), response.status_code
                 response.close()
-                raise Gone(text) if response.status_code == requests.codes.not_found else Failed(text)
+                raise Gone(text) if status == requests.codes.not_found else Failed(text, status=status)
         answer = Answer(response)
-        answer.allow_pauses()
+        answer.keep_alive()
+        answer.allow_pauses(silence_seconds)
         try:
             yield answer
         finally:
@@ -156,7 +184,7 @@ class Daemon:
         """Return what the daemon says of itself."""
         with self.client() as api:
             found: dict[str, Any] = api.info()
-        self._missing_limits = missing_limits(found)
+        self._missing_limits, self._cores = missing_limits(found), int(found["NCPU"])
         return found
 
     def missing_limits(self) -> Mapping[str, str]:
@@ -164,6 +192,12 @@ class Daemon:
         if self._missing_limits is None:
             self.info()
         return self._missing_limits or {}
+
+    def cores(self) -> int:
+        """Return how many cores the daemon's host has, as when it was asked last."""
+        if self._cores is None:
+            self.info()
+        return self._cores or 1
 
     def answers(self) -> bool:
         """Return whether the daemon answers at all."""
@@ -183,7 +217,7 @@ class Daemon:
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
         since, until = int(seconds(found["Created"])), int(now) + 1
         parameters: dict[str, str | int] = {"since": since, "until": until, "filters": filters}
-        with self.stream("/events", parameters) as answer:
+        with self.stream("/events", parameters, silence_seconds=self.answer_seconds) as answer:
             return any(True for _ in answer.lines())
 
     def renegotiate(self) -> None:
@@ -229,6 +263,8 @@ class Answer:
         """Yield the answer in pieces. Raises Unavailable where it is cut or interrupted."""
         try:
             yield from self._response.raw.stream(_READ_BYTES, decode_content=False)
+        except (TimeoutError, urllib3.exceptions.ReadTimeoutError) as error:
+            raise Silent("The Docker daemon said nothing for too long.") from error
         except _BROKEN as error:
             raise Unavailable(f"The Docker daemon's answer was cut: {error}") from error
 
@@ -243,10 +279,20 @@ class Answer:
                 except ValueError as error:
                     raise Unavailable(f"The Docker daemon's answer is no JSON: {line[:100]!r}") from error
 
-    def allow_pauses(self) -> None:
-        """Wait without a timeout from now on. (Only the beginning had to come in time.)"""
+    def allow_pauses(self, seconds: float | None) -> None:
+        """Wait for more for so long from now on; None: without a timeout."""
         if (own := self._socket()) is not None:
-            own.settimeout(None)
+            own.settimeout(seconds)
+
+    def keep_alive(self) -> None:
+        """Have the system notice where the other side is gone without a word: a stream may be silent for long."""
+        own = self._socket()
+        if own is not None and own.family in (socket.AF_INET, socket.AF_INET6):
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEPALIVE.items():
+                # Not every system has all of them.
+                if (number := getattr(socket, name, None)) is not None:
+                    own.setsockopt(socket.IPPROTO_TCP, number, value)
 
     def interrupt(self) -> None:
         """Make the reader's next read fail."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
@@ -14,7 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from ...conf import AppSettings
 from ...jobs.sizes import MOST_SECONDS
 from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Rejected, Unavailable
-from .configuration import container_configuration
+from ..secret_files import SecretFiles
+from .configuration import add_secret_files, container_configuration, fit_cores, is_allowed, volume_owners
 from .containers import Containers
 from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
@@ -22,6 +24,7 @@ from .followed_output import FollowedOutput
 from .held_limits import take_limits, warnings
 from .images import Images
 from .options import DockerOptions, docker_options
+from .upkeep import Upkeep
 from .view import View
 
 
@@ -33,19 +36,26 @@ class DockerExecutor(Executor):
     """
 
     # Measured on two cores: more than four launches at a time are no faster.
-    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=True, isolates=True, launch_threads=4)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        survives_worker=True, isolates=True, launch_threads=4, secret_files=True
+    )
 
-    def __init__(self, options: DockerOptions, *, install: str, secrets_directory: str) -> None:
+    def __init__(
+        self,
+        options: DockerOptions,
+        *,
+        install: str,
+        secrets_directory: str,
+        secret_files_directory: str = AppSettings().secret_files_directory,
+    ) -> None:
         self._options, self._install = options, install
         self._daemon = Daemon(options)
         self._changed = threading.Event()
         self._view = View(self._daemon, install=install, changed=self._changed.set)
-        self._containers = Containers(
-            self._daemon,
-            self._view,
-            Images(self._daemon, options, secrets_directory=secrets_directory),
-            pull=options.pull,
-        )
+        images = Images(self._daemon, options, secrets_directory=secrets_directory)
+        self._containers = Containers(self._daemon, self._view, images, pull=options.pull)
+        self._upkeep = Upkeep(self._daemon, images, options)
+        self._secret_files = SecretFiles(secret_files_directory, survive=True)
         self._lock = threading.Lock()
         self._outputs: dict[str, FollowedOutput] = {}
         # By when each is to be stopped, in monotonic seconds.
@@ -55,11 +65,20 @@ class DockerExecutor(Executor):
     @classmethod
     def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
         cls.check_options(options, settings)
-        return cls(docker_options(options), install=settings.install, secrets_directory=settings.secrets_directory)
+        return cls(
+            docker_options(options),
+            install=settings.install,
+            secrets_directory=settings.secrets_directory,
+            secret_files_directory=settings.secret_files_directory,
+        )
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
-        docker_options(options)
+        given = docker_options(options)
+        if unknown := [image for image in given.prepull if not is_allowed(image, given) or "*" in image]:
+            raise ImproperlyConfigured(
+                f"The option 'prepull' must name images that the option 'images' allows, not a pattern: {unknown[0]!r}."
+            )
         # The default itself, or what `for_database` derives from it.
         if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
             raise ImproperlyConfigured(
@@ -74,8 +93,16 @@ class DockerExecutor(Executor):
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
         self._require_limits(configuration["HostConfig"])
+        if spec.secret_files:
+            add_secret_files(configuration, self._placed(spec))
         output = self._output(spec.key)
-        self._containers.launch(spec, configuration, note=output.note)
+        if "NanoCpus" in configuration["HostConfig"]:
+            cores = self._daemon.cores()
+            if fit_cores(configuration, cores) and spec.job.cpu_count:
+                output.note_once(f"The job asks for {spec.job.cpu_count:g} cores; the daemon's host has {cores}.")
+        self._upkeep.note_use(spec.job.image)
+        owners = volume_owners(spec, self._options)
+        self._containers.launch(spec, configuration, note=output.note, owners=owners)
         output.follow()
         return spec.key
 
@@ -110,6 +137,8 @@ class DockerExecutor(Executor):
         if not (failed and self._is_to_be_kept(handle)):
             self._daemon.remove(handle)
             self._view.forget(handle)
+        # A container that is kept has ended.
+        self._secret_files.remove(handle)
 
     def release(self, handle: str) -> None:
         with self._lock:
@@ -135,12 +164,16 @@ class DockerExecutor(Executor):
             memory_bytes=info["MemTotal"],
         )
 
+    def maintain(self) -> None:
+        self._upkeep.begin()
+
     def heartbeat(self, seconds: float) -> None:
         self._containers.heartbeat(seconds)
 
     def close(self) -> None:
         self._closed.set()
         self._changed.set()
+        self._upkeep.close()
         self._containers.close()
         self._view.close()
         with self._lock:
@@ -166,6 +199,13 @@ class DockerExecutor(Executor):
                 if self._closed.is_set():
                     self._outputs[key].close()
             return self._outputs[key]
+
+    def _placed(self, spec: LaunchSpec) -> Path:
+        if not self._options.base_url.startswith("unix://"):
+            raise Rejected(
+                "start", "The job has secrets that are files: these need a daemon on the worker's host, at unix://."
+            )
+        return self._secret_files.place(spec.key, spec.secret_files)
 
     def _stop(self, handle: str, grace_seconds: int, deadline: float) -> None:
         """Stop a container, and retry while the daemon does not answer (a thread of its own)."""

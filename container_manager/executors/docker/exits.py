@@ -19,6 +19,8 @@ PHASES = {
     "dead": Phase.EXITED,
 }
 
+# The daemon's time of what has never happened.
+_NEVER = "0001-01-01"
 # Shells, the daemon and its init process report a signal as an exit code above this.
 _SIGNAL_BASE = 128
 _KILLED = _SIGNAL_BASE + signal.SIGKILL
@@ -39,6 +41,9 @@ def exit_status(
     exits with 0 has succeeded, even if a child of it ran out of memory.
     """
     code = int(state["ExitCode"])
+    if state.get("Status") == "dead" and str(state.get("StartedAt", "")).startswith(_NEVER):
+        # The daemon could not remove it.
+        return ExitStatus(lost=True, message="Its container was removed before it was started.")
     if code in INIT_FAILURES and (words := _INIT_SAYS.search(last_words)):
         return ExitStatus(
             code=code, unstarted=True, message=f"{words['program']!r} could not be started: {words['why'].strip()}."

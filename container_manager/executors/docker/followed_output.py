@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
+from ...jobs.package_log import package_logger
+from ...jobs.printable import escaped
 from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..output_buffer import OutputBuffer
-from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
+from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
 from .exits import PHASES
 from .frames import FrameDecoder, Positions, since
 
 # Following a log that is opened after its container's end may never end (measured with 20.10).
-_SILENCE_SECONDS = 1.0
+_END_SILENCE_SECONDS = 1.0
+# The last line of an output that could not be read to its end.
+_GONE = "The container was removed before all of its output was read: what is missing here is lost."
 # A container that ends within this time is read at once instead of followed, which saves calls to the daemon.
 _END_SECONDS = 0.2
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 class FollowedOutput:
@@ -32,13 +35,20 @@ class FollowedOutput:
         self._thread: threading.Thread | None = None
         self._answer: Answer | None = None
         self._received: Positions = {}
-        self._follow_eventsd_at = time.monotonic()
-        self._complete = self._closed = self._has_exited = False
+        self._heard_at = time.monotonic()
+        self._noted: set[str] = set()
+        self._complete = self._closed = self._has_exited = self._follows = False
 
     def note(self, text: str) -> None:
         """Add a line of the worker's own."""
         with self._state:
-            self._buffer.add([LogChunk(stream="system", data=text.encode() + b"\n")])
+            self._buffer.add([LogChunk(stream="system", data=escaped(text).encode() + b"\n")])
+
+    def note_once(self, text: str) -> None:
+        """Add a line of the worker's own that does not change with each try of a launch."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.note(text)
 
     def follow(self) -> None:
         """Start fetching, unless that has started."""
@@ -53,8 +63,11 @@ class FollowedOutput:
             chunks, after = self._buffer.take(cursor, limit)
             self._has_exited = self._has_exited or has_exited
             self._state.notify_all()
-            silent = time.monotonic() - self._follow_eventsd_at > _SILENCE_SECONDS
-            if has_exited and silent and self._buffer.is_empty and self._answer is not None:
+            # While the buffer has room, what is waited for is the daemon.
+            is_over = has_exited and self._follows and self._buffer.is_empty
+            bound = _END_SILENCE_SECONDS if is_over else SILENCE_SECONDS
+            silent = time.monotonic() - self._heard_at > bound
+            if silent and not self._buffer.is_full and self._answer is not None:
                 self._answer.interrupt()
             return LogPage(chunks=chunks, cursor=after, complete=not chunks and self._complete)
 
@@ -81,6 +94,8 @@ class FollowedOutput:
                 if not follow:
                     break
             except Gone:
+                if not self._closed:
+                    self.note(_GONE)
                 break
             except Unavailable:
                 self._pause()
@@ -121,12 +136,15 @@ class FollowedOutput:
         if (from_time := since(self._received)) is not None:
             parameters["since"] = from_time
         decoder = FrameDecoder(self._received)
-        with self._daemon.stream(f"/containers/{self._container}/logs", parameters) as answer:
+        # Of a log that is followed anything may come late.
+        silence = None if follow else self._daemon.answer_seconds
+        path = f"/containers/{self._container}/logs"
+        with self._daemon.stream(path, parameters, silence_seconds=silence) as answer:
             try:
                 with self._state:
                     if self._closed:
                         return
-                    self._answer, self._follow_eventsd_at = answer, time.monotonic()
+                    self._answer, self._follows, self._heard_at = answer, follow, time.monotonic()
                 for piece in answer.pieces():
                     chunks = decoder.feed(piece)
                     self._received = decoder.positions
@@ -137,11 +155,11 @@ class FollowedOutput:
 
     def _add(self, chunks: list[LogChunk]) -> None:
         with self._state:
-            self._follow_eventsd_at = time.monotonic()
+            self._heard_at = time.monotonic()
             self._buffer.add(chunks)
             is_full = self._buffer.is_full
         if is_full:
             self._changed()
             with self._state:
                 self._state.wait_for(lambda: self._closed or not self._buffer.is_full)
-                self._follow_eventsd_at = time.monotonic()
+                self._heard_at = time.monotonic()

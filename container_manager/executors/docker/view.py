@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...jobs.package_log import package_logger
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
-from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
+from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
 from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
 
 # Listing 300 containers takes the daemon about 45 ms.
@@ -23,7 +23,7 @@ _LAST_WORDS_BYTES = 4096
 # The daemon's event that a container ran out of memory may come after the one of its end (2 in 100, by some ms,
 # measured with 20.10), and by then has come if it ever does.
 _OUT_OF_MEMORY_SECONDS = 1.0
-logger = logging.getLogger(__name__)
+logger = package_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +65,9 @@ class View:
         self._engine, self._engine_of, self._connection = "", -1, 0
         self._error: Unavailable | None = None
         self._threads: list[threading.Thread] = []
+        # The stream of events, and when it last brought anything.
         self._answer: Answer | None = None
+        self._heard_at = 0.0
         self._closed = False
 
     def observe(self) -> Observations:
@@ -131,6 +133,8 @@ class View:
                 if self._closed:
                     return
                 unknown, is_due = self._inspectable(), time.monotonic() >= self._list_at
+                if self._answer is not None and time.monotonic() - self._heard_at > SILENCE_SECONDS:
+                    self._answer.interrupt()
             try:
                 if is_due:
                     self._list()
@@ -247,15 +251,17 @@ class View:
                     with self._state:
                         if self._closed:
                             return
-                        self._answer = answer
+                        self._answer, self._heard_at = answer, time.monotonic()
                     self._list_soon()
                     for event in answer.lines():
+                        self._heard_at = time.monotonic()
                         self._take_event(event)
             except (Gone, Unavailable):
                 pass
             self._daemon.renegotiate()
             # Whatever happened while no events came is in the list.
             with self._state:
+                self._answer = None
                 self._connection += 1
             self._list_soon()
             with self._state:

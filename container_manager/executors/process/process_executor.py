@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -19,6 +19,7 @@ from ...conf import AppSettings
 from ...jobs.container_request import REQUEST_RULES
 from ...jobs.rules import is_count, is_texts
 from ..base import (
+    SECRETS_VARIABLE,
     Capabilities,
     Executor,
     Health,
@@ -28,6 +29,7 @@ from ..base import (
     Rejected,
     Unavailable,
 )
+from ..secret_files import SecretFiles
 
 if sys.platform == "linux":
     # Elsewhere the class can be imported, by a web server say, but not used.
@@ -50,7 +52,9 @@ class ProcessExecutor(Executor):
     fails with the reason ``start``. With ``ignore_isolation`` it runs without that, as may suit development.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(survives_worker=False, isolates=False, launch_threads=0)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        survives_worker=False, isolates=False, launch_threads=0, secret_files=True
+    )
 
     def __init__(
         self,
@@ -71,7 +75,15 @@ class ProcessExecutor(Executor):
         self._changed = threading.Event()
         self._pump = OutputPump(self._lock, changed=self._announce_change)
         self._warden = WardenLink()
+        self._secret_files = SecretFiles(AppSettings().secret_files_directory, survive=False)
         self._closed = False
+
+    @classmethod
+    def from_settings(cls, options: Mapping[str, Any], settings: AppSettings) -> Self:
+        cls.check_options(options, settings)
+        executor = cls(**options)
+        executor._secret_files = SecretFiles(settings.secret_files_directory, survive=False)
+        return executor
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
@@ -139,6 +151,7 @@ class ProcessExecutor(Executor):
     def remove(self, handle: str, *, failed: bool = False) -> None:
         with self._lock:
             self._pump.remove(handle)
+            self._secret_files.remove(handle)
 
     def check(self) -> Health:
         try:
@@ -158,6 +171,7 @@ class ProcessExecutor(Executor):
             self._changed.set()
         self._pump.close()
         self._warden.close()
+        self._secret_files.close()
 
     def _announce_change(self) -> None:
         # A method, so that the pump's thread keeps this executor, and with it the warden, until it is closed.
@@ -214,9 +228,12 @@ class ProcessExecutor(Executor):
         limits = dict(self._limits)
         if spec.job.memory_bytes is not None:
             limits["RLIMIT_AS"] = spec.job.memory_bytes
+        environment = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **self._inherited, **spec.environment}
+        if spec.secret_files:
+            environment[SECRETS_VARIABLE] = str(self._secret_files.place(spec.key, spec.secret_files))
         launch = {
             "argv": spec.argv,
-            "environment": {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **self._inherited, **spec.environment},
+            "environment": environment,
             "working_directory": spec.job.working_directory,
             "limits": limits,
         }

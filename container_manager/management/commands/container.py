@@ -14,6 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from ...cli.database_errors import EXPECTED_ERRORS, explained
 from ...cli.finding import Refused
 from ...cli.verbs import VERBS
+from ...jobs.printable import LINES, escaped
 from ...statemachine import TransitionError
 from ...statemachine.streams import StreamsCommand
 
@@ -51,17 +52,17 @@ class Command(StreamsCommand):
         except EXPECTED_ERRORS as error:
             if (sentence := explained(error, using=options["database"])) is None:
                 raise
-            raise CommandError(sentence) from error
+            raise _shown(sentence) from error
         except ConnectionDoesNotExist as error:
-            raise CommandError(f"There is no database {options['database']!r} in the settings.") from error
+            raise _shown(f"There is no database {options['database']!r} in the settings.") from error
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         try:
             code = VERBS[verb].run({**options, "err": self.stderr}, self.stdout)
         except ValidationError as error:
-            raise CommandError("; ".join(_lines(error))) from error
+            raise _shown("; ".join(_lines(error))) from error
         except (Refused, ImproperlyConfigured, NotSupportedError, TransitionError) as error:
-            raise CommandError(str(error)) from error
+            raise _shown(str(error)) from error
         except UnicodeEncodeError as error:
             raise CommandError(f"This is no text that can be stored: {error.object!r}.") from error
         if code:
@@ -75,6 +76,11 @@ def _django_options() -> ArgumentParser:
         # A default of the verb's would replace what was given before the verb.
         action.default = SUPPRESS
     return parser
+
+
+def _shown(text: str) -> CommandError:
+    """Return an error that may quote anything: a job, an engine, the database."""
+    return CommandError(escaped(text, allowed=LINES))
 
 
 def _lines(error: ValidationError) -> list[str]:

@@ -1,0 +1,122 @@
+"""A job with two open attempts of one worker: each write changes the attempt that it names, and not the other.
+
+The job was failed by hand and queued again while its first attempt still runs, and the same worker claimed it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from container_manager import queue, store
+from container_manager.models import ContainerJob, JobAttempt, JobLog
+
+from .jobs import row_of
+from .protocol.records import rescue
+from .test_locked_rows import holding
+
+pytestmark = pytest.mark.django_db(transaction=True)
+has_row_locks = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+both_ways = pytest.mark.parametrize("skip_locked", [False, True], ids=["at first", "skipping locked rows"])
+
+
+@pytest.fixture
+def job() -> Iterator[ContainerJob]:
+    store.prepare_session(lease_seconds=60.0, using="default")
+    job = queue.enqueue(command="true")
+    claim()
+    job.refresh_from_db()
+    job.mark_as_failed(should_retry=True, actor="alice")
+    job.mark_as_queued(actor="alice")
+    claim()
+    assert open_attempts(job) == [1, 2]
+    yield job
+    connection.close()
+
+
+def claim() -> None:
+    assert len(store.claim(worker="w", executors=["default"], limit=1, using="default")) == 1
+
+
+def open_attempts(job: ContainerJob) -> list[int]:
+    return list(job.attempts.filter(worker="w", finished_at=None).order_by("number").values_list("number", flat=True))
+
+
+def finish(job: ContainerJob, *numbers: int, skip_locked: bool = False) -> list[int]:
+    outcomes = [store.Outcome(job_id=job.pk, attempt=n, status="completed", exit_code=n) for n in numbers]
+    closed = store.finish(outcomes, worker="w", skip_locked=skip_locked, using="default")
+    assert {key for key, _ in closed} <= {job.pk}
+    return sorted(number for _, number in closed)
+
+
+def change(job: ContainerJob, number: int) -> store.LogChange:
+    entry = store.LogEntry(sequence=0, stream="stdout", data=b"x")
+    return store.LogChange(job_id=job.pk, attempt=number, entries=[entry])
+
+
+def lock(job: ContainerJob, number: int) -> Any:
+    return holding(lambda job: JobAttempt.objects.select_for_update().get(job=job, number=number), job)
+
+
+@both_ways
+def test_the_end_of_the_earlier_one_closes_it_alone(job: ContainerJob, skip_locked: bool) -> None:
+    assert finish(job, 1, skip_locked=skip_locked) == [1]
+    assert open_attempts(job) == [2]
+    row = row_of(job)
+    assert (row["status"], row["attempt"], row["worker"], row["exit_code"]) == ("running", 2, "w", None)
+
+
+@both_ways
+def test_the_end_of_the_current_one_ends_the_job_and_leaves_the_earlier_open(
+    job: ContainerJob, skip_locked: bool
+) -> None:
+    assert finish(job, 2, skip_locked=skip_locked) == [2]
+    assert open_attempts(job) == [1]
+    assert (row_of(job)["status"], row_of(job)["exit_code"]) == ("completed", 2)
+
+
+@both_ways
+def test_both_ends_in_one_batch_go_each_to_its_own_attempt(job: ContainerJob, skip_locked: bool) -> None:
+    assert finish(job, 2, 1, skip_locked=skip_locked) == [1, 2]
+    assert list(job.attempts.order_by("number").values_list("exit_code", flat=True)) == [1, 2]
+    assert (row_of(job)["status"], row_of(job)["exit_code"]) == ("completed", 2)
+
+
+def test_only_the_current_one_has_the_jobs_status(job: ContainerJob) -> None:
+    owned = store.owned_attempts(worker="w", using="default")
+    assert sorted((each.job.attempt, each.status) for each in owned) == [(1, ""), (2, "running")]
+
+
+def test_handles_and_output_go_to_the_attempt_that_they_name(job: ContainerJob) -> None:
+    assert store.record_handles([((job.pk, 1), "first")], worker="w", using="default") == set()
+    assert store.store_logs([change(job, 1)], worker="w", skip_locked=True, using="default") == set()
+    assert list(job.attempts.order_by("number").values_list("handle", flat=True)) == ["first", ""]
+    assert list(JobLog.objects.values_list("attempt__number", flat=True)) == [1]
+
+
+@has_row_locks
+@pytest.mark.parametrize("number", [1, 2])
+def test_of_one_that_is_locked_the_end_the_handle_and_the_output_wait(job: ContainerJob, number: int) -> None:
+    key, other = (job.pk, number), 3 - number
+    with lock(job, number):
+        assert store.record_handles([(key, "h")], worker="w", using="default") == {key}
+        assert store.store_logs([change(job, number)], worker="w", skip_locked=True, using="default") == {key}
+        assert finish(job, 1, 2, skip_locked=True) == [other]
+        assert open_attempts(job) == [number]
+    assert finish(job, number) == [number]
+
+
+@has_row_locks
+@pytest.mark.parametrize(("number", "holder"), [(1, "rescuer"), (2, "w")])
+def test_who_rescues_one_while_the_other_is_locked_has_the_job_only_with_the_current_one(
+    job: ContainerJob, number: int, holder: str
+) -> None:
+    with lock(job, number):
+        assert rescue("rescuer") == 1
+        assert open_attempts(job) == [number]
+        assert row_of(job)["worker"] == holder
+    assert rescue("rescuer") == 1
+    assert (open_attempts(job), row_of(job)["worker"]) == ([], "rescuer")
