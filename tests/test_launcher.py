@@ -74,8 +74,9 @@ def test_what_a_jobs_values_cost_does_not_hold_up_the_loop() -> None:
     removals.launcher.begin(run)
     assert list(removals.launcher.results()) == []
     removals.release.set()
-    removals.launcher.close()
+    eventually(lambda: not removals.launcher._results.empty())
     [(launched, error)] = removals.launcher.results()
+    removals.launcher.close()
     assert launched is run
     assert isinstance(error, Rejected)
     assert "quoting is broken" in str(error)

@@ -31,6 +31,11 @@ TOO_LARGE: dict[str, tuple[dict[str, Any], str, str]] = {
         "command",
         "have 20[0-9]+ bytes together; a program can get at most 2097152",
     ),
+    "long entrypoint": (
+        {"image": "x", "container": {"entrypoint": "run '" + "x" * 131_072 + "'"}},
+        "container",
+        "Word 2 of the command has 131072 bytes",
+    ),
     "deep folder": ({"working_directory": "/" + "a/" * 300}, "working_directory", "at most 255 names, not 300"),
     "long folder": ({"working_directory": "/" + "a" * 256}, "working_directory", "at most 255 bytes in one of"),
     "long label": ({"labels": {"team": "x" * 16_384}}, "labels", "labels have 16420 bytes"),
@@ -56,7 +61,7 @@ def clean(fields: dict[str, Any]) -> None:
 
 def launch(fields: dict[str, Any]) -> None:
     job = ClaimedJob(uuid.uuid4(), 1, 0, JobSpec(**{"command": "true", **fields}))
-    launch_spec(job, AppSettings(), key="cm-i-0-1", is_wanted=lambda: True)
+    launch_spec(job, AppSettings(secrets={"env:CM_SECRET_*": ""}), key="cm-i-0-1", is_wanted=lambda: True)
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)

@@ -13,13 +13,14 @@ from django.utils.translation import gettext_lazy as _
 from .command import split_command
 from .option import Option
 from .rules import is_count, is_list, is_mapping, is_path, is_text, matches
+from .sizes import check_sizes
 
 # No system has longer names.
 _USER = re.compile(r"[A-Za-z0-9_.-]{1,255}(:[A-Za-z0-9_.-]{1,255})?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ULIMIT = re.compile(r"[a-z]+")
-# The kernel needs memory of its own for each.
-_MOST_TMPFS = 64
+# Each costs the daemon's host something.
+_MOST_ENTRIES = 64
 # Of a wrong value, in a message.
 _SHOWN_CHARACTERS = 200
 _PLATFORM = re.compile(r"[a-z0-9]+(/[a-z0-9]+){1,2}")
@@ -78,7 +79,7 @@ class ContainerRequest:
         default=None,
     )
     tmpfs: Mapping[str, int] = _rule(
-        is_mapping(is_path, is_count, most=_MOST_TMPFS),
+        is_mapping(is_path, is_count, most=_MOST_ENTRIES),
         _("an object of absolute paths and sizes in bytes"),
         Option("--tmpfs", "PATH:SIZE", kind="sizes", help="Files in memory. Repeatable."),
         default_factory=dict,
@@ -126,17 +127,22 @@ class ContainerRequest:
         default=None,
     )
     extra_hosts: Sequence[str] = _rule(
-        is_list(matches(_NAME)),
+        is_list(matches(_NAME), most=_MOST_ENTRIES),
         _("a list of the settings' names of hosts"),
         Option("--add-host", "NAME", kind="list", help="Know a host of the executor's settings. Repeatable."),
         default=(),
     )
     dns: Sequence[str] = _rule(
-        is_list(matches(_ADDRESS)),
+        is_list(matches(_ADDRESS), most=_MOST_ENTRIES),
         _("a list of addresses"),
         Option("--dns", "ADDRESS", kind="list", help="Ask a DNS server that the executor allows. Repeatable."),
         default=(),
     )
+
+    @property
+    def entrypoint_words(self) -> list[str]:
+        """The words of ``entrypoint``; none where the image's own is run."""
+        return split_command(self.entrypoint) if self.entrypoint else []
 
 
 # Name of the entry → its rule.
@@ -161,4 +167,8 @@ def container_request(value: object) -> ContainerRequest:
             shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]} …"
             text = _("%(name)r must be %(expected)s, not %(value)s.")
             raise ValueError(text % {"name": name, "expected": rule.expected, "value": shown})
-    return ContainerRequest(**value) if value else _NOTHING
+    if not value:
+        return _NOTHING
+    request = ContainerRequest(**value)
+    check_sizes(request.entrypoint_words, {})
+    return request

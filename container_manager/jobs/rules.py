@@ -68,9 +68,9 @@ def is_mapping(
     return check
 
 
-def is_list(is_item: Callable[[Any], object]) -> Callable[[object], bool]:
-    """Return the rule for a list whose items follow a rule of their own."""
-    return lambda value: isinstance(value, list | tuple) and all(map(is_item, value))
+def is_list(is_item: Callable[[Any], object], *, most: float = inf) -> Callable[[object], bool]:
+    """Return the rule for a list of at most so many items, which follow a rule of their own."""
+    return lambda value: isinstance(value, list | tuple) and len(value) <= most and all(map(is_item, value))
 
 
 def matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:

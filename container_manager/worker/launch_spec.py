@@ -63,7 +63,7 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
     }
     try:
-        check_sizes(argv, environment)
+        check_sizes((*container.entrypoint_words, *argv), environment)
         check_path(job.spec.working_directory)
         check_labels(job.spec.labels)
     except ValueError as error:

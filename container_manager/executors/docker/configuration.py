@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...jobs.command import split_command
 from ...jobs.sizes import MOST_CPUS, text_bytes
 from ..base import SECRETS_VARIABLE, LaunchSpec, Rejected
 from .options import DockerOptions
@@ -41,7 +40,8 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
             "image",
             f"The image {spec.job.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}.",
         )
-    if (size := sum(map(text_bytes, spec.argv))) > options.command_bytes:
+    entrypoint = spec.container.entrypoint_words
+    if (size := sum(map(text_bytes, (*entrypoint, *spec.argv)))) > options.command_bytes:
         raise Rejected(
             "start",
             f"The command has {size} bytes; the executor's option 'command_bytes' allows {options.command_bytes}. Pass "
@@ -61,8 +61,8 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
     }
     if spec.argv:
         configuration["Cmd"] = list(spec.argv)
-    if spec.container.entrypoint:
-        configuration["Entrypoint"] = split_command(spec.container.entrypoint)
+    if entrypoint:
+        configuration["Entrypoint"] = entrypoint
     _require_allowed(
         "platform", [spec.container.platform] if spec.container.platform else [], options.platforms, option="platforms"
     )
