@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import Executor
-from container_manager.executors.docker import followed_output, view
+from container_manager.executors.docker import DockerExecutor, followed_output, view
 from container_manager.executors.docker.daemon import Daemon
 from container_manager.executors.docker.followed_output import FollowedOutput
 from container_manager.executors.docker.options import docker_options
@@ -62,11 +62,18 @@ def way(harness: DockerHarness, tmp_path: Path) -> Iterator[Mutable]:
 
 
 @pytest.fixture
-def distant(harness: DockerHarness, way: Mutable) -> Iterator[Executor]:
+def distant(harness: DockerHarness, way: Mutable) -> Iterator[DockerExecutor]:
     """An executor that reaches its daemon by that way."""
-    executor = harness.executor(base_url=way.url, timeout_seconds=2)
+    executor = harness.executor(base_url=way.url)
     yield executor
     executor.close()
+
+
+def mute(way: Mutable, executor: DockerExecutor) -> None:
+    """Silence the connections that there are; each call by one of them then takes as long as an answer may."""
+    way.mute()
+    for api in executor._daemon._connected():
+        api.timeout = 2
 
 
 class Reader:
@@ -86,7 +93,7 @@ class Reader:
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
 def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
-    harness: DockerHarness, distant: Executor, way: Mutable, monkeypatch: pytest.MonkeyPatch
+    harness: DockerHarness, distant: DockerExecutor, way: Mutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = harness.effects() / "go"
     os.mkfifo(go)
@@ -94,7 +101,7 @@ def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
     spec = harness.spec("echo first; read word < $EFFECTS/go; echo second; read word < $EFFECTS/go")
     reader = Reader(distant, distant.submit(spec))
     wait_until(distant, lambda: reader.read() == b"first\n")
-    way.mute()
+    mute(way, distant)
     monkeypatch.setattr(followed_output, "SILENCE_SECONDS", 0.5)
     go.write_text("on\n")
     # Neither lost nor twice.
@@ -107,11 +114,11 @@ def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
 def test_events_that_are_silent_are_asked_for_anew(
-    distant: Executor, way: Mutable, monkeypatch: pytest.MonkeyPatch
+    distant: DockerExecutor, way: Mutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_until(distant, lambda: distant.observe().as_of)
     eventually(lambda: way.opened("/events") == 1)
-    way.mute()
+    mute(way, distant)
     monkeypatch.setattr(view, "SILENCE_SECONDS", 0.5)
     eventually(lambda: way.opened("/events") >= 2)
 
