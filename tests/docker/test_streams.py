@@ -64,13 +64,14 @@ def way(harness: DockerHarness, tmp_path: Path) -> Iterator[Mutable]:
 @pytest.fixture
 def distant(harness: DockerHarness, way: Mutable) -> Iterator[DockerExecutor]:
     """An executor that reaches its daemon by that way."""
-    executor = harness.executor(base_url=way.url)
+    # What is on its way when the connections fall silent takes as long as this.
+    executor = harness.executor(base_url=way.url, timeout_seconds=15)
     yield executor
     executor.close()
 
 
 def mute(way: Mutable, executor: DockerExecutor) -> None:
-    """Silence the connections that there are; each call by one of them then takes as long as an answer may."""
+    """Silence the connections that there are; each later call by one of them fails after a moment."""
     way.mute()
     for api in executor._daemon._connected():
         api.timeout = 2
