@@ -106,7 +106,7 @@ def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
     monkeypatch.setattr(followed_output, "SILENCE_SECONDS", 0.5)
     go.write_text("on\n")
     # Neither lost nor twice.
-    wait_until(distant, lambda: reader.read() == b"first\nsecond\n")
+    eventually(lambda: reader.read() == b"first\nsecond\n")
     assert not reader.complete
     assert way.opened("/logs.*follow=1") >= 2
 
