@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..servers import end_when_told
 from .databases import DATABASES, installation
 from .engines import ENGINES, obstacle
 from .inside import CLOCK, SLOW, TAKEN
-from .jobs import make_jobs
+from .jobs import LONG, make_jobs
 from .schedule import Schedule
 from .verdict import problems_of
 from .worker_process import HOSTS, WorkerProcess
@@ -121,9 +121,11 @@ class Chaos:
         name = self.schedule.draw()
         self.acts[name](name)
 
-    def choose(self) -> WorkerProcess | None:
-        """Return a worker that is neither frozen nor parted: its jobs' processes go on meanwhile."""
+    def choose(self, pids: Collection[int] | None = None) -> WorkerProcess | None:
+        """Return a worker, perhaps of these, that is neither frozen nor parted: it goes on with its jobs meanwhile."""
         running = [worker for worker in self.workers if not (worker.is_frozen or worker.is_parted)]
+        if pids is not None:
+            running = [worker for worker in running if worker.process.pid in pids]
         return self.random.choice(running) if running else None
 
     def kill(self, name: str) -> None:
@@ -179,8 +181,13 @@ class Chaos:
         self.later(self.random.uniform(*_SILENT_SECONDS[name]), end)
 
     def part(self, name: str) -> None:
-        """Part a worker from the database until others may have taken all that it has."""
-        if any(worker.is_parted for worker in self.workers) or (worker := self.choose()) is None:
+        """Part a worker that runs a long job from the database, until others may have taken all that it has."""
+        from container_manager.models import JobAttempt, Worker
+
+        held = JobAttempt.objects.filter(finished_at=None, job__name__startswith=LONG)
+        pids = set(Worker.objects.filter(pk__in=held.values("worker")).values_list("pid", flat=True))
+        worker = self.choose(pids)
+        if worker is None or any(each.is_parted for each in self.workers):
             return
         worker.part(cut=self.random.random() < 0.5)
         self.schedule.begin(name)

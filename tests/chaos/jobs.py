@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from container_manager.models import ContainerJob
 
-GUESSING = "guessing"
+GUESSING, LONG = "guessing", "long"
 # Attempts are lost by faults here, not by their job: it must never run out of retries.
 _RETRIES = 1000
 # Name, what it does, its retries, its timeout, how many of a hundred jobs are so.
@@ -19,7 +19,7 @@ _KINDS = [
     ("slow", "sleep 0.2; STILL", _RETRIES, None, 24),
     ("tree", "sleep 0.1 & setsid sleep 0.3 & wait; STILL", _RETRIES, None, 8),
     # It outlasts a lease, so that a rescue that comes too early runs it twice at once.
-    ("long", f"for n in {'. ' * 30}; do sleep 0.2; STILL; done", _RETRIES, None, 3),
+    (LONG, f"for n in {'. ' * 40}; do sleep 0.2; STILL; done", _RETRIES, None, 3),
     ("failing", "STILL; exit 3", 2, None, 4),
     ("endless", "while :; do sleep 0.05; STILL; done", 0, 1, 2),
     # It claims on every descriptor it can name that it ended well; it does not.
