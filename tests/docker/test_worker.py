@@ -307,7 +307,8 @@ class TestSweep:
 @pytest.mark.parametrize("option", ["--drain", "--once"])
 def test_a_draining_worker_says_that_no_daemon_answers_and_ends(site: Site, tmp_path: Path, option: str) -> None:
     first, second = site.enqueue("true"), site.enqueue("true")
-    settings = site.settings(url=f"unix://{tmp_path}/none.sock", UNREACHABLE_SECONDS=1)
+    # Long enough for a worker to be told so before it gives up, on a busy machine too.
+    settings = site.settings(url=f"unix://{tmp_path}/none.sock", UNREACHABLE_SECONDS=8)
     process = start_worker(option, "--slots", "1", log=site.log, CM_WORKER_SETTINGS=settings)
     try:
         assert process.wait(timeout=PATIENCE_SECONDS) == 1
