@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from ..base import LaunchSpec, Rejected
+from .flavours import DOCKER, Flavour
 from .options import DockerOptions
 
 T = TypeVar("T", int, float)
@@ -17,16 +18,15 @@ KEY_LABEL = "container-manager.key"
 # Prefix of a job's own labels: some programs act on the labels of containers, which a job must not control.
 JOB_LABELS = "container-manager.job."
 _HUB = ("docker.io/", "index.docker.io/")
-# When the last file is full, a new one begins and the oldest is dropped: with only one file, all would be dropped. A
-# reader may miss or repeat some output at that moment (measured with 20.10).
-_LOG_FILES = 2
 # The kernel's minimum; the daemon rounds a smaller share to no limit at all.
 _LEAST_CPUS = 0.01
 # A limit, since the daemon sends all labels with each list and each event.
 _LABEL_CHARACTERS = 16 * 1024
 
 
-def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
+def container_configuration(
+    spec: LaunchSpec, options: DockerOptions, *, install: str, flavour: Flavour = DOCKER
+) -> dict[str, Any]:
     """Return the body of the daemon's call to create the container.
 
     Raises Rejected where the job requests what the options do not allow.
@@ -41,6 +41,8 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
         )
     if sum(len(name) + len(str(value)) for name, value in spec.job.labels.items()) > _LABEL_CHARACTERS:
         raise Rejected("start", f"The job's labels have more than {_LABEL_CHARACTERS} characters.")
+    if spec.container.gpus and not flavour.has_gpus:
+        raise Rejected("start", f"The job asks for GPUs, which {flavour.name} does not give through this API.")
     configuration: dict[str, Any] = {
         "Image": spec.job.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
@@ -51,7 +53,10 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
             INSTALL_LABEL: install,
             KEY_LABEL: spec.key,
         },
-        "HostConfig": _host_configuration(spec, options),
+        "HostConfig": {
+            **_host_configuration(spec, options),
+            "LogConfig": flavour.log_configuration(options.log_bytes),
+        },
     }
     if spec.argv:
         configuration["Cmd"] = list(spec.argv)
@@ -111,11 +116,6 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         **({"NanoCpus": round(cpus * 1e9)} if cpus else {}),
         **({"Runtime": options.runtime} if options.runtime else {}),
         "DeviceRequests": _devices(asked.gpus, options),
-        # The default, json-file, replaces bytes that are not UTF-8.
-        "LogConfig": {
-            "Type": "local",
-            "Config": {"max-size": str(options.log_bytes), "max-file": str(_LOG_FILES), "compress": "false"},
-        },
     }
 
 

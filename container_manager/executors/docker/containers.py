@@ -129,7 +129,8 @@ class Containers:
             except docker.errors.ImageNotFound:
                 return None
             except APIError as error:
-                if error.status_code == CONFLICT:
+                # Podman answers 500 to a name that is taken.
+                if error.status_code == CONFLICT or (error.is_server_error() and self._exists(spec.key)):
                     return False
                 if _is_final(error):
                     message = f"The container could not be created: {explanation(error)}"

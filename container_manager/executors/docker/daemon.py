@@ -23,6 +23,7 @@ from docker.transport import UnixHTTPAdapter
 
 from ..base import Unavailable
 from .configuration import KEY_LABEL
+from .flavours import DOCKER, Flavour, flavour_of
 from .options import DockerOptions
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ CONFLICT = 409
 RETRY_SECONDS = 0.5
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
+# How the time of something begins that has not happened.
+_NEVER = "0001-"
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
 _POOL_SIZE = 32
 _BROKEN = (
@@ -62,6 +65,7 @@ class Daemon:
         # One client for plain answers and one for streams: a connection that may be interrupted must not come back
         # into the pool of the plain calls.
         self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
+        self._flavour = DOCKER
 
     @contextmanager
     def client(self) -> Iterator[docker.APIClient]:
@@ -127,6 +131,21 @@ class Daemon:
         found: dict[str, Any] = self.on_container(key, lambda api, container: api.inspect_container(container))
         return found
 
+    def stop(self, key: str, grace_seconds: int) -> None:
+        """Stop an attempt's container: TERM, and KILL after the grace period. Returns when it has ended."""
+
+        def stop(api: docker.APIClient, container: str) -> None:
+            try:
+                api.stop(container, timeout=grace_seconds)
+            except APIError:
+                # Podman stops none that is paused.
+                if api.inspect_container(container)["State"]["Status"] != "paused":
+                    raise
+                api.unpause(container)
+                api.stop(container, timeout=grace_seconds)
+
+        self.on_container(key, stop)
+
     def remove(self, key: str) -> None:
         """Kill and remove an attempt's container, if it is there."""
 
@@ -141,6 +160,12 @@ class Daemon:
         with contextlib.suppress(Gone):
             self.on_container(key, remove)
 
+    def flavour(self) -> Flavour:
+        """Return what kind of engine this is."""
+        with self._translated_errors():
+            self._connected()
+        return self._flavour
+
     def now(self) -> float:
         """Return the daemon's own time, in seconds since 1970: its clock may differ from this machine's."""
         with self.client() as api:
@@ -149,14 +174,18 @@ class Daemon:
     def identity(self) -> str:
         """Return what tells this daemon from all others, whatever its address."""
         with self.client() as api:
-            return identity(api.info())
+            return identity(api.info(), self.flavour())
 
     def remembers_creation(self, found: Mapping[str, Any]) -> bool:
-        """Return whether the daemon has run without a restart since it created a container, given as inspected.
+        """Return whether a container, given as inspected and `created`, was certainly never started.
 
-        Only then is its answer `created` reliable: a daemon that crashes during `start` reports `created` afterwards.
-        It forgets its events when it restarts. It also keeps only the last 256, so this may be False without a restart.
+        A daemon that crashes during `start` reports `created` afterwards. Docker forgets its events when it restarts;
+        it also keeps only the last 256, so this may be False without a restart. Podman (4.3) reports `created` also of
+        one whose process waits for its start, and, after a restart of the machine, of one that ran before it.
         """
+        if not self.flavour().forgets_events:
+            state = found["State"]
+            return not state["Pid"] and state["StartedAt"].startswith(_NEVER)
         now = self.now()
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
         since, until = int(seconds(found["Created"])), int(now) + 1
@@ -167,7 +196,8 @@ class Daemon:
     def _connected(self) -> tuple[docker.APIClient, docker.APIClient]:
         with self._lock:
             if self._clients is None:
-                version = self._connect(DEFAULT_DOCKER_API_VERSION).version(api_version=False)["ApiVersion"]
+                told = self._connect(DEFAULT_DOCKER_API_VERSION).version(api_version=False)
+                self._flavour, version = flavour_of(told), told["ApiVersion"]
                 self._clients = self._connect(version), self._connect(version)
                 _share_connections(self._clients[0])
             return self._clients
@@ -248,13 +278,13 @@ def _share_connections(api: docker.APIClient) -> None:
         adapter.get_connection = lambda _url, proxies=None: connections(api.base_url, proxies)
 
 
-def identity(info: Mapping[str, Any]) -> str:
+def identity(info: Mapping[str, Any], flavour: Flavour) -> str:
     """Return a daemon's identity from what it says of itself.
 
     Its own ID is not enough: machines that were cloned from one image share it, and so do several daemons of one
     machine in older releases of Docker (seen with 20.10).
     """
-    parts = json.dumps([info["ID"], info["Name"], info["DockerRootDir"]])
+    parts = json.dumps([info["ID"] if flavour.has_identity else flavour.name, info["Name"], info["DockerRootDir"]])
     return hashlib.sha256(parts.encode()).hexdigest()[:_IDENTITY_CHARACTERS]
 
 

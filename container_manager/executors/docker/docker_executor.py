@@ -68,7 +68,9 @@ class DockerExecutor(Executor):
             )
 
     def submit(self, spec: LaunchSpec) -> str:
-        configuration = container_configuration(spec, self._options, install=self._install)
+        configuration = container_configuration(
+            spec, self._options, install=self._install, flavour=self._daemon.flavour()
+        )
         output = self._output(spec.key)
         self._containers.launch(spec, configuration, note=output.note)
         output.follow()
@@ -119,13 +121,14 @@ class DockerExecutor(Executor):
         try:
             with self._daemon.client() as api:
                 info = api.info()
+            flavour = self._daemon.flavour()
         except (Unavailable, Gone) as error:
             return Health(ok=False, message=f"{error} A Docker daemon must run there and let this user in.")
         running = info["ContainersRunning"]
         return Health(
             ok=True,
-            message=f"Docker {info['ServerVersion']} on {info['Name']}, {running} containers running.",
-            engine=identity(info),
+            message=f"{flavour.name} {info['ServerVersion']} on {info['Name']}, {running} containers running.",
+            engine=identity(info, flavour),
             cpu_count=info["NCPU"],
             memory_bytes=info["MemTotal"],
         )
@@ -156,7 +159,7 @@ class DockerExecutor(Executor):
         try:
             while not self._closed.is_set():
                 try:
-                    self._daemon.on_container(handle, lambda api, container: api.stop(container, timeout=grace_seconds))
+                    self._daemon.stop(handle, grace_seconds)
                 except Gone:
                     return
                 except Unavailable:

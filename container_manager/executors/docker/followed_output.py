@@ -11,12 +11,16 @@ from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..output_buffer import OutputBuffer
 from .daemon import RETRY_SECONDS, Answer, Daemon, Gone
 from .exits import PHASES
-from .frames import FrameDecoder, Positions, since
+from .frames import FrameDecoder, LastFrame, Positions, since
 
 # Following a log that is opened after its container's end may never end (measured with 20.10).
 _SILENCE_SECONDS = 1.0
 # A container that ends within this time is read at once instead of followed, which saves calls to the daemon.
 _END_SECONDS = 0.2
+# The pauses between two readings of a log that is not followed: after output, and in the end after none. An engine may
+# read the whole log for each, so that a pause is also this many times as long as the reading took.
+_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.5, 4.0
+_POLL_SHARE = 4
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +38,7 @@ class FollowedOutput:
         self._received: Positions = {}
         self._follow_eventsd_at = time.monotonic()
         self._complete = self._closed = self._has_exited = False
+        self._last_frame, self._poll_seconds = LastFrame(), _POLL_SECONDS
 
     def note(self, text: str) -> None:
         """Add a line of the worker's own."""
@@ -76,6 +81,9 @@ class FollowedOutput:
                         self._pause()
                         continue
                     follow = phase is Phase.RUNNING
+                if follow and not self._daemon.flavour().follows_logs:
+                    self._poll()
+                    continue
                 self._read(follow=follow)
                 # So a followed log is read once more: it may lack its last piece (measured with 20.10).
                 if not follow:
@@ -105,29 +113,40 @@ class FollowedOutput:
         with self._state:
             self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)
 
-    def _read(self, *, follow: bool) -> None:
+    def _poll(self) -> None:
+        """Read what is there, and wait."""
+        began, before = time.monotonic(), self._received
+        self._read(follow=False, is_written=True)
+        is_silent = self._received == before
+        self._poll_seconds = min(2 * self._poll_seconds, _LONGEST_POLL_SECONDS) if is_silent else _POLL_SECONDS
+        seconds = max(self._poll_seconds, _POLL_SHARE * (time.monotonic() - began))
+        with self._state:
+            self._state.wait_for(lambda: self._closed or self._has_exited, timeout=seconds)
+
+    def _read(self, *, follow: bool, is_written: bool = False) -> None:
         try:
-            self._read_on(follow=follow)
+            self._read_on(follow=follow, is_written=is_written)
         except Gone:
             # It may have been renamed before its id was known.
             if (container := self._daemon.inspect(self._name)["Id"]) == self._container:
                 raise
             self._container = container
-            self._read_on(follow=follow)
+            self._read_on(follow=follow, is_written=is_written)
 
-    def _read_on(self, *, follow: bool) -> None:
-        """Read the log from the last position to its end."""
+    def _read_on(self, *, follow: bool, is_written: bool) -> None:
+        """Read the log from the last position to its end; ``is_written``: its last line may be incomplete."""
         parameters: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
         if (from_time := since(self._received)) is not None:
             parameters["since"] = from_time
-        decoder = FrameDecoder(self._received)
+        decoder = FrameDecoder(self._received, drops_newlines=self._daemon.flavour().drops_newlines)
         with self._daemon.stream(f"/containers/{self._container}/logs", parameters) as answer:
             try:
                 with self._state:
                     if self._closed:
                         return
                     self._answer, self._follow_eventsd_at = answer, time.monotonic()
-                for piece in answer.pieces():
+                pieces = answer.pieces()
+                for piece in self._last_frame.without_it(pieces) if is_written else pieces:
                     chunks = decoder.feed(piece)
                     self._received = decoder.positions
                     self._add(chunks)
