@@ -54,7 +54,7 @@ def container_configuration(
             KEY_LABEL: spec.key,
         },
         "HostConfig": {
-            **_host_configuration(spec, options),
+            **_with_binds(_host_configuration(spec, options), flavour),
             "LogConfig": flavour.log_configuration(options.log_bytes),
         },
     }
@@ -151,6 +151,18 @@ def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
             }
         )
     return mounts
+
+
+def _with_binds(host: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
+    """Return the configuration with binds for mounts without copy, which some engines take only as these."""
+    if flavour.takes_no_copy:
+        return host
+    empty = [mount for mount in host["Mounts"] if "VolumeOptions" in mount]
+    return {
+        **host,
+        "Mounts": [mount for mount in host["Mounts"] if mount not in empty],
+        "Binds": [f"{mount['Source']}:{mount['Target']}:ro,nocopy" for mount in empty],
+    }
 
 
 def _ulimits(asked: Mapping[str, int], options: DockerOptions) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ class Flavour:
     ``follows_logs``: whether a log that is followed is complete. ``drops_newlines``: whether the log lacks the newline
     of a line that is longer than a frame. ``has_identity``: whether /info tells an ID that stays the same.
     ``forgets_events``: whether events are gone after a crash, which is how one is noticed; otherwise a container tells
-    by itself whether a start was begun. ``has_gpus``: whether it gives a container the GPUs that it asks for.
+    by itself whether a start was begun. ``takes_no_copy``: whether a mount's ``NoCopy`` is obeyed. ``has_gpus``:
+    whether it gives a container the GPUs that it asks for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Flavour:
     drops_newlines: bool
     has_identity: bool
     forgets_events: bool
+    takes_no_copy: bool
     has_gpus: bool
 
     def log_configuration(self, log_bytes: int) -> dict[str, Any]:
@@ -46,10 +48,11 @@ DOCKER = Flavour(
     drops_newlines=True,
     has_identity=True,
     forgets_events=True,
+    takes_no_copy=True,
     has_gpus=True,
 )
 # Measured with 4.3: its json-file is k8s-file; a log that is followed loses lines which are being written; its ID is
-# another one in each answer; its events are in a file; requests for GPUs are ignored without a word.
+# another one in each answer; its events are in a file; NoCopy and requests for GPUs are ignored without a word.
 PODMAN = Flavour(
     name="Podman",
     log_driver="k8s-file",
@@ -58,6 +61,7 @@ PODMAN = Flavour(
     drops_newlines=False,
     has_identity=False,
     forgets_events=False,
+    takes_no_copy=False,
     has_gpus=False,
 )
 
