@@ -52,9 +52,10 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         argv=argv,
         job=job.spec,
         environment={
+            **_environment(job, settings),
+            # Last: a job must not pass for another one.
             "CONTAINER_MANAGER_JOB": str(job.id),
             "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
-            **_environment(job, settings),
         },
         container=container,
         is_wanted=is_wanted,

@@ -66,6 +66,7 @@ def misfits(job: ContainerJob, spec: RandomSpec) -> Iterator[str]:
         yield f"{len(attempts)} attempts with {job.max_retries} retries"
 
 
+@pytest.mark.timeout(2 * _PATIENCE_SECONDS)
 @pytest.mark.parametrize("count", [_SHORT, pytest.param(_LONG, marks=pytest.mark.slow)])
 @pytest.mark.shows("explanation/attacks.md#what-is-tried")
 def test_each_random_job_ends_in_a_status_that_fits_and_leaves_nothing(
