@@ -52,20 +52,22 @@ class LastFrame:
     """Hold back the last frame of a log that is read while it is written: it may be a part of a line."""
 
     def __init__(self) -> None:
-        self._held = self._held_before = b""
+        # The last frame of the last reading, and where it began.
+        self._last = (0, b"")
 
     def without_it(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the frames but the last, and that too where the last reading ended with the same one."""
-        self._held_before, self._held = self._held, b""
+        held, begin = b"", 0
         for piece in pieces:
-            data = self._held + piece
+            data = held + piece
             at = 0
             while (after := at + _frame_bytes(data, at)) < len(data):
                 at = after
             yield data[:at]
-            self._held = data[at:]
-        if self._held == self._held_before:
-            yield self._held
+            held, begin = data[at:], begin + at
+        if self._last == (begin, held):
+            yield held
+        self._last = (begin, held)
 
 
 def _frame_bytes(data: bytes, at: int) -> int:
