@@ -271,6 +271,7 @@ class TestSecrets:
         with site.worker("--slots", "1"):
             job = site.enqueue("env; cat /proc/1/environ /proc/self/environ")
             site.await_status(job, "completed")
+            site.assert_clean()
         assert b"hidden-value" not in output_of(job)
         assert b"DATABASE_PASSWORD" not in output_of(job)
 
@@ -296,6 +297,7 @@ class TestSecrets:
         job.mark_as_queued()
         with site.worker("--slots", "1"):
             site.await_status(job, "completed", "failed")
+            site.assert_clean()
         # Where it is refused, it says nothing at all.
         assert output_of(job).decode().split() in ([str(job.pk), "1"], [])
 

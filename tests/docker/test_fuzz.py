@@ -54,7 +54,7 @@ def misfits(job: ContainerJob, spec: RandomSpec) -> Iterator[str]:
             yield f"failed as {job.failure_reason!r}: {job.last_error}"
         if job.failure_reason == "error" and not job.exit_code:
             yield f"an error with the exit code {job.exit_code}"
-        if job.failure_reason == "timeout" and not job.timeout_seconds:
+        if job.failure_reason == "timeout" and job.timeout_seconds is None:
             yield "a timeout without a limit"
         if not job.last_error:
             yield "no reason is given"
