@@ -59,6 +59,7 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         )
     environment = {
         **_environment(job, settings),
+        # Last: a job must not pass for another one.
         "CONTAINER_MANAGER_JOB": str(job.id),
         "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
     }

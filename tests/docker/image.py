@@ -63,10 +63,10 @@ def import_image(url: str, tag: str = IMAGE, *, changes: Sequence[str] = ()) -> 
     """Make the image in the daemon at ``url``; ``changes`` are lines of a Dockerfile, such as an ENTRYPOINT."""
     import docker
 
-    repository, _, name = tag.rpartition(":")
     client = docker.APIClient(base_url=url, timeout=60)
     try:
-        client.import_image_from_data(archive(), repository=repository, tag=name, changes=[_PATH, *changes])
+        # The whole reference as the repository: podman (4.3) ignores the parameter `tag`.
+        client.import_image_from_data(archive(), repository=tag, changes=[_PATH, *changes])
         client.inspect_image(tag)
     finally:
         client.close()

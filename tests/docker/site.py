@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -67,6 +67,11 @@ class Site(DockerHarness):
         environment = {"EFFECTS": str(self._effects)}
         fields = {"image": IMAGE, "executor": "docker", "grace_seconds": 1, "max_retries": 0, **fields}
         return queue.enqueue(command=command, environment=environment, container=container, **fields)
+
+    def surroundings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that make a job this installation's, whatever else it asks for."""
+        environment = {**fields.get("environment", {}), "EFFECTS": str(self._effects)}
+        return {"executor": "docker", "environment": environment}
 
     def gate(self, name: str = "go") -> Path:
         """Return a pipe. A script waits with ``read word < $EFFECTS/go`` until it is opened here."""

@@ -14,6 +14,7 @@ import pytest
 
 from container_manager.executors.base import Executor, Phase, Unavailable
 from container_manager.executors.docker.configuration import container_configuration
+from container_manager.executors.docker.flavours import flavour_of
 from container_manager.executors.docker.options import docker_options
 
 from ..executors.conformance import observation, wait_until
@@ -29,7 +30,8 @@ def has_exited(executor: Executor, key: str) -> bool:
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
 def test_a_container_created_and_never_started_is_started_once(harness: DockerHarness, executor: Executor) -> None:
     spec = harness.spec("echo ran >> $EFFECTS/runs")
-    left = container_configuration(spec, docker_options(harness.options), install=harness.install)
+    flavour = flavour_of(harness.api.version())
+    left = container_configuration(spec, docker_options(harness.options), install=harness.install, flavour=flavour)
     harness.api.create_container_from_config(left, name=spec.key)
     assert executor.submit(spec) == spec.key
     wait_until(executor, lambda: has_exited(executor, spec.key))

@@ -35,6 +35,10 @@ _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
         ({"ExitCode": 127}, False, _TINI.format("", "No such file or directory"), "start"),
         ({"ExitCode": 1}, False, "exec /sbin/docker-init: argument list too long\n", "start"),
         ({"ExitCode": 1}, False, "I exec /sbin/docker-init: often\n", "error"),
+        ({"ExitCode": 1}, False, "ERROR (catatonit:7): failed to exec pid1: No such file or directory\n", "start"),
+        ({"ExitCode": 1}, False, "failed to exec pid1: Permission denied\n", "start"),
+        ({"ExitCode": 1}, False, "I failed to exec pid1: often\n", "error"),
+        ({"ExitCode": 3}, False, "failed to exec pid1: Permission denied\n", "error"),
         ({"ExitCode": 127}, False, "sh: no-such: not found\n", "error"),
         ({"ExitCode": 3}, False, _TINI.format("a", "b"), "error"),
     ],
@@ -81,6 +85,9 @@ def test_the_program_that_could_not_be_started_is_named() -> None:
     words = "earlier\n" + _TINI.format("no such", "No such file or directory")
     status = exit_status({"ExitCode": 127}, out_of_memory=False, last_words=words)
     assert status.message == "'no such' could not be started: No such file or directory."
+    # Podman's init process does not name it.
+    status = exit_status({"ExitCode": 1}, last_words="failed to exec pid1: No such file\n", program="/no/such")
+    assert status.message == "'/no/such' could not be started: No such file."
 
 
 def test_a_container_that_was_never_started_and_cannot_be_removed_has_not_succeeded() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from container_manager.executors.docker.followed_output import FollowedOutput
-from container_manager.executors.docker.frames import FrameDecoder, Position, Positions, since
+from container_manager.executors.docker.frames import FrameDecoder, LastFrame, Position, Positions, since
 
 from ..patience import PATIENCE_SECONDS
 
@@ -135,3 +135,28 @@ def test_the_newline_that_the_daemon_loses_after_a_long_line_is_put_back() -> No
                 received[chunk.stream] += chunk.data
             decoder = FrameDecoder(decoder.positions)
         assert received == {"stdout": b"piece last piece\nline\n", "stderr": b"other\nmore\n"}
+
+
+@given(frames=st.lists(st.binary(max_size=20), max_size=6), more=st.binary(max_size=20), data=st.data())
+def test_the_last_frame_of_a_log_that_is_written_is_held_back_until_it_is_the_same_again(
+    frames: list[bytes], more: bytes, data: st.DataObject
+) -> None:
+    """However the answer is cut: what came of the last line may be a part of it."""
+    whole = [bytes([1, 0, 0, 0]) + len(frame).to_bytes(4, "big") + frame for frame in frames]
+
+    def read(last: LastFrame, log: bytes) -> bytes:
+        size = data.draw(st.integers(1, 30))
+        return b"".join(last.without_it(log[at : at + size] for at in range(0, len(log), size)))
+
+    last, grown = LastFrame(), bytes([1, 0, 0, 0]) + len(more).to_bytes(4, "big") + more
+    assert read(last, b"".join(whole)) == b"".join(whole[:-1])
+    assert read(last, b"".join(whole) + grown) == b"".join(whole)
+    assert read(last, b"".join(whole) + grown) == b"".join(whole) + grown
+
+
+def test_an_engine_that_drops_no_newline_gets_none_added() -> None:
+    """Each piece of a long line has a timestamp of its own there."""
+    pieces = [Message(0, "stdout", b"a" * 8), Message(10**9, "stdout", b"b" * 8), Message(2 * 10**9, "stdout", b"c\n")]
+    log = b"".join(piece.frame() for piece in pieces)
+    told = b"".join(chunk.data for chunk in FrameDecoder(drops_newlines=False).feed(log))
+    assert told == b"aaaaaaaabbbbbbbbc\n"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
+from container_manager.executors.docker.flavours import PODMAN, flavour_of
 from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
 
@@ -177,8 +179,15 @@ def test_a_program_that_cannot_be_started_is_told_from_one_that_fails(
     assert argv[0] in status.message
 
 
-def test_a_missing_volume_source_is_said(harness: DockerHarness) -> None:
-    executor = harness.executor(volumes={"effects": {"source": "/no/such/folder"}})
-    with pytest.raises(Rejected, match="/no/such/folder"):
+@pytest.mark.shows("howto/docker.md#use-podman")
+def test_a_missing_volume_source_is_said_or_made(harness: DockerHarness, tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    executor = harness.executor(volumes={"effects": {"source": str(missing)}})
+    if flavour_of(harness.api.version()) is PODMAN:
         executor.submit(harness.spec("true"))
+        assert missing.is_dir()
+    else:
+        with pytest.raises(Rejected, match=str(missing)):
+            executor.submit(harness.spec("true"))
+        assert not missing.exists()
     executor.close()

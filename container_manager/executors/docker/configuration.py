@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ...jobs.sizes import MOST_CPUS, text_bytes
 from ..base import SECRETS_VARIABLE, LaunchSpec, Rejected
+from .flavours import DOCKER, Flavour
 from .options import DockerOptions
 
 T = TypeVar("T", int, float)
@@ -20,14 +21,13 @@ JOB_LABELS = "container-manager.job."
 # Where docker's own secrets are, too.
 SECRETS_FOLDER = "/run/secrets"
 _HUB = ("docker.io/", "index.docker.io/")
-# When the last file is full, a new one begins and the oldest is dropped: with only one file, all would be dropped. A
-# reader may miss or repeat some output at that moment (measured with 20.10).
-_LOG_FILES = 2
 # The kernel's minimum; the daemon rounds a smaller share to no limit at all.
 _LEAST_CPUS = 0.01
 
 
-def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install: str) -> dict[str, Any]:
+def container_configuration(
+    spec: LaunchSpec, options: DockerOptions, *, install: str, flavour: Flavour = DOCKER
+) -> dict[str, Any]:
     """Return the body of the daemon's call to create the container.
 
     Raises Rejected where the job requests what the options do not allow.
@@ -47,6 +47,8 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
             f"The command has {size} bytes; the executor's option 'command_bytes' allows {options.command_bytes}. Pass "
             "long input by a variable or in a file.",
         )
+    if spec.container.gpus and not flavour.has_gpus:
+        raise Rejected("start", f"The job asks for GPUs, which {flavour.name} does not give through this API.")
     configuration: dict[str, Any] = {
         "Image": spec.job.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
@@ -57,7 +59,10 @@ def container_configuration(spec: LaunchSpec, options: DockerOptions, *, install
             INSTALL_LABEL: install,
             KEY_LABEL: spec.key,
         },
-        "HostConfig": _host_configuration(spec, options),
+        "HostConfig": {
+            **_with_binds(_host_configuration(spec, options), flavour),
+            "LogConfig": flavour.log_configuration(options.log_bytes),
+        },
     }
     if spec.argv:
         configuration["Cmd"] = list(spec.argv)
@@ -152,11 +157,6 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         "DeviceRequests": _devices(asked.gpus, options),
         **({"ShmSize": shm} if (shm := _at_most("shm_bytes", asked.shm_bytes, options.shm_bytes)) else {}),
         **_names(spec, options),
-        # The default, json-file, replaces bytes that are not UTF-8.
-        "LogConfig": {
-            "Type": "local",
-            "Config": {"max-size": str(options.log_bytes), "max-file": str(_LOG_FILES), "compress": "false"},
-        },
     }
 
 
@@ -232,6 +232,18 @@ def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
             }
         )
     return mounts
+
+
+def _with_binds(host: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
+    """Return the configuration with binds for mounts without copy, which some engines take only as these."""
+    if flavour.takes_no_copy:
+        return host
+    empty = [mount for mount in host["Mounts"] if "VolumeOptions" in mount]
+    return {
+        **host,
+        "Mounts": [mount for mount in host["Mounts"] if mount not in empty],
+        "Binds": [f"{mount['Source']}:{mount['Target']}:ro,nocopy" for mount in empty],
+    }
 
 
 def _ulimits(asked: Mapping[str, int], options: DockerOptions) -> list[dict[str, Any]]:

@@ -165,7 +165,8 @@ class Containers:
                     return None
                 raise _failure("created", error) from error
             except APIError as error:
-                if error.status_code == CONFLICT:
+                # Podman answers 500 to a name that is taken.
+                if error.status_code == CONFLICT or (error.is_server_error() and self._exists(spec.key)):
                     return False
                 raise _failure("created", error) from error
         for warning in created.get("Warnings") or ():

@@ -23,6 +23,7 @@ from docker.transport import UnixHTTPAdapter
 
 from ..base import Unavailable
 from .configuration import KEY_LABEL
+from .flavours import DOCKER, Flavour, flavour_of
 from .held_limits import missing_limits
 from .options import DockerOptions
 
@@ -37,6 +38,8 @@ SILENCE_SECONDS = 300.0
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
+# How the time of something begins that has not happened.
+_NEVER = "0001-"
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
 _POOL_SIZE = 32
 _BROKEN = (
@@ -78,6 +81,7 @@ class Daemon:
         self._clients: tuple[docker.APIClient, docker.APIClient] | None = None
         self._missing_limits: dict[str, str] | None = None
         self._cores: int | None = None
+        self._flavour = DOCKER
 
     @property
     def answer_seconds(self) -> float:
@@ -157,6 +161,21 @@ class Daemon:
         found: dict[str, Any] = self.on_container(key, lambda api, container: api.inspect_container(container))
         return found
 
+    def stop(self, key: str, grace_seconds: int) -> None:
+        """Stop an attempt's container: TERM, and KILL after the grace period. Returns when it has ended."""
+
+        def stop(api: docker.APIClient, container: str) -> None:
+            try:
+                api.stop(container, timeout=grace_seconds)
+            except APIError:
+                # Podman stops none that is paused.
+                if api.inspect_container(container)["State"]["Status"] != "paused":
+                    raise
+                api.unpause(container)
+                api.stop(container, timeout=grace_seconds)
+
+        self.on_container(key, stop)
+
     def remove(self, key: str) -> None:
         """Kill and remove an attempt's container, if it is there."""
 
@@ -171,6 +190,12 @@ class Daemon:
         with contextlib.suppress(Gone):
             self.on_container(key, remove)
 
+    def flavour(self) -> Flavour:
+        """Return what kind of engine this is."""
+        with self._translated_errors():
+            self._connected()
+        return self._flavour
+
     def now(self) -> float:
         """Return the daemon's own time, in seconds since 1970: its clock may differ from this machine's."""
         with self.client() as api:
@@ -178,7 +203,7 @@ class Daemon:
 
     def identity(self) -> str:
         """Return what tells this daemon from all others, whatever its address."""
-        return identity(self.info())
+        return identity(self.info(), self.flavour())
 
     def info(self) -> dict[str, Any]:
         """Return what the daemon says of itself."""
@@ -208,11 +233,15 @@ class Daemon:
             return False
 
     def remembers_creation(self, found: Mapping[str, Any]) -> bool:
-        """Return whether the daemon has run without a restart since it created a container, given as inspected.
+        """Return whether a container, given as inspected and `created`, was certainly never started.
 
-        Only then is its answer `created` reliable: a daemon that crashes during `start` reports `created` afterwards.
-        It forgets its events when it restarts. It also keeps only the last 256, so this may be False without a restart.
+        A daemon that crashes during `start` reports `created` afterwards. Docker forgets its events when it restarts;
+        it also keeps only the last 256, so this may be False without a restart. Podman (4.3) reports `created` also of
+        one whose process waits for its start, and, after a restart of the machine, of one that ran before it.
         """
+        if not self.flavour().forgets_events:
+            state = found["State"]
+            return not state["Pid"] and state["StartedAt"].startswith(_NEVER)
         now = self.now()
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
         since, until = int(seconds(found["Created"])), int(now) + 1
@@ -231,7 +260,8 @@ class Daemon:
     def _connected(self) -> tuple[docker.APIClient, docker.APIClient]:
         with self._lock:
             if self._clients is None:
-                version = self._connect(DEFAULT_DOCKER_API_VERSION).version(api_version=False)["ApiVersion"]
+                told = self._connect(DEFAULT_DOCKER_API_VERSION).version(api_version=False)
+                self._flavour, version = flavour_of(told), told["ApiVersion"]
                 self._clients = self._connect(version), self._connect(version)
                 _share_connections(self._clients[0])
             return self._clients
@@ -324,13 +354,13 @@ def _share_connections(api: docker.APIClient) -> None:
         adapter.get_connection = lambda _url, proxies=None: connections(api.base_url, proxies)
 
 
-def identity(info: Mapping[str, Any]) -> str:
+def identity(info: Mapping[str, Any], flavour: Flavour) -> str:
     """Return a daemon's identity from what it says of itself.
 
     Its own ID is not enough: machines that were cloned from one image share it, and so do several daemons of one
     machine in older releases of Docker (seen with 20.10).
     """
-    parts = json.dumps([info["ID"], info["Name"], info["DockerRootDir"]])
+    parts = json.dumps([info["ID"] if flavour.has_identity else flavour.name, info["Name"], info["DockerRootDir"]])
     return hashlib.sha256(parts.encode()).hexdigest()[:_IDENTITY_CHARACTERS]
 
 

@@ -91,7 +91,9 @@ class DockerExecutor(Executor):
             )
 
     def submit(self, spec: LaunchSpec) -> str:
-        configuration = container_configuration(spec, self._options, install=self._install)
+        configuration = container_configuration(
+            spec, self._options, install=self._install, flavour=self._daemon.flavour()
+        )
         self._require_limits(configuration["HostConfig"])
         if spec.secret_files:
             add_secret_files(configuration, self._placed(spec))
@@ -151,15 +153,15 @@ class DockerExecutor(Executor):
         if self._closed.is_set():
             return Health(ok=False, message="This executor is closed.")
         try:
-            info = self._daemon.info()
+            info, flavour = self._daemon.info(), self._daemon.flavour()
         except (Unavailable, Gone) as error:
             return Health(ok=False, message=f"{error} A Docker daemon must run there and let this user in.")
         running = info["ContainersRunning"]
         return Health(
             ok=True,
-            message=f"Docker {info['ServerVersion']} on {info['Name']}, {running} containers running.",
+            message=f"{flavour.name} {info['ServerVersion']} on {info['Name']}, {running} containers running.",
             warnings=tuple(warnings(info, storage=self._options.storage_bytes is not None)),
-            engine=identity(info),
+            engine=identity(info, flavour),
             cpu_count=info["NCPU"],
             memory_bytes=info["MemTotal"],
         )
@@ -212,7 +214,7 @@ class DockerExecutor(Executor):
         try:
             while not self._closed.is_set():
                 try:
-                    self._daemon.on_container(handle, lambda api, container: api.stop(container, timeout=grace_seconds))
+                    self._daemon.stop(handle, grace_seconds)
                 except Gone:
                     return
                 except Unavailable:

@@ -9,12 +9,15 @@ from typing import Any
 
 from ..base import ExitStatus, Phase
 
-# The daemon's states of a container.
+# The daemon's states of a container, and podman's own: `initialized`, `stopping`, `stopped`.
 PHASES = {
     "created": Phase.CREATED,
+    "initialized": Phase.CREATED,
     "running": Phase.RUNNING,
     "paused": Phase.RUNNING,
     "restarting": Phase.RUNNING,
+    "stopping": Phase.RUNNING,
+    "stopped": Phase.EXITED,
     "exited": Phase.EXITED,
     "dead": Phase.EXITED,
 }
@@ -27,18 +30,25 @@ _KILLED = _SIGNAL_BASE + signal.SIGKILL
 # The init process's exit codes where it could not start the command: other reasons, not executable, not found.
 INIT_FAILURES = (1, 126, 127)
 _INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>.+)")
+# Podman's, catatonit, which names no program; its log may take this line in two pieces.
+_PODMAN_INIT_SAYS = re.compile(r"(ERROR \(catatonit:\d+\): )?failed to exec pid1: (?P<why>.+)")
 # The message where the init process itself could not be started: its arguments are the command's.
-_RUNTIME_SAYS = re.compile(r"exec /sbin/docker-init: (?P<why>.+)")
+_RUNTIME_SAYS = re.compile(r"exec (/sbin/docker-init|/dev/init|/run/podman-init): (?P<why>.+)")
 
 
 def exit_status(
-    state: Mapping[str, Any], *, memory_bytes: int = 0, out_of_memory: bool = False, last_words: str = ""
+    state: Mapping[str, Any],
+    *,
+    memory_bytes: int = 0,
+    out_of_memory: bool = False,
+    last_words: str = "",
+    program: str = "",
 ) -> ExitStatus:
     """Return how a container ended.
 
     ``state``: as inspected. ``memory_bytes``: its limit; 0: none. ``out_of_memory``: whether an event said so, which
-    the state may not show. ``last_words``: the last line on stderr, which may be the init process's. A command that
-    exits with 0 has succeeded, even if a child of it ran out of memory.
+    the state may not show. ``last_words``: the last line on stderr, which may be the init process's. ``program``: what
+    was to be started. A command that exits with 0 has succeeded, even if a child of it ran out of memory.
     """
     code = int(state["ExitCode"])
     if state.get("Status") == "dead" and str(state.get("StartedAt", "")).startswith(_NEVER):
@@ -48,6 +58,8 @@ def exit_status(
         return ExitStatus(
             code=code, unstarted=True, message=f"{words['program']!r} could not be started: {words['why'].strip()}."
         )
+    if code in INIT_FAILURES and (words := _PODMAN_INIT_SAYS.fullmatch(last_words.strip())):
+        return ExitStatus(code=code, unstarted=True, message=f"{program!r} could not be started: {words['why']}.")
     if code in INIT_FAILURES and (words := _RUNTIME_SAYS.fullmatch(last_words.strip())):
         return ExitStatus(code=code, unstarted=True, message=f"The command could not be started: {words['why']}.")
     oom = code != 0 and (bool(state.get("OOMKilled")) or out_of_memory)

@@ -12,7 +12,7 @@ from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..output_buffer import OutputBuffer
 from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
 from .exits import PHASES
-from .frames import FrameDecoder, Positions, since
+from .frames import FrameDecoder, LastFrame, Positions, since
 
 # Following a log that is opened after its container's end may never end (measured with 20.10).
 _END_SILENCE_SECONDS = 1.0
@@ -20,6 +20,10 @@ _END_SILENCE_SECONDS = 1.0
 _GONE = "The container was removed before all of its output was read: what is missing here is lost."
 # A container that ends within this time is read at once instead of followed, which saves calls to the daemon.
 _END_SECONDS = 0.2
+# The pauses between two readings of a log that is not followed: after output, and in the end after none. An engine may
+# read the whole log for each, so that a pause is also this many times as long as the reading took.
+_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.5, 4.0
+_POLL_SHARE = 4
 logger = package_logger(__name__)
 
 
@@ -38,6 +42,7 @@ class FollowedOutput:
         self._heard_at = time.monotonic()
         self._noted: set[str] = set()
         self._complete = self._closed = self._has_exited = self._follows = False
+        self._last_frame, self._poll_seconds = LastFrame(), _POLL_SECONDS
 
     def note(self, text: str) -> None:
         """Add a line of the worker's own."""
@@ -89,6 +94,9 @@ class FollowedOutput:
                         self._pause()
                         continue
                     follow = phase is Phase.RUNNING
+                if follow and not self._daemon.flavour().follows_logs:
+                    self._poll()
+                    continue
                 self._read(follow=follow)
                 # So a followed log is read once more: it may lack its last piece (measured with 20.10).
                 if not follow:
@@ -120,22 +128,32 @@ class FollowedOutput:
         with self._state:
             self._state.wait_for(lambda: self._closed, timeout=RETRY_SECONDS)
 
-    def _read(self, *, follow: bool) -> None:
+    def _poll(self) -> None:
+        """Read what is there, and wait."""
+        began, before = time.monotonic(), self._received
+        self._read(follow=False, is_written=True)
+        is_silent = self._received == before
+        self._poll_seconds = min(2 * self._poll_seconds, _LONGEST_POLL_SECONDS) if is_silent else _POLL_SECONDS
+        seconds = max(self._poll_seconds, _POLL_SHARE * (time.monotonic() - began))
+        with self._state:
+            self._state.wait_for(lambda: self._closed or self._has_exited, timeout=seconds)
+
+    def _read(self, *, follow: bool, is_written: bool = False) -> None:
         try:
-            self._read_on(follow=follow)
+            self._read_on(follow=follow, is_written=is_written)
         except Gone:
             # It may have been renamed before its id was known.
             if (container := self._daemon.inspect(self._name)["Id"]) == self._container:
                 raise
             self._container = container
-            self._read_on(follow=follow)
+            self._read_on(follow=follow, is_written=is_written)
 
-    def _read_on(self, *, follow: bool) -> None:
-        """Read the log from the last position to its end."""
+    def _read_on(self, *, follow: bool, is_written: bool) -> None:
+        """Read the log from the last position to its end; ``is_written``: its last line may be incomplete."""
         parameters: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
         if (from_time := since(self._received)) is not None:
             parameters["since"] = from_time
-        decoder = FrameDecoder(self._received)
+        decoder = FrameDecoder(self._received, drops_newlines=self._daemon.flavour().drops_newlines)
         # Of a log that is followed anything may come late.
         silence = None if follow else self._daemon.answer_seconds
         path = f"/containers/{self._container}/logs"
@@ -145,7 +163,8 @@ class FollowedOutput:
                     if self._closed:
                         return
                     self._answer, self._follows, self._heard_at = answer, follow, time.monotonic()
-                for piece in answer.pieces():
+                pieces = answer.pieces()
+                for piece in self._last_frame.without_it(pieces) if is_written else pieces:
                     chunks = decoder.feed(piece)
                     self._received = decoder.positions
                     self._add(chunks)

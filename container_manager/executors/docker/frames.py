@@ -5,7 +5,7 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -48,13 +48,42 @@ def _seconds(timestamp: bytes) -> int:
     return int(datetime.fromisoformat(timestamp.decode("ascii")).timestamp())
 
 
+class LastFrame:
+    """Hold back the last frame of a log that is read while it is written: it may be a part of a line."""
+
+    def __init__(self) -> None:
+        # The last frame of the last reading, and where it began.
+        self._last = (0, b"")
+
+    def without_it(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the frames but the last, and that too where the last reading ended with the same one."""
+        held, begin = b"", 0
+        for piece in pieces:
+            data = held + piece
+            at = 0
+            while (after := at + _frame_bytes(data, at)) < len(data):
+                at = after
+            yield data[:at]
+            held, begin = data[at:], begin + at
+        if self._last == (begin, held):
+            yield held
+        self._last = (begin, held)
+
+
+def _frame_bytes(data: bytes, at: int) -> int:
+    header = data[at : at + _HEADER_BYTES]
+    return _HEADER_BYTES + (int.from_bytes(header[4:], "big") if len(header) == _HEADER_BYTES else 0)
+
+
 class FrameDecoder:
     """Decodes pieces of any size into output, and skips what comes before the positions ``after``.
 
-    Frames of a stream with the same timestamp are told apart by their number.
+    Frames of a stream with the same timestamp are told apart by their number. ``drops_newlines``: whether the daemon
+    drops the newline of a line that is longer than a frame.
     """
 
-    def __init__(self, after: Positions | None = None) -> None:
+    def __init__(self, after: Positions | None = None, *, drops_newlines: bool = True) -> None:
+        self._drops_newlines = drops_newlines
         self.positions: dict[Stream, Position] = {stream: replace(place) for stream, place in (after or {}).items()}
         self._after = dict(after or {})
         self._header = b""
@@ -127,7 +156,7 @@ class FrameDecoder:
         # If the connection is cut here, the rest is requested again.
         self.positions[self._stream] = Position(timestamp, here[1], in_line=self._left > 0)
         is_over = before is not None and before.in_line and (before.timestamp != timestamp or not self._left)
-        return b"\n" if is_over else b""
+        return b"\n" if is_over and self._drops_newlines else b""
 
     def _advance(self, payload: memoryview) -> None:
         position = self.positions[self._stream]

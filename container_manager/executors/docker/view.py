@@ -20,6 +20,8 @@ _LIST_SECONDS = 5.0
 # A thread that waits for a hanging daemon ends by itself at that call's timeout.
 _CLOSE_SECONDS = 0.5
 _LAST_WORDS_BYTES = 4096
+# Docker's name of an end, and podman's: it sends `die` too, but filters by its own name (measured with 4.3).
+_END_EVENTS = ("die", "died")
 # The daemon's event that a container ran out of memory may come after the one of its end (2 in 100, by some ms,
 # measured with 20.10), and by then has come if it ever does.
 _OUT_OF_MEMORY_SECONDS = 1.0
@@ -227,6 +229,7 @@ class View:
         return exit_status(
             state,
             memory_bytes=found["HostConfig"]["Memory"],
+            program=next(iter([*(found["Config"]["Entrypoint"] or ()), *(found["Config"]["Cmd"] or ())]), ""),
             out_of_memory=out_of_memory,
             last_words=words[-_LAST_WORDS_BYTES:],
         )
@@ -243,7 +246,7 @@ class View:
     def _follow_events(self) -> None:
         """Follow the daemon's events, until closed (a thread of its own)."""
         filters = json.dumps(
-            {"type": ["container"], "event": ["die", "oom"], "label": [f"{INSTALL_LABEL}={self._install}"]}
+            {"type": ["container"], "event": [*_END_EVENTS, "oom"], "label": [f"{INSTALL_LABEL}={self._install}"]}
         )
         while not self._closed:
             try:
