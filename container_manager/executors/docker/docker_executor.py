@@ -92,9 +92,9 @@ class DockerExecutor(Executor):
 
     def submit(self, spec: LaunchSpec) -> str:
         configuration = container_configuration(spec, self._options, install=self._install)
-        self._require_limits(configuration["HostConfig"])
         if spec.secret_files:
             add_secret_files(configuration, self._placed(spec))
+        self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)
         if "NanoCpus" in configuration["HostConfig"]:
             cores = self._daemon.cores()
