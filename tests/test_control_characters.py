@@ -54,6 +54,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     "path of a volume": {"container": {"volumes": {"a": "/\x1b"}}},
     "path of a tmpfs": {"container": {"tmpfs": {"/\u202e": 1}}},
     "user": {"container": {"user": EVIL}},
+    "entrypoint": {"container": {"entrypoint": "sh \x1b[2K"}},
+    "name of a host": {"container": {"extra_hosts": [EVIL]}},
+    "DNS server": {"container": {"dns": ["::1\n"]}},
+    "platform": {"container": {"platform": "linux/amd64\n"}},
     "network": {"container": {"network": EVIL}},
 }
 

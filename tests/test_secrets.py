@@ -190,14 +190,20 @@ class TestDelivery:
         assert VALUE not in repr(rows)
 
     @pytest.mark.usefixtures("folder")
-    def test_nor_is_one_in_an_error_that_quotes_it(self) -> None:
+    def test_nor_is_one_in_an_error_that_quotes_it_nor_in_its_traceback(self, caplog: pytest.LogCaptureFixture) -> None:
         class Quoting(ProcessExecutor):
             def submit(self, spec: LaunchSpec) -> str:
-                raise RuntimeError(f"Bad variable TOKEN={spec.environment['TOKEN']}")
+                told = spec.environment["TOKEN"]
+                try:
+                    raise ValueError(f"No number: {told}")
+                except ValueError as error:
+                    raise RuntimeError(f"Bad variable TOKEN={told}") from error
 
         job = queue.enqueue(**OPEN, max_retries=0)
         work(default=Quoting())
-        assert row_of(job)["last_error"] == "The executor failed: RuntimeError: Bad variable TOKEN=***"
+        assert row_of(job)["last_error"].startswith("The executor failed: RuntimeError: Bad variable TOKEN=***")
+        assert "ValueError: No number: ***" in caplog.text
+        assert VALUE not in caplog.text
 
     def test_masking_can_be_switched_off(self, folder: Path) -> None:
         settings = {"SECRETS": SECRETS, "SECRETS_DIRECTORY": str(folder), "MASK_SECRETS": False}

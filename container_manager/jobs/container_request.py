@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .command import split_command
 from .option import Option
+from .printable import LINES, check_printable
 from .rules import is_count, is_list, is_mapping, is_path, is_text, matches
 from .sizes import check_sizes
 
@@ -38,7 +39,8 @@ class RequestRule:
 
 def _is_command(value: object) -> bool:
     try:
-        return is_text(value) and "\0" not in str(value) and bool(split_command(str(value)))
+        check_printable(str(value), allowed=LINES)
+        return is_text(value) and bool(split_command(str(value)))
     except ValueError:
         return False
 

@@ -121,7 +121,13 @@ class Launcher:
         run.mask = self._mask(spec)
         if spec.secret_files and not run.executor.capabilities.secret_files:
             raise Rejected("start", "The job has secrets as files, which this executor does not deliver.")
-        return run.executor.submit(spec)
+        try:
+            return run.executor.submit(spec)
+        except Exception as error:
+            if run.mask is not None:
+                # For the log, where its traceback may go.
+                _mask_error(error, run.mask)
+            raise
 
     def _add_result(self, run: Run, result: str | Exception) -> None:
         self._results.put((run, result))
@@ -145,6 +151,13 @@ def _call(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         done(result_or_error(work))
     except BaseException as error:
         fail_thread(error)
+
+
+def _mask_error(error: BaseException | None, mask: Mask) -> None:
+    """Mask what an error and those that it came from say."""
+    while error is not None:
+        error.args = tuple(mask.text(arg) if isinstance(arg, str) else arg for arg in error.args)
+        error = error.__cause__ or error.__context__
 
 
 def result_or_error(work: Callable[[], T]) -> T | Exception:

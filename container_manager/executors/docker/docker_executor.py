@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
@@ -91,12 +90,14 @@ class DockerExecutor(Executor):
             )
 
     def submit(self, spec: LaunchSpec) -> str:
+        if spec.secret_files:
+            self._require_own_host()
         configuration = container_configuration(
             spec, self._options, install=self._install, flavour=self._daemon.flavour()
         )
-        self._require_limits(configuration["HostConfig"])
         if spec.secret_files:
-            add_secret_files(configuration, self._placed(spec))
+            add_secret_files(configuration, self._secret_files.place(spec.key, spec.secret_files))
+        self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)
         if "NanoCpus" in configuration["HostConfig"]:
             cores = self._daemon.cores()
@@ -202,12 +203,11 @@ class DockerExecutor(Executor):
                     self._outputs[key].close()
             return self._outputs[key]
 
-    def _placed(self, spec: LaunchSpec) -> Path:
+    def _require_own_host(self) -> None:
         if not self._options.base_url.startswith("unix://"):
             raise Rejected(
                 "start", "The job has secrets that are files: these need a daemon on the worker's host, at unix://."
             )
-        return self._secret_files.place(spec.key, spec.secret_files)
 
     def _stop(self, handle: str, grace_seconds: int, deadline: float) -> None:
         """Stop a container, and retry while the daemon does not answer (a thread of its own)."""
