@@ -24,6 +24,8 @@ _LONG, _SHORT = 1000, 60
 # To try others: CM_TEST_FUZZ_SEED.
 _SEED = 14
 _PATIENCE_SECONDS = 900
+# The daemon makes them in a writable volume that a job has at /etc.
+_MOUNT_POINTS = {"hosts", "hostname", "resolv.conf"}
 # Nothing goes wrong with the engine here, so nothing may be blamed on it.
 _REASONS = {"error", "signal", "oom", "timeout", "image", "start"}
 
@@ -106,7 +108,7 @@ def test_each_random_job_ends_in_a_status_that_fits_and_leaves_nothing(
         # A container is removed when its processes are dead; the kernel takes them away a moment later.
         eventually(lambda: not processes_with(f"EFFECTS={site.effects()}"))
         assert list(scratch.iterdir()) == []
-        assert list(site.effects().iterdir()) == []
+        assert {path.name for path in site.effects().iterdir()} <= _MOUNT_POINTS
         ends = Counter((job.status, job.failure_reason) for job in jobs)
         print(f"{len(jobs)} run: {dict(ends)}; refused: {dict(refused)}")  # noqa: T201
     finally:
