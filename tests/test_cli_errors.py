@@ -150,7 +150,7 @@ class TestOnDatabase:
             (["ps", "--database", "nosuch"], "There is no database 'nosuch' in the settings"),
             (["worker", "--database", "nosuch"], "There is no database 'nosuch' in the settings"),
             (["submit", "--cpus", "nan", "--", "true"], "cpu_count: A finite number above zero is needed"),
-            (["submit", "--cpus", "inf", "--", "true"], "cpu_count: A finite number above zero is needed"),
+            (["submit", "--cpus", "inf", "--", "true"], "cpu_count: Ensure this value is less than or equal to 8192"),
             (["queue", "--pause", "x" * 65], "name: Ensure this value has at most 64 characters"),
         ],
     )

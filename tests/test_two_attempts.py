@@ -91,7 +91,7 @@ def test_only_the_current_one_has_the_jobs_status(job: ContainerJob) -> None:
 
 
 def test_handles_and_output_go_to_the_attempt_that_they_name(job: ContainerJob) -> None:
-    assert store.record_handles([((job.pk, 1), "first")], worker="w", using="default") == set()
+    assert store.record_launches([store.Launch(job.pk, 1, handle="first")], worker="w", using="default") == set()
     assert store.store_logs([change(job, 1)], worker="w", skip_locked=True, using="default") == set()
     assert list(job.attempts.order_by("number").values_list("handle", flat=True)) == ["first", ""]
     assert list(JobLog.objects.values_list("attempt__number", flat=True)) == [1]
@@ -102,7 +102,7 @@ def test_handles_and_output_go_to_the_attempt_that_they_name(job: ContainerJob) 
 def test_of_one_that_is_locked_the_end_the_handle_and_the_output_wait(job: ContainerJob, number: int) -> None:
     key, other = (job.pk, number), 3 - number
     with lock(job, number):
-        assert store.record_handles([(key, "h")], worker="w", using="default") == {key}
+        assert store.record_launches([store.Launch(*key, handle="h")], worker="w", using="default") == {key}
         assert store.store_logs([change(job, number)], worker="w", skip_locked=True, using="default") == {key}
         assert finish(job, 1, 2, skip_locked=True) == [other]
         assert open_attempts(job) == [number]

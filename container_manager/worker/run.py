@@ -68,6 +68,7 @@ class Run:
     engine: str
     output: CappedOutput
     mask: Mask | None = None
+    timeout_seconds: float | None = None
     deadline: float | None = None
     stage: Stage = Stage.LAUNCHING
     handle: str = ""
@@ -111,8 +112,8 @@ class Run:
 
     def begin_deadline(self, *, elapsed_seconds: float = 0.0) -> None:
         """Count the job's timeout from now on; what the attempt waited for before it ran does not count."""
-        if (limit := self.job.spec.timeout_seconds) is not None:
-            self.deadline = time.monotonic() + limit - elapsed_seconds
+        if self.timeout_seconds is not None:
+            self.deadline = time.monotonic() + self.timeout_seconds - elapsed_seconds
 
     def wait_for(self, what: str) -> None:
         """Note what the launch waits for; "": for nothing any more."""

@@ -172,6 +172,7 @@ class Runs:
         self, job: store.ClaimedJob, *, engine: str, stage: Stage = Stage.LAUNCHING, adopted: bool = False
     ) -> Run:
         job = within_limits(job, self._settings)
+        timeout = job.spec.timeout_seconds
         run = Run(
             job=job,
             executor=self._engines.executors[job.spec.executor],
@@ -181,6 +182,8 @@ class Runs:
                 self._settings.log_limit_bytes, replaces=adopted, was_launched=stage is not Stage.LAUNCHING
             ),
             claimed_at=time.monotonic() - job.elapsed_seconds,
+            # What is no number is an error here, where it is known whose it is.
+            timeout_seconds=None if timeout is None else timeout + 0.0,
             stage=stage,
         )
         self._runs[run.id] = run
