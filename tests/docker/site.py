@@ -33,14 +33,15 @@ BEGUN, DONE = (
 class Site(DockerHarness):
     """Jobs of one installation. Scripts find $EFFECTS, a folder that the tests see, and wait there for a `go`."""
 
-    def __init__(self, url: str, folder: Path, **options: Any) -> None:
+    def __init__(self, url: str, folder: Path, *, limits: Mapping[str, int] | None = None, **options: Any) -> None:
         super().__init__(url, folder, **options)
+        self._limits = limits
         self.log = folder / "log"
 
     def settings(self, *, url: str | None = None, **settings: Any) -> str:
         options = {**self.options, "base_url": url or self.url}
         backend = "container_manager.executors.docker.DockerExecutor"
-        executors = {"docker": {"BACKEND": backend, "OPTIONS": options}}
+        executors = {"docker": {"BACKEND": backend, "OPTIONS": options, "LIMITS": self._limits or {}}}
         return json.dumps({"INSTALL": self.install, "EXECUTORS": executors, **settings})
 
     @contextmanager

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from django.core import serializers
 from django.core.exceptions import ValidationError
+from django.test import override_settings
 
 from container_manager.conf import AppSettings
 from container_manager.executors.base import Executor, Rejected
@@ -48,7 +49,8 @@ def succeeded(printed: str) -> list[str]:
 
 @pytest.fixture
 def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(docker_url, tmp_path, pids=64, memory_bytes=64 * _MEBIBYTE, grace_seconds=1, pull="never")
+    limits = {"grace_seconds": 1}
+    site = Site(docker_url, tmp_path, limits=limits, pids=64, memory_bytes=64 * _MEBIBYTE, pull="never")
     yield site
     site.clean_up()
 
@@ -277,8 +279,9 @@ class TestSecrets:
 
     def test_a_secret_is_in_no_row_and_no_log_of_the_worker(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CM_SECRET_KEY", "hidden-value")
-        script = 'test "$KEY" = hidden-""value && exit 3; exit 4'
-        with site.worker("--slots", "1"):
+        script = 'echo "$KEY"; test "$KEY" = hidden-""value && exit 3; exit 4'
+        allowed = {"env:CM_SECRET_KEY": ""}
+        with override_settings(CONTAINER_MANAGER={"SECRETS": allowed}), site.worker("--slots", "1", SECRETS=allowed):
             job = site.enqueue(script, secrets={"KEY": "env:CM_SECRET_KEY"})
             site.await_status(job, "failed")
             assert job.exit_code == 3
