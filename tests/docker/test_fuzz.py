@@ -77,7 +77,7 @@ def test_each_random_job_ends_in_a_status_that_fits_and_leaves_nothing(
     seed = int(os.environ.get("CM_TEST_FUZZ_SEED", _SEED))
     print(f"CM_TEST_FUZZ_SEED={seed}")  # noqa: T201  # to run a failure again
     random = Random(seed)  # noqa: S311
-    site = Site(docker_url, tmp_path, pull="never", grace_seconds=1, pids=64, memory_bytes=256 << 20)
+    site = Site(docker_url, tmp_path, limits={"grace_seconds": 1}, pull="never", pids=64, memory_bytes=256 << 20)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     try:

@@ -19,7 +19,7 @@ from container_manager.jobs.spec import JobSpec
 
 from ..executors.conformance import ended, new_key
 from ..workers import eventually
-from .docker_harness import DockerHarness
+from .docker_harness import DockerHarness, launch
 from .image import IMAGE, import_image
 from .proxy import proxy
 from .registry import Registry
@@ -155,7 +155,7 @@ def test_only_images_of_jobs_that_a_registry_has_and_nothing_uses_are_removed(
     executor = harness.executor(prepull=[kept], unused_images_seconds=0.001)
     monkeypatch.setattr(upkeep, "_FRESH_SECONDS", 0.0)
     spec = LaunchSpec(key=new_key(), argv=("true",), job=JobSpec(image=old))
-    executor.submit(spec)
+    launch(executor, spec)
     ended(executor, spec.key)
     with caplog.at_level(logging.INFO, logger=upkeep.__name__):
         for _ in range(2):
