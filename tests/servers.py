@@ -35,7 +35,7 @@ def unprivileged(preferred: str) -> str:
         return "nobody"
 
 
-def _as_user(user: str) -> dict[str, str | int]:
+def as_user(user: str) -> dict[str, str | int]:
     return {"user": user, "group": pwd.getpwnam(user).pw_gid} if os.getuid() == 0 else {}
 
 
@@ -73,7 +73,7 @@ def _end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTE
 def running(command: list[str], ready: Path, folder: Path, user: str, stop: signal.Signals) -> Iterator[None]:
     with (folder / "server.log").open("wb") as log:
         # A session of its own: Ctrl-C is for the tests, which still need the server to end well.
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True, **_as_user(user))
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True, **as_user(user))
         try:
             _await(ready, server)
             yield
@@ -113,7 +113,7 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
         check=True,
         stdout=subprocess.DEVNULL,
         cwd=folder,
-        **_as_user(user),
+        **as_user(user),
     )
     server = [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
     # SIGINT is its fast shutdown: SIGTERM would wait for clients that are still connected.
