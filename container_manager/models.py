@@ -279,7 +279,7 @@ class ContainerJob(StateMachineModel):
             raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
         checks: Sequence[tuple[str, Callable[[], object]]] = (
             ("command", self._check_command),
-            ("environment", lambda: check_environment(self.environment)),
+            ("environment", self._check_environment),
             ("secrets", lambda: check_names(self.secrets)),
             ("secrets", lambda: self._check_secrets(self.secrets)),
             ("secret_files", lambda: check_file_names(self.secret_files)),
@@ -304,7 +304,12 @@ class ContainerJob(StateMachineModel):
             raise ValueError(_("The quoting is broken: %s. shlex.join() quotes a list of words.") % error) from error
         if not argv and not self.image:
             raise ValueError(_("Say what to run: a command, or an image that has one."))
-        check_sizes(argv, self.environment)
+        check_sizes(argv, {})
+
+    def _check_environment(self) -> None:
+        check_environment(self.environment)
+        # The command alone has passed, so what is too large now is what it gets.
+        check_sizes(self.argv if isinstance(self.command, str) else (), self.environment)
 
     def submitted_by(self, actor: object) -> None:
         """Note who submits the job, unless that is not known (None): a user, or a text that names code."""

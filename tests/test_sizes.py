@@ -25,10 +25,10 @@ TOO_LARGE: dict[str, tuple[dict[str, Any], str, str]] = {
     "long word": ({"command": "echo " + "x" * 131_072}, "command", "Word 2 of the command has 131072 bytes"),
     "long word of two-byte letters": ({"command": "é" * 65_536}, "command", "has 131072 bytes; .* at most 131071"),
     "many words": ({"command": "x " * 220_000}, "command", "Command and environment have 2[0-9]+ bytes together"),
-    "long variable": ({"environment": {"A": "x" * 131_070}}, "command", "variable 'A' has 131072 bytes"),
+    "long variable": ({"environment": {"A": "x" * 131_070}}, "environment", "variable 'A' has 131072 bytes"),
     "large environment": (
         {"environment": {f"A{number}": "x" * 100_000 for number in range(200)}},
-        "command",
+        "environment",
         "have 20[0-9]+ bytes together; a program can get at most 2097152",
     ),
     "long entrypoint": (

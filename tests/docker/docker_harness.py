@@ -45,11 +45,15 @@ class DockerHarness(Harness):
             **options,
         }
         self.api = docker.APIClient(url)
+        self._executors: list[DockerExecutor] = []
 
     def executor(self, **options: Any) -> DockerExecutor:
-        return DockerExecutor(
+        """Return a new executor, which is closed after the test."""
+        made = DockerExecutor(
             docker_options({**self.options, **options}), install=self.install, secrets_directory="/run/secrets"
         )
+        self._executors.append(made)
+        return made
 
     def spec(self, script: str, **fields: Any) -> LaunchSpec:
         environment = {"EFFECTS": str(self._effects), **fields.pop("environment", {})}
@@ -74,6 +78,8 @@ class DockerHarness(Harness):
         return found
 
     def clean_up(self) -> None:
+        for executor in self._executors:
+            executor.close()
         for container in self.containers():
             self.api.remove_container(container["Id"], force=True, v=True)
         self.api.close()

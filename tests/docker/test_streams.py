@@ -96,10 +96,11 @@ class Reader:
 def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
     harness: DockerHarness, distant: DockerExecutor, way: Mutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go = harness.effects() / "go"
-    os.mkfifo(go)
-    go.chmod(0o666)
-    spec = harness.spec("echo first; read word < $EFFECTS/go; echo second; read word < $EFFECTS/go")
+    go, end = harness.effects() / "go", harness.effects() / "end"
+    for fifo in (go, end):
+        os.mkfifo(fifo)
+        fifo.chmod(0o666)
+    spec = harness.spec("echo first; read word < $EFFECTS/go; echo second; read word < $EFFECTS/end")
     reader = Reader(distant, distant.submit(spec))
     wait_until(distant, lambda: reader.read() == b"first\n")
     mute(way, distant)
