@@ -184,9 +184,9 @@ class TestWhatItDoes:
     def test_a_launch_names_what_it_waits_for(self) -> None:
         job = claimed(queue.enqueue(command="true"), engine="a daemon")
         assert (explained(job).code, explained(job).summary) == ("launching", "It is being launched.")
-        waits = store.Launch(job.pk, 1, waiting_for="image busybox: pulling")
+        waits = store.Launch(job.pk, 1, waiting_for="the image 'busybox'")
         store.record_launches([waits], worker="w", using="default")
-        assert explained(job).summary == "Its launch waits: image busybox: pulling"
+        assert explained(job).summary == "Its launch waits for the image 'busybox'."
         store.record_launches([store.Launch(job.pk, 1, "handle")], worker="w", using="default")
         assert explained(job).code == "running"
 
@@ -381,8 +381,8 @@ def assert_reads_few_jobs(sql: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(("EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN ") + sql, None)
         plan = " ".join(str(cell) for row in cursor.fetchall() for cell in row)
+    # A range of the index, in its order: the LIMIT ends it, and nothing is read that is thrown away.
     assert "cm_job_claim" in plan, plan
-    assert "Seq Scan" not in plan, plan
-    assert "SCAN container_manager" not in plan, plan
-    assert "Sort" not in plan, plan
-    assert "TEMP B-TREE" not in plan, plan
+    for sign in ("Seq Scan", "Sort", "Filter", "SCAN container_manager", "TEMP B-TREE", "filesort"):
+        assert sign not in plan, plan
+    assert connection.vendor != "sqlite" or "queue=? AND priority" in plan, plan

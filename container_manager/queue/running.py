@@ -47,7 +47,7 @@ def explain_running(job: ContainerJob, *, using: str) -> Explanation:
         what = quoted(attempt.waiting_for)
         return explained(
             ExplanationCode.LAUNCHING,
-            _("Its launch waits: %s") % what if what else _("It is being launched."),
+            _("Its launch waits for %s.") % what if what else _("It is being launched."),
             evidence=evidence,
             next_step=_("See its output, as it comes: 'container logs -f %s'.") % job.pk,
         )
