@@ -270,7 +270,8 @@ class TestHowItEnded:
         found = explained(job)
         assert (found.code, found.summary[:29]) == ("cancelling", "It was cancelled by alice. Wh")
         assert "The reason that was given: wrong input" in found.evidence
-        assert "Attempt 1 is still open on worker w." in found.evidence
+        assert "Attempt 1 is still open." in found.evidence
+        assert "Worker w (process 1 on h) lives" in text_of(found)
         assert f"'container cancel --now {job.pk}'" in found.next_step
         queue.kill([job.pk])
         assert "It is to be killed at once, since " in text_of(explained(job))
@@ -312,12 +313,6 @@ def test_real_ends_of_local_processes_are_explained(tmp_path: Path) -> None:
         eventually(lambda: explained(running).code == "running")
         queue.cancel(ContainerJob.objects.get(pk=running.pk), actor="alice", reason="enough")
         eventually(lambda: explained(running).code == "cancelled")
-        lost = queue.enqueue(command="sleep 600", max_retries=0)
-        eventually(lambda: explained(lost).code == "running")
-    # Killed: its process is gone, and the next worker of this host sees that.
-    expire_lease(ContainerJob.objects.get(pk=lost.pk).worker)
-    with worker(log=tmp_path / "next", lease_seconds=2.0):
-        eventually(lambda: explained(lost).code == "lost")
     found = {code: explained(job) for code, job in jobs.items()}
     assert {code: str(explanation.code) for code, explanation in found.items()} == {code: code for code in commands}
     assert found["error"].summary == "Its command ended with exit code 7."
@@ -325,6 +320,19 @@ def test_real_ends_of_local_processes_are_explained(tmp_path: Path) -> None:
     assert "No such file" in text_of(found["start"])
     assert "longer than 1 s" in text_of(found["timeout"])
     assert explained(running).summary == "It was cancelled by alice."
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
+def test_a_job_whose_worker_was_killed_is_explained_as_lost(tmp_path: Path) -> None:
+    job = queue.enqueue(command="sleep 600", max_retries=0)
+    with worker(log=tmp_path / "killed"):
+        eventually(lambda: explained(job).code == "running")
+    # Its process is gone, as the next worker on this host sees.
+    expire_lease(ContainerJob.objects.get(pk=job.pk).worker)
+    assert explained(job).code == "lease_expired"
+    with worker(log=tmp_path / "next", lease_seconds=2.0):
+        eventually(lambda: explained(job).code == "lost")
 
 
 @pytest.mark.django_db(transaction=True)
