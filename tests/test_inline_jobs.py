@@ -57,8 +57,8 @@ def test_a_job_runs_with_its_real_transitions_output_and_exit_code_on_the_tests_
     in_transaction: bool,
 ) -> None:
     assert connection.in_atomic_block == in_transaction
-    before, raw = threading.active_count(), connection.connection
     job = queue.enqueue(command="sh -c 'echo out; echo err >&2; exit 7'", max_retries=0)
+    before, raw = threading.active_count(), connection.connection
     assert run_job(job) is job
     assert (job.status, job.exit_code, job.failure_reason) == ("failed", 7, "error")
     assert (job.output(stream="stdout"), job.output(stream="stderr")) == (b"out\n", b"err\n")

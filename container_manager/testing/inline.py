@@ -102,6 +102,7 @@ def _work(aliases: Sequence[str], *, using: str, timeout: float, what: str, **op
         worker.run()
     finally:
         timer.cancel()
+        timer.join()
     if worker.unguarded:
         raise ImproperlyConfigured(
             f"Triggers of jobs are missing in the test database, so that no job runs: {', '.join(worker.unguarded)}. "
