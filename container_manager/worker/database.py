@@ -54,9 +54,9 @@ class Database:
 
     @property
     def is_callers(self) -> bool:
-        """Whether the worker has no other connection than its caller's, neither to prepare nor to replace.
+        """Whether the worker works on its caller's connection alone, and neither prepares nor replaces it.
 
-        So it is in a transaction, which others do not see: ask only where the worker's own code has begun none.
+        So it does in a transaction, which others do not see: ask only where the worker's own code has begun none.
         """
         return self._inline or self._connection_here().in_atomic_block
 

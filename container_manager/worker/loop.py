@@ -162,7 +162,7 @@ class WorkerLoop:
 
         Raises ThreadFailed where a thread that it needs has ended by an error.
         """
-        # Else as the caller's context has it: at once.
+        # Inline, receivers are called as in the caller's context: at once.
         sent = nullcontext() if self._options.inline else sent_by(self._receivers.send)
         with supervised(self._note_failed_thread), sent:
             return self._run()
