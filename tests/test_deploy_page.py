@@ -31,6 +31,7 @@ def run(project: PageProject, block: str) -> None:
             project.manage(*shlex.split(command.removeprefix(MANAGE)))
 
 
+@pytest.mark.shows("howto/deploy.md#set-a-server-up", "howto/deploy.md#upgrade-the-package")
 def test_a_server_is_set_up_and_goes_back_to_an_old_version_by_the_commands_of_the_page(
     tmp_path: Path, database: dict[str, object]
 ) -> None:

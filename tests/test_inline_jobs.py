@@ -141,6 +141,7 @@ def test_a_job_that_does_not_end_is_killed_in_the_end() -> None:
     assert (job.status, job.failure_reason) == ("failed", "lost")
 
 
+@pytest.mark.shows("howto/testing.md#script-what-jobs-do")
 @pytest.mark.parametrize(
     ("scripted", "status", "reason", "exit_code"),
     [

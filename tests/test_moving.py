@@ -34,6 +34,7 @@ def reports(folder: Path, database: dict[str, object]) -> PageProject:
     return project
 
 
+@pytest.mark.shows("howto/move-from-celery-or-cron.md#make-the-task-a-command")
 def test_a_task_of_celery_becomes_a_command_that_is_queued_with_the_transaction(
     tmp_path: Path, database: dict[str, object]
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_task_of_celery_becomes_a_command_that_is_queued_with_the_transaction(
     )
 
 
+@pytest.mark.shows("howto/move-from-celery-or-cron.md#move-the-crontab")
 def test_the_line_of_the_crontab_submits_what_it_ran_before(tmp_path: Path, database: dict[str, object]) -> None:
     project, page = reports(tmp_path, database), shown("move-from-celery-or-cron.md")
     for line in (page["the crontab before"], page["the crontab after"]):
@@ -81,6 +83,7 @@ def test_the_line_of_the_crontab_submits_what_it_ran_before(tmp_path: Path, data
     )
 
 
+@pytest.mark.shows("howto/move-from-a-status-field.md#3-write-the-migrations")
 def test_a_hand_written_status_field_with_data_moves_by_the_steps_of_the_page(
     tmp_path: Path, database: dict[str, object]
 ) -> None:

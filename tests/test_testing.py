@@ -16,6 +16,7 @@ PAGE = "testing.md"
 IN_MEMORY: dict[str, object] = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 # Django's, in autocommit: receivers and code of transaction.on_commit run, as the page says.
 IN_AUTOCOMMIT = """
+from asgiref.sync import sync_to_async
 from django.test import TestCase, TransactionTestCase
 from container_manager.signals import job_transitioned
 from container_manager.testing import run_job
@@ -39,6 +40,11 @@ class InAutocommit(Receivers, TransactionTestCase):
 
 
 class InATransaction(Receivers, TestCase):
+    async def test_a_job_runs_in_an_asynchronous_test(self):
+        report = await sync_to_async(order_report)(2025)
+        await sync_to_async(run_job)(report)
+        self.assertEqual(report.status, "completed")
+
     def test_receivers_run_where_djangos_context_manager_captures_what_is_to_run_on_commit(self):
         run_job(order_report(2024))
         self.assertEqual(self.heard, [])
@@ -84,6 +90,7 @@ def pytest_in(folder: Path, *arguments: str, status: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.shows("howto/testing.md#run-jobs-for-real")
 @pytest.mark.django_db(transaction=True)
 def test_the_pages_tests_pass_with_djangos_runner_in_a_transaction_and_in_autocommit(
     tmp_path: Path, database: dict[str, object]
@@ -91,7 +98,7 @@ def test_the_pages_tests_pass_with_djangos_runner_in_a_transaction_and_in_autoco
     done = project(tmp_path, database, **{"reports/test_receivers.py": IN_AUTOCOMMIT}).manage(
         "test", "reports.tests", "reports.test_receivers", "--noinput"
     )
-    assert "Ran 6 tests" in done
+    assert "Ran 7 tests" in done
 
 
 @pytest.mark.without_database
@@ -100,9 +107,10 @@ def test_they_pass_on_sqlite_in_memory(tmp_path: Path, runner: str) -> None:
     done = project(tmp_path, IN_MEMORY, **{"reports/test_receivers.py": IN_AUTOCOMMIT}).manage(
         *runner.split(), "reports.tests", "reports.test_receivers"
     )
-    assert "Ran 6 tests" in done
+    assert "Ran 7 tests" in done
 
 
+@pytest.mark.shows("howto/testing.md#with-pytest")
 @pytest.mark.without_database
 @pytest.mark.parametrize("options", [(), ("--nomigrations",), ("-p", "no:randomly")], ids=str)
 def test_the_fixtures_of_the_plugin_run_and_script_jobs(tmp_path: Path, options: tuple[str, ...]) -> None:
@@ -110,6 +118,7 @@ def test_the_fixtures_of_the_plugin_run_and_script_jobs(tmp_path: Path, options:
     assert "2 passed" in pytest_in(tmp_path, *options, "reports/test_reports.py")
 
 
+@pytest.mark.shows("howto/testing.md#test-an-executor-of-your-own")
 @pytest.mark.without_database
 def test_somebody_elses_executor_passes_the_conformance_suite(tmp_path: Path) -> None:
     project(tmp_path, IN_MEMORY)
