@@ -13,8 +13,8 @@ from container_manager.executors.base import Rejected, Unavailable, Waiting
 from container_manager.executors.docker import DockerExecutor
 from container_manager.models import ContainerJob, JobAttempt
 from container_manager.queue import explain
+from container_manager.testing.conformance import output, text
 
-from ..executors.conformance import output, text
 from ..workers import eventually
 from . import odd_registry
 from .docker_harness import DockerHarness, launch

@@ -15,8 +15,8 @@ from container_manager.conf import AppSettings
 from container_manager.executors.base import Phase
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.queue import explain
+from container_manager.testing.conformance import ended, observation
 
-from ..executors.conformance import ended, observation
 from ..jobs import journal_of
 from ..patience import PATIENCE_SECONDS, eventually
 from ..workers import start_worker
