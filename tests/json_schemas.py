@@ -11,20 +11,32 @@ import msgspec
 from container_manager import cli
 
 FOLDER = Path(cli.__file__).parent / "schemas"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schemas() -> dict[str, Any]:
     """Return the schema of each verb that declares what it prints as JSON."""
     from container_manager.cli.verbs import VERBS
 
+    declared = {name: verb.JSON for name, verb in VERBS.items() if hasattr(verb, "JSON")}
     return {
-        name: {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **msgspec.json.schema(verb.JSON, schema_hook=_choices),
-        }
-        for name, verb in VERBS.items()
-        if hasattr(verb, "JSON")
+        name: {"$schema": _DIALECT, **_complete(msgspec.json.schema(shape, schema_hook=_choices))}
+        for name, shape in declared.items()
     }
+
+
+def _complete(schema: Any) -> Any:
+    """Return a schema in which each object has all its properties: a value that has a default is printed too."""
+    if isinstance(schema, list):
+        return [_complete(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _complete(value) for name, value in schema.items() if name != "default"}
+    if isinstance(properties := schema.get("properties"), dict):
+        found["required"] = sorted(properties)
+    if isinstance(words := schema.get("description"), str):
+        found["description"] = " ".join(words.split())
+    return found
 
 
 def _choices(choices: Any) -> dict[str, Any]:

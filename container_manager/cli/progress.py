@@ -42,19 +42,24 @@ def progress(options: Mapping[str, Any], what: str) -> Iterator[Advance | None]:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
-        yield _Lines(err, what)
+        lines = _Lines(err, what)
+        yield lines
+        lines.end()
 
 
 class _Lines:
-    """Prints a line every few seconds, and one at the end if there was one before."""
+    """Prints a line every few seconds, and one at the end."""
 
     def __init__(self, err: Any, what: str) -> None:
-        self._err, self._what, self._last = err, what, time.monotonic()
+        self._err, self._what, self._printed, self._line = err, what, time.monotonic(), f"0 {what}"
 
     def __call__(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now - self._last >= _LINE_SECONDS:
-            self._last = now
-            # Not as the error that Django's stream would colour it as.
-            self._err.write(f"{done}{'' if total is None else f' of {total}'} {self._what}\n", lambda text: text)
-            self._err.flush()
+        self._line = f"{done}{'' if total is None else f' of {total}'} {self._what}"
+        if time.monotonic() - self._printed >= _LINE_SECONDS:
+            self.end()
+
+    def end(self) -> None:
+        self._printed = time.monotonic()
+        # Not in the style of errors.
+        self._err.write(self._line, lambda text: text)
+        self._err.flush()
