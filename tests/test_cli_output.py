@@ -199,7 +199,7 @@ class TestProgress:
 class TestTimes:
     @pytest.mark.parametrize("when", ["yesterday", "2h ago", "-1h", "2026-13-01", "99999999999999w", ""])
     def test_a_time_that_cannot_be_read_is_refused_with_the_forms_that_can(self, when: str) -> None:
-        with pytest.raises(CommandError, match="--since (takes how long ago|leads to no date)"):
+        with pytest.raises(CommandError, match=r"--since (takes how long ago|leads to no date)"):
             call_command("container", "doctor", f"--since={when}")
 
     @pytest.mark.parametrize(
