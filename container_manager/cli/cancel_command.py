@@ -14,14 +14,14 @@ from .finding import find_job, short_id
 from .printing import Output, print_json
 
 
-class Row(TypedDict):
+class Cancellation(TypedDict):
     """A job, and why it was not cancelled: "" if it was."""
 
     id: UUID
     refused: str
 
 
-JSON = list[Row]
+JSON = list[Cancellation]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     validate_lines(options["reason"])
-    rows: list[Row] = []
+    rows: list[Cancellation] = []
     # Found before the first is cancelled: a wrong id changes nothing.
     for job in [find_job(options, text) for text in options["job"]]:
         refused = ""
@@ -43,7 +43,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             queue.cancel(job, now=options["now"], actor="command line", reason=options["reason"])
         except TransitionError as error:
             refused = str(error)
-        rows.append(Row(id=job.pk, refused=refused))
+        rows.append(Cancellation(id=job.pk, refused=refused))
         if not options["json"]:
             out.write(f"{short_id(job.pk)} {escaped(refused) or 'cancelled'}\n")
     if options["json"]:

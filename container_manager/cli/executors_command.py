@@ -19,8 +19,8 @@ _SHOWN_CHARACTERS = 12
 _ADVICE = "Mend its entry in CONTAINER_MANAGER['EXECUTORS'], or what it says it needs.\n"
 
 # An executor and its `Health`. This form, since "class" is a word of Python's.
-Row = TypedDict(
-    "Row",
+ListedExecutor = TypedDict(
+    "ListedExecutor",
     {
         "alias": str,
         "class": str,
@@ -32,7 +32,7 @@ Row = TypedDict(
         "warnings": Sequence[str],
     },
 )
-JSON = list[Row]
+JSON = list[ListedExecutor]
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -18,7 +18,7 @@ HEADINGS = ("ID", "NAME", "STATUS", "TRY", "EXIT", "REASON", "FOR", "COMMAND")
 _COMMAND_WIDTH = 40
 
 
-class Row(TypedDict):
+class ListedJob(TypedDict):
     """A job; ``waiting_for``: what the launch of its present attempt waits for, "" if for nothing."""
 
     id: UUID
@@ -41,7 +41,7 @@ class Row(TypedDict):
     waiting_for: str
 
 
-JSON = list[Row]
+JSON = list[ListedJob]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -91,4 +91,4 @@ def _waits(*, using: str) -> dict[tuple[UUID, int], str]:
 
 
 def _values(job: ContainerJob) -> dict[str, object]:
-    return {name: getattr(job, name) for name in Row.__annotations__ if name != "waiting_for"}
+    return {name: getattr(job, name) for name in ListedJob.__annotations__ if name != "waiting_for"}

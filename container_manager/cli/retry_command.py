@@ -14,7 +14,7 @@ from .finding import find_job, short_id
 from .printing import Output, print_json
 
 
-class Row(TypedDict):
+class RetriedJob(TypedDict):
     """A job, which job runs it again (itself or a new one; null if none does), and why none does: "" if one does."""
 
     id: UUID
@@ -22,7 +22,7 @@ class Row(TypedDict):
     refused: str
 
 
-JSON = list[Row]
+JSON = list[RetriedJob]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -32,15 +32,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    rows: list[Row] = []
+    rows: list[RetriedJob] = []
     # Found before the first is retried: a wrong id changes nothing.
     for job in [find_job(options, text) for text in options["job"]]:
         pk = job.pk
         try:
             again = retry(job, actor="command line", reason=options["reason"]).pk
-            row, told = Row(id=pk, runs_as=again, refused=""), "queued" if again == pk else f"queued as {again}"
+            row, told = RetriedJob(id=pk, runs_as=again, refused=""), "queued" if again == pk else f"queued as {again}"
         except TransitionError as error:
-            row, told = Row(id=pk, runs_as=None, refused=str(error)), escaped(error)
+            row, told = RetriedJob(id=pk, runs_as=None, refused=str(error)), escaped(error)
         rows.append(row)
         if not options["json"]:
             out.write(f"{short_id(pk)} {told}\n")

@@ -95,15 +95,17 @@ def _changed(since: datetime, using: str) -> Iterator[_Jobs]:
     newest = entries.values_list("pk", flat=True).last() or 0
     first = _first_entry(since - _DISORDER, newest, using)
     recent = entries.filter(pk__range=(first, newest), at__gte=since)
-    last = recent.filter(~Exists(recent.filter(job=OuterRef("job"), pk__gt=OuterRef("pk"))))
     place = first - 1
-    while rows := list(last.filter(pk__gt=place).values_list("pk", "job")[:_NAMED]):
-        yield _named([job for _, job in rows], using)
-        place = rows[-1][0]
+    while rows := list(recent.filter(pk__gt=place).values_list("pk", "job")[:_NAMED]):
+        place, jobs = rows[-1][0], {job for _, job in rows}
+        # What has changed again comes with its last entry.
+        later = recent.filter(job__in=jobs, pk__gt=place).order_by()
+        if now := jobs - set(later.values_list("job", flat=True).distinct()):
+            yield _named(sorted(now), using)
     still_open = JobAttempt.objects.using(using).filter(~Exists(recent.filter(job=OuterRef("job"))), finished_at=None)
-    jobs = list(still_open.order_by().values_list("job", flat=True).distinct())
-    for start in range(0, len(jobs), _NAMED):
-        yield _named(jobs[start : start + _NAMED], using)
+    owners = list(still_open.order_by().values_list("job", flat=True).distinct())
+    for start in range(0, len(owners), _NAMED):
+        yield _named(owners[start : start + _NAMED], using)
 
 
 def _first_entry(since: datetime, newest: int, using: str) -> int:
