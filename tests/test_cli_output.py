@@ -92,6 +92,7 @@ class TestJson:
             has_option = "--json" in parser._option_string_actions
             assert has_option == (name in schemas()) == (f"cli/schemas/{name}.json" in page), name
 
+    @pytest.mark.slow
     @pytest.mark.shows("reference/commands.md#json")
     def test_what_each_verb_prints_fits_its_schema(self, environment: Mapping[str, str]) -> None:
         def checked(verb: str, *words: str, code: int = 0) -> Any:
@@ -130,6 +131,7 @@ def closed(schema: Any) -> Any:
 
 @pytest.mark.shows("reference/commands.md#what-is-printed")
 class TestTables:
+    @pytest.mark.slow
     def test_a_table_is_coloured_on_a_terminal_only_and_a_name_is_no_markup(
         self, environment: Mapping[str, str]
     ) -> None:
