@@ -111,7 +111,9 @@ class TestJson:
         again = checked("retry", job["id"])[0]["runs_as"]
         assert again != job["id"]
         assert checked("retry", again, code=1)[0]["runs_as"] is None
-        assert [entry["to_status"] for entry in checked("history", job["id"])] == ["queued", "cancelled"]
+        history = checked("history", job["id"])
+        assert [entry["to_status"] for entry in history] == ["queued", "cancelled"]
+        assert all(datetime.fromisoformat(entry["at"]).tzinfo for entry in history)
         assert [found["ok"] for found in checked("executors")] == [True]
         assert checked("doctor")["jobs"] == {"cancelled": 1, "queued": 1}
         assert checked("doctor", "--since", "1h")["jobs"] == {"cancelled": 1, "queued": 1}
