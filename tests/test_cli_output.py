@@ -114,6 +114,9 @@ class TestJson:
         history = checked("history", job["id"])
         assert [entry["to_status"] for entry in history] == ["queued", "cancelled"]
         assert all(datetime.fromisoformat(entry["at"]).tzinfo for entry in history)
+        shown, why = checked("show", job["id"]), checked("explain", job["id"])
+        assert shown["explanation"] == why
+        assert [entry["to_status"] for entry in shown["transitions"]] == ["queued", "cancelled"]
         assert [found["ok"] for found in checked("executors")] == [True]
         assert checked("doctor")["jobs"] == {"cancelled": 1, "queued": 1}
         assert checked("doctor", "--since", "1h")["jobs"] == {"cancelled": 1, "queued": 1}
@@ -246,6 +249,8 @@ def test_a_verb_whose_reader_has_gone_ends_as_by_sigpipe(verb: str, environment:
         "cancel": ["job"],
         "retry": ["job"],
         "history": ["job"],
+        "show": ["job"],
+        "explain": ["job"],
         "prune": ["--days", "9"],
         "ps": ["--all"],
     }

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..queue import explain
+from ..queue import Explanation, explain
 from .finding import find_job
 from .printing import Output, print_explanation, print_json
+
+JSON = Explanation
 
 
 def add_arguments(parser: ArgumentParser) -> None:

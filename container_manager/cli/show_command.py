@@ -7,20 +7,54 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from ..jobs.spec import JSON_FIELDS
 from ..models import ContainerJob
-from ..queue import explain
+from ..queue import Explanation, explain
 from ..queue.explanation import moment
 from .finding import find_job
+from .history_command import Entry
 from .printing import Output, clock, print_explanation, print_json, print_table
 
-_ATTEMPT = (
-    *("number", "worker", "executor", "engine", "handle", "launched_at", "waited_seconds", "waiting_for"),
-    *("finished_at", "kill_requested_at", "exit_code", "signal", "reason", "message"),
-    *("peak_memory_bytes", "cpu_seconds"),
-)
+
+class Attempt(TypedDict):
+    """An attempt; ``engine`` and ``handle`` name it there, ``finished_at`` is null while it is open."""
+
+    number: int
+    worker: str
+    executor: str
+    engine: str
+    handle: str
+    launched_at: datetime
+    waited_seconds: float
+    waiting_for: str
+    finished_at: datetime | None
+    kill_requested_at: datetime | None
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    message: str
+    peak_memory_bytes: int | None
+    cpu_seconds: float | None
+
+
+class TimedEntry(Entry):
+    """A change of the status; ``seconds``: how long the job had the status that it left."""
+
+    seconds: float
+
+
+class ShownJob(TypedDict):
+    """One job; ``job`` has each of its fields by name."""
+
+    job: dict[str, Any]
+    attempts: list[Attempt]
+    transitions: list[TimedEntry]
+    explanation: Explanation
+
+
+JSON = ShownJob
 # Of an attempt, in the table.
 _SHOWN = ("number", "worker", "launched_at", "finished_at", "exit_code", "signal", "reason", "message")
 
@@ -33,7 +67,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], out: Output) -> int:
     job = find_job(options, options["job"])
     values = {field.name: getattr(job, field.name) for field in job._meta.concrete_fields}
-    attempts = list(job.attempts.order_by("number").values(*_ATTEMPT))
+    attempts = list(job.attempts.order_by("number").values(*Attempt.__annotations__))
     transitions = list(_transitions(job))
     explanation = explain(job, using=options["database"])
     if options["json"]:
@@ -58,9 +92,9 @@ def run(options: Mapping[str, Any], out: Output) -> int:
 
 
 def _transitions(job: ContainerJob) -> Iterator[dict[str, Any]]:
-    """Yield the journal; ``seconds`` is how long the job had the status that it left."""
+    """Yield the journal, with the time that the job had each status."""
     since = job.created_at
-    for row in job.transitions.values("at", "from_status", "to_status", "actor", "reason"):
+    for row in job.transitions.values(*Entry.__annotations__):
         # The clock of who created the job may be ahead of the database's.
         yield {**row, "seconds": max(0.0, (row["at"] - since).total_seconds())}
         since = row["at"]
