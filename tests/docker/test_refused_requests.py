@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import socket
 import threading
@@ -12,20 +14,24 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, Rejected, Unavailable
+from container_manager.executors.docker.daemon import Daemon, Failed
+from container_manager.executors.docker.options import docker_options
 from container_manager.testing.conformance import ended, wait_until
 
 from .docker_harness import DockerHarness
 from .proxy import Proxy
 
 pytestmark = pytest.mark.without_database
-_BODY = b'{"message": "the daemon says so"}'
 
 
 class StrictProxy(Proxy):
-    """Takes no request to create a container with this word in its body: it answers, or breaks the connection."""
+    """Takes no request with this word, in its first line or its body: it answers, or breaks the connection."""
 
-    WORD = b"unwelcome"
+    word = b"unwelcome"
     status = ""
+    message = "the daemon says so"
+    # How many such requests are still to be refused.
+    refusals = math.inf
 
     def _pass_on(self, source: socket.socket, target: socket.socket, holds: Any, is_request: bool) -> None:
         refusing = _Refusing(source, self) if is_request else source
@@ -40,13 +46,13 @@ class _Refusing:
 
     def recv(self, size: int) -> bytes:
         data = self._client.recv(size)
-        if self._proxy.WORD not in data:
+        if self._proxy.word not in data or not self._proxy.refusals:
             return data
+        self._proxy.refusals -= 1
         if self._proxy.status:
-            head = (
-                f"HTTP/1.1 {self._proxy.status}\r\nContent-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n"
-            )
-            self._client.sendall(head.encode() + b"Connection: close\r\n\r\n" + _BODY)
+            body = json.dumps({"message": self._proxy.message}).encode()
+            head = f"HTTP/1.1 {self._proxy.status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            self._client.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
         self._client.shutdown(socket.SHUT_RDWR)
         return b""
 
@@ -154,3 +160,28 @@ def test_a_daemon_that_answers_nothing_is_away(harness: DockerHarness, strict: S
     with pytest.raises(Unavailable) as away:
         executor.submit(harness.spec("true"))
     assert not isinstance(away.value, DependencyUnavailable)
+
+
+def list_refused(strict: StrictProxy, message: str, *, times: float) -> Daemon:
+    """Return a daemon that answers so to as many requests for a list."""
+    strict.word, strict.status = b"/containers/json", "500 Internal Server Error"
+    strict.message, strict.refusals = message, times
+    return Daemon(docker_options({"base_url": strict.url}))
+
+
+def test_a_list_is_asked_for_again_where_a_container_was_removed_while_it_was_made(strict: StrictProxy) -> None:
+    """Podman looks at them one by one."""
+    reached = list_refused(strict, "container 2d5a does not exist in database: no such container", times=3)
+    assert reached.containers("x=y") == []
+    assert strict.refusals == 0
+
+
+def test_a_list_that_fails_for_another_reason_is_not_asked_for_again(strict: StrictProxy) -> None:
+    with pytest.raises(Failed, match="the disk is full"):
+        list_refused(strict, "the disk is full", times=2).containers("x=y")
+    assert strict.refusals == 1
+
+
+def test_a_list_that_fails_again_and_again_is_given_up(strict: StrictProxy) -> None:
+    with pytest.raises(Failed, match="no such container"):
+        list_refused(strict, "no such container", times=math.inf).containers()

@@ -38,6 +38,8 @@ SILENCE_SECONDS = 300.0
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
+# What podman says of a container that was removed while it made a list, and how often that may happen in a row.
+_REMOVED_MEANWHILE, _LIST_TRIES = "no such container", 10
 # How the time of something begins that has not happened.
 _NEVER = "0001-"
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
@@ -149,12 +151,29 @@ class Daemon:
             with self.client() as api:
                 return call(api, key)
         except Gone:
-            with self.client() as api:
-                found = api.containers(all=True, filters={"label": f"{KEY_LABEL}={key}"})
+            found = self.containers(f"{KEY_LABEL}={key}")
             if not found:
                 raise
         with self.client() as api:
             return call(api, found[0]["Id"])
+
+    def containers(self, label: str | None = None) -> list[dict[str, Any]]:
+        """Return the list of all containers, or of those with a label.
+
+        Podman (4.3) looks at them one by one, and fails where one has been removed meanwhile: the list is asked for
+        again.
+        """
+        filters = {} if label is None else {"label": label}
+        tries = _LIST_TRIES
+        while True:
+            try:
+                with self.client() as api:
+                    found: list[dict[str, Any]] = api.containers(all=True, filters=filters)
+                return found
+            except Failed as error:
+                tries -= 1
+                if not tries or _REMOVED_MEANWHILE not in str(error):
+                    raise
 
     def inspect(self, key: str) -> dict[str, Any]:
         """Return the daemon's description of an attempt's container."""

@@ -126,7 +126,7 @@ class Upkeep:
         with self._daemon.client() as api:
             # In this order: what is created in between is in use.
             rows = api.images()
-            in_use = {row["ImageID"] for row in api.containers(all=True)}
+        in_use = {row["ImageID"] for row in self._daemon.containers()}
         with self._lock:
             launched = dict(self._launched)
         images = []

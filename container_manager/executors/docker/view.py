@@ -172,8 +172,7 @@ class View:
             is_known = self._engine_of == connection
         if not is_known:
             engine = self._daemon.identity()
-        with self._daemon.client() as api:
-            rows = api.containers(all=True, filters={"label": f"{INSTALL_LABEL}={self._install}"})
+        rows = self._daemon.containers(f"{INSTALL_LABEL}={self._install}")
         with self._state:
             self._take_list(rows, asked)
             self._listed_at, self._engine, self._engine_of = asked, engine, connection
