@@ -4,6 +4,7 @@ Every write about an attempt names the worker and the attempt's number (the fenc
 rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
+from .aggregation import Aggregation, minute_of
 from .attempts import owned_attempts, record_launches, request_kill
 from .claiming import claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
@@ -36,6 +37,7 @@ from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttem
 
 __all__ = [
     "UNSCHEDULABLE_BATCH",
+    "Aggregation",
     "ClaimedJob",
     "Lane",
     "Launch",
@@ -61,6 +63,7 @@ __all__ = [
     "is_refusal",
     "live_workers",
     "look",
+    "minute_of",
     "missing_triggers",
     "note_refused_claim",
     "other_leases",

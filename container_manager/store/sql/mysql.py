@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .lanes import Lane, LaneSQL, Wanted
@@ -15,6 +16,8 @@ from .statements import LOCK_SHARE, STATEMENT_SHARE
 # A statement that has waited for so long is sent again, to skip locked rows. MySQL takes no less.
 _LOCK_SECONDS = 1
 _LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
+# What MySQL answers to NOWAIT; MariaDB answers as to a time-out.
+_LOCK_NOWAIT = 3572
 # A lock, a statement on MariaDB, a statement on MySQL.
 _TIMED_OUT = (_LOCK_WAIT_TIMEOUT, 1969, 3024)
 
@@ -135,6 +138,21 @@ class MySQLStore(RowByRowStore):
             where.append(f"j.{column} {beyond} %s")
             values.append(last)
         return self.lanes.probe(f"%s, j.{column}", where=" AND ".join(where), order=order, scheduled=scheduled), values
+
+    def is_settled(self, cursor: Any, mark: int, *, after: int, to: int, limit: int) -> bool:
+        # Rows that are not committed are locked, and are seen by a statement that locks.
+        try:
+            cursor.execute(
+                "SELECT id FROM container_manager_jobtransition WHERE id > %s AND id <= %s ORDER BY id LIMIT %s "
+                "FOR UPDATE NOWAIT",
+                [after, to, limit],
+            )
+            cursor.fetchall()
+        except OperationalError as error:
+            if error.args and error.args[0] in (_LOCK_WAIT_TIMEOUT, _LOCK_NOWAIT):
+                return False
+            raise
+        return True
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT IGNORE INTO {rest}"

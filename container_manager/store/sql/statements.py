@@ -38,6 +38,8 @@ class StoreSQL(ABC):
     by_primary: ClassVar[str] = ""
     # Locks the rows of a SELECT and skips those locked by other transactions.
     lock: ClassVar[str]
+    # Whether the key of a row that was deleted may be that of a later one.
+    reuses_keys: ClassVar[bool] = False
     # Locks the rows of a SELECT as a foreign key to them does, and skips those that it would wait for; "" to wait.
     lock_referred: ClassVar[str] = ""
 
@@ -119,6 +121,17 @@ class StoreSQL(ABC):
     def is_pooled(self, connection: BaseDatabaseWrapper) -> bool:
         """Tell whether a connection goes through a pooler, where each transaction may have another session."""
         return False
+
+    def transaction_mark(self, cursor: Any) -> int:
+        """Return what `is_settled` needs of this moment: all transactions that have written by now began before it."""
+        return 0
+
+    def is_settled(self, cursor: Any, mark: int, *, after: int, to: int, limit: int) -> bool:
+        """Tell whether all transactions from before the mark have ended that have written journal rows of these keys.
+
+        Of the keys above ``after``, up to ``to``; it is enough to look at the first ``limit``.
+        """
+        return True
 
     @abstractmethod
     def insert_ignoring_duplicates(self, rest: str) -> str:
