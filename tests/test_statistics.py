@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
-from django.db.models import F, Sum
+from django.db.models import F
 from django.utils import timezone
 
 from container_manager import queue
@@ -30,7 +29,6 @@ from container_manager.models import (
 from container_manager.store import aggregation
 from container_manager.store.aggregation import Aggregation, first_key, minute_of
 
-from .bulk_jobs import BulkJobs
 from .jobs import job_in
 from .patience import PATIENCE_SECONDS
 from .workers import start_worker
@@ -51,7 +49,7 @@ def counted(*aggregations: Aggregation) -> None:
     """Count until nothing is left: one pass marks what there is, the next counts it."""
     each = aggregations or (Aggregation(keep_seconds=30 * _DAY, using="default"),)
     for _ in range(3):
-        while any([aggregation.step() for aggregation in each]):
+        while [counting for counting in each if counting.step()]:
             pass
 
 
@@ -121,7 +119,12 @@ def in_a_thread(work: Callable[[threading.Event], None]) -> Iterator[threading.E
 
 
 def test_a_run_with_retries_cancels_and_failures_is_counted_as_the_journal_tells_it(tmp_path: Path) -> None:
-    for name, command, retries in (("a", "true", 0), ("a", "false", 2), ("b", "sh -c 'exit 3'", 0), ("b", "sleep 0.2", 0)):
+    for name, command, retries in (
+        ("a", "true", 0),
+        ("a", "false", 2),
+        ("b", "sh -c 'exit 3'", 0),
+        ("b", "sleep 0.2", 0),
+    ):
         for _ in range(3):
             queue.enqueue(command=command, queue=name, max_retries=retries)
     queue.enqueue(command="true", queue="b").mark_as_cancelled()
@@ -269,7 +272,9 @@ def test_jobs_that_a_long_transaction_enqueued_are_counted_an_hour_later() -> No
     while counting.step():
         pass
     assert by_minute("created") == {(minute, "default"): (2,)}
-    ContainerJob.objects.create(id=type(first_key(0))(int=first_key(minute).int + 9), status="queued", queued_at=timezone.now())
+    ContainerJob.objects.create(
+        id=type(first_key(0))(int=first_key(minute).int + 9), status="queued", queued_at=timezone.now()
+    )
     StatisticsProgress.objects.update(created_again_to=minute)
     counted(counting)
     assert by_minute("created") == {(minute, "default"): (3,)}
@@ -343,4 +348,10 @@ class TestHistogram:
             Histogram().percentile(percent)
 
     def test_a_bound_belongs_to_its_bucket(self) -> None:
-        assert [bucket_of(seconds) for seconds in (0.0, 0.1, 0.11, 86400.0, 86401.0)] == [0, 0, 1, BUCKETS - 2, BUCKETS - 1]
+        assert [bucket_of(seconds) for seconds in (0.0, 0.1, 0.11, 86400.0, 86401.0)] == [
+            0,
+            0,
+            1,
+            BUCKETS - 2,
+            BUCKETS - 1,
+        ]

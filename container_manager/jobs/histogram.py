@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# The upper bounds of all buckets but the last, which has none. Each is at most three times, for days four times, the one
-# before it: that is how exact a percentile is.
+# The upper bounds of all buckets but the last, which has none. Each is two to three times the one before it, for days
+# four times: that is how exact a percentile is.
 BUCKET_SECONDS: Sequence[float] = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
     *(60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0),
@@ -49,3 +49,6 @@ class Histogram:
                 return lower + (BUCKET_SECONDS[number] - lower) * max(0.0, rank - below) / count
             below += count
         return BUCKET_SECONDS[-1]
+
+
+EMPTY = Histogram()

@@ -8,6 +8,7 @@ from .aggregation import Aggregation, minute_of
 from .attempts import owned_attempts, record_launches, request_kill
 from .claiming import claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
+from .counting import Waiting, backlog, queue_counts, status_counts
 from .finishing import finish
 from .guarantee import missing_triggers
 from .isolation import Refused, is_refusal
@@ -48,7 +49,9 @@ __all__ = [
     "OwnedAttempt",
     "Refused",
     "UnownedAttempt",
+    "Waiting",
     "attempts_over",
+    "backlog",
     "claim",
     "connect_options",
     "database_now",
@@ -70,6 +73,7 @@ __all__ = [
     "owned_attempts",
     "prepare_session",
     "promote_retries",
+    "queue_counts",
     "record_engines",
     "record_launches",
     "register_worker",
@@ -78,6 +82,7 @@ __all__ = [
     "rescue",
     "shut_down",
     "socket_of",
+    "status_counts",
     "store_logs",
     "take_over",
     "this_place",

@@ -112,6 +112,31 @@ class MySQLStore(RowByRowStore):
         due = f"status = 'queued' AND scheduled_for <= {self.now}"
         return f"EXISTS (SELECT 1 FROM container_manager_containerjob FORCE INDEX (cm_job_claim) WHERE {due})"
 
+    def destinations(self, cursor: Any) -> list[tuple[str, str, bool]]:
+        scheduled = "status = 'queued' AND scheduled_for IS NOT NULL"
+        table = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
+        cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {scheduled})", [])
+        found = list[tuple[str, str, bool]]()
+        # The index of scheduled jobs has the others too.
+        for kind in (False, True) if cursor.fetchone()[0] else (False,):
+            executor: str | None = None
+            while executor := self._last(cursor, "executor", (), before=executor, scheduled=kind):
+                queue: str | None = None
+                while queue := self._last(cursor, "queue", (executor,), before=queue, scheduled=kind):
+                    found.append((executor, queue, kind))
+        return found
+
+    def _last(
+        self, cursor: Any, column: str, lane: tuple[str, ...], *, before: str | None, scheduled: bool
+    ) -> str | None:
+        # Backwards: at the beginning of an index are the entries of jobs that were claimed lately.
+        where = [f"j.{column} < %s" if before is not None else f"j.{column} IS NOT NULL"]
+        where += ["j.executor = %s"] * len(lane)
+        sql = self.lanes.probe(f"j.{column}", where=" AND ".join(where), order=f"j.{column} DESC", scheduled=scheduled)
+        cursor.execute(sql, [*([before] if before is not None else []), *lane])
+        row = cursor.fetchone()
+        return None if row is None else str(row[0])
+
     def _steps(self, cursor: Any, column: str, starts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Return the beginnings of lanes, each with every value that its jobs have in the next column."""
         found = []
