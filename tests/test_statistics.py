@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +327,124 @@ def test_a_wait_begins_when_the_job_is_due() -> None:
     counted()
     assert total(f"wait_{bucket_of(20.0)}", "scheduled") == 1
     assert total(f"wait_{bucket_of(3 * 3600.0)}", "plain") == 1
+
+
+def add_minutes(*rows: tuple[int, str, dict[str, Any]]) -> None:
+    """Store what was counted in minutes, each so many before now."""
+    now = minute_of(timezone.now())
+    for ago, name, counts in rows:
+        QueueMinute.objects.create(minute=now - ago, queue=name, **counts)
+
+
+class TestActivity:
+    def test_activity_sums_minutes_in_spans_and_leaves_none_out(self) -> None:
+        add_minutes(
+            (90, "a", {"started": 9}), (31, "a", {"started": 1}), (30, "b", {"started": 2, "created": 5, "queued": 1})
+        )
+        # The totals are no minute.
+        QueueMinute.objects.create(minute=QueueMinute.TOTAL, queue="a", started=1000)
+        spans = queue.activity(since=timedelta(hours=1), step=timedelta(minutes=10))
+        assert sum(span.started for span in spans) == 3
+        assert sum(span.queued for span in spans) == 6
+        starts = [span.start for span in spans if span.start is not None]
+        assert len(starts) == len(spans)
+        assert {later - earlier for earlier, later in pairwise(starts)} == {timedelta(minutes=10)}
+        assert all(start.minute % 10 == 0 for start in starts)
+        assert starts[0] <= timezone.now() - timedelta(minutes=60)
+        assert starts[-1] <= timezone.now()
+
+    def test_activity_of_one_queue_and_of_one_span(self) -> None:
+        add_minutes((5, "a", {"failed": 1, "retried": 1}), (5, "b", {"failed": 2}), (200, "a", {"failed": 4}))
+        [span] = queue.activity(since=timedelta(hours=1), queue="a")
+        assert (span.failed, span.retried) == (1, 1)
+        since = timezone.now() - timedelta(minutes=20)
+        assert queue.activity(since=since)[0].failed == 3
+        assert queue.activity(since=since, queue="none")[0].failed == 0
+
+    def test_activity_by_queue_lately_and_in_all(self) -> None:
+        bucket = f"run_{bucket_of(2.0)}"
+        add_minutes((5, "a", {"completed": 2, bucket: 2, "run_seconds": 4.0}), (500, "b", {"completed": 1}))
+        QueueMinute.objects.create(minute=QueueMinute.TOTAL, queue="b", completed=70)
+        found = queue.activity_by_queue(since=timedelta(hours=1))
+        assert {name: each.completed for name, each in found.items()} == {"a": 2}
+        assert (found["a"].run.count, found["a"].run.seconds) == (2, 4.0)
+        totals = queue.activity_by_queue(since=None)
+        assert {name: (each.start, each.completed) for name, each in totals.items()} == {"b": (None, 70)}
+
+    @pytest.mark.parametrize(
+        ("step", "words"),
+        [
+            (timedelta(seconds=30), "whole minutes"),
+            (timedelta(0), "whole minutes"),
+            (timedelta(minutes=1), "longer step"),
+        ],
+    )
+    def test_a_step_that_makes_no_sense_is_refused_with_what_to_ask_for(self, step: timedelta, words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            queue.activity(since=timedelta(days=10), step=step)
+
+
+class TestCounts:
+    def test_counts_by_status_go_as_far_as_their_limit(self) -> None:
+        for status in ("pending", "running", "completed", "failed", "cancelled", "retrying"):
+            job_in(status)
+        for number in range(4):
+            job_in("queued", scheduled_for=timezone.now() + timedelta(hours=number) if number % 2 else None)
+        counts = dict.fromkeys(("pending", "running", "completed", "failed", "cancelled", "retrying"), 1)
+        assert queue.counts_by_status() == {**counts, "queued": 4}
+        assert queue.counts_by_status(limit=3) == {**counts, "queued": 3}
+
+    def test_statistics_of_queues_go_as_far_as_their_limit_and_still_know_what_is_oldest(self) -> None:
+        now = timezone.now()
+        for priority, hours in ((90, 1), (90, 2), (50, 9), (10, 5)):
+            job = job_in("queued", priority=priority)
+            ContainerJob.objects.filter(pk=job.pk).update(queued_at=now - timedelta(hours=hours))
+        for hours in (-3, -2, 1, 2, 3):
+            job_in("queued", queue="later", scheduled_for=now + timedelta(hours=hours))
+        found = queue.queue_statistics(limit=2)
+        assert (found["default"].queued, found["later"].queued, found["later"].scheduled) == (2, 2, 2)
+        for name, ago in (("default", 9), ("later", 3)):
+            oldest = found[name].oldest
+            assert oldest is not None
+            assert abs(oldest - (now - timedelta(hours=ago))) < timedelta(minutes=10)
+        assert queue.queue_statistics()["later"].scheduled == 3
+
+
+def container(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command."""
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+        "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
+        "CM_WORKER_LEASE_SECONDS": "30",
+    }
+    command = [sys.executable, "-m", "django", "container", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_stats_shows_what_happened_by_queue_and_in_spans() -> None:
+    bucket = f"wait_{bucket_of(3.0)}"
+    add_minutes((3, "mail", {"started": 2, "failed": 1, bucket: 2, "wait_seconds": 6.0}), (200, "old", {"started": 7}))
+    job_in("failed")
+    shown = container("stats")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    counts, _, heading, row = shown.stdout.splitlines()
+    assert "1 failed" in counts.split(", ")
+    assert heading.split()[:4] == ["QUEUE", "QUEUED", "STARTED", "COMPLETED"]
+    assert row.split()[:5] == ["mail", "0", "2", "0", "1"]
+    result = json.loads(container("stats", "--json", "--since", "5h", "--step", "60").stdout)
+    assert result["jobs"]["failed"] == 1
+    assert sum(span["started"] for span in result["activity"]) == 9
+    assert len(result["activity"]) == 6
+    assert 2.5 < max(span["wait_p95"] or 0 for span in result["activity"]) <= 5.0
+
+
+@pytest.mark.parametrize("words", [["--since", "yesterday"], ["--step", "0"], ["--step", "1", "--since", "100d"]])
+def test_the_command_stats_refuses_what_makes_no_sense_in_one_sentence(words: list[str]) -> None:
+    refused = container("stats", *words)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert words[0] in refused.stderr
 
 
 @pytest.mark.without_database

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from django.utils.timezone import is_naive, make_aware
 
 from ..jobs.printable import escaped
+from ..queue import COUNT_LIMIT
 
 
 class Output(Protocol):
@@ -29,6 +30,11 @@ def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[ob
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
         out.write("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+def bounded(count: int) -> str:
+    """Format a count that goes no further than its limit."""
+    return f"{count:,}+" if count >= COUNT_LIMIT else f"{count:,}"
 
 
 def clock(moment: datetime | None) -> str:
