@@ -16,7 +16,8 @@ COUNT_LIMIT = 10_000
 
 @dataclass(slots=True, kw_only=True)
 class QueueStatistics:
-    """One queue. ``queued`` are due, ``scheduled`` are not due yet; ``oldest``: since when the first of them is due.
+    """One queue. ``queued`` are due, ``scheduled`` are not due yet; ``oldest``: since when the first of them is due,
+    ``oldest_seconds`` for how long.
 
     A count that is the limit means that many or more. ``unserved``: the executors that its queued jobs name and no live
     worker serves; these jobs wait.
@@ -28,6 +29,7 @@ class QueueStatistics:
     running: int = 0
     retrying: int = 0
     oldest: datetime | None = None
+    oldest_seconds: float = 0.0
     paused: bool = False
     unserved: list[str] = field(default_factory=list)
     finished: dict[str, int] = field(default_factory=dict)
@@ -53,8 +55,8 @@ def queue_statistics(
         statistics.queued = min(limit, statistics.queued + lane.due)
         statistics.scheduled = min(limit, statistics.scheduled + lane.later)
         if lane.seconds is not None:
-            since_then = now - timedelta(seconds=lane.seconds)
-            statistics.oldest = min(filter(None, (statistics.oldest, since_then)))
+            statistics.oldest_seconds = max(statistics.oldest_seconds, lane.seconds)
+            statistics.oldest = now - timedelta(seconds=statistics.oldest_seconds)
     for (name, status), count in queue_counts(since=since, limit=limit, using=using).items():
         if status in FINISHED_STATUSES:
             entry(name).finished[status.value] = count

@@ -4,11 +4,11 @@ Every write about an attempt names the worker and the attempt's number (the fenc
 rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
-from .aggregation import Aggregation, minute_of
+from .aggregation import Aggregation, minute_of, uncounted_rows
 from .attempts import owned_attempts, record_launches, request_kill
 from .claiming import claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
-from .counting import Waiting, backlog, queue_counts, status_counts
+from .counting import Backlog, backlog, queue_counts, status_counts
 from .finishing import finish
 from .guarantee import missing_triggers
 from .isolation import Refused, is_refusal
@@ -39,6 +39,7 @@ from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttem
 __all__ = [
     "UNSCHEDULABLE_BATCH",
     "Aggregation",
+    "Backlog",
     "ClaimedJob",
     "Lane",
     "Launch",
@@ -49,7 +50,6 @@ __all__ = [
     "OwnedAttempt",
     "Refused",
     "UnownedAttempt",
-    "Waiting",
     "attempts_over",
     "backlog",
     "claim",
@@ -86,6 +86,7 @@ __all__ = [
     "store_logs",
     "take_over",
     "this_place",
+    "uncounted_rows",
     "unowned_attempts",
     "unschedulable_jobs",
     "unserved",

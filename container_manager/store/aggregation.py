@@ -243,6 +243,13 @@ class Aggregation:
         )
 
 
+def uncounted_rows(*, using: str) -> int:
+    """Return how many rows of the journal are not counted yet, roughly: keys may have gaps."""
+    counted = StatisticsProgress.objects.using(using).filter(pk=1).values_list("counted_to", flat=True).first() or 0
+    newest = JobTransition.objects.using(using).order_by("-id").values_list("id", flat=True).first() or 0
+    return max(0, newest - counted)
+
+
 def minute_of(at: datetime) -> int:
     """Return the minute that holds a time, in whole minutes since 1970."""
     return int(at.timestamp() // 60)

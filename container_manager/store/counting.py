@@ -21,7 +21,7 @@ _FINISHED = ", ".join(f"'{status}'" for status in FINISHED_STATUSES)
 
 
 @dataclass(slots=True, kw_only=True)
-class Waiting:
+class Backlog:
     """The queued jobs of an executor and a queue: how many are due, how many are not yet, both as far as a limit.
 
     ``seconds``: for how long the first of those that are due has been due.
@@ -37,7 +37,7 @@ class Waiting:
 class _Lane(NamedTuple):
     """Queued jobs that stand together in an index: the first of them are to be counted."""
 
-    waiting: Waiting
+    waiting: Backlog
     where: str
     params: Sequence[Any]
     scheduled: bool
@@ -54,14 +54,14 @@ class _Part(NamedTuple):
     order: str
 
 
-def backlog(*, limit: int, using: str) -> list[Waiting]:
+def backlog(*, limit: int, using: str) -> list[Backlog]:
     """Return what waits, by executor and queue. It costs a look at each, and none at a job beyond the limit."""
-    sql, found, lanes = store_sql(connections[using]), dict[tuple[str, str], Waiting](), list[_Lane]()
+    sql, found, lanes = store_sql(connections[using]), dict[tuple[str, str], Backlog](), list[_Lane]()
     where = "j.executor = %s AND j.queue = %s"
     with connections[using].cursor() as cursor:
         for executor, queue, scheduled in sql.destinations(cursor):
             place = (executor, queue)
-            waiting = found.setdefault(place, Waiting(executor=executor, queue=queue))
+            waiting = found.setdefault(place, Backlog(executor=executor, queue=queue))
             if not scheduled:
                 lanes.append(_Lane(waiting, f"{where} AND j.scheduled_for IS NULL", place, scheduled, limit))
                 continue
