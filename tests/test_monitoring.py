@@ -100,7 +100,10 @@ def test_metrics_are_those_of_the_database_in_the_format_of_prometheus(live_serv
     odd = 'odd "name"\\'
     assert value(found, "attempts_started_total", queue=odd) == 1
     assert value(found, "attempts_completed_total", queue=odd) == 1
-    assert (value(found, "attempts_failed_total", queue="mail"), value(found, "attempts_retried_total", queue="mail")) == (1, 1)
+    assert (
+        value(found, "attempts_failed_total", queue="mail"),
+        value(found, "attempts_retried_total", queue="mail"),
+    ) == (1, 1)
     assert value(found, "wait_seconds_count", queue=odd) == 1
     assert value(found, "run_seconds_bucket", queue=odd, le="+Inf") == 1
     assert value(found, "run_seconds_sum", queue=odd) >= 0
