@@ -411,6 +411,29 @@ class TestInProject:
         assert "INFO" in said.stderr
         assert manage(project, "container", "worker", "--drain", "--log-level", "ERROR").stderr == ""
 
+    @pytest.mark.shows("reference/commands.md#errors-and-signals")
+    def test_a_worker_logs_a_json_object_per_line_if_it_is_asked_to(self, project: Path) -> None:
+        manage(project, "container", "submit", "--name", 'a"b', "--", "true")
+        said = manage(project, "container", "worker", "--drain", "--log-format", "json")
+        lines = [json.loads(line) for line in said.stderr.splitlines()]
+        assert lines
+        assert all(set(line) == {"time", "level", "logger", "message"} for line in lines)
+        assert {line["level"] for line in lines} == {"INFO"}
+        assert any(line["message"].startswith("Worker ") and "executors=" in line["message"] for line in lines)
+
+    @pytest.mark.shows("reference/commands.md#errors-and-signals")
+    def test_a_level_of_the_projects_logging_stands_unless_the_option_says_another(self, project: Path) -> None:
+        settings = project / "site_of_ours" / "level_settings.py"
+        logging = {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "loggers": {"container_manager": {"level": "ERROR"}},
+        }
+        settings.write_text(f"from .settings import *\nLOGGING = {logging!r}\n", "utf-8")
+        words = ["container", "worker", "--drain", "--settings", "site_of_ours.level_settings"]
+        assert manage(project, *words).stderr == ""
+        assert "INFO" in manage(project, *words, "--log-level", "INFO").stderr
+
     @pytest.mark.parametrize("logger", ["", "container_manager", "container_manager.worker.loop"])
     @pytest.mark.shows("reference/commands.md#commands")
     def test_a_worker_logs_each_line_once_where_the_project_configures_logging(
