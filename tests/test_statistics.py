@@ -21,6 +21,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from container_manager import queue
+from container_manager.conf import AppSettings
 from container_manager.jobs.histogram import BUCKET_SECONDS, BUCKETS, Histogram, bucket_of
 from container_manager.jobs.identifiers import uuid7
 from container_manager.models import (
@@ -33,10 +34,11 @@ from container_manager.models import (
 )
 from container_manager.store import aggregation
 from container_manager.store.aggregation import Aggregation, first_key, minute_of
+from container_manager.worker.maintenance import Maintenance
 
 from .jobs import job_in
-from .patience import PATIENCE_SECONDS
-from .workers import start_worker
+from .patience import PATIENCE_SECONDS, eventually
+from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _DAY = 86400.0
@@ -153,6 +155,25 @@ def test_a_run_with_retries_cancels_and_failures_is_counted_as_the_journal_tells
         assert waits == total("started", name) - retried
     assert total("retried", "a") == 6
     assert total("failed", "a") == 9
+
+
+def test_the_maintainer_counts_one_batch_each_time_it_is_at_work() -> None:
+    cancelled_jobs(1)
+    maintenance = Maintenance(AppSettings(), using="default")
+    # The first step begins, the second marks what there is.
+    for _ in range(2):
+        maintenance.run("w", {}, retries_are_due=False)
+    assert StatisticsProgress.objects.get().marked_to == JobTransition.objects.get().pk
+    counted()
+    assert total("cancelled") == 1
+
+
+@pytest.mark.slow
+def test_a_running_worker_counts_what_it_does(tmp_path: Path) -> None:
+    queue.enqueue(command="true")
+    with worker(log=tmp_path / "worker.log"):
+        eventually(lambda: total("completed") == 1)
+    assert (total("started"), total(f"run_{BUCKETS - 1}")) == (1, 0)
 
 
 def test_each_row_is_counted_once_by_several_workers_in_turn_and_after_a_restart() -> None:
