@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -187,29 +188,45 @@ def test_each_row_is_counted_once_by_several_workers_in_turn_and_after_a_restart
     assert by_minute("cancelled") == {key: values[4:5] for key, values in in_journal().items()}
 
 
-def test_workers_that_race_to_count_count_each_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_race_to_count_while_others_write_count_each_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregation, "BATCH", 7)
-    cancelled_jobs(60)
-    counted_by: list[BaseException] = []
+    jobs = [job_in("queued") for _ in range(60)]
+    errors: list[BaseException] = []
+    written = threading.Event()
+
+    def apart(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
 
     def count() -> None:
-        try:
-            for _ in range(20):
-                while Aggregation(keep_seconds=_DAY, using="default").step():
-                    pass
-        except BaseException as error:
-            counted_by.append(error)
-        finally:
-            connections.close_all()
+        while not written.is_set():
+            Aggregation(keep_seconds=_DAY, using="default").step()
 
-    threads = [threading.Thread(target=count) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    def write(mine: Sequence[ContainerJob]) -> None:
+        for pair in zip(mine[::2], mine[1::2], strict=True):
+            with transaction.atomic():
+                for job in pair:
+                    job.mark_as_cancelled()
+
+    counting = [apart(count) for _ in range(2)]
+    for thread in [apart(partial(write, jobs[start::2])) for start in range(2)]:
         thread.join(PATIENCE_SECONDS)
-    assert counted_by == []
+    written.set()
+    for thread in counting:
+        thread.join(PATIENCE_SECONDS)
+    assert errors == []
     counted()
     assert total("cancelled") == 60
+    assert by_minute(*_TARGETS.values()) == in_journal()
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from django.db.models import OuterRef, Subquery
 
 from ..jobs.histogram import bucket_of
 from ..models import ContainerJob, JobStatus, JobTransition, QueueMinute, StatisticsProgress
+from ..querysets import ContainerJobQuerySet
 from .clock import database_now
 from .sql import store_sql
 
@@ -31,6 +32,7 @@ BATCH = 2000
 LONGEST_WAIT_SECONDS = 600.0
 # How long after its end the new jobs of a minute are counted, since clocks differ, and counted again.
 _CREATED_AFTER = {"created_to": timedelta(seconds=30), "created_again_to": timedelta(hours=1)}
+_MINUTES_AT_ONCE = 5
 _COUNTS = [column.name for column in QueueMinute._meta.concrete_fields if column.name not in ("id", "minute", "queue")]
 _COLUMNS: Mapping[str, str] = {
     JobStatus.QUEUED: "queued",
@@ -70,7 +72,11 @@ class Aggregation:
             return True
         more = self._count_transitions(progress, now)
         for column in _CREATED_AFTER:
-            more |= self._count_created(column, progress, now)
+            for _ in range(_MINUTES_AT_ONCE):
+                if not self._count_created(column, progress, now):
+                    break
+            else:
+                more = True
         return more
 
     def prune(self) -> bool:
@@ -170,36 +176,37 @@ class Aggregation:
     def _count_created(self, column: str, seen: StatisticsProgress, now: datetime) -> bool:
         """Count a batch of the first minute that is over and has new jobs; return whether there may be more."""
         first: int = getattr(seen, column)
-        over = minute_of(now - _CREATED_AFTER[column])
-        part = self._created.get(column)
+        part = self._created.pop(column, None)
         if part is None or part.minute < first:
-            part = _Created(minute=first, key=first_key(first))
-        batch = self._new_jobs(part.key)
-        if not part.queues and batch:
-            part.minute = max(part.minute, _minute_in(batch[0]["pk"]))
-        if not batch or part.minute >= over:
-            return False
-        end = first_key(part.minute + 1)
-        mine = [row for row in batch if row["pk"] < end]
-        part.queues.update(row["queue"] for row in mine if (row["first_left"] or row["status"]) == JobStatus.QUEUED)
-        if len(mine) == BATCH:
-            part.key = uuid.UUID(int=mine[-1]["pk"].int + 1)
+            # Or another worker has counted it meanwhile.
+            over = minute_of(now - _CREATED_AFTER[column])
+            oldest = self._jobs(first_key(first), first_key(over)).values_list("pk", flat=True).first()
+            if oldest is None:
+                return False
+            minute = _minute_in(oldest)
+            # MariaDB sorts ids that are not of version 7 by other digits.
+            minute = minute if first <= minute < over else first
+            part = _Created(minute=minute, key=first_key(minute))
+        journal = JobTransition.objects.using(self._using).filter(job=OuterRef("pk")).order_by("id")
+        jobs = self._jobs(part.key, first_key(part.minute + 1)).annotate(
+            first_left=Subquery(journal.values("from_status")[:1])
+        )
+        batch = list(jobs.values("pk", "queue", "status", "first_left")[:BATCH])
+        # Others have begun as pending: their journal says when they were queued.
+        part.queues.update(row["queue"] for row in batch if (row["first_left"] or row["status"]) == JobStatus.QUEUED)
+        if len(batch) == BATCH:
+            part.key = uuid.UUID(int=batch[-1]["pk"].int + 1)
             self._created[column] = part
             return True
-        self._created.pop(column, None)
-        return self._store_created(column, first, part, now)
+        return self._store_created(column, seen, part, now)
 
-    def _new_jobs(self, key: uuid.UUID) -> Sequence[Mapping[str, Any]]:
-        """Return a batch of jobs from a key on, with the first status that each of them has left."""
-        journal = JobTransition.objects.using(self._using).filter(job=OuterRef("pk")).order_by("id")
-        jobs = ContainerJob.objects.using(self._using).filter(pk__gte=key).order_by("pk")
-        rows = jobs.annotate(first_left=Subquery(journal.values("from_status")[:1]))
-        return list(rows.values("pk", "queue", "status", "first_left")[:BATCH])
+    def _jobs(self, key: uuid.UUID, end: uuid.UUID) -> ContainerJobQuerySet:
+        return ContainerJob.objects.using(self._using).filter(pk__gte=key, pk__lt=end).order_by("pk")
 
-    def _store_created(self, column: str, first: int, part: _Created, now: datetime) -> bool:
+    def _store_created(self, column: str, seen: StatisticsProgress, part: _Created, now: datetime) -> bool:
         with transaction.atomic(using=self._using):
             progress = self._locked_progress()
-            if progress is None or getattr(progress, column) != first:
+            if progress is None or getattr(progress, column) != getattr(seen, column):
                 return False
             minutes = QueueMinute.objects.using(self._using).filter(minute=part.minute, queue__in=list(part.queues))
             known = dict(minutes.values_list("queue", "created"))
@@ -211,7 +218,8 @@ class Aggregation:
                 },
                 now,
             )
-            setattr(progress, column, part.minute + 1)
+            for each in (progress, seen):
+                setattr(each, column, part.minute + 1)
             progress.save(using=self._using, update_fields=[column])
         return True
 
