@@ -142,6 +142,7 @@ def test_the_collector_serves_in_a_registry_of_ones_own_and_asks_nothing_before_
     assert registry.get_sample_value("container_manager_attempts_started_total", {"queue": 'odd "name"\\'}) == 1
 
 
+@pytest.mark.without_database
 class TestWhoMaySee:
     @pytest.mark.parametrize("name", ["metrics", "health"])
     @pytest.mark.parametrize("bearer", [None, "", "another", _TOKEN + "x", "tökén"])

@@ -14,7 +14,7 @@ from django.db import connection
 from container_manager import queue
 from container_manager.models import ContainerJob
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.without_database]
 # In a process of its own: a tracer provider holds for a whole process.
 _PROGRAM = """
 import json, django
