@@ -20,6 +20,7 @@ from .jobs.secret_references import JOB_VARIABLES, MONITORING_VARIABLES
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
 _REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+")
+_MOST_DAYS = 36_500
 _POSITIVE = (
     *("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "STATISTICS_DAYS", "UNREACHABLE_SECONDS"),
     "UNSERVED_AFTER_SECONDS",
@@ -185,6 +186,8 @@ def _problems(given: object) -> Iterator[str]:
     queues = given.get("QUEUES")
     if queues is not None and not (is_texts(queues) and queues and all(map(is_line, queues))):
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
+    if is_positive(days := given.get("STATISTICS_DAYS", 1)) and days > _MOST_DAYS:
+        yield f"{_NAME}['STATISTICS_DAYS'] must be at most {_MOST_DAYS}, not {days!r}."
     yield from _secret_problems(given)
     yield from _token_problems(given.get("MONITORING_TOKEN"))
     yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))

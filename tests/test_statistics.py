@@ -10,14 +10,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import IntegrityError, connection, connections, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -353,6 +353,37 @@ def test_a_journal_from_before_the_statistics_is_counted_without_minutes_that_ar
     counted()
     assert total("cancelled") == 3
     assert sum(values[0] for values in by_minute("cancelled").values()) == 1
+
+
+@pytest.mark.parametrize("year", [1903, 2200, 9000])
+def test_rows_with_odd_times_are_in_the_totals_and_hold_up_no_others(year: int) -> None:
+    cancelled_jobs(1)
+    JobTransition.objects.update(at=datetime(year, 5, 6, tzinfo=UTC))
+    cancelled_jobs(1)
+    counted()
+    assert total("cancelled") == 2
+    assert sum(values[0] for values in by_minute("cancelled").values()) == 1
+
+
+def test_what_cannot_be_counted_is_logged_and_ends_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+    cancelled_jobs(1)
+
+    def refuse(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        if sql.startswith("INSERT") and QueueMinute._meta.db_table in sql:
+            raise IntegrityError("a constraint of the project's own")
+        return execute(sql, *args)
+
+    counting = Aggregation(keep_seconds=_DAY, using="default")
+    # It begins, and marks what there is.
+    counting.step()
+    counting.step()
+    maintenance = Maintenance(AppSettings(), using="default")
+    with connection.execute_wrapper(refuse):
+        for _ in range(2):
+            maintenance.run("w", {}, retries_are_due=False)
+    assert caplog.text.count("Statistics cannot be counted") == 1
+    counted()
+    assert total("cancelled") == 1
 
 
 def test_a_wait_begins_when_the_job_is_due() -> None:

@@ -33,6 +33,8 @@ LONGEST_WAIT_SECONDS = 600.0
 # How long after its end the new jobs of a minute are counted, since clocks differ, and counted again.
 _CREATED_AFTER = {"created_to": timedelta(seconds=30), "created_again_to": timedelta(hours=1)}
 _MINUTES_AT_ONCE = 5
+# Clocks differ; but a row may have any time.
+_MINUTES_AHEAD = 1440
 _COUNTS = [column.name for column in QueueMinute._meta.concrete_fields if column.name not in ("id", "minute", "queue")]
 _COLUMNS: Mapping[str, str] = {
     JobStatus.QUEUED: "queued",
@@ -89,7 +91,7 @@ class Aggregation:
         return len(keys) == BATCH
 
     def _oldest(self, now: datetime) -> int:
-        return minute_of(now - self._keep)
+        return max(QueueMinute.TOTAL + 1, minute_of(now - self._keep))
 
     def _progress(self) -> StatisticsProgress | None:
         return StatisticsProgress.objects.using(self._using).filter(pk=1).first()
@@ -226,10 +228,11 @@ class Aggregation:
     # -- what is stored ------------------------------------------------------------------------------------------
 
     def _store(self, counts: Mapping[Key, Added], now: datetime) -> None:
-        """Add to minutes, and to the totals of their queues. Minutes that are too old to be kept are in the totals."""
+        """Add to minutes, and to the totals of their queues; what is too old to be kept, or to come, to these alone."""
         added: dict[Key, Added] = {}
+        kept = range(self._oldest(now), minute_of(now) + _MINUTES_AHEAD)
         for (minute, queue), columns in counts.items():
-            for each in (QueueMinute.TOTAL, *([minute] if minute >= self._oldest(now) else [])):
+            for each in (QueueMinute.TOTAL, *([minute] if minute in kept else [])):
                 added.setdefault((each, queue), Counter()).update(columns)
         if not added:
             return

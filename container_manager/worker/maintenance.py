@@ -21,7 +21,7 @@ from .timers import Timer
 _PRUNE_SECONDS = 60.0
 # How often to look again at old jobs that could not be deleted.
 _PRUNE_ANEW_SECONDS = 3600.0
-_COUNT_SECONDS, _PRUNE_COUNTS_SECONDS = 10.0, 3600.0
+_COUNT_SECONDS, _COUNT_ANEW_SECONDS, _PRUNE_COUNTS_SECONDS = 10.0, 600.0, 3600.0
 logger = package_logger(__name__)
 
 
@@ -53,15 +53,25 @@ class Maintenance:
                 self._fail_unschedulable(worker, self._settings.unschedulable_after_seconds)
         if self._look.take_due():
             self._give_up_unreachable(worker, engines)
-        # One batch at a time too.
-        if self._count.take_due() and self._aggregation.step():
-            self._count.hurry()
-        if self._prune_counts.take_due() and self._aggregation.prune():
-            self._prune_counts.hurry()
+        self._keep_statistics()
         besides = self._refused.waiting()
         return retries_are_due and bool(
             store.promote_retries(besides=besides, refused=self._note_refusal, using=self._using)
         )
+
+    def _keep_statistics(self) -> None:
+        # One batch at a time too.
+        try:
+            if self._count.take_due() and self._aggregation.step():
+                self._count.hurry()
+            if self._prune_counts.take_due() and self._aggregation.prune():
+                self._prune_counts.hurry()
+        except Exception as error:
+            # An odd row must end no worker: jobs matter more than their statistics.
+            if not store.is_refusal(error, using=self._using):
+                raise
+            self._count.postpone(_COUNT_ANEW_SECONDS)
+            logger.exception("Statistics cannot be counted, trying again in %s s", _COUNT_ANEW_SECONDS)
 
     def _note_refusal(self, job: UUID, error: Exception) -> None:
         seconds = self._refused.put(job)
