@@ -1,10 +1,14 @@
+# PYTHON_ARGCOMPLETE_OK
 """``python -m container_manager``: the ``container`` command without a Django project, and ``demo``."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .statemachine.streams import usable_streams
+
+_PROGRAM = "python -m container_manager"
 
 
 def main() -> None:
@@ -19,14 +23,21 @@ def _main() -> None:
         sys.exit(demo.main(sys.argv[2:]))
     from .cli.standalone import Unusable, configure
 
+    # Set by the shell that asks how a word goes on.
+    completes = "_ARGCOMPLETE" in os.environ
     try:
-        # Help, of all or of a verb, needs no database and leaves none behind.
-        configure(database={"-h", "--help"}.isdisjoint(sys.argv[1:3]))
+        # Help, of all or of a verb, needs no database and leaves none behind; no more does completion.
+        configure(database=not completes and {"-h", "--help"}.isdisjoint(sys.argv[1:3]))
     except Unusable as error:
         sys.exit(f"{error}")
     from .management.commands.container import Command
 
-    Command(prog="python -m container_manager").run_from_argv(["python -m container_manager", "", *sys.argv[1:]])
+    command = Command(prog=_PROGRAM)
+    if completes:
+        import argcomplete
+
+        argcomplete.autocomplete(command.create_parser(_PROGRAM, ""))
+    command.run_from_argv([_PROGRAM, "", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

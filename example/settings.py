@@ -31,7 +31,9 @@ if host := os.environ.get("EXAMPLE_DATABASE_HOST"):
         "OPTIONS": {"server_side_binding": True, "prepare_threshold": 1},
     }
 CONTAINER_MANAGER = {}
+EXAMPLE_JOB_IMAGE = ""
 if os.environ.get("EXAMPLE_EXECUTOR") == "docker":
+    EXAMPLE_JOB_IMAGE = "python:3.13-slim"
     CONTAINER_MANAGER = {
         "INSTALL": "example",
         "EXECUTORS": {

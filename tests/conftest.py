@@ -15,6 +15,7 @@ from django.db.models.signals import post_migrate
 
 from .prerequisites import MISSING
 
+pytest.register_assert_rewrite("container_manager.testing.conformance")
 # What takes how long says nothing on a busy machine.
 hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("steady")

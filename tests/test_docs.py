@@ -148,7 +148,6 @@ SHOWN_BY_TESTS = ["explanation/worker.md", "howto/docker.md"]
 
 def test_tests_that_show_a_section_of_the_docs_name_one_that_exists_and_no_section_lacks_its_test() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
-    sources.append((ROOT / "tests/executors/conformance.py").read_text(encoding="utf-8"))
     marks = [mark for source in sources for mark in re.findall(r"mark\.shows\(([^)]+)\)", source)]
     shown = {section for mark in marks for section in re.findall(r'"([^"]+)"', mark)}
     assert shown <= {section for page in PAGES[1:] for section in sections(page)}

@@ -1,32 +1,61 @@
-"""Look for a job that lies: compare every job with its journal and its attempts."""
+"""Look for a job that lies: compare jobs with their journal and their attempts."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 from ..jobs.printable import escaped
 from ..models import JobStatus
 from ..store.consistency import examine
 from .printing import Output, print_json
+from .progress import add_progress_argument, progress
+from .time_options import moment
+
+
+class Result(TypedDict):
+    """How many jobs (by status), attempts and journal entries were examined, and what was found."""
+
+    jobs: dict[str, int]
+    attempts: int
+    transitions: int
+    problems: list[str]
+    notes: list[str]
+
+
+JSON = Result
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--finished", action="store_true", help="A job that has not ended is a problem too.")
+    parser.add_argument(
+        "--since",
+        metavar="WHEN",
+        help="Only jobs that have changed since, and those with an open attempt: 2h (ago), or 2026-01-31T22:00.",
+    )
+    add_progress_argument(parser)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    diagnosis = examine(using=options["database"])
+    using = options["database"]
+    since = None if options["since"] is None else moment("--since", options["since"], using=using)
+    with progress(options, "jobs examined") as advance:
+        diagnosis = examine(since=since, progress=advance, using=using)
     if options["finished"]:
         for status in (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING):
             if count := diagnosis.jobs[status]:
                 diagnosis.problems.append(f"{count} jobs are still {status}")
     if options["json"]:
-        # asdict() takes a Counter's items for what it is to count.
-        print_json(out, {**asdict(diagnosis), "jobs": dict(diagnosis.jobs)})
+        result = Result(
+            jobs=dict(diagnosis.jobs),
+            attempts=diagnosis.attempts,
+            transitions=diagnosis.transitions,
+            problems=diagnosis.problems,
+            notes=diagnosis.notes,
+        )
+        print_json(out, result)
     else:
         by_status = ", ".join(f"{count} {escaped(status)}" for status, count in sorted(diagnosis.jobs.items()))
         out.write(f"{diagnosis.jobs.total()} jobs ({by_status or 'none'}), ")

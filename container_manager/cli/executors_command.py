@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -17,6 +17,22 @@ from .printing import Output, print_json, print_table
 _GIBIBYTE = 1024**3
 _SHOWN_CHARACTERS = 12
 _ADVICE = "Mend its entry in CONTAINER_MANAGER['EXECUTORS'], or what it says it needs.\n"
+
+# An executor and its `Health`. This form, since "class" is a word of Python's.
+ListedExecutor = TypedDict(
+    "ListedExecutor",
+    {
+        "alias": str,
+        "class": str,
+        "ok": bool,
+        "message": str,
+        "engine": str,
+        "cpu_count": int | None,
+        "memory_bytes": int | None,
+        "warnings": Sequence[str],
+    },
+)
+JSON = list[ListedExecutor]
 
 
 def add_arguments(parser: ArgumentParser) -> None:

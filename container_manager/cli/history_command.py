@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, TypedDict
 
+from ..models import JobStatus
 from .finding import find_job
 from .printing import Output, clock, print_json, print_table
+
+
+class Entry(TypedDict):
+    """One change of the job's status."""
+
+    at: datetime
+    from_status: JobStatus
+    to_status: JobStatus
+    actor: str
+    reason: str
+
+
+JSON = list[Entry]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     job = find_job(options, options["job"])
-    names = ("at", "from_status", "to_status", "actor", "reason")
+    names = tuple(Entry.__annotations__)
     rows = list(job.transitions.values(*names))
     if options["json"]:
         print_json(out, rows)

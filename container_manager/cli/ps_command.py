@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobStatus
@@ -16,6 +16,32 @@ from .printing import Output, print_json, print_table
 
 HEADINGS = ("ID", "NAME", "STATUS", "TRY", "EXIT", "REASON", "FOR", "COMMAND")
 _COMMAND_WIDTH = 40
+
+
+class ListedJob(TypedDict):
+    """A job; ``waiting_for``: what the launch of its present attempt waits for, "" if for nothing."""
+
+    id: UUID
+    name: str
+    status: JobStatus
+    queue: str
+    executor: str
+    image: str
+    command: str
+    attempt: int
+    retry_count: int
+    max_retries: int
+    exit_code: int | None
+    failure_reason: str
+    last_error: str
+    worker: str
+    queued_at: datetime | None
+    launched_at: datetime | None
+    completed_at: datetime | None
+    waiting_for: str
+
+
+JSON = list[ListedJob]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -65,6 +91,4 @@ def _waits(*, using: str) -> dict[tuple[UUID, int], str]:
 
 
 def _values(job: ContainerJob) -> dict[str, object]:
-    names = ("pk", "name", "status", "queue", "executor", "image", "command", "attempt", "retry_count", "max_retries")
-    more = ("exit_code", "failure_reason", "last_error", "worker", "queued_at", "launched_at", "completed_at")
-    return {"id" if name == "pk" else name: getattr(job, name) for name in names + more}
+    return {name: getattr(job, name) for name in ListedJob.__annotations__ if name != "waiting_for"}

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..queue import pause_queue, queue_statistics, resume_queue
+from ..queue import QueueStatistics, pause_queue, queue_statistics, resume_queue
 from .printing import Output, bounded, clock, print_json, print_table
+
+JSON = list[QueueStatistics]
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
+from uuid import UUID
 
+from ..models import JobStatus
 from .job_arguments import add_job_arguments, create_job
 from .printing import Output, print_json
 from .time_options import from_now
+
+
+class Submitted(TypedDict):
+    """The new job."""
+
+    id: UUID
+    status: JobStatus
+
+
+JSON = Submitted
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,7 +37,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     job = create_job(options)
     job.mark_as_queued(scheduled_for)
     if options["json"]:
-        print_json(out, {"id": job.pk, "status": job.status})
+        print_json(out, Submitted(id=job.pk, status=JobStatus(job.status)))
     else:
         out.write(f"{job.pk}\n")
     return 0

@@ -1,7 +1,9 @@
-"""The queue's public API: enqueue, retry and cancel jobs, pause queues, count, prune."""
+"""The queue's public API: enqueue, retry and cancel jobs, explain them, pause queues, count, prune."""
 
 from ..jobs.histogram import BUCKET_SECONDS, Histogram
 from .entry import acancel, aenqueue, aenqueue_many, aretry, cancel, enqueue, enqueue_many, kill, retry
+from .explaining import explain
+from .explanation import Explanation, ExplanationCode
 from .minutes import Activity, activity, activity_by_queue
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import prune_jobs
@@ -11,6 +13,8 @@ __all__ = [
     "BUCKET_SECONDS",
     "COUNT_LIMIT",
     "Activity",
+    "Explanation",
+    "ExplanationCode",
     "Histogram",
     "QueueStatistics",
     "acancel",
@@ -23,6 +27,7 @@ __all__ = [
     "counts_by_status",
     "enqueue",
     "enqueue_many",
+    "explain",
     "kill",
     "pause_queue",
     "paused_queues",

@@ -6,7 +6,7 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 
 from .aggregation import Aggregation, minute_of, uncounted_rows
 from .attempts import owned_attempts, record_launches, request_kill
-from .claiming import claim, due_lanes, is_due, note_refused_claim
+from .claiming import REFUSED_CLAIM, claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
 from .counting import Backlog, backlog, queue_counts, status_counts
 from .finishing import finish
@@ -37,6 +37,7 @@ from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, un
 from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
+    "REFUSED_CLAIM",
     "UNSCHEDULABLE_BATCH",
     "Aggregation",
     "Backlog",

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.models import Exists, OuterRef
 
 from ..models import ContainerJob, JobAttempt, JobStatus, JobTransition
+from ..statemachine.machine import machine_of
 from . import engines_by_alias, live_workers, unserved_destinations
+from .sql import store_sql
 
 T = TypeVar("T", JobTransition, JobAttempt)
-_BATCH = 500
+# A statement examines a range of so many jobs, or so many jobs that it names: each stands in it three times.
+_RANGE, _NAMED = 10_000, 1000
 _ENDS_OF_ATTEMPT = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+# Entries that were made at the same time may have any order, and clocks differ.
+_DISORDER = timedelta(hours=1)
+# Told how many jobs have been examined, and of how many, if that is known.
+Progress = Callable[[int, int | None], object]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,19 +39,30 @@ class Diagnosis:
     notes: list[str] = field(default_factory=list)
 
 
-def examine(*, using: str = DEFAULT_DB_ALIAS) -> Diagnosis:
-    """Examine every job. A job with a problem is examined twice: it may have changed between the first queries."""
+class _Jobs(NamedTuple):
+    """Some of the jobs: a condition on the column of their key, written ``KEY``, and its parameters."""
+
+    condition: str
+    params: Sequence[Any]
+
+
+def examine(
+    *, since: datetime | None = None, progress: Progress | None = None, using: str = DEFAULT_DB_ALIAS
+) -> Diagnosis:
+    """Examine every job; with ``since`` those that have changed since then, and those with an open attempt.
+
+    The database looks for jobs with a problem, thousands with a statement. What it finds is examined again, since it
+    may have changed by then, and put into words.
+    """
     diagnosis = Diagnosis(notes=[*_notes(using)])
-    last = None
-    while True:
-        jobs = ContainerJob.objects.using(using).order_by("pk")
-        batch = list((jobs if last is None else jobs.filter(pk__gt=last))[:_BATCH])
-        if not batch:
-            return diagnosis
-        last = batch[-1].pk
-        for job, found in _examine(batch, using, diagnosis):
-            again = list(ContainerJob.objects.using(using).filter(pk=job.pk)) if found else []
-            diagnosis.problems += [f"{job.pk}: {text}" for _, more in _examine(again, using, None) for text in more]
+    total = ContainerJob.objects.using(using).count() if progress and since is None else None
+    for jobs in _ranges(using) if since is None else _changed(since, using):
+        suspects = _look(jobs, diagnosis, using)
+        for start in range(0, len(suspects), _NAMED):
+            diagnosis.problems += _problems(suspects[start : start + _NAMED], using)
+        if progress:
+            progress(diagnosis.jobs.total(), total)
+    return diagnosis
 
 
 def _notes(using: str) -> Iterator[str]:
@@ -53,20 +74,143 @@ def _notes(using: str) -> Iterator[str]:
             yield f"executor {alias} is {len(engines)} engines, none of which can adopt another's attempts: {hosts}"
 
 
-def _examine(
-    jobs: Sequence[ContainerJob], using: str, diagnosis: Diagnosis | None
-) -> Iterator[tuple[ContainerJob, list[str]]]:
-    keys = [job.pk for job in jobs]
+def _ranges(using: str) -> Iterator[_Jobs]:
+    """Yield ranges of the primary key that have all jobs in them."""
+    keys = ContainerJob.objects.using(using).order_by("pk").values_list("pk", flat=True)
+    last: list[UUID] = []
+    while True:
+        rest = keys.filter(pk__gt=last[0]) if last else keys
+        # The job after which the next range begins.
+        end = list(rest[_RANGE - 1 : _RANGE])
+        bounds = [*([("KEY > %s", last[0])] if last else []), *([("KEY <= %s", end[0])] if end else [])]
+        yield _Jobs(" AND ".join(sql for sql, _ in bounds) or "1 = 1", _stored([key for _, key in bounds], using))
+        if not end:
+            return
+        last = end
+
+
+def _changed(since: datetime, using: str) -> Iterator[_Jobs]:
+    """Yield the jobs that have entries in the journal since then, each once, and those with an open attempt."""
+    entries = JobTransition.objects.using(using).order_by("pk")
+    newest = entries.values_list("pk", flat=True).last() or 0
+    first = _first_entry(since - _DISORDER, newest, using)
+    recent = entries.filter(pk__range=(first, newest), at__gte=since)
+    place = first - 1
+    while rows := list(recent.filter(pk__gt=place).values_list("pk", "job")[:_NAMED]):
+        place, jobs = rows[-1][0], {job for _, job in rows}
+        # What has changed again comes with its last entry.
+        later = recent.filter(job__in=jobs, pk__gt=place).order_by()
+        if now := jobs - set(later.values_list("job", flat=True).distinct()):
+            yield _named(sorted(now), using)
+    still_open = JobAttempt.objects.using(using).filter(~Exists(recent.filter(job=OuterRef("job"))), finished_at=None)
+    owners = list(still_open.order_by().values_list("job", flat=True).distinct())
+    for start in range(0, len(owners), _NAMED):
+        yield _named(owners[start : start + _NAMED], using)
+
+
+def _first_entry(since: datetime, newest: int, using: str) -> int:
+    """Return the key of the journal from which on entries are as recent as this: no index has their times.
+
+    Keys ascend with the time, so that a few looks find it.
+    """
+    entries = JobTransition.objects.using(using).order_by("pk")
+    low, high = 0, newest + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = entries.filter(pk__gte=middle).values_list("pk", "at").first()
+        if found is None or found[1] >= since:
+            high = middle
+        else:
+            low = found[0] + 1
+    return low
+
+
+def _named(keys: Sequence[UUID], using: str) -> _Jobs:
+    return _Jobs(f"KEY IN ({', '.join(['%s'] * len(keys))})", _stored(keys, using))
+
+
+def _stored(keys: Iterable[UUID], using: str) -> list[Any]:
+    """Return keys as the database has them."""
+    return [ContainerJob._meta.pk.get_db_prep_value(key, connections[using]) for key in keys]
+
+
+def _look(jobs: _Jobs, diagnosis: Diagnosis, using: str) -> list[UUID]:
+    """Count these jobs and what belongs to them, in one statement; return the keys of those that have a problem.
+
+    The conditions are those of `journal_problems` and `attempt_problems`, which say what the problem is.
+    """
+    suspects = []
+    with connections[using].cursor() as cursor:
+        cursor.execute(_look_sql(jobs.condition, using), [*jobs.params] * 3)
+        for status, suspect, count, attempts, transitions in cursor.fetchall():
+            diagnosis.jobs[status] += count
+            diagnosis.attempts += int(attempts)
+            diagnosis.transitions += int(transitions)
+            if suspect is not None:
+                suspects.append(suspect if isinstance(suspect, UUID) else UUID(suspect))
+    return suspects
+
+
+def _look_sql(condition: str, using: str) -> str:
+    store, graph = store_sql(connections[using]), machine_of(ContainerJob).graph
+    source, target, status = (store.dialect.exact(name, graph) for name in ("from_status", "to_status", "j.status"))
+    edges = " OR ".join(
+        f"(source = '{state}' AND target IN ({_literals(targets)}))"
+        for state in graph.states
+        if (targets := graph.targets(state))
+    )
+    ends, its_entries = _literals(_ENDS_OF_ATTEMPT), "OVER (PARTITION BY job_id ORDER BY id)"
+    running = f"CASE WHEN {status} = '{JobStatus.RUNNING}' THEN 1 ELSE 0 END"
+    alive = f"SELECT id FROM container_manager_worker WHERE lease_expires_at >= {store.now}"
+    return f"""
+WITH entry AS (
+    SELECT job_id, {source} AS source, {target} AS target, LAG({target}) {its_entries} AS reached,
+        LEAD(id) {its_entries} AS later
+    FROM container_manager_jobtransition WHERE {condition.replace("KEY", "job_id")}
+), journal AS (
+    SELECT job_id, COUNT(*) AS entries,
+        SUM(CASE WHEN ({edges}) AND (reached IS NULL OR reached = source) THEN 0 ELSE 1 END) AS odd,
+        SUM(CASE WHEN source = '{JobStatus.RUNNING}' AND target IN ({ends}) THEN 1 ELSE 0 END) AS ends,
+        MAX(CASE WHEN later IS NULL THEN target END) AS last_target
+    FROM entry GROUP BY job_id
+), run AS (
+    SELECT job_id, COUNT(*) AS attempts, MIN(number) AS first_number, MAX(number) AS last_number,
+        SUM(CASE WHEN finished_at IS NULL THEN 1 ELSE 0 END) AS still_open,
+        MAX(CASE WHEN finished_at IS NULL THEN number END) AS open_number,
+        SUM(CASE WHEN finished_at IS NULL AND worker NOT IN ({alive}) THEN 1 ELSE 0 END) AS without_lease
+    FROM container_manager_jobattempt WHERE {condition.replace("KEY", "job_id")} GROUP BY job_id
+), verdict AS (
+    SELECT j.status, COALESCE(r.attempts, 0) AS attempts, COALESCE(h.entries, 0) AS entries, CASE WHEN
+        h.odd > 0 OR h.last_target <> {status}
+        OR r.first_number <> 1 OR r.last_number <> r.attempts OR r.last_number <> j.attempt
+        OR r.attempts <> COALESCE(h.ends, 0) + {running}
+        OR {running} = 1 AND j.worker <> '' AND (COALESCE(r.still_open, 0) <> 1 OR r.open_number <> j.attempt)
+        OR r.without_lease > 0
+        THEN j.id END AS suspect
+    FROM container_manager_containerjob j
+    LEFT JOIN journal h ON h.job_id = j.id
+    LEFT JOIN run r ON r.job_id = j.id
+    WHERE {condition.replace("KEY", "j.id")}
+)
+SELECT status, suspect, COUNT(*), SUM(attempts), SUM(entries) FROM verdict GROUP BY status, suspect
+"""
+
+
+def _literals(states: Iterable[Any]) -> str:
+    return ", ".join(f"'{state}'" for state in states)
+
+
+def _problems(keys: Sequence[UUID], using: str) -> Iterator[str]:
+    """Yield the problems of these jobs in words, as far as they still have them."""
+    jobs = ContainerJob.objects.using(using).filter(pk__in=keys).order_by("pk")
+    found = list(jobs)
     journal = _by_job(JobTransition.objects.using(using).filter(job__in=keys).order_by("id"))
     attempts = _by_job(JobAttempt.objects.using(using).filter(job__in=keys).order_by("number"))
     alive = set(live_workers(using=using))
-    for job in jobs:
+    for job in found:
         mine, history = attempts.get(job.pk, []), journal.get(job.pk, [])
-        if diagnosis is not None:
-            diagnosis.jobs[job.status] += 1
-            diagnosis.attempts += len(mine)
-            diagnosis.transitions += len(history)
-        yield job, [*journal_problems(job, history), *attempt_problems(job, mine, history, alive)]
+        for text in (*journal_problems(job, history), *attempt_problems(job, mine, history, alive)):
+            yield f"{job.pk}: {text}"
 
 
 def journal_problems(job: ContainerJob, history: Sequence[JobTransition]) -> Iterator[str]:

@@ -82,8 +82,7 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name="container-manager-listener", daemon=True)
 
     def start(self) -> None:
-        connection = connections[self._using]
-        if connection.vendor == _NOTIFYING and not connection.in_atomic_block:
+        if connections[self._using].vendor == _NOTIFYING:
             self._thread.start()
 
     def stop(self) -> None:

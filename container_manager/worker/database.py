@@ -30,11 +30,11 @@ class Database:
     """One thread's connection, with a backoff while the database is away.
 
     ``lease_seconds``: nothing that is asked takes as long: the database limits it where it can, and a `Watchdog` ends a
-    connection that is silent for half of that.
+    connection that is silent for half of that. ``inline``: the connection is the caller's, also outside a transaction.
     """
 
-    def __init__(self, using: str, *, lease_seconds: float) -> None:
-        self.using, self._lease_seconds = using, lease_seconds
+    def __init__(self, using: str, *, lease_seconds: float, inline: bool = False) -> None:
+        self.using, self._lease_seconds, self._inline = using, lease_seconds, inline
         self.back = Timer(FIRST_RETRY_SECONDS)
         # The driver's connection that is in use, a duplicate of its socket, and the connection that is prepared.
         self._raw: Any = None
@@ -53,9 +53,12 @@ class Database:
         self._thread, self._here = 0, cast(BaseDatabaseWrapper, None)
 
     @property
-    def in_callers_transaction(self) -> bool:
-        """Whether the worker runs in a transaction, as in a test: ask only where its own code has begun none."""
-        return self._connection_here().in_atomic_block
+    def is_callers(self) -> bool:
+        """Whether the worker works on its caller's connection alone, and neither prepares nor replaces it.
+
+        So it does in a transaction, which others do not see: ask only where the worker's own code has begun none.
+        """
+        return self._inline or self._connection_here().in_atomic_block
 
     @property
     def is_away(self) -> bool:
@@ -72,7 +75,7 @@ class Database:
         try:
             result = self.do(work)
         except AWAY as error:
-            if self.in_callers_transaction:
+            if self.is_callers:
                 raise
             self.back = Timer(min(LAST_RETRY_SECONDS, max(2 * FIRST_RETRY_SECONDS, self.back.seconds * 2)))
             self.back.restart()
@@ -86,10 +89,10 @@ class Database:
     def do(self, work: Callable[[], T]) -> T:
         """Do some work and return its result; raise what the database raises, and connect anew the next time.
 
-        In a transaction of the worker's caller, neither is the session ours to prepare, nor the connection to replace.
+        What is the caller's (`is_callers`) stays as it is.
         """
         connection = self._connection_here()
-        if connection.in_atomic_block:
+        if connection.in_atomic_block or self._inline:
             return work()
         self._connection = connection
         self._waits_since = time.monotonic()
@@ -115,7 +118,7 @@ class Database:
     def end(self) -> None:
         """Close this thread's connection, and leave the next one to others as it was found."""
         connection = self._connection_here()
-        if not connection.in_atomic_block:
+        if not self.is_callers:
             self.close()
         self._unwatch()
         if self._settings is not None:

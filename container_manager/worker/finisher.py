@@ -33,7 +33,7 @@ class Finisher:
     """Stores one batch at a time. What ends meanwhile is the next batch, so batches grow with the load.
 
     Once started, a thread stores them on a connection of its own. On SQLite, where writers only wait for each other,
-    and in a transaction of the worker's caller, which other connections do not see, a batch is stored at once.
+    and on the connection of the worker's caller, a batch is stored at once.
     ``database`` is the finisher's own; ``wake`` is called when a batch is done.
     """
 
@@ -47,7 +47,7 @@ class Finisher:
 
     def start(self) -> None:
         # Only when the worker runs: a process that forks after it was made would have a finisher without its thread.
-        if self._database.in_callers_transaction:
+        if self._database.is_callers:
             return
         if connections[self._database.using].features.has_select_for_update:
             # In a copy of this context, which says who sends signals.

@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from uuid import UUID
@@ -53,7 +54,8 @@ class WorkerOptions:
 
     ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing runs and nothing is due,
     except for engines that are given up. ``max_jobs``: end after this many claims. ``only``: run this one job; end if
-    its engine is given up.
+    its engine is given up. ``inline``: ask the database in the caller's thread and on its connection only, and call
+    receivers of signals there, as within a transaction.
     """
 
     slots: int = 4
@@ -61,6 +63,7 @@ class WorkerOptions:
     drain: bool = False
     max_jobs: int | None = None
     only: UUID | None = None
+    inline: bool = False
     using: str = "default"
 
 
@@ -85,7 +88,7 @@ class WorkerLoop:
         # A worker of all queues serves those of the settings only, if they name any.
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database, finishers, heartbeats = (
-            Database(options.using, lease_seconds=settings.lease_seconds) for _ in range(3)
+            Database(options.using, lease_seconds=settings.lease_seconds, inline=options.inline) for _ in range(3)
         )
         self._watchdog = Watchdog((self._database, finishers, heartbeats), lease_seconds=settings.lease_seconds)
         self._engines = Engines(executors, settings)
@@ -112,7 +115,7 @@ class WorkerLoop:
         self._rescue = Timer(settings.lease_seconds / 4)
         self._lease_watch = LeaseWatch(settings.lease_seconds)
         # What the worker's row says of its engines, and which row that is.
-        self._recorded: tuple[str, dict[str, str]] = ("", {})
+        self._recorded: tuple[str, dict[str, str], set[str]] = ("", {}, set())
         self._shared: set[str] = set()
         self._sweep = Timer(_SWEEP_SECONDS)
         self._verify = Timer(2 * settings.lease_seconds)
@@ -159,7 +162,9 @@ class WorkerLoop:
 
         Raises ThreadFailed where a thread that it needs has ended by an error.
         """
-        with supervised(self._note_failed_thread), sent_by(self._receivers.send):
+        # Inline, receivers are called as in the caller's context: at once.
+        sent = nullcontext() if self._options.inline else sent_by(self._receivers.send)
+        with supervised(self._note_failed_thread), sent:
             return self._run()
 
     def _run(self) -> int:
@@ -170,8 +175,9 @@ class WorkerLoop:
         try:
             if not self._register():
                 return 0
-            self._heartbeat.start(in_own_thread=not self._database.in_callers_transaction)
-            listener.start()
+            self._heartbeat.start(in_own_thread=not self._database.is_callers)
+            if not self._database.is_callers:
+                listener.start()
             self._engines.start(self._runs.note_change)
             self._finisher.start()
             aliases, slots = self._engines.aliases, self._options.slots
@@ -211,7 +217,7 @@ class WorkerLoop:
         self._database.attempt(self._talk_to_database)
 
     def _talk_to_database(self) -> None:
-        if self._database.in_callers_transaction:
+        if self._database.is_callers:
             self._heartbeat.renew_if_due()
         if self._heartbeat.is_revoked:
             self._start_anew()
@@ -299,7 +305,7 @@ class WorkerLoop:
             except AWAY as error:
                 using = self._options.using
                 is_final = self._database.answered and not store.has_timed_out(error, using=using)
-                if is_final or self._options.drain or self._database.in_callers_transaction:
+                if is_final or self._options.drain or self._database.is_callers:
                     raise
                 logger.warning("The database cannot be reached, the worker waits for it: %s", error)
                 self._news(LAST_RETRY_SECONDS)
@@ -380,11 +386,13 @@ class WorkerLoop:
 
     def _record_engines(self) -> None:
         """Tell others which engines answer here, and warn where one of their aliases is another engine."""
-        engines, using = self._engines.identities, self._options.using
-        if (self.id, engines) == self._recorded or not engines:
+        engines, away, using = self._engines.identities, self._engines.known_away, self._options.using
+        state = (self.id, engines, set(away))
+        # A new row names none.
+        if state == (self._recorded if self._recorded[0] == self.id else (self.id, {}, set())):
             return
-        store.record_engines(self.id, engines, using=using)
-        self._recorded = (self.id, engines)
+        store.record_engines(self.id, engines, away, using=using)
+        self._recorded = state
         for alias, found in store.engines_by_alias(using=using).items():
             mine = engines.get(alias)
             others = sorted({host for engine, hosts in found.items() if engine != mine for host in hosts})

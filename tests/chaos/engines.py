@@ -82,6 +82,7 @@ class Containers:
 
     def start(self) -> None:
         from container_manager.executors.docker.daemon import identity
+        from container_manager.executors.docker.flavours import DOCKER
 
         from ..docker.image import import_image
 
@@ -89,7 +90,7 @@ class Containers:
             daemon.start()
             import_image(daemon.url)
             with closing(self._api(host)) as api:
-                self._identities[identity(api.info())] = host
+                self._identities[identity(api.info(), DOCKER)] = host
 
     def executors(self, host: str) -> dict[str, Any]:
         options = {"base_url": self.daemons[host].url, **self._options}

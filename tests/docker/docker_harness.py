@@ -13,8 +13,9 @@ from container_manager.executors.docker import DockerExecutor
 from container_manager.executors.docker.configuration import INSTALL_LABEL
 from container_manager.executors.docker.options import docker_options
 from container_manager.jobs.container_request import ContainerRequest
+from container_manager.testing.conformance import Harness, job_fields, new_key
 
-from ..executors.conformance import Harness, job_fields, new_key
+from ..executors.secret_folders import secret_folders
 from .image import IMAGE
 
 _PATIENCE_SECONDS = 120
@@ -69,6 +70,9 @@ class DockerHarness(Harness):
 
     def effects(self) -> Path:
         return self._effects
+
+    def secret_folders(self, key: str) -> list[Path]:
+        return secret_folders(key)
 
     def containers(self) -> list[dict[str, Any]]:
         """Return what the daemon has of this installation."""

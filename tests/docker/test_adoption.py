@@ -16,8 +16,8 @@ from container_manager.executors.base import Executor, Phase, Unavailable
 from container_manager.executors.docker.configuration import container_configuration
 from container_manager.executors.docker.flavours import flavour_of
 from container_manager.executors.docker.options import docker_options
+from container_manager.testing.conformance import observation, wait_until
 
-from ..executors.conformance import observation, wait_until
 from .docker_harness import DockerHarness
 from .proxy import Proxy, proxy
 

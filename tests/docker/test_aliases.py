@@ -12,8 +12,8 @@ import pytest
 from container_manager.executors.base import Executor, Unavailable
 from container_manager.executors.docker.configuration import INSTALL_LABEL
 from container_manager.models import Worker
+from container_manager.testing.conformance import wait_until
 
-from ..executors.conformance import wait_until
 from ..workers import eventually
 from .daemon import Daemon
 from .proxy import proxy

@@ -17,8 +17,8 @@ from django.test import override_settings
 from container_manager.conf import AppSettings
 from container_manager.executors.base import Executor, Rejected
 from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition
+from container_manager.testing.conformance import ended, output, text
 
-from ..executors.conformance import ended, output, text
 from ..workers import eventually
 from .docker_harness import DockerHarness
 from .image import IMAGE

@@ -12,8 +12,7 @@ from container_manager.executors.base import LaunchSpec, Rejected
 from container_manager.executors.docker.configuration import container_configuration, fit_cores, is_allowed
 from container_manager.executors.docker.options import docker_options
 from container_manager.jobs.container_request import ContainerRequest, container_request
-
-from ..executors.conformance import job_fields
+from container_manager.testing.conformance import job_fields
 
 pytestmark = pytest.mark.without_database
 

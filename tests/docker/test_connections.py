@@ -20,8 +20,8 @@ from container_manager.executors.docker.daemon import Daemon as Engine
 from container_manager.executors.docker.options import docker_options
 from container_manager.executors.docker.view import View
 from container_manager.jobs.spec import JobSpec
+from container_manager.testing.conformance import ended, new_key, output, text, wait_until
 
-from ..executors.conformance import ended, new_key, output, text, wait_until
 from ..workers import eventually
 from . import ssh
 from .daemon import Daemon

@@ -12,8 +12,8 @@ import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Rejected
 from container_manager.executors.docker import DockerExecutor
+from container_manager.testing.conformance import ended
 
-from ..executors.conformance import ended
 from . import proxy
 from .daemon import Daemon
 from .docker_harness import DockerHarness

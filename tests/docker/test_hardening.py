@@ -11,8 +11,8 @@ from container_manager.executors.base import Executor, LaunchSpec, Rejected
 from container_manager.executors.docker.flavours import PODMAN, flavour_of
 from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
+from container_manager.testing.conformance import ended, new_key, output, text
 
-from ..executors.conformance import ended, new_key, output, text
 from .docker_harness import DockerHarness
 from .image import IMAGE
 

@@ -8,8 +8,8 @@ import pytest
 
 from container_manager.executors.base import Executor, Rejected
 from container_manager.executors.docker.held_limits import missing_limits, take_limits, warnings
+from container_manager.testing.conformance import ended, output, text
 
-from ..executors.conformance import ended, output, text
 from .docker_harness import DockerHarness
 
 pytestmark = pytest.mark.without_database

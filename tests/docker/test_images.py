@@ -11,8 +11,8 @@ import pytest
 
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
 from container_manager.jobs.spec import JobSpec
+from container_manager.testing.conformance import ended, new_key, output, text
 
-from ..executors.conformance import ended, new_key, output, text
 from ..ports import free_port
 from .docker_harness import DockerHarness, launch
 from .registry import Registry

@@ -13,8 +13,8 @@ import pytest
 from container_manager.executors.base import Rejected
 from container_manager.executors.docker.logins import LoginProblem, Logins
 from container_manager.executors.docker.options import docker_options
+from container_manager.testing.conformance import output, text
 
-from ..executors.conformance import output, text
 from . import odd_registry
 from .docker_harness import DockerHarness, launch
 

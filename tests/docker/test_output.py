@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from container_manager.executors.base import Executor
+from container_manager.testing.conformance import ended, output, text
 
-from ..executors.conformance import ended, output, text
 from ..patience import PATIENCE_SECONDS
 from .docker_harness import DockerHarness
 

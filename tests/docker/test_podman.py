@@ -12,8 +12,8 @@ import pytest
 
 from container_manager.executors.base import Executor, Phase, Rejected
 from container_manager.executors.docker.flavours import DOCKER, PODMAN, flavour_of
+from container_manager.testing.conformance import ended, observation, output, text, wait_until
 
-from ..executors.conformance import ended, observation, output, text, wait_until
 from ..prerequisites import require
 from . import image, podman
 from .docker_harness import DockerHarness

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, Rejected, Unavailable
+from container_manager.testing.conformance import ended, wait_until
 
-from ..executors.conformance import ended, wait_until
 from .docker_harness import DockerHarness
 from .proxy import Proxy
 

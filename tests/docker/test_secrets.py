@@ -14,8 +14,8 @@ import pytest
 from container_manager.executors.base import LaunchSpec, Rejected
 from container_manager.executors.docker import DockerExecutor
 from container_manager.executors.docker.options import docker_options
+from container_manager.testing.conformance import ended, output, text
 
-from ..executors.conformance import ended, output, text
 from .docker_harness import DockerHarness
 
 _VALUE = b"correct\0horse\n"

@@ -10,8 +10,8 @@ import docker
 import pytest
 
 from container_manager.executors.base import ExitStatus
+from container_manager.testing.conformance import ended, output, text, wait_until
 
-from ..executors.conformance import ended, output, text, wait_until
 from .docker_harness import DockerHarness
 from .image import IMAGE
 

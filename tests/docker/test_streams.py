@@ -17,8 +17,8 @@ from container_manager.executors.docker import DockerExecutor, followed_output, 
 from container_manager.executors.docker.daemon import Daemon
 from container_manager.executors.docker.followed_output import FollowedOutput
 from container_manager.executors.docker.options import docker_options
+from container_manager.testing.conformance import text, wait_until
 
-from ..executors.conformance import text, wait_until
 from ..workers import eventually
 from . import daemon
 from .docker_harness import DockerHarness

@@ -16,8 +16,8 @@ from container_manager.executors.docker import DockerExecutor, upkeep
 from container_manager.executors.docker.options import DockerOptions
 from container_manager.executors.docker.upkeep import Image, superfluous
 from container_manager.jobs.spec import JobSpec
+from container_manager.testing.conformance import ended, new_key
 
-from ..executors.conformance import ended, new_key
 from ..workers import eventually
 from .docker_harness import DockerHarness, launch
 from .image import IMAGE, import_image

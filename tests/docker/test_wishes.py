@@ -11,8 +11,8 @@ import pytest
 from container_manager.executors.base import Executor, LaunchSpec, Rejected
 from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
+from container_manager.testing.conformance import ended, job_fields, new_key, output, text
 
-from ..executors.conformance import ended, job_fields, new_key, output, text
 from .docker_harness import DockerHarness, launch
 from .image import ENTRYPOINT_IMAGE, IMAGE
 from .registry import Registry

@@ -27,9 +27,19 @@ from container_manager.executors.process.local_job import KeeperLink
 from container_manager.executors.process.warden.messages import close_all, receive, send
 from container_manager.jobs.container_request import ContainerRequest
 from container_manager.jobs.spec import JobSpec
+from container_manager.testing.conformance import (
+    Conformance,
+    Harness,
+    ended,
+    new_key,
+    observation,
+    output,
+    text,
+    wait_until,
+)
 
 from ..patience import PATIENCE_SECONDS, eventually
-from .conformance import Conformance, Harness, ended, job_fields, new_key, observation, output, text, wait_until
+from .secret_folders import secret_folders
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -41,13 +51,11 @@ class ProcessHarness(Harness):
     def executor(self) -> ProcessExecutor:
         return ProcessExecutor()
 
-    def spec(self, script: str, **fields: Any) -> LaunchSpec:
-        environment = {"EFFECTS": str(self._folder), **fields.pop("environment", {})}
-        job, rest = job_fields(fields)
-        return LaunchSpec(key=new_key(), argv=("sh", "-c", script), job=job, environment=environment, **rest)
-
     def effects(self) -> Path:
         return self._folder
+
+    def secret_folders(self, key: str) -> list[Path]:
+        return secret_folders(key)
 
 
 @pytest.fixture
@@ -128,6 +136,9 @@ touch "$EFFECTS/ready"
 
 
 @pytest.mark.without_database
+@pytest.mark.shows(
+    "explanation/worker.md#a-worker-is-killed", "explanation/worker.md#a-job-is-cancelled", "reference/jobs.md#secrets"
+)
 class TestProcessExecutor(Conformance):
     @pytest.mark.parametrize("end", ["exit", "stop", "remove", "close", "keeper", "warden"])
     def test_no_process_of_a_jobs_tree_survives_its_end(

@@ -47,12 +47,14 @@ def container_configuration(
             f"The command has {size} bytes; the executor's option 'command_bytes' allows {options.command_bytes}. Pass "
             "long input by a variable or in a file.",
         )
+    if (directory := spec.job.working_directory) and not directory.startswith("/"):
+        raise Rejected("start", f"The working directory {directory!r} is no absolute path; in a container it must be.")
     if spec.container.gpus and not flavour.has_gpus:
         raise Rejected("start", f"The job asks for GPUs, which {flavour.name} does not give through this API.")
     configuration: dict[str, Any] = {
         "Image": spec.job.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
-        "WorkingDir": spec.job.working_directory,
+        "WorkingDir": directory,
         "User": _fixed("user", spec.container.user, options.user),
         "Labels": {
             **{f"{JOB_LABELS}{name}": str(value) for name, value in spec.job.labels.items()},

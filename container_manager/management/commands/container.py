@@ -13,6 +13,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from ...cli.database_errors import EXPECTED_ERRORS, explained
 from ...cli.finding import Refused
+from ...cli.printing import output_for
 from ...cli.verbs import VERBS
 from ...jobs.printable import LINES, escaped
 from ...statemachine import TransitionError
@@ -58,7 +59,7 @@ class Command(StreamsCommand):
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         try:
-            code = VERBS[verb].run({**options, "err": self.stderr}, self.stdout)
+            code = VERBS[verb].run({**options, "err": self.stderr}, output_for(self.stdout, options))
         except ValidationError as error:
             raise _shown("; ".join(_lines(error))) from error
         except (Refused, ImproperlyConfigured, NotSupportedError, TransitionError) as error:
