@@ -110,6 +110,8 @@ def test_metrics_are_those_of_the_database_in_the_format_of_prometheus(live_serv
     assert value(found, "worker_lease_seconds", worker="a worker", host="h") > 0
     assert value(found, "engine_away", executor="default") == 0
     assert value(found, "statistics_uncounted_rows") == 0
+    Worker.objects.update(engines_away={"default": timezone.now().isoformat()})
+    assert value(samples(get(live_server, "metrics")[1]), "engine_away", executor="default") == 1
 
 
 def test_metrics_are_openmetrics_for_who_asks_for_that(live_server: Any) -> None:

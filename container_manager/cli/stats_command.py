@@ -18,7 +18,7 @@ _COUNTS = ("queued", "started", "completed", "failed", "cancelled", "retried")
 _PERCENTAGES = (50, 95)
 
 
-class Row(TypedDict):
+class StatsRow(TypedDict):
     """What happened in a queue, or in a span of time; seconds are null where nothing waited or ran."""
 
     queue: str | None
@@ -35,14 +35,14 @@ class Row(TypedDict):
     run_p95: float | None
 
 
-class Result(TypedDict):
+class StatsResult(TypedDict):
     """Jobs by status as they are now, counted to 10,000, and what happened."""
 
     jobs: dict[str, int]
-    activity: list[Row]
+    activity: list[StatsRow]
 
 
-JSON = Result
+JSON = StatsResult
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     counts = counts_by_status(using=using)
     rows = [_row(name, each) for name, each in _found(options, since, using)]
     if options["json"]:
-        print_json(out, Result(jobs={status.value: count for status, count in counts.items()}, activity=rows))
+        print_json(out, StatsResult(jobs={status.value: count for status, count in counts.items()}, activity=rows))
         return 0
     out.write(", ".join(f"{bounded(count)} {status}" for status, count in counts.items()) + "\n\n")
     by_queue = options["step"] is None
@@ -83,7 +83,7 @@ def _found(options: Mapping[str, Any], since: datetime, using: str) -> Sequence[
     return [(name, span) for span in spans]
 
 
-def _row(queue: str | None, each: Activity) -> Row:
+def _row(queue: str | None, each: Activity) -> StatsRow:
     seconds = {
         f"{kind}_p{percent}": histogram.percentile(percent)
         for kind, histogram in (("wait", each.wait), ("run", each.run))
@@ -91,10 +91,10 @@ def _row(queue: str | None, each: Activity) -> Row:
     }
     counts = {name: getattr(each, name) for name in _COUNTS}
     row: Any = {"queue": queue, "start": each.start, **counts, **seconds}
-    return cast("Row", row)
+    return cast("StatsRow", row)
 
 
-def _cells(row: Row, *, by_queue: bool) -> list[object]:
+def _cells(row: StatsRow, *, by_queue: bool) -> list[object]:
     shown: Mapping[str, Any] = row
     label = row["queue"] if by_queue else minute(row["start"])
     times = [seconds(shown[f"{kind}_p{percent}"]) for kind in ("wait", "run") for percent in _PERCENTAGES]

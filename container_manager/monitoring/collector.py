@@ -106,7 +106,7 @@ def _workers(using: str) -> Iterator[Metric]:
         slots.add_metric([worker.pk, worker.host], worker.slots)
         lease.add_metric([worker.pk, worker.host], left)
         if left >= 0:
-            known = getattr(worker, "engines_away", None) or {}
+            known = worker.engines_away or {}
             executors.update({alias: int(alias in known) for alias in worker.executors})
     for alias, count in executors.items():
         away.add_metric([alias], count)
