@@ -14,12 +14,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS
 
-from .jobs.rules import is_count, is_line, is_positive, is_text, is_texts, matches
-from .jobs.secret_references import JOB_VARIABLES
+from .jobs.rules import is_count, is_line, is_path, is_positive, is_text, is_texts, matches
+from .jobs.secret_references import JOB_VARIABLES, MONITORING_VARIABLES
 
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
 _REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+")
+_MOST_DAYS = 36_500
+_POSITIVE = (
+    *("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "STATISTICS_DAYS", "UNREACHABLE_SECONDS"),
+    "UNSERVED_AFTER_SECONDS",
+)
+_TOKEN = re.compile(rf"env:{MONITORING_VARIABLES}\w+")
 _PERMISSION = re.compile(r"(\w+\.\w+)?")
 _INSTALL = re.compile("[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*")
 
@@ -76,6 +82,10 @@ class AppSettings:
     the worker's host. ``secret_files_directory``: a tmpfs where the worker puts jobs' secrets that are files; a Docker
     daemon must see it by the same path. ``mask_secrets``: whether ``***`` replaces secrets' values in stored output.
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
+    ``statistics_days``: for how many days the counts of each minute are kept.
+    ``monitoring_token``: where the token is that lets a client see metrics and health: ``env:CM_MONITORING_…``, or the
+    path of a file; None: only users who may view jobs see them. ``unserved_after_seconds``: how long a due job may
+    wait that no live worker serves, before the health view says so.
     """
 
     executors: Mapping[str, Mapping[str, Any]] = field(
@@ -89,6 +99,9 @@ class AppSettings:
     unreachable_seconds: float = 60.0
     unschedulable_after_seconds: float | None = None
     prune_after_seconds: float | None = None
+    statistics_days: float = 30.0
+    monitoring_token: str | None = None
+    unserved_after_seconds: float = 300.0
     log_limit_bytes: int = 1024 * 1024
     secrets: Mapping[str, str] = field(default_factory=dict)
     secrets_directory: str = "/etc/container-manager/secrets"
@@ -155,7 +168,14 @@ def _problems(given: object) -> Iterator[str]:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
     if "LOG_LIMIT_BYTES" in given and not is_count(given["LOG_LIMIT_BYTES"]):
         yield f"{_NAME}['LOG_LIMIT_BYTES'] must be a whole positive number, not {given['LOG_LIMIT_BYTES']!r}."
-    for name in ("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
+    for name in (
+        "LEASE_SECONDS",
+        "OUTAGE_SECONDS",
+        "POLL_SECONDS",
+        "STATISTICS_DAYS",
+        "UNREACHABLE_SECONDS",
+        "UNSERVED_AFTER_SECONDS",
+    ):
         if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
     for name in ("PRUNE_AFTER_SECONDS", "UNSCHEDULABLE_AFTER_SECONDS"):
@@ -166,7 +186,10 @@ def _problems(given: object) -> Iterator[str]:
     queues = given.get("QUEUES")
     if queues is not None and not (is_texts(queues) and queues and all(map(is_line, queues))):
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
+    if is_positive(days := given.get("STATISTICS_DAYS", 1)) and days > _MOST_DAYS:
+        yield f"{_NAME}['STATISTICS_DAYS'] must be at most {_MOST_DAYS}, not {days!r}."
     yield from _secret_problems(given)
+    yield from _token_problems(given.get("MONITORING_TOKEN"))
     yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))
     yield from _retry_problems(given.get("RETRY", {}))
 
@@ -185,6 +208,15 @@ def _secret_problems(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"{_NAME}[{name!r}] must be an absolute path, not {given[name]!r}."
     if not isinstance(given.get("MASK_SECRETS", True), bool):
         yield f"{_NAME}['MASK_SECRETS'] must be True or False, not {given['MASK_SECRETS']!r}."
+
+
+def _token_problems(token: object) -> Iterator[str]:
+    if token is not None and not (matches(_TOKEN)(token) or is_path(token)):
+        # Whoever has written the token itself finds it in no log.
+        yield (
+            f"{_NAME}['MONITORING_TOKEN'] must say where it is: 'env:{MONITORING_VARIABLES}NAME', or the path of a "
+            "file; or None."
+        )
 
 
 def _executor_problems(executors: object) -> Iterator[str]:

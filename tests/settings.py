@@ -10,6 +10,7 @@ from typing import Any
 SECRET_KEY = "only for tests"
 USE_TZ = True
 ROOT_URLCONF = "tests.urls"
+STATIC_URL = "static/"
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",

@@ -106,6 +106,8 @@ class TestJson:
         Draft202012Validator(closed(schemas()["submit"])).validate(job)
         assert checked("ps")[0]["name"] == EVIL_NAME
         assert checked("queue")[0]["queued"] == 1
+        assert checked("stats")["jobs"]["queued"] == 1
+        assert {row["queue"] for row in checked("stats", "--step", "30")["activity"]} == {None}
         assert checked("cancel", job["id"]) == [{"id": job["id"], "refused": ""}]
         assert "cancelled" in checked("cancel", job["id"], code=1)[0]["refused"]
         again = checked("retry", job["id"])[0]["runs_as"]

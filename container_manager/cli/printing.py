@@ -11,7 +11,7 @@ from django.core.management.base import OutputWrapper
 from django.utils.timezone import is_naive, make_aware
 
 from ..jobs.printable import escaped
-from ..queue import Explanation
+from ..queue import COUNT_LIMIT, Explanation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,6 +104,11 @@ def print_explanation(out: Output, found: Explanation) -> None:
         out.write(f"- {line}\n")
     if found.next_step:
         out.write(f"Next: {found.next_step}\n")
+
+
+def bounded(count: int) -> str:
+    """Format a count that goes no further than its limit."""
+    return f"{count:,}+" if count >= COUNT_LIMIT else f"{count:,}"
 
 
 def clock(moment: datetime | None) -> str:
