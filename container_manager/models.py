@@ -186,6 +186,14 @@ class ContainerJob(StateMachineModel):
     class Meta:
         verbose_name = _("container job")
         verbose_name_plural = _("container jobs")
+        # Beside Django's own: view, add (to submit), change and delete.
+        permissions = [
+            ("cancel_containerjob", "Can cancel container jobs"),
+            ("retry_containerjob", "Can retry container jobs"),
+            ("pause_queues", "Can pause and resume queues"),
+            ("see_environment", "Can see the environment of container jobs"),
+            ("see_output", "Can see the output of container jobs"),
+        ]
         indexes = [
             # A claim goes from one executor and queue to the next and takes the first jobs of each, so that it reads
             # no others. Scheduled jobs have an index of their own, in which those that are due are the first of their

@@ -277,6 +277,13 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "container job",
                 "verbose_name_plural": "container jobs",
+                "permissions": [
+                    ("cancel_containerjob", "Can cancel container jobs"),
+                    ("retry_containerjob", "Can retry container jobs"),
+                    ("pause_queues", "Can pause and resume queues"),
+                    ("see_environment", "Can see the environment of container jobs"),
+                    ("see_output", "Can see the output of container jobs"),
+                ],
                 "indexes": [
                     container_manager.indexes.PartialIndex(
                         condition=models.Q(("scheduled_for", None), ("status", "queued")),
