@@ -26,7 +26,7 @@ def live_page(
     back the last one, gets only what has changed, and 304 if nothing has.
     """
     rendered = {name: render_to_string(part, dict(context), request) for name, part in regions.items()}
-    if LIVE not in request.GET:
+    if LIVE not in request.GET and LIVE not in request.POST:
         return render(request, template, {**context, "regions": rendered, "live": True})
     digests = [blake2b(html.encode(), digest_size=8).hexdigest() for html in rendered.values()]
     changed = _changed(rendered, digests, request.headers.get("If-None-Match", ""))

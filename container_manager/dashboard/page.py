@@ -12,12 +12,34 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from .access import Act, require
 
 View = Callable[..., HttpResponseBase]
+_NAMESPACE = "container_manager_dashboard"
+# In the order of the tabs.
+_TABS = (
+    ("overview", _("Overview")),
+    ("jobs", _("Jobs")),
+    ("queues", _("Queues")),
+    ("workers", _("Workers")),
+    ("failures", _("Failures")),
+)
+_INTERVALS = (1, 2, 5, 10, 30)
+
+
+def page_context(tab: str, title: str, *, interval: int = 5) -> dict[str, Any]:
+    """Return what every page's template takes; ``interval``: after how many seconds a live one looks again."""
+    return {
+        "title": title,
+        "tab": f"{_NAMESPACE}:{tab}",
+        "tabs": [(f"{_NAMESPACE}:{name}", label) for name, label in _TABS],
+        "intervals": _INTERVALS,
+        "interval": interval,
+    }
 
 
 def page(act: Act = Act.VIEW, *, method: str = "GET") -> Callable[[View], View]:
@@ -30,7 +52,7 @@ def page(act: Act = Act.VIEW, *, method: str = "GET") -> Callable[[View], View]:
         @wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:
-                return _answer_of_login(request)
+                return _log_in(request)
             require(request.user, act)
             response = view(request, *args, **kwargs)
             # What the project sets by a middleware of its own is stricter or meant.
@@ -54,7 +76,7 @@ def content_security_policy() -> str:
     )
 
 
-def _answer_of_login(request: HttpRequest) -> HttpResponse:
+def _log_in(request: HttpRequest) -> HttpResponse:
     """Return a redirection to where users log in; 403 to a script, which cannot."""
     if request.method != "GET" or "live" in request.GET:
         return HttpResponse("Log in first.", status=403, content_type="text/plain")

@@ -1,0 +1,60 @@
+"""The progress of an act on all jobs that match: how many changed, and which were refused for what."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.utils.translation import gettext as _
+
+from .access import require
+from .acts import JobAct, advance, stop
+from .live import LIVE, live_page
+from .models import BulkAct
+from .page import page, page_context
+
+
+@page()
+def bulk_act(request: HttpRequest, key: UUID) -> HttpResponse:
+    """Show how far it has come."""
+    return _progress(request, _bulk(request, key))
+
+
+@page(method="POST")
+def go_on(request: HttpRequest, key: UUID) -> HttpResponse:
+    """Do a part of what is left. The page asks for it as long as it is open; without a script there is a button."""
+    bulk = _bulk(request, key)
+    advance(bulk)
+    return _progress(request, bulk) if LIVE in request.POST else redirect("container_manager_dashboard:bulk_act", key)
+
+
+@page(method="POST")
+def stop_bulk_act(request: HttpRequest, key: UUID) -> HttpResponse:
+    """End it where it is."""
+    stop(_bulk(request, key), user=request.user)
+    return redirect("container_manager_dashboard:bulk_act", key)
+
+
+def _bulk(request: HttpRequest, key: UUID) -> BulkAct:
+    """Return an act that is this user's own, or any if he may do the like."""
+    bulk = get_object_or_404(BulkAct, pk=key)
+    if bulk.user != str(request.user.pk):
+        try:
+            require(request.user, JobAct(bulk.act).permission)
+        except PermissionDenied:
+            raise PermissionDenied(_("This act is somebody else's.")) from None
+    return bulk
+
+
+def _progress(request: HttpRequest, bulk: BulkAct) -> HttpResponse:
+    context = {
+        **page_context("jobs", _("Progress"), interval=1),
+        "bulk": bulk,
+        "act": JobAct(bulk.act),
+        "refused": sorted(bulk.refused.items(), key=lambda pair: -pair[1]),
+        "left_alone": sum(bulk.refused.values()),
+    }
+    regions = {"progress": "container_manager_dashboard/bulk_progress.html"}
+    return live_page(request, "container_manager_dashboard/bulk.html", context, regions=regions)
