@@ -43,6 +43,10 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
         job.save(using=self.db)
         return job
 
+    def named(self, name: str) -> ContainerJobQuerySet:
+        """Return the jobs of this name, found by its index; no job for "", since jobs without a name are not in it."""
+        return self.filter(name=name).exclude(name="")
+
     def ready(self) -> ContainerJobQuerySet:
         """Return queued jobs that are due by the database's clock, in the order in which workers claim them."""
         due = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())

@@ -50,7 +50,7 @@ def jobs(options: Mapping[str, Any]) -> ContainerJobQuerySet:
 
 def find_job(options: Mapping[str, Any], text: str) -> ContainerJob:
     """Return the job with this id, a unique beginning of an id, or a unique name. Raises Refused."""
-    found = list(_by_beginning(options, text)[: _SHOWN + 1]) or list(jobs(options).filter(name=text)[: _SHOWN + 1])
+    found = list(_by_beginning(options, text)[: _SHOWN + 1]) or list(jobs(options).named(text)[: _SHOWN + 1])
     if not found:
         raise Refused(f"No job is called {text!r}; 'ps --all' lists them.")
     if len(found) > 1:
