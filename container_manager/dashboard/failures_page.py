@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from django.db import router
 from django.db.models.functions import Left
@@ -17,11 +16,13 @@ from .access import visible_jobs
 from .jobs_page import allowed_acts
 from .live import live_page
 from .page import page, page_context
+from .search import keyset_page, parse
 
 # So many of the last failures are looked at; a button holds their keys.
 _EXAMINED = 500
 _MESSAGE_LENGTH = 300
 _SHOWN = 5
+_FAILED = parse("status:failed")
 # What differs between two failures of one kind: quoted words, ids and paths with digits, numbers.
 _DIFFERING = re.compile(r"""'[^']*'|"[^"]*"|\b[0-9a-f]{8,}(?:-[0-9a-f]+)*\b|\d+(?:\.\d+)*""")
 
@@ -53,11 +54,11 @@ class FailureGroup:
         return self.jobs[:_SHOWN]
 
 
-def grouped(failed: Iterable[Any]) -> list[FailureGroup]:
-    """Return the groups, the largest first; each job has its message as ``message``."""
+def grouped(failed: Iterable[tuple[ContainerJob, str]]) -> list[FailureGroup]:
+    """Return the groups of failed jobs, each with its message, the largest first."""
     found = dict[tuple[str, int | None, str], FailureGroup]()
-    for job in failed:
-        key = (job.failure_reason, job.exit_code, shape_of(job.message))
+    for job, message in failed:
+        key = (job.failure_reason, job.exit_code, shape_of(message))
         group = found.setdefault(key, FailureGroup(reason=key[0], exit_code=key[1], shape=key[2]))
         group.jobs.append(job)
     return sorted(found.values(), key=lambda group: -len(group.jobs))
@@ -71,13 +72,12 @@ def shape_of(message: str) -> str:
 @page()
 def failures(request: HttpRequest) -> HttpResponse:
     """Show the groups of the last failures, and act on a group."""
-    seen = visible_jobs(request.user, using=router.db_for_read(ContainerJob)).filter(status=ContainerJob.Status.FAILED)
-    last = (
-        seen.order_by("-status_changed_at", "-pk")
-        .annotate(message=Left("last_error", _MESSAGE_LENGTH))
-        .only("name", "queue", "failure_reason", "exit_code", "status_changed_at")[:_EXAMINED]
-    )
-    groups = grouped(last)
+    using = router.db_for_read(ContainerJob)
+    last = keyset_page(visible_jobs(request.user, using=using), _FAILED, size=_EXAMINED).rows
+    message = Left("last_error", _MESSAGE_LENGTH)
+    found = ContainerJob.objects.using(using).filter(pk__in=[job.pk for job in last])
+    messages = dict(found.order_by().values_list("pk", message))
+    groups = grouped((job, messages.get(job.pk, "")) for job in last)
     context = {
         **page_context("failures", _("Failures"), interval=10),
         "groups": groups,

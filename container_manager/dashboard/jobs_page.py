@@ -19,7 +19,7 @@ from django.utils.translation import ngettext
 from ..conf import app_settings
 from ..jobs.printable import escaped
 from ..models import ContainerJob, FailureReason, JobStatus
-from .access import Act, visible_jobs
+from .access import may, visible_jobs
 from .acts import Acted, JobAct, act_on_all, act_on_some
 from .live import live_page
 from .page import page, page_context
@@ -89,8 +89,6 @@ def act_on_jobs(request: HttpRequest) -> HttpResponse:
 
 def allowed_acts(user: Any) -> list[JobAct]:
     """Return the acts of the list for which the user has the permission; each job is asked again."""
-    from .access import may
-
     return [act for act in JobAct if may(user, act.permission)]
 
 
@@ -127,8 +125,14 @@ def _filters(search: Search) -> Iterator[Mapping[str, object]]:
     for label, qualifier, values in groups:
         if qualifier in QUALIFIERS and values:
             chosen = search.values(qualifier)
+            others = search.without(qualifier)
             links = [
-                {"label": text, "search": str(search.toggled(qualifier, value)), "is_on": value in chosen}
+                {
+                    "label": text,
+                    # One value at a time, which an index serves.
+                    "search": str(others if value in chosen else others.toggled(qualifier, str(value))),
+                    "is_on": value in chosen,
+                }
                 for value, text in values
             ]
             yield {"label": label, "links": links}
