@@ -12,9 +12,9 @@ import django
 _STEPS = "sh -c 'for i in $(seq {0}); do echo step $i of {0}; sleep {1}; done'"
 # Name → how often it is drawn, and its fields.
 _KINDS: dict[str, tuple[int, dict[str, Any]]] = {
-    "monthly report": (5, {"command": _STEPS.format(8, 0.4), "queue": "reports", "labels": {"team": "finance"}}),
-    "thumbnails": (8, {"command": "sh -c 'echo 24 images; sleep 1; echo done'", "queue": "images"}),
-    "video": (1, {"command": _STEPS.format(120, 1), "queue": "images", "priority": 20, "labels": {"team": "media"}}),
+    "monthly report": (8, {"command": _STEPS.format(8, 0.4), "queue": "reports", "labels": {"team": "finance"}}),
+    "thumbnails": (16, {"command": "sh -c 'echo 24 images; sleep 1; echo done'", "queue": "images"}),
+    "video": (2, {"command": _STEPS.format(45, 1), "queue": "images", "priority": 20, "labels": {"team": "media"}}),
     "import": (3, {"command": "sh -c 'echo row 17 is wrong >&2; sleep 1; exit 3'", "queue": "reports", "max_retries": 1}),
     "flaky call": (3, {"command": "sh -c 'test $CONTAINER_MANAGER_ATTEMPT -gt 1 || exit 7'", "max_retries": 2}),
     "too slow": (1, {"command": "sleep 600", "timeout_seconds": 10, "grace_seconds": 1, "max_retries": 0}),

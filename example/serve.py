@@ -27,7 +27,7 @@ def main() -> int:
     children: list[subprocess.Popen[bytes]] = []
     server = ["django", "runserver", "--noreload", f"127.0.0.1:{PORT}"]
     try:
-        for words in (["django", "container", "worker", "--slots", "4"], ["example.feed"], server):
+        for words in (["django", "container", "worker", "--slots", "6"], ["example.feed"], server):
             command = [sys.executable, "-m", *words]
             # This process has one thread, which is all that preexec_fn asks for.
             children.append(subprocess.Popen(command, preexec_fn=_die_with_parent))  # noqa: PLW1509

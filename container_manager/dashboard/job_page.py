@@ -32,7 +32,7 @@ _REGIONS = {
     for name in ("header", "explanation", "picture", "timeline", "attempts")
 }
 # What is shown apart, or not at all.
-_NOT_LISTED = ("name", "environment", "secrets", "secret_files")
+_NOT_LISTED = ("name", "labels", "environment", "secrets", "secret_files")
 # Of a job that has been retried very often.
 _MOST_TRANSITIONS, _MOST_ATTEMPTS = 200, 50
 # An open attempt's bar grows by so many seconds at once, so that not every look finds a change.

@@ -117,10 +117,11 @@ def _report(request: HttpRequest, acted: Acted) -> None:
 def _filters(search: Search) -> Iterator[Mapping[str, object]]:
     """Yield the groups of links that narrow the search, or widen it again."""
     queues = app_settings().queues or ()
+    has_reason = "failed" in search.values("status") or search.values("reason")
     groups: Sequence[tuple[str, str, Sequence[tuple[str, object]]]] = (
         (_("Status"), "status", JobStatus.choices),
         (_("Queue"), "queue", [(name, name) for name in queues]),
-        (_("Failed by"), "reason", FailureReason.choices),
+        (_("Failed by"), "reason", FailureReason.choices if has_reason else ()),
     )
     for label, qualifier, values in groups:
         if qualifier in QUALIFIERS and values:

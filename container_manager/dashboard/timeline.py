@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 
 from ..models import ContainerJob, JobAttempt, JobTransition
 
@@ -44,10 +45,9 @@ class AttemptBar:
 
 def steps(transitions: Sequence[JobTransition]) -> list[Step]:
     """Return the transitions, given in their order, with how long each status lasted."""
-    ends: list[JobTransition | None] = [*transitions[1:], None]
     return [
         Step(transition=transition, stayed=end.at - transition.at if end else None)
-        for transition, end in zip(transitions, ends, strict=True)
+        for transition, end in zip_longest(transitions, transitions[1:])
     ]
 
 
