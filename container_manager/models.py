@@ -224,6 +224,20 @@ class ContainerJob(StateMachineModel):
                 leading=["status"],
             ),
             models.Index(fields=["status", "worker"], name="cm_job_running", condition=Q(status=JobStatus.RUNNING)),
+            # For who looks for a job by its name, or by the beginning of it. Jobs without one cost nothing.
+            PartialIndex(
+                fields=["name", "id"],
+                name="cm_job_name",
+                condition=~Q(name=""),
+                leading=[],
+                opclasses=["varchar_pattern_ops", "uuid_ops"],
+            ),
+            # For lists of what waits. A claim and a finish leave it alone: to enqueue a job costs one more entry.
+            models.Index(
+                fields=["status", "id"],
+                name="cm_job_waiting",
+                condition=Q(status__in=[JobStatus.PENDING, JobStatus.QUEUED]),
+            ),
         ]
         constraints = [
             TransitionConstraint(field="status", transitions=JOB_TRANSITIONS, name="cm_job_transitions"),

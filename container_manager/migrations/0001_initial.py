@@ -311,6 +311,18 @@ class Migration(migrations.Migration):
                     models.Index(
                         condition=models.Q(("status", "running")), fields=["status", "worker"], name="cm_job_running"
                     ),
+                    container_manager.indexes.PartialIndex(
+                        condition=models.Q(("name", ""), _negated=True),
+                        fields=["name", "id"],
+                        leading=[],
+                        name="cm_job_name",
+                        opclasses=["varchar_pattern_ops", "uuid_ops"],
+                    ),
+                    models.Index(
+                        condition=models.Q(("status__in", ["pending", "queued"])),
+                        fields=["status", "id"],
+                        name="cm_job_waiting",
+                    ),
                 ],
                 "constraints": [
                     container_manager.statemachine.TransitionConstraint(
