@@ -232,6 +232,12 @@ class ContainerJob(StateMachineModel):
                 leading=[],
                 opclasses=["varchar_pattern_ops", "uuid_ops"],
             ),
+            # For lists of what waits. A claim and a finish leave it alone: to enqueue a job costs one more entry.
+            models.Index(
+                fields=["status", "id"],
+                name="cm_job_waiting",
+                condition=Q(status__in=[JobStatus.PENDING, JobStatus.QUEUED]),
+            ),
         ]
         constraints = [
             TransitionConstraint(field="status", transitions=JOB_TRANSITIONS, name="cm_job_transitions"),

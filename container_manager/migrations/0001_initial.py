@@ -319,6 +319,11 @@ class Migration(migrations.Migration):
                         name="cm_job_name",
                         opclasses=["varchar_pattern_ops", "uuid_ops"],
                     ),
+                    models.Index(
+                        condition=models.Q(("status__in", ["pending", "queued"])),
+                        fields=["status", "id"],
+                        name="cm_job_waiting",
+                    ),
                 ],
                 "constraints": [
                     container_manager.statemachine.TransitionConstraint(
