@@ -65,7 +65,7 @@ def _transitions(job: ContainerJob) -> Iterator[dict[str, Any]]:
 
 
 def _is_set(value: object) -> bool:
-    return value is not None and value != "" and value != {}
+    return value is not None and value not in ("", {})
 
 
 def _text(name: str, value: object) -> object:

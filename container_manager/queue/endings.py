@@ -10,9 +10,10 @@ from django.utils.translation import gettext_lazy
 
 from ..conf import app_settings
 from ..jobs.signal_names import signal_name
-from ..models import ContainerJob, FailureReason, JobAttempt
+from ..models import ContainerJob, FailureReason, JobAttempt, Worker
 from ..store import database_now
 from .explanation import Explanation, ExplanationCode, by, explained, length, moment, quoted, size
+from .liveness import lease_evidence
 
 # By reason: what happened, and what to do. Formatted with the job's values.
 FAILURES: Mapping[str, tuple[str | Promise, str | Promise]] = {
@@ -121,7 +122,9 @@ def explain_cancelled(job: ContainerJob, *, using: str) -> Explanation:
             next_step=_("If it is to run after all: 'container retry %s' makes a new job of it.") % job.pk,
         )
     now = database_now(using=using)
-    evidence = [*_change(job), _("Attempt %(number)s is still open on worker %(worker)s.") % vars(attempt)]
+    worker = Worker.objects.using(using).filter(pk=attempt.worker).first()
+    still_open = _("Attempt %d is still open.") % attempt.number
+    evidence = [*_change(job), still_open, *lease_evidence(attempt.worker, worker, now)]
     if attempt.kill_requested_at is not None:
         evidence.append(_("It is to be killed at once, since %s.") % moment(attempt.kill_requested_at, now))
     else:

@@ -10,8 +10,8 @@ from ..conf import app_settings
 from ..models import ContainerJob, JobAttempt, Worker
 from ..store import database_now
 from .endings import last_attempt
-from .explanation import Explanation, ExplanationCode, between, by, explained, length, moment, quoted
-from .waiting import away_since
+from .explanation import Explanation, ExplanationCode, by, explained, length, moment, quoted
+from .liveness import away_since, has_expired, lease_evidence
 
 
 def explain_running(job: ContainerJob, *, using: str) -> Explanation:
@@ -24,18 +24,18 @@ def explain_running(job: ContainerJob, *, using: str) -> Explanation:
         )
     now, attempt = database_now(using=using), last_attempt(job, using=using)
     worker = Worker.objects.using(using).filter(pk=job.worker).first()
-    evidence = [*_since(job, attempt, now), *_lease(job, worker, now)]
+    evidence = [*_since(job, attempt, now), *lease_evidence(job.worker, worker, now)]
     if worker is None:
         return _without_worker(job, attempt, evidence)
-    if between(worker.lease_expires_at, now).total_seconds() > 0:
+    if has_expired(worker, now):
         return explained(
             ExplanationCode.LEASE_EXPIRED,
             _("Nobody knows whether it still runs: the lease of its worker has expired."),
             evidence=evidence,
             next_step=_("Another worker takes it over; if none lives, start one. See the log of its worker too."),
         )
-    if job.executor in (worker.engines_away or {}):
-        values = {"executor": job.executor, "time": away_since(worker, job.executor, now)}
+    if since := away_since(worker, job.executor, now):
+        values = {"executor": job.executor, "time": since}
         bound = length(app_settings().unreachable_seconds)
         return explained(
             ExplanationCode.ENGINE_AWAY,
@@ -47,7 +47,7 @@ def explain_running(job: ContainerJob, *, using: str) -> Explanation:
         what = quoted(attempt.waiting_for)
         return explained(
             ExplanationCode.LAUNCHING,
-            _("Its launch waits: %s") % what if what else _("It is being launched."),
+            _("Its launch waits for %s.") % what if what else _("It is being launched."),
             evidence=evidence,
             next_step=_("See its output, as it comes: 'container logs -f %s'.") % job.pk,
         )
@@ -85,15 +85,3 @@ def _since(job: ContainerJob, attempt: JobAttempt | None, now: datetime) -> list
     if job.timeout_seconds is not None:
         lines.append(_("Its timeout is %s.") % length(job.timeout_seconds))
     return lines
-
-
-def _lease(job: ContainerJob, worker: Worker | None, now: datetime) -> list[str]:
-    if worker is None:
-        return [_("Worker %s has no row any more: it has ended, or was taken for dead.") % job.worker]
-    values = {"id": worker.pk, "host": worker.host, "pid": worker.pid, "time": moment(worker.lease_expires_at, now)}
-    if between(worker.lease_expires_at, now).total_seconds() > 0:
-        lines = [_("The lease of worker %(id)s (process %(pid)s on %(host)s) expired at %(time)s.") % values]
-        if worker.rescuable_at is not None and between(now, worker.rescuable_at).total_seconds() > 0:
-            lines.append(_("Others leave it its local processes until %s.") % moment(worker.rescuable_at, now))
-        return lines
-    return [_("Worker %(id)s (process %(pid)s on %(host)s) lives; its lease lasts until %(time)s.") % values]

@@ -12,10 +12,11 @@ from django.utils.translation import ngettext
 
 from ..conf import app_settings
 from ..models import ContainerJob, JobAttempt, JobStatus, PausedQueue, Worker
-from ..querysets import ContainerJobQuerySet, DatabaseNow
+from ..querysets import ContainerJobQuerySet
 from ..store import REFUSED_CLAIM, database_now
 from .endings import failure_evidence, failure_summary, last_attempt
 from .explanation import Explanation, ExplanationCode, between, by, explained, moment, quoted
+from .liveness import away_since, live_workers
 
 # So many jobs ahead are counted, and so many workers are named.
 MOST_AHEAD = 1000
@@ -37,10 +38,10 @@ def explain_pending(job: ContainerJob, *, using: str) -> Explanation:
 def explain_queued(job: ContainerJob, *, using: str) -> Explanation:
     """Explain by the first of all that holds the job up; the rest is evidence."""
     now = database_now(using=using)
-    live = _live_workers(using)
+    live = live_workers(using)
     held_up = [found for found in (_refused(job), _scheduled(job, now), _paused(job, now, using)) if found is not None]
     serving = [worker for worker in live if worker.serves(job.executor, job.queue)]
-    reachable = [worker for worker in serving if job.executor not in (worker.engines_away or {})]
+    reachable = [worker for worker in serving if not away_since(worker, job.executor, now)]
     if not serving:
         held_up.append(_unserved(job, live))
     elif not reachable:
@@ -68,7 +69,7 @@ def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
             evidence=evidence,
             next_step=_("Not to wait for that: 'container retry %s'.") % job.pk,
         )
-    if not _live_workers(using):
+    if not live_workers(using):
         return explained(
             ExplanationCode.NO_WORKER,
             _("Its retry is due, and no worker lives that would queue it."),
@@ -81,10 +82,6 @@ def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
         evidence=evidence,
         next_step=_("If that lasts, see the log of that worker: the database may refuse the transition."),
     )
-
-
-def _live_workers(using: str) -> Sequence[Worker]:
-    return list(Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow()).order_by("started_at", "pk"))
 
 
 def _refused(job: ContainerJob) -> Explanation | None:
@@ -152,15 +149,6 @@ def _engine_away(job: ContainerJob, serving: Sequence[Worker], now: datetime) ->
         evidence=evidence,
         next_step=_("See what it says: 'container executors', on the host of such a worker."),
     )
-
-
-def away_since(worker: Worker, executor: str, now: datetime) -> str:
-    """Write since when an engine has not answered a worker."""
-    since = (worker.engines_away or {}).get(executor)
-    try:
-        return moment(datetime.fromisoformat(str(since)), now)
-    except ValueError:
-        return quoted(str(since))
 
 
 def _in_line(job: ContainerJob, reachable: Sequence[Worker], using: str) -> Explanation:
