@@ -79,6 +79,7 @@ class AppSettings:
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     ``visible_jobs``: the dotted path of a function ``(user, queryset) -> queryset`` that says which jobs a user sees in
     the dashboard, its API and the admin; "": all. ``read_only``: whether these three forbid every act, whoever asks.
+    ``statistics_days``: for how many days the counts of each minute are kept.
     """
 
     executors: Mapping[str, Mapping[str, Any]] = field(
@@ -92,6 +93,7 @@ class AppSettings:
     unreachable_seconds: float = 60.0
     unschedulable_after_seconds: float | None = None
     prune_after_seconds: float | None = None
+    statistics_days: float = 30.0
     log_limit_bytes: int = 1024 * 1024
     secrets: Mapping[str, str] = field(default_factory=dict)
     secrets_directory: str = "/etc/container-manager/secrets"
@@ -160,7 +162,7 @@ def _problems(given: object) -> Iterator[str]:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
     if "LOG_LIMIT_BYTES" in given and not is_count(given["LOG_LIMIT_BYTES"]):
         yield f"{_NAME}['LOG_LIMIT_BYTES'] must be a whole positive number, not {given['LOG_LIMIT_BYTES']!r}."
-    for name in ("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
+    for name in ("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "STATISTICS_DAYS", "UNREACHABLE_SECONDS"):
         if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
     for name in ("PRUNE_AFTER_SECONDS", "UNSCHEDULABLE_AFTER_SECONDS"):

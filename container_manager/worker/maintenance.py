@@ -1,4 +1,4 @@
-"""What one worker, the oldest alive, does for all: queue due retries, prune, give up what nobody reaches."""
+"""What one worker, the oldest alive, does for all: queue due retries, count, prune, give up what nobody reaches."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ _PRUNE_SECONDS = 60.0
 # How often to look again at old jobs that could not be deleted.
 _PRUNE_ANEW_SECONDS = 3600.0
 _OTHERS_SECONDS = 5.0
+_COUNT_SECONDS, _PRUNE_COUNTS_SECONDS = 10.0, 3600.0
 logger = package_logger(__name__)
 
 
 class Maintenance:
-    """Queues retries that are due, prunes, and gives up attempts and jobs that no worker reaches."""
+    """Queues retries that are due, counts, prunes, and gives up attempts and jobs that no worker reaches."""
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune, self._prune_anew = Timer(_PRUNE_SECONDS), Timer(_PRUNE_ANEW_SECONDS)
         self._pruning = Pruning(using=using)
         self._others = Timer(_OTHERS_SECONDS)
+        self._count, self._prune_counts = Timer(_COUNT_SECONDS), Timer(_PRUNE_COUNTS_SECONDS)
+        self._aggregation = store.Aggregation(keep_seconds=settings.statistics_days * 86400, using=using)
         self._refused: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
         self._unserved: set[tuple[str, str]] = set()
@@ -58,6 +61,11 @@ class Maintenance:
                 self._fail_unschedulable(worker, self._settings.unschedulable_after_seconds)
         if self._look.take_due():
             self._give_up_unreachable(worker, engines)
+        # One batch at a time too.
+        if self._count.take_due() and self._aggregation.step():
+            self._count.hurry()
+        if self._prune_counts.take_due() and self._aggregation.prune():
+            self._prune_counts.hurry()
         besides = self._refused.waiting()
         return retries_are_due and bool(
             store.promote_retries(besides=besides, refused=self._note_refusal, using=self._using)

@@ -117,6 +117,32 @@ class LaneSQL:
             [*params, *params, *names, *names, 1],
         )
 
+    def all_queues(self) -> str:
+        """Return the SELECT of the executors and queues of queued jobs, of those with a schedule and without one apart.
+
+        Backwards: at the beginning of an index are the entries of jobs that were claimed lately.
+        """
+        texts, selects = [], []
+        for kind, scheduled in (("ready", False), ("scheduled", True)):
+            first_executor, next_executor, first_queue, next_queue = (
+                self.probe(f"j.{column}", where=where, order=f"j.{column} DESC", scheduled=scheduled)
+                for column, where in (
+                    ("executor", "j.executor IS NOT NULL"),
+                    ("executor", "j.executor < e.executor"),
+                    ("queue", "j.executor = e.executor"),
+                    ("queue", "j.executor = q.executor AND j.queue < q.queue"),
+                )
+            )
+            texts.append(
+                f"{kind}_executor(executor) AS (SELECT * FROM ({first_executor}) AS {kind}_first UNION ALL "
+                f"SELECT ({next_executor}) FROM {kind}_executor e WHERE e.executor IS NOT NULL), "
+                f"{kind}_queue(executor, queue) AS (SELECT e.executor, ({first_queue}) FROM {kind}_executor e "
+                f"WHERE e.executor IS NOT NULL UNION ALL SELECT q.executor, ({next_queue}) FROM {kind}_queue q "
+                "WHERE q.queue IS NOT NULL)"
+            )
+            selects.append(f"SELECT executor, queue, {int(scheduled)} FROM {kind}_queue WHERE queue IS NOT NULL")
+        return f"WITH RECURSIVE {', '.join(texts)} {' UNION ALL '.join(selects)}"
+
     def _queues(self, name: str, wanted: Wanted, *, scheduled: bool) -> tuple[str, list[Any]]:
         """Return a CTE of the executors' queues that have jobs, with NULL after the last, and its parameters."""
         starts = wanted.starts

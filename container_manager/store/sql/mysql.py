@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .lanes import Lane, LaneSQL, Wanted
@@ -15,6 +16,8 @@ from .statements import LOCK_SHARE, STATEMENT_SHARE
 # A statement that has waited for so long is sent again, to skip locked rows. MySQL takes no less.
 _LOCK_SECONDS = 1
 _LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
+# What MySQL answers to NOWAIT; MariaDB answers as to a time-out.
+_LOCK_NOWAIT = 3572
 # A lock, a statement on MariaDB, a statement on MySQL.
 _TIMED_OUT = (_LOCK_WAIT_TIMEOUT, 1969, 3024)
 
@@ -109,6 +112,31 @@ class MySQLStore(RowByRowStore):
         due = f"status = 'queued' AND scheduled_for <= {self.now}"
         return f"EXISTS (SELECT 1 FROM container_manager_containerjob FORCE INDEX (cm_job_claim) WHERE {due})"
 
+    def destinations(self, cursor: Any) -> list[tuple[str, str, bool]]:
+        scheduled = "status = 'queued' AND scheduled_for IS NOT NULL"
+        table = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
+        cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {scheduled})", [])
+        found = list[tuple[str, str, bool]]()
+        # The index of scheduled jobs has the others too.
+        for kind in (False, True) if cursor.fetchone()[0] else (False,):
+            executor: str | None = None
+            while executor := self._last(cursor, "executor", (), before=executor, scheduled=kind):
+                queue: str | None = None
+                while queue := self._last(cursor, "queue", (executor,), before=queue, scheduled=kind):
+                    found.append((executor, queue, kind))
+        return found
+
+    def _last(
+        self, cursor: Any, column: str, lane: tuple[str, ...], *, before: str | None, scheduled: bool
+    ) -> str | None:
+        # Backwards: at the beginning of an index are the entries of jobs that were claimed lately.
+        where = [f"j.{column} < %s" if before is not None else f"j.{column} IS NOT NULL"]
+        where += ["j.executor = %s"] * len(lane)
+        sql = self.lanes.probe(f"j.{column}", where=" AND ".join(where), order=f"j.{column} DESC", scheduled=scheduled)
+        cursor.execute(sql, [*([before] if before is not None else []), *lane])
+        row = cursor.fetchone()
+        return None if row is None else str(row[0])
+
     def _steps(self, cursor: Any, column: str, starts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Return the beginnings of lanes, each with every value that its jobs have in the next column."""
         found = []
@@ -135,6 +163,21 @@ class MySQLStore(RowByRowStore):
             where.append(f"j.{column} {beyond} %s")
             values.append(last)
         return self.lanes.probe(f"%s, j.{column}", where=" AND ".join(where), order=order, scheduled=scheduled), values
+
+    def is_settled(self, cursor: Any, mark: int, *, after: int, to: int, limit: int) -> bool:
+        # Rows that are not committed are locked, and are seen by a statement that locks.
+        try:
+            cursor.execute(
+                "SELECT id FROM container_manager_jobtransition WHERE id > %s AND id <= %s ORDER BY id LIMIT %s "
+                "FOR UPDATE NOWAIT",
+                [after, to, limit],
+            )
+            cursor.fetchall()
+        except OperationalError as error:
+            if error.args and error.args[0] in (_LOCK_WAIT_TIMEOUT, _LOCK_NOWAIT):
+                return False
+            raise
+        return True
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT IGNORE INTO {rest}"

@@ -71,6 +71,14 @@ class PostgreSQLStore(StoreSQL):
             (served_by,) = cursor.fetchone()
         return bool(connection.connection.info.backend_pid != served_by)
 
+    def transaction_mark(self, cursor: Any) -> int:
+        cursor.execute("SELECT pg_current_xact_id()::text::bigint", [])
+        return int(cursor.fetchone()[0])
+
+    def is_settled(self, cursor: Any, mark: int, *, after: int, to: int, limit: int) -> bool:
+        cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint", [])
+        return bool(cursor.fetchone()[0] >= mark)
+
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"
 
