@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import router
+from django.db.models import Case, F, When
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from ..models import ContainerJob, JobAttempt, Worker
-from ..store import database_now
-from .access import visible_jobs
+from ..querysets import DatabaseNow
+from .access import visibility_rule, visible_jobs
 from .live import live_page
 from .page import page, page_context
 
@@ -56,12 +57,12 @@ class Workforce:
 
 
 def workforce(user: Any, *, using: str) -> Workforce:
-    """Return the workers and what they run, in four queries."""
-    now = database_now(using=using)
-    workers = list(Worker.objects.using(using).order_by("host", "id")[:_MOST_WORKERS])
+    """Return the workers and what they run, in two statements, or three where the project has a rule who sees what."""
+    is_live = Case(When(lease_expires_at__gte=DatabaseNow(), then=True), default=False)
+    workers = list(Worker.objects.using(using).annotate(is_live=is_live).order_by("host", "id")[:_MOST_WORKERS])
     by_worker = _open_attempts(user, using=using)
     rows = [
-        WorkerRow(worker=each, is_live=each.lease_expires_at >= now, attempts=by_worker.pop(each.pk, ()))
+        WorkerRow(worker=each, is_live=each.is_live, attempts=by_worker.pop(each.pk, ()))
         for each in workers
     ]
     reached = {engine for row in rows if row.is_live for engine in row.worker.engines.values()}
@@ -74,15 +75,15 @@ def workforce(user: Any, *, using: str) -> Workforce:
 
 def _open_attempts(user: Any, *, using: str) -> dict[str, Sequence[OpenAttempt]]:
     names = ("worker", "job_id", "number", "executor", "engine", "launched_at", "waiting_for")
-    found = list(
-        JobAttempt.objects.using(using).filter(finished_at=None).order_by("worker", "executor").values(*names)[:_MOST_ATTEMPTS]
-    )
-    seen: Mapping[UUID, str] = dict(
-        visible_jobs(user, using=using).filter(pk__in={row["job_id"] for row in found}).values_list("pk", "name")
-    )
+    rows = JobAttempt.objects.using(using).filter(finished_at=None).order_by("worker", "executor")
+    found = list(rows.values(*names, name=F("job__name"))[:_MOST_ATTEMPTS])
+    if visibility_rule() is not None:
+        jobs = {row["job_id"] for row in found}
+        seen = set(visible_jobs(user, using=using).filter(pk__in=jobs).values_list("pk", flat=True))
+        found = [{**row, "name": row["name"] if row["job_id"] in seen else None} for row in found]
     by_worker = defaultdict[str, list[OpenAttempt]](list)
     for row in found:
-        by_worker[row.pop("worker")].append(OpenAttempt(**row, name=seen.get(row["job_id"])))
+        by_worker[row.pop("worker")].append(OpenAttempt(**row))
     return dict(by_worker)
 
 

@@ -39,16 +39,21 @@ ALL_AND_SECRETS = (*ALL, "see_environment", "see_output")
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium(django_db_setup: None) -> Iterator[Browser]:
     require("Playwright for Python (the extra `browser`)", find_spec("playwright"))
     program = shutil.which("chromium")
     require("Chromium (Debian's package)", program)
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
-        yield browser
-        browser.close()
+    # Its event loop is that of this thread, in which Django would refuse the tests' queries.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
+            yield browser
+            browser.close()
+    finally:
+        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 @pytest.fixture(scope="session")
@@ -82,14 +87,8 @@ def _answers(port: int) -> bool:
 
 
 @pytest.fixture
-def sees_django(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the tests use Django's database beside Playwright, whose event loop is that of this thread."""
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-
-
-@pytest.fixture
 def visit(
-    chromium: Browser, server: str, sees_django: None, transactional_db: None, request: pytest.FixtureRequest
+    chromium: Browser, server: str, transactional_db: None, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Page]]:
     """Give what opens the site in a browser of its own for a user with these permissions; True: all.
 
