@@ -46,7 +46,9 @@ def job(request: HttpRequest, key: UUID) -> HttpResponse:
     found = visible_job(request, key)
     transitions = list(found.transitions.order_by("-id")[:_MOST_TRANSITIONS])[::-1]
     attempts = list(found.attempts.order_by("-number")[:_MOST_ATTEMPTS])[::-1]
-    legal = legal_acts(request.user, found)
+    runs = any(attempt.finished_at is None for attempt in attempts)
+    # Where nothing runs, to cancel at once is no more than to cancel.
+    legal = [act for act in legal_acts(request.user, found) if runs or act != JobAct.KILL]
     context: dict[str, Any] = {
         **page_context("jobs", found.name or str(found.pk), interval=1 if not found.is_finished else 5),
         "job": found,

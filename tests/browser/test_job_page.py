@@ -61,7 +61,7 @@ def test_a_page_shows_its_job_from_queued_to_completed_without_being_loaded_agai
     expect(page.locator("#cd-log")).to_contain_text("the end")
     expect(page.locator(".cd-present text")).to_have_text("Completed")
     expect(page.locator(".cd-timeline li")).to_have_count(3)
-    expect(page.locator(".cd-explanation")).to_contain_text("exit code 0")
+    expect(page.locator(".cd-explanation")).to_contain_text("ended well")
     expect(page.locator("tr#attempt-1 rect.cd-part-running")).to_have_count(1)
     assert page.evaluate("window.neverLoadedAgain")
 
@@ -77,7 +77,7 @@ def test_the_output_is_followed_paused_filtered_searched_and_downloaded(visit: V
         expect(log).to_contain_text("one")
         (tmp_path / "2").touch()
         expect(log).to_contain_text("two")
-        follow = page.get_by_role("button", name="Follow")
+        follow = page.get_by_role("button", name="Follow", exact=True)
         follow.click()
         expect(follow).to_have_attribute("aria-pressed", "false")
         (tmp_path / "3").touch()
@@ -104,7 +104,7 @@ def test_a_running_job_is_cancelled_by_its_button_with_a_reason(visit: Visit, tm
         page.goto(url(job))
         expect(badge(page)).to_have_text("Running")
         page.get_by_label("Reason").fill("took too long")
-        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Cancel", exact=True).click()
         expect(page.locator(".messagelist")).to_contain_text("Cancelled")
         expect(badge(page)).to_have_text("Cancelled")
         expect(page.locator("tr#attempt-1 td").nth(2)).not_to_be_empty()
@@ -119,7 +119,7 @@ def test_a_button_of_a_stale_page_changes_nothing_and_says_what_the_job_is_now(v
     page = visit(*ALL_AND_SECRETS, scripts=False)
     page.goto(url(job))
     cancel(job, actor="bob")
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel", exact=True).click()
     expect(page.locator(".messagelist .error")).to_contain_text("is Cancelled now")
     assert job.transitions.count() == 1
 
@@ -130,7 +130,7 @@ def test_a_page_without_scripts_shows_and_does_the_same(visit: Visit) -> None:
     page.goto("/jobs/jobs/")
     page.get_by_role("link", name="plain").click()
     expect(badge(page)).to_have_text("Queued")
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel", exact=True).click()
     expect(badge(page)).to_have_text("Cancelled")
     job.refresh_from_db()
     assert job.status == "cancelled"
