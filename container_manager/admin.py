@@ -9,7 +9,7 @@ from django.db import router
 from django.db.models import Field
 from django.http import HttpRequest, HttpResponse
 from django.template.response import SimpleTemplateResponse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -18,7 +18,7 @@ from .jobs.printable import LINES, escaped
 from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
-from .queue import kill
+from .queue import explain, kill
 from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
 from .statemachine.machine import machine_of
 from .store import unserved_destinations
@@ -101,7 +101,9 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     form = StateMachineModelForm
     list_display = ("short_name", "status", "queue", "priority", "attempt", "failure_reason", "created_at")
     list_filter = ("status", "queue", "executor", "failure_reason")
-    search_fields = ("name", "=id")
+    # For the field to be shown; see `get_search_results`.
+    search_fields = ("=name", "=id")
+    search_help_text = _("An id, its beginning, or a name.")
     ordering = ("-pk",)
     # COUNT(*) on a large table takes longer than the page.
     show_full_result_count = False
@@ -127,7 +129,17 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
         if obj is not None and obj.status != JobStatus.PENDING:
             names = [*JobSpec._fields, "scheduled_for", *names]
-        return list(dict.fromkeys([*names, "end_of_output", "id"] if obj is not None else names))
+        return list(dict.fromkeys([*names, "explanation", "end_of_output", "id"] if obj is not None else names))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: Any, search_term: str
+    ) -> tuple[ContainerJobQuerySet, bool]:
+        """Find what the command line finds, by an index: to look inside of names would read all jobs."""
+        jobs: ContainerJobQuerySet = queryset
+        if not (text := search_term.strip()):
+            return jobs, False
+        by_id = jobs.id_begins(text)
+        return by_id if by_id.exists() else jobs.named(text), False
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         """List at the field what a job may request of its container."""
@@ -145,6 +157,13 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         if not change:
             obj.created_by = request.user.get_username()
         super().save_model(request, obj, form, change)
+
+    @admin.display(description=_("explanation"))
+    def explanation(self, job: ContainerJob) -> str:
+        """Say why the job waits, what it does, or why it ended."""
+        found = explain(job)
+        lines = format_html_join("", "<li>{}</li>", ((line,) for line in found.evidence))
+        return format_html("{}<ul>{}</ul>{}", found.summary, lines, found.next_step)
 
     @admin.display(description=_("end of the output"))
     def end_of_output(self, job: ContainerJob) -> str:

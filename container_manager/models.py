@@ -631,7 +631,8 @@ class Worker(models.Model):
 
     ``rescuable_at``: from when others may take its attempts, though they do not know that its process is gone; null:
     as soon as the lease has expired. ``place``: where ``pid`` means this process; "" if that is not known.
-    ``engines``: by alias, the identity of the engine that answered there last.
+    ``engines``: by alias, the identity of the engine that answered there last. ``engines_away``: by alias, since when
+    an engine does not answer, as ISO 8601; null of a worker of an older release.
     """
 
     id = NameField(primary_key=True, max_length=64)
@@ -641,6 +642,7 @@ class Worker(models.Model):
     queues = models.JSONField(default=list)
     executors = models.JSONField(default=list)
     engines = models.JSONField(default=dict)
+    engines_away = models.JSONField(default=dict, null=True)
     slots = models.PositiveIntegerField(default=1)
     started_at = models.DateTimeField(default=timezone.now)
     lease_expires_at = models.DateTimeField(db_index=True)
@@ -648,6 +650,10 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return escaped(self.id)
+
+    def serves(self, executor: str, queue: str) -> bool:
+        """Tell whether it claims jobs of this executor in this queue; a worker that names no queues serves all."""
+        return executor in self.executors and (not self.queues or queue in self.queues)
 
 
 class PausedQueue(models.Model):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from string import hexdigits
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import DateTimeField, Expression, Q
@@ -13,6 +15,10 @@ from .statemachine.triggers import dialect_for
 
 if TYPE_CHECKING:
     from .models import ContainerJob
+
+# Of version 7: MariaDB orders UUIDs of other versions by other digits.
+_LEAST_ID, _MOST_ID = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
+_SHORTEST_BEGINNING = 4
 
 
 class DatabaseNow(Expression):
@@ -42,6 +48,18 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
         job.full_clean()
         job.save(using=self.db)
         return job
+
+    def id_begins(self, text: str) -> ContainerJobQuerySet:
+        """Return the jobs whose ids begin so, by 4 hexadecimal digits or more: a range of the primary key."""
+        digits = text.replace("-", "").lower()
+        if not _SHORTEST_BEGINNING <= len(digits) <= len(_LEAST_ID) or not set(digits) <= set(hexdigits):
+            return self.none()
+        least, most = (UUID(digits + rest[len(digits) :]) for rest in (_LEAST_ID, _MOST_ID))
+        return self.filter(pk__range=(least, most))
+
+    def named(self, name: str) -> ContainerJobQuerySet:
+        """Return the jobs of this name, found by its index; no job for "", since jobs without a name are not in it."""
+        return self.filter(name=name).exclude(name="")
 
     def ready(self) -> ContainerJobQuerySet:
         """Return queued jobs that are due by the database's clock, in the order in which workers claim them."""

@@ -374,6 +374,8 @@ WORDS = {
     "worker": ["--drain"],
     "logs": ["JOB"],
     "history": ["JOB"],
+    "show": ["JOB"],
+    "explain": ["JOB"],
     "cancel": ["JOB"],
     "retry": ["JOB"],
     "prune": ["--days", "7"],

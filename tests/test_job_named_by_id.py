@@ -1,12 +1,17 @@
-"""A command finds its job by the beginning of an id, and reads no other keys."""
+"""A command and the admin find a job by the beginning of its id or by its name, and read no others."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from django.contrib.admin import site
 from django.db import connection
+from django.http import HttpRequest
 
+from container_manager.admin import ContainerJobAdmin
 from container_manager.cli.finding import Refused, find_job, short_id
 from container_manager.jobs.identifiers import uuid7
 from container_manager.models import ContainerJob
@@ -64,28 +69,66 @@ def test_a_name_of_hexadecimal_digits_finds_its_job() -> None:
         find_job(_OPTIONS, "cafe")
 
 
-def test_a_beginning_is_looked_up_in_the_index_of_the_primary_key() -> None:
-    jobs = BulkJobs()
-    jobs.add("completed", 20_000)
-    job = job_in("queued")
-    jobs.analyze()
-    asked: list[tuple[str, object]] = []
+def plans_of(asks: Callable[[], object]) -> list[str]:
+    """Return the plan of each statement about jobs that something asks."""
+    asked: list[tuple[str, Any]] = []
 
-    def note(execute: object, sql: str, params: object, many: bool, context: object) -> object:
+    def note(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         asked.append((sql, params))
-        return execute(sql, params, many, context)  # type: ignore[operator]
+        return execute(sql, params, many, context)
 
     with connection.execute_wrapper(note):
-        assert find_job(_OPTIONS, short_id(job.pk)) == job
-    ((sql, params),) = asked
-    explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+        asks()
+    explain, plans = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN", []
     with connection.cursor() as cursor:
-        cursor.execute(f"{explain} {sql}", params)
-        plan = " ".join(str(cell) for row in cursor.fetchall() for cell in row)
-    expected = {
-        "sqlite": "SEARCH",
-        "postgresql": "Index Scan using container_manager_containerjob_pkey",
-        "mysql": "PRIMARY",
-    }
-    assert expected[connection.vendor] in plan
-    assert ContainerJob.objects.count() > 20_000
+        for sql, params in asked:
+            if ContainerJob._meta.db_table in sql:
+                cursor.execute(f"{explain} {sql}", params)
+                plans.append(" ".join(str(cell) for row in cursor.fetchall() for cell in row))
+    return plans
+
+
+# What a plan says that looks up the primary key, and one that looks up the name.
+_BY_KEY = {
+    "sqlite": "INDEX sqlite_autoindex_container_manager_containerjob_1 (id>",
+    "postgresql": "container_manager_containerjob_pkey",
+    "mysql": "PRIMARY",
+}
+_BY_NAME = {
+    "sqlite": "SEARCH container_manager_containerjob USING INDEX cm_job_name (name=?",
+    "postgresql": "cm_job_name",
+    "mysql": "cm_job_name",
+}
+
+
+@pytest.mark.shows("howto/queue.md#find-a-job")
+def test_an_id_and_a_name_are_looked_up_in_their_indexes() -> None:
+    jobs = BulkJobs()
+    jobs.add("completed", 20_000)
+    jobs.add("completed", 20_000, name="the same")
+    job = job_in("queued", name="report")
+    jobs.analyze()
+    newest_first = ContainerJob.objects.order_by("-pk")
+
+    def in_admin(text: str) -> list[ContainerJob]:
+        found, _ = ContainerJobAdmin(ContainerJob, site).get_search_results(HttpRequest(), newest_first, text)
+        return list(found[:100])
+
+    for asks in (lambda: find_job(_OPTIONS, short_id(job.pk)), lambda: in_admin(short_id(job.pk))):
+        for plan in plans_of(asks):
+            assert _BY_KEY[connection.vendor] in plan
+    for asks in (lambda: find_job(_OPTIONS, "report"), lambda: in_admin("report")):
+        [plan] = plans_of(asks)
+        assert _BY_NAME[connection.vendor] in plan
+    for plan in plans_of(lambda: in_admin("the same")):
+        assert "Seq Scan" not in plan
+        assert "SCAN" not in plan
+        assert "TEMP B-TREE" not in plan
+    assert in_admin("report") == [job] == in_admin(short_id(job.pk))
+    assert in_admin("repor") == []
+    assert len(in_admin("the same")) == 100
+
+
+def test_jobs_without_a_name_are_not_looked_up_by_it() -> None:
+    job_in("queued")
+    assert list(ContainerJob.objects.named("")) == []

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from string import hexdigits
 from typing import Any
 from uuid import UUID
 
 from ..models import ContainerJob
 from ..querysets import ContainerJobQuerySet
 
-# Of version 7: MariaDB orders UUIDs of other versions by other digits.
-_LEAST, _MOST = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
 # An error names so many jobs.
 _SHOWN = 5
-_SHORTEST, _SHORT = 4, len("01a2240e-3dcc-72e6")
+_SHORT = len("01a2240e-3dcc-72e6")
 
 
 class Refused(Exception):
@@ -50,7 +47,8 @@ def jobs(options: Mapping[str, Any]) -> ContainerJobQuerySet:
 
 def find_job(options: Mapping[str, Any], text: str) -> ContainerJob:
     """Return the job with this id, a unique beginning of an id, or a unique name. Raises Refused."""
-    found = list(_by_beginning(options, text)[: _SHOWN + 1]) or list(jobs(options).filter(name=text)[: _SHOWN + 1])
+    all_jobs = jobs(options)
+    found = list(all_jobs.id_begins(text)[: _SHOWN + 1]) or list(all_jobs.named(text)[: _SHOWN + 1])
     if not found:
         raise Refused(f"No job is called {text!r}; 'ps --all' lists them.")
     if len(found) > 1:
@@ -58,15 +56,6 @@ def find_job(options: Mapping[str, Any], text: str) -> ContainerJob:
         more = ", …" if len(found) > _SHOWN else ""
         raise Refused(f"{text!r} means more than one job: {which}{more}. Give one of these ids.")
     return found[0]
-
-
-def _by_beginning(options: Mapping[str, Any], text: str) -> ContainerJobQuerySet:
-    """Return the jobs whose ids begin so: a range of the primary key, which every database finds by its index."""
-    digits = text.replace("-", "").lower()
-    if not _SHORTEST <= len(digits) <= len(_LEAST) or not set(digits) <= set(hexdigits):
-        return jobs(options).none()
-    least, most = (UUID(digits + rest[len(digits) :]) for rest in (_LEAST, _MOST))
-    return jobs(options).filter(pk__range=(least, most))
 
 
 def short_id(job_id: UUID) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from django.utils.timezone import is_naive, make_aware
 
 from ..jobs.printable import escaped
+from ..queue import Explanation
 
 
 class Output(Protocol):
@@ -29,6 +30,15 @@ def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[ob
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
         out.write("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+def print_explanation(out: Output, found: Explanation) -> None:
+    """Print an explanation, a line for each of its sentences."""
+    out.write(f"{found.summary}\n")
+    for line in found.evidence:
+        out.write(f"- {line}\n")
+    if found.next_step:
+        out.write(f"Next: {found.next_step}\n")
 
 
 def clock(moment: datetime | None) -> str:

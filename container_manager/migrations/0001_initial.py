@@ -43,6 +43,7 @@ class Migration(migrations.Migration):
                 ("queues", models.JSONField(default=list)),
                 ("executors", models.JSONField(default=list)),
                 ("engines", models.JSONField(default=dict)),
+                ("engines_away", models.JSONField(default=dict, null=True)),
                 ("slots", models.PositiveIntegerField(default=1)),
                 ("started_at", models.DateTimeField(default=django.utils.timezone.now)),
                 ("lease_expires_at", models.DateTimeField(db_index=True)),

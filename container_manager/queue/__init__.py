@@ -1,11 +1,15 @@
-"""The queue's public API: enqueue, retry and cancel jobs, pause queues, count, prune."""
+"""The queue's public API: enqueue, retry and cancel jobs, explain them, pause queues, count, prune."""
 
 from .entry import acancel, aenqueue, aenqueue_many, aretry, cancel, enqueue, enqueue_many, kill, retry
+from .explaining import explain
+from .explanation import Explanation, ExplanationCode
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import prune_jobs
 from .statistics import QueueStatistics, queue_statistics
 
 __all__ = [
+    "Explanation",
+    "ExplanationCode",
     "QueueStatistics",
     "acancel",
     "aenqueue",
@@ -14,6 +18,7 @@ __all__ = [
     "cancel",
     "enqueue",
     "enqueue_many",
+    "explain",
     "kill",
     "pause_queue",
     "paused_queues",

@@ -5,7 +5,7 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
 from .attempts import owned_attempts, record_launches, request_kill
-from .claiming import claim, due_lanes, is_due, note_refused_claim
+from .claiming import REFUSED_CLAIM, claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
 from .finishing import finish
 from .guarantee import missing_triggers
@@ -35,6 +35,7 @@ from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, un
 from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttempt
 
 __all__ = [
+    "REFUSED_CLAIM",
     "UNSCHEDULABLE_BATCH",
     "ClaimedJob",
     "Lane",

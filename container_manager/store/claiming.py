@@ -16,6 +16,8 @@ from .sql import store_sql
 from .sql.lanes import Lane, Wanted
 from .values import ClaimedJob, claimed_job, job_id
 
+# How `last_error` of a queued job begins whose claim the database refuses; what follows is the database's word.
+REFUSED_CLAIM = "The database refuses the claim: "
 # Others may have locked the first jobs, so a claim looks further than it takes: past twice as many, and these. If they
 # have locked all of them, it looks that many times further.
 _OTHERS = 4
@@ -114,7 +116,7 @@ def note_refused_claim(job: uuid.UUID, message: str, *, using: str) -> None:
     try:
         with transaction.atomic(using=using):
             if queued.select_for_update(skip_locked=True).values_list("pk").first():
-                queued.update(last_error=f"The database refuses the claim: {message}")
+                queued.update(last_error=f"{REFUSED_CLAIM}{message}")
     except Exception as error:
         # Whatever refuses the claim may refuse this too: the log has it.
         if not is_refusal(error, using=using):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 
 from ..models import Worker
+from .clock import database_now
 from .places import is_gone
 from .sql import store_sql
 
@@ -87,9 +89,11 @@ def delete_expired_worker(worker: str, *, using: str) -> bool:
         return bool(cursor.rowcount)
 
 
-def record_engines(worker: str, engines: Mapping[str, str], *, using: str) -> None:
-    """Store by alias the identity of the engine that answers there."""
-    Worker.objects.using(using).filter(pk=worker).update(engines=dict(engines))
+def record_engines(worker: str, engines: Mapping[str, str], away: Mapping[str, float], *, using: str) -> None:
+    """Store by alias the identity of the engine that answers there, and since how many seconds one does not answer."""
+    now = database_now(using=using) if away else None
+    since = {alias: (now - timedelta(seconds=seconds)).isoformat() for alias, seconds in away.items() if now}
+    Worker.objects.using(using).filter(pk=worker).update(engines=dict(engines), engines_away=since)
 
 
 def engines_by_alias(*, using: str) -> dict[str, dict[str, list[str]]]:

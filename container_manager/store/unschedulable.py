@@ -27,13 +27,9 @@ def unserved_destinations(*, using: str) -> list[Destination]:
 
 def unserved(destinations: Iterable[Destination], *, using: str) -> list[Destination]:
     """Return those that no live worker serves, in their order."""
-    workers = Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow())
-    served = list(workers.values_list("executors", "queues"))
-    return [
-        (executor, queue)
-        for executor, queue in destinations
-        if not any(executor in executors and (not queues or queue in queues) for executors, queues in served)
-    ]
+    live = Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow())
+    workers = list(live.only("executors", "queues"))
+    return [destination for destination in destinations if not any(worker.serves(*destination) for worker in workers)]
 
 
 def unschedulable_jobs(

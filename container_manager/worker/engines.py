@@ -67,6 +67,12 @@ class Engines:
         return [alias for alias in self._away_since if alias not in self.given_up]
 
     @property
+    def known_away(self) -> dict[str, float]:
+        """By alias, for how many seconds engines have not answered; not those that have not been asked yet."""
+        now = time.monotonic()
+        return {alias: now - since for alias, since in self._away_since.items() if alias in self._logged_away}
+
+    @property
     def given_up(self) -> list[str]:
         """The aliases whose engines have not answered for so long that their attempts count as lost."""
         before = time.monotonic() - self._unreachable_seconds

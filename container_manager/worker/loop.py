@@ -112,7 +112,7 @@ class WorkerLoop:
         self._rescue = Timer(settings.lease_seconds / 4)
         self._lease_watch = LeaseWatch(settings.lease_seconds)
         # What the worker's row says of its engines, and which row that is.
-        self._recorded: tuple[str, dict[str, str]] = ("", {})
+        self._recorded: tuple[str, dict[str, str], set[str]] = ("", {}, set())
         self._shared: set[str] = set()
         self._sweep = Timer(_SWEEP_SECONDS)
         self._verify = Timer(2 * settings.lease_seconds)
@@ -380,11 +380,13 @@ class WorkerLoop:
 
     def _record_engines(self) -> None:
         """Tell others which engines answer here, and warn where one of their aliases is another engine."""
-        engines, using = self._engines.identities, self._options.using
-        if (self.id, engines) == self._recorded or not engines:
+        engines, away, using = self._engines.identities, self._engines.known_away, self._options.using
+        state = (self.id, engines, set(away))
+        # A new row names none.
+        if state == (self._recorded if self._recorded[0] == self.id else (self.id, {}, set())):
             return
-        store.record_engines(self.id, engines, using=using)
-        self._recorded = (self.id, engines)
+        store.record_engines(self.id, engines, away, using=using)
+        self._recorded = state
         for alias, found in store.engines_by_alias(using=using).items():
             mine = engines.get(alias)
             others = sorted({host for engine, hosts in found.items() if engine != mine for host in hosts})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Sequence
 from typing import TypeVar
 
 from ..conf import RetrySettings
 from ..executors.base import ExitStatus
+from ..jobs.signal_names import signal_name
 from ..store import ClaimedJob, Outcome
 
 _MESSAGE_CHARACTERS = 10_000
@@ -81,7 +81,7 @@ def failure_message(job: ClaimedJob, exit_status: ExitStatus, reason: str) -> st
         said = "" if limit is None else f" (limit: {limit} bytes)"
         return f"Out of memory{said}. Give it more by memory_bytes, or less to do at once."
     if exit_status.signal is not None:
-        return f"Ended by signal {exit_status.signal} ({_signal_name(exit_status.signal)}). Its output may say why."
+        return f"Ended by signal {exit_status.signal} ({signal_name(exit_status.signal)}). Its output may say why."
     return f"Exit code {exit_status.code}. Its output may say why."
 
 
@@ -96,13 +96,6 @@ def retry_delay(retry_number: int, retry: RetrySettings) -> float:
     # Beyond 64 the power is far above any cap, and could overflow.
     grown = retry.initial_seconds * retry.factor ** min(retry_number - 1, 64)
     return min(retry.max_seconds, grown) * (1.0 + random.uniform(0.0, retry.jitter))  # noqa: S311  # spreads load
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"
 
 
 def _outcome(

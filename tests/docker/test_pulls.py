@@ -12,6 +12,7 @@ from django.core.management import call_command
 from container_manager.executors.base import Rejected, Unavailable, Waiting
 from container_manager.executors.docker import DockerExecutor
 from container_manager.models import ContainerJob, JobAttempt
+from container_manager.queue import explain
 
 from ..executors.conformance import output, text
 from ..workers import eventually
@@ -207,8 +208,9 @@ def test_jobs_whose_images_stall_hold_up_no_other_launch_and_no_removal(site: Si
         listing = StringIO()
         call_command("container", "ps", stdout=listing)
         assert f"waits for the image '{images[0]}'" in listing.getvalue()
-        for job in stalled:
+        for job, image in zip(stalled, images, strict=True):
             job.refresh_from_db()
+            assert explain(job).summary == f"Its launch waits for the image '{image}'."
             job.mark_as_cancelled()
         for job in stalled:
             site.await_status(job, "cancelled")

@@ -14,6 +14,7 @@ import pytest
 from container_manager.conf import AppSettings
 from container_manager.executors.base import Phase
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+from container_manager.queue import explain
 
 from ..executors.conformance import ended, observation
 from ..jobs import journal_of
@@ -98,6 +99,9 @@ def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: Site) -> No
             assert found == (reason, code, reason, code, number), (name, job.last_error)
             assert text in job.last_error, name
             assert attempt.message == job.last_error, name
+            assert explain(job).code == reason, name
+        limit = f"Its limit of memory: 16.0 MiB ({memory['memory_bytes']} bytes)"
+        assert any(line.startswith(limit) for line in explain(cases["oom"][0]).evidence)
         for job in (well, child):
             site.await_status(job, "completed")
             assert (job.exit_code, job.failure_reason, job.last_error, attempts_of(job)) == (0, "", "", [(1, 0, "")])

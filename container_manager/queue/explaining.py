@@ -1,0 +1,32 @@
+"""Explain a job in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from django.db import router
+
+from ..models import ContainerJob, JobStatus
+from .endings import explain_cancelled, explain_completed, explain_failed
+from .explanation import Explanation
+from .running import explain_running
+from .waiting import explain_pending, explain_queued, explain_retrying
+
+_BY_STATUS: Mapping[str, Callable[..., Explanation]] = {
+    JobStatus.PENDING: explain_pending,
+    JobStatus.QUEUED: explain_queued,
+    JobStatus.RUNNING: explain_running,
+    JobStatus.COMPLETED: explain_completed,
+    JobStatus.FAILED: explain_failed,
+    JobStatus.CANCELLED: explain_cancelled,
+    JobStatus.RETRYING: explain_retrying,
+}
+
+
+def explain(job: ContainerJob, *, using: str | None = None) -> Explanation:
+    """Say why a job waits, what it does now, or why it ended as it did, in the status that this instance has.
+
+    It costs at most seven statements, each served by an index, however many jobs there are.
+    """
+    using = using or job._state.db or router.db_for_read(ContainerJob, instance=job)
+    return _BY_STATUS[job.status](job, using=using)
