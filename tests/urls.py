@@ -1,6 +1,9 @@
-"""The admin, for its tests."""
+"""The admin and the dashboard's API, for their tests."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
-urlpatterns = [path("admin/", admin.site.urls)]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("jobs/api/v1/", include("container_manager.dashboard.api.urls")),
+]
