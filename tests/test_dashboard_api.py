@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,11 +15,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
-from pytest_django.fixtures import SettingsWrapper
 from referencing import Registry, Resource
 
 from container_manager.dashboard.access import Act
-from container_manager.dashboard.acts import act_on_all
+from container_manager.dashboard.acts import JobAct, act_on_all
 from container_manager.dashboard.api.authentication import new_token
 from container_manager.dashboard.api.openapi import SHOW_DOCUMENT, document
 from container_manager.dashboard.api.routes import ROUTES, Route
@@ -49,10 +48,10 @@ class Api:
             self.client.force_login(user)
 
     def __call__(
-        self, name: str, body: Any = None, *, id: Any = "", headers: Mapping[str, str] = {}, **query: Any
+        self, name: str, body: Any = None, *, key: Any = "", headers: Mapping[str, str] = {}, **query: Any
     ) -> Any:
         route = BY_NAME[name]
-        url = BASE + route.path.replace("{id}", str(id))
+        url = BASE + route.path.replace("{id}", str(key))
         options: dict[str, Any] = {"headers": {**self.headers, **headers}}
         if route.method == "POST":
             text = body if isinstance(body, str) else json.dumps({} if body is None else body)
@@ -124,7 +123,7 @@ def test_each_route_answers_only_those_who_have_its_permission(name: str, needed
     job = job_in(_SUITABLE.get(act, "queued"))
     with_attempt(job, b"line\n")
     root = user_who_may(*Act, name="root")
-    bulk = act_on_all(parse(""), "cancel", user=root) if "bulk" in name and not body else None  # type: ignore[arg-type]
+    bulk = act_on_all(parse(""), JobAct.CANCEL, user=root) if "bulk" in name and not body else None
     body = {**body, "jobs": [str(job.pk)]} if name == "act_on_selected" else body
     key = bulk.pk if bulk else job.pk
     before = state_of_everything()
@@ -132,7 +131,7 @@ def test_each_route_answers_only_those_who_have_its_permission(name: str, needed
     # Whoever has all but the one permission, whoever has none, and whoever is not logged in.
     without = user_who_may(*(each for each in Act if each != needed), name="without")
     for user, status in ((without, 403), (user_who_may(name="nobody"), 403), (None, 401)):
-        answer = Api(user)(name, body, id=key)
+        answer = Api(user)(name, body, key=key)
         if needed == Act.VIEW or user is not without or status == 401:
             assert answer.status_code == status
         else:
@@ -141,7 +140,7 @@ def test_each_route_answers_only_those_who_have_its_permission(name: str, needed
     acts = {Act.VIEW, needed}
     if name in ("advance_bulk_act", "stop_bulk_act"):
         acts.add(Act.CANCEL)
-    answer = Api(user_who_may(*acts, name="ada"))(name, body, id=key)
+    answer = Api(user_who_may(*acts, name="ada"))(name, body, key=key)
     assert answer.status_code == route.status, answer.content
     if route.method == "POST":
         assert state_of_everything() != before
@@ -149,24 +148,22 @@ def test_each_route_answers_only_those_who_have_its_permission(name: str, needed
 
 @pytest.mark.shows("howto/permissions.md#read-only-mode")
 @pytest.mark.parametrize(("name", "needed", "body"), [entry for entry in TABLE if entry[1].changes])
-def test_read_only_mode_forbids_every_act_even_to_a_superuser(
-    name: str, needed: Act, body: Any, settings: SettingsWrapper
-) -> None:
+def test_read_only_mode_forbids_every_act_even_to_a_superuser(name: str, needed: Act, body: Any, settings: Any) -> None:
     job = job_in("running")
     root = user_who_may(*Act)
     root.is_superuser = True
     root.save()
-    bulk = act_on_all(parse(""), "cancel", user=root) if "bulk" in name and not body else None  # type: ignore[arg-type]
+    bulk = act_on_all(parse(""), JobAct.CANCEL, user=root) if "bulk" in name and not body else None
     settings.CONTAINER_MANAGER = {"READ_ONLY": True}
     before = state_of_everything()
     body = {**body, "jobs": [str(job.pk)]} if name == "act_on_selected" else body
-    answer = Api(root)(name, body, id=bulk.pk if bulk else job.pk)
+    answer = Api(root)(name, body, key=bulk.pk if bulk else job.pk)
     assert (answer.status_code, "READ_ONLY" in answer.json()["message"]) == (403, True)
     assert state_of_everything() == before
 
 
 @pytest.mark.shows("howto/permissions.md#teams-see-their-own-jobs")
-def test_a_job_that_the_rule_hides_is_not_there_for_any_route(settings: SettingsWrapper) -> None:
+def test_a_job_that_the_rule_hides_is_not_there_for_any_route(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
     mine, other = job_in("queued", labels={"team": "ada"}), job_in("queued", labels={"team": "bob"})
     api = Api(user_who_may(*Act, name="ada"))
@@ -175,22 +172,22 @@ def test_a_job_that_the_rule_hides_is_not_there_for_any_route(settings: Settings
     for text in (f"id:{other.pk}", "label.team:bob", str(other.pk)):
         assert api("list_jobs", search=text).json()["jobs"] == []
     for name in ("show_job", "list_transitions", "list_attempts", "read_log", "explain_job"):
-        hidden, absent = api(name, id=other.pk), api(name, id=uuid4())
+        hidden, absent = api(name, key=other.pk), api(name, key=uuid4())
         assert (hidden.status_code, hidden.content) == (404, absent.content)
-        assert api(name, id=mine.pk).status_code == 200
-    assert api("act_on_job", {"act": "cancel"}, id=other.pk).status_code == 404
+        assert api(name, key=mine.pk).status_code == 200
+    assert api("act_on_job", {"act": "cancel"}, key=other.pk).status_code == 404
     answer = api("act_on_selected", {"act": "cancel", "jobs": [str(other.pk), str(uuid4())]}).json()
     assert answer == {"changed": 0, "refused": {"There is no such job.": 2}}
     bulk = api("begin_bulk_act", {"act": "cancel", "search": ""}).json()
-    assert api("advance_bulk_act", id=bulk["id"]).json()["changed"] == 1
+    assert api("advance_bulk_act", key=bulk["id"]).json()["changed"] == 1
     assert (row_of(mine)["status"], row_of(other)["status"]) == ("cancelled", "queued")
-    assert Api(user_who_may(*Act, name="bob"))("show_bulk_act", id=bulk["id"]).status_code == 404
+    assert Api(user_who_may(*Act, name="bob"))("show_bulk_act", key=bulk["id"]).status_code == 404
     Worker.objects.create(id="w1", host="h", pid=1, lease_expires_at=THEN)
     JobAttempt.objects.create(job=other, number=1, worker="w1", executor="default", launched_at=THEN)
     assert [(w["busy"], w["jobs"]) for w in api("list_workers").json()["workers"]] == [(1, [])]
 
 
-def test_nobody_submits_a_job_that_the_rule_would_hide_from_them(settings: SettingsWrapper) -> None:
+def test_nobody_submits_a_job_that_the_rule_would_hide_from_them(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
     api = Api(user_who_may(*Act, name="ada"))
     assert api("submit_job", {"command": "true", "labels": {"team": "bob"}}).status_code == 400
@@ -237,11 +234,11 @@ def test_environment_and_secrets_are_shown_without_values_to_who_may_not_see_the
     job = job_in(
         "queued", environment={"KEY": "hidden"}, secrets={"S": "file:mail-x"}, secret_files={"f": "file:mail-y"}
     )
-    answer = Api(user_who_may(Act.VIEW))("show_job", id=job.pk)
+    answer = Api(user_who_may(Act.VIEW))("show_job", key=job.pk)
     assert (answer.json()["environment"], answer.json()["secrets"]) == ({"KEY": None}, {"S": None})
     assert b"hidden" not in answer.content
     assert b"mail" not in answer.content
-    assert Api(user_who_may(Act.VIEW, Act.SEE_ENVIRONMENT, name="eve"))("show_job", id=job.pk).json()[
+    assert Api(user_who_may(Act.VIEW, Act.SEE_ENVIRONMENT, name="eve"))("show_job", key=job.pk).json()[
         "environment"
     ] == {"KEY": "hidden"}
 
@@ -252,20 +249,20 @@ def test_the_log_is_read_page_by_page_and_by_stream() -> None:
     JobLog.objects.create(attempt=attempt, sequence=250, stream="stderr", data=b"\xff\x1b[31mred <script>")
     api, texts, after = Api(user_who_may(Act.VIEW, Act.SEE_OUTPUT)), [], -1
     while True:
-        page = api("read_log", id=job.pk, after=after).json()
+        page = api("read_log", key=job.pk, after=after).json()
         texts += [entry["text"] for entry in page["entries"]]
         after = page["next"]
         if not page["is_more"]:
             break
     assert texts[:250] == [f"{n}\n" for n in range(250)]
     assert (page["is_over"], after) == (True, 250)
-    answer = api("read_log", id=job.pk, stream="stderr")
+    answer = api("read_log", key=job.pk, stream="stderr")
     assert answer.json()["entries"][0]["text"] == "\ufffd\x1b[31mred <script>"
     assert b"\x1b" not in answer.content, "an escape would reach a terminal"
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert api("read_log", id=job.pk, attempt=9).status_code == 404
-    assert api("read_log", id=job.pk, stream="x").status_code == 400
+    assert api("read_log", key=job.pk, attempt=9).status_code == 404
+    assert api("read_log", key=job.pk, stream="x").status_code == 400
 
 
 def test_transitions_and_attempts_have_a_next_page_only_if_there_is_more() -> None:
@@ -274,30 +271,30 @@ def test_transitions_and_attempts_have_a_next_page_only_if_there_is_more() -> No
     job.mark_as_failed(reason="exit 1", actor="w1")
     with_attempt(job)
     api = Api(user_who_may(Act.VIEW))
-    answer = api("list_transitions", id=job.pk).json()
+    answer = api("list_transitions", key=job.pk).json()
     assert [(t["from_status"], t["to_status"], t["actor"]) for t in answer["transitions"]] == [
         ("queued", "running", "w1"),
         ("running", "failed", "w1"),
     ]
     assert answer["next"] is None
-    assert len(api("list_transitions", id=job.pk, after=answer["transitions"][0]["id"]).json()["transitions"]) == 1
-    assert [a["number"] for a in api("list_attempts", id=job.pk).json()["attempts"]] == [1]
+    assert len(api("list_transitions", key=job.pk, after=answer["transitions"][0]["id"]).json()["transitions"]) == 1
+    assert [a["number"] for a in api("list_attempts", key=job.pk).json()["attempts"]] == [1]
 
 
 def test_an_act_that_is_no_longer_legal_is_refused_with_the_status_of_now() -> None:
     job, api = job_in("running"), Api(user_who_may(*Act))
-    assert api("show_job", id=job.pk).json()["acts"] == ["cancel", "kill"]
+    assert api("show_job", key=job.pk).json()["acts"] == ["cancel", "kill"]
     job.mark_as_completed()
-    answer = api("act_on_job", {"act": "cancel"}, id=job.pk)
+    answer = api("act_on_job", {"act": "cancel"}, key=job.pk)
     assert (answer.status_code, answer.json()["code"]) == (409, "refused")
     assert "completed" in answer.json()["message"]
-    again = api("act_on_job", {"act": "retry", "reason": "once more"}, id=job.pk).json()
+    again = api("act_on_job", {"act": "retry", "reason": "once more"}, key=job.pk).json()
     assert (again["origin"], again["status"], again["created_by"]) == (str(job.pk), "queued", "ada")
 
 
 def test_acts_keep_user_and_reason_in_the_journal_or_the_audit() -> None:
     job, api = job_in("queued"), Api(user_who_may(*Act))
-    api("act_on_job", {"act": "kill", "reason": "wrong input"}, id=job.pk)
+    api("act_on_job", {"act": "kill", "reason": "wrong input"}, key=job.pk)
     assert list(job.transitions.values_list("to_status", "actor", "reason")) == [("cancelled", "ada", "wrong input")]
     assert api("act_on_queue", {"queue": "q", "act": "pause", "reason": "disk"}).json() == {"changed": True}
     assert api("act_on_queue", {"queue": "q", "act": "pause"}).json() == {"changed": False}
@@ -309,7 +306,7 @@ def test_acts_keep_user_and_reason_in_the_journal_or_the_audit() -> None:
         ("ada", "cancel", "all that match status:queued", "all"),
     ]  # fmt: skip
     assert api("act_on_queue", {"queue": "q\x1b", "act": "pause"}).status_code == 400
-    assert api("act_on_job", {"act": "retry", "reason": "\x1b"}, id=job.pk).status_code == 400
+    assert api("act_on_job", {"act": "retry", "reason": "\x1b"}, key=job.pk).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -352,24 +349,24 @@ def test_text_of_sql_html_or_patterns_finds_nothing_and_breaks_nothing(text: str
 def test_what_is_polled_is_not_sent_again_until_it_changes() -> None:
     job, api = job_in("queued"), Api(user_who_may(Act.VIEW))
     for name in ("list_jobs", "show_job", "list_queues"):
-        first = api(name, id=job.pk)
-        same = api(name, id=job.pk, headers={"If-None-Match": first.headers["ETag"]})
+        first = api(name, key=job.pk)
+        same = api(name, key=job.pk, headers={"If-None-Match": first.headers["ETag"]})
         assert (same.status_code, same.content) == (304, b"")
-    first = api("show_job", id=job.pk)
+    first = api("show_job", key=job.pk)
     job.mark_as_cancelled()
-    assert api("show_job", id=job.pk, headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+    assert api("show_job", key=job.pk, headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
 
 
 def test_a_session_without_its_csrf_token_changes_nothing() -> None:
     job, user = job_in("queued"), user_who_may(*Act)
     api = Api(user, enforce_csrf=True)
-    answer = api("act_on_job", {"act": "cancel"}, id=job.pk)
+    answer = api("act_on_job", {"act": "cancel"}, key=job.pk)
     assert (answer.status_code, answer.json()["code"]) == (403, "csrf")
     assert row_of(job)["status"] == "queued"
     secret = "a" * 32
     api.client.cookies[settings.CSRF_COOKIE_NAME] = secret
-    assert api("act_on_job", {"act": "cancel"}, id=job.pk, headers={"X-CSRFToken": "b" * 32}).status_code == 403
-    assert api("act_on_job", {"act": "cancel"}, id=job.pk, headers={"X-CSRFToken": secret}).status_code == 200
+    assert api("act_on_job", {"act": "cancel"}, key=job.pk, headers={"X-CSRFToken": "b" * 32}).status_code == 403
+    assert api("act_on_job", {"act": "cancel"}, key=job.pk, headers={"X-CSRFToken": secret}).status_code == 200
 
 
 @pytest.mark.shows("reference/api.md#tokens")
@@ -382,23 +379,23 @@ def test_a_token_has_the_permissions_of_its_user_until_it_expires_or_is_revoked(
     assert token not in str(list(ApiToken.objects.values()))
     api = Api(token=token, enforce_csrf=True)
     assert api("submit_job", {"command": "true"}).status_code == 403
-    assert api("act_on_job", {"act": "cancel"}, id=job.pk).status_code == 200
+    assert api("act_on_job", {"act": "cancel"}, key=job.pk).status_code == 200
     with pytest.raises(CommandError, match="already"):
         call_command("dashboard_token", "ada", "--name", "ci")
     # A session beside a wrong token does not count.
     wrong = Api(user, token="cmt_wrong")
-    assert wrong("show_job", id=job.pk).status_code == 401
+    assert wrong("show_job", key=job.pk).status_code == 401
     ApiToken.objects.update(expires_at=THEN)
-    assert api("show_job", id=job.pk).status_code == 401
+    assert api("show_job", key=job.pk).status_code == 401
     ApiToken.objects.update(expires_at=None)
     user.is_active = False
     user.save()
-    assert api("show_job", id=job.pk).status_code == 401
+    assert api("show_job", key=job.pk).status_code == 401
     user.is_active = True
     user.save()
-    assert api("show_job", id=job.pk).status_code == 200
+    assert api("show_job", key=job.pk).status_code == 200
     call_command("dashboard_token", "ada", "--name", "ci", "--revoke")
-    assert api("show_job", id=job.pk).status_code == 401
+    assert api("show_job", key=job.pk).status_code == 401
     with pytest.raises(CommandError, match="no user 'nobody'"):
         call_command("dashboard_token", "nobody", "--name", "ci")
     assert new_token(user, name="x", lifetime=None) != new_token(user, name="y", lifetime=None)
@@ -411,7 +408,7 @@ def test_a_method_that_a_path_has_not_is_refused() -> None:
         assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
 
 
-def test_no_request_takes_more_than_twelve_queries(settings: SettingsWrapper) -> None:
+def test_no_request_takes_more_than_twelve_queries(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
     user = user_who_may(*Act)
     jobs = [
@@ -421,7 +418,7 @@ def test_no_request_takes_more_than_twelve_queries(settings: SettingsWrapper) ->
     ]
     for job in jobs:
         with_attempt(job, b"x")
-    bulk = act_on_all(parse(""), "cancel", user=user)  # type: ignore[arg-type]
+    bulk = act_on_all(parse(""), JobAct.CANCEL, user=user)
     token = new_token(user, name="t", lifetime=None)
     api = Api(token=token)
     for route in (*ROUTES, SHOW_DOCUMENT):
@@ -431,14 +428,9 @@ def test_no_request_takes_more_than_twelve_queries(settings: SettingsWrapper) ->
                 assert (
                     api(
                         route.name,
-                        id=key,
+                        key=key,
                         **({"search": "status:failed queue:q1 ja"} if "search" in route.query else {}),
                     ).status_code
                     == 200
                 )
             assert len(queries) <= 12, route.name
-
-
-@pytest.fixture(autouse=True)
-def _no_leftover_settings() -> Iterator[None]:
-    yield

@@ -86,7 +86,12 @@ DETAILED: Mapping[str, Schema] = {
     "acts": {**list_of(JOB_ACT), "description": "What the status and the user's permissions allow now."},
 }
 TRANSITION: Mapping[str, Schema] = {
-    "id": NUMBER, "from_status": STATUS, "to_status": STATUS, "at": TIME, "actor": TEXT, "reason": TEXT
+    "id": NUMBER,
+    "from_status": STATUS,
+    "to_status": STATUS,
+    "at": TIME,
+    "actor": TEXT,
+    "reason": TEXT,
 }
 ATTEMPT: Mapping[str, Schema] = {
     "number": NUMBER,
