@@ -21,6 +21,7 @@ from uuid import UUID
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connections, router, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
@@ -34,7 +35,7 @@ from ..statemachine import TransitionError
 from ..statemachine.deadlocks import retry_deadlocks
 from ..statemachine.machine import actor_name
 from ..store.notifications import wake_workers
-from .access import Act, may, require, visible_jobs
+from .access import Act, may, require, visibility_rule, visible_jobs
 from .models import AuditEntry, BulkAct
 from .search import Search, first_cursor, keys_page, parse
 
@@ -172,11 +173,22 @@ def act_on_all(search: Search, act: JobAct, *, user: Any, reason: str = "", usin
     return bulk
 
 
-def advance(bulk: BulkAct, *, seconds: float = 1.0) -> None:
+def visible_bulk_acts(user: Any, using: str | None = None) -> QuerySet[BulkAct]:
+    """Return the bulk acts that a user may see: all, or one's own where the project has a rule of who sees what."""
+    bulks = BulkAct.objects.using(using or router.db_for_write(ContainerJob)).all()
+    if not may(user, Act.VIEW):
+        return bulks.none()
+    return bulks.filter(user=str(user.pk)) if visibility_rule() else bulks
+
+
+def advance(bulk: BulkAct, *, user: Any = None, seconds: float = 1.0) -> None:
     """Do batches of a bulk act for about so long, at least one, and refresh it.
 
-    Any number of processes may: while one does a batch, the others have nothing to do.
+    Any number of processes may: while one does a batch, the others have nothing to do. Raises PermissionDenied for a
+    ``user`` who may not do what it does; each batch has the permissions of who began it.
     """
+    if user is not None:
+        require(user, JobAct(bulk.act).permission)
     using, until = bulk._state.db or router.db_for_write(BulkAct), time.monotonic() + seconds
     while retry_deadlocks(lambda: _do_batch(bulk.pk, using), using=using) and time.monotonic() < until:
         pass

@@ -340,7 +340,8 @@ def _read_cursor(cursor: str, walk: _Walk) -> tuple[bool, _Position | None]:
     found = _CURSOR.fullmatch(cursor)
     if found and (number := int(found[2])) < len(walk.segments):
         key = UUID(found[4]) if found[4] else None
-        if key is None or walk.segments[number].by_time == bool(found[3]):
+        # Without a row: the end of all that match.
+        if walk.segments[number].by_time == bool(found[3]) if key else not found[3]:
             at = None
             if found[3]:
                 at = _EPOCH + timedelta(microseconds=int(found[3]))

@@ -17,7 +17,8 @@ from uuid import UUID
 
 from django.db import connections
 from django.db.models import Q
-from django.db.models.fields.json import KeyTransform, KeyTransformExact
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.lookups import Exact
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.translation import gettext as _
@@ -246,8 +247,8 @@ def name_condition(value: str, using: str) -> Q:
 
 def _condition(name: str, values: tuple[str, ...], using: str) -> Q:
     if name.startswith(_LABEL):
-        label = KeyTransform(name[len(_LABEL) :], "labels")
-        return reduce(or_, (Q(KeyTransformExact(label, value)) for value in values))
+        label = KeyTextTransform(name[len(_LABEL) :], "labels")
+        return reduce(or_, (Q(Exact(label, value)) for value in values))
     return _CONDITIONS[name](values, using)
 
 
