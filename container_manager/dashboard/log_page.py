@@ -70,7 +70,8 @@ def log(request: HttpRequest, key: UUID) -> HttpResponse:
         return HttpResponseBadRequest("'attempt' and 'after' are numbers.", content_type="text/plain")
     job = _job(request, key)
     # Read before the output, so that what was printed before the end is not missed.
-    attempt = job.attempts.filter(number=number or job.attempt).first()
+    attempts = job.attempts.filter(number=number) if number else job.attempts.order_by("-number")
+    attempt = attempts.first()
     if attempt is None:
         return JsonResponse({"attempt": 0, "parts": [], "more": False, "newest": job.attempt, "over": job.is_finished})
     rows = list(attempt.logs.filter(sequence__gt=after).order_by("sequence")[:_ROWS])

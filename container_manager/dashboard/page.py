@@ -43,7 +43,7 @@ def page_context(tab: str, title: str, *, interval: int = 5) -> dict[str, Any]:
 
 
 def page(act: Act = Act.VIEW, *, method: str = "GET") -> Callable[[View], View]:
-    """Make a view that answers one method, and only users who may do ``act``; others log in, or get 403.
+    """Make a view that answers one method, and only users who may view jobs and do ``act``; others log in, or get 403.
 
     A view that knows of which job it is asks for more itself.
     """
@@ -53,7 +53,8 @@ def page(act: Act = Act.VIEW, *, method: str = "GET") -> Callable[[View], View]:
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:
                 return _log_in(request)
-            require(request.user, act)
+            for needed in (Act.VIEW, act):
+                require(request.user, needed)
             response = view(request, *args, **kwargs)
             # What the project sets by a middleware of its own is stricter or meant.
             response.headers.setdefault("Content-Security-Policy", content_security_policy())

@@ -125,6 +125,14 @@ def _session(name: str, permissions: tuple[str, ...]) -> str:
     return client.cookies[settings.SESSION_COOKIE_NAME].value
 
 
+def expect(locator: Any) -> Any:
+    """Do Playwright's `expect`, with the full patience."""
+    from playwright.sync_api import expect as expect_in_time
+
+    expect_in_time.set_options(timeout=PATIENCE_SECONDS * 1000)
+    return expect_in_time(locator)
+
+
 def screenshot(page: Page, name: str) -> None:
     """Keep a picture of the whole page with what the docs are built from."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from container_manager.queue import cancel, enqueue
 
 from ..patience import PATIENCE_SECONDS, eventually
 from ..workers import worker
-from .conftest import ALL_AND_SECRETS, screenshot
+from .conftest import ALL_AND_SECRETS, expect, screenshot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,13 +30,6 @@ def url(job: ContainerJob) -> str:
 
 def badge(page: Page) -> Any:
     return page.locator("h1 .cd-badge")
-
-
-def expect(locator: Any) -> Any:
-    from playwright.sync_api import expect as playwright_expect
-
-    playwright_expect.set_options(timeout=WAIT)
-    return playwright_expect(locator)
 
 
 def waits_for(tmp_path: Path, name: str) -> str:
