@@ -15,7 +15,10 @@ _KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "monthly report": (8, {"command": _STEPS.format(8, 0.4), "queue": "reports", "labels": {"team": "finance"}}),
     "thumbnails": (16, {"command": "sh -c 'echo 24 images; sleep 1; echo done'", "queue": "images"}),
     "video": (2, {"command": _STEPS.format(45, 1), "queue": "images", "priority": 20, "labels": {"team": "media"}}),
-    "import": (3, {"command": "sh -c 'echo row 17 is wrong >&2; sleep 1; exit 3'", "queue": "reports", "max_retries": 1}),
+    "import": (
+        3,
+        {"command": "sh -c 'echo row 17 is bad >&2; sleep 1; exit 3'", "queue": "reports", "max_retries": 1},
+    ),
     "flaky call": (3, {"command": "sh -c 'test $CONTAINER_MANAGER_ATTEMPT -gt 1 || exit 7'", "max_retries": 2}),
     "too slow": (1, {"command": "sleep 600", "timeout_seconds": 10, "grace_seconds": 1, "max_retries": 0}),
     "no such program": (1, {"command": "no-such-program --help", "max_retries": 0}),

@@ -96,7 +96,8 @@ def _times(points: Sequence[tuple[str, object]], step: float) -> tuple[Tick, ...
     return tuple(
         Tick(at=round(_LEFT + number * step, 1), label=label)
         for number, (label, _) in enumerate(points)
-        if number % every == 0
+        # Not one that would stand out of the chart.
+        if number % every == 0 and number * step < _PLOT_WIDTH - _LEFT
     )
 
 

@@ -90,7 +90,11 @@ def state_picture(present: str, transitions: Iterable[tuple[str, str]]) -> State
         )
         for status, (x, y) in _PLACES.items()
     )
-    edges = [(JobStatus(source), JobStatus(target)) for source, targets in JOB_TRANSITIONS.items() for target in targets]
+    edges = [
+        (JobStatus(str(source)), JobStatus(str(target)))
+        for source, targets in JOB_TRANSITIONS.items()
+        for target in targets
+    ]
     # Those that were taken are drawn last, over the others.
     arrows = sorted(
         (

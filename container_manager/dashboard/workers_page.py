@@ -61,10 +61,7 @@ def workforce(user: Any, *, using: str) -> Workforce:
     is_live = Case(When(lease_expires_at__gte=DatabaseNow(), then=True), default=False)
     workers = list(Worker.objects.using(using).annotate(is_live=is_live).order_by("host", "id")[:_MOST_WORKERS])
     by_worker = _open_attempts(user, using=using)
-    rows = [
-        WorkerRow(worker=each, is_live=each.is_live, attempts=by_worker.pop(each.pk, ()))
-        for each in workers
-    ]
+    rows = [WorkerRow(worker=each, is_live=each.is_live, attempts=by_worker.pop(each.pk, ())) for each in workers]
     reached = {engine for row in rows if row.is_live for engine in row.worker.engines.values()}
     held = {each.engine for row in rows for each in row.attempts}
     orphans = [each for attempts in by_worker.values() for each in attempts]

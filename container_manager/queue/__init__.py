@@ -10,11 +10,11 @@ from .pruning import prune_jobs
 from .statistics import COUNT_LIMIT, QueueStatistics, counts_by_status, queue_statistics
 
 __all__ = [
-    "Explanation",
-    "ExplanationCode",
     "BUCKET_SECONDS",
     "COUNT_LIMIT",
     "Activity",
+    "Explanation",
+    "ExplanationCode",
     "Histogram",
     "QueueStatistics",
     "acancel",

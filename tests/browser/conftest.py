@@ -96,14 +96,25 @@ def visit(
 
     def open_as(*permissions: str, name: str = "ann", theme: str = "light", scripts: bool = True, **more: Any) -> Page:
         context = chromium.new_context(
-            base_url=server, color_scheme=theme, java_script_enabled=scripts, viewport={"width": 1280, "height": 900}, **more
+            base_url=server,
+            color_scheme=theme,
+            java_script_enabled=scripts,
+            viewport={"width": 1280, "height": 900},
+            **more,
         )
         contexts.append(context)
         context.set_default_timeout(PATIENCE_SECONDS * 1000)
-        context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": _session(name, permissions), "url": server}])
+        context.add_cookies(
+            [{"name": settings.SESSION_COOKIE_NAME, "value": _session(name, permissions), "url": server}]
+        )
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
-        page.on("console", lambda message: problems.append(f"{page.url}: {message.text}") if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: (
+                problems.append(f"{page.url}: {message.text}") if message.type in ("error", "warning") else None
+            ),
+        )
         return page
 
     open_as.problems = problems  # type: ignore[attr-defined]

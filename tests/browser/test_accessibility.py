@@ -43,7 +43,12 @@ def populate() -> ContainerJob:
     for number in (1, 2):
         job.mark_as_running(actor="host-1")
         attempt = JobAttempt.objects.create(
-            job=job, number=number, worker="host-1", executor="default", launched_at=job.launched_at, peak_memory_bytes=1
+            job=job,
+            number=number,
+            worker="host-1",
+            executor="default",
+            launched_at=job.launched_at,
+            peak_memory_bytes=1,
         )
         JobLog.objects.create(attempt=attempt, sequence=0, stream="stdout", data=b"page 1 of 20\n" * 5)
         JobLog.objects.create(attempt=attempt, sequence=1, stream="stderr", data=b"a warning\n")
@@ -61,7 +66,14 @@ def populate() -> ContainerJob:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_page_has_a_serious_finding_of_axe(visit: Callable[..., Any], theme: str) -> None:
     job, script = populate(), axe_source()
-    bulk = BulkAct.objects.create(user="0", actor="ann", act="cancel", refused={"It is completed now.": 3}, note="Stopped.", finished_at=timezone.now())
+    bulk = BulkAct.objects.create(
+        user="0",
+        actor="ann",
+        act="cancel",
+        refused={"It is completed now.": 3},
+        note="Stopped.",
+        finished_at=timezone.now(),
+    )
     page = visit(*ALL_AND_SECRETS, theme=theme)
     paths = {
         "overview": "", "jobs": "jobs/?q=status:failed", "job": f"jobs/{job.pk}/", "queues": "queues/",
@@ -75,4 +87,4 @@ def test_no_page_has_a_serious_finding_of_axe(visit: Callable[..., Any], theme: 
         # Not a script of the page, so the policy lets it run.
         page.evaluate(script)
         found[name] = page.evaluate(f"({_RUN})(window.axe)")
-    assert found == dict.fromkeys(paths, [])
+    assert found == {name: [] for name in paths}

@@ -68,9 +68,7 @@ def test_a_user_who_may_only_view_sees_no_button_and_a_forged_post_is_forbidden(
     expect(page.locator("h1 .cd-badge")).to_have_text("Queued")
     assert page.locator("main button[type=submit]").count() == 0
     expect(page.get_by_text("You may not see the output of jobs.")).to_be_visible()
-    forged = page.request.post(
-        f"/jobs/jobs/{job.pk}/act/", form={"act": "cancel", "version": str(job.status_version)}
-    )
+    forged = page.request.post(f"/jobs/jobs/{job.pk}/act/", form={"act": "cancel", "version": str(job.status_version)})
     assert forged.status == 403
     job.refresh_from_db()
     assert job.status == "queued"
@@ -109,7 +107,9 @@ def test_hostile_texts_run_nothing(visit: Visit) -> None:
         command="true", name=hostile, environment={"A": hostile}, labels={"a": hostile}, queue=hostile[:60], actor="ann"
     )
     job.mark_as_running(reason=hostile)
-    attempt = job.attempts.create(number=1, worker=hostile[:60], executor="default", launched_at=job.launched_at, message=hostile)
+    attempt = job.attempts.create(
+        number=1, worker=hostile[:60], executor="default", launched_at=job.launched_at, message=hostile
+    )
     attempt.logs.create(sequence=0, stream="stdout", data=hostile.encode())
     page = visit(*ALL_AND_SECRETS)
     for path in ("", "jobs/", f"jobs/{job.pk}/", "queues/", "workers/", "failures/"):

@@ -38,9 +38,7 @@ def waits_for(tmp_path: Path, name: str) -> str:
 
 
 @pytest.mark.shows("howto/dashboard.md#what-a-job-does-and-why")
-def test_a_page_shows_its_job_from_queued_to_completed_without_being_loaded_again(
-    visit: Visit, tmp_path: Path
-) -> None:
+def test_a_page_shows_its_job_from_queued_to_completed_without_being_loaded_again(visit: Visit, tmp_path: Path) -> None:
     job = enqueue(command=f"sh -c '{waits_for(tmp_path, 'go')}; echo the end'", name="nightly", actor="ann")
     page = visit(*ALL_AND_SECRETS)
     page.goto(url(job))

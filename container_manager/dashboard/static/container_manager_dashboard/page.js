@@ -15,15 +15,12 @@ function showAges() {
     const at = new Date(element.dateTime);
     const text = ago((Date.now() - at) / 1000);
     element.title ||= at.toLocaleString();
-    if (element.dataset.shown !== text) {
-      element.dataset.shown = text;
-      element.textContent = text;
-    }
+    if (element.textContent !== text) element.textContent = text;
   }
 }
 
 // What the user has done to the page stays: ticked boxes, opened details, focus, what is being typed.
-const KEPT = new Set(["checked", "open", "title", "data-shown"]);
+const KEPT = new Set(["checked", "open", "title"]);
 function replace(region, html) {
   Idiomorph.morph(region, html, {
     morphStyle: "innerHTML",
