@@ -21,7 +21,7 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, PausedQue
 from container_manager.queue import cancel, enqueue
 
 from .dashboard_users import TEAM_RULE, user_who_may
-from .jobs import STATUSES, job_in, row_of
+from .jobs import STATUSES, THEN, job_in, row_of
 
 pytestmark = pytest.mark.django_db
 MOST_QUERIES = 12
@@ -72,7 +72,13 @@ def test_a_page_takes_at_most_twelve_queries(name: str) -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_the_page_of_a_job_takes_at_most_twelve_queries_in_every_status(status: str) -> None:
-    job = job_in(status)
+    busy()
+    job = job_in(status, attempt=1, failure_reason="error" if status in ("failed", "retrying") else "")
+    is_open = status == "running"
+    attempt = JobAttempt.objects.create(
+        job=job, number=1, worker="w1", executor="default", launched_at=THEN, finished_at=None if is_open else THEN
+    )
+    JobLog.objects.create(attempt=attempt, sequence=0, stream="stdout", data=b"hello\n")
     client = client_of(user_who_may(*Act))
     with CaptureQueriesContext(connection) as queries:
         assert client.get(url("job", job.pk)).status_code == 200

@@ -18,7 +18,7 @@ from django.utils.translation import ngettext
 
 from ..conf import app_settings
 from ..jobs.printable import escaped
-from ..models import ContainerJob, FailureReason, JobStatus
+from ..models import ContainerJob, FailureReason, JobStatus, QueueMinute
 from .access import may, visible_jobs
 from .acts import Acted, JobAct, act_on_all, act_on_some
 from .live import live_page
@@ -27,6 +27,8 @@ from .search import QUALIFIERS, Page, Search, SearchError, count_up_to, keyset_p
 
 # Counted for the heading; the whole of a table is not.
 _COUNTED = 1000
+# So many links.
+_MOST_QUEUES = 20
 
 
 @page()
@@ -47,7 +49,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
         "problem": problem,
         "page": found,
         "count": count,
-        "filters": list(_filters(search)),
+        "filters": list(_filters(search, queues=_queues(using))),
         "qualifiers": QUALIFIERS,
         "acts": allowed_acts(request.user),
     }
@@ -114,9 +116,16 @@ def _report(request: HttpRequest, acted: Acted) -> None:
         messages.warning(request, text % {"count": count, "why": escaped(why)})
 
 
-def _filters(search: Search) -> Iterator[Mapping[str, object]]:
+def _queues(using: str) -> Sequence[str]:
+    """Return the queues that the settings name, or else those in which anything has happened."""
+    if (named := app_settings().queues) is not None:
+        return named
+    totals = QueueMinute.objects.using(using).filter(minute=QueueMinute.TOTAL)
+    return list(totals.order_by("queue").values_list("queue", flat=True)[:_MOST_QUEUES])
+
+
+def _filters(search: Search, *, queues: Sequence[str]) -> Iterator[Mapping[str, object]]:
     """Yield the groups of links that narrow the search, or widen it again."""
-    queues = app_settings().queues or ()
     has_reason = "failed" in search.values("status") or search.values("reason")
     groups: Sequence[tuple[str, str, Sequence[tuple[str, object]]]] = (
         (_("Status"), "status", JobStatus.choices),
