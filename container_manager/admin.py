@@ -159,7 +159,10 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
         if obj is not None and obj.status != JobStatus.PENDING:
             names = [*JobSpec._fields, "scheduled_for", *names]
-        return list(dict.fromkeys([*names, "explanation", "end_of_output", "id"] if obj is not None else names))
+        if obj is not None:
+            names += ["explanation", *(["end_of_output"] if may(request.user, Act.SEE_OUTPUT) else []), "id"]
+        hidden = self.get_exclude(request, obj)
+        return [name for name in dict.fromkeys(names) if name not in hidden]
 
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str

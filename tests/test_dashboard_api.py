@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -80,6 +81,16 @@ def with_attempt(job: ContainerJob, *lines: bytes) -> JobAttempt:
 @pytest.mark.without_database
 def test_the_openapi_document_is_valid() -> None:
     validate(document())
+
+
+@pytest.mark.without_database
+def test_the_docs_have_the_openapi_document_and_each_operation() -> None:
+    docs = Path(__file__).parent.parent / "docs/reference"
+    text = json.dumps(document(), indent=1) + "\n"
+    assert (docs / "openapi.json").read_text() == text, "write it anew: json.dumps(document(), indent=1)"
+    page = (docs / "api.md").read_text()
+    for route in (*ROUTES, SHOW_DOCUMENT):
+        assert f"| `{route.method} {route.path}` | {route.summary} |" in page
 
 
 # What each route needs, in addition to view; and what it is sent.

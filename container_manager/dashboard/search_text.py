@@ -232,17 +232,13 @@ def name_condition(value: str, using: str) -> Q:
     """Return the condition of a name, or of a beginning that ends with ``*``, as the index of names serves it."""
     # In the words of the index's own condition.
     named = ~Q(name="")
-    if not value.endswith("*"):
-        return named & Q(name=value)
-    beginning = value[:-1]
-    if not beginning:
-        return named
-    vendor = connections[using].vendor
+    beginning, vendor = value.removesuffix("*"), connections[using].vendor
+    # MariaDB's index takes upper and lower case as equal, and serves no LIKE BINARY; SQLite's LIKE takes them so too.
+    exactly = Q() if vendor == "sqlite" else Q(name__startswith=beginning)
+    if beginning == value:
+        return named & Q(name=value) & (exactly if vendor == "mysql" else Q())
     between = Q(name__gte=beginning, name__lt=beginning + _LAST_CHARACTER)
-    # SQLite's LIKE takes upper and lower case as equal, and MariaDB's index serves no binary LIKE.
-    return named & {"postgresql": Q(name__startswith=beginning), "sqlite": between}.get(
-        vendor, between & Q(name__startswith=beginning)
-    )
+    return named & exactly & (Q() if vendor == "postgresql" else between)
 
 
 def _condition(name: str, values: tuple[str, ...], using: str) -> Q:

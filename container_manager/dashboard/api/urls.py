@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from django.urls import path
 
-from .dispatch import view
+from .answering import view
 from .openapi import SHOW_DOCUMENT
 from .routes import ROUTES, Route
 
