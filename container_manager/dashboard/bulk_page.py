@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils.translation import gettext as _
 
-from .access import require
-from .acts import JobAct, advance, stop
+from .access import may
+from .acts import JobAct, advance, stop, visible_bulk_acts
 from .live import LIVE, live_page
 from .models import BulkAct
 from .page import page, page_context
@@ -26,7 +25,7 @@ def bulk_act(request: HttpRequest, key: UUID) -> HttpResponse:
 def go_on(request: HttpRequest, key: UUID) -> HttpResponse:
     """Do a part of what is left. The page asks for it as long as it is open; without a script there is a button."""
     bulk = _bulk(request, key)
-    advance(bulk)
+    advance(bulk, user=request.user)
     return _progress(request, bulk) if LIVE in request.POST else redirect("container_manager_dashboard:bulk_act", key)
 
 
@@ -38,14 +37,8 @@ def stop_bulk_act(request: HttpRequest, key: UUID) -> HttpResponse:
 
 
 def _bulk(request: HttpRequest, key: UUID) -> BulkAct:
-    """Return an act that is this user's own, or any if he may do the like."""
-    bulk = get_object_or_404(BulkAct, pk=key)
-    if bulk.user != str(request.user.pk):
-        try:
-            require(request.user, JobAct(bulk.act).permission)
-        except PermissionDenied:
-            raise PermissionDenied(_("This act is somebody else's.")) from None
-    return bulk
+    """Return an act that the user may see. Raises Http404."""
+    return get_object_or_404(visible_bulk_acts(request.user), pk=key)
 
 
 def _progress(request: HttpRequest, bulk: BulkAct) -> HttpResponse:
@@ -53,6 +46,7 @@ def _progress(request: HttpRequest, bulk: BulkAct) -> HttpResponse:
         **page_context("jobs", _("Progress"), interval=1),
         "bulk": bulk,
         "act": JobAct(bulk.act),
+        "may_act": may(request.user, JobAct(bulk.act).permission),
         "refused": sorted(bulk.refused.items(), key=lambda pair: -pair[1]),
         "left_alone": sum(bulk.refused.values()),
     }

@@ -64,7 +64,8 @@ def job(request: HttpRequest, key: UUID) -> HttpResponse:
         "sees_output": may(request.user, Act.SEE_OUTPUT),
         "commands": [f"manage.py container {verb} {found.pk}" for verb in _COMMANDS],
     }
-    if context["sees_output"] and "live" not in request.GET and attempts:
+    # The script loads it anyway; a queued job's page has no statement to spare.
+    if context["sees_output"] and "live" not in request.GET and attempts and not found.is_queued:
         context["log"] = last_lines(attempts[-1])
     return live_page(request, "container_manager_dashboard/job.html", context, regions=_REGIONS)
 
