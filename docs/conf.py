@@ -50,7 +50,7 @@ def _job_fields() -> str:
 
 def _screenshots() -> str:
     """Return the pictures that the browser tests have taken; a machine without a browser has none."""
-    shown = ("job-running", "overview-light", "jobs-light", "failures-dark")
+    shown = ("job-light", "overview-light", "jobs-light", "failures-dark")
     found = [name for name in shown if (generated / "screenshots" / f"{name}.png").exists()]
     # As the page that includes it finds them.
     return "".join(f"![{name}](../_generated/screenshots/{name}.png)\n\n" for name in found)

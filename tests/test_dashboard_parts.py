@@ -93,6 +93,8 @@ def test_lines_of_a_chart_leave_out_what_is_not_known() -> None:
     chart = value_lines([("10:00", [1.0, 9.0]), ("10:01", [None, None]), ("10:02", [2.0, 4.0])])
     assert [len(line.split()) for line in chart.lines] == [2, 2]
     assert chart.values[-1].label == "10 s"
+    # A line needs two points to be seen.
+    assert len(value_lines([("10:00", [1.0])]).lines[0].split()) == 2
     assert value_lines([("10:00", [None])]).is_empty
 
 

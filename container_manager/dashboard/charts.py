@@ -63,15 +63,16 @@ def value_lines(points: Sequence[tuple[str, Sequence[float | None]]]) -> Chart:
     if not known:
         return Chart()
     top, step = _nice(max(known) or 1), _PLOT_WIDTH / len(points)
-    lines = tuple(
-        " ".join(
+    lines = []
+    for column in range(len(points[0][1])):
+        line = [
             f"{_LEFT + (number + 0.5) * step:.1f},{_y(value, top):.1f}"
             for number, (_, values) in enumerate(points)
             if (value := values[column]) is not None
-        )
-        for column in range(len(points[0][1]))
-    )
-    return Chart(lines=lines, times=_times(points, step), values=_values(top, lambda value: f"{value:g} s"))
+        ]
+        # A line to itself is a dot; one of a single point is not drawn.
+        lines.append(" ".join(line * 2 if len(line) == 1 else line))
+    return Chart(lines=tuple(lines), times=_times(points, step), values=_values(top, lambda value: f"{value:g} s"))
 
 
 def _rectangles(points: Sequence[tuple[str, Mapping[str, int]]], top: float, step: float) -> Iterator[Rectangle]:
