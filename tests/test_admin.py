@@ -164,3 +164,19 @@ def test_the_page_of_a_job_shows_first_what_it_runs_and_the_end_of_its_output(cl
     assert "&lt;last&gt;</pre>" in page
     assert "first" not in page
     assert page.index("field-name") < page.index("field-command") < page.index("field-queued_at")
+
+
+@pytest.mark.shows("howto/queue.md#see-why-a-job-waits-or-failed")
+def test_the_page_of_a_job_explains_it_without_letting_a_message_be_markup(client: Client) -> None:
+    job = job_in("failed", failure_reason="start", last_error="<script>alert(1)</script>")
+    page = client.get(reverse(CHANGE, args=[job.pk])).content.decode()
+    assert "It could not be started.<ul><li>Its last error: &lt;script&gt;" in page
+    assert "<script>alert" not in page
+
+
+@pytest.mark.shows("howto/queue.md#find-a-job")
+def test_the_search_finds_a_job_by_the_beginning_of_its_id_and_by_its_name(client: Client) -> None:
+    jobs = [job_in("completed", name=name) for name in ("report", "another")]
+    for text, found in ((str(jobs[0].pk)[:18], jobs[:1]), ("another", jobs[1:]), ("anoth", []), (" ", jobs)):
+        answer = client.get(reverse(LIST), {"q": text})
+        assert sorted(answer.context["cl"].result_list, key=lambda job: job.pk) == found

@@ -47,6 +47,7 @@ def test_show_prints_all_of_a_job_and_of_secrets_only_their_references() -> None
     fields = dict(line.split(maxsplit=1) for line in lines[1 : lines.index("")])
     assert (fields["id"], fields["status"], fields["exit_code"]) == (str(job.pk), "failed", "7")
     assert (fields["environment"], fields["secrets"]) == ('{"A": "1"}', '{"TOKEN": "file:token"}')
+    assert fields["queued_at"].endswith(" UTC")
     assert "Its command ended with exit code 7." in lines
     [attempt] = [line for line in lines if line.startswith("1 ")]
     assert "Exit code 7.\\n\\x1b[31mRed." in attempt

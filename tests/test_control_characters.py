@@ -185,6 +185,8 @@ SHOWING: dict[str, list[list[str]]] = {
     "ps": [["--all"], ["--all", "--json"]],
     "logs": [["ID"], [EVIL], ["no such", "--follow"]],
     "history": [["ID"], ["ID", "--json"]],
+    "show": [["ID"], ["ID", "--json"], [EVIL]],
+    "explain": [["ID"], ["ID", "--json"], [EVIL]],
     "cancel": [["no\x1bsuch\nFORGED"], ["ID", "--reason", "\x1b[2K"], [EVIL], ["ID", "ID"]],
     "retry": [["ID", "--reason", "\u202e"], [EVIL], ["ID"], ["ID"]],
     "queue": [[], ["--json"], ["--pause", EVIL], ["--resume", EVIL]],
@@ -201,7 +203,7 @@ SHOWING: dict[str, list[list[str]]] = {
 def test_no_verb_shows_a_text_of_the_tables_so_that_it_changes_others(verb: str, forged: ContainerJob) -> None:
     shown = [printed(verb, *(str(forged.pk) if word == "ID" else word for word in words)) for words in SHOWING[verb]]
     assert [text for text in shown if not is_plain(text)] == []
-    if verb in ("ps", "history", "queue"):
+    if verb in ("ps", "history", "queue", "show"):
         assert r"x\x1b[2K\r\n01a2240e-FORGED  completed\n\u202egnp" in shown[0]
 
 

@@ -6,11 +6,13 @@ import json
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from ..jobs.spec import JSON_FIELDS
 from ..models import ContainerJob
 from ..queue import explain
+from ..queue.explanation import moment
 from .finding import find_job
 from .printing import Output, clock, print_explanation, print_json, print_table
 
@@ -69,4 +71,6 @@ def _is_set(value: object) -> bool:
 
 
 def _text(name: str, value: object) -> object:
+    if isinstance(value, datetime):
+        return moment(value)
     return json.dumps(value, ensure_ascii=False) if name in JSON_FIELDS else value
