@@ -154,12 +154,13 @@ def act_on_all(search: Search, act: JobAct, *, user: Any, reason: str = "", usin
     """Begin to do it to all jobs that match now; return the row with its progress. `advance` does the work.
 
     To run again takes failed jobs; completed and cancelled ones, which run again as new jobs, only where the search
-    names their status. Raises PermissionDenied and ValidationError.
+    names their status. Raises PermissionDenied, ValidationError, and SearchError for a search that is too long to keep.
     """
     require(user, act.permission)
     check_words(actor=user, reason=reason)
     using = using or router.db_for_write(ContainerJob)
-    search = search.frozen()
+    # As each batch reads it.
+    search = parse(str(search.frozen()))
     bulk = BulkAct(
         user=str(user.pk),
         actor=actor_name(user),
