@@ -123,7 +123,9 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         return may(request.user, Act.SUBMIT)
 
     def has_change_permission(self, request: HttpRequest, obj: ContainerJob | None = None) -> bool:
-        return super().has_change_permission(request, obj) and not app_settings().read_only
+        # A changed command could print what its user may not see.
+        seen = obj is None or obj.status != JobStatus.PENDING or may(request.user, Act.SEE_ENVIRONMENT)
+        return super().has_change_permission(request, obj) and seen and not app_settings().read_only
 
     def has_delete_permission(self, request: HttpRequest, obj: ContainerJob | None = None) -> bool:
         return super().has_delete_permission(request, obj) and not app_settings().read_only

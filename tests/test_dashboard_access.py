@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.core.checks import run_checks
 from django.core.exceptions import PermissionDenied
 from django.test import Client
@@ -135,3 +135,13 @@ def test_the_tables_of_the_dashboard_are_read_only_in_the_admin() -> None:
     for model in ("auditentry", "bulkact", "apitoken"):
         assert client.get(reverse(f"admin:container_manager_dashboard_{model}_changelist")).status_code == 200
         assert client.get(reverse(f"admin:container_manager_dashboard_{model}_add")).status_code == 403
+
+
+def test_who_may_not_see_the_environment_of_a_job_cannot_change_its_command() -> None:
+    job = job_in("pending", secrets={"TOKEN": "file:mail-x"})
+    client = staff(Act.VIEW)
+    user = User.objects.get(username="ada")
+    user.user_permissions.add(Permission.objects.get(codename="change_containerjob"))
+    assert client.get(reverse(CHANGE, args=[job.pk])).status_code == 200
+    assert client.post(reverse(CHANGE, args=[job.pk]), {"command": "env"}).status_code == 403
+    assert row_of(job)["command"] == "true"

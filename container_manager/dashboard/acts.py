@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
 from django.db import connections, router, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -35,9 +35,9 @@ from ..statemachine import TransitionError
 from ..statemachine.deadlocks import retry_deadlocks
 from ..statemachine.machine import actor_name
 from ..store.notifications import wake_workers
-from .access import Act, may, require, visibility_rule, visible_jobs
+from .access import Act, can_see, may, require, visibility_rule, visible_jobs
 from .models import AuditEntry, BulkAct
-from .search import Search, first_cursor, keys_page, parse
+from .search import Search, SearchError, first_cursor, keys_page, parse
 
 # Jobs of one transaction: short enough that workers wait for their rows no longer than for each other.
 _BATCH = 500
@@ -94,7 +94,8 @@ class Acted:
 
 def legal_acts(user: Any, job: ContainerJob) -> tuple[JobAct, ...]:
     """Return the acts that the job's status and the user's permissions allow: the buttons of its page."""
-    return tuple(act for act in JobAct if _is_legal(act, job) and may(user, act.permission, job))
+    acts = tuple(act for act in JobAct if _is_legal(act, job) and may(user, act.permission))
+    return acts if acts and can_see(user, job) else ()
 
 
 def act_on(job: ContainerJob, act: JobAct, *, user: Any, reason: str = "") -> ContainerJob:
@@ -153,12 +154,13 @@ def act_on_all(search: Search, act: JobAct, *, user: Any, reason: str = "", usin
     """Begin to do it to all jobs that match now; return the row with its progress. `advance` does the work.
 
     To run again takes failed jobs; completed and cancelled ones, which run again as new jobs, only where the search
-    names their status. Raises PermissionDenied and ValidationError.
+    names their status. Raises PermissionDenied, ValidationError, and SearchError for a search that is too long to keep.
     """
     require(user, act.permission)
     check_words(actor=user, reason=reason)
     using = using or router.db_for_write(ContainerJob)
-    search = search.frozen()
+    # As each batch reads it.
+    search = parse(str(search.frozen()))
     bulk = BulkAct(
         user=str(user.pk),
         actor=actor_name(user),
@@ -247,14 +249,15 @@ def _do_batch(key: UUID, using: str) -> bool:
             if user is None:
                 raise PermissionDenied(_("The user is gone, or no longer active."))
             require(user, act.permission)
-        except PermissionDenied as error:
+            search = parse(bulk.search)
+            named = [status for status in _AGAIN_AS_NEW if status in search.values("status")]
+            size = _BATCH_OF_NEW if act == JobAct.RETRY and named else _BATCH
+            keys, bulk.cursor = keys_page(visible_jobs(user, using), search, bulk.cursor, size)
+        except (PermissionDenied, SearchError, ImproperlyConfigured) as error:
+            # It would be the same the next time, and others wait behind it.
             bulk.finished_at, bulk.note = timezone.now(), str(error)
             bulk.save(using=using)
             return False
-        search = parse(bulk.search)
-        named = [status for status in _AGAIN_AS_NEW if status in search.values("status")]
-        size = _BATCH_OF_NEW if act == JobAct.RETRY and named else _BATCH
-        keys, bulk.cursor = keys_page(visible_jobs(user, using), search, bulk.cursor, size)
         acted = _act_on_keys(keys, act, user, bulk.reason, again=named, using=using)
         bulk.examined += len(keys)
         bulk.changed += acted.changed
