@@ -36,7 +36,8 @@ async function ask(turn) {
   const response = await fetch(url, { cache: "no-store", redirect: "error" });
   if (!response.ok) throw new Error(`status ${response.status}`);
   const answer = await response.json();
-  if (turn !== state.turn) return 0;
+  // Paused meanwhile, or asked for something else: it is asked for again.
+  if (turn !== state.turn || !state.following) return FAST;
   if (answer.attempt) {
     state.shown = answer.attempt;
     const link = tool("download");
