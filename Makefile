@@ -19,7 +19,7 @@ help:  ## Show this list
 demo: $(VENV)/$(if $(filter docker,$(EXECUTOR)),docker,installed)  ## Run jobs through their whole life, on SQLite and real processes; EXECUTOR=docker: in containers
 	$(BIN)/python -m container_manager demo $(if $(EXECUTOR),--executor $(EXECUTOR) $(if $(IMAGE),--image $(IMAGE)))
 
-serve: $(VENV)/installed  ## Serve the admin with a worker beside it, on http://127.0.0.1:8000
+serve: $(VENV)/installed  ## Serve the dashboard, with a worker and jobs to watch, on http://127.0.0.1:8000
 	$(BIN)/python -m example.serve
 
 test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB where it is installed

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.db import router
-from django.db.models import Field
+from django.db.models import Field, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from .conf import app_settings
+from .dashboard.access import Act, may, visibility_rule
 from .jobs.container_request import REQUEST_RULES
 from .jobs.printable import LINES, escaped
 from .jobs.spec import JobSpec
@@ -25,6 +27,7 @@ from .store import unserved_destinations
 
 # Of a job's output, on its page.
 _SHOWN_CHARACTERS = 10_000
+_ENVIRONMENT = ("environment", "secrets", "secret_files")
 # Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
@@ -109,8 +112,37 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     show_full_result_count = False
     inlines = (TransitionInline, AttemptInline)
     actions = ("queue_jobs", "retry_jobs", "cancel_jobs", "kill_jobs")
-    # Set by the system.
-    exclude = ("created_by",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ContainerJob]:
+        """Return the jobs that the project's rule lets this user see."""
+        jobs: Any = super().get_queryset(request)
+        rule = visibility_rule()
+        return rule(request.user, jobs) if rule else jobs
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.SUBMIT)
+
+    def has_change_permission(self, request: HttpRequest, obj: ContainerJob | None = None) -> bool:
+        # A changed command could print what its user may not see.
+        seen = obj is None or obj.status != JobStatus.PENDING or may(request.user, Act.SEE_ENVIRONMENT)
+        return super().has_change_permission(request, obj) and seen and not app_settings().read_only
+
+    def has_delete_permission(self, request: HttpRequest, obj: ContainerJob | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and not app_settings().read_only
+
+    def has_submit_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.SUBMIT)
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.RETRY)
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.CANCEL)
+
+    def get_exclude(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
+        """Return what the system sets, and what this user may not see."""
+        hidden = obj is not None and not may(request.user, Act.SEE_ENVIRONMENT)
+        return ["created_by", *(_ENVIRONMENT if hidden else ())]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Say what jobs wait for that no live worker serves."""
@@ -129,7 +161,10 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
         if obj is not None and obj.status != JobStatus.PENDING:
             names = [*JobSpec._fields, "scheduled_for", *names]
-        return list(dict.fromkeys([*names, "explanation", "end_of_output", "id"] if obj is not None else names))
+        if obj is not None:
+            names += ["explanation", *(["end_of_output"] if may(request.user, Act.SEE_OUTPUT) else []), "id"]
+        hidden = self.get_exclude(request, obj)
+        return [name for name in dict.fromkeys(names) if name not in hidden]
 
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str
@@ -175,19 +210,19 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     def short_name(self, job: ContainerJob) -> str:
         return job.name or str(job.pk)
 
-    @admin.action(description=_("Queue the selected jobs"), permissions=["change"])
+    @admin.action(description=_("Queue the selected jobs"), permissions=["submit"])
     def queue_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
         self._move(request, jobs, JobStatus.QUEUED)
 
-    @admin.action(description=_("Retry the selected failed jobs"), permissions=["change"])
+    @admin.action(description=_("Retry the selected failed jobs"), permissions=["retry"])
     def retry_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
         self._move(request, jobs, JobStatus.RETRYING)
 
-    @admin.action(description=_("Cancel the selected jobs"), permissions=["change"])
+    @admin.action(description=_("Cancel the selected jobs"), permissions=["cancel"])
     def cancel_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
         self._move(request, jobs, JobStatus.CANCELLED)
 
-    @admin.action(description=_("Kill what runs of the selected cancelled jobs"), permissions=["change"])
+    @admin.action(description=_("Kill what runs of the selected cancelled jobs"), permissions=["cancel"])
     def kill_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
         count = kill(list(jobs.values_list("pk", flat=True)), using=jobs.db)
         text = ngettext("%(count)d attempt is being killed.", "%(count)d attempts are being killed.", count)

@@ -27,6 +27,7 @@ _POSITIVE = (
 )
 _TOKEN = re.compile(rf"env:{MONITORING_VARIABLES}\w+")
 _PERMISSION = re.compile(r"(\w+\.\w+)?")
+_FUNCTION = re.compile(r"(\w+(\.\w+)+)?")
 _INSTALL = re.compile("[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*")
 
 
@@ -82,6 +83,8 @@ class AppSettings:
     the worker's host. ``secret_files_directory``: a tmpfs where the worker puts jobs' secrets that are files; a Docker
     daemon must see it by the same path. ``mask_secrets``: whether ``***`` replaces secrets' values in stored output.
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
+    ``visible_jobs``: the dotted path of a function ``(user, queryset) -> queryset`` that says which jobs a user sees in
+    the dashboard, its API and the admin; "": all. ``read_only``: whether these three forbid every act, whoever asks.
     ``statistics_days``: for how many days the counts of each minute are kept.
     ``monitoring_token``: where the token is that lets a client see metrics and health: ``env:CM_MONITORING_…``, or the
     path of a file; None: only users who may view jobs see them. ``unserved_after_seconds``: how long a due job may
@@ -107,6 +110,8 @@ class AppSettings:
     secrets_directory: str = "/etc/container-manager/secrets"
     secret_files_directory: str = "/dev/shm"  # noqa: S105, S108  # a path; what is made there is closed to others
     mask_secrets: bool = True
+    visible_jobs: str = ""
+    read_only: bool = False
     retry: RetrySettings = field(default_factory=RetrySettings)
 
     def limits(self, alias: str) -> JobLimits | None:
@@ -188,6 +193,13 @@ def _problems(given: object) -> Iterator[str]:
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
     if is_positive(days := given.get("STATISTICS_DAYS", 1)) and days > _MOST_DAYS:
         yield f"{_NAME}['STATISTICS_DAYS'] must be at most {_MOST_DAYS}, not {days!r}."
+    if not isinstance(given.get("READ_ONLY", False), bool):
+        yield f"{_NAME}['READ_ONLY'] must be True or False, not {given['READ_ONLY']!r}."
+    if "VISIBLE_JOBS" in given and not matches(_FUNCTION)(given["VISIBLE_JOBS"]):
+        yield (
+            f"{_NAME}['VISIBLE_JOBS'] must be the dotted path of a function, such as 'shop.access.visible_jobs', or "
+            f"'', not {given['VISIBLE_JOBS']!r}."
+        )
     yield from _secret_problems(given)
     yield from _token_problems(given.get("MONITORING_TOKEN"))
     yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))

@@ -187,6 +187,14 @@ class ContainerJob(StateMachineModel):
     class Meta:
         verbose_name = _("container job")
         verbose_name_plural = _("container jobs")
+        # Beside Django's own: view, add (to submit), change and delete.
+        permissions = [
+            ("cancel_containerjob", "Can cancel container jobs"),
+            ("retry_containerjob", "Can retry container jobs"),
+            ("pause_queues", "Can pause and resume queues"),
+            ("see_environment", "Can see the environment of container jobs"),
+            ("see_output", "Can see the output of container jobs"),
+        ]
         indexes = [
             # A claim goes from one executor and queue to the next and takes the first jobs of each, so that it reads
             # no others. Scheduled jobs have an index of their own, in which those that are due are the first of their
@@ -217,8 +225,6 @@ class ContainerJob(StateMachineModel):
                 leading=["status"],
             ),
             models.Index(fields=["status", "worker"], name="cm_job_running", condition=Q(status=JobStatus.RUNNING)),
-            # For who counts them. What is enqueued has never been pending, and costs nothing.
-            PartialIndex(fields=["id"], name="cm_job_pending", condition=Q(status=JobStatus.PENDING), leading=None),
             # For who looks for a job by its name, or by the beginning of it. Jobs without one cost nothing.
             PartialIndex(
                 fields=["name", "id"],
@@ -227,6 +233,14 @@ class ContainerJob(StateMachineModel):
                 leading=[],
                 opclasses=["varchar_pattern_ops", "uuid_ops"],
             ),
+            # For lists of what waits. A claim and a finish leave it alone: to enqueue a job costs one more entry.
+            models.Index(
+                fields=["status", "id"],
+                name="cm_job_waiting",
+                condition=Q(status__in=[JobStatus.PENDING, JobStatus.QUEUED]),
+            ),
+            # For who counts them. What is enqueued has never been pending, and costs nothing.
+            PartialIndex(fields=["id"], name="cm_job_pending", condition=Q(status=JobStatus.PENDING), leading=None),
         ]
         constraints = [
             TransitionConstraint(field="status", transitions=JOB_TRANSITIONS, name="cm_job_transitions"),

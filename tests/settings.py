@@ -18,6 +18,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "container_manager",
+    "container_manager.dashboard",
     "tests.machines",
     "tests.births",
 ]

@@ -278,6 +278,13 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "container job",
                 "verbose_name_plural": "container jobs",
+                "permissions": [
+                    ("cancel_containerjob", "Can cancel container jobs"),
+                    ("retry_containerjob", "Can retry container jobs"),
+                    ("pause_queues", "Can pause and resume queues"),
+                    ("see_environment", "Can see the environment of container jobs"),
+                    ("see_output", "Can see the output of container jobs"),
+                ],
                 "indexes": [
                     container_manager.indexes.PartialIndex(
                         condition=models.Q(("scheduled_for", None), ("status", "queued")),
@@ -306,14 +313,19 @@ class Migration(migrations.Migration):
                         condition=models.Q(("status", "running")), fields=["status", "worker"], name="cm_job_running"
                     ),
                     container_manager.indexes.PartialIndex(
-                        condition=models.Q(("status", "pending")), fields=["id"], leading=None, name="cm_job_pending"
-                    ),
-                    container_manager.indexes.PartialIndex(
                         condition=models.Q(("name", ""), _negated=True),
                         fields=["name", "id"],
                         leading=[],
                         name="cm_job_name",
                         opclasses=["varchar_pattern_ops", "uuid_ops"],
+                    ),
+                    models.Index(
+                        condition=models.Q(("status__in", ["pending", "queued"])),
+                        fields=["status", "id"],
+                        name="cm_job_waiting",
+                    ),
+                    container_manager.indexes.PartialIndex(
+                        condition=models.Q(("status", "pending")), fields=["id"], leading=None, name="cm_job_pending"
                     ),
                 ],
                 "constraints": [

@@ -12,6 +12,7 @@ from .. import store
 from ..conf import AppSettings
 from ..jobs.package_log import package_logger
 from ..queue.pruning import PRUNE_BATCH, Pruning
+from ..signals import maintenance_due
 from .job_limits import within_limits
 from .outcomes import closed, failed, unschedulable_message
 from .set_aside import SetAside
@@ -21,6 +22,7 @@ from .timers import Timer
 _PRUNE_SECONDS = 60.0
 # How often to look again at old jobs that could not be deleted.
 _PRUNE_ANEW_SECONDS = 3600.0
+_OTHERS_SECONDS = 5.0
 _COUNT_SECONDS, _COUNT_ANEW_SECONDS, _PRUNE_COUNTS_SECONDS = 10.0, 600.0, 3600.0
 logger = package_logger(__name__)
 
@@ -32,6 +34,7 @@ class Maintenance:
         self._settings, self._using = settings, using
         self._prune, self._prune_anew = Timer(_PRUNE_SECONDS), Timer(_PRUNE_ANEW_SECONDS)
         self._pruning = Pruning(using=using)
+        self._others = Timer(_OTHERS_SECONDS)
         self._count, self._prune_counts = Timer(_COUNT_SECONDS), Timer(_PRUNE_COUNTS_SECONDS)
         self._aggregation = store.Aggregation(keep_seconds=settings.statistics_days * 86400, using=using)
         self._refused: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
@@ -47,6 +50,11 @@ class Maintenance:
         """
         if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
+        if maintenance_due.receivers and self._others.take_due():
+            # Robust: what another app does wrong is logged, and stops no worker.
+            answers = maintenance_due.send_robust(sender=type(self), using=self._using)
+            if any(answer is True for _, answer in answers):
+                self._others.hurry()
         if self._sweep.take_due():
             self._warn_of_unserved()
             if self._settings.unschedulable_after_seconds is not None:
