@@ -173,14 +173,7 @@ def _problems(given: object) -> Iterator[str]:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
     if "LOG_LIMIT_BYTES" in given and not is_count(given["LOG_LIMIT_BYTES"]):
         yield f"{_NAME}['LOG_LIMIT_BYTES'] must be a whole positive number, not {given['LOG_LIMIT_BYTES']!r}."
-    for name in (
-        "LEASE_SECONDS",
-        "OUTAGE_SECONDS",
-        "POLL_SECONDS",
-        "STATISTICS_DAYS",
-        "UNREACHABLE_SECONDS",
-        "UNSERVED_AFTER_SECONDS",
-    ):
+    for name in _POSITIVE:
         if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
     for name in ("PRUNE_AFTER_SECONDS", "UNSCHEDULABLE_AFTER_SECONDS"):
@@ -193,6 +186,14 @@ def _problems(given: object) -> Iterator[str]:
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
     if is_positive(days := given.get("STATISTICS_DAYS", 1)) and days > _MOST_DAYS:
         yield f"{_NAME}['STATISTICS_DAYS'] must be at most {_MOST_DAYS}, not {days!r}."
+    yield from _access_problems(given)
+    yield from _secret_problems(given)
+    yield from _token_problems(given.get("MONITORING_TOKEN"))
+    yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))
+    yield from _retry_problems(given.get("RETRY", {}))
+
+
+def _access_problems(given: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(given.get("READ_ONLY", False), bool):
         yield f"{_NAME}['READ_ONLY'] must be True or False, not {given['READ_ONLY']!r}."
     if "VISIBLE_JOBS" in given and not matches(_FUNCTION)(given["VISIBLE_JOBS"]):
@@ -200,10 +201,6 @@ def _problems(given: object) -> Iterator[str]:
             f"{_NAME}['VISIBLE_JOBS'] must be the dotted path of a function, such as 'shop.access.visible_jobs', or "
             f"'', not {given['VISIBLE_JOBS']!r}."
         )
-    yield from _secret_problems(given)
-    yield from _token_problems(given.get("MONITORING_TOKEN"))
-    yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))
-    yield from _retry_problems(given.get("RETRY", {}))
 
 
 def _secret_problems(given: Mapping[str, Any]) -> Iterator[str]:
