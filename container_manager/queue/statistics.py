@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from django.db import router
 
 from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
-from ..store import backlog, database_now, queue_counts, status_counts, unserved
+from ..store import backlog, queue_counts, status_counts, unserved
 from .pauses import paused_queues
 
 COUNT_LIMIT = 10_000
@@ -44,7 +44,7 @@ def queue_statistics(
     together; of finished ones these are the newest. What happened before is told by `activity`.
     """
     using = using or router.db_for_read(ContainerJob)
-    now, found = database_now(using=using), dict[str, QueueStatistics]()
+    found = dict[str, QueueStatistics]()
 
     def entry(name: str) -> QueueStatistics:
         return found.setdefault(name, QueueStatistics(queue=name))
@@ -54,9 +54,9 @@ def queue_statistics(
         statistics = entry(lane.queue)
         statistics.queued = min(limit, statistics.queued + lane.due)
         statistics.scheduled = min(limit, statistics.scheduled + lane.later)
-        if lane.seconds is not None:
-            statistics.oldest_seconds = max(statistics.oldest_seconds, lane.seconds)
-            statistics.oldest = now - timedelta(seconds=statistics.oldest_seconds)
+        if lane.since is not None:
+            statistics.oldest = min(lane.since, statistics.oldest or lane.since)
+            statistics.oldest_seconds = max(statistics.oldest_seconds, lane.seconds or 0.0)
     for (name, status), count in queue_counts(since=since, limit=limit, using=using).items():
         if status in FINISHED_STATUSES:
             entry(name).finished[status.value] = count

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connections
 
 from ..models import FINISHED_STATUSES, JobStatus
+from .clock import django_time
 from .sql import store_sql
 from .sql.lanes import LaneSQL
 from .sql.row_by_row import LANES, batches
@@ -24,13 +25,14 @@ _FINISHED = ", ".join(f"'{status}'" for status in FINISHED_STATUSES)
 class Backlog:
     """The queued jobs of an executor and a queue: how many are due, how many are not yet, both as far as a limit.
 
-    ``seconds``: for how long the first of those that are due has been due.
+    ``since``: from when on the first of those that are due is due; ``seconds``: for how long it has been.
     """
 
     executor: str
     queue: str
     due: int = 0
     later: int = 0
+    since: datetime | None = None
     seconds: float | None = None
 
 
@@ -99,14 +101,17 @@ def _count(sql: StoreSQL, cursor: Any, lanes: Sequence[_Lane]) -> list[_Lane]:
                 f"AND {lane.where} ORDER BY {'j.priority DESC, ' if by_priority else ''}j.{since}, j.id LIMIT %s"
             )
             seconds = sql.seconds_since("MIN(since)")
-            texts.append(f"SELECT {number}, COUNT(*), {seconds} FROM ({rows}) AS lane{number}")
+            texts.append(f"SELECT {number}, COUNT(*), MIN(since), {seconds} FROM ({rows}) AS lane{number}")
             params += [*lane.params, lane.limit]
         cursor.execute(" UNION ALL ".join(texts), params)
-        for number, count, seconds in cursor.fetchall():
+        for number, count, since, seconds in cursor.fetchall():
             lane, waiting = batch[number], batch[number].waiting
             if lane.is_due:
                 waiting.due += count
-                waiting.seconds = max(waiting.seconds or 0.0, float(seconds)) if count else waiting.seconds
+                if count:
+                    first = django_time(since, using=cursor.db.alias)
+                    waiting.since = min(first, waiting.since or first)
+                    waiting.seconds = max(waiting.seconds or 0.0, float(seconds))
             else:
                 waiting.later += count
             if count == lane.limit:
