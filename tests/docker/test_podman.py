@@ -6,11 +6,12 @@ The suites of the Docker executor run on it too: ``python -m tests.docker podman
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from container_manager.executors.base import Executor, Phase, Rejected
+from container_manager.executors.base import Executor, Phase, Rejected, Unavailable
 from container_manager.executors.docker.flavours import DOCKER, PODMAN, flavour_of
 from container_manager.testing.conformance import ended, observation, output, text, wait_until
 
@@ -79,7 +80,9 @@ def test_a_container_that_a_restart_of_the_machine_has_ended_is_not_run_again(
     with pytest.raises(Rejected) as rejection:
         heir.submit(spec)
     assert rejection.value.reason == "lost"
-    heir.remove(spec.key)
+    # It answers with an error, since a restart that only seems to be one leaves a mount, and removes it.
+    with suppress(Unavailable):
+        heir.remove(spec.key)
     heir.close()
     assert (runs.read_text(), harness.containers()) == ("ran\n", [])
 
