@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The versions that the tests, the lint and the docs were last seen with: a new release of a tool changes nothing here.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 JOBS ?= 10000
 CONTAINERS ?= 150
+EXTRAS := mysql,docker-ssh,cli,metrics,opentelemetry,browser,test,check,docs,bench
 # Most tests wait for processes: four at once keep two cores busy.
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
@@ -11,7 +14,7 @@ PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos check docs bench clean
+.PHONY: help demo serve test chaos check docs bench constraints clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -60,28 +63,32 @@ bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
 	$(BIN)/python -m benchmarks.report
 
+constraints: $(VENV)/bin/python  ## Take the newest release of each tool into constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[$(EXTRAS)]'
+	$(BIN)/pip freeze --exclude-editable --exclude django >constraints.txt
+
 clean:  ## Remove what the commands above made
 	rm -rf $(VENV) docs/_build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e .
 	@touch $@
 
-$(VENV)/docker: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docker]'
+$(VENV)/docker: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[docker]'
 	@touch $@ $(VENV)/installed
 
-$(VENV)/test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+$(VENV)/test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[test]'
 	@touch $@ $(VENV)/installed
 
-$(VENV)/check: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,check,docs]'
+$(VENV)/check: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[test,check,docs]'
 	@touch $@ $(VENV)/test $(VENV)/installed
 
-$(VENV)/bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+$(VENV)/bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[test,bench]'
 	@touch $@ $(VENV)/installed

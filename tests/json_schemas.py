@@ -19,10 +19,7 @@ def schemas() -> dict[str, Any]:
     from container_manager.cli.verbs import VERBS
 
     declared = {name: verb.JSON for name, verb in VERBS.items() if hasattr(verb, "JSON")}
-    return {
-        name: {"$schema": _DIALECT, **_complete(msgspec.json.schema(shape, schema_hook=_choices))}
-        for name, shape in declared.items()
-    }
+    return {name: {"$schema": _DIALECT, **_complete(msgspec.json.schema(shape))} for name, shape in declared.items()}
 
 
 def _complete(schema: Any) -> Any:
@@ -37,11 +34,6 @@ def _complete(schema: Any) -> Any:
     if isinstance(words := schema.get("description"), str):
         found["description"] = " ".join(words.split())
     return found
-
-
-def _choices(choices: Any) -> dict[str, Any]:
-    """Return the schema of Django's choices, whose class msgspec does not know."""
-    return {"type": "string", "enum": choices.values}
 
 
 def text(schema: Any) -> str:

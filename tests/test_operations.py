@@ -308,7 +308,8 @@ class TestDoctor:
         assert diagnosis.problems == []
         assert (diagnosis.jobs, diagnosis.attempts, diagnosis.transitions) == ({"completed": 1}, 2, 6)
         assert journal_of(job)[-1] == ("running", "completed")
-        assert "0 problems" in container("doctor", "--finished")
+        found = container("doctor", "--finished").splitlines()
+        assert found == ["1 jobs (1 completed), 2 attempts, 6 transitions", "0 problems"]
 
     def test_doctor_counts_an_unfinished_job_as_a_problem_only_with_the_option_finished(self) -> None:
         queue.enqueue(command="true")

@@ -58,8 +58,9 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         print_json(out, result)
     else:
         by_status = ", ".join(f"{count} {escaped(status)}" for status, count in sorted(diagnosis.jobs.items()))
-        out.write(f"{diagnosis.jobs.total()} jobs ({by_status or 'none'}), ")
-        out.write(f"{diagnosis.attempts} attempts, {diagnosis.transitions} transitions\n")
+        counts = f"{diagnosis.attempts} attempts, {diagnosis.transitions} transitions"
+        # In one piece: Django ends each with a line break.
+        out.write(f"{diagnosis.jobs.total()} jobs ({by_status or 'none'}), {counts}\n")
         for note in diagnosis.notes:
             out.write(f"Note: {escaped(note)}\n")
         for problem in diagnosis.problems:

@@ -185,3 +185,27 @@ def test_a_list_that_fails_for_another_reason_is_not_asked_for_again(strict: Str
 def test_a_list_that_fails_again_and_again_is_given_up(strict: StrictProxy) -> None:
     with pytest.raises(Failed, match="no such container"):
         list_refused(strict, "no such container", times=math.inf).containers()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "rpc error: code = Unavailable desc = error reading from server: EOF: unknown",
+        "connection error: desc = transport: error while dialing: dial unix: connection refused",
+        "write unix: connection reset by peer",
+        "ttrpc: closed: unknown",
+    ],
+)
+def test_a_start_that_broke_off_behind_the_daemon_is_lost_and_its_container_stays_until_that_is_stored(
+    harness: DockerHarness, executor: Executor, strict: StrictProxy, message: str
+) -> None:
+    """It may run. A worker that rescues the attempt before its end is stored must not find the name free."""
+    strict.word, strict.status, strict.message = b"/start ", "500 Internal Server Error", message
+    spec = harness.spec("true")
+    for _ in range(2):
+        with pytest.raises(Rejected) as rejection:
+            executor.submit(spec)
+        assert rejection.value.reason == "lost"
+        assert len(harness.containers()) == 1
+    executor.remove(spec.key, failed=True)
+    assert harness.containers() == []

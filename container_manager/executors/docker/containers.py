@@ -27,7 +27,10 @@ from .volume_owner import give_new_volumes
 # starts; it would have run the other 43 containers again).
 _STARTED_BEFORE = re.compile("already exists|already in use|file exists")
 # Errors after which nobody knows whether the runtime has started it. Before it was created there, it has not.
-_UNANSWERED = re.compile("deadline exceeded|context canceled|timed out|ttrpc|transport is closing|unexpected EOF")
+_UNANSWERED = re.compile(
+    "deadline exceeded|context canceled|timed out|ttrpc|transport|rpc error|connection error|connection reset"
+    r"|broken pipe|\bEOF\b"
+)
 _NOT_CREATED = "create failed"
 _STOPPED = "It was stopped before it had started."
 _ANOTHER_WORKERS = "The attempt is another worker's by now."
@@ -189,7 +192,9 @@ class Containers:
                     found = api.inspect_container(spec.key)
                     phase = PHASES.get(found["State"]["Status"])
                     if phase is None:
-                        # It is created again when it is gone.
+                        # It is being removed. If it has certainly not run, it is created again when it is gone.
+                        if not self._daemon.remembers_creation(found):
+                            self._fail_unconfirmed_start(spec)
                         raise DependencyUnavailable(f"A container of this name is {found['State']['Status']}.")
                     if phase is not Phase.CREATED:
                         return
@@ -213,7 +218,7 @@ class Containers:
             if _STARTED_BEFORE.search(text):
                 self._fail_unconfirmed_start(spec)
             if _UNANSWERED.search(text) and _NOT_CREATED not in text:
-                self._remove_unstarted(spec)
+                self._require_launch(spec)
                 raise Rejected("lost", f"The container may have been started: {text}") from error
             self._unanswered.discard(spec.key)
             failure = _failure("started", error)
@@ -225,9 +230,10 @@ class Containers:
     def _fail_unconfirmed_start(self, spec: LaunchSpec) -> NoReturn:
         """Fail the attempt as lost.
 
-        A daemon that crashes during `start` reports `created` forever, even if the container ran.
+        A daemon that crashes during `start` reports `created` forever, even if the container ran. The container stays
+        until the attempt's end is stored: a worker that rescues the attempt before would run it again.
         """
-        self._remove_unstarted(spec)
+        self._require_launch(spec)
         raise Rejected("lost", "The daemon may have crashed while it started the container, which may have run.")
 
     def _remove_unstarted(self, spec: LaunchSpec) -> None:

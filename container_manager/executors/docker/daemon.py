@@ -252,15 +252,17 @@ class Daemon:
             return False
 
     def remembers_creation(self, found: Mapping[str, Any]) -> bool:
-        """Return whether a container, given as inspected and `created`, was certainly never started.
+        """Return whether a container, given as inspected, was certainly never started.
 
         A daemon that crashes during `start` reports `created` afterwards. Docker forgets its events when it restarts;
         it also keeps only the last 256, so this may be False without a restart. Podman (4.3) reports `created` also of
         one whose process waits for its start, and, after a restart of the machine, of one that ran before it.
         """
+        state = found["State"]
+        if not state["StartedAt"].startswith(_NEVER):
+            return False
         if not self.flavour().forgets_events:
-            state = found["State"]
-            return not state["Pid"] and state["StartedAt"].startswith(_NEVER)
+            return not state["Pid"]
         now = self.now()
         filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
         since, until = int(seconds(found["Created"])), int(now) + 1
