@@ -9,20 +9,18 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement
 from django.db.models import Index, Model
 
-_NOTHING = "DO 0"
-
 
 class PartialIndex(Index):
     """A partial index; on MariaDB and MySQL a full one that begins with ``leading``.
 
     ``leading``: the columns that the condition compares with one value each. There the rows that it means are one part
     of the index. A partial index does without them: PostgreSQL would not use them to find a place in it, since the
-    condition implies what is asked of them. None: there is no such index there, since another one serves.
+    condition implies what is asked of them.
     """
 
-    def __init__(self, *, leading: Sequence[str] | None, **options: Any) -> None:
+    def __init__(self, *, leading: Sequence[str], **options: Any) -> None:
         super().__init__(**options)
-        self.leading = None if leading is None else list(leading)
+        self.leading = list(leading)
 
     def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
         path, arguments, options = super().deconstruct()
@@ -33,12 +31,5 @@ class PartialIndex(Index):
     ) -> Statement:
         index: Index = self
         if not schema_editor.connection.features.supports_partial_indexes:
-            if self.leading is None:
-                return Statement(_NOTHING)
             index = Index(fields=[*self.leading, *self.fields], name=self.name)
         return Index.create_sql(index, model, schema_editor, using=using, **options)
-
-    def remove_sql(self, model: type[Model], schema_editor: BaseDatabaseSchemaEditor, **options: Any) -> Any:
-        if self.leading is None and not schema_editor.connection.features.supports_partial_indexes:
-            return Statement(_NOTHING)
-        return super().remove_sql(model, schema_editor, **options)

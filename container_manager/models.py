@@ -233,14 +233,12 @@ class ContainerJob(StateMachineModel):
                 leading=[],
                 opclasses=["varchar_pattern_ops", "uuid_ops"],
             ),
-            # For lists of what waits. A claim and a finish leave it alone: to enqueue a job costs one more entry.
+            # For lists of what waits, and to count what is pending. A claim and a finish leave it alone: to enqueue a job costs one more entry.
             models.Index(
                 fields=["status", "id"],
                 name="cm_job_waiting",
                 condition=Q(status__in=[JobStatus.PENDING, JobStatus.QUEUED]),
             ),
-            # For who counts them. What is enqueued has never been pending, and costs nothing.
-            PartialIndex(fields=["id"], name="cm_job_pending", condition=Q(status=JobStatus.PENDING), leading=None),
         ]
         constraints = [
             TransitionConstraint(field="status", transitions=JOB_TRANSITIONS, name="cm_job_transitions"),

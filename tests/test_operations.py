@@ -178,12 +178,12 @@ class TestStatistics:
         assert next(entry["paused"] for entry in json.loads(container("queue", "--resume", "a", "--json"))) is False
 
     @pytest.mark.skipif(connection.vendor == "mysql", reason="MariaDB has a statement for each executor and queue")
-    def test_statistics_take_six_queries_however_many_executors_there_are(
+    def test_statistics_take_five_queries_however_many_executors_there_are(
         self, django_assert_num_queries: Callable
     ) -> None:
         for executor in ("default", "gpu", "cpu"):
             queue.enqueue(command="true", executor=executor)
-        with django_assert_num_queries(6):
+        with django_assert_num_queries(5):
             queue.queue_statistics()
 
 

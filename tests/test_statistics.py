@@ -246,6 +246,14 @@ def test_a_transition_that_is_committed_after_later_ones_were_is_counted() -> No
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+def test_a_transaction_that_has_written_no_journal_is_not_waited_for() -> None:
+    with in_a_thread(lambda _: queue.pause_queue("mail")):
+        job_in("queued").mark_as_cancelled()
+        counted()
+        assert total("cancelled") == 1
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
 def test_a_transaction_that_goes_on_for_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregation, "LONGEST_WAIT_SECONDS", -1.0)
     early, late = job_in("queued"), job_in("queued")

@@ -324,9 +324,6 @@ class Migration(migrations.Migration):
                         fields=["status", "id"],
                         name="cm_job_waiting",
                     ),
-                    container_manager.indexes.PartialIndex(
-                        condition=models.Q(("status", "pending")), fields=["id"], leading=None, name="cm_job_pending"
-                    ),
                 ],
                 "constraints": [
                     container_manager.statemachine.TransitionConstraint(

@@ -2,9 +2,9 @@
 
 Rows are found by their keys, which ascend, so what is counted is not read again. But a transaction may commit rows with
 lower keys than those that others have committed before. So the highest key is marked first, and rows up to the mark are
-counted when every transaction has ended that was under way then: PostgreSQL tells that by its transaction ids, MariaDB
-and MySQL by the locks on such rows, and SQLite has one writer at a time. A transaction that goes on for
-`LONGEST_WAIT_SECONDS` is waited for no longer, and what it commits later is not counted.
+counted when every transaction has ended that had written the journal then: PostgreSQL tells that by its transaction ids
+and the locks on the journal, MariaDB and MySQL by the locks on such rows, and SQLite has one writer at a time. A
+transaction that goes on for `LONGEST_WAIT_SECONDS` is waited for no longer, and what it commits later is not counted.
 
 A job is enqueued without a row in the journal. New jobs are counted by the time in their keys: those of a minute soon
 after it is over, and again after an hour, for transactions that took so long. The higher number stands.
@@ -44,6 +44,7 @@ _COLUMNS: Mapping[str, str] = {
     JobStatus.CANCELLED: "cancelled",
     JobStatus.RETRYING: "retried",
 }
+_POSITION = ("counted_to", "marked_to", "mark")
 # By column, what to add.
 Added = Counter[str]
 Key = tuple[int, str]
@@ -115,14 +116,16 @@ class Aggregation:
         replaced = sql.reuses_keys and self._is_replaced(seen)
         if newest <= seen.counted_to == seen.marked_to and not replaced:
             return False
+        # Before the transaction too: at any isolation level it sees what has been committed by then.
+        settled = seen.marked_to > seen.counted_to and self._is_settled(seen, now)
         with transaction.atomic(using=self._using):
             progress = self._locked_progress()
-            if progress is None or progress.counted_to != seen.counted_to or progress.marked_to != seen.marked_to:
+            if progress is None or any(getattr(progress, name) != getattr(seen, name) for name in _POSITION):
                 return False
             more = False
             if replaced:
                 self._rewind(progress)
-            if progress.marked_to > progress.counted_to and self._is_settled(progress, now):
+            if settled and progress.marked_to > progress.counted_to:
                 more = self._count_batch(progress, now)
             if progress.marked_to <= progress.counted_to < newest:
                 with connections[self._using].cursor() as cursor:

@@ -19,6 +19,7 @@ from .sql.statements import StoreSQL
 
 _JOB = "container_manager_containerjob"
 _FINISHED = ", ".join(f"'{status}'" for status in FINISHED_STATUSES)
+_WAITING = "'pending', 'queued'"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,16 +159,16 @@ def queue_counts(*, since: timedelta, limit: int, using: str) -> Mapping[tuple[s
 def _parts(lanes: LaneSQL) -> Iterator[_Part]:
     # Without partial indexes that of scheduled jobs has the others too.
     scheduled = ("cm_job_scheduled", "j.executor") if lanes.partial else ("cm_job_claim", "j.scheduled_for")
-    pending = ("cm_job_pending", "j.id") if lanes.partial else ("cm_job_finished", "j.status_changed_at")
-    yield _Part(JobStatus.PENDING, pending[0], "j.status = 'pending'", pending[1])
+    # IN as in the conditions of the partial indexes, which SQLite compares word by word; after the one status, since
+    # SQLite takes the first of the two for its place in the index.
+    yield _Part(JobStatus.PENDING, "cm_job_waiting", f"j.status = 'pending' AND j.status IN ({_WAITING})", "j.id")
     yield _Part(JobStatus.QUEUED, "cm_job_claim", "j.status = 'queued' AND j.scheduled_for IS NULL", "j.executor")
     queued = "j.status = 'queued' AND j.scheduled_for IS NOT NULL"
     yield _Part(JobStatus.QUEUED, scheduled[0], queued, scheduled[1])
     yield _Part(JobStatus.RUNNING, "cm_job_running", "j.status = 'running'", "j.worker")
     yield _Part(JobStatus.RETRYING, "cm_job_retrying", "j.status = 'retrying'", "j.scheduled_for")
     for status in FINISHED_STATUSES:
-        # As in the condition of the partial index, which SQLite compares word by word.
-        condition = f"j.status IN ({_FINISHED}) AND j.status = '{status.value}'"
+        condition = f"j.status = '{status.value}' AND j.status IN ({_FINISHED})"
         yield _Part(status, "cm_job_finished", condition, "j.status_changed_at")
 
 
