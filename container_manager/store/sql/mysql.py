@@ -20,8 +20,7 @@ _LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
 _LOCK_NOWAIT = 3572
 # A lock, a statement on MariaDB, a statement on MySQL.
 _TIMED_OUT = (_LOCK_WAIT_TIMEOUT, 1969, 3024)
-# How many numbers a statement asks ahead for: the next, and those 1, 2, 4 … after it.
-_MOST_AHEAD = 8
+_PRIORITIES = range(101)
 # The values that the jobs of a lane have in common: whether they have a schedule, executor, queue, priority.
 _Start = tuple[Any, ...]
 
@@ -128,34 +127,28 @@ class MySQLStore(RowByRowStore):
         table = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
         cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {scheduled})", [])
         starts = [(True, *place) for place in places] if cursor.fetchone()[0] else []
-        found = self._steps(cursor, "priority", starts, ahead=True)
+        found = self._steps(cursor, "priority", starts, known=_PRIORITIES)
         return [Lane(*place) for place in places] + [Lane(*lane) for _, *lane in found]
 
     def priorities(self, cursor: Any, places: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
-        found = self._steps(cursor, "priority", [(False, *place) for place in places], ahead=True)
+        found = self._steps(cursor, "priority", [(False, *place) for place in places], known=_PRIORITIES)
         return [(executor, queue, priority) for _, executor, queue, priority in found]
 
     def _known_queues(self, cursor: Any) -> list[str]:
-        """Return names of queues in which something has happened: of very many evenly spaced ones."""
+        """Return the names of the queues in which something has happened."""
         cursor.execute("SELECT queue FROM container_manager_queueminute WHERE minute = 0 ORDER BY queue", [])
-        names = [name for (name,) in cursor.fetchall()]
-        return names[:: -(-len(names) // LANES) or 1]
+        return [name for (name,) in cursor.fetchall()]
 
     def _steps(
-        self,
-        cursor: Any,
-        column: str,
-        starts: Sequence[_Start],
-        *,
-        known: Sequence[str] = (),
-        ahead: bool = False,
+        self, cursor: Any, column: str, starts: Sequence[_Start], *, known: Sequence[Any] = ()
     ) -> list[_Start]:
         """Return the beginnings of lanes, each with every value that its jobs have in the next column.
 
-        Each value leads to the one before it. Those that are ``known`` do so at once: if there are no others, one
-        statement finds them all. ``ahead``: of numbers, a statement that has room asks for those beyond the next, too.
+        Each value leads to the one before it. Those that are ``known`` do so at once, of many evenly spaced ones that
+        one statement has room for: if there are no others, a statement or two find them all.
         """
         found, asked = dict[_Start, None](), set[tuple[_Start, Any]]()
+        known = known[:: max(1, ceil(len(known) * len(starts) / LANES))]
         at = dict.fromkeys((start, value) for start in starts for value in (None, *known))
         while at:
             asked |= at.keys()
@@ -170,10 +163,6 @@ class MySQLStore(RowByRowStore):
                 new |= dict.fromkeys((batch[number][0], value) for number, value in cursor.fetchall())
             found |= dict.fromkeys((*lane, value) for lane, value in new)
             at = dict.fromkeys(step for step in new if step not in asked)
-            if ahead and at:
-                powers = range(min(_MOST_AHEAD, LANES // len(at) - 1))
-                further = [(lane, value + 2**power) for lane, value in at for power in powers]
-                at |= dict.fromkeys(step for step in further if step not in asked)
         return list(found)
 
     def _step_sql(self, lane: Sequence[Any], column: str, last: Any) -> tuple[str, list[Any]]:
