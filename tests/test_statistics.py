@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from container_manager import queue
@@ -485,6 +486,47 @@ class TestCounts:
             assert oldest is not None
             assert abs(oldest - (now - timedelta(hours=ago))) < timedelta(minutes=10)
         assert queue.queue_statistics()["later"].scheduled == 3
+
+    def test_counts_of_many_queues_take_as_many_statements_as_those_of_few(self) -> None:
+        later, asked = timezone.now() + timedelta(hours=1), list[int]()
+        for names in ([f"q{n}" for n in range(3)], [f"q{n}" for n in range(3, 30)]):
+            ContainerJob.objects.bulk_create(
+                ContainerJob(command="true", status="queued", queue=name, queued_at=later, scheduled_for=due)
+                for name in names
+                for due in (None, None, later, later)
+            )
+            # As the maintainer has counted them.
+            add_minutes(*((QueueMinute.TOTAL, name, {}) for name in names))
+            with CaptureQueriesContext(connection) as queries:
+                found = queue.queue_statistics(limit=2)
+            assert {(entry.queued, entry.scheduled) for entry in found.values()} == {(2, 2)}
+            assert found.keys() >= set(names)
+            asked.append(len(queries))
+        assert asked[0] == asked[1] <= 11
+
+    def test_queues_that_the_statistics_do_not_know_yet_are_counted(self) -> None:
+        for name in ("a", "b", "d", "e", "g"):
+            job_in("queued", queue=name)
+        job_in("queued", queue="d", executor="other", scheduled_for=timezone.now() + timedelta(hours=1))
+        add_minutes(*((QueueMinute.TOTAL, name, {}) for name in ("b", "c", "e")))
+        found = queue.queue_statistics()
+        assert {name: (entry.queued, entry.scheduled) for name, entry in found.items()} == {
+            "a": (1, 0), "b": (1, 0), "d": (1, 1), "e": (1, 0), "g": (1, 0),
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("scheduled", [False, True])
+    @pytest.mark.parametrize("oldest", [0, 2, 100])
+    def test_the_oldest_job_is_found_whatever_its_priority(self, oldest: int, *, scheduled: bool) -> None:
+        now = timezone.now()
+        jobs = []
+        for priority in (0, 1, 2, 3, 5, 40, 41, 99, 100):
+            since = now - timedelta(hours=9 if priority == oldest else 1)
+            due = since if scheduled else None
+            jobs.append(
+                ContainerJob(command="true", status="queued", priority=priority, queued_at=since, scheduled_for=due)
+            )
+        ContainerJob.objects.bulk_create(jobs)
+        assert queue.queue_statistics(limit=1)["default"].oldest == now - timedelta(hours=9)
 
 
 def container(*words: str) -> subprocess.CompletedProcess[str]:

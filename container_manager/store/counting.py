@@ -60,29 +60,25 @@ class _Part(NamedTuple):
 def backlog(*, limit: int, using: str) -> list[Backlog]:
     """Return what waits, by executor and queue. It costs a look at each, and none at a job beyond the limit."""
     sql, found, lanes = store_sql(connections[using]), dict[tuple[str, str], Backlog](), list[_Lane]()
-    where = "j.executor = %s AND j.queue = %s"
+    where = "j.executor = %s AND j.queue = %s AND j.scheduled_for"
     with connections[using].cursor() as cursor:
-        for executor, queue, scheduled in sql.destinations(cursor):
-            place = (executor, queue)
-            waiting = found.setdefault(place, Backlog(executor=executor, queue=queue))
-            if not scheduled:
-                lanes.append(_Lane(waiting, f"{where} AND j.scheduled_for IS NULL", place, scheduled, limit))
+        for *place, priority in sql.queued_lanes(cursor):
+            executor, queue = place
+            waiting = found.setdefault((executor, queue), Backlog(executor=executor, queue=queue))
+            if priority is None:
+                lanes.append(_Lane(waiting, f"{where} IS NULL", place, scheduled=False, limit=limit))
                 continue
-            for priority in sql.priorities(cursor, place, scheduled=True):
-                for sign, is_due in (("<=", True), (">", False)):
-                    text = f"{where} AND j.priority = %s AND j.scheduled_for {sign} {sql.now}"
-                    lanes.append(_Lane(waiting, text, (*place, priority), scheduled, limit, is_due))
-        full = _count(sql, cursor, lanes)
+            for sign, is_due in (("<=", True), (">", False)):
+                text, params = f"{where} {sign} {sql.now} AND j.priority = %s", (*place, priority)
+                lanes.append(_Lane(waiting, text, params, scheduled=True, limit=limit, is_due=is_due))
+        full = [lane.waiting for lane in _count(sql, cursor, lanes) if not lane.scheduled]
         # What was counted of these has the highest priorities; what waits longest may have a lower one.
+        priorities = sql.priorities(cursor, [(waiting.executor, waiting.queue) for waiting in full])
+        text = f"{where} IS NULL AND j.priority = %s"
         _count(
             sql,
             cursor,
-            [
-                lane._replace(where=f"{lane.where} AND j.priority = %s", params=(*lane.params, priority), limit=1)
-                for lane in full
-                if not lane.scheduled
-                for priority in sql.priorities(cursor, lane.params, scheduled=False)
-            ],
+            [_Lane(found[lane[:2]], text, lane, scheduled=False, limit=1) for lane in priorities],
         )
     for waiting in found.values():
         waiting.due, waiting.later = min(limit, waiting.due), min(limit, waiting.later)

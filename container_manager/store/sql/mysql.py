@@ -9,8 +9,8 @@ from typing import Any
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .lanes import Lane, LaneSQL, Wanted
-from .row_by_row import LANES, RowByRowStore, batches
+from .lanes import LANES, Lane, LaneSQL, Wanted, batches
+from .row_by_row import RowByRowStore
 from .statements import LOCK_SHARE, STATEMENT_SHARE
 
 # A statement that has waited for so long is sent again, to skip locked rows. MySQL takes no less.
@@ -20,6 +20,9 @@ _LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
 _LOCK_NOWAIT = 3572
 # A lock, a statement on MariaDB, a statement on MySQL.
 _TIMED_OUT = (_LOCK_WAIT_TIMEOUT, 1969, 3024)
+_PRIORITIES = range(101)
+# The values that the jobs of a lane have in common: whether they have a schedule, executor, queue, priority.
+_Start = tuple[Any, ...]
 
 
 class MySQLStore(RowByRowStore):
@@ -112,53 +115,61 @@ class MySQLStore(RowByRowStore):
         due = f"status = 'queued' AND scheduled_for <= {self.now}"
         return f"EXISTS (SELECT 1 FROM container_manager_containerjob FORCE INDEX (cm_job_claim) WHERE {due})"
 
-    def destinations(self, cursor: Any) -> list[tuple[str, str, bool]]:
+    def queued_destinations(self, cursor: Any) -> list[tuple[str, str]]:
+        # The index of scheduled jobs has the others too.
+        executors = self._steps(cursor, "executor", [(True,)])
+        known = self._known_queues(cursor) if executors else []
+        return [(executor, queue) for _, executor, queue in self._steps(cursor, "queue", executors, known=known)]
+
+    def queued_lanes(self, cursor: Any) -> list[Lane]:
+        places = self.queued_destinations(cursor)
         scheduled = "status = 'queued' AND scheduled_for IS NOT NULL"
         table = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
         cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {scheduled})", [])
-        found = list[tuple[str, str, bool]]()
-        # The index of scheduled jobs has the others too.
-        for kind in (False, True) if cursor.fetchone()[0] else (False,):
-            executor: str | None = None
-            while executor := self._last(cursor, "executor", (), before=executor, scheduled=kind):
-                queue: str | None = None
-                while queue := self._last(cursor, "queue", (executor,), before=queue, scheduled=kind):
-                    found.append((executor, queue, kind))
-        return found
+        starts = [(True, *place) for place in places] if cursor.fetchone()[0] else []
+        found = self._steps(cursor, "priority", starts, known=_PRIORITIES)
+        return [Lane(*place) for place in places] + [Lane(*lane) for _, *lane in found]
 
-    def _last(
-        self, cursor: Any, column: str, lane: tuple[str, ...], *, before: str | None, scheduled: bool
-    ) -> str | None:
-        # Backwards: at the beginning of an index are the entries of jobs that were claimed lately.
-        where = [f"j.{column} < %s" if before is not None else f"j.{column} IS NOT NULL"]
-        where += ["j.executor = %s"] * len(lane)
-        sql = self.lanes.probe(f"j.{column}", where=" AND ".join(where), order=f"j.{column} DESC", scheduled=scheduled)
-        cursor.execute(sql, [*([before] if before is not None else []), *lane])
-        row = cursor.fetchone()
-        return None if row is None else str(row[0])
+    def priorities(self, cursor: Any, places: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+        found = self._steps(cursor, "priority", [(False, *place) for place in places], known=_PRIORITIES)
+        return [(executor, queue, priority) for _, executor, queue, priority in found]
 
-    def _steps(self, cursor: Any, column: str, starts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Return the beginnings of lanes, each with every value that its jobs have in the next column."""
-        found = []
-        at: dict[tuple[Any, ...], Any] = dict.fromkeys(starts)
+    def _known_queues(self, cursor: Any) -> list[str]:
+        """Return the names of the queues in which something has happened."""
+        cursor.execute("SELECT queue FROM container_manager_queueminute WHERE minute = 0 ORDER BY queue", [])
+        return [name for (name,) in cursor.fetchall()]
+
+    def _steps(
+        self, cursor: Any, column: str, starts: Sequence[_Start], *, known: Sequence[Any] = ()
+    ) -> list[_Start]:
+        """Return the beginnings of lanes, each with every value that its jobs have in the next column.
+
+        Each value leads to the one before it. Those that are ``known`` do so at once, of many evenly spaced ones that
+        one statement has room for: if there are no others, a statement or two find them all.
+        """
+        found, asked = dict[_Start, None](), set[tuple[_Start, Any]]()
+        known = known[:: max(1, ceil(len(known) * len(starts) / LANES))]
+        at = dict.fromkeys((start, value) for start in starts for value in (None, *known))
         while at:
-            lanes, at = at, {}
-            for batch in batches(list(lanes), LANES):
+            asked |= at.keys()
+            new = dict[tuple[_Start, Any], None]()
+            for batch in batches(list(at), LANES):
                 texts, params = [], []
-                for number, lane in enumerate(batch):
-                    text, values = self._step_sql(lane, column, lanes[lane])
+                for number, (lane, last) in enumerate(batch):
+                    text, values = self._step_sql(lane, column, last)
                     texts.append(f"SELECT * FROM ({text}) AS lane{number}")
                     params += [number, *values]
                 cursor.execute(" UNION ALL ".join(texts), params)
-                at |= {batch[number]: value for number, value in cursor.fetchall()}
-            found += [(*lane, value) for lane, value in at.items()]
-        return found
+                new |= dict.fromkeys((batch[number][0], value) for number, value in cursor.fetchall())
+            found |= dict.fromkeys((*lane, value) for lane, value in new)
+            at = dict.fromkeys(step for step in new if step not in asked)
+        return list(found)
 
     def _step_sql(self, lane: Sequence[Any], column: str, last: Any) -> tuple[str, list[Any]]:
         scheduled, *values = lane
-        where = ["j.executor = %s", "j.queue = %s"][: len(values)]
-        # Backwards: priorities descend in the index.
-        order, beyond = ("j.priority", ">") if column == "priority" else ("j.queue DESC", "<")
+        where = ["j.executor = %s", "j.queue = %s"][: len(values)] or ["TRUE"]
+        # Backwards, as all scans of lanes; priorities descend in the index.
+        order, beyond = ("j.priority", ">") if column == "priority" else (f"j.{column} DESC", "<")
         if last is not None:
             where.append(f"j.{column} {beyond} %s")
             values.append(last)

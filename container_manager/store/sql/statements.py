@@ -18,7 +18,7 @@ from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments, column_sql
 from ...statemachine.triggers.dialect import Dialect
 from ..values import Outcome
-from .lanes import Lane, LaneSQL, Wanted, only_sql
+from .lanes import LANES, Lane, LaneSQL, Wanted, batches, only_sql
 
 ATTEMPT_COLUMNS = "job_id, number, worker, executor, engine, handle, launched_at, reason, message"
 # How much of a lease a worker's session waits for a lock, and for a statement.
@@ -142,25 +142,23 @@ class StoreSQL(ABC):
         cursor.execute(*self.lanes.scan(wanted))
         return [Lane(*row) for row in cursor.fetchall()]
 
-    def queued_destinations(self, cursor: Any) -> set[tuple[str, str]]:
+    def queued_destinations(self, cursor: Any) -> list[tuple[str, str]]:
         """Return the executors and queues that queued jobs name, due or not: a probe for each, and none for a job."""
-        return {(executor, queue) for executor, queue, _ in self.destinations(cursor)}
-
-    def destinations(self, cursor: Any) -> list[tuple[str, str, bool]]:
-        """Return the executors and queues of queued jobs, and whether these have a schedule; for both kinds apart."""
         cursor.execute(self.lanes.all_queues(), [])
-        return [(executor, queue, bool(scheduled)) for executor, queue, scheduled in cursor.fetchall()]
+        return [(executor, queue) for executor, queue in cursor.fetchall()]
 
-    def priorities(self, cursor: Any, lane: Sequence[str], *, scheduled: bool) -> list[int]:
-        """Return the priorities of the queued jobs of an executor and a queue, the highest first."""
-        found, where = list[int](), "j.executor = %s AND j.queue = %s"
-        while True:
-            below = " AND j.priority < %s" if found else ""
-            sql = self.lanes.probe("j.priority", where=where + below, order="j.priority DESC", scheduled=scheduled)
-            cursor.execute(sql, [*lane, *found[-1:]])
-            if (row := cursor.fetchone()) is None:
-                return found
-            found.append(row[0])
+    def queued_lanes(self, cursor: Any) -> list[Lane]:
+        """Return the lanes of queued jobs, due or not. Some may be empty."""
+        cursor.execute(self.lanes.all_lanes(), [])
+        return [Lane(*row) for row in cursor.fetchall()]
+
+    def priorities(self, cursor: Any, places: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+        """Return these executors and queues with each priority of their queued jobs that have no schedule."""
+        found = list[tuple[str, str, int]]()
+        for batch in batches(places, LANES):
+            cursor.execute(self.lanes.priorities(len(batch)), [name for place in batch for name in place])
+            found += cursor.fetchall()
+        return found
 
     def is_due(self, cursor: Any, wanted: Wanted) -> bool:
         """Tell whether a job is due, locked or not."""
