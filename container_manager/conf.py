@@ -85,8 +85,9 @@ class AppSettings:
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     ``visible_jobs``: the dotted path of a function ``(user, queryset) -> queryset`` that says which jobs a user sees in
     the dashboard, its API and the admin; "": all. ``read_only``: whether these three forbid every act, whoever asks.
-    ``statistics_days``: for how many days the counts of each minute are kept. ``audit_days``: for how many the dashboard
-    keeps its audit entries, acts on all that match after their end, and API tokens after they have expired.
+    ``statistics_days``: for how many days the counts of each minute are kept.
+    ``audit_days``: for how many days the dashboard keeps its audit entries, acts on all that match after their end, and
+    API tokens after they have expired.
     ``monitoring_token``: where the token is that lets a client see metrics and health: ``env:CM_MONITORING_…``, or the
     path of a file; None: only users who may view jobs see them. ``unserved_after_seconds``: how long a due job may
     wait that no live worker serves, before the health view says so.

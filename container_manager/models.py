@@ -233,7 +233,8 @@ class ContainerJob(StateMachineModel):
                 leading=[],
                 opclasses=["varchar_pattern_ops", "uuid_ops"],
             ),
-            # For lists of what waits, and to count what is pending. A claim and a finish leave it alone: to enqueue a job costs one more entry.
+            # For lists of what waits, and to count what is pending. A claim and a finish leave it alone: to enqueue a
+            # job costs one more entry.
             models.Index(
                 fields=["status", "id"],
                 name="cm_job_waiting",

@@ -9,7 +9,8 @@ import pytest
 from django.utils import timezone
 
 from container_manager.dashboard.access import Act
-from container_manager.dashboard.acts import JobAct, act_on_all
+from container_manager.dashboard.acts import act_on_all
+from container_manager.dashboard.job_acts import JobAct
 from container_manager.dashboard.models import ApiToken, AuditEntry, BulkAct
 from container_manager.dashboard.search import parse
 from container_manager.dashboard.upkeep import PRUNE_BATCH, Upkeep, prune
