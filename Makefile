@@ -7,8 +7,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 JOBS ?= 10000
 CONTAINERS ?= 150
 EXTRAS := mysql,docker-ssh,cli,metrics,opentelemetry,browser,test,check,docs,bench
-# Most tests wait for processes: four at once keep two cores busy.
-WORKERS ?= 4
+# Most tests wait for processes: six at once keep two cores busy.
+WORKERS ?= 6
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 # Beside a server run only what depends on the database: the run on SQLite has covered the rest.
 SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'

@@ -37,14 +37,15 @@ ALL = ("view_containerjob", "add_containerjob", "cancel_containerjob", "retry_co
 ALL_AND_SECRETS = (*ALL, "see_environment", "see_output")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(django_db_setup: None) -> Iterator[Browser]:
     require("Playwright for Python (the extra `browser`)", find_spec("playwright"))
     program = shutil.which("chromium")
     require("Chromium (Debian's package)", program)
     from playwright.sync_api import sync_playwright
 
-    # Its event loop is that of this thread, in which Django would refuse the tests' queries.
+    # Its event loop is that of this thread, in which Django would refuse the tests' queries. Tests of other modules that
+    # follow in the same process could start none of their own.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     try:
         with sync_playwright() as playwright:
