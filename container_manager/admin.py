@@ -5,22 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import router
 from django.db.models import Field, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from .conf import app_settings
 from .dashboard.access import Act, may, visibility_rule
+from .dashboard.admin_list import FILTERS, BoundedPaginator, JobChangeList, known_executors
+from .dashboard.job_acts import MOST_SELECTED, JobAct, act_on_some, report
 from .jobs.container_request import REQUEST_RULES
 from .jobs.printable import LINES, escaped
 from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
-from .queue import explain, kill
+from .queue import explain
 from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
 from .statemachine.machine import machine_of
 from .store import unserved_destinations
@@ -64,6 +66,22 @@ def _escaped(response: HttpResponse) -> HttpResponse:
 
 def _submitted_form(form: Any, request: HttpRequest) -> Any:
     class SubmittedForm(form):  # type: ignore[misc]
+        def clean_executor(self) -> str:
+            name: str = self.cleaned_data["executor"]
+            known = known_executors(using=router.db_for_read(ContainerJob))
+            if name not in known:
+                text = _("There is no executor %(name)s. Known: %(known)s.")
+                raise ValidationError(text % {"name": escaped(name), "known": escaped(", ".join(known))})
+            return name
+
+        def add_error(self, field: str | None, error: Any) -> None:
+            """Show an error of a field that the form does not have, such as a read-only one, above the form."""
+            for name, errors in getattr(error, "error_dict", {field: [error]}).items():
+                if name in (None, NON_FIELD_ERRORS) or name in self.fields:
+                    super().add_error(name, errors)
+                else:
+                    super().add_error(None, [f"{name}: {each}" for each in ValidationError(errors).messages])
+
         def _post_clean(self) -> None:
             # Where the job can be changed, whoever does so submits it.
             self.instance.submitter = request.user if "secrets" in self.fields else "nobody's change"
@@ -103,7 +121,11 @@ class AttemptInline(ReadOnlyInline):
 class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     form = StateMachineModelForm
     list_display = ("short_name", "status", "queue", "priority", "attempt", "failure_reason", "created_at")
-    list_filter = ("status", "queue", "executor", "failure_reason")
+    list_filter = FILTERS
+    sortable_by = ()
+    paginator = BoundedPaginator
+    # Counts for each filter would read all jobs.
+    show_facets = admin.ShowFacets.NEVER
     # For the field to be shown; see `get_search_results`.
     search_fields = ("=name", "=id")
     search_help_text = _("An id, its beginning, or a name.")
@@ -210,35 +232,37 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     def short_name(self, job: ContainerJob) -> str:
         return job.name or str(job.pk)
 
-    @admin.action(description=_("Queue the selected jobs"), permissions=["submit"])
+    @admin.action(description=_("Queue the selected pending jobs"), permissions=["submit"])
     def queue_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        self._move(request, jobs, JobStatus.QUEUED)
+        self._act(request, jobs, JobAct.QUEUE)
 
-    @admin.action(description=_("Retry the selected failed jobs"), permissions=["retry"])
+    @admin.action(description=_("Run the selected finished jobs again"), permissions=["retry"])
     def retry_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        self._move(request, jobs, JobStatus.RETRYING)
+        self._act(request, jobs, JobAct.RETRY)
 
     @admin.action(description=_("Cancel the selected jobs"), permissions=["cancel"])
     def cancel_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        self._move(request, jobs, JobStatus.CANCELLED)
+        self._act(request, jobs, JobAct.CANCEL)
 
-    @admin.action(description=_("Kill what runs of the selected cancelled jobs"), permissions=["cancel"])
+    @admin.action(description=_("Cancel the selected jobs now, without a grace period"), permissions=["cancel"])
     def kill_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        count = kill(list(jobs.values_list("pk", flat=True)), using=jobs.db)
-        text = ngettext("%(count)d attempt is being killed.", "%(count)d attempts are being killed.", count)
-        self.message_user(request, text % {"count": count}, messages.SUCCESS if count else messages.WARNING)
+        self._act(request, jobs, JobAct.KILL)
 
-    def _move(self, request: HttpRequest, jobs: ContainerJobQuerySet, target: JobStatus) -> None:
-        result = jobs.transition_to(target, actor=request.user)
-        if result.changed:
-            text = ngettext("%(count)d job is now %(status)s.", "%(count)d jobs are now %(status)s.", result.changed)
-            self.message_user(request, text % {"count": result.changed, "status": target.label}, messages.SUCCESS)
-        for status in sorted(set(map(str, result.refused.values()))):
-            count = sum(1 for found in result.refused.values() if found == status)
-            text = ngettext(
-                "%(count)d job was left alone: %(source)s cannot become %(target)s.",
-                "%(count)d jobs were left alone: %(source)s cannot become %(target)s.",
-                count,
-            )
-            values = {"count": count, "source": JobStatus(status).label, "target": target.label}
-            self.message_user(request, text % values, messages.WARNING)
+    def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse | None:
+        """Refuse to act on all that match where that is more than a transaction should change."""
+        shown: Any = self.get_changelist_instance(request)
+        if request.POST.get("select_across") == "1" and shown.count.is_more:
+            text = _("More than %s jobs may match. Narrow the filters, or act on all that match in the dashboard.")
+            self.message_user(request, text % MOST_SELECTED, messages.ERROR)
+            return None
+        return super().response_action(request, *args, **kwargs)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobChangeList]:
+        return JobChangeList
+
+    def _act(self, request: HttpRequest, jobs: ContainerJobQuerySet, act: JobAct) -> None:
+        keys = list(jobs.values_list("pk", flat=True)[: MOST_SELECTED + 1])
+        try:
+            report(request, act_on_some(keys, act, user=request.user, using=jobs.db))
+        except ValidationError as error:
+            self.message_user(request, escaped(" ".join(error.messages)), messages.ERROR)

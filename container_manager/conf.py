@@ -22,7 +22,7 @@ _NAME = "CONTAINER_MANAGER"
 _REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+")
 _MOST_DAYS = 36_500
 _POSITIVE = (
-    *("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "STATISTICS_DAYS", "UNREACHABLE_SECONDS"),
+    *("AUDIT_DAYS", "LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "STATISTICS_DAYS", "UNREACHABLE_SECONDS"),
     "UNSERVED_AFTER_SECONDS",
 )
 _TOKEN = re.compile(rf"env:{MONITORING_VARIABLES}\w+")
@@ -86,6 +86,8 @@ class AppSettings:
     ``visible_jobs``: the dotted path of a function ``(user, queryset) -> queryset`` that says which jobs a user sees in
     the dashboard, its API and the admin; "": all. ``read_only``: whether these three forbid every act, whoever asks.
     ``statistics_days``: for how many days the counts of each minute are kept.
+    ``audit_days``: for how many days the dashboard keeps its audit entries, acts on all that match after their end, and
+    API tokens after they have expired.
     ``monitoring_token``: where the token is that lets a client see metrics and health: ``env:CM_MONITORING_…``, or the
     path of a file; None: only users who may view jobs see them. ``unserved_after_seconds``: how long a due job may
     wait that no live worker serves, before the health view says so.
@@ -103,6 +105,7 @@ class AppSettings:
     unschedulable_after_seconds: float | None = None
     prune_after_seconds: float | None = None
     statistics_days: float = 30.0
+    audit_days: float = 365.0
     monitoring_token: str | None = None
     unserved_after_seconds: float = 300.0
     log_limit_bytes: int = 1024 * 1024
@@ -184,8 +187,9 @@ def _problems(given: object) -> Iterator[str]:
     queues = given.get("QUEUES")
     if queues is not None and not (is_texts(queues) and queues and all(map(is_line, queues))):
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
-    if is_positive(days := given.get("STATISTICS_DAYS", 1)) and days > _MOST_DAYS:
-        yield f"{_NAME}['STATISTICS_DAYS'] must be at most {_MOST_DAYS}, not {days!r}."
+    for name in ("STATISTICS_DAYS", "AUDIT_DAYS"):
+        if is_positive(days := given.get(name, 1)) and days > _MOST_DAYS:
+            yield f"{_NAME}[{name!r}] must be at most {_MOST_DAYS}, not {days!r}."
     yield from _access_problems(given)
     yield from _secret_problems(given)
     yield from _token_problems(given.get("MONITORING_TOKEN"))

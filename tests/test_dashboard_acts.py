@@ -12,7 +12,8 @@ from django.db import connections
 
 from container_manager.conf import AppSettings
 from container_manager.dashboard.access import Act
-from container_manager.dashboard.acts import JobAct, act_on, act_on_all, act_on_some, advance, legal_acts, stop
+from container_manager.dashboard.acts import act_on_all, advance, stop
+from container_manager.dashboard.job_acts import JobAct, act_on, act_on_some, legal_acts
 from container_manager.dashboard.models import BulkAct
 from container_manager.dashboard.search import parse
 from container_manager.models import ContainerJob, JobAttempt, JobTransition
@@ -31,13 +32,23 @@ _COMPLETED = "It is completed now, which does not allow this."
 def test_the_buttons_of_a_job_are_the_acts_that_its_status_and_its_user_allow(status: str) -> None:
     job = job_in(status)
     allowed = {
-        "pending": "queue cancel kill", "queued": "cancel kill", "running": "cancel kill", "retrying": "cancel kill",
-        "failed": "retry cancel kill", "completed": "retry", "cancelled": "retry kill",
+        "pending": "queue cancel", "queued": "cancel", "running": "cancel", "retrying": "cancel",
+        "failed": "retry cancel", "completed": "retry", "cancelled": "retry",
     }[status].split()  # fmt: skip
     assert list(legal_acts(user_who_may(*Act), job)) == allowed
     user = user_who_may(Act.VIEW, Act.RETRY, name="bob")
     assert list(legal_acts(user, job)) == [act for act in allowed if act == "retry"]
     assert legal_acts(user_who_may(Act.CANCEL, name="blind"), job) == ()
+
+
+@pytest.mark.parametrize("status", ["running", "cancelled"])
+def test_to_cancel_at_once_is_a_button_only_while_something_runs(status: str) -> None:
+    user, job = user_who_may(Act.VIEW, Act.CANCEL), job_in(status)
+    attempt = JobAttempt.objects.create(job=job, number=1, worker="w", executor="default", launched_at=THEN)
+    assert JobAct.KILL in legal_acts(user, job)
+    attempt.finished_at = THEN
+    attempt.save()
+    assert JobAct.KILL not in legal_acts(user, job)
 
 
 def test_selected_jobs_change_or_are_refused_each_with_its_reason() -> None:

@@ -19,10 +19,11 @@ from openapi_spec_validator import validate
 from referencing import Registry, Resource
 
 from container_manager.dashboard.access import Act
-from container_manager.dashboard.acts import JobAct, act_on_all
+from container_manager.dashboard.acts import act_on_all
 from container_manager.dashboard.api.authentication import new_token
 from container_manager.dashboard.api.openapi import SHOW_DOCUMENT, document
 from container_manager.dashboard.api.routes import ROUTES, Route
+from container_manager.dashboard.job_acts import JobAct
 from container_manager.dashboard.models import ApiToken, AuditEntry, BulkAct
 from container_manager.dashboard.search import parse
 from container_manager.models import ContainerJob, JobAttempt, JobLog, PausedQueue, Worker

@@ -55,6 +55,8 @@ def test_settings_are_read_and_lists_become_tuples() -> None:
         ({"POLL_SECONDS": "1"}, "positive number"),
         ({"STATISTICS_DAYS": 1e9}, "at most 36500"),
         ({"STATISTICS_DAYS": 0}, "positive number"),
+        ({"AUDIT_DAYS": 1e9}, "'AUDIT_DAYS'] must be at most 36500"),
+        ({"AUDIT_DAYS": 0}, "positive number"),
         ({"LEASE_SECONDS": float("inf")}, "positive number"),
         ({"LOG_LIMIT_BYTES": 1e6}, "whole positive number, not 1000000.0"),
         ({"PRUNE_AFTER_SECONDS": -1}, "or None for never"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
@@ -17,12 +15,6 @@ class DashboardConfig(AppConfig):
 
     def ready(self) -> None:
         from ..signals import maintenance_due
+        from .upkeep import Upkeep
 
-        maintenance_due.connect(_finish_bulk_acts, dispatch_uid="container_manager.dashboard")
-
-
-def _finish_bulk_acts(*, using: str, **_kwargs: Any) -> bool:
-    from .acts import advance_unfinished
-
-    # One batch.
-    return advance_unfinished(seconds=0, using=using)
+        maintenance_due.connect(Upkeep(), weak=False, dispatch_uid="container_manager.dashboard")

@@ -9,7 +9,8 @@ from django.shortcuts import get_object_or_404, redirect
 from django.utils.translation import gettext as _
 
 from .access import may
-from .acts import JobAct, advance, stop, visible_bulk_acts
+from .acts import advance, stop, visible_bulk_acts
+from .job_acts import JobAct
 from .live import LIVE, live_page
 from .models import BulkAct
 from .page import page, page_context

@@ -20,7 +20,7 @@ from ..jobs.spec import JobSpec
 from ..models import ContainerJob
 from ..queue import explain
 from .access import Act, may, visible_jobs
-from .acts import ActRefused, JobAct, act_on, legal_acts
+from .job_acts import ActRefused, JobAct, act_on, legal_acts
 from .live import live_page
 from .log_page import last_lines
 from .page import page, page_context
@@ -47,12 +47,10 @@ def job(request: HttpRequest, key: UUID) -> HttpResponse:
     transitions = list(found.transitions.order_by("-id")[:_MOST_TRANSITIONS])[::-1]
     attempts = list(found.attempts.order_by("-number")[:_MOST_ATTEMPTS])[::-1]
     runs = any(attempt.finished_at is None for attempt in attempts)
-    # Where nothing runs, to cancel at once is no more than to cancel.
-    legal = [act for act in legal_acts(request.user, found) if runs or act != JobAct.KILL]
     context: dict[str, Any] = {
         **page_context("jobs", found.name or str(found.pk), interval=1 if not found.is_finished else 5),
         "job": found,
-        "acts": legal,
+        "acts": legal_acts(request.user, found, runs=runs),
         "may_act": any(may(request.user, act.permission) for act in JobAct),
         "explanation": explain(found),
         "picture": state_picture(found.status, [(each.from_status, each.to_status) for each in transitions]),

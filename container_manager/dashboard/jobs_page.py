@@ -14,21 +14,19 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
-from ..conf import app_settings
 from ..jobs.printable import escaped
-from ..models import ContainerJob, FailureReason, JobStatus, QueueMinute
+from ..models import ContainerJob, FailureReason, JobStatus
+from ..queue.minutes import known_queues
 from .access import may, visible_jobs
-from .acts import Acted, JobAct, act_on_all, act_on_some
+from .acts import act_on_all
+from .job_acts import JobAct, act_on_some, report
 from .live import live_page
 from .page import page, page_context
 from .search import QUALIFIERS, Page, Search, SearchError, count_up_to, keyset_page, parse
 
 # Counted for the heading; the whole of a table is not.
 _COUNTED = 1000
-# So many links.
-_MOST_QUEUES = 20
 
 
 @page()
@@ -49,7 +47,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
         "problem": problem,
         "page": found,
         "count": count,
-        "filters": list(_filters(search, queues=_queues(using))),
+        "filters": list(_filters(search, queues=known_queues(using=using))),
         "qualifiers": QUALIFIERS,
         "acts": allowed_acts(request.user),
     }
@@ -83,7 +81,7 @@ def act_on_jobs(request: HttpRequest) -> HttpResponse:
         if not selected:
             messages.warning(request, _("No job is selected."))
         else:
-            _report(request, act_on_some(selected, act, user=request.user, reason=reason, using=using))
+            report(request, act_on_some(selected, act, user=request.user, reason=reason, using=using))
     except ValidationError as error:
         messages.error(request, " ".join(error.messages))
     return redirect(back)
@@ -105,23 +103,6 @@ def _ask(request: HttpRequest, search: Search, act: JobAct, reason: str, back: s
         "back": back,
     }
     return render(request, "container_manager_dashboard/ask.html", context)
-
-
-def _report(request: HttpRequest, acted: Acted) -> None:
-    if acted.changed:
-        text = ngettext("%(count)d job changed.", "%(count)d jobs changed.", acted.changed)
-        messages.success(request, text % {"count": acted.changed})
-    for why, count in acted.refused.items():
-        text = ngettext("%(count)d job was left alone: %(why)s", "%(count)d jobs were left alone: %(why)s", count)
-        messages.warning(request, text % {"count": count, "why": escaped(why)})
-
-
-def _queues(using: str) -> Sequence[str]:
-    """Return the queues that the settings name, or else those in which anything has happened."""
-    if (named := app_settings().queues) is not None:
-        return named
-    totals = QueueMinute.objects.using(using).filter(minute=QueueMinute.TOTAL)
-    return list(totals.order_by("queue").values_list("queue", flat=True)[:_MOST_QUEUES])
 
 
 def _filters(search: Search, *, queues: Sequence[str]) -> Iterator[Mapping[str, object]]:

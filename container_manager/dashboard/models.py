@@ -54,6 +54,7 @@ class AuditEntry(models.Model):
         verbose_name = _("audit entry")
         verbose_name_plural = _("audit entries")
         ordering = ["-pk"]
+        indexes = [models.Index(fields=["at"], name="cm_audit_at")]
 
     def __str__(self) -> str:
         return f"{self.actor}: {self.act} {self.subject}"
@@ -71,6 +72,7 @@ class ApiToken(models.Model):
     class Meta:
         verbose_name = _("API token")
         verbose_name_plural = _("API tokens")
+        indexes = [models.Index(fields=["expires_at"], name="cm_token_expiry")]
         constraints = [models.UniqueConstraint(fields=["user", "name"], name="cm_token_name")]
 
     def __str__(self) -> str:

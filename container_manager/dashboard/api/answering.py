@@ -11,7 +11,7 @@ from django.utils.cache import get_conditional_response, set_response_etag
 from django.views.decorators.csrf import csrf_exempt
 
 from ..access import require
-from ..acts import ActRefused
+from ..job_acts import ActRefused
 from ..search import SearchError
 from .authentication import CsrfRefused, NotAuthenticated, user_of
 from .requests import BadRequest

@@ -15,17 +15,8 @@ from ... import queue
 from ...models import ContainerJob, JobAttempt, JobLog, Worker
 from ...store import database_now
 from ..access import Act, can_see, may, visible_jobs
-from ..acts import (
-    JobAct,
-    act_on,
-    act_on_all,
-    act_on_some,
-    advance,
-    legal_acts,
-    set_paused,
-    stop,
-    visible_bulk_acts,
-)
+from ..acts import act_on_all, advance, set_paused, stop, visible_bulk_acts
+from ..job_acts import JobAct, act_on, act_on_some, legal_acts
 from ..models import BulkAct
 from ..search import count_up_to, keyset_page, parse
 from .requests import BadRequest, integer, json_body

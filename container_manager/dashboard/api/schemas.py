@@ -7,7 +7,7 @@ from typing import Any
 
 from ...jobs.spec import JSON_FIELDS, JobSpec
 from ...models import FailureReason, JobLog, JobStatus
-from ..acts import JobAct
+from ..job_acts import JobAct
 
 Schema = Mapping[str, Any]
 
@@ -83,7 +83,7 @@ DETAILED: Mapping[str, Schema] = {
     "last_error": TEXT,
     "status_changed_by": TEXT,
     "status_changed_reason": TEXT,
-    "acts": {**list_of(JOB_ACT), "description": "What the status and the user's permissions allow now."},
+    "acts": {**list_of(JOB_ACT), "description": "What may be done now; kill only where something runs."},
 }
 TRANSITION: Mapping[str, Schema] = {
     "id": NUMBER,

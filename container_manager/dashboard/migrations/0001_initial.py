@@ -30,6 +30,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "audit entry",
                 "verbose_name_plural": "audit entries",
                 "ordering": ["-pk"],
+                "indexes": [models.Index(fields=["at"], name="cm_audit_at")],
             },
         ),
         migrations.CreateModel(
@@ -81,6 +82,7 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "API token",
                 "verbose_name_plural": "API tokens",
+                "indexes": [models.Index(fields=["expires_at"], name="cm_token_expiry")],
                 "constraints": [models.UniqueConstraint(fields=("user", "name"), name="cm_token_name")],
             },
         ),
