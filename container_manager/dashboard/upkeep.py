@@ -6,9 +6,8 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.utils import timezone
-
 from ..conf import app_settings
+from ..store import database_now
 from .acts import advance_unfinished
 from .models import ApiToken, AuditEntry, BulkAct
 
@@ -32,7 +31,7 @@ class Upkeep:
         if (now := time.monotonic()) >= self._prune_at.get(using, 0.0):
             # Before it is done: an error is logged once an hour.
             self._prune_at[using] = now + _PRUNE_SECONDS
-            if prune(before=timezone.now() - timedelta(days=app_settings().audit_days), using=using):
+            if prune(before=database_now(using=using) - timedelta(days=app_settings().audit_days), using=using):
                 self._prune_at[using] = now
                 more = True
         return more
@@ -45,7 +44,8 @@ def prune(*, before: datetime, using: str) -> bool:
         rows = model._default_manager.using(using)
         old = rows.filter(**{f"{name}__lt": before}).order_by(name).values_list("pk", flat=True)[:PRUNE_BATCH]
         # In this order: two that maintain at once do not wait for each other in a circle.
-        if keys := sorted[Any](old):
+        keys: list[Any] = sorted(old)
+        if keys:
             rows.filter(pk__in=keys).delete()
             found += len(keys)
     return found > 0
