@@ -258,11 +258,19 @@ def test_the_list_is_paged_from_the_newest_to_the_oldest_and_back(
 
 def test_all_that_match_are_acted_on_only_where_they_are_few(client: Client) -> None:
     BulkJobs().add("queued", MOST_SELECTED + 1)
-    job_in("queued", queue="reports")
+    job = job_in("pending")
     chosen = {"action": "cancel_jobs", "_selected_action": ["any"], "select_across": "1"}
     answer = client.post(reverse(LIST), chosen, follow=True)
     assert "More than 1000 jobs may match." in answer.content.decode()
     assert not ContainerJob.objects.filter(status="cancelled").exists()
-    answer = client.post(reverse(LIST) + "?queue=reports", chosen, follow=True)
+    answer = client.post(reverse(LIST) + "?status=pending", chosen, follow=True)
     assert "1 job changed." in answer.content.decode()
+    assert ContainerJob.objects.get(status="cancelled") == job
+
+
+def test_a_filter_by_a_queue_that_nobody_knows_is_in_force(client: Client) -> None:
+    job_in("queued"), job_in("queued", queue="reports")
+    url = reverse(LIST) + "?queue=reports"
+    assert [job.queue for job in client.get(url).context["cl"].result_list] == ["reports"]
+    client.post(url, {"action": "cancel_jobs", "_selected_action": ["any"], "select_across": "1"})
     assert ContainerJob.objects.get(status="cancelled").queue == "reports"

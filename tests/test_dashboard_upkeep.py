@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import DatabaseError, IntegrityError, OperationalError, connection
 from django.utils import timezone
 
 from container_manager.dashboard.access import Act
@@ -77,3 +79,13 @@ def test_to_look_for_old_rows_reads_none_of_the_others() -> None:
     few = sum(rows_read(statement) for statement in asked_by(look))
     add_rows(user, 1, count=2000)
     assert sum(rows_read(statement) for statement in asked_by(look)) <= few * 1.5 + 20
+
+
+@pytest.mark.parametrize("error", [OperationalError("the server closed the connection"), IntegrityError("a bad row")])
+def test_a_database_that_is_away_is_left_to_the_worker_and_a_row_that_it_refuses_is_said(error: DatabaseError) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    expected: Any = nullcontext() if isinstance(error, OperationalError) else pytest.raises(IntegrityError)
+    with connection.execute_wrapper(fail), expected:
+        assert Upkeep()(using="default") is False

@@ -42,6 +42,8 @@ def admin_list(query: str = "") -> Callable[[], None]:
         pytest.param(ps, id="ps"),
         pytest.param(admin_list(), id="admin"),
         pytest.param(admin_list("?status=running"), id="admin-running"),
+        pytest.param(admin_list("?status=queued"), id="admin-queued"),
+        pytest.param(admin_list("?status=failed"), id="admin-failed"),
         pytest.param(admin_list("?q=nothing"), id="admin-search"),
     ],
 )

@@ -16,6 +16,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
 from ..conf import app_settings
+from ..jobs.printable import escaped
 from ..models import ContainerJob, FailureReason, JobStatus, Worker
 from ..querysets import DatabaseNow
 from ..queue.minutes import known_queues
@@ -52,6 +53,15 @@ class _Filter(admin.SimpleListFilter):
     parameter_name = ""
     qualifier = ""
 
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        """Return what is known, and what is asked for: without a choice Django would leave the filter out."""
+        known = [*self.known()]
+        value = self.value()
+        return known if value is None or value in dict(known) else [*known, (value, escaped(value))]
+
+    def known(self) -> Iterable[tuple[Any, Any]]:
+        raise NotImplementedError
+
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset if self.value() is None else queryset.filter(**{self.parameter_name: self.value()})
 
@@ -60,7 +70,7 @@ class StatusFilter(_Filter):
     title = _("status")
     parameter_name = qualifier = "status"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[Any, Any]]:
+    def known(self) -> Iterable[tuple[Any, Any]]:
         return JobStatus.choices
 
 
@@ -68,7 +78,7 @@ class QueueFilter(_Filter):
     title = _("queue")
     parameter_name = qualifier = "queue"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[Any, Any]]:
+    def known(self) -> Iterable[tuple[Any, Any]]:
         return [(name, name) for name in known_queues(using=router.db_for_read(ContainerJob))]
 
 
@@ -76,7 +86,7 @@ class ExecutorFilter(_Filter):
     title = _("executor")
     parameter_name = qualifier = "executor"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[Any, Any]]:
+    def known(self) -> Iterable[tuple[Any, Any]]:
         return [(name, name) for name in known_executors(using=router.db_for_read(ContainerJob))]
 
 
@@ -84,7 +94,7 @@ class ReasonFilter(_Filter):
     title = _("failure reason")
     parameter_name, qualifier = "failure_reason", "reason"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[Any, Any]]:
+    def known(self) -> Iterable[tuple[Any, Any]]:
         return FailureReason.choices
 
 

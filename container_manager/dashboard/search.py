@@ -150,7 +150,22 @@ class _RowComparison(Func):
         return f"({a}, {b}) {self.operator} ({x}, {y})", [value for _, values in parts for value in values]
 
 
+class _Among(Func):
+    """``status IN (…)`` as in the condition of a partial index: SQLite compares it word by word, without parameters."""
+
+    output_field = BooleanField()
+
+    def __init__(self, statuses: tuple[str, ...]) -> None:
+        super().__init__(F("status"))
+        self.statuses = statuses
+
+    def as_sql(self, compiler: Any, connection: Any, **_options: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
+        column, params = compiler.compile(self.source_expressions[0])
+        return f"{column} IN ({', '.join(repr(str(status)) for status in self.statuses)})", list(params)
+
+
 _OPERATORS = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+_WAITING = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
 def keyset_page(jobs: ContainerJobQuerySet, search: Search, cursor: str = "", size: int = PAGE_SIZE) -> Page:
@@ -276,12 +291,13 @@ def _walk(jobs: ContainerJobQuerySet, search: Search) -> _Walk:
     if len(names) == 1 and not names[0].endswith("*"):
         served, segments = {*times, "name"}, [_Segment(where=name_condition(names[0], using))]
     elif len(statuses) == 1 and has_partial_indexes:
-        where = Q(status=statuses[0])
+        # First the one status: of the two, SQLite takes the first for its place in the index.
+        where = Q(status=statuses[0]) & Q(_Among(FINISHED_STATUSES if statuses[0] in FINISHED_STATUSES else _WAITING))
         if statuses[0] in FINISHED_STATUSES:
             # A job that was created as finished has no time.
             timed = _Segment(where=where & Q(status_changed_at__isnull=False), by_time=True)
             served, segments = {"status"}, [timed, _Segment(where=where & Q(status_changed_at=None))]
-        elif statuses[0] in (JobStatus.PENDING, JobStatus.QUEUED):
+        elif statuses[0] in _WAITING:
             served, segments = {*times, "status"}, [_Segment(where=where)]
     if times <= served:
         bounds = search.only(*times).condition(using=using)

@@ -6,8 +6,10 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import DatabaseError
+
 from ..conf import app_settings
-from ..store import database_now
+from ..store import database_now, is_refusal
 from .acts import advance_unfinished
 from .models import ApiToken, AuditEntry, BulkAct
 
@@ -27,6 +29,15 @@ class Upkeep:
 
     def __call__(self, *, using: str, **_kwargs: Any) -> bool:
         """Do a batch; return whether there is more to do now."""
+        try:
+            return self._do(using)
+        except DatabaseError as error:
+            if is_refusal(error, using=using):
+                raise
+            # The database is away: the worker finds that out by itself, and goes on when it is back.
+            return False
+
+    def _do(self, using: str) -> bool:
         more = advance_unfinished(seconds=0, using=using)
         if (now := time.monotonic()) >= self._prune_at.get(using, 0.0):
             # Before it is done: an error is logged once an hour.
