@@ -90,6 +90,12 @@ def _submitted_form(form: Any, request: HttpRequest) -> Any:
     return SubmittedForm
 
 
+def _explanation(job: ContainerJob, *, quotes_errors: bool) -> str:
+    found = explain(job, quotes_errors=quotes_errors)
+    lines = format_html_join("", "<li>{}</li>", ((line,) for line in found.evidence))
+    return format_html("{}<ul>{}</ul>{}", found.summary, lines, found.next_step)
+
+
 class ReadOnlyInline(JobInline):
     """Rows that only the system writes."""
 
@@ -115,6 +121,11 @@ class AttemptInline(ReadOnlyInline):
         *("exit_code", "signal", "reason", "message"),
     )
     ordering = ("number",)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Leave out the message, which may quote output, for who may not see that."""
+        sees_output = may(request.user, Act.SEE_OUTPUT)
+        return tuple(name for name in self.fields if sees_output or name != "message")
 
 
 @admin.register(ContainerJob)
@@ -163,8 +174,14 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
 
     def get_exclude(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
         """Return what the system sets, and what this user may not see."""
-        hidden = obj is not None and not may(request.user, Act.SEE_ENVIRONMENT)
-        return ["created_by", *(_ENVIRONMENT if hidden else ())]
+        if obj is None:
+            return ["created_by"]
+        return [
+            "created_by",
+            *(() if may(request.user, Act.SEE_ENVIRONMENT) else _ENVIRONMENT),
+            # It may quote output.
+            *(() if may(request.user, Act.SEE_OUTPUT) else ["last_error"]),
+        ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Say what jobs wait for that no live worker serves."""
@@ -184,7 +201,8 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         if obj is not None and obj.status != JobStatus.PENDING:
             names = [*JobSpec._fields, "scheduled_for", *names]
         if obj is not None:
-            names += ["explanation", *(["end_of_output"] if may(request.user, Act.SEE_OUTPUT) else []), "id"]
+            sees_output = may(request.user, Act.SEE_OUTPUT)
+            names += [*(["explanation", "end_of_output"] if sees_output else ["explanation_without_errors"]), "id"]
         hidden = self.get_exclude(request, obj)
         return [name for name in dict.fromkeys(names) if name not in hidden]
 
@@ -218,9 +236,12 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     @admin.display(description=_("explanation"))
     def explanation(self, job: ContainerJob) -> str:
         """Say why the job waits, what it does, or why it ended."""
-        found = explain(job)
-        lines = format_html_join("", "<li>{}</li>", ((line,) for line in found.evidence))
-        return format_html("{}<ul>{}</ul>{}", found.summary, lines, found.next_step)
+        return _explanation(job, quotes_errors=True)
+
+    @admin.display(description=_("explanation"))
+    def explanation_without_errors(self, job: ContainerJob) -> str:
+        """Say the same to who may not see output, which an error may quote."""
+        return _explanation(job, quotes_errors=False)
 
     @admin.display(description=_("end of the output"))
     def end_of_output(self, job: ContainerJob) -> str:

@@ -83,6 +83,32 @@ def test_the_admin_shows_environment_and_output_only_to_those_who_may_see_them()
         assert [text in page for text in ("a-value", "file:mail-x", "printed-by-it")] == [seen] * 3
 
 
+@pytest.mark.shows("howto/permissions.md#give-permissions")
+@pytest.mark.parametrize("status", ["failed", "retrying"])
+def test_an_error_message_is_shown_to_those_only_who_may_see_the_output_that_it_may_quote(status: str) -> None:
+    job = job_in(status, attempt=1, failure_reason="error", exit_code=7, last_error="printed: hunter2")
+    JobAttempt.objects.create(
+        job=job, number=1, worker="w", executor="default", launched_at=THEN, finished_at=THEN, message="printed: hunter2"
+    )
+    user, other = user_who_may(*(act for act in Act if act != Act.SEE_OUTPUT)), user_who_may(*Act, name="eve")
+    urls = [
+        reverse(CHANGE, args=[job.pk]),
+        reverse("container_manager_dashboard:job", args=[job.pk]),
+        *(f"/jobs/api/v1/jobs/{job.pk}{end}" for end in ("", "/attempts", "/explanation")),
+        *([reverse("container_manager_dashboard:failures")] if status == "failed" else []),
+    ]
+    for seen, who in ((False, user), (True, other)):
+        type(who).objects.filter(pk=who.pk).update(is_staff=True)
+        client = Client()
+        client.force_login(who)
+        for url in urls:
+            answer = client.get(url)
+            assert answer.status_code == 200
+            assert ("hunter2" in answer.content.decode()) == seen, url
+        page = client.get(urls[1]).content.decode()
+        assert "exit code 7" in page
+
+
 @pytest.mark.parametrize(
     ("action", "act", "status"),
     [

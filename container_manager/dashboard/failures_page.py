@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from ..models import ContainerJob, FailureReason
-from .access import visible_jobs
+from .access import Act, may, visible_jobs
 from .jobs_page import allowed_acts
 from .live import live_page
 from .page import page, page_context
@@ -76,7 +76,9 @@ def failures(request: HttpRequest) -> HttpResponse:
     last = keyset_page(visible_jobs(request.user, using=using), _FAILED, size=_EXAMINED).rows
     message = Left("last_error", _MESSAGE_LENGTH)
     found = ContainerJob.objects.using(using).filter(pk__in=[job.pk for job in last])
-    messages = dict(found.order_by().values_list("pk", message))
+    # A message may quote output: without it a group is of a reason and an exit code.
+    sees_output = may(request.user, Act.SEE_OUTPUT)
+    messages = dict(found.order_by().values_list("pk", message)) if sees_output else {}
     groups = grouped((job, messages.get(job.pk, "")) for job in last)
     context = {
         **page_context("failures", _("Failures"), interval=10),

@@ -46,24 +46,25 @@ def job(request: HttpRequest, key: UUID) -> HttpResponse:
     found = visible_job(request, key)
     transitions = list(found.transitions.order_by("-id")[:_MOST_TRANSITIONS])[::-1]
     attempts = list(found.attempts.order_by("-number")[:_MOST_ATTEMPTS])[::-1]
+    sees_output = may(request.user, Act.SEE_OUTPUT)
     runs = any(attempt.finished_at is None for attempt in attempts)
     context: dict[str, Any] = {
         **page_context("jobs", found.name or str(found.pk), interval=1 if not found.is_finished else 5),
         "job": found,
         "acts": legal_acts(request.user, found, runs=runs),
         "may_act": any(may(request.user, act.permission) for act in JobAct),
-        "explanation": explain(found),
+        "explanation": explain(found, quotes_errors=sees_output),
         "picture": state_picture(found.status, [(each.from_status, each.to_status) for each in transitions]),
         "steps": steps(transitions),
         "bars": attempt_bars(found, attempts, transitions, now=_tick()),
         "attempts": attempts,
         "spec": [(name, value) for name, value in _spec(found) if name not in _NOT_LISTED],
         "sees_environment": may(request.user, Act.SEE_ENVIRONMENT),
-        "sees_output": may(request.user, Act.SEE_OUTPUT),
+        "sees_output": sees_output,
         "commands": [f"manage.py container {verb} {found.pk}" for verb in _COMMANDS],
     }
     # The script loads it anyway; a queued job's page has no statement to spare.
-    if context["sees_output"] and "live" not in request.GET and attempts and not found.is_queued:
+    if sees_output and "live" not in request.GET and attempts and not found.is_queued:
         context["log"] = last_lines(attempts[-1])
     return live_page(request, "container_manager_dashboard/job.html", context, regions=_REGIONS)
 

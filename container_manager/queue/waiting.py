@@ -87,10 +87,11 @@ def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
 def _refused(job: ContainerJob) -> Explanation | None:
     if not job.last_error.startswith(REFUSED_CLAIM):
         return None
+    said = quoted(job.last_error.removeprefix(REFUSED_CLAIM))
     return explained(
         ExplanationCode.CLAIM_REFUSED,
         _("The database refuses its claim, so workers leave it aside and try again, at most every 10 minutes."),
-        evidence=[_("The database said: %s") % quoted(job.last_error.removeprefix(REFUSED_CLAIM))],
+        evidence=[_("The database said: %s") % said] if said else [],
         next_step=_("Correct its row, or cancel it and enqueue it anew: 'container cancel %s'.") % job.pk,
     )
 

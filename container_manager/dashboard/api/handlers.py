@@ -83,7 +83,11 @@ def list_transitions(request: HttpRequest, id: UUID) -> Any:  # noqa: A002
 def list_attempts(request: HttpRequest, id: UUID) -> Any:  # noqa: A002
     job = _job(request, id)
     rows = job.attempts.filter(number__gt=integer(request, "after", default=0)).order_by("number")
-    return _rows("attempts", rows, ATTEMPT, key="number")
+    found = _rows("attempts", rows, ATTEMPT, key="number")
+    if not may(request.user, Act.SEE_OUTPUT):
+        for attempt in found["attempts"]:
+            attempt["message"] = None
+    return found
 
 
 def read_log(request: HttpRequest, id: UUID) -> Any:  # noqa: A002
@@ -122,7 +126,7 @@ def read_log(request: HttpRequest, id: UUID) -> Any:  # noqa: A002
 
 
 def explain_job(request: HttpRequest, id: UUID) -> Any:  # noqa: A002
-    found = queue.explain(_job(request, id))
+    found = queue.explain(_job(request, id), quotes_errors=may(request.user, Act.SEE_OUTPUT))
     return {
         "code": str(found.code),
         "summary": str(found.summary),
@@ -219,6 +223,8 @@ def _detail(request: HttpRequest, job: ContainerJob) -> Mapping[str, Any]:
     found = {**_fields(job, DETAILED, besides=("acts",)), "acts": [act.value for act in legal_acts(request.user, job)]}
     if not may(request.user, Act.SEE_ENVIRONMENT):
         found |= {name: dict.fromkeys(found[name]) for name in MASKED_FIELDS}
+    if not may(request.user, Act.SEE_OUTPUT):
+        found |= {"last_error": None}
     return found
 
 

@@ -69,6 +69,7 @@ LISTED: Mapping[str, Schema] = {
 }
 _HIDDEN = "A value is null for who may not see environments."
 _MASKED: Schema = {"type": "object", "additionalProperties": or_null(TEXT), "description": _HIDDEN}
+_ERROR: Schema = {**or_null(TEXT), "description": "null for who may not see output, which it may quote."}
 MASKED_FIELDS = ("environment", "secrets", "secret_files")
 DETAILED: Mapping[str, Schema] = {
     **LISTED,
@@ -80,7 +81,7 @@ DETAILED: Mapping[str, Schema] = {
     "cpu_count": or_null(REAL),
     "timeout_seconds": or_null(NUMBER),
     "grace_seconds": NUMBER,
-    "last_error": TEXT,
+    "last_error": _ERROR,
     "status_changed_by": TEXT,
     "status_changed_reason": TEXT,
     "acts": {**list_of(JOB_ACT), "description": "What may be done now; kill only where something runs."},
@@ -104,7 +105,7 @@ ATTEMPT: Mapping[str, Schema] = {
     "exit_code": or_null(NUMBER),
     "signal": or_null(NUMBER),
     "reason": TEXT,
-    "message": TEXT,
+    "message": _ERROR,
     "peak_memory_bytes": or_null(NUMBER),
     "cpu_seconds": or_null(REAL),
 }
