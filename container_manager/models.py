@@ -26,6 +26,7 @@ from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
+from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
 from .jobs.printable import check_printable, escaped, validate_line, validate_lines
 from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
@@ -37,6 +38,7 @@ from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.machine import actor_name
 from .statemachine.model import StateMachineModel
+from .unique_keys import KEY_CONSTRAINT, refusing_held_keys
 
 # Between two looks at a job that is waited for.
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.02, 1.0
@@ -120,6 +122,8 @@ class ContainerJob(StateMachineModel):
 
     # Not stored: on whose behalf the job is validated, a user, or a text that names code which vouches for the job.
     submitter: object = None
+    # Not stored: whether `container_manager.queue.enqueue` has found this job by its unique key, and created none.
+    existed: bool = False
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(_("name"), max_length=255, blank=True, validators=[validate_line])
@@ -286,7 +290,8 @@ class ContainerJob(StateMachineModel):
             # for it after that (`container_manager.queue.enqueue`).
             PartialUnique(
                 fields=["unique_key"],
-                name="cm_job_unique_key",
+                name=KEY_CONSTRAINT,
+                violation_error_message=_("Another job holds this key."),
                 condition=~Q(unique_key="")
                 & (
                     (Q(unique_seconds__isnull=False) & ~Q(status=JobStatus.CANCELLED))
@@ -330,6 +335,10 @@ class ContainerJob(StateMachineModel):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
         if self.cpu_count is not None and not is_positive(self.cpu_count):
             raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
+        if self.unique_seconds is not None and not self.unique_key:
+            raise ValidationError({"unique_seconds": _("Without a unique_key it means nothing; give one.")})
+        if self.unique_seconds is not None and self.unique_until != UniqueUntil.FINISHED:
+            raise ValidationError({"unique_seconds": _("It replaces unique_until; give one of them.")})
         checks: Sequence[tuple[str, Callable[[], object]]] = (
             ("command", self._check_command),
             ("environment", self._check_environment),
@@ -340,6 +349,7 @@ class ContainerJob(StateMachineModel):
             ("labels", lambda: _check_labels(self.labels)),
             ("working_directory", lambda: check_path(self.working_directory)),
             ("container", lambda: container_request(self.container)),
+            ("task_arguments", lambda: json_text(self.task_arguments, most_bytes=MOST_ARGUMENT_BYTES)),
         )
         for name, check in checks:
             # A text of another type was an error of `clean_fields` already.
@@ -376,6 +386,15 @@ class ContainerJob(StateMachineModel):
             if permission and not _has_permission(self.submitter, permission):
                 text = _("The secret %(reference)r is for those who have the permission %(permission)s; see 'actor'.")
                 raise ValueError(text % {"reference": reference, "permission": permission})
+
+    def transition_to(self, new: object, save: bool = True, *, reason: str = "", actor: object = None) -> bool:
+        """Do `StateMachineModel.transition_to`; raises UniqueKeyHeld for a retry whose key another job holds."""
+        with refusing_held_keys(self.__dict__.get("unique_key", "")):
+            return super().transition_to(new, save, reason=reason, actor=actor)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with refusing_held_keys(self.__dict__.get("unique_key", "")):
+            super().save(*args, **kwargs)
 
     @property
     def argv(self) -> list[str]:
