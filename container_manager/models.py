@@ -96,6 +96,18 @@ class UniqueUntil(models.TextChoices):
     FINISHED = "finished", _("Until it has finished")
 
 
+class JobNotCompleted(RuntimeError):
+    """A job whose result was waited for has failed, or was cancelled. ``job``: with its reason and last error."""
+
+    def __init__(self, job: ContainerJob) -> None:
+        self.job = job
+        why = f" ({job.failure_reason}): {job.last_error}" if job.failure_reason else ""
+        super().__init__(f"Job {job.pk} is {job.status}{why}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job,)
+
+
 class ContainerJob(StateMachineModel):
     """What to run, and its state."""
 
@@ -471,6 +483,28 @@ class ContainerJob(StateMachineModel):
     async def aoutput(self, attempt: int | None = None, stream: str | None = None) -> bytes:
         """Do `output` from asynchronous code."""
         return await sync_to_async(self.output)(attempt, stream)
+
+    @property
+    def result(self) -> Any:
+        """The JSON value that a completed job has handed out; None if it has handed out none, or has not completed.
+
+        It is its last attempt's: a query. What an attempt that failed has handed out is its own ``result``.
+        """
+        if self.status != JobStatus.COMPLETED:
+            return None
+        return self.attempts.filter(number=self.attempt).values_list("result", flat=True).first()
+
+    def wait_result(self, timeout: float | None = None) -> Any:
+        """Wait as `wait` does, and return the result. Raises JobNotCompleted where the job failed or was cancelled."""
+        if self.wait(timeout) != JobStatus.COMPLETED:
+            raise JobNotCompleted(self)
+        return self.result
+
+    async def await_result(self, timeout: float | None = None) -> Any:
+        """Do `wait_result` from asynchronous code."""
+        if await self.await_(timeout) != JobStatus.COMPLETED:
+            raise JobNotCompleted(self)
+        return await sync_to_async(lambda: self.result)()
 
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait until the job has finished (see `is_finished`), refresh it, and return its status.
