@@ -226,6 +226,7 @@ class TestBadInput:
 
 
 def test_the_holder_of_a_key_is_found_by_the_index_that_holds_it() -> None:
+    enqueue()
     sql, params = ContainerJob.objects.holding("invoice-17").values("pk").query.sql_with_params()
     with transaction.atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
