@@ -45,9 +45,7 @@ def test_a_container_hands_out_what_it_has_written(
     assert (status.result, status.result_refused) == (b"[1, 2]\n", "")
 
 
-def test_a_container_that_writes_nothing_has_an_empty_result(
-    harness: DockerHarness, reporting: DockerExecutor
-) -> None:
+def test_a_container_that_writes_nothing_has_an_empty_result(harness: DockerHarness, reporting: DockerExecutor) -> None:
     assert end_of(reporting, harness, "true").result == b""
 
 
