@@ -118,14 +118,14 @@ class AttemptInline(ReadOnlyInline):
     model = JobAttempt
     fields = (
         *("number", "worker", "executor", "launched_at", "waiting_for", "finished_at"),
-        *("exit_code", "signal", "reason", "message"),
+        *("exit_code", "signal", "reason", "message", "result"),
     )
     ordering = ("number",)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Leave out the message, which may quote output, for who may not see that."""
+        """Leave out the result, and the message, which may quote output, for who may not see that."""
         sees_output = may(request.user, Act.SEE_OUTPUT)
-        return tuple(name for name in self.fields if sees_output or name != "message")
+        return tuple(name for name in self.fields if sees_output or name not in ("message", "result"))
 
 
 @admin.register(ContainerJob)

@@ -21,6 +21,7 @@ PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
 _REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+")
 _MOST_DAYS = 36_500
+_WHOLE = ("LOG_LIMIT_BYTES", "RESULT_LIMIT_BYTES")
 _POSITIVE = (
     *("AUDIT_DAYS", "LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "STATISTICS_DAYS", "UNREACHABLE_SECONDS"),
     "UNSERVED_AFTER_SECONDS",
@@ -82,6 +83,7 @@ class AppSettings:
     the job needs, such as ``"shop.use_mail"``; "": none. ``secrets_directory``: the folder of ``file:`` references, on
     the worker's host. ``secret_files_directory``: a tmpfs where the worker puts jobs' secrets that are files; a Docker
     daemon must see it by the same path. ``mask_secrets``: whether ``***`` replaces secrets' values in stored output.
+    ``result_limit_bytes``: how large the result of an attempt may be, as JSON.
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     ``visible_jobs``: the dotted path of a function ``(user, queryset) -> queryset`` that says which jobs a user sees in
     the dashboard, its API and the admin; "": all. ``read_only``: whether these three forbid every act, whoever asks.
@@ -109,6 +111,7 @@ class AppSettings:
     monitoring_token: str | None = None
     unserved_after_seconds: float = 300.0
     log_limit_bytes: int = 1024 * 1024
+    result_limit_bytes: int = 64 * 1024
     secrets: Mapping[str, str] = field(default_factory=dict)
     secrets_directory: str = "/etc/container-manager/secrets"
     secret_files_directory: str = "/dev/shm"  # noqa: S105, S108  # a path; what is made there is closed to others
@@ -174,11 +177,10 @@ def _problems(given: object) -> Iterator[str]:
     for name in given:
         if name not in known:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
-    if "LOG_LIMIT_BYTES" in given and not is_count(given["LOG_LIMIT_BYTES"]):
-        yield f"{_NAME}['LOG_LIMIT_BYTES'] must be a whole positive number, not {given['LOG_LIMIT_BYTES']!r}."
-    for name in _POSITIVE:
-        if name in given and not is_positive(given[name]):
-            yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
+    for names, is_valid, kind in ((_WHOLE, is_count, "whole positive"), (_POSITIVE, is_positive, "positive")):
+        for name in names:
+            if name in given and not is_valid(given[name]):
+                yield f"{_NAME}[{name!r}] must be a {kind} number, not {given[name]!r}."
     for name in ("PRUNE_AFTER_SECONDS", "UNSCHEDULABLE_AFTER_SECONDS"):
         if given.get(name) is not None and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, or None for never, not {given[name]!r}."

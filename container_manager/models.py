@@ -21,12 +21,13 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from .conf import app_settings
-from .indexes import PartialIndex
+from .indexes import PartialIndex, PartialUnique
 from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.histogram import BUCKETS
 from .jobs.identifiers import uuid7
+from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
 from .jobs.printable import check_printable, escaped, validate_line, validate_lines
 from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
@@ -38,6 +39,7 @@ from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.machine import actor_name
 from .statemachine.model import StateMachineModel
+from .unique_keys import KEY_CONSTRAINT, refusing_held_keys
 
 # Between two looks at a job that is waited for.
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.02, 1.0
@@ -70,6 +72,7 @@ JOB_TRANSITIONS: Mapping[str | int, Sequence[str | int]] = {
 # The worker that stores a failure also starts its retry, in one transaction. So a job that others see as failed has no
 # retry to come, unless somebody asks for one.
 FINISHED_STATUSES = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+UNFINISHED_STATUSES = (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
 
 
 class FailureReason(models.TextChoices):
@@ -85,6 +88,25 @@ class FailureReason(models.TextChoices):
     UNAVAILABLE = "unavailable", _("Registry, disk or the like not available")
     NODE_LOST = "node_lost", _("Node lost")
     LOST = "lost", _("Lost: nobody knows how it ended")
+
+
+class UniqueUntil(models.TextChoices):
+    """Until when a job holds its unique key."""
+
+    STARTED = "started", _("Until it has started")
+    FINISHED = "finished", _("Until it has finished")
+
+
+class JobNotCompleted(RuntimeError):
+    """A job whose result was waited for has failed, or was cancelled. ``job``: with its reason and last error."""
+
+    def __init__(self, job: ContainerJob) -> None:
+        self.job = job
+        why = f" ({job.failure_reason}): {job.last_error}" if job.failure_reason else ""
+        super().__init__(f"Job {job.pk} is {job.status}{why}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job,)
 
 
 class ContainerJob(StateMachineModel):
@@ -113,6 +135,8 @@ class ContainerJob(StateMachineModel):
 
     # Not stored: on whose behalf the job is validated, a user, or a text that names code which vouches for the job.
     submitter: object = None
+    # Not stored: whether `container_manager.queue.enqueue` has found this job by its unique key, and created none.
+    existed: bool = False
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(_("name"), max_length=255, blank=True, validators=[validate_line])
@@ -176,6 +200,24 @@ class ContainerJob(StateMachineModel):
     worker = NameField(_("worker"), max_length=64, blank=True, default="", editable=False)
     attempt = models.PositiveIntegerField(_("attempt"), default=0, editable=False)
     labels = models.JSONField(_("labels"), default=dict, blank=True)
+    task = models.CharField(
+        _("task"), max_length=255, blank=True, default="", db_default="", validators=[validate_line]
+    )
+    task_arguments = models.JSONField(_("task's arguments"), null=True, blank=True)
+    unique_key = NameField(_("unique key"), max_length=255, blank=True, default="", db_default="")
+    unique_until = models.CharField(
+        _("unique until"),
+        max_length=8,
+        choices=UniqueUntil,
+        default=UniqueUntil.FINISHED,
+        db_default=UniqueUntil.FINISHED.value,
+    )
+    unique_seconds = models.PositiveIntegerField(
+        _("unique for (s)"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MOST_SECONDS)],
+    )
     created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
     created_by = models.CharField(_("created by"), max_length=255, blank=True, default="", validators=[validate_line])
     origin = models.UUIDField(
@@ -271,6 +313,26 @@ class ContainerJob(StateMachineModel):
                 condition=Q(retry_count__gte=0, max_retries__gte=0), name="cm_job_retries_not_negative"
             ),
             models.CheckConstraint(condition=Q(priority__gte=0, priority__lte=100), name="cm_job_priority_range"),
+            # Follows from the status, so that nothing can leave a key behind. A retry of a job that has started does
+            # not take back a key that others may hold by now; a job with a period gives it up when another one asks
+            # for it after that (`container_manager.queue.enqueue`).
+            PartialUnique(
+                fields=["unique_key"],
+                name=KEY_CONSTRAINT,
+                violation_error_message=_("Another job holds this key."),
+                condition=~Q(unique_key="")
+                & (
+                    (Q(unique_seconds__isnull=False) & ~Q(status=JobStatus.CANCELLED))
+                    | Q(unique_seconds=None, unique_until=UniqueUntil.FINISHED, status__in=UNFINISHED_STATUSES)
+                    | Q(
+                        unique_seconds=None,
+                        unique_until=UniqueUntil.STARTED,
+                        status__in=[JobStatus.PENDING, JobStatus.QUEUED],
+                        attempt=0,
+                        retry_count=0,
+                    )
+                ),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -301,6 +363,10 @@ class ContainerJob(StateMachineModel):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
         if self.cpu_count is not None and not is_positive(self.cpu_count):
             raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
+        if self.unique_seconds is not None and not self.unique_key:
+            raise ValidationError({"unique_seconds": _("Without a unique_key it means nothing; give one.")})
+        if self.unique_seconds is not None and self.unique_until != UniqueUntil.FINISHED:
+            raise ValidationError({"unique_seconds": _("It replaces unique_until; give one of them.")})
         checks: Sequence[tuple[str, Callable[[], object]]] = (
             ("command", self._check_command),
             ("environment", self._check_environment),
@@ -311,6 +377,7 @@ class ContainerJob(StateMachineModel):
             ("labels", lambda: _check_labels(self.labels)),
             ("working_directory", lambda: check_path(self.working_directory)),
             ("container", lambda: container_request(self.container)),
+            ("task_arguments", lambda: json_text(self.task_arguments, most_bytes=MOST_ARGUMENT_BYTES)),
         )
         for name, check in checks:
             # A text of another type was an error of `clean_fields` already.
@@ -347,6 +414,15 @@ class ContainerJob(StateMachineModel):
             if permission and not _has_permission(self.submitter, permission):
                 text = _("The secret %(reference)r is for those who have the permission %(permission)s; see 'actor'.")
                 raise ValueError(text % {"reference": reference, "permission": permission})
+
+    def transition_to(self, new: object, save: bool = True, *, reason: str = "", actor: object = None) -> bool:
+        """Do `StateMachineModel.transition_to`; raises UniqueKeyHeld for a retry whose key another job holds."""
+        with refusing_held_keys(self.__dict__.get("unique_key", "")):
+            return super().transition_to(new, save, reason=reason, actor=actor)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with refusing_held_keys(self.__dict__.get("unique_key", "")):
+            super().save(*args, **kwargs)
 
     @property
     def argv(self) -> list[str]:
@@ -423,6 +499,28 @@ class ContainerJob(StateMachineModel):
     async def aoutput(self, attempt: int | None = None, stream: str | None = None) -> bytes:
         """Do `output` from asynchronous code."""
         return await sync_to_async(self.output)(attempt, stream)
+
+    @property
+    def result(self) -> Any:
+        """The JSON value that a completed job has handed out; None if it has handed out none, or has not completed.
+
+        It is its last attempt's: a query. What an attempt that failed has handed out is its own ``result``.
+        """
+        if self.status != JobStatus.COMPLETED:
+            return None
+        return self.attempts.filter(number=self.attempt).values_list("result", flat=True).first()
+
+    def wait_result(self, timeout: float | None = None) -> Any:
+        """Wait as `wait` does, and return the result. Raises JobNotCompleted where the job failed or was cancelled."""
+        if self.wait(timeout) != JobStatus.COMPLETED:
+            raise JobNotCompleted(self)
+        return self.result
+
+    async def await_result(self, timeout: float | None = None) -> Any:
+        """Do `wait_result` from asynchronous code."""
+        if await self.await_(timeout) != JobStatus.COMPLETED:
+            raise JobNotCompleted(self)
+        return await sync_to_async(lambda: self.result)()
 
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait until the job has finished (see `is_finished`), refresh it, and return its status.
@@ -547,7 +645,8 @@ class JobAttempt(models.Model):
     ``engine``: the identity of the engine that has it; "" for one that ends with its worker. ``waiting_for``: what its
     launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
     waited. ``kill_requested_at``: when somebody asked not to wait for its grace period
-    (`container_manager.queue.cancel`).
+    (`container_manager.queue.cancel`). ``result``: what its command has handed out, if that was a JSON value.
+    ``progress``: the last line ``done/total text`` that it has handed out, or "".
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -567,6 +666,8 @@ class JobAttempt(models.Model):
     message = models.TextField(blank=True, default="")
     peak_memory_bytes = models.PositiveBigIntegerField(null=True, blank=True)
     cpu_seconds = models.FloatField(null=True, blank=True)
+    result = models.JSONField(null=True, blank=True)
+    progress = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     class Meta:
         # The unique constraint's index serves the foreign key too.

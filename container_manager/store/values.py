@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..jobs.spec import JSON_FIELDS, JobSpec
+from ..jobs.spec import CLAIMED_FIELDS, JSON_FIELDS, JobSpec
 
 # The columns that a claim reads of a job, in the order of `ClaimedJob`.
-JOB_COLUMNS = ("id", "attempt", "retry_count", *JobSpec._fields)
+JOB_COLUMNS = ("id", "attempt", "retry_count", *CLAIMED_FIELDS)
 
 
 class ClaimedJob(NamedTuple):
@@ -63,7 +63,8 @@ class Outcome(NamedTuple):
     """How an attempt ended.
 
     ``status``: completed or failed; None to close the attempt only (its job was cancelled). ``retry_after_seconds``: a
-    failed job goes on to retrying, due then. ``counts_as_retry``: whether that is one of its retries.
+    failed job goes on to retrying, due then. ``counts_as_retry``: whether that is one of its retries. ``result``: JSON
+    that every database stores (`container_manager.jobs.json_value`).
     """
 
     job_id: uuid.UUID
@@ -77,6 +78,7 @@ class Outcome(NamedTuple):
     cpu_seconds: float | None = None
     retry_after_seconds: float | None = None
     counts_as_retry: bool = True
+    result: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +112,13 @@ def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob
     """Return the job of a row: `JOB_COLUMNS`, then the seconds since its launch; ``attempt`` replaces the row's."""
     key, number, retry_count, *values, elapsed = row
     for column in _JSON_COLUMNS:
-        values[column] = {} if values[column] == "{}" else _json(values[column])
+        text = values[column]
+        values[column] = {} if text == "{}" else None if text is None else _json(text)
     return ClaimedJob(
         job_id(key),
         attempt or number,
         retry_count,
-        JobSpec._make(values),
+        JobSpec(*values),
         float(elapsed),
     )
 

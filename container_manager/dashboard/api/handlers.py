@@ -53,6 +53,8 @@ def submit_job(request: HttpRequest) -> Any:
     using = router.db_for_write(ContainerJob)
     with transaction.atomic(using=using):
         job = queue.enqueue(actor=request.user, using=using, **given)
+        if job.existed and not can_see(request.user, job):
+            raise BadRequest(_("A job that you may not see holds this unique_key: choose another one."))
         if may(request.user, Act.VIEW) and not can_see(request.user, job):
             raise BadRequest(_("You could not see this job: it is not one of those that your team may have."))
     return _detail(request, job)
@@ -86,7 +88,7 @@ def list_attempts(request: HttpRequest, id: UUID) -> Any:  # noqa: A002
     found = _rows("attempts", rows, ATTEMPT, key="number")
     if not may(request.user, Act.SEE_OUTPUT):
         for attempt in found["attempts"]:
-            attempt["message"] = None
+            attempt |= {"message": None, "result": None}
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...jobs.spec import JSON_FIELDS, JobSpec
-from ...models import FailureReason, JobLog, JobStatus
+from ...models import FailureReason, JobLog, JobStatus, UniqueUntil
 from ..job_acts import JobAct
 
 Schema = Mapping[str, Any]
@@ -81,6 +81,11 @@ DETAILED: Mapping[str, Schema] = {
     "cpu_count": or_null(REAL),
     "timeout_seconds": or_null(NUMBER),
     "grace_seconds": NUMBER,
+    "task": TEXT,
+    "task_arguments": or_null({"type": "object"}),
+    "unique_key": TEXT,
+    "unique_until": {"type": "string", "enum": UniqueUntil.values},
+    "unique_seconds": or_null(NUMBER),
     "last_error": _ERROR,
     "status_changed_by": TEXT,
     "status_changed_reason": TEXT,
@@ -108,6 +113,7 @@ ATTEMPT: Mapping[str, Schema] = {
     "message": _ERROR,
     "peak_memory_bytes": or_null(NUMBER),
     "cpu_seconds": or_null(REAL),
+    "result": {"description": "What the command has handed out, any JSON value; null for who may not see output."},
 }
 BULK_ACT: Mapping[str, Schema] = {
     "id": UUID,
@@ -122,10 +128,13 @@ BULK_ACT: Mapping[str, Schema] = {
     "finished_at": or_null(TIME),
     "note": {"type": "string", "description": "Why it ended early; empty if it did not."},
 }
-_SPEC_TYPES: Mapping[str, Schema] = {name: DETAILED[name] for name in JobSpec._fields}
+# Which function of the project is run is for code of the project to say.
+_SPEC_TYPES: Mapping[str, Schema] = {
+    name: DETAILED[name] for name in JobSpec._fields if name not in ("task", "task_arguments")
+}
 SUBMITTED: Mapping[str, Schema] = {
     **_SPEC_TYPES,
-    **{name: TEXTS for name in JSON_FIELDS if name != "container"},
+    **{name: TEXTS for name in JSON_FIELDS if name in _SPEC_TYPES and name != "container"},
     "scheduled_for": or_null(TIME),
 }
 

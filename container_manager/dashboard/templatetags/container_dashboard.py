@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,12 @@ def plain(value: object) -> str:
 def plain_lines(value: object) -> str:
     """Do `plain` to a text that may have more than one line."""
     return "" if value is None else escaped(value, allowed=LINES)
+
+
+@register.filter
+def as_json(value: Any) -> str:
+    """Return a value as JSON, on one line."""
+    return plain(json.dumps(value, ensure_ascii=False))
 
 
 @register.filter
