@@ -88,7 +88,13 @@ def test_the_admin_shows_environment_and_output_only_to_those_who_may_see_them()
 def test_an_error_message_is_shown_to_those_only_who_may_see_the_output_that_it_may_quote(status: str) -> None:
     job = job_in(status, attempt=1, failure_reason="error", exit_code=7, last_error="printed: hunter2")
     JobAttempt.objects.create(
-        job=job, number=1, worker="w", executor="default", launched_at=THEN, finished_at=THEN, message="printed: hunter2"
+        job=job,
+        number=1,
+        worker="w",
+        executor="default",
+        launched_at=THEN,
+        finished_at=THEN,
+        message="printed: hunter2",
     )
     user, other = user_who_may(*(act for act in Act if act != Act.SEE_OUTPUT)), user_who_may(*Act, name="eve")
     urls = [
