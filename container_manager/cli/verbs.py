@@ -18,6 +18,7 @@ from . import (
     show_command,
     stats_command,
     submit_command,
+    top_command,
     triggers_command,
     worker_command,
 )
@@ -35,6 +36,7 @@ VERBS: dict[str, ModuleType] = {
     "retry": retry_command,
     "queue": queue_command,
     "stats": stats_command,
+    "top": top_command,
     "executors": executors_command,
     "prune": prune_command,
     "doctor": doctor_command,

@@ -19,7 +19,7 @@ from ..store import backlog
 from .charts import stacked_bars, value_lines
 from .live import live_page
 from .page import page, page_context
-from .workers_page import Workforce, workforce
+from .workforce import Workforce, workforce
 
 # What the charts show, and the span of a bar.
 _SPANS = {
