@@ -246,7 +246,7 @@ def test_the_list_is_paged_from_the_newest_to_the_oldest_and_back(
     monkeypatch.setattr(ContainerJobAdmin, "list_per_page", 2)
     for number in range(5):
         job_in("queued", name=str(number))
-    seen, query = [], "?status=queued"
+    seen, query, newer = list[str](), "?status=queued", ""
     while query:
         shown = client.get(reverse(LIST) + query).context["cl"]
         seen.append("".join(job.name for job in shown.result_list))

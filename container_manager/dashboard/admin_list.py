@@ -21,9 +21,8 @@ from ..models import ContainerJob, FailureReason, JobStatus, Worker
 from ..querysets import DatabaseNow
 from ..queue.minutes import known_queues
 from .job_acts import MOST_SELECTED
-from .search import Count, Page, Search, SearchError, count_up_to, keyset_page, parse
+from .search import EXAMINED, Count, Page, Search, SearchError, count_up_to, keyset_page, parse
 
-_MOST_COUNTED = 10_000
 # Django's class is generic only in the type stubs.
 if TYPE_CHECKING:
     AnyPaginator = Paginator[Any]
@@ -37,7 +36,7 @@ class BoundedPaginator(AnyPaginator):
     @cached_property
     def count(self) -> int:
         jobs: Any = self.object_list
-        return int(jobs[:_MOST_COUNTED].count())
+        return int(jobs[:EXAMINED].count())
 
 
 def known_executors(*, using: str) -> list[str]:
@@ -117,17 +116,22 @@ class JobChangeList(ChangeList):
         try:
             search = self._search(request)
             self.page = keyset_page(jobs, search, request.GET.get(PAGE_VAR, ""), self.list_per_page)
-            self.count = count_up_to(jobs, search, most=MOST_SELECTED)
+            self.count = count_up_to(jobs, search)
         except SearchError as error:
             raise IncorrectLookupParameters(error) from error
         self.result_list = list(self.page.rows)
-        # Django offers to select all that match: all of them can be, or only those of this page.
-        self.result_count = len(self.result_list) if self.count.is_more else self.count.number
+        # Django offers to select all that match where these are more than those of the page.
+        self.result_count = self.count.number if self.can_act_on_all else len(self.result_list)
         self.full_result_count = self.result_count
         self.show_full_result_count = False
         self.show_admin_actions = bool(self.result_list)
         self.can_show_all = self.multi_page = False
         self.paginator = self.model_admin.get_paginator(request, self.queryset, self.list_per_page)
+
+    @property
+    def can_act_on_all(self) -> bool:
+        """Whether all that match are known, and no more than one transaction should change."""
+        return not self.count.is_more and self.count.number <= MOST_SELECTED
 
     def newer(self) -> str:
         """Return the query string of the page before; "" if there is none."""
