@@ -44,8 +44,10 @@ def prune(*, before: datetime, using: str) -> bool:
     for model, name in _TIMES:
         rows = model._default_manager.using(using)
         old = rows.filter(**{f"{name}__lt": before}).order_by(name).values_list("pk", flat=True)[:PRUNE_BATCH]
-        # In this order: two that maintain at once do not wait for each other in a circle.
-        if keys := sorted[Any](old):
+        keys: list[Any] = list(old)
+        if keys:
+            # In one order: two that maintain at once do not wait for each other in a circle.
+            keys.sort()
             rows.filter(pk__in=keys).delete()
             found += len(keys)
     return found > 0
