@@ -50,9 +50,9 @@ def test_what_is_over_for_longer_than_the_setting_says_is_deleted_and_nothing_el
     add_rows(user, None)
     BulkAct.objects.filter(finished_at=None).delete()
     upkeep = Upkeep()
-    assert upkeep(using="default")
+    assert upkeep.step(using="default")
     assert counts() == [2, 2, 3]
-    assert not upkeep(using="default")
+    assert not upkeep.step(using="default")
     assert min(AuditEntry.objects.values_list("at", flat=True)) > timezone.now() - timedelta(days=7)
 
 
@@ -61,9 +61,9 @@ def test_old_rows_are_deleted_batch_by_batch_beside_acts_that_nobody_watches() -
     add_rows(user, 366, count=PRUNE_BATCH + 1)
     act_on_all(parse("status:queued"), JobAct.CANCEL, user=user)
     upkeep = Upkeep()
-    assert upkeep(using="default")
+    assert upkeep.step(using="default")
     assert (row_of(job)["status"], counts()) == ("cancelled", [2, 2, 1])
-    assert upkeep(using="default")
+    assert upkeep.step(using="default")
     assert counts() == [1, 1, 0]
 
 

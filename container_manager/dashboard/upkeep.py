@@ -20,14 +20,14 @@ _TIMES = ((AuditEntry, "at"), (BulkAct, "finished_at"), (ApiToken, "expires_at")
 
 
 class Upkeep:
-    """The receiver of `container_manager.signals.maintenance_due`: it prunes once an hour, else only goes on."""
+    """Goes on with acts at each step, and prunes once an hour."""
 
     def __init__(self) -> None:
         # By alias, by the monotonic clock.
         self._prune_at: dict[str, float] = {}
 
-    def __call__(self, *, using: str, **_kwargs: Any) -> bool:
-        """Do a batch; return whether there is more to do now."""
+    def step(self, *, using: str, **_kwargs: Any) -> bool:
+        """Do a batch, as a receiver of `container_manager.signals.maintenance_due`; return whether there is more."""
         more = advance_unfinished(seconds=0, using=using)
         if (now := time.monotonic()) >= self._prune_at.get(using, 0.0):
             # Before it is done: an error is logged once an hour.
