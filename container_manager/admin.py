@@ -271,11 +271,12 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
 
     def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse | None:
         """Refuse to act on all that match where that is more than a transaction should change."""
-        shown: Any = self.get_changelist_instance(request)
-        if request.POST.get("select_across") == "1" and not shown.can_act_on_all:
-            text = _("More than %s jobs may match. Narrow the filters, or act on all that match in the dashboard.")
-            self.message_user(request, text % MOST_SELECTED, messages.ERROR)
-            return None
+        if request.POST.get("select_across") == "1":
+            shown: Any = self.get_changelist_instance(request)
+            if not shown.can_act_on_all:
+                text = _("More than %s jobs may match. Narrow the filters, or act on all that match in the dashboard.")
+                self.message_user(request, text % MOST_SELECTED, messages.ERROR)
+                return None
         return super().response_action(request, *args, **kwargs)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobChangeList]:

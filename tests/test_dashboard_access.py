@@ -86,7 +86,7 @@ def test_the_admin_shows_environment_and_output_only_to_those_who_may_see_them()
 @pytest.mark.shows("howto/permissions.md#give-permissions")
 @pytest.mark.parametrize("status", ["failed", "retrying"])
 def test_an_error_message_is_shown_to_those_only_who_may_see_the_output_that_it_may_quote(status: str) -> None:
-    job = job_in(status, attempt=1, failure_reason="error", exit_code=7, last_error="printed: sesame")
+    job = job_in(status, attempt=1, failure_reason="error", exit_code=7, last_error="printed: swordfish")
     JobAttempt.objects.create(
         job=job,
         number=1,
@@ -94,7 +94,7 @@ def test_an_error_message_is_shown_to_those_only_who_may_see_the_output_that_it_
         executor="default",
         launched_at=THEN,
         finished_at=THEN,
-        message="printed: sesame",
+        message="printed: swordfish",
     )
     user, other = user_who_may(*(act for act in Act if act != Act.SEE_OUTPUT)), user_who_may(*Act, name="eve")
     urls = [
@@ -110,7 +110,7 @@ def test_an_error_message_is_shown_to_those_only_who_may_see_the_output_that_it_
         for url in urls:
             answer = client.get(url)
             assert answer.status_code == 200
-            assert ("sesame" in answer.content.decode()) == seen, url
+            assert ("swordfish" in answer.content.decode()) == seen, url
         page = client.get(urls[1]).content.decode()
         assert "exit code 7" in page
 

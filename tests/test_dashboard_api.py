@@ -289,10 +289,9 @@ def test_transitions_and_attempts_have_a_next_page_only_if_there_is_more() -> No
 
 def test_an_act_that_is_no_longer_legal_is_refused_with_the_status_of_now() -> None:
     job, api = job_in("running"), Api(user_who_may(*Act))
-    with_attempt(job)
-    JobAttempt.objects.update(finished_at=None)
+    assert api("show_job", key=job.pk).json()["acts"] == ["cancel"]
+    JobAttempt.objects.create(job=job, number=1, worker="w1", executor="default", launched_at=THEN)
     assert api("show_job", key=job.pk).json()["acts"] == ["cancel", "kill"]
-    JobAttempt.objects.update(finished_at=THEN)
     job.mark_as_completed()
     answer = api("act_on_job", {"act": "cancel"}, key=job.pk)
     assert (answer.status_code, answer.json()["code"]) == (409, "refused")

@@ -52,9 +52,9 @@ def test_what_is_over_for_longer_than_the_setting_says_is_deleted_and_nothing_el
     add_rows(user, None)
     BulkAct.objects.filter(finished_at=None).delete()
     upkeep = Upkeep()
-    assert upkeep(using="default")
+    assert upkeep.step(using="default")
     assert counts() == [2, 2, 3]
-    assert not upkeep(using="default")
+    assert not upkeep.step(using="default")
     assert min(AuditEntry.objects.values_list("at", flat=True)) > timezone.now() - timedelta(days=7)
 
 
@@ -63,9 +63,9 @@ def test_old_rows_are_deleted_batch_by_batch_beside_acts_that_nobody_watches() -
     add_rows(user, 366, count=PRUNE_BATCH + 1)
     act_on_all(parse("status:queued"), JobAct.CANCEL, user=user)
     upkeep = Upkeep()
-    assert upkeep(using="default")
+    assert upkeep.step(using="default")
     assert (row_of(job)["status"], counts()) == ("cancelled", [2, 2, 1])
-    assert upkeep(using="default")
+    assert upkeep.step(using="default")
     assert counts() == [1, 1, 0]
 
 
@@ -88,4 +88,4 @@ def test_a_database_that_is_away_is_left_to_the_worker_and_a_row_that_it_refuses
 
     expected: Any = nullcontext() if isinstance(error, OperationalError) else pytest.raises(IntegrityError)
     with connection.execute_wrapper(fail), expected:
-        assert Upkeep()(using="default") is False
+        assert Upkeep().step(using="default") is False

@@ -17,4 +17,4 @@ class DashboardConfig(AppConfig):
         from ..signals import maintenance_due
         from .upkeep import Upkeep
 
-        maintenance_due.connect(Upkeep(), weak=False, dispatch_uid="container_manager.dashboard")
+        maintenance_due.connect(Upkeep().step, weak=False, dispatch_uid="container_manager.dashboard")

@@ -21,14 +21,14 @@ _TIMES = ((AuditEntry, "at"), (BulkAct, "finished_at"), (ApiToken, "expires_at")
 
 
 class Upkeep:
-    """The receiver of `container_manager.signals.maintenance_due`: it prunes once an hour, else only goes on."""
+    """Goes on with acts at each step, and prunes once an hour."""
 
     def __init__(self) -> None:
         # By alias, by the monotonic clock.
         self._prune_at: dict[str, float] = {}
 
-    def __call__(self, *, using: str, **_kwargs: Any) -> bool:
-        """Do a batch; return whether there is more to do now."""
+    def step(self, *, using: str, **_kwargs: Any) -> bool:
+        """Do a batch, as a receiver of `container_manager.signals.maintenance_due`; return whether there is more."""
         try:
             return self._do(using)
         except DatabaseError as error:
@@ -54,9 +54,10 @@ def prune(*, before: datetime, using: str) -> bool:
     for model, name in _TIMES:
         rows = model._default_manager.using(using)
         old = rows.filter(**{f"{name}__lt": before}).order_by(name).values_list("pk", flat=True)[:PRUNE_BATCH]
-        # In this order: two that maintain at once do not wait for each other in a circle.
-        keys: list[Any] = sorted(old)
+        keys: list[Any] = list(old)
         if keys:
+            # In one order: two that maintain at once do not wait for each other in a circle.
+            keys.sort()
             rows.filter(pk__in=keys).delete()
             found += len(keys)
     return found > 0
