@@ -119,7 +119,9 @@ def _targeted(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _pages(visits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A row for each page: the most queries on any database, the times on each, and how they grow."""
     columns = {(visit["database"], visit["jobs"]): None for visit in visits}
-    yield "| page | queries |" + "".join(f" {name}, {jobs:,} jobs |" for name, jobs in columns) + " with the most jobs |"
+    yield (
+        "| page | queries |" + "".join(f" {name}, {jobs:,} jobs |" for name, jobs in columns) + " with the most jobs |"
+    )
     yield "|---|---|" + "---|" * (len(columns) + 1)
     for page in dict.fromkeys(visit["page"] for visit in visits):
         found = {(visit["database"], visit["jobs"]): visit for visit in visits if visit["page"] == page}

@@ -56,7 +56,9 @@ class Visit:
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
     arguments.add_argument("--jobs", type=int, default=1_000_000, help="how many jobs there are (1,000,000)")
-    arguments.add_argument("--most", type=int, default=10_000_000, help="how many on PostgreSQL, too (10,000,000); 0: none")
+    arguments.add_argument(
+        "--most", type=int, default=10_000_000, help="how many on PostgreSQL, too (10,000,000); 0: none"
+    )
     arguments.add_argument("--databases", nargs="+", choices=_DATABASES, default=_DATABASES)
     arguments.add_argument("--rounds", type=int, default=40, help="how often each page is asked for (40)")
     arguments.add_argument("--folder", type=Path, help="where the databases are kept meanwhile")

@@ -143,7 +143,12 @@ def _add_workers() -> None:
     now = datetime.now(UTC)
     for number in range(WORKERS):
         Worker.objects.create(
-            id=f"w{number}", host="host", pid=number, lease_expires_at=now + timedelta(days=1), executors=["default"], slots=50
+            id=f"w{number}",
+            host="host",
+            pid=number,
+            lease_expires_at=now + timedelta(days=1),
+            executors=["default"],
+            slots=50,
         )
 
 

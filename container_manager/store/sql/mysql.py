@@ -139,9 +139,7 @@ class MySQLStore(RowByRowStore):
         cursor.execute("SELECT queue FROM container_manager_queueminute WHERE minute = 0 ORDER BY queue", [])
         return [name for (name,) in cursor.fetchall()]
 
-    def _steps(
-        self, cursor: Any, column: str, starts: Sequence[_Start], *, known: Sequence[Any] = ()
-    ) -> list[_Start]:
+    def _steps(self, cursor: Any, column: str, starts: Sequence[_Start], *, known: Sequence[Any] = ()) -> list[_Start]:
         """Return the beginnings of lanes, each with every value that its jobs have in the next column.
 
         Each value leads to the one before it. Those that are ``known`` do so at once, of many evenly spaced ones that
