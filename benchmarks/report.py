@@ -118,6 +118,9 @@ def _targeted(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _pages(visits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A row for each page: the most queries on any database, the times on each, and how they grow."""
+    if not visits:
+        yield "Not measured yet."
+        return
     columns = {(visit["database"], visit["jobs"]): None for visit in visits}
     yield (
         "| page | queries |" + "".join(f" {name}, {jobs:,} jobs |" for name, jobs in columns) + " with the most jobs |"
