@@ -61,6 +61,7 @@ bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.process --json benchmarks/process/results.json
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
+	-$(BIN)/python -m benchmarks.pages --json benchmarks/pages/results.json
 	$(BIN)/python -m benchmarks.report
 
 constraints: $(VENV)/bin/python  ## Take the newest release of each tool into constraints.txt

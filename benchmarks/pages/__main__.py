@@ -74,8 +74,7 @@ def main() -> int:
             print(_line(visit), flush=True)
             visits.append(visit)
     if options.json:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
-        document = {"commit": commit.stdout.strip(), "visits": [asdict(visit) for visit in visits]}
+        document = [{**asdict(visit), "missed": visit.missed} for visit in visits]
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     return 1 if any(visit.missed for visit in visits) else 0
 

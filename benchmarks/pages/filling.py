@@ -37,7 +37,7 @@ class _Database:
     numbers: str
     key: str
     time: str
-    text: str = "'{head}' || n %% {of} || '{tail}'"
+    text: str = "'{head}' || (n %% {of}) || '{tail}'"
     json: str = "{}"
     before: str = ""
     after: str = ""
@@ -155,22 +155,14 @@ def _add_workers() -> None:
 def _add_statistics() -> None:
     """Add a row for each queue and minute of a week, and the totals."""
     last = int(time.time() // 60)
-    for minute in (QueueMinute.TOTAL, *range(last - 7 * 24 * 60, last + 1)):
-        QueueMinute.objects.bulk_create(
-            QueueMinute(
-                minute=minute,
-                queue=f"q{number}",
-                created=60,
-                started=60,
-                completed=57,
-                failed=3,
-                wait_3=60,
-                run_7=60,
-                wait_seconds=10.0,
-                run_seconds=600.0,
-            )
-            for number in range(QUEUES)
-        )
+    counts = {"created": 60, "started": 60, "completed": 57, "failed": 3, "wait_3": 60, "run_7": 60}
+    minutes = (QueueMinute.TOTAL, *range(last - 7 * 24 * 60, last + 1))
+    rows = [
+        QueueMinute(minute=minute, queue=f"q{number}", wait_seconds=10.0, run_seconds=600.0, **counts)
+        for minute in minutes
+        for number in range(QUEUES)
+    ]
+    QueueMinute.objects.bulk_create(rows, batch_size=500)
     StatisticsProgress.objects.update_or_create(
         defaults={"created_to": last, "created_again_to": last, "counted_at": datetime.now(UTC)}
     )

@@ -11,6 +11,7 @@ import sys
 
 import django
 from django.core.management import call_command
+from django.db import connection
 
 
 def main() -> None:
@@ -18,6 +19,9 @@ def main() -> None:
     from .filling import fill
     from .visits import Visitor
 
+    if connection.vendor == "mysql":
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER DATABASE test CHARACTER SET utf8mb4")
     call_command("migrate", verbosity=0)
     fill(int(sys.argv[1]))
     visitor = Visitor()

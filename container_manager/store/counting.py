@@ -61,9 +61,9 @@ def backlog(*, limit: int, using: str) -> list[Backlog]:
     sql, found, lanes = store_sql(connections[using]), dict[tuple[str, str], Backlog](), list[_Lane]()
     where = "j.executor = %s AND j.queue = %s AND j.scheduled_for"
     with connections[using].cursor() as cursor:
-        for *place, priority in sql.queued_lanes(cursor):
-            executor, queue = place
-            waiting = found.setdefault((executor, queue), Backlog(executor=executor, queue=queue))
+        for executor, queue, priority in sql.queued_lanes(cursor):
+            place = (executor, queue)
+            waiting = found.setdefault(place, Backlog(executor=executor, queue=queue))
             if priority is None:
                 lanes.append(_Lane(waiting, f"{where} IS NULL", place, scheduled=False, limit=limit))
                 continue

@@ -108,7 +108,7 @@ class LaneSQL:
         # A scalar subquery and no EXISTS, which PostgreSQL would turn into a join that reads all jobs.
         due = self.jobs("1", scheduled=True, lane="s")
         return (
-            f"WITH RECURSIVE {ready}, {scheduled}, {self._scheduled(served)} "
+            f"WITH RECURSIVE {ready}, {scheduled}, {self._scheduled(f' AND s.{served}')} "
             f"SELECT executor, queue, NULL FROM ready_queue WHERE queue IS NOT NULL AND {served} UNION ALL "
             f"SELECT executor, queue, priority FROM scheduled s WHERE s.priority IS NOT NULL AND ({due}) = 1",
             [*params, *params, *names, *names, 1],
@@ -123,7 +123,7 @@ class LaneSQL:
     def all_lanes(self) -> str:
         """Return the SELECT of the lanes of queued jobs, due or not."""
         return (
-            f"WITH RECURSIVE {self._all_queues()}, {self._scheduled('queue IS NOT NULL')} "
+            f"WITH RECURSIVE {self._all_queues()}, {self._scheduled()} "
             "SELECT executor, queue, NULL FROM ready_queue WHERE queue IS NOT NULL UNION ALL "
             "SELECT executor, queue, priority FROM scheduled WHERE priority IS NOT NULL"
         )
@@ -143,14 +143,14 @@ class LaneSQL:
             "SELECT executor, queue, priority FROM found WHERE priority IS NOT NULL"
         )
 
-    def _scheduled(self, served: str) -> str:
+    def _scheduled(self, more: str = "") -> str:
         """Return a CTE of the lanes of scheduled jobs, from that of their queues, with NULL after the last of each."""
         where = "j.executor = s.executor AND j.queue = s.queue"
         first = self.probe("j.priority", where=where, order="j.priority", scheduled=True)
         following = self._next_priority("s", scheduled=True)
         return (
             "scheduled(executor, queue, priority) AS ("
-            f"SELECT s.executor, s.queue, ({first}) FROM scheduled_queue s WHERE s.queue IS NOT NULL AND s.{served} "
+            f"SELECT s.executor, s.queue, ({first}) FROM scheduled_queue s WHERE s.queue IS NOT NULL{more} "
             f"UNION ALL SELECT s.executor, s.queue, ({following}) FROM scheduled s WHERE s.priority IS NOT NULL)"
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ...conf import app_settings
 from .lanes import LANES, Lane, LaneSQL, Wanted, batches
 from .row_by_row import RowByRowStore
 from .statements import LOCK_SHARE, STATEMENT_SHARE
@@ -117,7 +118,7 @@ class MySQLStore(RowByRowStore):
 
     def queued_destinations(self, cursor: Any) -> list[tuple[str, str]]:
         # The index of scheduled jobs has the others too.
-        executors = self._steps(cursor, "executor", [(True,)])
+        executors = self._steps(cursor, "executor", [(True,)], known=list(app_settings().executors))
         known = self._known_queues(cursor) if executors else []
         return [(executor, queue) for _, executor, queue in self._steps(cursor, "queue", executors, known=known)]
 
@@ -146,7 +147,8 @@ class MySQLStore(RowByRowStore):
         one statement has room for: if there are no others, a statement or two find them all.
         """
         found, asked = dict[_Start, None](), set[tuple[_Start, Any]]()
-        known = known[:: max(1, ceil(len(known) * len(starts) / LANES))]
+        room = LANES // max(1, len(starts)) - 1
+        known = known[:: ceil(len(known) / room)] if known and room > 0 else ()
         at = dict.fromkeys((start, value) for start in starts for value in (None, *known))
         while at:
             asked |= at.keys()
