@@ -27,7 +27,6 @@ from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.histogram import BUCKETS
 from .jobs.identifiers import uuid7
-from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
 from .jobs.printable import check_printable, escaped, validate_line, validate_lines
 from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
@@ -200,10 +199,6 @@ class ContainerJob(StateMachineModel):
     worker = NameField(_("worker"), max_length=64, blank=True, default="", editable=False)
     attempt = models.PositiveIntegerField(_("attempt"), default=0, editable=False)
     labels = models.JSONField(_("labels"), default=dict, blank=True)
-    task = models.CharField(
-        _("task"), max_length=255, blank=True, default="", db_default="", validators=[validate_line]
-    )
-    task_arguments = models.JSONField(_("task's arguments"), null=True, blank=True)
     unique_key = NameField(_("unique key"), max_length=255, blank=True, default="", db_default="")
     unique_until = models.CharField(
         _("unique until"),
@@ -377,7 +372,6 @@ class ContainerJob(StateMachineModel):
             ("labels", lambda: _check_labels(self.labels)),
             ("working_directory", lambda: check_path(self.working_directory)),
             ("container", lambda: container_request(self.container)),
-            ("task_arguments", lambda: json_text(self.task_arguments, most_bytes=MOST_ARGUMENT_BYTES)),
         )
         for name, check in checks:
             # A text of another type was an error of `clean_fields` already.
@@ -646,7 +640,6 @@ class JobAttempt(models.Model):
     launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
     waited. ``kill_requested_at``: when somebody asked not to wait for its grace period
     (`container_manager.queue.cancel`). ``result``: what its command has handed out, if that was a JSON value.
-    ``progress``: the last line ``done/total text`` that it has handed out, or "".
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -667,7 +660,6 @@ class JobAttempt(models.Model):
     peak_memory_bytes = models.PositiveBigIntegerField(null=True, blank=True)
     cpu_seconds = models.FloatField(null=True, blank=True)
     result = models.JSONField(null=True, blank=True)
-    progress = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     class Meta:
         # The unique constraint's index serves the foreign key too.

@@ -17,13 +17,11 @@ class JobSpec(NamedTuple):
 
     A tuple, because one is made for every claimed job: a frozen dataclass takes several times as long.
     A field whose type is a Mapping is stored as JSON. The `Option` is how the command line offers it; ``command`` and
-    ``container`` have arguments of their own there, and tasks are not submitted there.
+    ``container`` have arguments of their own there.
     ``unique_key``: of all jobs with this key at most one holds it, and as long as one does none is created with it
     (`container_manager.queue.enqueue` returns that one). ``unique_until``: a job holds its key until it has
     ``started``, or ``finished``, all retries included. ``unique_seconds``: or for so long after it was created, however
     it ends. A cancelled job holds none.
-    ``task``: the dotted path of a function to run instead of a command; ``task_arguments``: its ``args`` and
-    ``kwargs``.
     """
 
     name: Annotated[str, Option("--name", help="A name to find it by.")] = ""
@@ -67,8 +65,6 @@ class JobSpec(NamedTuple):
     labels: Annotated[
         Mapping[str, str], Option("--label", "NAME=VALUE", kind="texts", help="A label. Repeatable.")
     ] = {}
-    task: str = ""
-    task_arguments: Mapping[str, Any] | None = None
     # From here on it is about enqueueing alone: workers do not read these.
     unique_key: Annotated[
         str, Option("--unique-key", "KEY", help="Submit it only if no job holds this key; else name that job.")
@@ -85,11 +81,7 @@ class JobSpec(NamedTuple):
 
 CLAIMED_FIELDS = JobSpec._fields[: JobSpec._fields.index("unique_key")]
 _TYPES = get_type_hints(JobSpec)
-JSON_FIELDS = tuple(
-    name
-    for name in JobSpec._fields
-    if any(get_origin(kind) is Mapping for kind in (_TYPES[name], *get_args(_TYPES[name])))
-)
+JSON_FIELDS = tuple(name for name in JobSpec._fields if get_origin(_TYPES[name]) is Mapping)
 OPTIONS: Mapping[str, Option] = {
     name: option
     for name, hint in get_type_hints(JobSpec, include_extras=True).items()

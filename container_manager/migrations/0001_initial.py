@@ -251,18 +251,6 @@ class Migration(migrations.Migration):
                 ("attempt", models.PositiveIntegerField(default=0, editable=False, verbose_name="attempt")),
                 ("labels", models.JSONField(blank=True, default=dict, verbose_name="labels")),
                 (
-                    "task",
-                    models.CharField(
-                        blank=True,
-                        db_default="",
-                        default="",
-                        max_length=255,
-                        validators=[container_manager.jobs.printable.validate_line],
-                        verbose_name="task",
-                    ),
-                ),
-                ("task_arguments", models.JSONField(blank=True, null=True, verbose_name="task's arguments")),
-                (
                     "unique_key",
                     container_manager.name_field.NameField(
                         blank=True, db_default="", default="", max_length=255, verbose_name="unique key"
@@ -504,7 +492,6 @@ class Migration(migrations.Migration):
                 ("peak_memory_bytes", models.PositiveBigIntegerField(blank=True, null=True)),
                 ("cpu_seconds", models.FloatField(blank=True, null=True)),
                 ("result", models.JSONField(blank=True, null=True)),
-                ("progress", models.CharField(blank=True, db_default="", default="", max_length=255)),
                 (
                     "job",
                     models.ForeignKey(
