@@ -255,6 +255,8 @@ class TestTop:
         run(environment, "submit", "--queue", EVIL_NAME, "--", "true")
         ours, theirs = pty.openpty()
         words, shown, step = ["top", "--interval", "0.5"], b"", "looking"
+        # In the background of a shell without job control it is ignored, and what is started there ignores it too.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         with subprocess.Popen(
             [*PROGRAM, *words], env=environment, stdout=theirs, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -269,6 +271,7 @@ class TestTop:
                     process.send_signal(signal.SIGINT)
             assert process.stderr is not None
             said = process.stderr.read()
+        signal.signal(signal.SIGINT, handler)
         os.close(ours)
         assert (process.returncode, said) == (0, "")
         assert EVIL_NAME.encode() in shown

@@ -192,6 +192,7 @@ SHOWING: dict[str, list[list[str]]] = {
     "retry": [["ID", "--reason", "\u202e"], [EVIL], ["ID"], ["ID"]],
     "queue": [[], ["--json"], ["--pause", EVIL], ["--resume", EVIL]],
     "stats": [[], ["--json"], ["--queue", EVIL]],
+    "top": [[], ["--json"]],
     "executors": [[]],
     "prune": [["--days", "1"], ["--days", "-1"]],
     "doctor": [[], ["--json"]],

@@ -15,6 +15,6 @@ class DashboardConfig(AppConfig):
 
     def ready(self) -> None:
         from ..signals import maintenance_due
-        from .upkeep import Upkeep
+        from .housekeeping import Housekeeping
 
-        maintenance_due.connect(Upkeep().step, weak=False, dispatch_uid="container_manager.dashboard")
+        maintenance_due.connect(Housekeeping().step, weak=False, dispatch_uid="container_manager.dashboard")

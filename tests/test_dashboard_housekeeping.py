@@ -12,10 +12,10 @@ from django.utils import timezone
 
 from container_manager.dashboard.access import Act
 from container_manager.dashboard.acts import act_on_all
+from container_manager.dashboard.housekeeping import PRUNE_BATCH, Housekeeping, prune
 from container_manager.dashboard.job_acts import JobAct
 from container_manager.dashboard.models import ApiToken, AuditEntry, BulkAct
 from container_manager.dashboard.search import parse
-from container_manager.dashboard.upkeep import PRUNE_BATCH, Upkeep, prune
 
 from .dashboard_users import user_who_may
 from .jobs import job_in, row_of
@@ -51,10 +51,10 @@ def test_what_is_over_for_longer_than_the_setting_says_is_deleted_and_nothing_el
         add_rows(user, days)
     add_rows(user, None)
     BulkAct.objects.filter(finished_at=None).delete()
-    upkeep = Upkeep()
-    assert upkeep.step(using="default")
+    housekeeping = Housekeeping()
+    assert housekeeping.step(using="default")
     assert counts() == [2, 2, 3]
-    assert not upkeep.step(using="default")
+    assert not housekeeping.step(using="default")
     assert min(AuditEntry.objects.values_list("at", flat=True)) > timezone.now() - timedelta(days=7)
 
 
@@ -62,10 +62,10 @@ def test_old_rows_are_deleted_batch_by_batch_beside_acts_that_nobody_watches() -
     user, job = user_who_may(*Act), job_in("queued")
     add_rows(user, 366, count=PRUNE_BATCH + 1)
     act_on_all(parse("status:queued"), JobAct.CANCEL, user=user)
-    upkeep = Upkeep()
-    assert upkeep.step(using="default")
+    housekeeping = Housekeeping()
+    assert housekeeping.step(using="default")
     assert (row_of(job)["status"], counts()) == ("cancelled", [2, 2, 1])
-    assert upkeep.step(using="default")
+    assert housekeeping.step(using="default")
     assert counts() == [1, 1, 0]
 
 
@@ -88,4 +88,4 @@ def test_a_database_that_is_away_is_left_to_the_worker_and_a_row_that_it_refuses
 
     expected: Any = nullcontext() if isinstance(error, OperationalError) else pytest.raises(IntegrityError)
     with connection.execute_wrapper(fail), expected:
-        assert Upkeep().step(using="default") is False
+        assert Housekeeping().step(using="default") is False

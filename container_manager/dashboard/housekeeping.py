@@ -1,4 +1,4 @@
-"""The dashboard's share of upkeep: go on with acts that nobody watches, and delete what is too old to be kept."""
+"""The dashboard's housekeeping: go on with acts that nobody watches, and delete what is too old to be kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PRUNE_SECONDS = 3600.0
 _TIMES = ((AuditEntry, "at"), (BulkAct, "finished_at"), (ApiToken, "expires_at"))
 
 
-class Upkeep:
+class Housekeeping:
     """Goes on with acts at each step, and prunes once an hour."""
 
     def __init__(self) -> None:
