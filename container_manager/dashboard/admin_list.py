@@ -51,6 +51,10 @@ class _Filter(admin.SimpleListFilter):
     parameter_name = ""
     qualifier = ""
 
+    def has_output(self) -> bool:
+        """Tell whether it is shown: without choices too where a value is given, for else Django would not apply it."""
+        return super().has_output() or self.value() is not None
+
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset if self.value() is None else queryset.filter(**{self.parameter_name: self.value()})
 
