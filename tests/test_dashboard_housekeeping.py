@@ -72,12 +72,21 @@ def test_old_rows_are_deleted_batch_by_batch_beside_acts_that_nobody_watches() -
 def test_to_look_for_old_rows_reads_none_of_the_others() -> None:
     user = user_who_may(*Act)
 
+    def analyze() -> None:
+        # Elsewhere no statistics are needed, and MariaDB would commit.
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                for model in (AuditEntry, BulkAct, ApiToken):
+                    cursor.execute(f"ANALYZE {model._meta.db_table}")
+
     def look() -> None:
         prune(before=timezone.now() - timedelta(days=2), using="default")
 
     add_rows(user, 1, count=50)
+    analyze()
     few = sum(rows_read(statement) for statement in asked_by(look))
     add_rows(user, 1, count=2000)
+    analyze()
     assert sum(rows_read(statement) for statement in asked_by(look)) <= few * 1.5 + 20
 
 
