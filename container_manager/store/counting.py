@@ -13,8 +13,7 @@ from django.db import connections
 from ..models import FINISHED_STATUSES, JobStatus
 from .clock import django_time
 from .sql import store_sql
-from .sql.lanes import LaneSQL
-from .sql.row_by_row import LANES, batches
+from .sql.lanes import LANES, LaneSQL, batches
 from .sql.statements import StoreSQL
 
 _JOB = "container_manager_containerjob"
