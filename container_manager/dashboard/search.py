@@ -150,6 +150,13 @@ class _RowComparison(Func):
         return f"({a}, {b}) {self.operator} ({x}, {y})", [value for _, values in parts for value in values]
 
 
+class _IsFinished(Func):
+    """As in the condition of the index of finished jobs: SQLite compares it word by word, and knows no parameters."""
+
+    template = "%(expressions)s IN ('completed', 'failed', 'cancelled')"
+    output_field = BooleanField()
+
+
 _OPERATORS = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 
 
@@ -278,6 +285,7 @@ def _walk(jobs: ContainerJobQuerySet, search: Search) -> _Walk:
     elif len(statuses) == 1 and has_partial_indexes:
         where = Q(status=statuses[0])
         if statuses[0] in FINISHED_STATUSES:
+            where &= Q(_IsFinished(F("status")))
             # A job that was created as finished has no time.
             timed = _Segment(where=where & Q(status_changed_at__isnull=False), by_time=True)
             served, segments = {"status"}, [timed, _Segment(where=where & Q(status_changed_at=None))]
