@@ -15,7 +15,7 @@ from django.test import Client
 
 from container_manager.dashboard.access import Act
 from container_manager.dashboard.search import Page
-from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition
+from container_manager.models import ContainerJob, JobAttempt, JobTransition
 
 from .bulk_jobs import BulkJobs
 from .dashboard_users import user_who_may
@@ -23,7 +23,7 @@ from .jobs import job_in
 from .test_claim_cost import fetch
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_GROWING = [model._meta.db_table for model in (ContainerJob, JobAttempt, JobLog, JobTransition)]
+_GROWING = [model._meta.db_table for model in (ContainerJob, JobAttempt, JobTransition)]
 SEARCHES = [
     "", "status:failed", "status:completed", "status:queued", "status:pending", "status:running", "status:retrying",
     "status:failed,cancelled", "queue:reports", "queue:reports status:failed", "executor:gpu", "worker:w1",
@@ -35,7 +35,7 @@ SEARCHES = [
 
 def fill() -> ContainerJob:
     """Add so many jobs that a planner that could scan them would be wrong to, and return one with an attempt."""
-    jobs, finished = BulkJobs(), datetime.now(UTC)
+    jobs, finished = BulkJobs(), datetime.now(UTC) - timedelta(days=1)
     for status, count in (
         ("completed", 12_000),
         ("failed", 3000),
@@ -47,7 +47,7 @@ def fill() -> ContainerJob:
     ):
         name, worker = "same" if status == "cancelled" else "", "w1" if status == "running" else ""
         jobs.add(status, count, name=name, status_changed_at=finished, worker=worker)
-    jobs.add("queued", 500, scheduled_for=finished + timedelta(days=1))
+    jobs.add("queued", 500, scheduled_for=finished + timedelta(days=2))
     for number in range(30):
         job = job_in("failed", name=f"job-{number}", queue="reports", labels={"team": "web"}, attempt=1)
     with connection.cursor() as cursor:
