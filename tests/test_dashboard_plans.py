@@ -24,6 +24,8 @@ from .test_claim_cost import fetch
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _GROWING = [model._meta.db_table for model in (ContainerJob, JobAttempt, JobTransition)]
+# MariaDB has no statement that finds all lanes of queued jobs: it is asked step by step.
+MOST_QUERIES = 17 if connection.vendor == "mysql" else 12
 SEARCHES = [
     "", "status:failed", "status:completed", "status:queued", "status:pending", "status:running", "status:retrying",
     "status:failed,cancelled", "queue:reports", "queue:reports status:failed", "executor:gpu", "worker:w1",
@@ -129,5 +131,5 @@ def test_no_page_and_no_list_reads_jobs_without_an_index() -> None:
         if isinstance(page, Page) and "cursor" not in url:
             urls += [f"{url}&{urlencode({'cursor': cursor})}" for cursor in (page.next,) if cursor]
     assert found == {}
-    assert {url: number for url, number in queries.items() if number > 12} == {}
+    assert {url: number for url, number in queries.items() if number > MOST_QUERIES} == {}
     assert [url for url in queries if "cursor" in url]
