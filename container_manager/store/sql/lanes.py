@@ -21,7 +21,7 @@ NOT_PAUSED = "queue NOT IN (SELECT name FROM container_manager_pausedqueue)"
 # Of more pairs of an executor and a queue all queues are looked at: databases limit the terms of a UNION.
 _MOST_PAIRS = 100
 # A statement reads this many lanes, for the same reason.
-LANES = 250
+LANES = 100
 # The order of claims.
 ORDER = "priority DESC, queued_at, id"
 T = TypeVar("T")
