@@ -58,7 +58,7 @@ def test_only_with_the_permission_to_view_there_are_jobs(settings: Any) -> None:
 )
 def test_a_wrong_setting_of_access_is_an_error_of_the_checks(entries: Any, code: str, settings: Any) -> None:
     settings.CONTAINER_MANAGER = entries
-    assert [message.id for message in run_checks()] == [f"container_manager.{code}"]
+    assert [message.id for message in run_checks(databases=["default"])] == [f"container_manager.{code}"]
 
 
 def staff(*acts: Act, name: str = "ada") -> Client:

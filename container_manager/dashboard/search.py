@@ -23,7 +23,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import BooleanField, F, Func, Q, Value
+from django.db.models import BooleanField, F, Func, Lookup, Q, Value
 from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
@@ -133,6 +133,20 @@ class _Walk:
         return _Position(
             segment=number, at=job.status_changed_at if self.segments[number].by_time else None, key=job.pk
         )
+
+
+class _Holds(Lookup):
+    """A condition as it is: a filter compares any expression but a lookup with True, which no index serves."""
+
+    lookup_name = "holds"
+    prepare_rhs = False
+
+    def __init__(self, condition: Func) -> None:
+        super().__init__(condition, True)
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        sql, params = self.process_lhs(compiler, connection)
+        return sql, tuple(params)
 
 
 class _RowComparison(Func):
@@ -274,7 +288,7 @@ def _compared(segment: _Segment, place: _Position, lookup: str) -> Q:
         return Q(**{f"pk__{lookup}": place.key})
     fields: list[Any] = [ContainerJob._meta.get_field(name) for name in ("status_changed_at", "id")]
     values = [Value(value, field) for value, field in zip((place.at, place.key), fields, strict=True)]
-    return Q(_RowComparison(F("status_changed_at"), F("id"), *values, operator=_OPERATORS[lookup]))
+    return Q(_Holds(_RowComparison(F("status_changed_at"), F("id"), *values, operator=_OPERATORS[lookup])))
 
 
 def _walk(jobs: ContainerJobQuerySet, search: Search) -> _Walk:
@@ -292,7 +306,8 @@ def _walk(jobs: ContainerJobQuerySet, search: Search) -> _Walk:
         served, segments = {*times, "name"}, [_Segment(where=name_condition(names[0], using))]
     elif len(statuses) == 1 and has_partial_indexes:
         # First the one status: of the two, SQLite takes the first for its place in the index.
-        where = Q(status=statuses[0]) & Q(_Among(FINISHED_STATUSES if statuses[0] in FINISHED_STATUSES else _WAITING))
+        group = FINISHED_STATUSES if statuses[0] in FINISHED_STATUSES else _WAITING
+        where = Q(status=statuses[0]) & Q(_Holds(_Among(group)))
         if statuses[0] in FINISHED_STATUSES:
             # A job that was created as finished has no time.
             timed = _Segment(where=where & Q(status_changed_at__isnull=False), by_time=True)
