@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from referencing import Registry, Resource
 
+from container_manager import queue
 from container_manager.dashboard.access import Act
 from container_manager.dashboard.acts import act_on_all
 from container_manager.dashboard.api.authentication import new_token
@@ -444,3 +445,15 @@ def test_no_request_takes_more_than_twelve_queries(settings: Any) -> None:
                     == 200
                 )
             assert len(queries) <= 12, route.name
+
+
+@pytest.mark.parametrize("acts", [(Act.SUBMIT,), (Act.SUBMIT, Act.VIEW)], ids=["submits only", "sees another team's"])
+def test_a_taken_unique_key_shows_nothing_of_a_job_that_the_user_may_not_see(settings: Any, acts: Any) -> None:
+    settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
+    other = queue.enqueue(command="true secret-word", unique_key="nightly", labels={"team": "other"})
+    given = {"command": "true", "unique_key": "nightly", "labels": {"team": "ada"}}
+    answer = Api(user_who_may(*acts))("submit_job", given)
+    assert answer.status_code == 400
+    assert "secret-word" not in answer.content.decode()
+    assert str(other.pk) not in answer.content.decode()
+    assert list(ContainerJob.objects.all()) == [other]
