@@ -348,7 +348,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project as startproject makes it, with the app in it and its tables created."""
     folder = tmp_path_factory.mktemp("project")
-    manage(folder, "startproject", "site_of_ours", ".", program=["-m", "django"])
+    call_command("startproject", "site_of_ours", folder)
     settings = folder / "site_of_ours" / "settings.py"
     settings.write_text(settings.read_text("utf-8") + '\nINSTALLED_APPS += ["container_manager"]\n', "utf-8")
     manage(folder, "migrate")

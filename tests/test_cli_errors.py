@@ -18,6 +18,7 @@ from container_manager.models import ContainerJob
 
 from .jobs import THEN, job_in
 from .patience import PATIENCE_SECONDS
+from .typed_commands import typed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,7 +131,7 @@ class TestOnDatabase:
         ],
     )
     def test_a_time_beyond_the_calendar_is_refused_and_leaves_no_job(self, words: Sequence[str]) -> None:
-        done = container(*words)
+        done = typed(*words)
         assert done.returncode == 1
         assert f"{words[1]} leads to no date" in done.stderr
         assert "Traceback" not in done.stderr
@@ -138,7 +139,7 @@ class TestOnDatabase:
 
     @pytest.mark.without_database
     def test_text_that_is_no_unicode_is_refused(self) -> None:
-        done = container("submit", "--", "echo", os.fsdecode(b"\xff"))
+        done = typed("submit", "--", "echo", os.fsdecode(b"\xff"))
         assert done.returncode == 1
         assert r"The character '\udcff' at position" in done.stderr
         assert "Traceback" not in done.stderr
@@ -155,14 +156,14 @@ class TestOnDatabase:
         ],
     )
     def test_a_value_that_cannot_be_used_is_named(self, words: Sequence[str], said: str) -> None:
-        done = container(*words)
+        done = typed(*words)
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_a_limit_may_be_larger_than_any_number_of_the_database(self) -> None:
         job_in("pending", name="one")
-        done = container("ps", "--limit", "9" * 30)
+        done = typed("ps", "--limit", "9" * 30)
         assert (done.returncode, done.stderr) == (0, "")
         assert "one" in done.stdout
 
@@ -251,7 +252,7 @@ class TestOnDatabase:
             )
             attempt.logs.create(sequence=0, stream="stdout", data=b"attempt %d\n" % number)
         for number in (1, 2):
-            done = container("logs", "-f", "--attempt", str(number), "twice")
+            done = typed("logs", "-f", "--attempt", str(number), "twice")
             assert (done.returncode, done.stdout) == (0, f"attempt {number}\n")
 
     @pytest.mark.without_database
