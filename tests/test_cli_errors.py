@@ -89,7 +89,15 @@ def close_output(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 
 @pytest.mark.django_db(transaction=True)
 class TestOnDatabase:
-    @pytest.mark.parametrize("words", [["ps"], ["submit", "--", "true"], ["worker", "--drain"], ["doctor"]])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["ps"],
+            pytest.param(["submit", "--", "true"], marks=pytest.mark.slow),
+            ["worker", "--drain"],
+            pytest.param(["doctor"], marks=pytest.mark.slow),
+        ],
+    )
     def test_a_database_without_tables_is_named_with_the_command_to_run(
         self, words: Sequence[str], tmp_path: Path
     ) -> None:
@@ -99,7 +107,14 @@ class TestOnDatabase:
         assert "lacks migrations of container_manager; run 'manage.py migrate'" in done.stderr
         assert "Traceback" not in done.stderr
 
-    @pytest.mark.parametrize("words", [["submit", "--", "true"], ["worker", "--drain"], ["queue", "--pause", "a"]])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["submit", "--", "true"],
+            ["worker", "--drain"],
+            pytest.param(["queue", "--pause", "a"], marks=pytest.mark.slow),
+        ],
+    )
     @pytest.mark.skipif(connection.vendor == "mysql", reason="A superuser can write to a read-only MariaDB.")
     def test_a_database_that_is_read_only_refuses_in_a_sentence(self, words: Sequence[str]) -> None:
         read_only = {
@@ -172,11 +187,11 @@ class TestOnDatabase:
     @pytest.mark.parametrize(
         ("words", "redirection", "code", "said"),
         [
-            ("container ps", ">&-", 0, ""),
-            ("statemachine diagram container_manager.ContainerJob", ">&-", 0, ""),
+            pytest.param("container ps", ">&-", 0, "", marks=pytest.mark.slow),
+            pytest.param("statemachine diagram container_manager.ContainerJob", ">&-", 0, "", marks=pytest.mark.slow),
             ("container run true", ">&- 2>&-", 0, ""),
             ("container submit true", ">/dev/full", 1, "No space left on device"),
-            ("statemachine triggers", ">/dev/full", 1, "No space left on device"),
+            pytest.param("statemachine triggers", ">/dev/full", 1, "No space left on device", marks=pytest.mark.slow),
         ],
     )
     def test_an_output_that_is_closed_or_full_needs_no_traceback(
@@ -196,7 +211,9 @@ class TestOnDatabase:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.without_database
-    @pytest.mark.parametrize("words", [["triggers"], ["diagram", "container_manager.ContainerJob"]])
+    @pytest.mark.parametrize(
+        "words", [["triggers"], pytest.param(["diagram", "container_manager.ContainerJob"], marks=pytest.mark.slow)]
+    )
     def test_the_state_machines_command_ends_as_by_sigpipe(self, words: Sequence[str]) -> None:
         with piped(*words, command="statemachine") as process:
             assert close_output(process) == (141, "")
@@ -208,7 +225,14 @@ class TestOnDatabase:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.without_database
-    @pytest.mark.parametrize("words", [["ps"], ["run", "--help"], ["history", "Grüße"]])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["ps"],
+            pytest.param(["run", "--help"], marks=pytest.mark.slow),
+            pytest.param(["history", "Grüße"], marks=pytest.mark.slow),
+        ],
+    )
     def test_a_terminal_that_has_ascii_only_gets_the_rest_escaped(self, words: Sequence[str]) -> None:
         job_in("pending", name="Grüße").mark_as_queued(reason="schön")
         done = container(*words, PYTHONIOENCODING="ascii")

@@ -69,6 +69,7 @@ def test_show_as_json_has_the_keys_that_the_docs_name() -> None:
     assert found["explanation"]["code"] == "error"
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("verb", ["show", "explain"])
 def test_a_job_that_is_not_there_is_a_sentence(verb: str) -> None:
     job_in("queued", name="another")

@@ -549,6 +549,7 @@ def test_the_command_stats_shows_what_happened_by_queue_and_in_spans() -> None:
     assert 2.5 < max(span["wait_p95"] or 0 for span in result["activity"]) <= 5.0
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("words", [["--since", "yesterday"], ["--step", "0"], ["--step", "1", "--since", "100d"]])
 def test_the_command_stats_refuses_what_makes_no_sense_in_one_sentence(words: list[str]) -> None:
     refused = typed("stats", *words)
