@@ -9,6 +9,8 @@ CONTAINERS ?= 150
 EXTRAS := mysql,docker-ssh,cli,metrics,opentelemetry,browser,test,check,docs,bench
 # Most tests wait for processes: six at once keep two cores busy.
 WORKERS ?= 6
+# Tests start some hundred interpreters: none compiles again what another has compiled, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 # Beside a server run only what depends on the database: the run on SQLite has covered the rest.
 SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'

@@ -51,6 +51,7 @@ def form(**fields: object) -> dict[str, object]:
     return {**base, **fields}
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("forged", ["completed", "queued", "bogus"])
 def test_a_forged_post_changes_no_status(client: Client, status: str, forged: str) -> None:
@@ -69,6 +70,7 @@ def test_a_job_added_by_form_records_its_creator(client: Client) -> None:
     assert (job.status, job.created_by) == ("pending", "root")
 
 
+@pytest.mark.without_database
 def test_broken_quoting_is_an_error_at_the_command_field(client: Client) -> None:
     answer = client.post(reverse(ADD), form(command="echo 'oops"))
     assert answer.status_code == 200
@@ -76,6 +78,7 @@ def test_broken_quoting_is_an_error_at_the_command_field(client: Client) -> None
     assert not ContainerJob.objects.exists()
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -94,6 +97,7 @@ def test_a_wrong_container_request_is_an_error_at_the_field(client: Client, valu
     assert not ContainerJob.objects.exists()
 
 
+@pytest.mark.without_database
 def test_form_errors_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     german = {
         "%(name)r must be %(expected)s, not %(value)s.": "%(name)r muss %(expected)s sein, nicht %(value)s.",
@@ -108,6 +112,7 @@ def test_form_errors_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
             ContainerJob(command="true", environment={"A=B": "x"}).clean()
 
 
+@pytest.mark.without_database
 def test_the_form_lists_what_a_container_may_be_asked_for(client: Client) -> None:
     page = client.get(reverse(ADD)).content.decode()
     for entry in fields(ContainerRequest):
@@ -149,6 +154,7 @@ def test_an_action_runs_every_finished_job_again(client: Client) -> None:
     assert {job.origin for job in again} == {jobs[1].pk, jobs[2].pk}
 
 
+@pytest.mark.without_database
 def test_an_executor_that_nobody_knows_is_an_error_at_its_field(client: Client) -> None:
     answer = client.post(reverse(ADD), form(executor="gpuu"))
     assert answer.context["adminform"].form.errors["executor"] == ["There is no executor gpuu. Known: default."]
@@ -157,6 +163,7 @@ def test_an_executor_that_nobody_knows_is_an_error_at_its_field(client: Client) 
     assert client.post(reverse(ADD), form(executor="gpuu")).status_code == 302
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("status", ["queued", "running"])
 def test_what_is_wrong_with_a_field_that_is_only_read_is_said_above_the_form(client: Client, status: str) -> None:
     job = job_in(status, labels={"team": 5})
@@ -238,6 +245,7 @@ def test_a_filter_of_the_list_finds_its_jobs_and_no_others(client: Client, query
     assert str(shown.count) == str(len(found))
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("query", [{"status": "bogus"}, {"p": "2"}, {"p": "n0.1"}, {"nothing": "1"}])
 def test_a_query_that_the_list_does_not_know_leads_to_the_whole_list(client: Client, query: dict[str, str]) -> None:
     answer = client.get(reverse(LIST), query)

@@ -21,6 +21,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from .jobs import journal_of
 from .patience import PATIENCE_SECONDS, eventually
 from .protocol.records import register
+from .typed_commands import typed
 from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -203,7 +204,7 @@ def test_jobs_known_to_another_worker_or_new_or_not_due_are_not_failed_as_unsche
 
 @pytest.mark.without_database
 @pytest.mark.parametrize(
-    ("options", "settings", "words"),
+    ("options", "given", "words"),
     [
         (["--slots", "0"], {}, "--slots must be at least 1"),
         (["--max-jobs", "-1"], {}, "--max-jobs must be at least 1"),
@@ -216,15 +217,24 @@ def test_jobs_known_to_another_worker_or_new_or_not_due_are_not_failed_as_unsche
     ],
 )  # fmt: skip
 def test_a_worker_with_wrong_settings_ends_with_a_message(
-    options: list[str], settings: dict[str, Any], words: str, log: Path
+    options: list[str], given: dict[str, Any], words: str, settings: Any
 ) -> None:
-    process = start_worker(*options, log=log, CM_WORKER_SETTINGS=json.dumps(settings))
+    settings.CONTAINER_MANAGER = given
+    ended = typed("worker", *options)
+    assert ended.returncode != 0
+    assert words in ended.stderr
+    assert not Worker.objects.exists()
+
+
+@pytest.mark.without_database
+def test_the_process_of_a_worker_with_wrong_settings_ends_without_a_traceback(log: Path) -> None:
+    process = start_worker("--executor", "mainframe", log=log)
     try:
         assert process.wait(timeout=PATIENCE_SECONDS) not in (0, None)
     finally:
         process.kill()
         process.wait()
     said = log.read_text()
-    assert words in said
+    assert "no executor 'mainframe'. Known: default." in said
     assert "Traceback" not in said
     assert not Worker.objects.exists()

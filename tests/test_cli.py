@@ -79,6 +79,7 @@ class TestQueueVerbs:
         container("submit", "--delay", "3600", "--", "true")
         assert ContainerJob.objects.get().queue_status == "scheduled"
 
+    @pytest.mark.without_database
     @pytest.mark.parametrize(
         ("words", "text"),
         [
@@ -168,12 +169,14 @@ class WeakExecutor(ProcessExecutor):
 
 
 class TestExecutors:
+    @pytest.mark.without_database
     def test_executors_prints_the_class_of_a_healthy_executor(self) -> None:
         with override_settings(CONTAINER_MANAGER={}):
             assert "ProcessExecutor" in container("executors")
             [found] = json.loads(container("executors", "--json"))
         assert (found["alias"], found["class"], found["ok"]) == ("default", PROCESS_EXECUTOR, True)
 
+    @pytest.mark.without_database
     def test_executors_prints_what_an_engine_cannot_do(self) -> None:
         given = {"EXECUTORS": {"weak": {"BACKEND": f"{__name__}.WeakExecutor"}}, "INSTALL": "here"}
         with override_settings(CONTAINER_MANAGER=given):
@@ -181,6 +184,7 @@ class TestExecutors:
             [found] = json.loads(container("executors", "--json"))
         assert (found["ok"], found["warnings"]) == (True, ["The limit pids is not in force."])
 
+    @pytest.mark.without_database
     @pytest.mark.parametrize(
         ("entry", "text"),
         [
@@ -293,12 +297,14 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
         assert running.returncode == 130
         assert not Path(f"/proc/{pid}").exists()
 
+    @pytest.mark.slow
     def test_a_draining_worker_completes_all_submitted_jobs(self, alone: dict[str, str]) -> None:
         for name in ("first", "second"):
             standalone(alone, "submit", "--name", name, "--", "true")
         assert standalone(alone, "worker", "--drain", "--log-level", "ERROR").returncode == 0
         assert {row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)} == {"completed"}
 
+    @pytest.mark.slow
     def test_a_worker_that_gets_sigterm_finishes_its_running_job_and_leaves_the_next_one_queued(
         self, alone: dict[str, str], tmp_path: Path
     ) -> None:
@@ -348,7 +354,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project as startproject makes it, with the app in it and its tables created."""
     folder = tmp_path_factory.mktemp("project")
-    manage(folder, "startproject", "site_of_ours", ".", program=["-m", "django"])
+    call_command("startproject", "site_of_ours", folder)
     settings = folder / "site_of_ours" / "settings.py"
     settings.write_text(settings.read_text("utf-8") + '\nINSTALLED_APPS += ["container_manager"]\n', "utf-8")
     manage(folder, "migrate")
@@ -456,7 +462,14 @@ class TestInProject:
         assert manage(project, *words).stderr == ""
         assert "INFO" in manage(project, *words, "--log-level", "INFO").stderr
 
-    @pytest.mark.parametrize("logger", ["", "container_manager", "container_manager.worker.loop"])
+    @pytest.mark.parametrize(
+        "logger",
+        [
+            "",
+            pytest.param("container_manager", marks=pytest.mark.slow),
+            pytest.param("container_manager.worker.loop", marks=pytest.mark.slow),
+        ],
+    )
     @pytest.mark.shows("reference/commands.md#commands")
     def test_a_worker_logs_each_line_once_where_the_project_configures_logging(
         self, project: Path, logger: str

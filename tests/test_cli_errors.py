@@ -18,6 +18,7 @@ from container_manager.models import ContainerJob
 
 from .jobs import THEN, job_in
 from .patience import PATIENCE_SECONDS
+from .typed_commands import typed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,7 +89,15 @@ def close_output(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 
 @pytest.mark.django_db(transaction=True)
 class TestOnDatabase:
-    @pytest.mark.parametrize("words", [["ps"], ["submit", "--", "true"], ["worker", "--drain"], ["doctor"]])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["ps"],
+            pytest.param(["submit", "--", "true"], marks=pytest.mark.slow),
+            ["worker", "--drain"],
+            pytest.param(["doctor"], marks=pytest.mark.slow),
+        ],
+    )
     def test_a_database_without_tables_is_named_with_the_command_to_run(
         self, words: Sequence[str], tmp_path: Path
     ) -> None:
@@ -98,7 +107,14 @@ class TestOnDatabase:
         assert "lacks migrations of container_manager; run 'manage.py migrate'" in done.stderr
         assert "Traceback" not in done.stderr
 
-    @pytest.mark.parametrize("words", [["submit", "--", "true"], ["worker", "--drain"], ["queue", "--pause", "a"]])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["submit", "--", "true"],
+            ["worker", "--drain"],
+            pytest.param(["queue", "--pause", "a"], marks=pytest.mark.slow),
+        ],
+    )
     @pytest.mark.skipif(connection.vendor == "mysql", reason="A superuser can write to a read-only MariaDB.")
     def test_a_database_that_is_read_only_refuses_in_a_sentence(self, words: Sequence[str]) -> None:
         read_only = {
@@ -130,7 +146,7 @@ class TestOnDatabase:
         ],
     )
     def test_a_time_beyond_the_calendar_is_refused_and_leaves_no_job(self, words: Sequence[str]) -> None:
-        done = container(*words)
+        done = typed(*words)
         assert done.returncode == 1
         assert f"{words[1]} leads to no date" in done.stderr
         assert "Traceback" not in done.stderr
@@ -138,7 +154,7 @@ class TestOnDatabase:
 
     @pytest.mark.without_database
     def test_text_that_is_no_unicode_is_refused(self) -> None:
-        done = container("submit", "--", "echo", os.fsdecode(b"\xff"))
+        done = typed("submit", "--", "echo", os.fsdecode(b"\xff"))
         assert done.returncode == 1
         assert r"The character '\udcff' at position" in done.stderr
         assert "Traceback" not in done.stderr
@@ -155,14 +171,14 @@ class TestOnDatabase:
         ],
     )
     def test_a_value_that_cannot_be_used_is_named(self, words: Sequence[str], said: str) -> None:
-        done = container(*words)
+        done = typed(*words)
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_a_limit_may_be_larger_than_any_number_of_the_database(self) -> None:
         job_in("pending", name="one")
-        done = container("ps", "--limit", "9" * 30)
+        done = typed("ps", "--limit", "9" * 30)
         assert (done.returncode, done.stderr) == (0, "")
         assert "one" in done.stdout
 
@@ -171,11 +187,11 @@ class TestOnDatabase:
     @pytest.mark.parametrize(
         ("words", "redirection", "code", "said"),
         [
-            ("container ps", ">&-", 0, ""),
-            ("statemachine diagram container_manager.ContainerJob", ">&-", 0, ""),
+            pytest.param("container ps", ">&-", 0, "", marks=pytest.mark.slow),
+            pytest.param("statemachine diagram container_manager.ContainerJob", ">&-", 0, "", marks=pytest.mark.slow),
             ("container run true", ">&- 2>&-", 0, ""),
             ("container submit true", ">/dev/full", 1, "No space left on device"),
-            ("statemachine triggers", ">/dev/full", 1, "No space left on device"),
+            pytest.param("statemachine triggers", ">/dev/full", 1, "No space left on device", marks=pytest.mark.slow),
         ],
     )
     def test_an_output_that_is_closed_or_full_needs_no_traceback(
@@ -195,7 +211,9 @@ class TestOnDatabase:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.without_database
-    @pytest.mark.parametrize("words", [["triggers"], ["diagram", "container_manager.ContainerJob"]])
+    @pytest.mark.parametrize(
+        "words", [["triggers"], pytest.param(["diagram", "container_manager.ContainerJob"], marks=pytest.mark.slow)]
+    )
     def test_the_state_machines_command_ends_as_by_sigpipe(self, words: Sequence[str]) -> None:
         with piped(*words, command="statemachine") as process:
             assert close_output(process) == (141, "")
@@ -207,7 +225,14 @@ class TestOnDatabase:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.without_database
-    @pytest.mark.parametrize("words", [["ps"], ["run", "--help"], ["history", "Grüße"]])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["ps"],
+            pytest.param(["run", "--help"], marks=pytest.mark.slow),
+            pytest.param(["history", "Grüße"], marks=pytest.mark.slow),
+        ],
+    )
     def test_a_terminal_that_has_ascii_only_gets_the_rest_escaped(self, words: Sequence[str]) -> None:
         job_in("pending", name="Grüße").mark_as_queued(reason="schön")
         done = container(*words, PYTHONIOENCODING="ascii")
@@ -251,7 +276,7 @@ class TestOnDatabase:
             )
             attempt.logs.create(sequence=0, stream="stdout", data=b"attempt %d\n" % number)
         for number in (1, 2):
-            done = container("logs", "-f", "--attempt", str(number), "twice")
+            done = typed("logs", "-f", "--attempt", str(number), "twice")
             assert (done.returncode, done.stdout) == (0, f"attempt {number}\n")
 
     @pytest.mark.without_database

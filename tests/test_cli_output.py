@@ -194,6 +194,13 @@ class TestProgress:
     @pytest.mark.parametrize(
         "words", [["doctor"], pytest.param(["prune", "--days", "0"], marks=pytest.mark.slow)], ids=["doctor", "prune"]
     )
+    def test_progress_is_on_stderr_on_a_terminal(self, words: list[str], environment: Mapping[str, str]) -> None:
+        shown, printed = on_terminal(environment, *words, stream="stderr")
+        assert "jobs" in shown
+        assert "\x1b" not in printed
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("words", [["doctor"], ["prune", "--days", "0"]], ids=["doctor", "prune"])
     def test_progress_is_on_stderr_on_a_terminal_or_where_it_is_asked_for(
         self, words: list[str], environment: Mapping[str, str]
     ) -> None:

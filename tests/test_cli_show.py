@@ -1,4 +1,4 @@
-"""``container show`` and ``container explain``, as users run them."""
+"""``container show`` and ``container explain``, as users type them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from container_manager.jobs.spec import JobSpec
 from container_manager.models import ContainerJob
 
 from .jobs import job_in
-from .test_cli_errors import container
 from .test_explaining import claimed, finished
+from .typed_commands import typed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,20 +28,20 @@ def failed_job() -> ContainerJob:
 @pytest.mark.shows("reference/commands.md#commands")
 def test_explain_prints_the_explanation_as_text_and_as_json() -> None:
     job = failed_job()
-    printed = container("explain", str(job.pk)[:18])
+    printed = typed("explain", str(job.pk)[:18])
     assert (printed.returncode, printed.stderr) == (0, "")
     summary, *evidence, next_step = printed.stdout.splitlines()
     assert summary == "Its command ended with exit code 7."
     assert "- Its last error: Exit code 7.\\n\\x1b[31mRed." in evidence
     assert next_step.startswith("Next: See why in its output: 'container logs ")
     found = asdict(queue.explain(ContainerJob.objects.get()))
-    assert json.loads(container("explain", "report", "--json").stdout) == {**found, "evidence": list(found["evidence"])}
+    assert json.loads(typed("explain", "report", "--json").stdout) == {**found, "evidence": list(found["evidence"])}
 
 
 @pytest.mark.shows("reference/commands.md#commands")
 def test_show_prints_all_of_a_job_and_of_secrets_only_their_references() -> None:
     job = failed_job()
-    printed = container("show", "report")
+    printed = typed("show", "report")
     assert (printed.returncode, printed.stderr) == (0, "")
     lines = printed.stdout.splitlines()
     fields = dict(line.split(maxsplit=1) for line in lines[1 : lines.index("")])
@@ -58,7 +58,7 @@ def test_show_prints_all_of_a_job_and_of_secrets_only_their_references() -> None
 @pytest.mark.shows("reference/commands.md#commands")
 def test_show_as_json_has_the_keys_that_the_docs_name() -> None:
     job = failed_job()
-    found = json.loads(container("show", str(job.pk), "--json").stdout)
+    found = json.loads(typed("show", str(job.pk), "--json").stdout)
     assert set(found) == {"job", "attempts", "transitions", "explanation"}
     assert set(JobSpec._fields) | {"status", "worker", "last_error"} <= set(found["job"])
     assert (found["job"]["id"], found["job"]["secrets"]) == (str(job.pk), {"TOKEN": "file:token"})
@@ -69,10 +69,11 @@ def test_show_as_json_has_the_keys_that_the_docs_name() -> None:
     assert found["explanation"]["code"] == "error"
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("verb", ["show", "explain"])
 def test_a_job_that_is_not_there_is_a_sentence(verb: str) -> None:
     job_in("queued", name="another")
-    done = container(verb, "nobody")
+    done = typed(verb, "nobody")
     assert (done.returncode, done.stdout) == (1, "")
     assert "No job is called 'nobody'" in done.stderr
     assert "Traceback" not in done.stderr

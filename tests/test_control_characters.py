@@ -71,6 +71,7 @@ def is_plain(text: str) -> bool:
     return not any(line.startswith(FORGED) for line in text.splitlines())
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("reference/jobs.md#characters")
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
 @override_settings(CONTAINER_MANAGER={"SECRETS": {"env:CM_SECRET_*": "", "file:*": ""}})
@@ -120,6 +121,7 @@ def test_settings_name_no_queue_and_no_executor_so() -> None:
     assert all(map(is_plain, problems))
 
 
+@pytest.mark.without_database
 def test_the_admin_refuses_such_a_job_at_its_fields(admin: Client) -> None:
     data = {"name": EVIL, "command": "true", "environment": "{}", "secrets": "{}", "secret_files": "{}", "labels": "{}",
             "grace_seconds": 10, "executor": "default", "queue": EVIL, "priority": 50, "max_retries": 3,
@@ -201,6 +203,7 @@ SHOWING: dict[str, list[list[str]]] = {
 }
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("reference/commands.md#what-is-printed")
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_shows_a_text_of_the_tables_so_that_it_changes_others(verb: str, forged: ContainerJob) -> None:
@@ -239,6 +242,7 @@ def test_nor_does_a_line_of_a_workers_log(caplog: pytest.LogCaptureFixture) -> N
     assert [line for line in lines if not is_plain(line)] == []
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("howto/docker.md#let-others-submit-jobs")
 def test_nor_does_a_page_of_the_admin(forged: ContainerJob, admin: Client) -> None:
     for page, arguments in (

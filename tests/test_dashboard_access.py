@@ -22,6 +22,7 @@ LIST = "admin:container_manager_containerjob_changelist"
 CHANGE = "admin:container_manager_containerjob_change"
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("howto/permissions.md#give-permissions")
 @pytest.mark.parametrize("act", Act)
 def test_each_act_needs_its_own_permission_and_no_other(act: Act) -> None:
@@ -46,6 +47,7 @@ def test_only_with_the_permission_to_view_there_are_jobs(settings: Any) -> None:
     assert (can_see(user, mine), can_see(user, other)) == (True, False)
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("entries", "code"),
     [
@@ -115,6 +117,7 @@ def test_an_error_message_is_shown_to_those_only_who_may_see_the_output_that_it_
         assert "exit code 7" in page
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("action", "act", "status"),
     [
@@ -161,6 +164,7 @@ def test_the_admin_has_no_page_of_a_job_that_the_rule_hides(settings: Any) -> No
     assert client.get(reverse(CHANGE, args=[other.pk])).status_code == 302
 
 
+@pytest.mark.without_database
 def test_the_tables_of_the_dashboard_are_read_only_in_the_admin() -> None:
     client = Client()
     client.force_login(User.objects.create_superuser("root"))

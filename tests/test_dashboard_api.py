@@ -128,6 +128,7 @@ def state_of_everything() -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("reference/api.md#permissions")
 @pytest.mark.parametrize(("name", "needed", "body"), TABLE)
 def test_each_route_answers_only_those_who_have_its_permission(name: str, needed: Act, body: Any) -> None:
@@ -153,6 +154,7 @@ def test_each_route_answers_only_those_who_have_its_permission(name: str, needed
         assert state_of_everything() != before
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("howto/permissions.md#read-only-mode")
 @pytest.mark.parametrize(("name", "needed", "body"), [entry for entry in TABLE if entry[1].changes])
 def test_read_only_mode_forbids_every_act_even_to_a_superuser(name: str, needed: Act, body: Any, settings: Any) -> None:
@@ -212,6 +214,7 @@ def test_a_submitted_job_has_all_that_was_given_and_its_submitter() -> None:
     assert (answer["status"], answer["created_by"]) == ("queued", "ada")
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -318,6 +321,7 @@ def test_acts_keep_user_and_reason_in_the_journal_or_the_audit() -> None:
     assert api("act_on_job", {"act": "retry", "reason": "\x1b"}, key=job.pk).status_code == 400
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("name", "query"),
     [
@@ -366,6 +370,7 @@ def test_what_is_polled_is_not_sent_again_until_it_changes() -> None:
     assert api("show_job", key=job.pk, headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
 
 
+@pytest.mark.without_database
 def test_a_session_without_its_csrf_token_changes_nothing() -> None:
     job, user = job_in("queued"), user_who_may(*Act)
     api = Api(user, enforce_csrf=True)
@@ -410,6 +415,7 @@ def test_a_token_has_the_permissions_of_its_user_until_it_expires_or_is_revoked(
     assert new_token(user, name="x", lifetime=None) != new_token(user, name="y", lifetime=None)
 
 
+@pytest.mark.without_database
 def test_a_method_that_a_path_has_not_is_refused() -> None:
     api = Api(user_who_may(*Act))
     for method in ("put", "patch", "delete", "post"):

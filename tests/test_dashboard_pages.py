@@ -87,6 +87,7 @@ def test_the_page_of_a_job_takes_at_most_twelve_queries_in_every_status(status: 
     assert len(queries) <= MOST_QUERIES, "\n".join(query["sql"] for query in queries)
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("howto/dashboard.md#who-may-do-what")
 def test_without_a_login_every_page_leads_to_the_login_and_without_permission_it_is_forbidden() -> None:
     job, nobody = busy(), client_of(user_who_may())
@@ -111,6 +112,7 @@ def posts(job: ContainerJob) -> Mapping[str, tuple[str, dict[str, str], Act]]:
     return found
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("howto/dashboard.md#who-may-do-what")
 def test_a_forged_post_is_forbidden_to_whoever_has_all_permissions_but_the_one_it_needs() -> None:
     job = job_in("failed")
@@ -124,6 +126,7 @@ def test_a_forged_post_is_forbidden_to_whoever_has_all_permissions_but_the_one_i
     assert not PausedQueue.objects.exists()
 
 
+@pytest.mark.without_database
 def test_a_post_needs_the_csrf_token(settings: Any) -> None:
     settings.MIDDLEWARE = ["django.middleware.csrf.CsrfViewMiddleware", *settings.MIDDLEWARE]
     job, client = job_in("failed"), Client(enforce_csrf_checks=True)
@@ -132,6 +135,7 @@ def test_a_post_needs_the_csrf_token(settings: Any) -> None:
         assert client.post(path, fields).status_code == 403, what
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("act", [Act.CANCEL, Act.RETRY, Act.PAUSE_QUEUES])
 def test_a_button_is_shown_to_those_only_who_may_press_it(act: Act) -> None:
     job, button = job_in("failed"), {Act.CANCEL: "Cancel", Act.RETRY: "Run again", Act.PAUSE_QUEUES: "Pause"}[act]
@@ -143,6 +147,7 @@ def test_a_button_is_shown_to_those_only_who_may_press_it(act: Act) -> None:
             assert (f">{button}<" in text) == is_shown, (name, is_shown)
 
 
+@pytest.mark.without_database
 def test_in_read_only_mode_no_page_has_a_button_and_no_form_changes_anything(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"READ_ONLY": True}
     job, client = job_in("failed"), client_of(User.objects.create_superuser("root"))
@@ -216,6 +221,7 @@ def hostile_job() -> ContainerJob:
     return job
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("name", [*NAMES, "job"])
 def test_hostile_texts_are_shown_as_text_and_nothing_in_a_page_is_inline(name: str) -> None:
     job = hostile_job()
@@ -258,6 +264,7 @@ def test_a_form_of_a_page_that_is_older_than_the_job_changes_nothing() -> None:
     assert job.status == "retrying"
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     "fields", [{}, {"act": "explode", "version": "0"}, {"act": "cancel"}, {"act": "cancel", "version": "x"}]
 )
@@ -269,6 +276,7 @@ def test_a_form_that_no_page_sends_is_a_bad_request(fields: dict[str, str]) -> N
     assert client.get(url("act_on_jobs")).status_code == 405
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("query", [{"q": "bogus:1"}, {"q": 'name:"x'}, {"cursor": "x"}, {"q": "x" * 2000}])
 def test_a_search_that_is_none_is_answered_in_words(query: dict[str, str]) -> None:
     job_in("queued", name="a job")
@@ -277,6 +285,7 @@ def test_a_search_that_is_none_is_answered_in_words(query: dict[str, str]) -> No
     assert 'role="alert"' in answer.content.decode()
 
 
+@pytest.mark.without_database
 @pytest.mark.shows("howto/dashboard.md#output")
 def test_output_is_text_without_escapes_on_the_page_and_byte_for_byte_in_the_file() -> None:
     job = busy(name="nightly")
@@ -324,6 +333,7 @@ def test_a_queue_is_paused_and_resumed_by_its_button() -> None:
     assert not PausedQueue.objects.exists()
 
 
+@pytest.mark.without_database
 def test_the_admin_leads_to_the_dashboard() -> None:
     job, client = job_in("queued"), client_of(User.objects.create_superuser("root"))
     listed = client.get(reverse("admin:container_manager_containerjob_changelist")).content.decode()

@@ -190,7 +190,7 @@ SERVE = [sys.executable, "-m", "example.serve"]
 @pytest.mark.parametrize(
     ("command", "number"),
     [
-        pytest.param(SERVE, signal.SIGTERM, id="SIGTERM"),
+        pytest.param(SERVE, signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
         pytest.param(SERVE, signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
         pytest.param(SERVE, signal.SIGHUP, id="SIGHUP", marks=pytest.mark.slow),
         pytest.param(SERVE, signal.SIGKILL, id="SIGKILL", marks=pytest.mark.slow),

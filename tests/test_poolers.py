@@ -65,7 +65,7 @@ def settings_seen(pooler: str) -> Counter[tuple[str, ...]]:
     return seen
 
 
-@pytest.mark.parametrize("options", [{}, _PREPARED], ids=["default", "prepared"])
+@pytest.mark.parametrize("options", [{}, pytest.param(_PREPARED, marks=pytest.mark.slow)], ids=["default", "prepared"])
 @pytest.mark.shows("howto/poolers.md#pgbouncer-and-its-like")
 def test_two_workers_end_all_jobs_through_it_and_leave_its_other_clients_alone(
     options: dict[str, Any], pooler: str, tmp_path: Path
@@ -87,7 +87,7 @@ def test_two_workers_end_all_jobs_through_it_and_leave_its_other_clients_alone(
     assert "refused" not in said
 
 
-@pytest.mark.parametrize("options", [{}, _PREPARED], ids=["default", "prepared"])
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), _PREPARED], ids=["default", "prepared"])
 def test_run_and_logs_print_a_jobs_output_through_it(options: dict[str, Any], pooler: str) -> None:
     variables = through(pooler, **options)
     script = "for i in $(seq 50); do echo line $i; sleep 0.02; done; exit 7"

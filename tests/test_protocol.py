@@ -37,7 +37,11 @@ _STUCK = "one worker alone does not settle the job"
 class TestModel:
     @pytest.mark.parametrize(
         ("place", "states"),
-        [(LOCAL, 10_000), pytest.param(SHARED, 20_000, marks=pytest.mark.slow), (APART, 4_000)],
+        [
+            pytest.param(LOCAL, 10_000, marks=pytest.mark.slow),
+            pytest.param(SHARED, 20_000, marks=pytest.mark.slow),
+            (APART, 4_000),
+        ],
         ids=PLACES,
     )
     @pytest.mark.shows("explanation/worker.md#the-lease")

@@ -33,6 +33,7 @@ def test_settings_are_read_and_lists_become_tuples() -> None:
     assert (settings.retry.factor, settings.retry.reasons) == (3, ("oom",))
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -77,6 +78,7 @@ def test_a_wrong_setting_is_named(given: Any, text: str) -> None:
         assert any(text in message.msg for message in run_checks() if message.id == "container_manager.E010")
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("entry", "text"),
     [
@@ -129,6 +131,7 @@ def test_each_database_is_an_installation_of_its_own_to_an_engine() -> None:
 DOCKER = "container_manager.executors.docker.DockerExecutor"
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("given", "text"),
     [

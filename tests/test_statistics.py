@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +37,7 @@ from container_manager.worker.maintenance import Maintenance
 
 from .jobs import job_in
 from .patience import PATIENCE_SECONDS, eventually
+from .typed_commands import typed
 from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -534,38 +532,27 @@ class TestCounts:
         assert queue.queue_statistics(limit=1)["default"].oldest == now - timedelta(hours=9)
 
 
-def container(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command."""
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
-        "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
-        "CM_WORKER_LEASE_SECONDS": "30",
-    }
-    command = [sys.executable, "-m", "django", "container", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_the_command_stats_shows_what_happened_by_queue_and_in_spans() -> None:
     bucket = f"wait_{bucket_of(3.0)}"
     add_minutes((3, "mail", {"started": 2, "failed": 1, bucket: 2, "wait_seconds": 6.0}), (200, "old", {"started": 7}))
     job_in("failed")
-    shown = container("stats")
+    shown = typed("stats")
     assert (shown.returncode, shown.stderr) == (0, "")
     counts, _, heading, row = shown.stdout.splitlines()
     assert "1 failed" in counts.split(", ")
     assert heading.split()[:4] == ["QUEUE", "QUEUED", "STARTED", "COMPLETED"]
     assert row.split()[:5] == ["mail", "0", "2", "0", "1"]
-    result = json.loads(container("stats", "--json", "--since", "5h", "--step", "60").stdout)
+    result = json.loads(typed("stats", "--json", "--since", "5h", "--step", "60").stdout)
     assert result["jobs"]["failed"] == 1
     assert sum(span["started"] for span in result["activity"]) == 9
     assert len(result["activity"]) == 6
     assert 2.5 < max(span["wait_p95"] or 0 for span in result["activity"]) <= 5.0
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("words", [["--since", "yesterday"], ["--step", "0"], ["--step", "1", "--since", "100d"]])
 def test_the_command_stats_refuses_what_makes_no_sense_in_one_sentence(words: list[str]) -> None:
-    refused = container("stats", *words)
+    refused = typed("stats", *words)
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
     assert words[0] in refused.stderr

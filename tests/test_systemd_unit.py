@@ -77,13 +77,13 @@ def test_systemd_accepts_the_unit_file(project: Path, unit: configparser.ConfigP
 @pytest.mark.without_database
 @pytest.mark.shows("howto/worker.md#run-workers-under-systemd")
 def test_a_service_that_is_stopped_lets_its_jobs_end(project: Path, unit: configparser.ConfigParser) -> None:
-    go = project / "go"
+    go, begun = project / "go", project / "begun"
     os.mkfifo(go)
-    job = manage(project, "container", "submit", "--", "sh", "-c", f"echo begun; read word < {go}; exit 0").split()[0]
+    manage(project, "container", "submit", "--", "sh", "-c", f"echo > {begun}; read word < {go}; exit 0")
     service = unit["Service"]
     assert service["WorkingDirectory"] == str(project)
     with subprocess.Popen(shlex.split(service["ExecStart"]), cwd=project, env=environment()) as worker:
-        eventually(lambda: "begun" in manage(project, "container", "logs", job))
+        eventually(begun.exists)
         # With any other KillMode systemd would signal the job as well.
         assert service["KillMode"] == "mixed"
         worker.send_signal(signal.SIGTERM)

@@ -47,7 +47,15 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> Non
     assert examine().problems == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.without_database),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.without_database),
+    ],
+    ids=lambda number: number.name,
+)
 def test_a_signal_to_worker_warden_and_keepers_at_once_lets_running_jobs_end(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -76,6 +84,7 @@ def sighup(disposition: signal.Handlers) -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.without_database
 def test_sighup_ends_a_worker_as_sigterm_does(tmp_path: Path) -> None:
     started = tmp_path / "started"
     job = queue.enqueue(command=f"sh -c 'echo > {started}; sleep 1'")
@@ -88,6 +97,7 @@ def test_sighup_ends_a_worker_as_sigterm_does(tmp_path: Path) -> None:
     assert not Worker.objects.exists()
 
 
+@pytest.mark.without_database
 def test_a_worker_under_nohup_lives_on_after_sighup(tmp_path: Path) -> None:
     with sighup(signal.SIG_IGN), worker("--slots", "1", log=tmp_path / "log") as process:
         process.send_signal(signal.SIGHUP)
@@ -112,7 +122,7 @@ def test_a_second_sigterm_ends_running_jobs_at_once_as_lost(tmp_path: Path) -> N
     assert examine().problems == []
 
 
-@pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_sigterm_while_a_worker_starts_leaves_nothing_behind(rounds: int, tmp_path: Path) -> None:
     """From before its signal handlers are set, when it just ends, to after it is registered."""
     jobs = queue.enqueue_many(ContainerJob(command="true") for _ in range(rounds))

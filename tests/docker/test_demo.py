@@ -50,6 +50,7 @@ def test_the_demo_names_what_went_wrong(docker_url: str) -> None:
     assert "hello: expected" in done.stdout
 
 
+@pytest.mark.without_database
 def test_the_demo_without_a_daemon_says_what_to_do() -> None:
     done = demo("unix:///nowhere/docker.sock")
     assert done.returncode == 2
