@@ -1,0 +1,101 @@
+"""The worker's side of a task server: a warden that has imported the project first, and says when it has."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from django.conf import settings as django_settings
+
+from ..process.warden_link import WardenLink
+
+# With the path of the worker, whatever started that.
+_PROGRAM = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from container_manager.executors.python.task_server import main
+main(channel=int(sys.argv[2]), news=int(sys.argv[3]), preload=json.loads(sys.argv[4]))
+"""
+# After a failed import the next one waits, since most often it would fail too.
+_PAUSE_SECONDS = 30.0
+READY, FAILED, HANGUP = "ready", "failed", "hangup"
+
+
+class TaskServerLink(WardenLink):
+    """A task server, started when it is first needed, and again when it is gone.
+
+    ``note_ready`` is called once it has imported the project, with an error if it could not; ``note_hangup``, when it
+    got SIGHUP; both by a thread of this link's. ``ready`` is set while tasks can be started.
+    """
+
+    def __init__(
+        self,
+        *,
+        preload: Sequence[str],
+        note_ready: Callable[[TaskServerLink, str], None],
+        note_hangup: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._preload, self._note_ready, self._note_hangup = preload, note_ready, note_hangup
+        self._failure, self._failed_at = "", 0.0
+        self.ready = threading.Event()
+
+    @property
+    def recent_failure(self) -> str:
+        """Why the import has failed a moment ago; "" if it has not."""
+        return self._failure if time.monotonic() - self._failed_at < _PAUSE_SECONDS else ""
+
+    def close(self) -> None:
+        if self.process is not None and not self.ready.is_set():
+            # It does not look at its channel while it imports, and has started nothing.
+            self.process.kill()
+        super().close()
+
+    def _spawn(self, channel: int) -> subprocess.Popen[bytes]:
+        self.ready = threading.Event()
+        reader, writer = os.pipe()
+        arguments = [json.dumps(sys.path), str(channel), str(writer), json.dumps(self._preload)]
+        try:
+            process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
+                [sys.executable, "-c", _PROGRAM, *arguments],
+                env={**os.environ, "DJANGO_SETTINGS_MODULE": django_settings.SETTINGS_MODULE},
+                pass_fds=[channel, writer],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        threading.Thread(
+            target=self._read_news, args=(reader, self.ready), name="container-manager-task-server", daemon=True
+        ).start()
+        return process
+
+    def _read_news(self, reader: int, ready: threading.Event) -> None:
+        with os.fdopen(reader, encoding="utf-8", errors="backslashreplace") as news:
+            for line in news:
+                word, _, text = line.rstrip("\n").partition(" ")
+                if word == READY:
+                    ready.set()
+                    self._note_ready(self, "")
+                elif word == HANGUP:
+                    self._note_hangup()
+                elif word == FAILED and not ready.is_set():
+                    with contextlib.suppress(ValueError):
+                        text = json.loads(text)
+                    self._fail(f"The task server could not import the project: {text}")
+                    return
+        if not ready.is_set():
+            self._fail("The task server ended while it imported the project; the worker's log may say why.")
+
+    def _fail(self, text: str) -> None:
+        self._failure, self._failed_at = text, time.monotonic()
+        self._note_ready(self, text)
