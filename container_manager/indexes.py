@@ -1,13 +1,15 @@
-"""An index of some rows only, on databases without partial indexes too."""
+"""Indexes of some rows only, on databases without partial indexes too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from django.core import checks
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from django.db.backends.ddl_references import Statement
-from django.db.models import Index, Model
+from django.db.backends.ddl_references import Statement, Table
+from django.db.models import Index, Model, UniqueConstraint
 
 
 class PartialIndex(Index):
@@ -33,3 +35,65 @@ class PartialIndex(Index):
         if not schema_editor.connection.features.supports_partial_indexes:
             index = Index(fields=[*self.leading, *self.fields], name=self.name)
         return Index.create_sql(index, model, schema_editor, using=using, **options)
+
+
+class PartialUnique(UniqueConstraint):
+    """A text field is unique among the rows of a condition; on MariaDB and MySQL too.
+
+    These have neither partial indexes nor, both of them, indexes of an expression: there a generated column of the
+    constraint's name, which queries of the model do not see, has the field's value for the rows of the condition.
+    """
+
+    def check(self, model: type[Model], connection: BaseDatabaseWrapper) -> list[checks.CheckMessage]:
+        """Check it as on a database with partial indexes: the others need no warning."""
+        found: list[checks.CheckMessage] = super().check(model, connection)
+        return [message for message in found if message.id != "models.W036"]
+
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
+        if schema_editor.connection.features.supports_partial_indexes:
+            return super().constraint_sql(model, schema_editor)
+        # After the table is there.
+        schema_editor.deferred_sql.append(self.create_sql(model, schema_editor))
+        return None
+
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
+        if schema_editor.connection.features.supports_partial_indexes:
+            return super().create_sql(model, schema_editor)
+        field = self._field(model)
+        kind = field.db_parameters(schema_editor.connection)
+        collation = f" COLLATE {kind['collation']}" if kind.get("collation") else ""
+        quote = schema_editor.quote_name
+        return Statement(
+            "ALTER TABLE %(table)s ADD COLUMN %(name)s %(type)s GENERATED ALWAYS AS "
+            "(CASE WHEN %(condition)s THEN %(column)s END) STORED INVISIBLE, ADD UNIQUE INDEX %(name)s (%(name)s)",
+            table=Table(model._meta.db_table, quote),
+            name=quote(self.name),
+            type=f"{kind['type']}{collation}",
+            condition=self._get_condition_sql(model, schema_editor),
+            column=quote(field.column),
+        )
+
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
+        if schema_editor.connection.features.supports_partial_indexes:
+            return super().remove_sql(model, schema_editor)
+        quote = schema_editor.quote_name
+        return Statement(
+            "ALTER TABLE %(table)s DROP INDEX %(name)s, DROP COLUMN %(name)s",
+            table=Table(model._meta.db_table, quote),
+            name=quote(self.name),
+        )
+
+    def where(self, model: type[Model], connection: BaseDatabaseWrapper) -> str:
+        """Return the SQL of the one row that has a value, which is its parameter; the index serves it.
+
+        Its constants are literals: no planner knows what is in a parameter when it looks for a partial index.
+        """
+        quote = connection.ops.quote_name
+        if not connection.features.supports_partial_indexes:
+            return f"{quote(self.name)} = %s"
+        condition = self._get_condition_sql(model, connection.schema_editor())
+        return f"{condition} AND {quote(self._field(model).column)} = %s"
+
+    def _field(self, model: type[Model]) -> Any:
+        (name,) = self.fields
+        return model._meta.get_field(name)

@@ -21,7 +21,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from .conf import app_settings
-from .indexes import PartialIndex
+from .indexes import PartialIndex, PartialUnique
 from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
@@ -69,6 +69,7 @@ JOB_TRANSITIONS: Mapping[str | int, Sequence[str | int]] = {
 # The worker that stores a failure also starts its retry, in one transaction. So a job that others see as failed has no
 # retry to come, unless somebody asks for one.
 FINISHED_STATUSES = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+UNFINISHED_STATUSES = (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
 
 
 class FailureReason(models.TextChoices):
@@ -84,6 +85,13 @@ class FailureReason(models.TextChoices):
     UNAVAILABLE = "unavailable", _("Registry, disk or the like not available")
     NODE_LOST = "node_lost", _("Node lost")
     LOST = "lost", _("Lost: nobody knows how it ended")
+
+
+class UniqueUntil(models.TextChoices):
+    """Until when a job holds its unique key."""
+
+    STARTED = "started", _("Until it has started")
+    FINISHED = "finished", _("Until it has finished")
 
 
 class ContainerJob(StateMachineModel):
@@ -175,6 +183,24 @@ class ContainerJob(StateMachineModel):
     worker = NameField(_("worker"), max_length=64, blank=True, default="", editable=False)
     attempt = models.PositiveIntegerField(_("attempt"), default=0, editable=False)
     labels = models.JSONField(_("labels"), default=dict, blank=True)
+    task = models.CharField(
+        _("task"), max_length=255, blank=True, default="", db_default="", validators=[validate_line]
+    )
+    task_arguments = models.JSONField(_("task's arguments"), null=True, blank=True)
+    unique_key = NameField(_("unique key"), max_length=255, blank=True, default="", db_default="")
+    unique_until = models.CharField(
+        _("unique until"),
+        max_length=8,
+        choices=UniqueUntil,
+        default=UniqueUntil.FINISHED,
+        db_default=UniqueUntil.FINISHED.value,
+    )
+    unique_seconds = models.PositiveIntegerField(
+        _("unique for (s)"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MOST_SECONDS)],
+    )
     created_at = models.DateTimeField(_("created at"), default=timezone.now, editable=False)
     created_by = models.CharField(_("created by"), max_length=255, blank=True, default="", validators=[validate_line])
     origin = models.UUIDField(
@@ -255,6 +281,25 @@ class ContainerJob(StateMachineModel):
                 condition=Q(retry_count__gte=0, max_retries__gte=0), name="cm_job_retries_not_negative"
             ),
             models.CheckConstraint(condition=Q(priority__gte=0, priority__lte=100), name="cm_job_priority_range"),
+            # Follows from the status, so that nothing can leave a key behind. A retry of a job that has started does
+            # not take back a key that others may hold by now; a job with a period gives it up when another one asks
+            # for it after that (`container_manager.queue.enqueue`).
+            PartialUnique(
+                fields=["unique_key"],
+                name="cm_job_unique_key",
+                condition=~Q(unique_key="")
+                & (
+                    (Q(unique_seconds__isnull=False) & ~Q(status=JobStatus.CANCELLED))
+                    | Q(unique_seconds=None, unique_until=UniqueUntil.FINISHED, status__in=UNFINISHED_STATUSES)
+                    | Q(
+                        unique_seconds=None,
+                        unique_until=UniqueUntil.STARTED,
+                        status__in=[JobStatus.PENDING, JobStatus.QUEUED],
+                        attempt=0,
+                        retry_count=0,
+                    )
+                ),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -531,7 +576,8 @@ class JobAttempt(models.Model):
     ``engine``: the identity of the engine that has it; "" for one that ends with its worker. ``waiting_for``: what its
     launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
     waited. ``kill_requested_at``: when somebody asked not to wait for its grace period
-    (`container_manager.queue.cancel`).
+    (`container_manager.queue.cancel`). ``result``: what its command has handed out, if that was a JSON value.
+    ``progress``: the last line ``done/total text`` that it has handed out, or "".
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -551,6 +597,8 @@ class JobAttempt(models.Model):
     message = models.TextField(blank=True, default="")
     peak_memory_bytes = models.PositiveBigIntegerField(null=True, blank=True)
     cpu_seconds = models.FloatField(null=True, blank=True)
+    result = models.JSONField(null=True, blank=True)
+    progress = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     class Meta:
         # The unique constraint's index serves the foreign key too.

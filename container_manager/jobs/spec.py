@@ -17,7 +17,9 @@ class JobSpec(NamedTuple):
 
     A tuple, because one is made for every claimed job: a frozen dataclass takes several times as long.
     A field whose type is a Mapping is stored as JSON. The `Option` is how the command line offers it; ``command`` and
-    ``container`` have arguments of their own there.
+    ``container`` have arguments of their own there, and tasks are not submitted there.
+    ``task``: the dotted path of a function to run instead of a command; ``task_arguments``: its ``args`` and
+    ``kwargs``.
     """
 
     name: Annotated[str, Option("--name", help="A name to find it by.")] = ""
@@ -61,10 +63,33 @@ class JobSpec(NamedTuple):
     labels: Annotated[
         Mapping[str, str], Option("--label", "NAME=VALUE", kind="texts", help="A label. Repeatable.")
     ] = {}
+    task: str = ""
+    task_arguments: Mapping[str, Any] | None = None
+    # From here on it is about enqueueing alone: workers do not read these.
+    unique_key: Annotated[
+        str, Option("--unique-key", "KEY", help="Submit it only if no job holds this key; else name that job.")
+    ] = ""
+    unique_until: Annotated[
+        str,
+        Option(
+            "--unique-until", "started|finished", help="Until when it holds its key."
+        ),
+    ] = "finished"
+    unique_seconds: Annotated[
+        int | None,
+        Option(
+            "--unique-seconds", "SECONDS", kind="integer", help="How long it holds its key instead."
+        ),
+    ] = None
 
 
+CLAIMED_FIELDS = JobSpec._fields[: JobSpec._fields.index("unique_key")]
 _TYPES = get_type_hints(JobSpec)
-JSON_FIELDS = tuple(name for name in JobSpec._fields if get_origin(_TYPES[name]) is Mapping)
+JSON_FIELDS = tuple(
+    name
+    for name in JobSpec._fields
+    if any(get_origin(kind) is Mapping for kind in (_TYPES[name], *get_args(_TYPES[name])))
+)
 OPTIONS: Mapping[str, Option] = {
     name: option
     for name, hint in get_type_hints(JobSpec, include_extras=True).items()

@@ -251,6 +251,46 @@ class Migration(migrations.Migration):
                 ("attempt", models.PositiveIntegerField(default=0, editable=False, verbose_name="attempt")),
                 ("labels", models.JSONField(blank=True, default=dict, verbose_name="labels")),
                 (
+                    "task",
+                    models.CharField(
+                        blank=True,
+                        db_default="",
+                        default="",
+                        max_length=255,
+                        validators=[container_manager.jobs.printable.validate_line],
+                        verbose_name="task",
+                    ),
+                ),
+                ("task_arguments", models.JSONField(blank=True, null=True, verbose_name="task's arguments")),
+                (
+                    "unique_key",
+                    container_manager.name_field.NameField(
+                        blank=True, db_default="", default="", max_length=255, verbose_name="unique key"
+                    ),
+                ),
+                (
+                    "unique_until",
+                    models.CharField(
+                        choices=[("started", "Until it has started"), ("finished", "Until it has finished")],
+                        db_default="finished",
+                        default="finished",
+                        max_length=8,
+                        verbose_name="unique until",
+                    ),
+                ),
+                (
+                    "unique_seconds",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(1),
+                            django.core.validators.MaxValueValidator(2147483647),
+                        ],
+                        verbose_name="unique for (s)",
+                    ),
+                ),
+                (
                     "created_at",
                     models.DateTimeField(default=django.utils.timezone.now, editable=False, verbose_name="created at"),
                 ),
@@ -383,6 +423,31 @@ class Migration(migrations.Migration):
                     models.CheckConstraint(
                         condition=models.Q(("priority__gte", 0), ("priority__lte", 100)), name="cm_job_priority_range"
                     ),
+                    container_manager.indexes.PartialUnique(
+                        condition=models.Q(
+                            models.Q(("unique_key", ""), _negated=True),
+                            models.Q(
+                                models.Q(
+                                    ("unique_seconds__isnull", False), models.Q(("status", "cancelled"), _negated=True)
+                                ),
+                                models.Q(
+                                    ("status__in", ("pending", "queued", "running", "retrying")),
+                                    ("unique_seconds", None),
+                                    ("unique_until", "finished"),
+                                ),
+                                models.Q(
+                                    ("attempt", 0),
+                                    ("retry_count", 0),
+                                    ("status__in", ["pending", "queued"]),
+                                    ("unique_seconds", None),
+                                    ("unique_until", "started"),
+                                ),
+                                _connector="OR",
+                            ),
+                        ),
+                        fields=("unique_key",),
+                        name="cm_job_unique_key",
+                    ),
                 ],
             },
         ),
@@ -425,6 +490,8 @@ class Migration(migrations.Migration):
                 ("message", models.TextField(blank=True, default="")),
                 ("peak_memory_bytes", models.PositiveBigIntegerField(blank=True, null=True)),
                 ("cpu_seconds", models.FloatField(blank=True, null=True)),
+                ("result", models.JSONField(blank=True, null=True)),
+                ("progress", models.CharField(blank=True, db_default="", default="", max_length=255)),
                 (
                     "job",
                     models.ForeignKey(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..jobs.spec import JSON_FIELDS, JobSpec
+from ..jobs.spec import CLAIMED_FIELDS, JSON_FIELDS, JobSpec
 
 # The columns that a claim reads of a job, in the order of `ClaimedJob`.
-JOB_COLUMNS = ("id", "attempt", "retry_count", *JobSpec._fields)
+JOB_COLUMNS = ("id", "attempt", "retry_count", *CLAIMED_FIELDS)
 
 
 class ClaimedJob(NamedTuple):
@@ -110,12 +110,13 @@ def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob
     """Return the job of a row: `JOB_COLUMNS`, then the seconds since its launch; ``attempt`` replaces the row's."""
     key, number, retry_count, *values, elapsed = row
     for column in _JSON_COLUMNS:
-        values[column] = {} if values[column] == "{}" else _json(values[column])
+        text = values[column]
+        values[column] = {} if text == "{}" else None if text is None else _json(text)
     return ClaimedJob(
         job_id(key),
         attempt or number,
         retry_count,
-        JobSpec._make(values),
+        JobSpec(*values),
         float(elapsed),
     )
 
