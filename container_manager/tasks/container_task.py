@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.utils.module_loading import import_string
 
 from ..jobs.sizes import bytes_of
-from .compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY, Task
+from .compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY, Task, TaskResult
 from .errors import TaskNotFound
 
 # What a job's priorities range over.
@@ -67,6 +68,18 @@ class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is g
             raise TypeError(f"using() has no {odd[0]!r}.")
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
+    def enqueue_many(self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]) -> Sequence[TaskResult]:  # type: ignore[type-arg]
+        """Enqueue many calls, each its arguments and keyword arguments, in few statements, all or none."""
+        backend: Any = self.get_backend()
+        results: Sequence[TaskResult] = backend.enqueue_many(self, calls)  # type: ignore[type-arg]
+        return results
+
+    async def aenqueue_many(
+        self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]
+    ) -> Sequence[TaskResult]:  # type: ignore[type-arg]
+        """Do `enqueue_many` from asynchronous code."""
+        return await sync_to_async(self.enqueue_many)(calls)
+
 
 def job_fields(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[type-arg]
     """Return the fields of a task's job, without its arguments. Raises ValueError for a malformed size."""
@@ -87,7 +100,12 @@ def job_fields(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:  # typ
 
 def job_priority(priority: int) -> int:
     """Return a job's priority, 0 to 100, for a task's, -100 to 100: two of a task's are one of a job's."""
-    return (priority - TASK_MIN_PRIORITY) * _MOST_PRIORITY // (TASK_MAX_PRIORITY - TASK_MIN_PRIORITY)
+    return (int(priority) - TASK_MIN_PRIORITY) * _MOST_PRIORITY // (TASK_MAX_PRIORITY - TASK_MIN_PRIORITY)
+
+
+def task_priority(priority: int) -> int:
+    """Return the lower of the two priorities of a task that are this one of a job."""
+    return priority * (TASK_MAX_PRIORITY - TASK_MIN_PRIORITY) // _MOST_PRIORITY + TASK_MIN_PRIORITY
 
 
 def find_task(path: str) -> Task:  # type: ignore[type-arg]
