@@ -38,6 +38,7 @@ TEMPLATES = [
         },
     }
 ]
+TASKS = {"default": {"BACKEND": "container_manager.tasks.ContainerTaskBackend", "QUEUES": []}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _VENDOR = os.environ.get("CM_TEST_DATABASE", "sqlite")

@@ -80,7 +80,7 @@ class PythonExecutor(ProcessExecutor):
                 if failure := self._warden.recent_failure:
                     raise DependencyUnavailable(failure)
                 self._start()
-                if not self._warden.ready.is_set():
+                if not self._warden.is_ready:
                     until = self._waiting[spec.key] = Future()
                     raise Waiting("the task server, which imports the project", until)
                 self._launch(spec)
@@ -101,7 +101,8 @@ class PythonExecutor(ProcessExecutor):
         health = super().check()
         if not health.ok:
             return health
-        if not self._warden.ready.wait(_IMPORT_SECONDS):
+        self._warden.settled.wait(_IMPORT_SECONDS)
+        if not self._warden.is_ready:
             return Health(ok=False, message=self._warden.recent_failure or "The task server still imports the project.")
         return Health(ok=True, message="Tasks in processes forked from the task server, without isolation.")
 

@@ -31,7 +31,8 @@ class TaskServerLink(WardenLink):
     """A task server, started when it is first needed, and again when it is gone.
 
     ``note_ready`` is called once it has imported the project, with an error if it could not; ``note_hangup``, when it
-    got SIGHUP; both by a thread of this link's. ``ready`` is set while tasks can be started.
+    got SIGHUP; both by a thread of this link's. ``is_ready``: whether it can start tasks; ``settled`` is set once that is
+    known.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class TaskServerLink(WardenLink):
         super().__init__()
         self._preload, self._note_ready, self._note_hangup = preload, note_ready, note_hangup
         self._failure, self._failed_at = "", 0.0
-        self.ready = threading.Event()
+        self.is_ready = False
+        self.settled = threading.Event()
 
     @property
     def recent_failure(self) -> str:
@@ -52,13 +54,13 @@ class TaskServerLink(WardenLink):
         return self._failure if time.monotonic() - self._failed_at < _PAUSE_SECONDS else ""
 
     def close(self) -> None:
-        if self.process is not None and not self.ready.is_set():
+        if self.process is not None and not self.settled.is_set():
             # It does not look at its channel while it imports, and has started nothing.
             self.process.kill()
         super().close()
 
     def _spawn(self, channel: int) -> subprocess.Popen[bytes]:
-        self.ready = threading.Event()
+        self.is_ready, self.settled = False, threading.Event()
         reader, writer = os.pipe()
         arguments = [json.dumps(sys.path), str(channel), str(writer), json.dumps(self._preload)]
         try:
@@ -75,27 +77,28 @@ class TaskServerLink(WardenLink):
         finally:
             os.close(writer)
         threading.Thread(
-            target=self._read_news, args=(reader, self.ready), name="container-manager-task-server", daemon=True
+            target=self._read_news, args=(reader, self.settled), name="container-manager-task-server", daemon=True
         ).start()
         return process
 
-    def _read_news(self, reader: int, ready: threading.Event) -> None:
+    def _read_news(self, reader: int, settled: threading.Event) -> None:
         with os.fdopen(reader, encoding="utf-8", errors="backslashreplace") as news:
             for line in news:
                 word, _, text = line.rstrip("\n").partition(" ")
                 if word == READY:
-                    ready.set()
+                    self.is_ready = True
+                    settled.set()
                     self._note_ready(self, "")
                 elif word == HANGUP:
                     self._note_hangup()
-                elif word == FAILED and not ready.is_set():
+                elif word == FAILED and not settled.is_set():
                     with contextlib.suppress(ValueError):
                         text = json.loads(text)
-                    self._fail(f"The task server could not import the project: {text}")
-                    return
-        if not ready.is_set():
-            self._fail("The task server ended while it imported the project; the worker's log may say why.")
+                    self._fail(settled, f"The task server could not import the project: {text}")
+        if not settled.is_set():
+            self._fail(settled, "The task server ended while it imported the project; the worker's log may say why.")
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, settled: threading.Event, text: str) -> None:
         self._failure, self._failed_at = text, time.monotonic()
+        settled.set()
         self._note_ready(self, text)
