@@ -91,7 +91,7 @@ class AttemptInline(ReadOnlyInline):
     model = JobAttempt
     fields = (
         *("number", "worker", "executor", "launched_at", "waiting_for", "finished_at"),
-        *("exit_code", "signal", "reason", "message"),
+        *("exit_code", "signal", "reason", "message", "result"),
     )
     ordering = ("number",)
 

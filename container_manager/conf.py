@@ -75,6 +75,7 @@ class AppSettings:
     the job needs, such as ``"shop.use_mail"``; "": none. ``secrets_directory``: the folder of ``file:`` references, on
     the worker's host. ``secret_files_directory``: a tmpfs where the worker puts jobs' secrets that are files; a Docker
     daemon must see it by the same path. ``mask_secrets``: whether ``***`` replaces secrets' values in stored output.
+    ``result_limit_bytes``: how large the result of an attempt may be, as JSON.
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
     """
 
@@ -90,6 +91,7 @@ class AppSettings:
     unschedulable_after_seconds: float | None = None
     prune_after_seconds: float | None = None
     log_limit_bytes: int = 1024 * 1024
+    result_limit_bytes: int = 64 * 1024
     secrets: Mapping[str, str] = field(default_factory=dict)
     secrets_directory: str = "/etc/container-manager/secrets"
     secret_files_directory: str = "/dev/shm"  # noqa: S105, S108  # a path; what is made there is closed to others
@@ -153,8 +155,9 @@ def _problems(given: object) -> Iterator[str]:
     for name in given:
         if name not in known:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
-    if "LOG_LIMIT_BYTES" in given and not is_count(given["LOG_LIMIT_BYTES"]):
-        yield f"{_NAME}['LOG_LIMIT_BYTES'] must be a whole positive number, not {given['LOG_LIMIT_BYTES']!r}."
+    for name in ("LOG_LIMIT_BYTES", "RESULT_LIMIT_BYTES"):
+        if name in given and not is_count(given[name]):
+            yield f"{_NAME}[{name!r}] must be a whole positive number, not {given[name]!r}."
     for name in ("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
         if name in given and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."

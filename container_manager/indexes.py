@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any, cast
 
 from django.core import checks
+from django.core.exceptions import FieldError, ValidationError
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement, Table
-from django.db.models import Index, Model, UniqueConstraint
+from django.db.models import Index, Model, Q, QuerySet, UniqueConstraint
 
 
 class PartialIndex(Index):
@@ -44,10 +47,35 @@ class PartialUnique(UniqueConstraint):
     constraint's name, which queries of the model do not see, has the field's value for the rows of the condition.
     """
 
-    def check(self, model: type[Model], connection: BaseDatabaseWrapper) -> list[checks.CheckMessage]:
-        """Check it as on a database with partial indexes: the others need no warning."""
-        found: list[checks.CheckMessage] = super().check(model, connection)
-        return [message for message in found if message.id != "models.W036"]
+    def check(self, model: Any, connection: BaseDatabaseWrapper) -> list[checks.CheckMessage]:
+        parent: Any = super()
+        return _without_warning(parent.check(model, connection))
+
+    def _check(self, model: Any, connection: BaseDatabaseWrapper) -> list[checks.CheckMessage]:
+        # The same in Django 5.2.
+        parent: Any = super()
+        return _without_warning(parent._check(model, connection))
+
+    def validate(
+        self,
+        model: type[Model],
+        instance: Model,
+        exclude: Collection[str] | None = None,
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> None:
+        """Raise ValidationError where another row has the instance's value; Django's way would read all rows."""
+        field = self._field(model)
+        value = getattr(instance, field.attname)
+        if (exclude and field.name in exclude) or not value:
+            return
+        if not self.rows(model._base_manager.using(using), value).exclude(pk=instance.pk).exists():
+            return
+        checked, condition = cast(Any, instance), cast(Q, self.condition)
+        with suppress(FieldError):
+            # Not known where a form leaves out what the condition is about.
+            if not condition.check(checked._get_field_expression_map(meta=model._meta, exclude=exclude), using=using):
+                return
+        raise ValidationError({field.name: self.get_violation_error_message()}, code=self.violation_error_code)
 
     def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
         if schema_editor.connection.features.supports_partial_indexes:
@@ -83,11 +111,14 @@ class PartialUnique(UniqueConstraint):
             name=quote(self.name),
         )
 
-    def where(self, model: type[Model], connection: BaseDatabaseWrapper) -> str:
-        """Return the SQL of the one row that has a value, which is its parameter; the index serves it.
+    def rows(self, rows: QuerySet[Any], value: str) -> Any:
+        """Return the one row of the condition that has a value, if there is one; the index serves it."""
+        where = self._where(rows.model, rows.db)
+        return rows.extra(where=[where], params=[value])  # noqa: S610  # only words of ours
 
-        Its constants are literals: no planner knows what is in a parameter when it looks for a partial index.
-        """
+    def _where(self, model: type[Model], using: str) -> str:
+        # Constants are literals: no planner knows what is in a parameter when it looks for a partial index.
+        connection = connections[using]
         quote = connection.ops.quote_name
         if not connection.features.supports_partial_indexes:
             return f"{quote(self.name)} = %s"
@@ -97,3 +128,8 @@ class PartialUnique(UniqueConstraint):
     def _field(self, model: type[Model]) -> Any:
         (name,) = self.fields
         return model._meta.get_field(name)
+
+
+def _without_warning(found: Sequence[checks.CheckMessage]) -> list[checks.CheckMessage]:
+    """Leave out that a database has no partial indexes."""
+    return [message for message in found if message.id != "models.W036"]

@@ -26,6 +26,7 @@ from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.identifiers import uuid7
+from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
 from .jobs.printable import check_printable, escaped, validate_line, validate_lines
 from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
@@ -37,6 +38,7 @@ from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.machine import actor_name
 from .statemachine.model import StateMachineModel
+from .unique_keys import KEY_CONSTRAINT, refusing_held_keys
 
 # Between two looks at a job that is waited for.
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.02, 1.0
@@ -94,6 +96,18 @@ class UniqueUntil(models.TextChoices):
     FINISHED = "finished", _("Until it has finished")
 
 
+class JobNotCompleted(RuntimeError):
+    """A job whose result was waited for has failed, or was cancelled. ``job``: with its reason and last error."""
+
+    def __init__(self, job: ContainerJob) -> None:
+        self.job = job
+        why = f" ({job.failure_reason}): {job.last_error}" if job.failure_reason else ""
+        super().__init__(f"Job {job.pk} is {job.status}{why}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job,)
+
+
 class ContainerJob(StateMachineModel):
     """What to run, and its state."""
 
@@ -120,6 +134,8 @@ class ContainerJob(StateMachineModel):
 
     # Not stored: on whose behalf the job is validated, a user, or a text that names code which vouches for the job.
     submitter: object = None
+    # Not stored: whether `container_manager.queue.enqueue` has found this job by its unique key, and created none.
+    existed: bool = False
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(_("name"), max_length=255, blank=True, validators=[validate_line])
@@ -286,7 +302,8 @@ class ContainerJob(StateMachineModel):
             # for it after that (`container_manager.queue.enqueue`).
             PartialUnique(
                 fields=["unique_key"],
-                name="cm_job_unique_key",
+                name=KEY_CONSTRAINT,
+                violation_error_message=_("Another job holds this key."),
                 condition=~Q(unique_key="")
                 & (
                     (Q(unique_seconds__isnull=False) & ~Q(status=JobStatus.CANCELLED))
@@ -330,6 +347,10 @@ class ContainerJob(StateMachineModel):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})
         if self.cpu_count is not None and not is_positive(self.cpu_count):
             raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
+        if self.unique_seconds is not None and not self.unique_key:
+            raise ValidationError({"unique_seconds": _("Without a unique_key it means nothing; give one.")})
+        if self.unique_seconds is not None and self.unique_until != UniqueUntil.FINISHED:
+            raise ValidationError({"unique_seconds": _("It replaces unique_until; give one of them.")})
         checks: Sequence[tuple[str, Callable[[], object]]] = (
             ("command", self._check_command),
             ("environment", self._check_environment),
@@ -340,6 +361,7 @@ class ContainerJob(StateMachineModel):
             ("labels", lambda: _check_labels(self.labels)),
             ("working_directory", lambda: check_path(self.working_directory)),
             ("container", lambda: container_request(self.container)),
+            ("task_arguments", lambda: json_text(self.task_arguments, most_bytes=MOST_ARGUMENT_BYTES)),
         )
         for name, check in checks:
             # A text of another type was an error of `clean_fields` already.
@@ -376,6 +398,15 @@ class ContainerJob(StateMachineModel):
             if permission and not _has_permission(self.submitter, permission):
                 text = _("The secret %(reference)r is for those who have the permission %(permission)s; see 'actor'.")
                 raise ValueError(text % {"reference": reference, "permission": permission})
+
+    def transition_to(self, new: object, save: bool = True, *, reason: str = "", actor: object = None) -> bool:
+        """Do `StateMachineModel.transition_to`; raises UniqueKeyHeld for a retry whose key another job holds."""
+        with refusing_held_keys(self.__dict__.get("unique_key", "")):
+            return super().transition_to(new, save, reason=reason, actor=actor)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with refusing_held_keys(self.__dict__.get("unique_key", "")):
+            super().save(*args, **kwargs)
 
     @property
     def argv(self) -> list[str]:
@@ -452,6 +483,28 @@ class ContainerJob(StateMachineModel):
     async def aoutput(self, attempt: int | None = None, stream: str | None = None) -> bytes:
         """Do `output` from asynchronous code."""
         return await sync_to_async(self.output)(attempt, stream)
+
+    @property
+    def result(self) -> Any:
+        """The JSON value that a completed job has handed out; None if it has handed out none, or has not completed.
+
+        It is its last attempt's: a query. What an attempt that failed has handed out is its own ``result``.
+        """
+        if self.status != JobStatus.COMPLETED:
+            return None
+        return self.attempts.filter(number=self.attempt).values_list("result", flat=True).first()
+
+    def wait_result(self, timeout: float | None = None) -> Any:
+        """Wait as `wait` does, and return the result. Raises JobNotCompleted where the job failed or was cancelled."""
+        if self.wait(timeout) != JobStatus.COMPLETED:
+            raise JobNotCompleted(self)
+        return self.result
+
+    async def await_result(self, timeout: float | None = None) -> Any:
+        """Do `wait_result` from asynchronous code."""
+        if await self.await_(timeout) != JobStatus.COMPLETED:
+            raise JobNotCompleted(self)
+        return await sync_to_async(lambda: self.result)()
 
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait until the job has finished (see `is_finished`), refresh it, and return its status.

@@ -42,6 +42,10 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             "In a test, use TransactionTestCase, or 'submit' and then 'worker --drain'."
         )
     job = create_job(options)
+    if job.existed:
+        raise Refused(
+            f"Job {short_id(job.pk)} ({job.status}) holds the unique key {job.unique_key!r}: nothing was run."
+        )
     worker = WorkerLoop(
         settings=settings,
         executors={job.executor: build_executor(settings, job.executor)},

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypedDict
 
+from ..jobs.printable import escaped
 from ..jobs.spec import JSON_FIELDS
 from ..models import ContainerJob
 from ..queue import Explanation, explain
@@ -19,7 +20,10 @@ from .printing import Output, clock, print_explanation, print_json, print_table
 
 
 class Attempt(TypedDict):
-    """An attempt; ``engine`` and ``handle`` name it there, ``finished_at`` is null while it is open."""
+    """An attempt; ``engine`` and ``handle`` name it there, ``finished_at`` is null while it is open.
+
+    ``result``: the JSON value that it has handed out.
+    """
 
     number: int
     worker: str
@@ -37,6 +41,7 @@ class Attempt(TypedDict):
     message: str
     peak_memory_bytes: int | None
     cpu_seconds: float | None
+    result: Any
 
 
 class TimedEntry(Entry):
@@ -80,6 +85,8 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     out.write("\n")
     print_explanation(out, explanation)
     out.write("\n")
+    if attempts and (result := attempts[-1]["result"]) is not None:
+        out.write(f"Result: {escaped(json.dumps(result, ensure_ascii=False))}\n\n")
     rows = [[clock(row[name]) if name.endswith("_at") else row[name] for name in _SHOWN] for row in attempts]
     print_table(out, ("TRY", "WORKER", "CLAIMED (UTC)", "ENDED (UTC)", "EXIT", "SIGNAL", "REASON", "MESSAGE"), rows)
     out.write("\n")

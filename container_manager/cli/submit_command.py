@@ -1,4 +1,4 @@
-"""Queue a job for the workers and print its id."""
+"""Queue a job for the workers and print its id, or that of the job which holds its unique key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any, TypedDict
 from uuid import UUID
 
+from django.db import transaction
+
 from ..models import JobStatus
 from .job_arguments import add_job_arguments, create_job
 from .printing import Output, print_json
@@ -15,10 +17,11 @@ from .time_options import from_now
 
 
 class Submitted(TypedDict):
-    """The new job."""
+    """The new job, or, if it ``existed`` before, the one that holds its unique key."""
 
     id: UUID
     status: JobStatus
+    existed: bool
 
 
 JSON = Submitted
@@ -34,10 +37,13 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     delay, scheduled_for = options["delay"], None
     if delay is not None:
         scheduled_for = from_now("--delay", delay, timedelta(seconds=1), using=options["database"])
-    job = create_job(options)
-    job.mark_as_queued(scheduled_for)
+    # All or nothing: a job that is never queued would hold its unique key.
+    with transaction.atomic(using=options["database"]):
+        job = create_job(options)
+        if not job.existed:
+            job.mark_as_queued(scheduled_for)
     if options["json"]:
-        print_json(out, Submitted(id=job.pk, status=JobStatus(job.status)))
+        print_json(out, Submitted(id=job.pk, status=JobStatus(job.status), existed=job.existed))
     else:
         out.write(f"{job.pk}\n")
     return 0

@@ -20,6 +20,8 @@ from ..jobs.spec import JobSpec
 Stream = Literal["stdout", "stderr", "system"]
 # Names the folder of the secrets that a job has as files.
 SECRETS_VARIABLE = "CONTAINER_MANAGER_SECRETS"
+# Names the file into which a job may write its result.
+RESULT_VARIABLE = "CONTAINER_MANAGER_RESULT"
 
 
 class ExecutorError(Exception):
@@ -107,6 +109,8 @@ class ExitStatus(NamedTuple):
 
     Both are set where the engine reports only the exit code that stands for a signal. ``lost``: the engine ended it,
     and the command itself did not fail. ``unstarted``: the command could not be started, as was seen after the launch.
+    ``result``: what it has left as its result, as it is, perhaps no JSON at all; None: nothing, or
+    ``result_refused`` says why it was not read. An executor reads no more than `AppSettings.result_limit_bytes`.
     """
 
     code: int | None = None
@@ -117,6 +121,8 @@ class ExitStatus(NamedTuple):
     message: str = ""
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
+    result: bytes | None = None
+    result_refused: str = ""
 
     @property
     def succeeded(self) -> bool:

@@ -73,12 +73,12 @@ class SecretFiles:
                 raise DependencyUnavailable(
                     f"{self._directory} is no tmpfs, so no secrets are put there: set SECRET_FILES_DIRECTORY to one."
                 )
-            _require_private(user := self._user_folder())
+            require_private(user := self._user_folder())
             if self._survive:
                 self._folder = user / "containers"
                 self._folder.mkdir(mode=0o700, exist_ok=True)
             else:
-                self._folder, self._lock = _locked_folder(user)
+                self._folder, self._lock = locked_folder(user)
         return self._folder
 
 
@@ -95,7 +95,7 @@ def is_in_memory(path: Path) -> bool:
     return found in _IN_MEMORY
 
 
-def _require_private(folder: Path) -> None:
+def require_private(folder: Path) -> None:
     """Make a folder of this user alone. Raises OSError where another user has made one of this name."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -104,7 +104,7 @@ def _require_private(folder: Path) -> None:
         raise PermissionError(f"{folder} is not a folder that only this user can enter")
 
 
-def _locked_folder(user: Path) -> tuple[Path, int]:
+def locked_folder(user: Path) -> tuple[Path, int]:
     """Return a new folder and a descriptor that holds its lock; remove those whose processes are gone."""
     # Not everywhere: a web server elsewhere can import executors.
     import fcntl

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 # MariaDB's JSON functions, and with them the CHECK of its JSON columns, go 32 levels deep.
 MOST_LEVELS = 30
+# Of a task's arguments: each claim reads them.
+MOST_ARGUMENT_BYTES = 256 * 1024
 # PostgreSQL stores none of these.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -21,14 +23,14 @@ def json_text(value: object, *, most_bytes: int) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except TypeError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"It is no JSON: {error}.") from error
     except RecursionError as error:
-        raise ValueError(f"it has more than {MOST_LEVELS} levels") from error
+        raise ValueError(f"It has more than {MOST_LEVELS} levels.") from error
     except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"It is no JSON: {error}.") from error
     _check(value)
     if (size := len(text.encode())) > most_bytes:
-        raise ValueError(f"it has {size} bytes, and {most_bytes} are allowed")
+        raise ValueError(f"It has {size} bytes, and {most_bytes} are allowed.")
     return text
 
 
@@ -37,11 +39,11 @@ def parsed_json(data: bytes) -> Any:
     try:
         return json.loads(data.decode(), parse_constant=_no_number)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8: {error}") from error
+        raise ValueError(f"It is not UTF-8: {error}.") from error
     except RecursionError as error:
-        raise ValueError(f"it has more than {MOST_LEVELS} levels") from error
+        raise ValueError(f"It has more than {MOST_LEVELS} levels.") from error
     except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"It is no JSON: {error}.") from error
 
 
 def _no_number(name: str) -> NoReturn:
@@ -60,7 +62,7 @@ def _check(value: object) -> None:
             elif isinstance(node, list | tuple):
                 inner += node
             elif isinstance(node, str) and (found := _UNSTORABLE.search(node)):
-                raise ValueError(f"it has the character {found[0]!a}, which not every database can store")
+                raise ValueError(f"It has the character {found[0]!a}, which not every database can store.")
         if level > MOST_LEVELS and inner:
-            raise ValueError(f"it has more than {MOST_LEVELS} levels")
+            raise ValueError(f"It has more than {MOST_LEVELS} levels.")
         nodes = inner

@@ -18,6 +18,10 @@ class JobSpec(NamedTuple):
     A tuple, because one is made for every claimed job: a frozen dataclass takes several times as long.
     A field whose type is a Mapping is stored as JSON. The `Option` is how the command line offers it; ``command`` and
     ``container`` have arguments of their own there, and tasks are not submitted there.
+    ``unique_key``: of all jobs with this key at most one holds it, and as long as one does none is created with it
+    (`container_manager.queue.enqueue` returns that one). ``unique_until``: a job holds its key until it has
+    ``started``, or ``finished``, all retries included. ``unique_seconds``: or for so long after it was created, however
+    it ends. A cancelled job holds none.
     ``task``: the dotted path of a function to run instead of a command; ``task_arguments``: its ``args`` and
     ``kwargs``.
     """
@@ -71,15 +75,11 @@ class JobSpec(NamedTuple):
     ] = ""
     unique_until: Annotated[
         str,
-        Option(
-            "--unique-until", "started|finished", help="Until when it holds its key."
-        ),
+        Option("--unique-until", "started|finished", help="Until when it holds its key."),
     ] = "finished"
     unique_seconds: Annotated[
         int | None,
-        Option(
-            "--unique-seconds", "SECONDS", kind="integer", help="How long it holds its key instead."
-        ),
+        Option("--unique-seconds", "SECONDS", kind="integer", help="How long it holds its key instead."),
     ] = None
 
 

@@ -447,6 +447,7 @@ class Migration(migrations.Migration):
                         ),
                         fields=("unique_key",),
                         name="cm_job_unique_key",
+                        violation_error_message="Another job holds this key.",
                     ),
                 ],
             },

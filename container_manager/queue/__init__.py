@@ -1,5 +1,6 @@
 """The queue's public API: enqueue, retry and cancel jobs, explain them, pause queues, count, prune."""
 
+from ..unique_keys import UniqueKeyHeld
 from .entry import acancel, aenqueue, aenqueue_many, aretry, cancel, enqueue, enqueue_many, kill, retry
 from .explaining import explain
 from .explanation import Explanation, ExplanationCode
@@ -11,6 +12,7 @@ __all__ = [
     "Explanation",
     "ExplanationCode",
     "QueueStatistics",
+    "UniqueKeyHeld",
     "acancel",
     "aenqueue",
     "aenqueue_many",

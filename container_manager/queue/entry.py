@@ -17,8 +17,7 @@ from ..models import ContainerJob, JobStatus
 from ..statemachine.machine import actor_name, machine_of
 from ..store.attempts import request_kill
 from ..store.notifications import CANCELLED, wake_workers
-
-_BATCH = 1000
+from ..unique_keys import UniqueKeyHeld
 
 
 def enqueue(
@@ -30,15 +29,20 @@ def enqueue(
     names, or a text that names code of the project, which has seen to that itself.
     ``using`` is a database alias, here and in all functions of the queue; None: what the database routers say.
 
-    Raises ValidationError that names each wrong field, and IntegrityError for an id that is taken.
+    With a ``unique_key`` that another job holds, that job is returned as it is, and its ``existed`` is true: see
+    `container_manager.jobs.spec.JobSpec`.
+
+    Raises ValidationError that names each wrong field, IntegrityError for an id that is taken, and UniqueKeyHeld where
+    the isolation level of the caller's transaction hides who holds the key.
     """
     using = using or router.db_for_write(ContainerJob)
     job = ContainerJob(**fields, **_queued_now(), scheduled_for=scheduled_for)
     job.submitted_by(actor)
     # Uniqueness and constraints are left to the database: no queries before the INSERT.
     job.full_clean(validate_unique=False, validate_constraints=False)
-    job.save(using=using, force_insert=True)
-    wake_workers(using=using)
+    job = ContainerJob.objects.using(using).insert(job)
+    if not job.existed:
+        wake_workers(using=using)
     return job
 
 
@@ -51,6 +55,8 @@ def enqueue_many(
 ) -> list[ContainerJob]:
     """Enqueue many unsaved jobs in few statements, all or none; ``scheduled_for`` replaces that of each job.
 
+    Return a job for each: itself, or the one that holds its unique key. That one ``existed`` before, or is an earlier
+    one of these.
     Raises ValidationError for the first job that is wrong; its message has the job's index.
     """
     using = using or router.db_for_write(ContainerJob)
@@ -66,17 +72,17 @@ def enqueue_many(
             job.clean()
         except ValidationError as error:
             raise ValidationError([f"Job {number}: {message}" for message in error.messages]) from error
-    with transaction.atomic(using=using):
-        ContainerJob.objects.using(using).bulk_create(ready, batch_size=_BATCH)
-        wake_workers(using=using)
-    return ready
+    found = ContainerJob.objects.using(using).insert_many(ready)
+    wake_workers(using=using)
+    return found
 
 
 def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
     """Run a job again: a failed job itself, a completed or cancelled one as a new job with it as ``origin``.
 
-    Return the job that is now queued. Raises InvalidTransition for a job that has not ended, and ValidationError for
-    control characters in the actor's name or the reason, which may have more than one line.
+    Return the job that is now queued. Raises InvalidTransition for a job that has not ended, UniqueKeyHeld if another
+    job holds its unique key by now, and ValidationError for control characters in the actor's name or the reason, which
+    may have more than one line.
     """
     using = router.db_for_write(ContainerJob, instance=job)
     check_words(actor=actor, reason=reason)
@@ -85,8 +91,9 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
             # Whoever submitted the job was asked for the permissions of its secrets; it is the same job.
             again = ContainerJob(**job.spec._asdict(), origin=job.pk, created_by=actor_name(actor))
             again.submitter = f"retry of {job.pk}"
-            again.full_clean()
-            again.save(using=using)
+            again.full_clean(validate_constraints=not again.unique_key)
+            if (found := ContainerJob.objects.using(using).insert(again)).existed:
+                raise UniqueKeyHeld(found.unique_key)
             # Not created as queued: a transition keeps actor and reason in the new job's journal.
             again.mark_as_queued(actor=actor, reason=reason)
         return again

@@ -63,7 +63,8 @@ class Outcome(NamedTuple):
     """How an attempt ended.
 
     ``status``: completed or failed; None to close the attempt only (its job was cancelled). ``retry_after_seconds``: a
-    failed job goes on to retrying, due then. ``counts_as_retry``: whether that is one of its retries.
+    failed job goes on to retrying, due then. ``counts_as_retry``: whether that is one of its retries. ``result``: JSON
+    that every database stores (`container_manager.jobs.json_value`).
     """
 
     job_id: uuid.UUID
@@ -77,6 +78,7 @@ class Outcome(NamedTuple):
     cpu_seconds: float | None = None
     retry_after_seconds: float | None = None
     counts_as_retry: bool = True
+    result: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,12 +41,13 @@ class FakeRun:
     """How an attempt goes that only seems to run.
 
     ``exit``: its exit code, or an `ExitStatus` for all else: a signal, out of memory, lost. None: it runs until it is
-    stopped. What it prints is there at once; a text is encoded as UTF-8.
+    stopped. What it prints is there at once; a text is encoded as UTF-8. ``result``: the JSON value that it hands out.
     """
 
     exit: ExitStatus | int | None = 0
     stdout: str | bytes = b""
     stderr: str | bytes = b""
+    result: object = None
 
 
 # What a script says of an attempt: how it goes, or the error that the engine answers its launch with.
@@ -186,6 +188,8 @@ class FakeExecutor(Executor):
         if not isinstance(scripted, FakeRun):
             raise TypeError(f"A fake executor's script must say a FakeRun or an ExecutorError, not {scripted!r}.")
         status = ExitStatus(code=scripted.exit) if isinstance(scripted.exit, int) else scripted.exit
+        if status is not None and scripted.result is not None:
+            status = status._replace(result=json.dumps(scripted.result).encode())
         texts: tuple[tuple[Stream, str | bytes], ...] = (("stdout", scripted.stdout), ("stderr", scripted.stderr))
         chunks = [LogChunk(stream=stream, data=_encoded(text)) for stream, text in texts if text]
         return _FakeAttempt(key=spec.key, exit=status, chunks=chunks)

@@ -26,6 +26,7 @@ from .job_limits import within_limits
 from .launch_spec import attempt_of, launch_key
 from .launcher import Launcher, result_or_error
 from .outcomes import closed, failed, outcome_of, storable
+from .results import accepted_result
 from .run import AttemptKey, Run, Stage
 from .timers import Timer
 
@@ -301,6 +302,12 @@ class Runs:
         self._end(run, ExitStatus(lost=True, message=message))
 
     def _end(self, run: Run, exit_status: ExitStatus) -> None:
+        result, refused = None, ""
+        if exit_status.result is not None or exit_status.result_refused:
+            masked = None if run.mask is None else run.masked
+            result, refused = accepted_result(exit_status, most_bytes=self._settings.result_limit_bytes, masked=masked)
+        if refused:
+            run.note(refused)
         run.prepare_log_change(everything=True)
         run.enter(Stage.ENDED)
         if run.mask is not None:
@@ -310,6 +317,10 @@ class Runs:
             run.outcome = closed(run.job, exit_status, "Stopped: the job was cancelled.")
         else:
             run.outcome = outcome_of(run.job, exit_status, stopped_for=run.stopped_for, retry=self._settings.retry)
+        if result is not None or refused:
+            # Its verdict is its exit's; the words go where there are no others.
+            message = run.outcome.message or storable(refused)
+            run.outcome = run.outcome._replace(result=result, message=message)
 
     def _stop_overdue(self) -> None:
         for run in self:

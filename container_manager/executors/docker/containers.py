@@ -20,6 +20,7 @@ from .daemon import CONFLICT, Daemon, Gone, explanation
 from .exits import PHASES
 from .images import Images
 from .refusals import is_final_launch
+from .results import make_result_file
 from .view import View
 from .volume_owner import give_new_volumes
 
@@ -132,9 +133,14 @@ class Containers:
                 self._images.forget(spec.key, why=error)
                 raise error
             self._pull(spec, note)
-        prepare = partial(give_new_volumes, self._daemon, spec.key, configuration, owners)
+        prepare = partial(self._prepare, spec.key, configuration, owners)
         self._start(spec, is_new=bool(created), prepare=prepare)
         self._view.note_started(spec.key)
+
+    def _prepare(self, key: str, configuration: Mapping[str, Any], owners: Mapping[str, str]) -> None:
+        """Do what must be done between the creation of a container and its start."""
+        give_new_volumes(self._daemon, key, configuration, owners)
+        make_result_file(self._daemon, key, configuration)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> NoReturn:
         """Have the image pulled; the attempt is to be submitted again when it is there."""

@@ -23,6 +23,7 @@ from .followed_output import FollowedOutput
 from .held_limits import take_limits, warnings
 from .images import Images
 from .options import DockerOptions, docker_options
+from .results import offer_result
 from .upkeep import Upkeep
 from .view import View
 
@@ -46,11 +47,12 @@ class DockerExecutor(Executor):
         install: str,
         secrets_directory: str,
         secret_files_directory: str = AppSettings().secret_files_directory,
+        most_result_bytes: int = AppSettings().result_limit_bytes,
     ) -> None:
         self._options, self._install = options, install
         self._daemon = Daemon(options)
         self._changed = threading.Event()
-        self._view = View(self._daemon, install=install, changed=self._changed.set)
+        self._view = View(self._daemon, install=install, most_result_bytes=most_result_bytes, changed=self._changed.set)
         images = Images(self._daemon, options, secrets_directory=secrets_directory)
         self._containers = Containers(self._daemon, self._view, images, pull=options.pull)
         self._upkeep = Upkeep(self._daemon, images, options)
@@ -69,6 +71,7 @@ class DockerExecutor(Executor):
             install=settings.install,
             secrets_directory=settings.secrets_directory,
             secret_files_directory=settings.secret_files_directory,
+            most_result_bytes=settings.result_limit_bytes,
         )
 
     @classmethod
@@ -97,6 +100,8 @@ class DockerExecutor(Executor):
         )
         if spec.secret_files:
             add_secret_files(configuration, self._secret_files.place(spec.key, spec.secret_files))
+        if self._options.results:
+            offer_result(configuration)
         self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)
         if "NanoCpus" in configuration["HostConfig"]:

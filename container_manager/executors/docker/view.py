@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...conf import AppSettings
 from ...jobs.package_log import package_logger
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
 from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
 from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
+from .results import read_result
 
 # Listing 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
@@ -55,8 +57,10 @@ class View:
         daemon: Daemon,
         *,
         install: str,
+        most_result_bytes: int = AppSettings().result_limit_bytes,
         changed: Callable[[], None],
     ) -> None:
+        self._most_result_bytes = most_result_bytes
         self._daemon, self._install, self._changed = daemon, install, changed
         # Guards all that follows; notified when there is something to ask the daemon.
         self._state = threading.Condition()
@@ -203,7 +207,8 @@ class View:
             if PHASES.get(found["State"]["Status"]) is Phase.EXITED:
                 if may_be_out_of_memory(found) and self._postpone(key):
                     return
-                status = self._exit_status(key, found)
+                result, refused = read_result(self._daemon, found, most_bytes=self._most_result_bytes)
+                status = self._exit_status(key, found)._replace(result=result, result_refused=refused)
         except Gone:
             is_gone = True
         with self._state:

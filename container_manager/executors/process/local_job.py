@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from ..base import ExitStatus, LaunchSpec, Observation, Phase, Stream
 from ..output_buffer import OutputBuffer
+from .result_files import ResultFile
 from .warden.messages import send
 
 T = TypeVar("T", int, float)
@@ -45,6 +46,7 @@ class LocalJob:
 
     spec: LaunchSpec
     open_streams: dict[int, Stream]
+    result: ResultFile
     # While it runs.
     keeper: KeeperLink | None = None
     exit: ExitStatus | None = None
@@ -69,6 +71,8 @@ class LocalJob:
 
     def end(self, status: ExitStatus) -> None:
         """Note that it has exited."""
+        result, refused = self.result.take()
+        status = status._replace(result=result, result_refused=refused)
         self.keeper, self.exit, self.exited_at = None, status, time.monotonic()
         self.unread = {descriptor: _bytes_in(descriptor) for descriptor in self.open_streams}
 

@@ -19,6 +19,7 @@ from ...conf import AppSettings
 from ...jobs.container_request import REQUEST_RULES
 from ...jobs.rules import is_count, is_texts
 from ..base import (
+    RESULT_VARIABLE,
     SECRETS_VARIABLE,
     Capabilities,
     Executor,
@@ -30,6 +31,7 @@ from ..base import (
     Unavailable,
 )
 from ..secret_files import SecretFiles
+from .result_files import ResultFile, ResultFiles
 
 if sys.platform == "linux":
     # Elsewhere the class can be imported, by a web server say, but not used.
@@ -76,6 +78,7 @@ class ProcessExecutor(Executor):
         self._pump = OutputPump(self._lock, changed=self._announce_change)
         self._warden = self._new_warden()
         self._secret_files = SecretFiles(AppSettings().secret_files_directory, survive=False)
+        self._results = ResultFiles(AppSettings().result_limit_bytes)
         self._closed = False
 
     @classmethod
@@ -83,6 +86,7 @@ class ProcessExecutor(Executor):
         cls.check_options(options, settings)
         executor = cls(**options)
         executor._secret_files = SecretFiles(settings.secret_files_directory, survive=False)
+        executor._results = ResultFiles(settings.result_limit_bytes)
         return executor
 
     @classmethod
@@ -165,6 +169,7 @@ class ProcessExecutor(Executor):
         self._pump.close()
         self._warden.close()
         self._secret_files.close()
+        self._results.close()
 
     def _new_warden(self) -> WardenLink:
         return WardenLink()
@@ -206,14 +211,15 @@ class ProcessExecutor(Executor):
 
     def _launch(self, spec: LaunchSpec) -> None:
         self._start()
-        message = self._message(spec)
+        result = self._results.of(spec.key)
+        message = self._message(spec, result)
         with contextlib.ExitStack() as kept, contextlib.ExitStack() as passed:
             try:
                 out_reader, out_writer = _pipe(kept, passed)
                 err_reader, err_writer = _pipe(kept, passed)
             except OSError as error:
                 raise no_room(error) from error
-            job = LocalJob(spec=spec, open_streams={out_reader: "stdout", err_reader: "stderr"})
+            job = LocalJob(spec=spec, open_streams={out_reader: "stdout", err_reader: "stderr"}, result=result)
             self._hand_over(job, message, (out_writer, err_writer))
             kept.pop_all()
         self._pump.add(job)
@@ -238,11 +244,12 @@ class ProcessExecutor(Executor):
             else:
                 return
 
-    def _message(self, spec: LaunchSpec) -> bytes:
+    def _message(self, spec: LaunchSpec, result: ResultFile) -> bytes:
         limits = dict(self._limits)
         if spec.job.memory_bytes is not None:
             limits["RLIMIT_AS"] = spec.job.memory_bytes
         environment = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **self._inherited, **spec.environment}
+        environment[RESULT_VARIABLE] = result.path
         if spec.secret_files:
             environment[SECRETS_VARIABLE] = str(self._secret_files.place(spec.key, spec.secret_files))
         launch = {

@@ -119,7 +119,7 @@ class PostgreSQLStore(StoreSQL):
         # The driver converts each member of a list by itself, which takes longer than all the rest. So members that
         # need no quoting are passed as one text, and a column without values as NULL.
         columns: list[Any] = [_array([o.job_id.hex for o in outcomes]), _array([o.status for o in outcomes])]
-        for name in ("reason", "message"):
+        for name in ("reason", "message", "result"):
             texts = [getattr(o, name) for o in outcomes]
             columns.append(texts if any(texts) else None)
         columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
@@ -238,11 +238,12 @@ ORDER BY {ORDER}
             free, its_rows = "free", _FREE
         return f"""
 WITH outcome AS MATERIALIZED (
-    SELECT job_id, number, status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message, exit_code, signal,
-        peak_memory_bytes, cpu_seconds
+    SELECT job_id, number, status, COALESCE(reason, '') AS reason, COALESCE(message, '') AS message,
+        result::jsonb AS result, exit_code, signal, peak_memory_bytes, cpu_seconds
     FROM set_config('lock_timeout', '{_LOCK_MILLISECONDS}', true), unnest(
-        %s::uuid[], %s::text[], %s::text[], %s::text[], %s::int[], %s::int[], %s::int[], %s::bigint[], %s::float8[]
-    ) AS o(job_id, status, reason, message, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
+        %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[],
+        %s::int[], %s::int[], %s::int[], %s::bigint[], %s::float8[]
+    ) AS o(job_id, status, reason, message, result, number, exit_code, signal, peak_memory_bytes, cpu_seconds)
 ){its_rows}, done AS (
     UPDATE container_manager_containerjob j SET {columns}
     FROM {free} o WHERE j.id = o.job_id AND o.status IS NOT NULL
@@ -250,7 +251,8 @@ WITH outcome AS MATERIALIZED (
     RETURNING j.id
 ), closed AS (
     UPDATE container_manager_jobattempt a SET finished_at = {self.now}, exit_code = o.exit_code, signal = o.signal,
-        reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds
+        reason = o.reason, message = o.message, peak_memory_bytes = o.peak_memory_bytes, cpu_seconds = o.cpu_seconds,
+        result = o.result
     FROM {free} o WHERE a.job_id = o.job_id AND a.number = o.number
         AND CASE WHEN a.finished_at IS NULL THEN a.worker END = %s
         AND (o.job_id IN (SELECT id FROM done) OR NOT EXISTS (

@@ -119,7 +119,7 @@ class RowByRowStore(StoreSQL):
                 cursor.execute(
                     self._close_sql,
                     [
-                        *(o.exit_code, o.signal, o.reason, o.message, o.peak_memory_bytes, o.cpu_seconds),
+                        *(o.exit_code, o.signal, o.reason, o.message, o.peak_memory_bytes, o.cpu_seconds, o.result),
                         *(key, o.attempt, worker, key, o.attempt),
                     ],
                 )
@@ -172,7 +172,7 @@ WHERE id = %s AND {self.by_key.format("status")} = 'failed'
         # MariaDB reserves the word SIGNAL.
         return f"""
 UPDATE container_manager_jobattempt SET finished_at = {self.now}, exit_code = %s, {self.dialect.quote("signal")} = %s,
-    reason = %s, message = %s, peak_memory_bytes = %s, cpu_seconds = %s
+    reason = %s, message = %s, peak_memory_bytes = %s, cpu_seconds = %s, result = %s
 WHERE job_id = %s AND number = %s AND {self.by_key.format("worker")} = %s AND finished_at IS NULL AND NOT EXISTS (
     SELECT 1 FROM container_manager_containerjob j WHERE j.id = %s AND j.status = 'running' AND j.attempt = %s)
 """
