@@ -21,7 +21,7 @@ from .compat import (
     normalize_json,
     task_enqueued,
 )
-from .container_task import OPTIONS, ContainerTask, job_fields
+from .container_task import OPTIONS, ContainerTask, job_fields, unique_fields
 from .errors import TaskNotFound
 from .task_results import ContainerTaskResult, task_result
 
@@ -62,7 +62,7 @@ class ContainerTaskBackend(BaseTaskBackend):
             raise InvalidTask(problem)
 
     def enqueue(self, task: Task, args: Any, kwargs: Any) -> ContainerTaskResult:  # type: ignore[type-arg, override]
-        """Make a job of a call, in the caller's transaction if there is one.
+        """Make a job of a call, in the caller's transaction if there is one. Of a unique task return the one there is.
 
         Raises TypeError for arguments that are no JSON, and ValidationError where they are too large.
         """
@@ -70,7 +70,7 @@ class ContainerTaskBackend(BaseTaskBackend):
 
         super().validate_task(task)
         job = enqueue(**self._job(task, args, kwargs), scheduled_for=task.run_after, actor=_ACTOR)
-        return self._announce(task, job)
+        return self.get_result(str(job.pk)) if job.existed else self._announce(task, job)
 
     def enqueue_many(
         self,
@@ -84,7 +84,9 @@ class ContainerTaskBackend(BaseTaskBackend):
         super().validate_task(task)
         jobs = [ContainerJob(**self._job(task, args, kwargs)) for args, kwargs in calls]
         queued = enqueue_many(jobs, scheduled_for=task.run_after, actor=_ACTOR)
-        return [self._announce(task, job) for job in queued]
+        # Of a unique task there may be several calls with the same arguments.
+        new = {job.pk: self._announce(task, job) for job in queued if not job.existed}
+        return [new.get(job.pk) or self.get_result(str(job.pk)) for job in queued]
 
     async def aenqueue_many(
         self,
@@ -151,7 +153,8 @@ class ContainerTaskBackend(BaseTaskBackend):
 
     def _job(self, task: Task, args: Any, kwargs: Any) -> dict[str, Any]:  # type: ignore[type-arg]
         arguments = {"args": normalize_json(list(args)), "kwargs": normalize_json(dict(kwargs))}
-        return {**job_fields(task, self.options), "task_arguments": arguments}
+        unique = unique_fields(task, self.options, arguments)
+        return {**job_fields(task, self.options), **unique, "task_arguments": arguments}
 
     def _announce(self, task: Task, job: ContainerJob) -> ContainerTaskResult:  # type: ignore[type-arg]
         arguments: Any = job.task_arguments

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.utils.module_loading import import_string
 
+from ..jobs.rules import is_count
 from ..jobs.sizes import bytes_of
 from .compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY, Task, TaskResult
 from .errors import TaskNotFound
@@ -39,9 +42,9 @@ OPTIONS = (*_FIELDS, "unique")
 class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is generic
     """What ``@task(…)`` makes. None: what the backend's ``OPTIONS`` say, else what a job has by default.
 
-    ``memory``: bytes, or a text such as ``"512m"``. ``timeout`` and ``grace``: seconds. ``command``: what a container or
-    local process runs, by default ``python manage.py container run-task``. ``unique``: while a job of this task with
-    the same arguments is there, `enqueue` returns that one: True or ``"finished"``: until it has finished;
+    ``memory``: bytes, or a text such as ``"512m"``. ``timeout`` and ``grace``: seconds. ``command``: what a container
+    or a local process runs, by default ``python manage.py container run-task``. ``unique``: while a job of this task
+    with the same arguments is there, `enqueue` returns that one: True or ``"finished"``: until it has finished;
     ``"started"``: until it has started; a number: for so many seconds. The others are the fields of a job.
     """
 
@@ -74,9 +77,7 @@ class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is g
         results: Sequence[TaskResult] = backend.enqueue_many(self, calls)  # type: ignore[type-arg]
         return results
 
-    async def aenqueue_many(
-        self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]
-    ) -> Sequence[TaskResult]:  # type: ignore[type-arg]
+    async def aenqueue_many(self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]) -> Sequence[TaskResult]:  # type: ignore[type-arg]
         """Do `enqueue_many` from asynchronous code."""
         return await sync_to_async(self.enqueue_many)(calls)
 
@@ -96,6 +97,22 @@ def job_fields(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:  # typ
         "queue": task.queue_name,
         "priority": job_priority(task.priority),
     }
+
+
+def unique_fields(task: Task, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[type-arg]
+    """Return the fields by which a job is the only one of its task and arguments. Raises ValueError."""
+    unique = options.get("unique") if (own := getattr(task, "unique", None)) is None else own
+    if unique in (None, False):
+        return {}
+    said = json.dumps([task.module_path, arguments], sort_keys=True)
+    fields_ = {"unique_key": f"task:{task.module_path[:150]}:{sha256(said.encode()).hexdigest()}"}
+    if unique is True or unique == "finished":
+        return fields_
+    if unique == "started":
+        return {**fields_, "unique_until": "started"}
+    if is_count(unique):
+        return {**fields_, "unique_seconds": unique}
+    raise ValueError(f"unique is True, 'finished', 'started' or a number of seconds, not {unique!r}.")
 
 
 def job_priority(priority: int) -> int:

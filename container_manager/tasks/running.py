@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from typing import Any, NoReturn
 from django.db import connections
 from django.utils import timezone
 
+from ..conf import app_settings
+from ..executors.base import RESULT_VARIABLE
 from ..jobs.json_value import json_text
 from .compat import (
     OWN_RECEIVERS,
@@ -31,10 +34,8 @@ from .compat import (
 from .container_task import find_task
 from .task_results import EXCEPTION, TRACEBACK, ContainerTaskResult
 
-_RESULT_VARIABLE = "CONTAINER_MANAGER_RESULT"
-_MOST_RESULT_BYTES = 1024 * 1024
-# Of a traceback its end is kept, which says most.
-_TRACEBACK_CHARACTERS = 16_000
+# Of a traceback its end is kept, which says most. A character takes up to 6 bytes, and the result has other parts.
+_BYTES_OF_CHARACTER, _OTHER_BYTES = 6, 1024
 _STOPPED = 128 + signal.SIGTERM
 
 
@@ -45,7 +46,7 @@ def run_task(path: str, arguments: Mapping[str, Any]) -> int:
     SIGTERM raises SystemExit in the task.
     """
     # The task may change the environment.
-    handout, job = os.environ.get(_RESULT_VARIABLE, ""), os.environ.get("CONTAINER_MANAGER_JOB", "")
+    handout, job = os.environ.get(RESULT_VARIABLE, ""), os.environ.get("CONTAINER_MANAGER_JOB", "")
     result: Any = None
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -77,9 +78,9 @@ def _stop(*_: object) -> NoReturn:
 
 def _json(value: Any) -> str:
     try:
-        return json_text(value, most_bytes=_MOST_RESULT_BYTES)
+        return json_text(value, most_bytes=app_settings().result_limit_bytes)
     except ValueError as error:
-        raise ValueError(f"What the task returned cannot be stored: {error}.") from error
+        raise ValueError(f"What the task returned cannot be stored. {error}") from error
 
 
 def _running_result(task: Task, job: str, arguments: Mapping[str, Any]) -> TaskResult:  # type: ignore[type-arg]
@@ -120,9 +121,10 @@ def _fail(error: BaseException, result: TaskResult | None, handout: str) -> None
     with contextlib.suppress(Exception):
         sys.stderr.write(text)
     text = text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
-    if len(text) > _TRACEBACK_CHARACTERS:
-        text = f"…{text[-_TRACEBACK_CHARACTERS:]}"
-    _hand_out(handout, json_text({EXCEPTION: path, TRACEBACK: text}, most_bytes=_MOST_RESULT_BYTES))
+    most = max(0, app_settings().result_limit_bytes - _OTHER_BYTES) // _BYTES_OF_CHARACTER
+    if len(text) > most:
+        text = f"…{text[len(text) - most :]}"
+    _hand_out(handout, json.dumps({EXCEPTION: path, TRACEBACK: text}))
     if result is not None:
         result.errors.append(TaskError(exception_class_path=path, traceback=text))
         _finish(result, TaskResultStatus.FAILED)

@@ -50,9 +50,9 @@ class ContainerTaskResult(TaskResult):  # type: ignore[type-arg]  # only the bac
 
 
 def task_result(job: ContainerJob, attempts: Sequence[JobAttempt], *, backend: str) -> ContainerTaskResult:
-    """Return the result of a job; ``attempts``: all of them, in order. Raises TaskNotFound if the code has no such task.
+    """Return the result of a job; ``attempts``: all of them, in order; ``backend``: the alias of the one that is asked.
 
-    ``backend``: the alias of the backend that is asked.
+    Raises TaskNotFound if the code has no such task.
     """
     arguments = job.task_arguments or {}
     task = find_task(job.task)

@@ -12,6 +12,10 @@ from ..jobs.signal_names import signal_name
 from ..store import ClaimedJob, Outcome
 
 _MESSAGE_CHARACTERS = 10_000
+_UNRETURNED = (
+    "The process ended with exit code 0, but handed out no result of the task: it ended before the function had "
+    "returned, or had no place for a result."
+)
 # Reasons that are not the command's own.
 _LOSSES = ("lost", "node_lost", "unavailable")
 # What the columns of an attempt hold on every database.
@@ -25,6 +29,9 @@ def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | N
     ``stopped_for``: why this worker stopped it (``timeout``, ``lost``), or None.
     """
     if exit_status.succeeded and stopped_for is None:
+        if job.spec.task and not exit_status.result:
+            # It calls os._exit, say. A function that returns nothing hands out null.
+            return failed(job, "error", _UNRETURNED, exit_status=exit_status, retry=retry)
         return _outcome(job, "completed", exit_status)
     reason = failure_reason(exit_status, stopped_for)
     return failed(job, reason, failure_message(job, exit_status, reason), exit_status=exit_status, retry=retry)

@@ -109,7 +109,10 @@ def start_task(message: bytes, streams: Sequence[int], private: Sequence[int]) -
 
 
 def _be_task(
-    launch: Mapping[str, Any], limits: Sequence[tuple[int, tuple[int, int]]], streams: Sequence[int], private: Sequence[int]
+    launch: Mapping[str, Any],
+    limits: Sequence[tuple[int, tuple[int, int]]],
+    streams: Sequence[int],
+    private: Sequence[int],
 ) -> NoReturn:
     status = 1
     try:

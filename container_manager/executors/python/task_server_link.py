@@ -31,8 +31,8 @@ class TaskServerLink(WardenLink):
     """A task server, started when it is first needed, and again when it is gone.
 
     ``note_ready`` is called once it has imported the project, with an error if it could not; ``note_hangup``, when it
-    got SIGHUP; both by a thread of this link's. ``is_ready``: whether it can start tasks; ``settled`` is set once that is
-    known.
+    got SIGHUP; both by a thread of this link's. ``is_ready``: whether it can start tasks; ``settled`` is set once that
+    is known.
     """
 
     def __init__(
