@@ -97,7 +97,7 @@ class PartialUnique(UniqueConstraint):
             table=Table(model._meta.db_table, quote),
             name=quote(self.name),
             type=f"{kind['type']}{collation}",
-            condition=self._get_condition_sql(model, schema_editor),
+            condition=self._condition_sql(model, schema_editor),
             column=quote(field.column),
         )
 
@@ -122,8 +122,12 @@ class PartialUnique(UniqueConstraint):
         quote = connection.ops.quote_name
         if not connection.features.supports_partial_indexes:
             return f"{quote(self.name)} = %s"
-        condition = self._get_condition_sql(model, connection.schema_editor())
+        condition = self._condition_sql(model, connection.schema_editor())
         return f"{condition} AND {quote(self._field(model).column)} = %s"
+
+    def _condition_sql(self, model: type[Model], schema_editor: Any) -> str:
+        # Private to Django, so not in the stubs.
+        return str(cast(Any, self)._get_condition_sql(model, schema_editor))
 
     def _field(self, model: type[Model]) -> Any:
         (name,) = self.fields

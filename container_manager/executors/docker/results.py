@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 from ..base import RESULT_VARIABLE
@@ -15,6 +16,8 @@ from .daemon import Daemon, Failed, Gone
 
 _NAME = "container-manager-result"
 _PATH = f"/{_NAME}"
+# An archive may have records before a file's header.
+_HEADER_BYTES = 16 * tarfile.BLOCKSIZE
 _VARIABLE = f"{RESULT_VARIABLE}={_PATH}"
 
 
@@ -46,7 +49,7 @@ def read_result(daemon: Daemon, found: Mapping[str, Any], *, most_bytes: int) ->
             data = bytearray()
             for piece in answer.pieces():
                 data += piece
-                if len(data) >= tarfile.BLOCKSIZE + most_bytes:
+                if len(data) >= _HEADER_BYTES + most_bytes:
                     break
         return _content(bytes(data), most_bytes)
     except Gone:
@@ -59,14 +62,15 @@ def read_result(daemon: Daemon, found: Mapping[str, Any], *, most_bytes: int) ->
 
 def _content(archive: bytes, most_bytes: int) -> tuple[bytes | None, str]:
     try:
-        header = tarfile.TarInfo.frombuf(archive[: tarfile.BLOCKSIZE], tarfile.ENCODING, "surrogateescape")
-    except tarfile.HeaderError as error:
+        with tarfile.open(fileobj=BytesIO(archive), mode="r:") as opened:
+            file = opened.next()
+            if file is None or not (file.isreg() or file.issym()):
+                return None, "It is no regular file."
+            if file.issym():
+                return None, "It is a symbolic link."
+            if file.size > most_bytes:
+                return None, f"It has more than {most_bytes} bytes."
+            content = opened.extractfile(file)
+            return (content.read() if content is not None else None), ""
+    except (tarfile.TarError, OSError, ValueError) as error:
         return None, f"The Docker daemon's archive of it was not understood: {error}."
-    if header.issym() or header.islnk():
-        return None, "It is a symbolic link."
-    if not header.isreg():
-        return None, "It is no regular file."
-    if header.size > most_bytes:
-        return None, f"It has more than {most_bytes} bytes."
-    content = archive[tarfile.BLOCKSIZE : tarfile.BLOCKSIZE + header.size]
-    return (content, "") if len(content) == header.size else (None, "The Docker daemon's archive of it is cut short.")
