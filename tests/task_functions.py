@@ -44,7 +44,7 @@ async def add_asynchronously(first: Any, second: Any) -> Any:
 @task(takes_context=True)
 def describe(context: Any, name: str) -> dict[str, Any]:
     result = context.task_result
-    print("describing", name)
+    sys.stdout.write(f"describing {name}\n")
     return {
         "attempt": context.attempt,
         "id": result.id,
@@ -116,7 +116,7 @@ def sleep(seconds: float, path: str) -> None:
 @task
 def leave_processes_behind(path: str) -> str:
     """Leave a child, and a daemon of its own session; return how to recognise both."""
-    subprocess.Popen(["sleep", "600.25"], close_fds=False)
+    subprocess.Popen(["sleep", "600.25"], close_fds=False)  # noqa: S607
     if os.fork() == 0:
         os.setsid()
         if os.fork():
@@ -137,7 +137,7 @@ def close_all_descriptors() -> int:
 @task
 def print_much(lines: int) -> int:
     for number in range(lines):
-        print("line", number, "x" * 80)
+        sys.stdout.write(f"line {number} {'x' * 80}\n")
     return lines
 
 
