@@ -28,8 +28,8 @@ def main(
 ) -> None:
     """Serve the worker at the other end of the channel until it is gone.
 
-    ``start``: how keepers start a job. ``private``: descriptors that no keeper may keep open. ``on_hangup``: called when
-    this process gets SIGHUP.
+    ``start``: how keepers start a job. ``private``: descriptors that no keeper may keep open. ``on_hangup``: called
+    when this process gets SIGHUP.
     """
     ignore_what_is_meant_for_the_worker()
     if on_hangup is not None:
