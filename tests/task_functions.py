@@ -152,3 +152,11 @@ def use_the_database() -> dict[str, Any]:
     inherited = [connection.alias for connection in connections.all(initialized_only=True) if connection.connection]
     key = os.environ["CONTAINER_MANAGER_JOB"]
     return {"inherited": inherited, "status": ContainerJob.objects.get(pk=key).status}
+
+
+@task(takes_context=True)
+def sleep_in_the_first_attempt(context: Any, path: str) -> int:
+    if context.attempt == 1:
+        Path(path).write_text(str(os.getpid()))
+        time.sleep(600)
+    return int(context.attempt)

@@ -154,6 +154,7 @@ def test_an_exception_fails_the_task_with_its_class_and_traceback(of: Any) -> No
     assert "in fail" in traceback
     assert "ValueError: failed: error" in traceback
     assert b"ValueError: failed: error" in of("error").output
+    assert of("error").job.last_error == "ValueError: failed: error"
     with pytest.raises(ValueError, match="Task failed"):
         _ = result.return_value
 

@@ -18,6 +18,7 @@ from django.utils import timezone
 from ..conf import app_settings
 from ..executors.base import RESULT_VARIABLE
 from ..jobs.json_value import json_text
+from ..jobs.task_failure import EXCEPTION, TRACEBACK
 from .compat import (
     OWN_RECEIVERS,
     Task,
@@ -32,7 +33,7 @@ from .compat import (
     task_started,
 )
 from .container_task import find_task
-from .task_results import EXCEPTION, TRACEBACK, ContainerTaskResult
+from .task_results import ContainerTaskResult
 
 # Of a traceback its end is kept, which says most. A character takes up to 6 bytes, and the result has other parts.
 _BYTES_OF_CHARACTER, _OTHER_BYTES = 6, 1024

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
+from ..jobs.task_failure import EXCEPTION, TRACEBACK
 from .compat import TaskError, TaskResult, TaskResultStatus
 from .container_task import find_task, job_priority, task_priority
 from .errors import ERRORS, TaskCancelled, TaskProcessEnded
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     # Tasks are declared before the models are there.
     from ..models import ContainerJob, JobAttempt
 
-# What a failed attempt hands out: the class of the exception, and the traceback.
-EXCEPTION, TRACEBACK = "exception", "traceback"
 _STATUSES: Mapping[str, TaskResultStatus] = {
     "pending": TaskResultStatus.READY,
     "queued": TaskResultStatus.READY,
