@@ -146,6 +146,8 @@ class PythonExecutor(ProcessExecutor):
     def _note_ready(self, link: TaskServerLink, error: str) -> None:
         """Take note that a task server is ready, or has ended with an error (a thread of its link's)."""
         with self._lock:
+            if self._closed:
+                return
             if link is self._successor:
                 self._successor = None
                 if not error:
