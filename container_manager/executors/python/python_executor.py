@@ -81,7 +81,7 @@ class PythonExecutor(ProcessExecutor):
                     raise DependencyUnavailable(failure)
                 self._start()
                 if not self._warden.is_ready:
-                    until = self._waiting[spec.key] = Future()
+                    until = self._waiting.setdefault(spec.key, Future())
                     raise Waiting("the task server, which imports the project", until)
                 self._launch(spec)
         return spec.key
