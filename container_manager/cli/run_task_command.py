@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     # It sets a signal handler, and needs the task framework: both only here.
-    from ..tasks.running import run_task
+    from ..tasks.task_run import run_task
 
     key, attempt = (os.environ.get(f"CONTAINER_MANAGER_{name}", "") for name in ("JOB", "ATTEMPT"))
     if not key:

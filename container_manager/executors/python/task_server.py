@@ -33,7 +33,7 @@ from ..process.warden.processes import MEANT_FOR_THE_WORKER, blocked, set_name
 from .task_server_link import FAILED, HANGUP, READY
 
 # By its name: executors import no models, and what it imports does.
-_RUN_TASK = "container_manager.tasks.running.run_task"
+_RUN_TASK = "container_manager.tasks.task_run.run_task"
 logger = package_logger(__name__)
 
 
