@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import LaunchSpec, Rejected, Unavailable, Waiting
-from container_manager.executors.python import PythonExecutor
+from container_manager.executors.python import PythonExecutor, task_server_link
 from container_manager.jobs.spec import JobSpec
 from container_manager.testing.conformance import Conformance, Harness, ended, new_key
 
@@ -106,8 +106,9 @@ def test_a_job_that_is_no_task_and_one_that_needs_isolation_are_rejected() -> No
 
 
 def test_code_that_cannot_be_imported_is_said_to_the_launches_that_wait_and_is_tried_again_later(
-    module: Path,
+    module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(task_server_link, "_PAUSE_SECONDS", 3600.0)
     module.write_text("raise LookupError('of the new code')")
     executor = PythonExecutor(preload=[module.stem])
     try:
