@@ -8,7 +8,7 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 
 from ..conf import app_settings, setting_problems
@@ -23,6 +23,7 @@ from .compat import (
 )
 from .container_task import OPTIONS, ContainerTask, job_fields, unique_fields
 from .errors import TaskNotFound
+from .task_checks import backend_messages
 from .task_results import ContainerTaskResult, task_result
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class ContainerTaskBackend(BaseTaskBackend):
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
-        # Declared before there were models to check them by; `check` does it.
+        # Declared before there were models to check them by: `check` does that.
         self._unchecked: list[Task] = []  # type: ignore[type-arg]
         if odd := sorted(set(self.options) - set(OPTIONS)):
             raise ImproperlyConfigured(
@@ -119,17 +120,8 @@ class ContainerTaskBackend(BaseTaskBackend):
     def check(self, **kwargs: Any) -> Iterator[CheckMessage]:
         """Report tasks that were declared before they could be checked, and are wrong."""
         yield from super().check(**kwargs)
-        if not apps.is_installed("container_manager"):
-            yield Error(
-                f"TASKS[{self.alias!r}] needs the app 'container_manager' in INSTALLED_APPS.",
-                id="container_manager.E013",
-            )
-            return
-        unchecked, self._unchecked = self._unchecked, []
-        for task in unchecked:
-            if problem := self._problem(task):
-                yield Error(f"Task {task.module_path}: {problem}", id="container_manager.E014")
-                self._unchecked.append(task)
+        found = ((task.module_path, self._problem(task)) for task in self._unchecked)
+        yield from backend_messages(self.alias, ((path, problem) for path, problem in found if problem))
 
     def _problem(self, task: Task) -> str:  # type: ignore[type-arg]
         """Return what is wrong with what a task asks for; "" if nothing is."""
