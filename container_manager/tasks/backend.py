@@ -62,7 +62,7 @@ class ContainerTaskBackend(BaseTaskBackend):
         elif problem := self._problem(task):
             raise InvalidTask(problem)
 
-    def enqueue(self, task: Task, args: Any, kwargs: Any) -> ContainerTaskResult:  # type: ignore[type-arg, override]
+    def enqueue(self, task: Task, args: Any, kwargs: Any) -> ContainerTaskResult:  # type: ignore[type-arg]
         """Make a job of a call, in the caller's transaction if there is one. Of a unique task return the one there is.
 
         Raises TypeError for arguments that are no JSON, and ValidationError where they are too large.

@@ -55,7 +55,7 @@ def task_result(job: ContainerJob, attempts: Sequence[JobAttempt], *, backend: s
     """
     arguments = job.task_arguments or {}
     task = find_task(job.task)
-    changes = {"queue_name": job.queue, "run_after": job.scheduled_for, "backend": backend}
+    changes: dict[str, Any] = {"queue_name": job.queue, "run_after": job.scheduled_for, "backend": backend}
     if job_priority(task.priority) != job.priority:
         changes["priority"] = task_priority(job.priority)
     status = _STATUSES[job.status]
