@@ -140,13 +140,13 @@ def _leave_keeper(streams: Sequence[int], private: Sequence[int]) -> None:
     """Leave what is the keeper's: its session, signal handlers and descriptors."""
     os.setsid()
     set_name("cm-task")
-    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, END, *MEANT_FOR_THE_WORKER):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(streams[0], 1)
     os.dup2(streams[1], 2)
-    close_all([descriptor for descriptor in (*streams, *private, wakeup) if descriptor > 2])
+    close_all([descriptor for descriptor in (*streams, *private) if descriptor > 2])
     if isinstance(sys.stdout, io.TextIOWrapper):
         # It was opened for another file.
         sys.stdout.reconfigure(line_buffering=True)

@@ -48,8 +48,8 @@ def main(
 class _Warden:
     def __init__(self, channel: socket.socket, start: Start, private: Sequence[int]) -> None:
         self._channel = channel
-        self._wakeup = wakeup_on(signal.SIGCHLD)
-        self._keepers = KeeperPool(private=(channel.fileno(), self._wakeup, *private), start=start)
+        self._wakeup, writer = wakeup_on(signal.SIGCHLD)
+        self._keepers = KeeperPool(private=(channel.fileno(), self._wakeup, writer, *private), start=start)
         self._overdue = False
         # A signal, since a worker that freezes in the middle of a message leaves this process waiting for its rest.
         signal.signal(signal.SIGALRM, self._end_jobs)

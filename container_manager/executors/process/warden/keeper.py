@@ -35,7 +35,8 @@ def keep_jobs(control: socket.socket, *, warden: int, start: Start) -> None:
 class _Keeper:
     def __init__(self, control: socket.socket, start: Start) -> None:
         self._control, self._start = control, start
-        self._wakeup = wakeup_on(signal.SIGCHLD, END)
+        self._wakeup, writer = wakeup_on(signal.SIGCHLD, END)
+        self._private = (control.fileno(), self._wakeup, writer)
         self._ends = False
         signal.signal(END, self._end)
 
@@ -63,7 +64,7 @@ class _Keeper:
     def run(self, message: bytes, streams: list[int]) -> None:
         """Run a job to its end, and report it."""
         try:
-            job = _Job(self._start(message, streams, (self._control.fileno(), self._wakeup)))
+            job = _Job(self._start(message, streams, self._private))
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._ends = True

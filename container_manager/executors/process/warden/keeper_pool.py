@@ -33,7 +33,9 @@ class KeeperPool:
                 status = 1
                 try:
                     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                    close_all([*self._private, signal.set_wakeup_fd(-1)])
+                    # Its old value is not asked: asyncio, where it is imported, has reset it in each fork.
+                    signal.set_wakeup_fd(-1)
+                    close_all(self._private)
                     keep_jobs(socket.socket(fileno=control), warden=warden, start=self._start)
                     status = 0
                 finally:
