@@ -170,6 +170,7 @@ def test_an_exception_group_fails_the_task_with_all_of_its_exceptions(of: Any) -
     assert path == "builtins.ExceptionGroup"
     assert "first of them" in traceback
     assert "second of them" in traceback
+    assert of("group").job.last_error == "ExceptionGroup: several (2 sub-exceptions)"
 
 
 def test_of_a_traceback_that_is_too_long_the_end_is_kept(of: Any) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 
-# The dotted path of the exception's class, and the text of its traceback.
-EXCEPTION, TRACEBACK = "exception", "traceback"
-_LINE_CHARACTERS = 500
+# The dotted path of the exception's class, what is said of it in a line, and the text of its traceback.
+EXCEPTION, MESSAGE, TRACEBACK = "exception", "message", "traceback"
+MOST_MESSAGE_CHARACTERS = 500
 
 
-def failure_line(result: bytes | None) -> str:
-    """Return the last line of the traceback that an attempt has handed out, which names the exception; "" if none."""
+def failure_message_of(result: bytes | None) -> str:
+    """Return the line that an attempt has handed out of its exception; "" if it has not."""
     try:
-        lines = json.loads(result or b"null")[TRACEBACK].strip().splitlines()
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        message = json.loads(result or b"null")[MESSAGE]
+    except (ValueError, TypeError, LookupError, RecursionError):
         return ""
-    return lines[-1].strip()[:_LINE_CHARACTERS] if lines else ""
+    return message[:MOST_MESSAGE_CHARACTERS] if isinstance(message, str) else ""

@@ -18,7 +18,7 @@ from django.utils import timezone
 from ..conf import app_settings
 from ..executors.base import RESULT_VARIABLE
 from ..jobs.json_value import json_text
-from ..jobs.task_failure import EXCEPTION, TRACEBACK
+from ..jobs.task_failure import EXCEPTION, MESSAGE, MOST_MESSAGE_CHARACTERS, TRACEBACK
 from .compat import (
     OWN_RECEIVERS,
     Task,
@@ -36,7 +36,7 @@ from .container_task import find_task
 from .task_results import ContainerTaskResult
 
 # Of a traceback its end is kept, which says most. A character takes up to 6 bytes, and the result has other parts.
-_BYTES_OF_CHARACTER, _OTHER_BYTES = 6, 1024
+_BYTES_OF_CHARACTER, _OTHER_BYTES = 6, 8 * 1024
 _STOPPED = 128 + signal.SIGTERM
 
 
@@ -116,19 +116,24 @@ def _fail(error: BaseException, result: TaskResult | None, handout: str) -> None
     kind = type(error)
     path = f"{kind.__module__}.{kind.__qualname__}"
     try:
-        text = "".join(traceback.format_exception(error))
+        text, message = "".join(traceback.format_exception(error)), traceback.format_exception_only(error)[0]
     except Exception as failure:
-        text = f"{path}: its traceback cannot be shown: {type(failure).__name__}\n"
+        text = message = f"{path}: its traceback cannot be shown: {type(failure).__name__}\n"
     with contextlib.suppress(Exception):
         sys.stderr.write(text)
-    text = text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+    text, message = _storable(text), _storable(message.strip().partition("\n")[0])[:MOST_MESSAGE_CHARACTERS]
     most = max(0, app_settings().result_limit_bytes - _OTHER_BYTES) // _BYTES_OF_CHARACTER
     if len(text) > most:
         text = f"…{text[len(text) - most :]}"
-    _hand_out(handout, json.dumps({EXCEPTION: path, TRACEBACK: text}))
+    _hand_out(handout, json.dumps({EXCEPTION: path, MESSAGE: message, TRACEBACK: text}))
     if result is not None:
         result.errors.append(TaskError(exception_class_path=path, traceback=text))
         _finish(result, TaskResultStatus.FAILED)
+
+
+def _storable(text: str) -> str:
+    """Return a text that every database stores."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _finish(result: TaskResult, status: TaskResultStatus, *, value: Any = None) -> None:  # type: ignore[type-arg]
