@@ -134,7 +134,7 @@ def test_a_task_gets_its_context_and_its_output_is_kept(of: Any) -> None:
         "enqueued": True,
         "name": "the \u00fcmlaut",
     }
-    assert of("context").output == "describing the \u00fcmlaut\n".encode()
+    assert "describing the \u00fcmlaut\n".encode() in of("context").output
 
 
 def test_a_task_is_tried_again_and_its_errors_are_kept(of: Any) -> None:
