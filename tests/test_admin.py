@@ -37,7 +37,7 @@ def form(**fields: object) -> dict[str, object]:
     """Return a change form's fields, with the formsets of its inlines."""
     base: dict[str, object] = {
         "name": "n", "command": "true", "environment": "{}", "secrets": "{}", "labels": "{}", "grace_seconds": 10,
-        "executor": "default", "queue": "default", "priority": 50, "max_retries": 3,
+        "executor": "default", "queue": "default", "priority": 50, "max_retries": 3, "unique_until": "finished",
     }  # fmt: skip
     for prefix in ("transitions", "attempts"):
         base.update({f"{prefix}-TOTAL_FORMS": 0, f"{prefix}-INITIAL_FORMS": 0})

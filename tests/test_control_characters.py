@@ -122,7 +122,8 @@ def test_settings_name_no_queue_and_no_executor_so() -> None:
 
 def test_the_admin_refuses_such_a_job_at_its_fields(admin: Client) -> None:
     data = {"name": EVIL, "command": "true", "environment": "{}", "secrets": "{}", "secret_files": "{}", "labels": "{}",
-            "grace_seconds": 10, "executor": "default", "queue": EVIL, "priority": 50, "max_retries": 3}  # fmt: skip
+            "grace_seconds": 10, "executor": "default", "queue": EVIL, "priority": 50, "max_retries": 3,
+            "unique_until": "finished"}  # fmt: skip
     for prefix in ("transitions", "attempts"):
         data.update({f"{prefix}-TOTAL_FORMS": 0, f"{prefix}-INITIAL_FORMS": 0})
     answer = admin.post(reverse("admin:container_manager_containerjob_add"), data)

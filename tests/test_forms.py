@@ -222,7 +222,7 @@ def test_a_race_inside_the_admin_of_jobs_shows_the_form_again(client: Client) ->
 
     data: dict[str, object] = {
         "name": "n", "command": "true", "environment": "{}", "secrets": "{}", "labels": "{}", "grace_seconds": 10,
-        "executor": "default", "queue": "default", "priority": 50, "max_retries": 3,
+        "executor": "default", "queue": "default", "priority": 50, "max_retries": 3, "unique_until": "finished",
         "scheduled_for_0": "2030-01-01", "scheduled_for_1": "00:00:00",
         **{f"{prefix}-{name}_FORMS": 0 for prefix in ("transitions", "attempts") for name in ("TOTAL", "INITIAL")},
     }  # fmt: skip

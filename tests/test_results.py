@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.test import override_settings
 
 from container_manager import queue
@@ -18,6 +18,7 @@ from container_manager.jobs.json_value import MOST_LEVELS
 from container_manager.models import ContainerJob, JobNotCompleted, JobStatus
 from container_manager.testing import FakeRun, fake_jobs, run_job
 
+from .patience import PATIENCE_SECONDS
 from .workers import worker
 
 WRITES = """sh -c 'printf "%s" "$0" > "$CONTAINER_MANAGER_RESULT"; exit "$1"' '{}' {}"""
@@ -49,6 +50,7 @@ class TestWhatIsStored:
         job = ended(json.dumps(value).encode())
         assert (job.status, job.last_error, job.result) == (JobStatus.COMPLETED, "", value)
 
+    @pytest.mark.shows("howto/results.md#what-is-accepted")
     @pytest.mark.parametrize("left", [None, b""])
     def test_a_job_that_writes_nothing_has_none(self, left: bytes | None) -> None:
         job = ended(left)
@@ -120,9 +122,9 @@ class TestWaiting:
     def test_the_result_is_there_when_the_wait_is_over(self, tmp_path: Path) -> None:
         job = queue.enqueue(command=WRITES.format("[1, 2]", 0))
         with worker(log=tmp_path / "log"):
-            assert job.wait_result(60) == [1, 2]
+            assert job.wait_result(PATIENCE_SECONDS) == [1, 2]
             again = queue.enqueue(command=WRITES.format("[3]", 0))
-            assert asyncio.run(again.await_result(60)) == [3]
+            assert async_to_sync(again.await_result)(PATIENCE_SECONDS) == [3]
 
     def test_a_job_that_fails_or_is_cancelled_is_an_error_that_names_it(self) -> None:
         failed = ended(b"1", code=3)
@@ -132,7 +134,7 @@ class TestWaiting:
         cancelled = queue.enqueue(command="true")
         queue.cancel(cancelled)
         with pytest.raises(JobNotCompleted, match="is cancelled"):
-            asyncio.run(cancelled.await_result(0))
+            async_to_sync(cancelled.await_result)(0)
 
 
 @pytest.mark.without_database

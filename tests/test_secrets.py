@@ -125,7 +125,7 @@ class TestAllowList:
         data: dict[str, Any] = {
             "name": "n", "command": "true", "environment": "{}", "secrets": '{"TOKEN": "file:shop-token"}',
             "secret_files": "{}", "labels": "{}", "grace_seconds": 10, "executor": "default", "queue": "default",
-            "priority": 50, "max_retries": 3,
+            "priority": 50, "max_retries": 3, "unique_until": "finished",
         }  # fmt: skip
         for prefix in ("transitions", "attempts"):
             data.update({f"{prefix}-TOTAL_FORMS": 0, f"{prefix}-INITIAL_FORMS": 0})

@@ -67,6 +67,7 @@ def nothing() -> None:
     pass
 
 
+@pytest.mark.shows("howto/unique-jobs.md#for-how-long")
 @pytest.mark.parametrize(
     ("scope", "happens", "is_held"),
     [
@@ -156,6 +157,7 @@ def test_a_bulk_enqueue_without_conflicts_takes_one_insert_for_the_jobs_with_key
         queue.enqueue_many(jobs)
 
 
+@pytest.mark.shows("howto/unique-jobs.md#retries")
 class TestRetries:
     def test_a_failed_job_cannot_be_retried_while_another_one_holds_its_key(self) -> None:
         failed = enqueue()
