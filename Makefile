@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 JOBS ?= 10000
 CONTAINERS ?= 150
-EXTRAS := mysql,docker-ssh,cli,metrics,test,check,docs,bench
-# Most tests wait for processes: four at once keep two cores busy.
-WORKERS ?= 4
+EXTRAS := mysql,docker-ssh,cli,metrics,opentelemetry,browser,test,check,docs,bench
+# Most tests wait for processes: six at once keep two cores busy.
+WORKERS ?= 6
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 # Beside a server run only what depends on the database: the run on SQLite has covered the rest.
 SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'
@@ -22,7 +22,7 @@ help:  ## Show this list
 demo: $(VENV)/$(if $(filter docker,$(EXECUTOR)),docker,installed)  ## Run jobs through their whole life, on SQLite and real processes; EXECUTOR=docker: in containers
 	$(BIN)/python -m container_manager demo $(if $(EXECUTOR),--executor $(EXECUTOR) $(if $(IMAGE),--image $(IMAGE)))
 
-serve: $(VENV)/installed  ## Serve the admin with a worker beside it, on http://127.0.0.1:8000
+serve: $(VENV)/installed  ## Serve the dashboard, with a worker and jobs to watch, on http://127.0.0.1:8000
 	$(BIN)/python -m example.serve
 
 test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB where it is installed
@@ -61,6 +61,7 @@ bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.process --json benchmarks/process/results.json
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
+	-$(BIN)/python -m benchmarks.pages --json benchmarks/pages/results.json
 	$(BIN)/python -m benchmarks.report
 
 constraints: $(VENV)/bin/python  ## Take the newest release of each tool into constraints.txt

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def read_results() -> Results:
         "queue": _FOLDER / "queue" / "results.json",
         "process": _FOLDER / "process" / "results.json",
         "docker": _FOLDER / "docker" / "results.json",
+        "pages": _FOLDER / "pages" / "results.json",
     }
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
@@ -77,6 +78,7 @@ def filled(text: str, results: Results) -> str:
         ("queue figures", _targeted(results["queue"])),
         ("process figures", _targeted(results["process"])),
         ("docker figures", _targeted(results["docker"])),
+        ("pages figures", _pages(results["pages"])),
     ):
         text = _replaced(text, block, lines)
     return text
@@ -112,6 +114,31 @@ def _targeted(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if target := _target(figure):
             missed = "" if figure["met"] else ", missed"
             yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {target}{missed} |"
+
+
+def _pages(visits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A row for each page: the most queries on any database, the times on each, and how they grow."""
+    if not visits:
+        yield "Not measured yet."
+        return
+    columns = {(visit["database"], visit["jobs"]): None for visit in visits}
+    yield (
+        "| page | queries |" + "".join(f" {name}, {jobs:,} jobs |" for name, jobs in columns) + " with the most jobs |"
+    )
+    yield "|---|---|" + "---|" * (len(columns) + 1)
+    for page in dict.fromkeys(visit["page"] for visit in visits):
+        found = {(visit["database"], visit["jobs"]): visit for visit in visits if visit["page"] == page}
+        cells = [_marked(f"{max(visit['queries'] for visit in found.values())}", "queries", found.values())]
+        for column in columns:
+            visit = found.get(column)
+            cells.append(_marked(f"{visit['p95_seconds'] * 1e3:.0f} ms", "seconds", [visit]) if visit else "")
+        grown = [visit for visit in found.values() if visit["ratio"] is not None]
+        cells.append(", ".join(_marked(f"{visit['ratio']:.2f} times", "ratio", [visit]) for visit in grown))
+        yield f"| {page} | " + " | ".join(cells) + " |"
+
+
+def _marked(text: str, target: str, visits: Iterable[Mapping[str, Any]]) -> str:
+    return f"{text}, missed" if any(target in visit["missed"] for visit in visits) else text
 
 
 def _target(figure: Mapping[str, Any]) -> str:

@@ -5,26 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import router
-from django.db.models import Field
+from django.db.models import Field, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
+from .conf import app_settings
+from .dashboard.access import Act, may, visibility_rule
+from .dashboard.admin_list import FILTERS, BoundedPaginator, JobChangeList, known_executors
+from .dashboard.job_acts import MOST_SELECTED, JobAct, act_on_some, report
 from .jobs.container_request import REQUEST_RULES
 from .jobs.printable import LINES, escaped
 from .jobs.spec import JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
 from .querysets import ContainerJobQuerySet
-from .queue import explain, kill
+from .queue import explain
 from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
 from .statemachine.machine import machine_of
 from .store import unserved_destinations
 
 # Of a job's output, on its page.
 _SHOWN_CHARACTERS = 10_000
+_ENVIRONMENT = ("environment", "secrets", "secret_files")
 # Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
@@ -61,12 +66,34 @@ def _escaped(response: HttpResponse) -> HttpResponse:
 
 def _submitted_form(form: Any, request: HttpRequest) -> Any:
     class SubmittedForm(form):  # type: ignore[misc]
+        def clean_executor(self) -> str:
+            name: str = self.cleaned_data["executor"]
+            known = known_executors(using=router.db_for_read(ContainerJob))
+            if name not in known:
+                text = _("There is no executor %(name)s. Known: %(known)s.")
+                raise ValidationError(text % {"name": escaped(name), "known": escaped(", ".join(known))})
+            return name
+
+        def add_error(self, field: str | None, error: Any) -> None:
+            """Show an error of a field that the form does not have, such as a read-only one, above the form."""
+            for name, errors in getattr(error, "error_dict", {field: [error]}).items():
+                if name in (None, NON_FIELD_ERRORS) or name in self.fields:
+                    super().add_error(name, errors)
+                else:
+                    super().add_error(None, [f"{name}: {each}" for each in ValidationError(errors).messages])
+
         def _post_clean(self) -> None:
             # Where the job can be changed, whoever does so submits it.
             self.instance.submitter = request.user if "secrets" in self.fields else "nobody's change"
             super()._post_clean()
 
     return SubmittedForm
+
+
+def _explanation(job: ContainerJob, *, quotes_errors: bool) -> str:
+    found = explain(job, quotes_errors=quotes_errors)
+    lines = format_html_join("", "<li>{}</li>", ((line,) for line in found.evidence))
+    return format_html("{}<ul>{}</ul>{}", found.summary, lines, found.next_step)
 
 
 class ReadOnlyInline(JobInline):
@@ -95,12 +122,21 @@ class AttemptInline(ReadOnlyInline):
     )
     ordering = ("number",)
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Leave out the result, and the message, which may quote output, for who may not see that."""
+        sees_output = may(request.user, Act.SEE_OUTPUT)
+        return tuple(name for name in self.fields if sees_output or name not in ("message", "result"))
+
 
 @admin.register(ContainerJob)
 class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     form = StateMachineModelForm
     list_display = ("short_name", "status", "queue", "priority", "attempt", "failure_reason", "created_at")
-    list_filter = ("status", "queue", "executor", "failure_reason")
+    list_filter = FILTERS
+    sortable_by = ()
+    paginator = BoundedPaginator
+    # Counts for each filter would read all jobs.
+    show_facets = admin.ShowFacets.NEVER
     # For the field to be shown; see `get_search_results`.
     search_fields = ("=name", "=id")
     search_help_text = _("An id, its beginning, or a name.")
@@ -109,8 +145,43 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     show_full_result_count = False
     inlines = (TransitionInline, AttemptInline)
     actions = ("queue_jobs", "retry_jobs", "cancel_jobs", "kill_jobs")
-    # Set by the system.
-    exclude = ("created_by",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ContainerJob]:
+        """Return the jobs that the project's rule lets this user see."""
+        jobs: Any = super().get_queryset(request)
+        rule = visibility_rule()
+        return rule(request.user, jobs) if rule else jobs
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.SUBMIT)
+
+    def has_change_permission(self, request: HttpRequest, obj: ContainerJob | None = None) -> bool:
+        # A changed command could print what its user may not see.
+        seen = obj is None or obj.status != JobStatus.PENDING or may(request.user, Act.SEE_ENVIRONMENT)
+        return super().has_change_permission(request, obj) and seen and not app_settings().read_only
+
+    def has_delete_permission(self, request: HttpRequest, obj: ContainerJob | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and not app_settings().read_only
+
+    def has_submit_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.SUBMIT)
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.RETRY)
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return may(request.user, Act.CANCEL)
+
+    def get_exclude(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
+        """Return what the system sets, and what this user may not see."""
+        if obj is None:
+            return ["created_by"]
+        return [
+            "created_by",
+            *(() if may(request.user, Act.SEE_ENVIRONMENT) else _ENVIRONMENT),
+            # It may quote output.
+            *(() if may(request.user, Act.SEE_OUTPUT) else ["last_error"]),
+        ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Say what jobs wait for that no live worker serves."""
@@ -129,7 +200,11 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         names = [f.name for f in ContainerJob._meta.concrete_fields if f.attname in written and f.name not in kept]
         if obj is not None and obj.status != JobStatus.PENDING:
             names = [*JobSpec._fields, "scheduled_for", *names]
-        return list(dict.fromkeys([*names, "explanation", "end_of_output", "id"] if obj is not None else names))
+        if obj is not None:
+            sees_output = may(request.user, Act.SEE_OUTPUT)
+            names += [*(["explanation", "end_of_output"] if sees_output else ["explanation_without_errors"]), "id"]
+        hidden = self.get_exclude(request, obj)
+        return [name for name in dict.fromkeys(names) if name not in hidden]
 
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str
@@ -161,9 +236,12 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     @admin.display(description=_("explanation"))
     def explanation(self, job: ContainerJob) -> str:
         """Say why the job waits, what it does, or why it ended."""
-        found = explain(job)
-        lines = format_html_join("", "<li>{}</li>", ((line,) for line in found.evidence))
-        return format_html("{}<ul>{}</ul>{}", found.summary, lines, found.next_step)
+        return _explanation(job, quotes_errors=True)
+
+    @admin.display(description=_("explanation"))
+    def explanation_without_errors(self, job: ContainerJob) -> str:
+        """Say the same to who may not see output, which an error may quote."""
+        return _explanation(job, quotes_errors=False)
 
     @admin.display(description=_("end of the output"))
     def end_of_output(self, job: ContainerJob) -> str:
@@ -175,35 +253,38 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     def short_name(self, job: ContainerJob) -> str:
         return job.name or str(job.pk)
 
-    @admin.action(description=_("Queue the selected jobs"), permissions=["change"])
+    @admin.action(description=_("Queue the selected pending jobs"), permissions=["submit"])
     def queue_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        self._move(request, jobs, JobStatus.QUEUED)
+        self._act(request, jobs, JobAct.QUEUE)
 
-    @admin.action(description=_("Retry the selected failed jobs"), permissions=["change"])
+    @admin.action(description=_("Run the selected finished jobs again"), permissions=["retry"])
     def retry_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        self._move(request, jobs, JobStatus.RETRYING)
+        self._act(request, jobs, JobAct.RETRY)
 
-    @admin.action(description=_("Cancel the selected jobs"), permissions=["change"])
+    @admin.action(description=_("Cancel the selected jobs"), permissions=["cancel"])
     def cancel_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        self._move(request, jobs, JobStatus.CANCELLED)
+        self._act(request, jobs, JobAct.CANCEL)
 
-    @admin.action(description=_("Kill what runs of the selected cancelled jobs"), permissions=["change"])
+    @admin.action(description=_("Cancel the selected jobs now, without a grace period"), permissions=["cancel"])
     def kill_jobs(self, request: HttpRequest, jobs: ContainerJobQuerySet) -> None:
-        count = kill(list(jobs.values_list("pk", flat=True)), using=jobs.db)
-        text = ngettext("%(count)d attempt is being killed.", "%(count)d attempts are being killed.", count)
-        self.message_user(request, text % {"count": count}, messages.SUCCESS if count else messages.WARNING)
+        self._act(request, jobs, JobAct.KILL)
 
-    def _move(self, request: HttpRequest, jobs: ContainerJobQuerySet, target: JobStatus) -> None:
-        result = jobs.transition_to(target, actor=request.user)
-        if result.changed:
-            text = ngettext("%(count)d job is now %(status)s.", "%(count)d jobs are now %(status)s.", result.changed)
-            self.message_user(request, text % {"count": result.changed, "status": target.label}, messages.SUCCESS)
-        for status in sorted(set(map(str, result.refused.values()))):
-            count = sum(1 for found in result.refused.values() if found == status)
-            text = ngettext(
-                "%(count)d job was left alone: %(source)s cannot become %(target)s.",
-                "%(count)d jobs were left alone: %(source)s cannot become %(target)s.",
-                count,
-            )
-            values = {"count": count, "source": JobStatus(status).label, "target": target.label}
-            self.message_user(request, text % values, messages.WARNING)
+    def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse | None:
+        """Refuse to act on all that match where that is more than a transaction should change."""
+        if request.POST.get("select_across") == "1":
+            shown: Any = self.get_changelist_instance(request)
+            if not shown.can_act_on_all:
+                text = _("More than %s jobs may match. Narrow the filters, or act on all that match in the dashboard.")
+                self.message_user(request, text % MOST_SELECTED, messages.ERROR)
+                return None
+        return super().response_action(request, *args, **kwargs)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobChangeList]:
+        return JobChangeList
+
+    def _act(self, request: HttpRequest, jobs: ContainerJobQuerySet, act: JobAct) -> None:
+        keys = list(jobs.values_list("pk", flat=True)[: MOST_SELECTED + 1])
+        try:
+            report(request, act_on_some(keys, act, user=request.user, using=jobs.db))
+        except ValidationError as error:
+            self.message_user(request, escaped(" ".join(error.messages)), messages.ERROR)

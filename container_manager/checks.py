@@ -11,6 +11,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.utils.module_loading import import_string
 
 from .conf import app_settings, setting_problems
 from .executors.registry import check_executor_options, check_host, executor_class
@@ -22,6 +23,11 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     if problems := setting_problems():
         return [Error(problem, id="container_manager.E010") for problem in problems]
     messages: list[CheckMessage] = []
+    if path := app_settings().visible_jobs:
+        try:
+            import_string(path)
+        except ImportError as error:
+            messages.append(Error(f"CONTAINER_MANAGER['VISIBLE_JOBS']: {error}", id="container_manager.E013"))
     for alias in app_settings().executors:
         try:
             executor_class(app_settings(), alias)

@@ -14,13 +14,21 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS
 
-from .jobs.rules import is_count, is_line, is_positive, is_text, is_texts, matches
-from .jobs.secret_references import JOB_VARIABLES
+from .jobs.rules import is_count, is_line, is_path, is_positive, is_text, is_texts, matches
+from .jobs.secret_references import JOB_VARIABLES, MONITORING_VARIABLES
 
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
 _REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+")
+_MOST_DAYS = 36_500
+_WHOLE = ("LOG_LIMIT_BYTES", "RESULT_LIMIT_BYTES")
+_POSITIVE = (
+    *("AUDIT_DAYS", "LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "STATISTICS_DAYS", "UNREACHABLE_SECONDS"),
+    "UNSERVED_AFTER_SECONDS",
+)
+_TOKEN = re.compile(rf"env:{MONITORING_VARIABLES}\w+")
 _PERMISSION = re.compile(r"(\w+\.\w+)?")
+_FUNCTION = re.compile(r"(\w+(\.\w+)+)?")
 _INSTALL = re.compile("[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*")
 
 
@@ -77,6 +85,14 @@ class AppSettings:
     daemon must see it by the same path. ``mask_secrets``: whether ``***`` replaces secrets' values in stored output.
     ``result_limit_bytes``: how large the result of an attempt may be, as JSON.
     ``prune_after_seconds``: how long after a job has finished the workers prune it; None: never.
+    ``visible_jobs``: the dotted path of a function ``(user, queryset) -> queryset`` that says which jobs a user sees in
+    the dashboard, its API and the admin; "": all. ``read_only``: whether these three forbid every act, whoever asks.
+    ``statistics_days``: for how many days the counts of each minute are kept.
+    ``audit_days``: for how many days the dashboard keeps its audit entries, acts on all that match after their end, and
+    API tokens after they have expired.
+    ``monitoring_token``: where the token is that lets a client see metrics and health: ``env:CM_MONITORING_…``, or the
+    path of a file; None: only users who may view jobs see them. ``unserved_after_seconds``: how long a due job may
+    wait that no live worker serves, before the health view says so.
     """
 
     executors: Mapping[str, Mapping[str, Any]] = field(
@@ -90,12 +106,18 @@ class AppSettings:
     unreachable_seconds: float = 60.0
     unschedulable_after_seconds: float | None = None
     prune_after_seconds: float | None = None
+    statistics_days: float = 30.0
+    audit_days: float = 365.0
+    monitoring_token: str | None = None
+    unserved_after_seconds: float = 300.0
     log_limit_bytes: int = 1024 * 1024
     result_limit_bytes: int = 64 * 1024
     secrets: Mapping[str, str] = field(default_factory=dict)
     secrets_directory: str = "/etc/container-manager/secrets"
     secret_files_directory: str = "/dev/shm"  # noqa: S105, S108  # a path; what is made there is closed to others
     mask_secrets: bool = True
+    visible_jobs: str = ""
+    read_only: bool = False
     retry: RetrySettings = field(default_factory=RetrySettings)
 
     def limits(self, alias: str) -> JobLimits | None:
@@ -155,12 +177,10 @@ def _problems(given: object) -> Iterator[str]:
     for name in given:
         if name not in known:
             yield f"{_NAME}[{name!r}] is no setting. Known: {', '.join(sorted(known))}."
-    for name in ("LOG_LIMIT_BYTES", "RESULT_LIMIT_BYTES"):
-        if name in given and not is_count(given[name]):
-            yield f"{_NAME}[{name!r}] must be a whole positive number, not {given[name]!r}."
-    for name in ("LEASE_SECONDS", "OUTAGE_SECONDS", "POLL_SECONDS", "UNREACHABLE_SECONDS"):
-        if name in given and not is_positive(given[name]):
-            yield f"{_NAME}[{name!r}] must be a positive number, not {given[name]!r}."
+    for names, is_valid, kind in ((_WHOLE, is_count, "whole positive"), (_POSITIVE, is_positive, "positive")):
+        for name in names:
+            if name in given and not is_valid(given[name]):
+                yield f"{_NAME}[{name!r}] must be a {kind} number, not {given[name]!r}."
     for name in ("PRUNE_AFTER_SECONDS", "UNSCHEDULABLE_AFTER_SECONDS"):
         if given.get(name) is not None and not is_positive(given[name]):
             yield f"{_NAME}[{name!r}] must be a positive number, or None for never, not {given[name]!r}."
@@ -169,9 +189,24 @@ def _problems(given: object) -> Iterator[str]:
     queues = given.get("QUEUES")
     if queues is not None and not (is_texts(queues) and queues and all(map(is_line, queues))):
         yield f"{_NAME}['QUEUES'] must be a list of names, or None for any, not {queues!r}."
+    for name in ("STATISTICS_DAYS", "AUDIT_DAYS"):
+        if is_positive(days := given.get(name, 1)) and days > _MOST_DAYS:
+            yield f"{_NAME}[{name!r}] must be at most {_MOST_DAYS}, not {days!r}."
+    yield from _access_problems(given)
     yield from _secret_problems(given)
+    yield from _token_problems(given.get("MONITORING_TOKEN"))
     yield from _executor_problems(given.get("EXECUTORS", {"default": {"BACKEND": PROCESS_EXECUTOR}}))
     yield from _retry_problems(given.get("RETRY", {}))
+
+
+def _access_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(given.get("READ_ONLY", False), bool):
+        yield f"{_NAME}['READ_ONLY'] must be True or False, not {given['READ_ONLY']!r}."
+    if "VISIBLE_JOBS" in given and not matches(_FUNCTION)(given["VISIBLE_JOBS"]):
+        yield (
+            f"{_NAME}['VISIBLE_JOBS'] must be the dotted path of a function, such as 'shop.access.visible_jobs', or "
+            f"'', not {given['VISIBLE_JOBS']!r}."
+        )
 
 
 def _secret_problems(given: Mapping[str, Any]) -> Iterator[str]:
@@ -188,6 +223,15 @@ def _secret_problems(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"{_NAME}[{name!r}] must be an absolute path, not {given[name]!r}."
     if not isinstance(given.get("MASK_SECRETS", True), bool):
         yield f"{_NAME}['MASK_SECRETS'] must be True or False, not {given['MASK_SECRETS']!r}."
+
+
+def _token_problems(token: object) -> Iterator[str]:
+    if token is not None and not (matches(_TOKEN)(token) or is_path(token)):
+        # Whoever has written the token itself finds it in no log.
+        yield (
+            f"{_NAME}['MONITORING_TOKEN'] must say where it is: 'env:{MONITORING_VARIABLES}NAME', or the path of a "
+            "file; or None."
+        )
 
 
 def _executor_problems(executors: object) -> Iterator[str]:

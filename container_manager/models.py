@@ -25,6 +25,7 @@ from .indexes import PartialIndex, PartialUnique
 from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
+from .jobs.histogram import BUCKETS
 from .jobs.identifiers import uuid7
 from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
 from .jobs.printable import check_printable, escaped, validate_line, validate_lines
@@ -228,6 +229,14 @@ class ContainerJob(StateMachineModel):
     class Meta:
         verbose_name = _("container job")
         verbose_name_plural = _("container jobs")
+        # Beside Django's own: view, add (to submit), change and delete.
+        permissions = [
+            ("cancel_containerjob", "Can cancel container jobs"),
+            ("retry_containerjob", "Can retry container jobs"),
+            ("pause_queues", "Can pause and resume queues"),
+            ("see_environment", "Can see the environment of container jobs"),
+            ("see_output", "Can see the output of container jobs"),
+        ]
         indexes = [
             # A claim goes from one executor and queue to the next and takes the first jobs of each, so that it reads
             # no others. Scheduled jobs have an index of their own, in which those that are due are the first of their
@@ -265,6 +274,13 @@ class ContainerJob(StateMachineModel):
                 condition=~Q(name=""),
                 leading=[],
                 opclasses=["varchar_pattern_ops", "uuid_ops"],
+            ),
+            # For lists of what waits, and to count what is pending. A claim and a finish leave it alone: to enqueue a
+            # job costs one more entry.
+            models.Index(
+                fields=["status", "id"],
+                name="cm_job_waiting",
+                condition=Q(status__in=[JobStatus.PENDING, JobStatus.QUEUED]),
             ),
         ]
         constraints = [
@@ -752,3 +768,60 @@ class PausedQueue(models.Model):
 
     def __str__(self) -> str:
         return escaped(self.name)
+
+
+class QueueMinute(models.Model):
+    """What happened in a queue in one minute, as the maintainer has counted it from the journal.
+
+    ``minute``: whole minutes since 1970 in UTC; 0: the queue's totals since the beginning, which are never pruned.
+    ``created``: jobs that were enqueued, by the time in their keys. The other counts are of transitions, by their
+    target: ``queued`` are retries, and pending jobs that were queued. ``failed`` is about attempts: those that were
+    retried are in it, and in ``retried`` too.
+    ``wait_…`` and ``run_…``: how many attempts waited and ran for how long, by bucket (`jobs.histogram`), and the sums.
+    """
+
+    TOTAL: ClassVar[int] = 0
+
+    minute = models.PositiveIntegerField()
+    queue = NameField(max_length=64)
+    created = models.PositiveBigIntegerField(default=0)
+    queued = models.PositiveBigIntegerField(default=0)
+    started = models.PositiveBigIntegerField(default=0)
+    completed = models.PositiveBigIntegerField(default=0)
+    failed = models.PositiveBigIntegerField(default=0)
+    cancelled = models.PositiveBigIntegerField(default=0)
+    retried = models.PositiveBigIntegerField(default=0)
+    wait_seconds = models.FloatField(default=0.0)
+    run_seconds = models.FloatField(default=0.0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["minute", "queue"], name="cm_minute_unique")]
+
+    def __str__(self) -> str:
+        return f"{escaped(self.queue)} {self.minute}"
+
+
+WAIT_COLUMNS, RUN_COLUMNS = ([f"{kind}_{number}" for number in range(BUCKETS)] for kind in ("wait", "run"))
+for _name in (*WAIT_COLUMNS, *RUN_COLUMNS):
+    QueueMinute.add_to_class(_name, models.PositiveBigIntegerField(default=0))
+
+
+class StatisticsProgress(models.Model):
+    """How far the journal and the jobs are counted; one row, whose lock lets one worker count at a time.
+
+    ``counted_to``, ``counted_at``: the key of the last journal row that is counted, and the latest time of any.
+    ``marked_to``: what is counted next, as soon as no transaction that may have written up to there is under way;
+    ``mark`` tells which these are, ``marked_at`` since when they are waited for. ``created_to`` and
+    ``created_again_to``: the first minute whose new jobs are not counted yet, or not for the second time.
+    """
+
+    counted_to = models.BigIntegerField(default=0)
+    counted_at = models.DateTimeField(null=True)
+    marked_to = models.BigIntegerField(default=0)
+    marked_at = models.DateTimeField(null=True)
+    mark = models.BigIntegerField(default=0)
+    created_to = models.PositiveIntegerField(default=0)
+    created_again_to = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"to {self.counted_to}"

@@ -48,4 +48,13 @@ def _job_fields() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _screenshots() -> str:
+    """Return the pictures that the browser tests have taken; a machine without a browser has none."""
+    shown = ("job-light", "overview-light", "jobs-light", "failures-dark")
+    found = [name for name in shown if (generated / "screenshots" / f"{name}.png").exists()]
+    # As the page that includes it finds them.
+    return "".join(f"![{name}](../_generated/screenshots/{name}.png)\n\n" for name in found)
+
+
+(generated / "screenshots.md").write_text(_screenshots(), encoding="utf-8")
 (generated / "job_fields.md").write_text(_job_fields(), encoding="utf-8")

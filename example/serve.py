@@ -1,4 +1,7 @@
-"""``make serve``: the admin with a few jobs in it and a worker beside it, until SIGINT, SIGTERM or SIGHUP."""
+"""``make serve``: the dashboard, with a worker and jobs that come while one watches, until SIGINT, SIGTERM or SIGHUP.
+
+It ends with its parent too, and what it has started ends with it, however that is.
+"""
 
 import ctypes
 import os
@@ -15,15 +18,17 @@ _STOP_SECONDS = 5
 
 
 def main() -> int:
-    os.environ["DJANGO_SETTINGS_MODULE"] = "example.settings"
+    os.environ.update(DJANGO_SETTINGS_MODULE="example.settings", EXAMPLE_FED="1")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(0 if number == signal.SIGINT else 128 + number))
+    _die_with_parent(signal.SIGTERM)
     password = _prepare()
     print(f"http://127.0.0.1:{PORT}/  user: admin  password: {password}", flush=True)
     children: list[subprocess.Popen[bytes]] = []
+    server = ["django", "runserver", "--noreload", f"127.0.0.1:{PORT}"]
     try:
-        for words in (["container", "worker"], ["runserver", "--noreload", f"127.0.0.1:{PORT}"]):
-            command = [sys.executable, "-m", "django", *words]
+        for words in (["django", "container", "worker", "--slots", "6"], ["example.feed"], server):
+            command = [sys.executable, "-m", *words]
             # This process has one thread, which is all that preexec_fn asks for.
             children.append(subprocess.Popen(command, preexec_fn=_die_with_parent))  # noqa: PLW1509
         return children[-1].wait()
@@ -34,14 +39,12 @@ def main() -> int:
 
 
 def _prepare() -> str:
-    """Create the tables, a superuser and the first jobs; return the superuser's password."""
+    """Create the tables and a superuser; return the superuser's password."""
     import django
 
     django.setup()
     from django.contrib.auth import get_user_model
     from django.core.management import call_command
-
-    from container_manager.models import ContainerJob
 
     call_command("migrate", verbosity=0)
     password = os.environ.get("EXAMPLE_PASSWORD") or secrets.token_urlsafe(12)
@@ -50,16 +53,12 @@ def _prepare() -> str:
     )
     user.set_password(password)
     user.save()
-    if not ContainerJob.objects.exists():
-        for name, command in (("hello", "echo Hello"), ("failing", "sh -c 'exit 3'"), ("sleepy", "sleep 300")):
-            ContainerJob.objects.create_job(name=name, command=command, created_by="example").mark_as_queued()
-        ContainerJob.objects.create_job(name="waiting", command="echo Queue me", created_by="example")
     return password
 
 
-def _die_with_parent() -> None:
-    """Let Linux kill this child when its parent dies: a parent that is killed cannot stop it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Let Linux send this process a signal when its parent dies: a parent that is killed cannot stop it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -1,4 +1,4 @@
-"""A Django project with the app in it: the admin.
+"""A Django project with the app in it: the dashboard and the admin.
 
 ``make serve`` runs it on SQLite and local processes; compose.yaml, by variables, on PostgreSQL and Docker.
 """
@@ -30,7 +30,8 @@ if host := os.environ.get("EXAMPLE_DATABASE_HOST"):
         "PASSWORD": os.environ["EXAMPLE_DATABASE_PASSWORD"],
         "OPTIONS": {"server_side_binding": True, "prepare_threshold": 1},
     }
-CONTAINER_MANAGER = {}
+# The feeder of ``make serve`` enqueues without end.
+CONTAINER_MANAGER = {"PRUNE_AFTER_SECONDS": 6 * 3600} if os.environ.get("EXAMPLE_FED") else {}
 EXAMPLE_JOB_IMAGE = ""
 if os.environ.get("EXAMPLE_EXECUTOR") == "docker":
     EXAMPLE_JOB_IMAGE = "python:3.13-slim"
@@ -51,6 +52,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "container_manager",
+    "container_manager.dashboard",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -11,6 +11,7 @@ from typing import Any
 SECRET_KEY = "only for tests"
 USE_TZ = True
 ROOT_URLCONF = "tests.urls"
+STATIC_URL = "static/"
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -18,6 +19,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "container_manager",
+    "container_manager.dashboard",
     "tests.machines",
     "tests.births",
 ]

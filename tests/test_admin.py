@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import timedelta
 
 import pytest
 from django.apps import apps
@@ -15,9 +16,11 @@ from django.utils import timezone, translation
 from django.utils.translation import trans_real
 
 from container_manager.admin import ContainerJobAdmin
+from container_manager.dashboard.job_acts import MOST_SELECTED
 from container_manager.jobs.container_request import ContainerRequest
-from container_manager.models import ContainerJob, JobAttempt, JobLog
+from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
+from .bulk_jobs import BulkJobs
 from .jobs import STATUSES, job_in, journal_of, row_of
 
 pytestmark = pytest.mark.django_db
@@ -115,22 +118,47 @@ def test_an_action_moves_jobs_that_have_the_edge_and_reports_the_others(client: 
         reverse(LIST), {"action": "cancel_jobs", "_selected_action": [waiting.pk, done.pk]}, follow=True
     )
     text = answer.content.decode()
-    assert "1 job is now Cancelled." in text
-    assert "1 job was left alone: Completed cannot become Cancelled." in text
+    assert "1 job changed." in text
+    assert "1 job was left alone: It is completed now, which does not allow this." in text
     assert (row_of(waiting)["status"], row_of(done)["status"]) == ("cancelled", "completed")
     assert waiting.transitions.get().actor == "root"
 
 
-def test_an_action_kills_what_runs_of_cancelled_jobs_and_of_no_others(client: Client) -> None:
-    jobs = [job_in("running", attempt=1) for _ in range(2)]
+def test_an_action_kills_what_runs_of_the_selected_jobs_and_of_no_others(client: Client) -> None:
+    jobs = [job_in("running", attempt=1) for _ in range(3)]
     for job in jobs:
         job.attempts.create(number=1, worker="w", executor="default", launched_at=job.launched_at)
     jobs[0].mark_as_cancelled()
-    chosen = {"action": "kill_jobs", "_selected_action": [job.pk for job in jobs]}
-    assert "1 attempt is being killed." in client.post(reverse(LIST), chosen, follow=True).content.decode()
-    assert "0 attempts are being killed." in client.post(reverse(LIST), chosen, follow=True).content.decode()
-    assert [job.attempts.get().kill_requested_at is not None for job in jobs] == [True, False]
-    assert row_of(jobs[1])["status"] == "running"
+    chosen = {"action": "kill_jobs", "_selected_action": [job.pk for job in jobs[:2]]}
+    assert "2 jobs changed." in client.post(reverse(LIST), chosen, follow=True).content.decode()
+    assert "2 jobs were left alone: It is cancelled" in client.post(reverse(LIST), chosen, follow=True).content.decode()
+    assert [job.attempts.get().kill_requested_at is not None for job in jobs] == [True, True, False]
+    assert row_of(jobs[2])["status"] == "running"
+
+
+def test_an_action_runs_every_finished_job_again(client: Client) -> None:
+    jobs = [job_in(status) for status in ("failed", "completed", "cancelled")]
+    chosen = {"action": "retry_jobs", "_selected_action": [job.pk for job in jobs]}
+    assert "3 jobs changed." in client.post(reverse(LIST), chosen, follow=True).content.decode()
+    assert row_of(jobs[0])["status"] == "queued"
+    again = ContainerJob.objects.filter(status="queued", created_by="root")
+    assert {job.origin for job in again} == {jobs[1].pk, jobs[2].pk}
+
+
+def test_an_executor_that_nobody_knows_is_an_error_at_its_field(client: Client) -> None:
+    answer = client.post(reverse(ADD), form(executor="gpuu"))
+    assert answer.context["adminform"].form.errors["executor"] == ["There is no executor gpuu. Known: default."]
+    lease = timezone.now() + timedelta(minutes=1)
+    Worker.objects.create(id="w", host="h", pid=1, executors=["gpuu"], lease_expires_at=lease)
+    assert client.post(reverse(ADD), form(executor="gpuu")).status_code == 302
+
+
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_what_is_wrong_with_a_field_that_is_only_read_is_said_above_the_form(client: Client, status: str) -> None:
+    job = job_in(status, labels={"team": 5})
+    answer = client.post(reverse(CHANGE, args=[job.pk]), form())
+    assert answer.status_code == 200
+    assert answer.context["adminform"].form.non_field_errors() == ["labels: A JSON object of strings is needed."]
 
 
 @pytest.mark.shows("howto/docker.md#let-others-submit-jobs")
@@ -180,3 +208,69 @@ def test_the_search_finds_a_job_by_the_beginning_of_its_id_and_by_its_name(clien
     for text, found in ((str(jobs[0].pk)[:18], jobs[:1]), ("another", jobs[1:]), ("anoth", []), (" ", jobs)):
         answer = client.get(reverse(LIST), {"q": text})
         assert sorted(answer.context["cl"].result_list, key=lambda job: job.pk) == found
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({}, "edcba"),
+        ({"status": "failed"}, "b"),
+        ({"queue": "reports"}, "da"),
+        ({"executor": "gpu"}, "c"),
+        ({"failure_reason": "oom"}, "b"),
+        ({"queue": "reports", "status": "queued"}, "a"),
+        ({"worker": "w1"}, "e"),
+        ({"o": "2"}, "edcba"),
+    ],
+)
+def test_a_filter_of_the_list_finds_its_jobs_and_no_others(client: Client, query: dict[str, str], found: str) -> None:
+    job_in("queued", name="a", queue="reports")
+    job_in("failed", name="b", failure_reason="oom")
+    job_in("completed", name="c", executor="gpu")
+    job_in("pending", name="d", queue="reports")
+    job_in("running", name="e", worker="w1")
+    shown = client.get(reverse(LIST), query).context["cl"]
+    assert "".join(job.name for job in shown.result_list) == found
+    assert str(shown.count) == str(len(found))
+
+
+@pytest.mark.parametrize("query", [{"status": "bogus"}, {"p": "2"}, {"p": "n0.1"}, {"nothing": "1"}])
+def test_a_query_that_the_list_does_not_know_leads_to_the_whole_list(client: Client, query: dict[str, str]) -> None:
+    answer = client.get(reverse(LIST), query)
+    assert answer.headers["Location"] == f"{reverse(LIST)}?e=1"
+
+
+def test_the_list_is_paged_from_the_newest_to_the_oldest_and_back(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ContainerJobAdmin, "list_per_page", 2)
+    for number in range(5):
+        job_in("queued", name=str(number))
+    seen, query, newer = list[str](), "?status=queued", ""
+    while query:
+        shown = client.get(reverse(LIST) + query).context["cl"]
+        seen.append("".join(job.name for job in shown.result_list))
+        query, newer = shown.older(), shown.newer()
+    assert seen == ["43", "21", "0"]
+    shown = client.get(reverse(LIST) + newer).context["cl"]
+    assert "".join(job.name for job in shown.result_list) == "21"
+
+
+def test_all_that_match_are_acted_on_only_where_they_are_few(client: Client) -> None:
+    BulkJobs().add("queued", MOST_SELECTED + 1)
+    job = job_in("pending")
+    chosen = {"action": "cancel_jobs", "_selected_action": ["any"], "select_across": "1"}
+    answer = client.post(reverse(LIST), chosen, follow=True)
+    assert "More than 1000 jobs may match." in answer.content.decode()
+    assert not ContainerJob.objects.filter(status="cancelled").exists()
+    answer = client.post(reverse(LIST) + "?status=pending", chosen, follow=True)
+    assert "1 job changed." in answer.content.decode()
+    assert ContainerJob.objects.get(status="cancelled") == job
+
+
+def test_a_filter_by_a_queue_that_nobody_knows_is_in_force(client: Client) -> None:
+    job_in("queued"), job_in("queued", queue="reports")
+    url = reverse(LIST) + "?queue=reports"
+    assert [job.queue for job in client.get(url).context["cl"].result_list] == ["reports"]
+    client.post(url, {"action": "cancel_jobs", "_selected_action": ["any"], "select_across": "1"})
+    assert ContainerJob.objects.get(status="cancelled").queue == "reports"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,10 +16,12 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
+from container_manager.cli.log_lines import JsonLines
 from container_manager.cli.verbs import VERBS
 from container_manager.conf import PROCESS_EXECUTOR
 from container_manager.executors.base import Health
 from container_manager.executors.process import ProcessExecutor
+from container_manager.jobs.package_log import package_logger
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
@@ -418,20 +421,60 @@ class TestInProject:
         assert "INFO" in said.stderr
         assert manage(project, "container", "worker", "--drain", "--log-level", "ERROR").stderr == ""
 
+    @pytest.mark.shows("reference/commands.md#errors-and-signals")
+    def test_a_worker_logs_a_json_object_per_line_if_it_is_asked_to(self, project: Path) -> None:
+        manage(project, "container", "submit", "--name", 'a"b', "--", "true")
+        said = manage(project, "container", "worker", "--drain", "--log-format", "json")
+        lines = [json.loads(line) for line in said.stderr.splitlines()]
+        assert lines
+        assert all(set(line) == {"time", "level", "logger", "message"} for line in lines)
+        assert {line["level"] for line in lines} == {"INFO"}
+        assert any(line["message"].startswith("Worker ") and "executors=" in line["message"] for line in lines)
+
+    def test_an_error_in_a_json_line_is_one_line_that_keeps_its_traceback(self) -> None:
+        logger, stream = package_logger("container_manager.of_this_test"), io.StringIO()
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(JsonLines())
+        logger.addHandler(handler)
+        try:
+            raise ValueError("first\nsecond \u202e")
+        except ValueError:
+            logger.exception("It failed: %s", "a\nb")
+        finally:
+            logger.removeHandler(handler)
+        [line] = stream.getvalue().splitlines()
+        found = json.loads(line)
+        assert (found["level"], found["message"]) == ("ERROR", "It failed: a\\nb")
+        assert "test_cli.py" in found["exception"]
+        assert "\u202e" not in found["exception"]
+
+    @pytest.mark.shows("reference/commands.md#errors-and-signals")
+    def test_a_level_of_the_projects_logging_stands_unless_the_option_says_another(self, project: Path) -> None:
+        settings = project / "site_of_ours" / "level_settings.py"
+        config = {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "loggers": {"container_manager": {"level": "ERROR"}},
+        }
+        settings.write_text(f"from .settings import *\nLOGGING = {config!r}\n", "utf-8")
+        words = ["container", "worker", "--drain", "--settings", "site_of_ours.level_settings"]
+        assert manage(project, *words).stderr == ""
+        assert "INFO" in manage(project, *words, "--log-level", "INFO").stderr
+
     @pytest.mark.parametrize("logger", ["", "container_manager", "container_manager.worker.loop"])
     @pytest.mark.shows("reference/commands.md#commands")
     def test_a_worker_logs_each_line_once_where_the_project_configures_logging(
         self, project: Path, logger: str
     ) -> None:
         settings = project / "site_of_ours" / "logging_settings.py"
-        logging = {
+        config = {
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"ours": {"format": "ours: %(message)s"}},
             "handlers": {"ours": {"class": "logging.StreamHandler", "formatter": "ours"}},
             "loggers": {logger: {"handlers": ["ours"]}},
         }
-        settings.write_text(f"from .settings import *\nLOGGING = {logging!r}\n", "utf-8")
+        settings.write_text(f"from .settings import *\nLOGGING = {config!r}\n", "utf-8")
         words = ["container", "worker", "--drain", "--log-level", "INFO", "--settings", "site_of_ours.logging_settings"]
         lines = manage(project, *words).stderr.splitlines()
         assert lines

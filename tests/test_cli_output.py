@@ -6,10 +6,12 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from django.utils.timezone import get_default_timezone
 from jsonschema import Draft202012Validator
 
 from container_manager.cli.time_options import moment
+from container_manager.cli.top_command import look
 from container_manager.cli.verbs import VERBS
-from container_manager.store import database_now
+from container_manager.models import QueueMinute, Worker
+from container_manager.store import database_now, minute_of
 
+from .jobs import job_in
 from .json_schemas import FOLDER, schemas
 from .patience import PATIENCE_SECONDS
 
@@ -106,6 +111,9 @@ class TestJson:
         Draft202012Validator(closed(schemas()["submit"])).validate(job)
         assert checked("ps")[0]["name"] == EVIL_NAME
         assert checked("queue")[0]["queued"] == 1
+        assert checked("stats")["jobs"]["queued"] == 1
+        assert checked("top")["queues"][0]["due"] == 1
+        assert {row["queue"] for row in checked("stats", "--step", "30")["activity"]} == {None}
         assert checked("cancel", job["id"]) == [{"id": job["id"], "refused": ""}]
         assert "cancelled" in checked("cancel", job["id"], code=1)[0]["refused"]
         again = checked("retry", job["id"])[0]["runs_as"]
@@ -239,6 +247,78 @@ def test_the_shell_completes_verbs_and_their_options_without_a_database(
     assert completed("python -m container_manager ps --st") == {"--status"}
     assert "completed" in completed("python -m container_manager ps --status ")
     assert not (tmp_path / "jobs.sqlite3").exists()
+
+
+@pytest.mark.shows("reference/commands.md#watch")
+class TestTop:
+    def test_it_goes_on_looking_on_a_terminal_until_it_is_interrupted(self, environment: Mapping[str, str]) -> None:
+        run(environment, "submit", "--queue", EVIL_NAME, "--", "true")
+        ours, theirs = pty.openpty()
+        words, shown, step = ["top", "--interval", "0.5"], b"", "looking"
+        # In the background of a shell without job control it is ignored, and what is started there ignores it too.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        with subprocess.Popen(
+            [*PROGRAM, *words], env=environment, stdout=theirs, stderr=subprocess.PIPE, text=True
+        ) as process:
+            os.close(theirs)
+            for data in read_all(ours):
+                shown += data
+                if step == "looking" and b"1 queued" in shown:
+                    step = "submitted"
+                    run(environment, "submit", "--", "true")
+                elif step == "submitted" and b"2 queued" in shown:
+                    step = "interrupted"
+                    process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            said = process.stderr.read()
+        signal.signal(signal.SIGINT, handler)
+        os.close(ours)
+        assert (process.returncode, said) == (0, "")
+        assert EVIL_NAME.encode() in shown
+        # It leaves what was on the terminal before.
+        assert b"\x1b[?1049h" in shown
+        assert b"\x1b[?1049l" in shown
+
+    @pytest.mark.slow
+    def test_it_looks_once_in_a_pipe_and_where_it_is_told_to(self, environment: Mapping[str, str]) -> None:
+        run(environment, "submit", "--", "true")
+        printed = run(environment, "top").splitlines()
+        assert printed[0].startswith("0 pending, 1 queued, 0 running")
+        assert printed[2].split()[:4] == ["QUEUE", "DUE", "OLDEST", "LATER"]
+        assert printed[3].split()[:2] == ["default", "1"]
+        assert printed[3].endswith("no worker serves default")
+        once, _ = on_terminal(environment, "top", "--once")
+        assert "1 queued" in once
+        assert "\x1b[?1049h" not in once
+
+
+@pytest.mark.django_db
+def test_top_shows_workers_with_what_they_run_and_attempts_that_no_live_worker_has() -> None:
+    now = database_now(using="default")
+    for name, seconds in (("alive", 60), ("gone", -60)):
+        lease = now + timedelta(seconds=seconds)
+        Worker.objects.create(
+            id=name, host="h", pid=7, slots=2, executors=["default", "gpu"], lease_expires_at=lease,
+            engines_away={"gpu": now.isoformat()},
+        )  # fmt: skip
+        job = job_in("running", name=f"job of {name}", worker=name, attempt=1)
+        job.attempts.create(number=1, worker=name, executor="default", launched_at=now - timedelta(hours=3))
+    QueueMinute.objects.create(minute=minute_of(now), queue="reports", completed=10, failed=5)
+    found = look(using="default")
+    rows = {worker["id"]: worker for worker in found["workers"]}
+    assert [run["name"] for run in rows["alive"]["runs"]] == ["job of alive"]
+    assert (rows["alive"]["engines_away"], rows["gone"]["lease_seconds"] < 0) == (["gpu"], True)
+    assert [run["name"] for run in found["orphans"]] == ["job of gone"]
+    queues = {each["queue"]: each for each in found["queues"]}
+    assert (queues["default"]["running"], queues["reports"]["completed_per_minute"]) == (2, 2.0)
+    out = StringIO()
+    call_command("container", "top", stdout=out)
+    printed = out.getvalue()
+    assert re.search(r"alive +h:7 +\d+ s +1/2 +default, gpu \(away\) +job of alive 3 h", printed)
+    assert re.search(r"gone +h:7 +expired +1/2", printed)
+    for interval in ("0", "nan", "1e9"):
+        with pytest.raises(CommandError, match="--interval is between"):
+            call_command("container", "top", "--interval", interval)
 
 
 @pytest.mark.slow

@@ -191,6 +191,8 @@ SHOWING: dict[str, list[list[str]]] = {
     "cancel": [["no\x1bsuch\nFORGED"], ["ID", "--reason", "\x1b[2K"], [EVIL], ["ID", "ID"]],
     "retry": [["ID", "--reason", "\u202e"], [EVIL], ["ID"], ["ID"]],
     "queue": [[], ["--json"], ["--pause", EVIL], ["--resume", EVIL]],
+    "stats": [[], ["--json"], ["--queue", EVIL]],
+    "top": [[], ["--json"]],
     "executors": [[]],
     "prune": [["--days", "1"], ["--days", "-1"]],
     "doctor": [[], ["--json"]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -183,27 +184,35 @@ def test_compose_accepts_its_file() -> None:
     assert done.returncode == 0, done.stderr
 
 
+SERVE = [sys.executable, "-m", "example.serve"]
+
+
 @pytest.mark.parametrize(
-    "number",
+    ("command", "number"),
     [
-        signal.SIGTERM,
-        *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGKILL)),
+        pytest.param(SERVE, signal.SIGTERM, id="SIGTERM"),
+        pytest.param(SERVE, signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
+        pytest.param(SERVE, signal.SIGHUP, id="SIGHUP", marks=pytest.mark.slow),
+        pytest.param(SERVE, signal.SIGKILL, id="SIGKILL", marks=pytest.mark.slow),
+        # As make does, which is killed: the shell goes on to another command, so that it stays the parent.
+        pytest.param(["sh", "-c", f"{shlex.join(SERVE)}; :"], signal.SIGKILL, id="SIGKILL of its parent"),
     ],
 )
-def test_serve_leaves_no_process_behind_however_it_is_ended(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.shows("howto/dashboard.md#use-the-dashboard")
+def test_serve_leaves_no_process_behind_however_it_is_ended(
+    command: list[str], number: signal.Signals, tmp_path: Path
+) -> None:
     port = free_port()
     own = {**os.environ, "PORT": str(port), "EXAMPLE_DATABASE_FILE": str(tmp_path / "example.sqlite3")}
     log = tmp_path / "log"
     with (
         log.open("wb") as stream,
-        subprocess.Popen(
-            [sys.executable, "-m", "example.serve"], cwd=ROOT, env=own, stdout=stream, stderr=stream
-        ) as serve,
+        subprocess.Popen(command, cwd=ROOT, env=own, stdout=stream, stderr=stream) as serve,
         ExitStack() as cleanup,
     ):
         # Without it an error here would wait for it to end.
         cleanup.callback(serve.kill)
-        # The web server, the worker, the worker's warden and the job named sleepy.
+        # The web server, the feeder, the worker, the worker's warden and a job of several steps.
         eventually(
             lambda: (answers(port) and "sleep" in " ".join(names(started_by(serve)))) or serve.poll() is not None
         )

@@ -100,6 +100,8 @@ def add_attempts(jobs: BulkJobs, count: int) -> None:
                 connection.vendor
             ].format(JobAttempt._meta.db_table)
         )
+    # Else those of another test's jobs stay.
+    jobs.analyze()
 
 
 def asked_by(act: Callable[[], Any]) -> list[tuple[str, Any]]:

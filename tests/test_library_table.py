@@ -78,7 +78,10 @@ def admin_form() -> str:
     job, client = job_in("pending"), Client()
     client.force_login(User.objects.create_superuser("root"))
     change = reverse("admin:container_manager_containerjob_change", args=[job.pk])
-    kept = {name: getattr(job, name) for name in ("command", "grace_seconds", "executor", "queue", "priority")}
+    kept = {
+        name: getattr(job, name)
+        for name in ("command", "grace_seconds", "executor", "queue", "priority", "unique_until")
+    }
     formsets = {f"{p}-{form}_FORMS": 0 for p in ("transitions", "attempts") for form in ("TOTAL", "INITIAL")}
     json = dict.fromkeys(("environment", "secrets", "labels", "container"), "{}")
     form = {**kept, **formsets, **json, "max_retries": 3, "name": "renamed", "status": "completed"}

@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def allowed() -> User:
     user = User.objects.create_user("allowed", is_staff=True)
-    codenames = ["view_group", "add_containerjob", "change_containerjob", "view_containerjob"]
+    codenames = ["view_group", "add_containerjob", "change_containerjob", "view_containerjob", "see_environment"]
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     return user
 
@@ -63,7 +63,7 @@ def allowed() -> User:
 @pytest.fixture
 def other() -> User:
     user = User.objects.create_user("other", is_staff=True)
-    codenames = ["add_containerjob", "change_containerjob", "view_containerjob"]
+    codenames = ["add_containerjob", "change_containerjob", "view_containerjob", "see_environment"]
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     return user
 

@@ -263,7 +263,7 @@ class TestUnique:
 def test_checks_report_a_backend_without_the_app_and_a_task_that_was_declared_too_early() -> None:
     early = backend(executor="nowhere")
     early._unchecked.append(add)
-    assert [message.id for message in early.check()] == ["container_manager.E014"]
+    assert [message.id for message in early.check()] == ["container_manager.E015"]
     with override_settings(INSTALLED_APPS=[]):
-        assert [message.id for message in early.check()] == ["container_manager.E013"]
+        assert [message.id for message in early.check()] == ["container_manager.E014"]
     assert list(backend().check()) == []

@@ -17,6 +17,7 @@ from container_manager.statemachine import (
     UnknownState,
     UnsavedInstance,
 )
+from container_manager.unique_keys import UniqueKeyHeld
 
 pytestmark = pytest.mark.without_database
 
@@ -28,6 +29,7 @@ ERRORS = [
     StaleTransition(pk=1, expected=None, found=None, message="told"),
     MissingRow(pk=1, expected="a", using="default"),
     UnsavedInstance("article"),
+    UniqueKeyHeld("nightly"),
 ]
 
 

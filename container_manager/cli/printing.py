@@ -11,10 +11,11 @@ from django.core.management.base import OutputWrapper
 from django.utils.timezone import is_naive, make_aware
 
 from ..jobs.printable import escaped
-from ..queue import Explanation
+from ..queue import COUNT_LIMIT, Explanation
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 # By what stands in a cell below one of these headings.
 _STYLED = ("STATUS", "FROM", "TO", "WELL")
@@ -74,7 +75,7 @@ def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[ob
 
     On a terminal the last column is folded where the line would be too long.
     """
-    lines = [["" if value is None else escaped(value) for value in row] for row in rows]
+    lines = cells(rows)
     if isinstance(out, Terminal):
         _print_on_terminal(out.console, headings, lines)
         return
@@ -83,7 +84,17 @@ def print_table(out: Output, headings: Sequence[str], rows: Iterable[Sequence[ob
         out.write("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + "\n")
 
 
+def cells(rows: Iterable[Sequence[object]]) -> list[list[str]]:
+    """Return the texts of a table's cells, escaped."""
+    return [["" if value is None else escaped(value) for value in row] for row in rows]
+
+
 def _print_on_terminal(console: Console, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    console.print(rich_table(headings, lines))
+
+
+def rich_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
+    """Return a table for rich; its cells are escaped already."""
     from rich.table import Table
     from rich.text import Text
 
@@ -92,9 +103,9 @@ def _print_on_terminal(console: Console, headings: Sequence[str], lines: Sequenc
         is_last = heading == headings[-1]
         table.add_column(Text(heading), no_wrap=not is_last, overflow="fold" if is_last else "ellipsis")
     for line in lines:
-        cells = zip(headings, line, strict=True)
-        table.add_row(*(Text(text, _STYLES.get(text, "") if heading in _STYLED else "") for heading, text in cells))
-    console.print(table)
+        row = zip(headings, line, strict=True)
+        table.add_row(*(Text(text, _STYLES.get(text, "") if heading in _STYLED else "") for heading, text in row))
+    return table
 
 
 def print_explanation(out: Output, found: Explanation) -> None:
@@ -104,6 +115,11 @@ def print_explanation(out: Output, found: Explanation) -> None:
         out.write(f"- {line}\n")
     if found.next_step:
         out.write(f"Next: {found.next_step}\n")
+
+
+def bounded(count: int) -> str:
+    """Format a count that goes no further than its limit."""
+    return f"{count:,}+" if count >= COUNT_LIMIT else f"{count:,}"
 
 
 def clock(moment: datetime | None) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 from uuid import UUID
 
+from ..dashboard.search import keys_page, parse
 from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobStatus
+from ..querysets import ContainerJobQuerySet
 from ..store import database_now
 from .finding import jobs, short_id
 from .printing import Output, print_json, print_table
 
 HEADINGS = ("ID", "NAME", "STATUS", "TRY", "EXIT", "REASON", "FOR", "COMMAND")
 _COMMAND_WIDTH = 40
+# Of one statement.
+_BATCH = 500
 
 
 class ListedJob(TypedDict):
@@ -52,13 +56,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    found = jobs(options)
-    if options["status"]:
-        found = found.filter(status=options["status"])
-    elif not options["all"]:
-        found = found.exclude(status__in=FINISHED_STATUSES)
     # No more than the databases' largest integer.
-    newest = list(found.order_by("-pk")[: min(max(0, options["limit"]), sys.maxsize)])[::-1]
+    found, limit = jobs(options), min(max(0, options["limit"]), sys.maxsize)
+    if options["all"] and not options["status"]:
+        newest = list(found.order_by("-pk")[:limit])
+    else:
+        unfinished = [status for status in JobStatus if status not in FINISHED_STATUSES]
+        newest = list(_newest(found, [options["status"]] if options["status"] else unfinished, limit))
+    newest.reverse()
     waits = _waits(using=options["database"])
     if options["json"]:
         print_json(out, [{**_values(job), "waiting_for": waits.get((job.pk, job.attempt), "")} for job in newest])
@@ -66,6 +71,28 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         now = database_now(using=options["database"])
         print_table(out, HEADINGS, [row(job, now=now, waits=waits.get((job.pk, job.attempt), "")) for job in newest])
     return 0
+
+
+def _newest(found: ContainerJobQuerySet, statuses: Sequence[str], limit: int) -> Iterator[ContainerJob]:
+    """Yield the newest jobs in these statuses, of a finished status those that finished last.
+
+    Status by status, since an index serves one.
+    """
+    keys = list[UUID]()
+    for status in statuses:
+        cursor, of_status = "", list[UUID]()
+        while len(of_status) < limit:
+            page, cursor = keys_page(found, parse(f"status:{status}"), cursor, min(_BATCH, limit - len(of_status)))
+            of_status += page
+            if not cursor:
+                break
+        keys += of_status
+    if len(statuses) > 1:
+        keys = sorted(keys, reverse=True)[:limit]
+    for start in range(0, len(keys), _BATCH):
+        batch = found.in_bulk(keys[start : start + _BATCH])
+        # One may have been pruned meanwhile.
+        yield from (batch[key] for key in keys[start : start + _BATCH] if key in batch)
 
 
 def row(job: ContainerJob, *, now: datetime, waits: str = "") -> tuple[object, ...]:

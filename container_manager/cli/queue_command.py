@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..queue import QueueStatistics, pause_queue, queue_statistics, resume_queue
-from .printing import Output, clock, print_json, print_table
+from .printing import Output, bounded, clock, print_json, print_table
 
 JSON = list[QueueStatistics]
 
@@ -34,12 +34,9 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     rows = [
         (
             entry.queue,
-            entry.queued,
-            entry.scheduled,
-            entry.running,
-            entry.retrying,
+            *map(bounded, (entry.queued, entry.scheduled, entry.running, entry.retrying)),
             clock(entry.oldest),
-            ", ".join(f"{count} {status}" for status, count in sorted(entry.finished.items())),
+            ", ".join(f"{bounded(count)} {status}" for status, count in sorted(entry.finished.items())),
             "; ".join([*(["paused"] if entry.paused else []), *(f"no worker serves {e}" for e in entry.unserved)]),
         )
         for entry in found

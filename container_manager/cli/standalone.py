@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..conf import sqlite_database
+from .log_lines import LOG_FORMAT, PACKAGE
 
 DATABASE_VARIABLE = "CONTAINER_MANAGER_DATABASE"
 CONFIG_VARIABLE = "CONTAINER_MANAGER_CONFIG"
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEFAULT_DATABASE = "container_manager.sqlite3"
 
 
@@ -51,8 +51,15 @@ def configure(*, database: bool = True) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"line": {"format": LOG_FORMAT}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-            "loggers": {"container_manager": {"handlers": ["stderr"], "level": "WARNING"}},
+            # The level of the handler, not of the logger: a worker logs more, unless its option says otherwise.
+            "handlers": {
+                "stderr": {
+                    "class": "container_manager.cli.log_lines.PackageHandler",
+                    "formatter": "line",
+                    "level": "WARNING",
+                }
+            },
+            "loggers": {PACKAGE: {"handlers": ["stderr"]}},
         },
     )
     django.setup()

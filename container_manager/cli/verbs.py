@@ -17,7 +17,9 @@ from . import (
     run_command,
     run_task_command,
     show_command,
+    stats_command,
     submit_command,
+    top_command,
     triggers_command,
     worker_command,
 )
@@ -34,6 +36,8 @@ VERBS: dict[str, ModuleType] = {
     "cancel": cancel_command,
     "retry": retry_command,
     "queue": queue_command,
+    "stats": stats_command,
+    "top": top_command,
     "executors": executors_command,
     "prune": prune_command,
     "doctor": doctor_command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -14,11 +13,10 @@ from ..conf import app_settings
 from ..executors.registry import build_executors
 from ..worker import ThreadFailed, WorkerLoop, WorkerOptions
 from .finding import Refused, unanswered, unclaimable, unguarded
+from .log_lines import LINES, log_to_stderr
 from .printing import Output
 from .process_end import ended_by_signals
-from .standalone import LOG_FORMAT
 
-_LOGGER = "container_manager"
 _LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -29,11 +27,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--drain", action="store_true", help="End when no job is due.")
     parser.add_argument("--once", action="store_true", help="Run one job if one is due, and end.")
     parser.add_argument("--max-jobs", type=int, help="End after this many jobs.")
-    parser.add_argument("--log-level", default="INFO", choices=_LEVELS, help="Default: %(default)s.")
+    parser.add_argument("--log-level", choices=_LEVELS, help="Default: what the project's LOGGING says, or INFO.")
+    parser.add_argument(
+        "--log-format",
+        default="plain",
+        choices=sorted(LINES),
+        help="How to log to stderr where the project's LOGGING has no handler. Default: %(default)s.",
+    )
 
 
 def run(options: Mapping[str, Any], out: Output) -> int:
-    _log_to_stderr(options["log_level"])
+    log_to_stderr(level=options["log_level"], lines=options["log_format"])
     settings = app_settings().for_database(options["database"])
     for name in ("slots", "max_jobs"):
         if options[name] is not None and options[name] < 1:
@@ -72,19 +76,3 @@ def run(options: Mapping[str, Any], out: Output) -> int:
 def _usable_cores() -> int:
     """Return how many cores this process may use, where the system tells; a container may have fewer than its host."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _log_to_stderr(level: str) -> None:
-    """Set the level of the package's loggers, and log to stderr where the project has no handler for them.
-
-    Django's default LOGGING has handlers for Django's own loggers only.
-    """
-    logger = logging.getLogger(_LOGGER)
-    logger.setLevel(level)
-    known = list(logging.root.manager.loggerDict.items())
-    below = [found for name, found in known if name.startswith(f"{_LOGGER}.") and isinstance(found, logging.Logger)]
-    if logger.hasHandlers() or any(found.handlers for found in below):
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    logger.addHandler(handler)

@@ -16,6 +16,8 @@ from .printable import check_printable
 JOB_VARIABLES = "CM_SECRET_"
 # Registry passwords: only the settings can refer to these.
 REGISTRY_VARIABLES, REGISTRY_FILES = "CM_REGISTRY_", "registries"
+# The token of whoever monitors: not a job's, nor a registry's.
+MONITORING_VARIABLES = "CM_MONITORING_"
 _FILE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 
@@ -49,6 +51,23 @@ def read_secret_bytes(reference: str, *, directory: str | Path, variables: str =
         except (OSError, ValueError) as error:
             raise _unreadable(reference, error) from error
     raise LookupError(f"The secret reference {reference!r} is neither env:{variables}NAME nor file:NAME.")
+
+
+def read_token(reference: str) -> str:
+    """Return the token that ``env:NAME`` or the path of a file stands for, without white space around it.
+
+    Raises LookupError, without the value, where there is none.
+    """
+    if not reference.startswith("/"):
+        token = read_secret(reference, directory="/", variables=MONITORING_VARIABLES)
+    else:
+        try:
+            token = Path(reference).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise _unreadable(reference, error) from error
+    if not token.strip():
+        raise LookupError(f"The secret {reference!r} is empty.")
+    return token.strip()
 
 
 def required_permission(reference: str, allowed: Mapping[str, str]) -> str:

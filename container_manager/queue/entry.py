@@ -13,6 +13,7 @@ from django.db import router, transaction
 from django.utils import timezone
 
 from ..jobs.printable import validate_line, validate_lines
+from ..jobs.tracing import in_this_trace, submitting
 from ..models import ContainerJob, JobStatus
 from ..statemachine.machine import actor_name, machine_of
 from ..store.attempts import request_kill
@@ -38,9 +39,11 @@ def enqueue(
     using = using or router.db_for_write(ContainerJob)
     job = ContainerJob(**fields, **_queued_now(), scheduled_for=scheduled_for)
     job.submitted_by(actor)
-    # Uniqueness and constraints are left to the database: no queries before the INSERT.
-    job.full_clean(validate_unique=False, validate_constraints=False)
-    job = ContainerJob.objects.using(using).insert(job)
+    with submitting(1):
+        job.environment = in_this_trace(job.environment)
+        # Uniqueness and constraints are left to the database: no queries before the INSERT.
+        job.full_clean(validate_unique=False, validate_constraints=False)
+        job = ContainerJob.objects.using(using).insert(job)
     if not job.existed:
         wake_workers(using=using)
     return job
@@ -59,13 +62,21 @@ def enqueue_many(
     one of these.
     Raises ValidationError for the first job that is wrong; its message has the job's index.
     """
-    using = using or router.db_for_write(ContainerJob)
-    queued, ready = _queued_now(), list(jobs)
+    using, ready = using or router.db_for_write(ContainerJob), list(jobs)
+    with submitting(len(ready)):
+        return _enqueue_many(ready, scheduled_for=scheduled_for, actor=actor, using=using)
+
+
+def _enqueue_many(
+    ready: list[ContainerJob], *, scheduled_for: datetime | None, actor: object, using: str
+) -> list[ContainerJob]:
+    queued = _queued_now()
     for number, job in enumerate(ready):
         for name, value in queued.items():
             setattr(job, name, value)
         if scheduled_for is not None:
             job.scheduled_for = scheduled_for
+        job.environment = in_this_trace(job.environment)
         job.submitted_by(actor)
         try:
             job.clean_fields(exclude=("status",))

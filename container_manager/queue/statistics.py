@@ -1,4 +1,4 @@
-"""Count the jobs of each queue; finished jobs of a recent period only, so that millions of them cost nothing."""
+"""Count the jobs of each queue as they are now, as far as a limit, so that millions of them cost nothing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import router
-from django.db.models import Count, Min, Q
 
 from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
-from ..store import database_now, unserved
+from ..store import backlog, queue_counts, status_counts, unserved
 from .pauses import paused_queues
 
-_UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
+COUNT_LIMIT = 10_000
 
 
 @dataclass(slots=True, kw_only=True)
 class QueueStatistics:
-    """One queue. ``queued`` are due, ``scheduled`` are not due yet; ``oldest``: when the first due job was queued.
+    """One queue. ``queued`` are due, ``scheduled`` are not due yet; ``oldest``: since when the first of them is due,
+    ``oldest_seconds`` for how long.
 
-    ``unserved``: the executors that its queued jobs name and no live worker serves; these jobs wait.
+    A count that is the limit means that many or more. ``unserved``: the executors that its queued jobs name and no live
+    worker serves; these jobs wait.
     """
 
     queue: str
@@ -28,36 +29,46 @@ class QueueStatistics:
     running: int = 0
     retrying: int = 0
     oldest: datetime | None = None
+    oldest_seconds: float = 0.0
     paused: bool = False
     unserved: list[str] = field(default_factory=list)
     finished: dict[str, int] = field(default_factory=dict)
 
 
-def queue_statistics(*, since: timedelta = timedelta(hours=1), using: str | None = None) -> dict[str, QueueStatistics]:
-    """Return the queues by name; ``finished`` counts by status the jobs that finished within ``since``."""
+def queue_statistics(
+    *, since: timedelta = timedelta(hours=1), limit: int = COUNT_LIMIT, using: str | None = None
+) -> dict[str, QueueStatistics]:
+    """Return the queues by name; ``finished`` counts by status the jobs that finished within ``since``.
+
+    All counts go as far as ``limit``. Of running, retrying and finished jobs as many are looked at in all queues
+    together; of finished ones these are the newest. What happened before is told by `activity`.
+    """
     using = using or router.db_for_read(ContainerJob)
-    now = database_now(using=using)
-    jobs, found = ContainerJob.objects.using(using).order_by(), dict[str, QueueStatistics]()
+    found = dict[str, QueueStatistics]()
 
     def entry(name: str) -> QueueStatistics:
         return found.setdefault(name, QueueStatistics(queue=name))
 
-    due = Q(scheduled_for=None) | Q(scheduled_for__lte=now)
-    waiting, named = jobs.filter(status__in=_UNFINISHED).values("queue", "status", "executor"), []
-    for row in waiting.annotate(all=Count("pk"), due=Count("pk", filter=due), oldest=Min("queued_at", filter=due)):
-        statistics = entry(row["queue"])
-        if row["status"] == JobStatus.QUEUED:
-            named.append((row["executor"], row["queue"]))
-            statistics.queued += row["due"]
-            statistics.scheduled += row["all"] - row["due"]
-            statistics.oldest = min(filter(None, (statistics.oldest, row["oldest"])), default=None)
+    waiting = backlog(limit=limit, using=using)
+    for lane in waiting:
+        statistics = entry(lane.queue)
+        statistics.queued = min(limit, statistics.queued + lane.due)
+        statistics.scheduled = min(limit, statistics.scheduled + lane.later)
+        if lane.since is not None:
+            statistics.oldest = min(lane.since, statistics.oldest or lane.since)
+            statistics.oldest_seconds = max(statistics.oldest_seconds, lane.seconds or 0.0)
+    for (name, status), count in queue_counts(since=since, limit=limit, using=using).items():
+        if status in FINISHED_STATUSES:
+            entry(name).finished[status.value] = count
         else:
-            setattr(statistics, row["status"], getattr(statistics, row["status"]) + row["all"])
-    lately = jobs.filter(status__in=FINISHED_STATUSES, status_changed_at__gte=now - since)
-    for ended in lately.values("queue", "status").annotate(all=Count("pk")):
-        entry(ended["queue"]).finished[ended["status"]] = ended["all"]
+            setattr(entry(name), status.value, count)
     for name in paused_queues(using=using):
         entry(name).paused = True
-    for executor, name in unserved(sorted(named), using=using):
+    for executor, name in unserved(sorted((lane.executor, lane.queue) for lane in waiting), using=using):
         entry(name).unserved.append(executor)
     return found
+
+
+def counts_by_status(*, limit: int = COUNT_LIMIT, using: str | None = None) -> dict[JobStatus, int]:
+    """Return how many jobs have each status; a count that is ``limit`` means that many or more. One statement."""
+    return status_counts(limit=limit, using=using or router.db_for_read(ContainerJob))

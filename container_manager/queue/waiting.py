@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from django.db.models import Count
+from django.db.models import Count, IntegerField, Subquery
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -87,10 +87,11 @@ def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
 def _refused(job: ContainerJob) -> Explanation | None:
     if not job.last_error.startswith(REFUSED_CLAIM):
         return None
+    said = quoted(job.last_error.removeprefix(REFUSED_CLAIM))
     return explained(
         ExplanationCode.CLAIM_REFUSED,
         _("The database refuses its claim, so workers leave it aside and try again, at most every 10 minutes."),
-        evidence=[_("The database said: %s") % quoted(job.last_error.removeprefix(REFUSED_CLAIM))],
+        evidence=[_("The database said: %s") % said] if said else [],
         next_step=_("Correct its row, or cancel it and enqueue it anew: 'container cancel %s'.") % job.pk,
     )
 
@@ -192,23 +193,28 @@ def _in_line(job: ContainerJob, reachable: Sequence[Worker], using: str) -> Expl
 def _ahead(job: ContainerJob, using: str) -> int:
     """Count the jobs of its lane that are claimed before it, at most `MOST_AHEAD`.
 
-    By ranges of the index of claims, one after the other, so that none of the jobs behind it is read.
+    By ranges of the index of claims, so that none of the jobs behind it is read.
     """
     lane: ContainerJobQuerySet = ContainerJob.objects.using(using).filter(
         status=JobStatus.QUEUED, scheduled_for=None, executor=job.executor, queue=job.queue
     )
     peers = lane.filter(priority=job.priority)
-    count = 0
-    for jobs in (
+    ranges = (
         lane.filter(priority__gt=job.priority),
         peers.filter(queued_at__lt=job.queued_at),
         peers.filter(queued_at=job.queued_at, pk__lt=job.pk),
-    ):
-        # An order that only this index has: a planner may else take the whole table to be as good.
-        count += jobs.order_by("-priority", "queued_at", "pk")[: MOST_AHEAD - count].count()
-        if count >= MOST_AHEAD:
-            break
-    return count
+    )
+    # An order that only this index has: a planner may else take the whole table to be as good.
+    firsts = [jobs.order_by("-priority", "queued_at", "pk").values("pk")[:MOST_AHEAD] for jobs in ranges]
+    counts = ContainerJob.objects.using(using).filter(pk=job.pk).values_list(*map(_CountOf, firsts)).first()
+    return min(MOST_AHEAD, sum(counts or ()))
+
+
+class _CountOf(Subquery):
+    """How many rows a query has, as a value of another one: counts of several ranges in one statement."""
+
+    template = "(SELECT COUNT(*) FROM (%(subquery)s) AS counted)"
+    output_field = IntegerField()
 
 
 def _ahead_text(ahead: int) -> str:

@@ -4,9 +4,11 @@ Every write about an attempt names the worker and the attempt's number (the fenc
 rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
+from .aggregation import Aggregation, minute_of, uncounted_rows
 from .attempts import owned_attempts, record_launches, request_kill
 from .claiming import REFUSED_CLAIM, claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
+from .counting import Backlog, backlog, queue_counts, status_counts
 from .finishing import finish
 from .guarantee import missing_triggers
 from .isolation import Refused, is_refusal
@@ -37,6 +39,8 @@ from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttem
 __all__ = [
     "REFUSED_CLAIM",
     "UNSCHEDULABLE_BATCH",
+    "Aggregation",
+    "Backlog",
     "ClaimedJob",
     "Lane",
     "Launch",
@@ -48,6 +52,7 @@ __all__ = [
     "Refused",
     "UnownedAttempt",
     "attempts_over",
+    "backlog",
     "claim",
     "connect_options",
     "database_now",
@@ -62,12 +67,14 @@ __all__ = [
     "is_refusal",
     "live_workers",
     "look",
+    "minute_of",
     "missing_triggers",
     "note_refused_claim",
     "other_leases",
     "owned_attempts",
     "prepare_session",
     "promote_retries",
+    "queue_counts",
     "record_engines",
     "record_launches",
     "register_worker",
@@ -76,9 +83,11 @@ __all__ = [
     "rescue",
     "shut_down",
     "socket_of",
+    "status_counts",
     "store_logs",
     "take_over",
     "this_place",
+    "uncounted_rows",
     "unowned_attempts",
     "unschedulable_jobs",
     "unserved",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from django.db import connections
 
@@ -11,11 +12,17 @@ from ..querysets import DatabaseNow
 
 def database_now(*, using: str) -> datetime:
     """Return the present time by the database's clock, aware or naive as Django's own times."""
-    connection, expression = connections[using], DatabaseNow()
-    sql, params = expression.as_sql(None, connection)
+    connection = connections[using]
+    sql, params = DatabaseNow().as_sql(None, connection)
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {sql}", params)
-        value: datetime = cursor.fetchone()[0]
+        return django_time(cursor.fetchone()[0], using=using)
+
+
+def django_time(value: Any, *, using: str) -> datetime:
+    """Return a time that the driver has read, aware or naive as Django's own times."""
+    connection, expression = connections[using], DatabaseNow()
     for convert in (*connection.ops.get_db_converters(expression), *expression.get_db_converters(connection)):
         value = convert(value, expression, connection)
-    return value
+    found: datetime = value
+    return found

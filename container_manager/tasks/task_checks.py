@@ -12,8 +12,8 @@ def backend_messages(alias: str, problems: Iterable[tuple[str, str]]) -> Iterato
     """Report a backend whose app is missing, and the problems of its tasks: paths and texts."""
     if not apps.is_installed("container_manager"):
         yield Error(
-            f"TASKS[{alias!r}] needs the app 'container_manager' in INSTALLED_APPS.", id="container_manager.E013"
+            f"TASKS[{alias!r}] needs the app 'container_manager' in INSTALLED_APPS.", id="container_manager.E014"
         )
         return
     for path, problem in problems:
-        yield Error(f"Task {path}: {problem}", id="container_manager.E014")
+        yield Error(f"Task {path}: {problem}", id="container_manager.E015")

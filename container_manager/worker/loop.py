@@ -26,7 +26,7 @@ from .job_limits import within_limits
 from .maintenance import Maintenance
 from .outcomes import closed, failed, storable
 from .receivers import Receivers
-from .run import AttemptKey, Run, Stage
+from .run import AttemptKey, Run, Stage, trace_attempt
 from .runs import Runs
 from .set_aside import SetAside
 from .sightings import LeaseWatch
@@ -474,6 +474,7 @@ class WorkerLoop:
         for run in batch:
             if run.id in done:
                 self._unstorable.drop(run.id)
+                trace_attempt(run)
                 self._runs.remove(run)
             else:
                 self._set_aside(run, "end")

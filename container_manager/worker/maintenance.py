@@ -1,4 +1,4 @@
-"""What one worker, the oldest alive, does for all: queue due retries, prune, give up what nobody reaches."""
+"""What one worker, the oldest alive, does for all: queue due retries, count, prune, give up what nobody reaches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .. import store
 from ..conf import AppSettings
 from ..jobs.package_log import package_logger
 from ..queue.pruning import PRUNE_BATCH, Pruning
+from ..signals import maintenance_due
 from .job_limits import within_limits
 from .outcomes import closed, failed, unschedulable_message
 from .set_aside import SetAside
@@ -21,16 +22,21 @@ from .timers import Timer
 _PRUNE_SECONDS = 60.0
 # How often to look again at old jobs that could not be deleted.
 _PRUNE_ANEW_SECONDS = 3600.0
+_OTHERS_SECONDS = 5.0
+_COUNT_SECONDS, _COUNT_ANEW_SECONDS, _PRUNE_COUNTS_SECONDS = 10.0, 600.0, 3600.0
 logger = package_logger(__name__)
 
 
 class Maintenance:
-    """Queues retries that are due, prunes, and gives up attempts and jobs that no worker reaches."""
+    """Queues retries that are due, counts, prunes, and gives up attempts and jobs that no worker reaches."""
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune, self._prune_anew = Timer(_PRUNE_SECONDS), Timer(_PRUNE_ANEW_SECONDS)
         self._pruning = Pruning(using=using)
+        self._others = Timer(_OTHERS_SECONDS)
+        self._count, self._prune_counts = Timer(_COUNT_SECONDS), Timer(_PRUNE_COUNTS_SECONDS)
+        self._aggregation = store.Aggregation(keep_seconds=settings.statistics_days * 86400, using=using)
         self._refused: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         self._sweep = Timer(max(settings.poll_seconds, settings.unreachable_seconds / 2))
         self._unserved: set[tuple[str, str]] = set()
@@ -44,16 +50,36 @@ class Maintenance:
         """
         if self._settings.prune_after_seconds is not None and self._prune.take_due():
             self._prune_jobs(self._settings.prune_after_seconds)
+        if maintenance_due.receivers and self._others.take_due():
+            # Robust: what another app does wrong is logged, and stops no worker.
+            answers = maintenance_due.send_robust(sender=type(self), using=self._using)
+            if any(answer is True for _, answer in answers):
+                self._others.hurry()
         if self._sweep.take_due():
             self._warn_of_unserved()
             if self._settings.unschedulable_after_seconds is not None:
                 self._fail_unschedulable(worker, self._settings.unschedulable_after_seconds)
         if self._look.take_due():
             self._give_up_unreachable(worker, engines)
+        self._keep_statistics()
         besides = self._refused.waiting()
         return retries_are_due and bool(
             store.promote_retries(besides=besides, refused=self._note_refusal, using=self._using)
         )
+
+    def _keep_statistics(self) -> None:
+        # One batch at a time too.
+        try:
+            if self._count.take_due() and self._aggregation.step():
+                self._count.hurry()
+            if self._prune_counts.take_due() and self._aggregation.prune():
+                self._prune_counts.hurry()
+        except Exception as error:
+            # An odd row must end no worker: jobs matter more than their statistics.
+            if not store.is_refusal(error, using=self._using):
+                raise
+            self._count.postpone(_COUNT_ANEW_SECONDS)
+            logger.exception("Statistics cannot be counted, trying again in %s s", _COUNT_ANEW_SECONDS)
 
     def _note_refusal(self, job: UUID, error: Exception) -> None:
         seconds = self._refused.put(job)

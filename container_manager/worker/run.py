@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from .. import store
 from ..executors.base import Executor, ExitStatus, LogChunk
+from ..jobs.tracing import record_attempt
 from ..statemachine import Graph
 from .capped_output import CappedOutput
 from .masking import Mask
@@ -162,3 +163,22 @@ class Run:
             if entries:
                 job, attempt = self.id
                 self.log_changes.append(store.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))
+
+
+def trace_attempt(run: Run) -> None:
+    """Record the span of an attempt whose end is stored."""
+    outcome, job = run.outcome, run.job
+    reason = (outcome and outcome.reason) or ""
+    record_attempt(
+        job.spec.environment if isinstance(job.spec.environment, dict) else {},
+        {
+            "job": str(job.id),
+            "attempt": job.attempt,
+            "queue": job.spec.queue,
+            "executor": job.spec.executor,
+            "status": (outcome and outcome.status) or "cancelled",
+            "reason": reason,
+        },
+        seconds=time.monotonic() - run.claimed_at,
+        error=reason,
+    )

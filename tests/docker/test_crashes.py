@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from pathlib import Path
 
 import pytest
+from django.db import connection
 
 from container_manager.models import JobAttempt, Worker
 
 from ..jobs import journal_of
+from ..test_locked_rows import holding, lock_job
 from ..workers import eventually
 from .daemon import Daemon
-from .proxy import Side, proxy
+from .proxy import Proxy, Side, proxy
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,6 +76,47 @@ def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_agai
     assert attempts_of(job) == [(1, None, "lost"), (2, 0, "")]
     assert site.runs() == ["begin 2", "end 2"]
     site.clean_up()
+
+
+class BreaksOff(Proxy):
+    """Passes on each start, and answers as a daemon does whose connection to its runtime breaks off meanwhile."""
+
+    _started = False
+
+    def _look_at(self, data: bytes, holds: threading.Event) -> None:
+        super()._look_at(data, holds)
+        self._started = re.match(rb"POST /[^ ]*/start", data) is not None
+
+    def answer(self, data: bytes) -> bytes:
+        if not self._started or not data.startswith(b"HTTP/1.1 204"):
+            return data
+        body = b'{"message": "rpc error: code = Unavailable desc = error reading from server: EOF"}'
+        head = f"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        return head.encode() + b"\r\n\r\n" + body
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows")
+@pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
+def test_what_ran_though_its_start_broke_off_runs_once_when_its_worker_is_killed_before_that_is_stored(
+    site: Site, tmp_path: Path
+) -> None:
+    way = BreaksOff(site.url, tmp_path)
+    try:
+        way.hold("POST /[^ ]*/start", "request")
+        with site.worker("--slots", "1", url=way.url) as first:
+            job = site.enqueue(f"{BEGUN}; {DONE}", max_retries=3)
+            way.await_held()
+            with holding(lock_job, job):
+                way.release()
+                eventually(lambda: f"end of job={job.pk} attempt=1 is not stored yet" in site.log.read_text())
+                site.kill(first)
+    finally:
+        way.close()
+    with site.worker("--slots", "1"):
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert attempts_of(job) == [(1, 0, "")]
+    assert site.runs() == ["begin 1", "end 1"]
 
 
 @pytest.mark.parametrize("code", [0, 5])

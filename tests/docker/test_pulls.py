@@ -215,7 +215,7 @@ def test_jobs_whose_images_stall_hold_up_no_other_launch_and_no_removal(site: Si
         for job in stalled:
             site.await_status(job, "cancelled")
             assert b"Waits for the image" in output_of(job, "system")
-    site.assert_clean()
+        site.assert_clean()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -226,11 +226,11 @@ def test_a_jobs_timeout_does_not_count_what_it_waits_for_its_image(site: Site, o
     site.options["pull_stall_seconds"] = 4.0
     with site.worker():
         job = site.await_status(site.enqueue("sleep 600", image=image, timeout_seconds=1), "failed")
+        site.assert_clean()
     attempt = job.attempts.get()
     # It has run for as long as it may: there is an exit code.
     assert (attempt.reason, attempt.exit_code is None, attempt.waiting_for) == ("timeout", False, "")
     assert attempt.waited_seconds >= 4
-    site.assert_clean()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -244,8 +244,8 @@ def test_a_worker_that_dies_while_a_job_waits_leaves_the_wait_to_the_next_one(si
     odd.recover()
     with site.worker():
         site.await_status(job, "completed")
+        site.assert_clean()
     assert attempts_of(job) == [(1, 0, "")]
-    site.assert_clean()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -256,7 +256,7 @@ def test_a_job_whose_image_could_not_be_pulled_in_time_fails_as_unavailable(site
     site.options["pull_retry_seconds"] = 0.5
     with site.worker():
         job = site.await_status(site.enqueue("true", image=image), "failed")
+        site.assert_clean()
     assert (job.failure_reason, attempts_of(job)) == ("unavailable", [(1, None, "unavailable")])
     assert "could not be pulled in 0.5 s of tries: toomanyrequests" in job.last_error
     assert ContainerJob.objects.get(pk=job.pk).get_failure_reason_display() != "Worker lost"
-    site.assert_clean()

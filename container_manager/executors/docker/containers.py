@@ -20,7 +20,7 @@ from .daemon import CONFLICT, Daemon, Gone, explanation
 from .exits import PHASES
 from .images import Images
 from .refusals import is_final_launch
-from .results import make_result_file
+from .result_archives import make_result_file
 from .view import View
 from .volume_owner import give_new_volumes
 

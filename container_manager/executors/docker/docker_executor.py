@@ -23,7 +23,7 @@ from .followed_output import FollowedOutput
 from .held_limits import take_limits, warnings
 from .images import Images
 from .options import DockerOptions, docker_options
-from .results import offer_result
+from .result_archives import offer_result
 from .upkeep import Upkeep
 from .view import View
 

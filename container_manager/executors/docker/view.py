@@ -15,7 +15,7 @@ from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
 from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
 from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
-from .results import read_result
+from .result_archives import read_result
 
 # Listing 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0

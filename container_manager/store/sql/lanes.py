@@ -12,16 +12,24 @@ the index entries of jobs that were claimed lately, until the database removes t
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 _JOB = "container_manager_containerjob"
 NOT_PAUSED = "queue NOT IN (SELECT name FROM container_manager_pausedqueue)"
 # Of more pairs of an executor and a queue all queues are looked at: databases limit the terms of a UNION.
 _MOST_PAIRS = 100
+# A statement reads this many lanes, for the same reason.
+LANES = 100
 # The order of claims.
 ORDER = "priority DESC, queued_at, id"
+T = TypeVar("T")
+
+
+def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the values in batches."""
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 class Wanted(NamedTuple):
@@ -97,25 +105,80 @@ class LaneSQL:
         if wanted.queues is not None:
             names = [*wanted.queues]
             served += f" AND queue IN ({', '.join(['%s'] * len(names))})"
-        first, following = (
-            self.probe(
-                "j.priority",
-                where=f"j.executor = s.executor AND j.queue = s.queue{more}",
-                order="j.priority",
-                scheduled=True,
-            )
-            for more in ("", " AND j.priority > s.priority")
-        )
         # A scalar subquery and no EXISTS, which PostgreSQL would turn into a join that reads all jobs.
         due = self.jobs("1", scheduled=True, lane="s")
         return (
-            f"WITH RECURSIVE {ready}, {scheduled}, scheduled(executor, queue, priority) AS ("
-            f"SELECT s.executor, s.queue, ({first}) FROM scheduled_queue s WHERE s.queue IS NOT NULL AND s.{served} "
-            f"UNION ALL SELECT s.executor, s.queue, ({following}) FROM scheduled s WHERE s.priority IS NOT NULL) "
+            f"WITH RECURSIVE {ready}, {scheduled}, {self._scheduled(f' AND s.{served}')} "
             f"SELECT executor, queue, NULL FROM ready_queue WHERE queue IS NOT NULL AND {served} UNION ALL "
             f"SELECT executor, queue, priority FROM scheduled s WHERE s.priority IS NOT NULL AND ({due}) = 1",
             [*params, *params, *names, *names, 1],
         )
+
+    def all_queues(self) -> str:
+        """Return the SELECT of the executors and queues of queued jobs, due or not."""
+        kinds = ("ready_queue", "scheduled_queue")
+        selects = [f"SELECT executor, queue FROM {kind} WHERE queue IS NOT NULL" for kind in kinds]
+        return f"WITH RECURSIVE {self._all_queues()} {' UNION '.join(selects)}"
+
+    def all_lanes(self) -> str:
+        """Return the SELECT of the lanes of queued jobs, due or not."""
+        return (
+            f"WITH RECURSIVE {self._all_queues()}, {self._scheduled()} "
+            "SELECT executor, queue, NULL FROM ready_queue WHERE queue IS NOT NULL UNION ALL "
+            "SELECT executor, queue, priority FROM scheduled WHERE priority IS NOT NULL"
+        )
+
+    def priorities(self, lanes: int) -> str:
+        """Return the SELECT of executor, queue and priority of jobs without a schedule in so many lanes.
+
+        Its parameters are the executor and the queue of each.
+        """
+        columns, where = "j.executor, j.queue, j.priority", "j.executor = %s AND j.queue = %s"
+        first = self.probe(columns, where=where, order="j.priority", scheduled=False)
+        following = self._next_priority("p", scheduled=False)
+        return (
+            "WITH RECURSIVE found(executor, queue, priority) AS ("
+            + "".join(f"SELECT * FROM ({first}) AS start{number} UNION ALL " for number in range(lanes))
+            + f"SELECT p.executor, p.queue, ({following}) FROM found p WHERE p.priority IS NOT NULL) "
+            "SELECT executor, queue, priority FROM found WHERE priority IS NOT NULL"
+        )
+
+    def _scheduled(self, more: str = "") -> str:
+        """Return a CTE of the lanes of scheduled jobs, from that of their queues, with NULL after the last of each."""
+        where = "j.executor = s.executor AND j.queue = s.queue"
+        first = self.probe("j.priority", where=where, order="j.priority", scheduled=True)
+        following = self._next_priority("s", scheduled=True)
+        return (
+            "scheduled(executor, queue, priority) AS ("
+            f"SELECT s.executor, s.queue, ({first}) FROM scheduled_queue s WHERE s.queue IS NOT NULL{more} "
+            f"UNION ALL SELECT s.executor, s.queue, ({following}) FROM scheduled s WHERE s.priority IS NOT NULL)"
+        )
+
+    def _next_priority(self, row: str, *, scheduled: bool) -> str:
+        where = f"j.executor = {row}.executor AND j.queue = {row}.queue AND j.priority > {row}.priority"
+        return self.probe("j.priority", where=where, order="j.priority", scheduled=scheduled)
+
+    def _all_queues(self) -> str:
+        """Return CTEs of the queues of all executors, of jobs without a schedule and with one apart."""
+        texts = []
+        for kind, scheduled in (("ready", False), ("scheduled", True)):
+            first_executor, next_executor, first_queue, next_queue = (
+                self.probe(f"j.{column}", where=where, order=f"j.{column} DESC", scheduled=scheduled)
+                for column, where in (
+                    ("executor", "j.executor IS NOT NULL"),
+                    ("executor", "j.executor < e.executor"),
+                    ("queue", "j.executor = e.executor"),
+                    ("queue", "j.executor = q.executor AND j.queue < q.queue"),
+                )
+            )
+            texts.append(
+                f"{kind}_executor(executor) AS (SELECT * FROM ({first_executor}) AS {kind}_first UNION ALL "
+                f"SELECT ({next_executor}) FROM {kind}_executor e WHERE e.executor IS NOT NULL), "
+                f"{kind}_queue(executor, queue) AS (SELECT e.executor, ({first_queue}) FROM {kind}_executor e "
+                f"WHERE e.executor IS NOT NULL UNION ALL SELECT q.executor, ({next_queue}) FROM {kind}_queue q "
+                "WHERE q.queue IS NOT NULL)"
+            )
+        return ", ".join(texts)
 
     def _queues(self, name: str, wanted: Wanted, *, scheduled: bool) -> tuple[str, list[Any]]:
         """Return a CTE of the executors' queues that have jobs, with NULL after the last, and its parameters."""

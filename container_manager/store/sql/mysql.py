@@ -6,17 +6,24 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .lanes import Lane, LaneSQL, Wanted
-from .row_by_row import LANES, RowByRowStore, batches
+from ...conf import app_settings
+from .lanes import LANES, Lane, LaneSQL, Wanted, batches
+from .row_by_row import RowByRowStore
 from .statements import LOCK_SHARE, STATEMENT_SHARE
 
 # A statement that has waited for so long is sent again, to skip locked rows. MySQL takes no less.
 _LOCK_SECONDS = 1
 _LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
+# What MySQL answers to NOWAIT; MariaDB answers as to a time-out.
+_LOCK_NOWAIT = 3572
 # A lock, a statement on MariaDB, a statement on MySQL.
 _TIMED_OUT = (_LOCK_WAIT_TIMEOUT, 1969, 3024)
+_PRIORITIES = range(101)
+# The values that the jobs of a lane have in common: whether they have a schedule, executor, queue, priority.
+_Start = tuple[Any, ...]
 
 
 class MySQLStore(RowByRowStore):
@@ -109,32 +116,79 @@ class MySQLStore(RowByRowStore):
         due = f"status = 'queued' AND scheduled_for <= {self.now}"
         return f"EXISTS (SELECT 1 FROM container_manager_containerjob FORCE INDEX (cm_job_claim) WHERE {due})"
 
-    def _steps(self, cursor: Any, column: str, starts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Return the beginnings of lanes, each with every value that its jobs have in the next column."""
-        found = []
-        at: dict[tuple[Any, ...], Any] = dict.fromkeys(starts)
+    def queued_destinations(self, cursor: Any) -> list[tuple[str, str]]:
+        # The index of scheduled jobs has the others too.
+        executors = self._steps(cursor, "executor", [(True,)], known=list(app_settings().executors))
+        known = self._known_queues(cursor) if executors else []
+        return [(executor, queue) for _, executor, queue in self._steps(cursor, "queue", executors, known=known)]
+
+    def queued_lanes(self, cursor: Any) -> list[Lane]:
+        places = self.queued_destinations(cursor)
+        scheduled = "status = 'queued' AND scheduled_for IS NOT NULL"
+        table = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
+        cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {scheduled})", [])
+        starts = [(True, *place) for place in places] if cursor.fetchone()[0] else []
+        found = self._steps(cursor, "priority", starts, known=_PRIORITIES)
+        return [Lane(*place) for place in places] + [Lane(*lane) for _, *lane in found]
+
+    def priorities(self, cursor: Any, places: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+        found = self._steps(cursor, "priority", [(False, *place) for place in places], known=_PRIORITIES)
+        return [(executor, queue, priority) for _, executor, queue, priority in found]
+
+    def _known_queues(self, cursor: Any) -> list[str]:
+        """Return the names of the queues in which something has happened."""
+        cursor.execute("SELECT queue FROM container_manager_queueminute WHERE minute = 0 ORDER BY queue", [])
+        return [name for (name,) in cursor.fetchall()]
+
+    def _steps(self, cursor: Any, column: str, starts: Sequence[_Start], *, known: Sequence[Any] = ()) -> list[_Start]:
+        """Return the beginnings of lanes, each with every value that its jobs have in the next column.
+
+        Each value leads to the one before it. Those that are ``known`` do so at once, of many evenly spaced ones that
+        one statement has room for: if there are no others, a statement or two find them all.
+        """
+        found, asked = dict[_Start, None](), set[tuple[_Start, Any]]()
+        room = LANES // max(1, len(starts)) - 1
+        known = known[:: ceil(len(known) / room)] if known and room > 0 else ()
+        at = dict.fromkeys((start, value) for start in starts for value in (None, *known))
         while at:
-            lanes, at = at, {}
-            for batch in batches(list(lanes), LANES):
+            asked |= at.keys()
+            new = dict[tuple[_Start, Any], None]()
+            for batch in batches(list(at), LANES):
                 texts, params = [], []
-                for number, lane in enumerate(batch):
-                    text, values = self._step_sql(lane, column, lanes[lane])
+                for number, (lane, last) in enumerate(batch):
+                    text, values = self._step_sql(lane, column, last)
                     texts.append(f"SELECT * FROM ({text}) AS lane{number}")
                     params += [number, *values]
                 cursor.execute(" UNION ALL ".join(texts), params)
-                at |= {batch[number]: value for number, value in cursor.fetchall()}
-            found += [(*lane, value) for lane, value in at.items()]
-        return found
+                new |= dict.fromkeys((batch[number][0], value) for number, value in cursor.fetchall())
+            found |= dict.fromkeys((*lane, value) for lane, value in new)
+            at = dict.fromkeys(step for step in new if step not in asked)
+        return list(found)
 
     def _step_sql(self, lane: Sequence[Any], column: str, last: Any) -> tuple[str, list[Any]]:
         scheduled, *values = lane
-        where = ["j.executor = %s", "j.queue = %s"][: len(values)]
-        # Backwards: priorities descend in the index.
-        order, beyond = ("j.priority", ">") if column == "priority" else ("j.queue DESC", "<")
+        where = ["j.executor = %s", "j.queue = %s"][: len(values)] or ["TRUE"]
+        # Backwards, as all scans of lanes; priorities descend in the index.
+        order, beyond = ("j.priority", ">") if column == "priority" else (f"j.{column} DESC", "<")
         if last is not None:
             where.append(f"j.{column} {beyond} %s")
             values.append(last)
         return self.lanes.probe(f"%s, j.{column}", where=" AND ".join(where), order=order, scheduled=scheduled), values
+
+    def is_settled(self, cursor: Any, mark: int, *, after: int, to: int, limit: int) -> bool:
+        # Rows that are not committed are locked, and are seen by a statement that locks.
+        try:
+            cursor.execute(
+                "SELECT id FROM container_manager_jobtransition WHERE id > %s AND id <= %s ORDER BY id LIMIT %s "
+                "FOR UPDATE NOWAIT",
+                [after, to, limit],
+            )
+            cursor.fetchall()
+        except OperationalError as error:
+            if error.args and error.args[0] in (_LOCK_WAIT_TIMEOUT, _LOCK_NOWAIT):
+                return False
+            raise
+        return True
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT IGNORE INTO {rest}"

@@ -27,6 +27,16 @@ _PLPGSQL_ERRORS = "P0"
 _ENDS = (JobStatus.COMPLETED, JobStatus.FAILED)
 _OUTCOME_NUMBERS = ("attempt", "exit_code", "signal", "peak_memory_bytes", "cpu_seconds")
 
+# Transactions of other databases, and those that have written no journal, hold back the first answer alone. Whoever
+# writes the journal has changed a job before: it has its transaction id before the row has its key.
+_IS_SETTLED = """SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= %s OR NOT EXISTS (
+    SELECT FROM pg_locks journal JOIN pg_locks own USING (virtualtransaction)
+    WHERE journal.locktype = 'relation' AND journal.relation = 'container_manager_jobtransition'::regclass
+      AND journal.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND journal.mode = 'RowExclusiveLock'
+      AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock'
+      AND age(own.transactionid) > age(CAST(CAST(%s AS text) AS xid)))"""
+
 
 class PostgreSQLStore(StoreSQL):
     vendor = "postgresql"
@@ -70,6 +80,14 @@ class PostgreSQLStore(StoreSQL):
             cursor.execute("SELECT pg_backend_pid()", [])
             (served_by,) = cursor.fetchone()
         return bool(connection.connection.info.backend_pid != served_by)
+
+    def transaction_mark(self, cursor: Any) -> int:
+        cursor.execute("SELECT pg_current_xact_id()::text::bigint", [])
+        return int(cursor.fetchone()[0])
+
+    def is_settled(self, cursor: Any, mark: int, *, after: int, to: int, limit: int) -> bool:
+        cursor.execute(_IS_SETTLED, [mark, mark % 2**32])
+        return bool(cursor.fetchone()[0])
 
     def insert_ignoring_duplicates(self, rest: str) -> str:
         return f"INSERT INTO {rest} ON CONFLICT DO NOTHING"

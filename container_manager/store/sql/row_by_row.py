@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -13,17 +13,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ...models import ContainerJob
 from ...statemachine.assignments import assignments
 from ..values import JOB_COLUMNS, Outcome, job_id
-from .lanes import ORDER, Lane, Wanted
+from .lanes import LANES, ORDER, Lane, Wanted, batches
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
-
-T = TypeVar("T")
-# A statement reads this many lanes: databases limit the terms of a UNION.
-LANES = 100
-
-
-def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Yield the values in batches."""
-    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 class RowByRowStore(StoreSQL):

@@ -21,6 +21,8 @@ class SQLiteStore(RowByRowStore):
     dialect: SQLiteDialect
     lock = ""
     by_key = "+{}"
+    # Of the newest row (`RowIdField`).
+    reuses_keys = True
 
     @property
     def now(self) -> str:

@@ -18,7 +18,7 @@ from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments, column_sql
 from ...statemachine.triggers.dialect import Dialect
 from ..values import Outcome
-from .lanes import Lane, LaneSQL, Wanted, only_sql
+from .lanes import LANES, Lane, LaneSQL, Wanted, batches, only_sql
 
 ATTEMPT_COLUMNS = "job_id, number, worker, executor, engine, handle, launched_at, reason, message"
 # How much of a lease a worker's session waits for a lock, and for a statement.
@@ -38,6 +38,8 @@ class StoreSQL(ABC):
     by_primary: ClassVar[str] = ""
     # Locks the rows of a SELECT and skips those locked by other transactions.
     lock: ClassVar[str]
+    # Whether the key of a row that was deleted may be that of a later one.
+    reuses_keys: ClassVar[bool] = False
     # Locks the rows of a SELECT as a foreign key to them does, and skips those that it would wait for; "" to wait.
     lock_referred: ClassVar[str] = ""
 
@@ -120,6 +122,17 @@ class StoreSQL(ABC):
         """Tell whether a connection goes through a pooler, where each transaction may have another session."""
         return False
 
+    def transaction_mark(self, cursor: Any) -> int:
+        """Return what `is_settled` needs of this moment: all transactions that have written by now began before it."""
+        return 0
+
+    def is_settled(self, cursor: Any, mark: int, *, after: int, to: int, limit: int) -> bool:
+        """Tell whether all transactions from before the mark have ended that have written journal rows of these keys.
+
+        Of the keys above ``after``, up to ``to``; it is enough to look at the first ``limit``.
+        """
+        return True
+
     @abstractmethod
     def insert_ignoring_duplicates(self, rest: str) -> str:
         """Return an INSERT INTO that skips rows whose key exists."""
@@ -129,30 +142,23 @@ class StoreSQL(ABC):
         cursor.execute(*self.lanes.scan(wanted))
         return [Lane(*row) for row in cursor.fetchall()]
 
-    def queued_destinations(self, cursor: Any) -> set[tuple[str, str]]:
-        """Return the executors and queues that queued jobs name, due or not: a probe for each, and none for a job.
+    def queued_destinations(self, cursor: Any) -> list[tuple[str, str]]:
+        """Return the executors and queues that queued jobs name, due or not: a probe for each, and none for a job."""
+        cursor.execute(self.lanes.all_queues(), [])
+        return [(executor, queue) for executor, queue in cursor.fetchall()]
 
-        Backwards: at the beginning of an index are the entries of jobs that were claimed lately.
-        """
-        found = set[tuple[str, str]]()
-        # Without partial indexes that of scheduled jobs has the others too.
-        for scheduled in (False, True) if self.lanes.partial else (True,):
-            executor: str | None = None
-            while executor := self._last(cursor, "executor", (), before=executor, scheduled=scheduled):
-                name: str | None = None
-                while name := self._last(cursor, "queue", (executor,), before=name, scheduled=scheduled):
-                    found.add((executor, name))
+    def queued_lanes(self, cursor: Any) -> list[Lane]:
+        """Return the lanes of queued jobs, due or not. Some may be empty."""
+        cursor.execute(self.lanes.all_lanes(), [])
+        return [Lane(*row) for row in cursor.fetchall()]
+
+    def priorities(self, cursor: Any, places: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+        """Return these executors and queues with each priority of their queued jobs that have no schedule."""
+        found = list[tuple[str, str, int]]()
+        for batch in batches(places, LANES):
+            cursor.execute(self.lanes.priorities(len(batch)), [name for place in batch for name in place])
+            found += cursor.fetchall()
         return found
-
-    def _last(
-        self, cursor: Any, column: str, lane: tuple[str, ...], *, before: str | None, scheduled: bool
-    ) -> str | None:
-        where = [f"j.{column} < %s" if before is not None else f"j.{column} IS NOT NULL"]
-        where += ["j.executor = %s"] * len(lane)
-        sql = self.lanes.probe(f"j.{column}", where=" AND ".join(where), order=f"j.{column} DESC", scheduled=scheduled)
-        cursor.execute(sql, [*([before] if before is not None else []), *lane])
-        row = cursor.fetchone()
-        return None if row is None else str(row[0])
 
     def is_due(self, cursor: Any, wanted: Wanted) -> bool:
         """Tell whether a job is due, locked or not."""

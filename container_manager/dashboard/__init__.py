@@ -1,0 +1,1 @@
+"""The dashboard: an app of its own, with pages and a JSON API. Nothing of the core imports it."""

@@ -1,0 +1,61 @@
+"""Lists cost what they show: neither `container ps` nor the admin's list reads the jobs that it does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.test import Client
+from django.urls import reverse
+
+from container_manager.models import ContainerJob
+
+from .bulk_jobs import BulkJobs
+from .test_idle_cost import asked_by, rows_read
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_TABLE = ContainerJob._meta.db_table
+LIST = "admin:container_manager_containerjob_changelist"
+
+
+def ps() -> None:
+    call_command("container", "ps", stdout=StringIO())
+
+
+def admin_list(query: str = "") -> Callable[[], None]:
+    def look() -> None:
+        client = Client()
+        client.force_login(User.objects.get_or_create(username="root", is_staff=True, is_superuser=True)[0])
+        assert client.get(reverse(LIST) + query).status_code == 200
+
+    return look
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        pytest.param(ps, id="ps"),
+        pytest.param(admin_list(), id="admin"),
+        pytest.param(admin_list("?status=running"), id="admin-running"),
+        pytest.param(admin_list("?status=queued"), id="admin-queued"),
+        pytest.param(admin_list("?status=failed"), id="admin-failed"),
+        pytest.param(admin_list("?q=nothing"), id="admin-search"),
+    ],
+)
+def test_a_list_reads_no_more_jobs_where_there_are_more(look: Callable[[], Any]) -> None:
+    jobs = BulkJobs()
+    for status in ("queued", "running", "retrying"):
+        jobs.add(status, 20)
+    # As many as are counted.
+    jobs.add("completed", 10_500)
+    jobs.analyze()
+    asked = [statement for statement in asked_by(look) if _TABLE in statement[0]]
+    few = sum(map(rows_read, asked))
+    jobs.add("completed", 12_000)
+    jobs.analyze()
+    asked = [statement for statement in asked_by(look) if _TABLE in statement[0]]
+    assert sum(map(rows_read, asked)) <= few * 1.5 + 50
