@@ -187,6 +187,9 @@ class ContainerJob(StateMachineModel):
     completed_at = models.DateTimeField(_("completed at"), null=True, blank=True, editable=False)
     retry_count = models.IntegerField(_("retries so far"), default=0, editable=False)
     max_retries = models.IntegerField(_("retries allowed"), default=3, validators=[MinValueValidator(0)])
+    backoff_seconds = models.PositiveIntegerField(
+        _("backoff (s)"), null=True, blank=True, validators=[MaxValueValidator(MOST_SECONDS)]
+    )
     status = models.CharField(_("status"), max_length=16, choices=JobStatus, default=JobStatus.PENDING)
     status_version = models.PositiveIntegerField(default=0, editable=False)
     status_changed_at = models.DateTimeField(null=True, blank=True, editable=False)

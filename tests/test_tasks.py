@@ -152,6 +152,7 @@ class TestValidation:
             ({"memory": "512x"}, "no size such as"),
             ({"cpus": 0}, "cpu_count"),
             ({"retries": -1}, "max_retries"),
+            ({"backoff": -1}, "backoff_seconds"),
             ({"environment": {"A=B": "1"}}, "environment"),
             ({"container": {"no such": 1}}, "container"),
             ({"executor": "nowhere"}, "There is no executor 'nowhere'. Known: default"),
@@ -166,10 +167,10 @@ class TestValidation:
             add.using(**options)
 
     def test_options_of_the_task_come_before_those_of_the_backend_and_become_the_jobs(self) -> None:
-        asked = add.using(memory="512m", timeout=600, retries=5, image="app:1", cpus=1.5, labels={"a": "b"})
+        asked = add.using(memory="512m", timeout=600, retries=5, backoff=7, image="app:1", cpus=1.5)
         job = job_of(asked.enqueue(1, 2))
         assert (job.memory_bytes, job.timeout_seconds, job.max_retries) == (512 * 1024**2, 600, 5)
-        assert (job.image, job.cpu_count, job.labels) == ("app:1", 1.5, {"a": "b"})
+        assert (job.image, job.cpu_count, job.backoff_seconds) == ("app:1", 1.5, 7)
         assert job_of(add.enqueue(1, 2)).max_retries == 0
 
     def test_using_refuses_what_no_task_has(self) -> None:

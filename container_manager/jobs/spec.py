@@ -18,6 +18,7 @@ class JobSpec(NamedTuple):
     A tuple, because one is made for every claimed job: a frozen dataclass takes several times as long.
     A field whose type is a Mapping is stored as JSON. The `Option` is how the command line offers it; ``command`` and
     ``container`` have arguments of their own there, and tasks are not submitted there.
+    ``backoff_seconds``: how long its first retry waits, instead of ``RETRY["INITIAL_SECONDS"]``.
     ``unique_key``: of all jobs with this key at most one holds it, and as long as one does none is created with it
     (`container_manager.queue.enqueue` returns that one). ``unique_until``: a job holds its key until it has
     ``started``, or ``finished``, all retries included. ``unique_seconds``: or for so long after it was created, however
@@ -64,6 +65,10 @@ class JobSpec(NamedTuple):
     queue: Annotated[str, Option("--queue", help="The queue.")] = "default"
     priority: Annotated[int, Option("--priority", kind="integer", help="0 to 100, higher first.")] = 50
     max_retries: Annotated[int, Option("--retries", kind="integer", help="How often to try again.")] = 3
+    backoff_seconds: Annotated[
+        int | None,
+        Option("--backoff", "SECONDS", kind="integer", help="Before its first retry; then longer each time."),
+    ] = None
     labels: Annotated[
         Mapping[str, str], Option("--label", "NAME=VALUE", kind="texts", help="A label. Repeatable.")
     ] = {}

@@ -198,6 +198,15 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "backoff_seconds",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        null=True,
+                        validators=[django.core.validators.MaxValueValidator(2147483647)],
+                        verbose_name="backoff (s)",
+                    ),
+                ),
+                (
                     "status",
                     models.CharField(
                         choices=[

@@ -28,6 +28,7 @@ _FIELDS: Mapping[str, str] = {
     "timeout": "timeout_seconds",
     "grace": "grace_seconds",
     "retries": "max_retries",
+    "backoff": "backoff_seconds",
     "environment": "environment",
     "secrets": "secrets",
     "secret_files": "secret_files",
@@ -42,7 +43,8 @@ OPTIONS = (*_FIELDS, "unique")
 class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is generic
     """What ``@task(…)`` makes. None: what the backend's ``OPTIONS`` say, else what a job has by default.
 
-    ``memory``: bytes, or a text such as ``"512m"``. ``timeout`` and ``grace``: seconds. ``command``: what a container
+    ``memory``: bytes, or a text such as ``"512m"``. ``timeout`` and ``grace``: seconds; ``backoff``: those before the
+    first retry. ``command``: what a container
     or a local process runs, by default ``python manage.py container run-task``. ``unique``: while a job of this task
     with the same arguments is there, `enqueue` returns that one: True or ``"finished"``: until it has finished;
     ``"started"``: until it has started; a number: for so many seconds. The others are the fields of a job.
@@ -56,6 +58,7 @@ class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is g
     timeout: int | None = None
     grace: int | None = None
     retries: int | None = None
+    backoff: int | None = None
     # Dicts have no hash.
     environment: Mapping[str, str] | None = field(default=None, hash=False)
     secrets: Mapping[str, str] | None = field(default=None, hash=False)

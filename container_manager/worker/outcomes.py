@@ -50,7 +50,7 @@ def failed(
         losses = max(0, job.attempt - 1 - job.retry_count)
         is_free = reason in _LOSSES and losses < retry.free_losses
         if is_free or job.retry_count < job.spec.max_retries:
-            retry_after = retry_delay((losses if is_free else job.retry_count) + 1, retry)
+            retry_after = retry_delay((losses if is_free else job.retry_count) + 1, retry, job.spec.backoff_seconds)
     outcome = _outcome(job, "failed", exit_status or ExitStatus(), reason=reason, message=message)
     return outcome._replace(retry_after_seconds=retry_after, counts_as_retry=not is_free)
 
@@ -98,11 +98,16 @@ def unschedulable_message(executor: str, queue: str, *, executors: Sequence[str]
     return f"There is no queue {queue!r}. Known: {', '.join(queues or ())}."
 
 
-def retry_delay(retry_number: int, retry: RetrySettings) -> float:
-    """Return the seconds to wait before the n-th retry, counted from 1; the formula is `RetrySettings`'."""
+def retry_delay(retry_number: int, retry: RetrySettings, backoff_seconds: int | None = None) -> float:
+    """Return the seconds to wait before the n-th retry, counted from 1; the formula is `RetrySettings`'.
+
+    ``backoff_seconds``: what the job says instead of ``initial_seconds``, also where that is above ``max_seconds``.
+    """
+    initial = retry.initial_seconds if backoff_seconds is None else backoff_seconds
     # Beyond 64 the power is far above any cap, and could overflow.
-    grown = retry.initial_seconds * retry.factor ** min(retry_number - 1, 64)
-    return min(retry.max_seconds, grown) * (1.0 + random.uniform(0.0, retry.jitter))  # noqa: S311  # spreads load
+    grown = initial * retry.factor ** min(retry_number - 1, 64)
+    most = max(retry.max_seconds, backoff_seconds or 0)
+    return min(most, grown) * (1.0 + random.uniform(0.0, retry.jitter))  # noqa: S311  # spreads load
 
 
 def _outcome(

@@ -81,6 +81,7 @@ DETAILED: Mapping[str, Schema] = {
     "cpu_count": or_null(REAL),
     "timeout_seconds": or_null(NUMBER),
     "grace_seconds": NUMBER,
+    "backoff_seconds": or_null(NUMBER),
     "task": TEXT,
     "task_arguments": or_null({"type": "object"}),
     "unique_key": TEXT,
