@@ -104,6 +104,20 @@ def allocate(megabytes: int) -> int:
 
 
 @task
+def touch(megabytes: int) -> None:
+    """Take memory and write to it, so that it counts."""
+    taken = [b"x" * 1024 * 1024 for _ in range(megabytes)]
+    time.sleep(600)
+    del taken
+
+
+@task
+def wait_for(gate: str, begun: str) -> str:
+    Path(begun).touch()
+    return Path(gate).read_text()
+
+
+@task
 def sleep(seconds: float, path: str) -> None:
     """Note that it sleeps, and in the end that it was told to stop."""
     Path(path).write_text(str(os.getpid()))

@@ -221,6 +221,12 @@ class TestResults:
         with pytest.raises(TaskResultDoesNotExist, match=r"There is no task tests\.task_functions\.removed"):
             result.refresh()
 
+    def test_a_result_is_read_though_its_executor_and_its_queue_are_not_known_any_more(self) -> None:
+        result = add.using(queue_name="mail").enqueue(1, 2)
+        ContainerJob.objects.filter(pk=result.id).update(executor="gone")
+        served = ContainerTaskBackend("default", {"QUEUES": ["default"], "OPTIONS": {"executor": "gone"}})
+        assert served.get_result(result.id).task.queue_name == "mail"
+
     def test_a_cancelled_task_has_failed_with_a_named_error_that_says_who_and_why(self) -> None:
         result = add.enqueue(1, 2)
         result.cancel(actor="alice", reason="by mistake")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 from .contenders import contender
 
@@ -19,6 +20,5 @@ def noop() -> None:
 def mark(path: str) -> None:
     """Write down when it was started, in nanoseconds."""
     moment = time.time_ns()
-    with open(f"{path}.new", "w") as file:
-        file.write(str(moment))
-    os.rename(f"{path}.new", path)
+    Path(f"{path}.new").write_text(str(moment))
+    Path(f"{path}.new").rename(path)

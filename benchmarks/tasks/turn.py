@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import django
 import psutil
@@ -35,7 +35,13 @@ _WARM_UP = 20
 def workers(taking_part: Contender, count: int) -> Iterator[list[psutil.Process]]:
     """Run workers as a user starts them."""
     environment = {**os.environ, "BENCH_ROLE": "worker", "PYTHONWARNINGS": "ignore"}
-    log = tempfile.TemporaryFile("w+", errors="replace")
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        yield from _workers(taking_part, count, environment, log)
+
+
+def _workers(
+    taking_part: Contender, count: int, environment: dict[str, str], log: IO[str]
+) -> Iterator[list[psutil.Process]]:
     started = [
         psutil.Process(
             subprocess.Popen(

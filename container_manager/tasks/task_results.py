@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
 from ..jobs.task_failure import EXCEPTION, TRACEBACK
-from .compat import TaskError, TaskResult, TaskResultStatus
+from .compat import Task, TaskError, TaskResult, TaskResultStatus
 from .container_task import find_task, job_priority, task_priority
 from .errors import ERRORS, TaskCancelled, TaskProcessEnded
 
@@ -60,7 +61,7 @@ def task_result(job: ContainerJob, attempts: Sequence[JobAttempt], *, backend: s
         changes["priority"] = task_priority(job.priority)
     status = _STATUSES[job.status]
     result = ContainerTaskResult(
-        task=task.using(**changes),
+        task=_with(task, changes),
         id=str(job.pk),
         status=status,
         enqueued_at=job.created_at,
@@ -76,6 +77,14 @@ def task_result(job: ContainerJob, attempts: Sequence[JobAttempt], *, backend: s
     if status == TaskResultStatus.SUCCESSFUL and attempts:
         object.__setattr__(result, "_return_value", attempts[-1].result)
     return result
+
+
+def _with(task: Task, changes: Mapping[str, Any]) -> Task:  # type: ignore[type-arg]
+    """Return a task with other values, unchecked: an executor or a queue of old jobs may not be known any more."""
+    changed = copy(task)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return changed
 
 
 def _errors(job: ContainerJob, attempts: Sequence[JobAttempt]) -> list[TaskError]:
