@@ -649,7 +649,6 @@ class JobAttempt(models.Model):
     launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
     waited. ``kill_requested_at``: when somebody asked not to wait for its grace period
     (`container_manager.queue.cancel`). ``result``: what its command has handed out, if that was a JSON value.
-    ``progress``: the last line ``done/total text`` that it has handed out, or "".
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -670,7 +669,6 @@ class JobAttempt(models.Model):
     peak_memory_bytes = models.PositiveBigIntegerField(null=True, blank=True)
     cpu_seconds = models.FloatField(null=True, blank=True)
     result = models.JSONField(null=True, blank=True)
-    progress = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     class Meta:
         # The unique constraint's index serves the foreign key too.

@@ -513,7 +513,6 @@ class Migration(migrations.Migration):
                 ("peak_memory_bytes", models.PositiveBigIntegerField(blank=True, null=True)),
                 ("cpu_seconds", models.FloatField(blank=True, null=True)),
                 ("result", models.JSONField(blank=True, null=True)),
-                ("progress", models.CharField(blank=True, db_default="", default="", max_length=255)),
                 (
                     "job",
                     models.ForeignKey(

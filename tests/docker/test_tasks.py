@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,16 @@ from .site import LEASE_SECONDS, Site
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _PROJECT = Path(__file__).resolve().parents[2]
-# What a Python of this host needs, each at its own path; and in the last the sockets and files of test databases.
-_FOLDERS = ("/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix, str(_PROJECT), tempfile.gettempdir())
+# What a Python of this host needs, each at its own path.
+_FOLDERS = ("/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix, str(_PROJECT))
+
+
+def folder_of_database() -> str:
+    """Return the folder of the test database's file or of its server's socket."""
+    settings = connection.settings_dict
+    named = (str(name) for name in (settings["HOST"], settings["OPTIONS"].get("unix_socket", ""), settings["NAME"]))
+    path = next(Path(name) for name in named if name.startswith("/"))
+    return str(path if path.is_dir() else path.parent)
 
 
 class TaskSite(Site):
@@ -39,9 +46,16 @@ class TaskSite(Site):
 
     def __init__(self, url: str, folder: Path) -> None:
         super().__init__(url, folder)
-        self._mounted = {f"host{number}": path for number, path in enumerate(dict.fromkeys(_FOLDERS))}
+        self._mounted = {
+            f"host{number}": path for number, path in enumerate(dict.fromkeys([*_FOLDERS, folder_of_database()]))
+        }
         for name, path in self._mounted.items():
             self.options["volumes"][name] = {"source": path, "read_only": False, "allow_root": True}
+
+    def executors_setting(self, url: str | None = None) -> dict[str, Any]:
+        # What tasks are declared for that name no other; here it runs none.
+        default = {"BACKEND": "container_manager.executors.python.PythonExecutor"}
+        return {"default": default, **super().executors_setting(url)}
 
     def task(self, task: Any, **asked: Any) -> ContainerTask:
         """Return a task that asks for a container."""
@@ -60,7 +74,7 @@ class TaskSite(Site):
             "image": IMAGE,
             "command": f"{sys.executable} -m django container run-task",
             "environment": environment,
-            "container": {"volumes": self._mounted},
+            "container": {"volumes": {"effects": str(self._effects), **self._mounted}},
             "grace": 5,
             **asked,
         }
