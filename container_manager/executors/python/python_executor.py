@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
@@ -17,11 +16,10 @@ from ..base import DependencyUnavailable, Health, LaunchSpec, Rejected, Unavaila
 from ..process.process_executor import ProcessExecutor
 
 if sys.platform == "linux":
-    from .task_server_link import TaskServerLink
+    from .task_server_link import SETTINGS_VARIABLE, TaskServerLink, settings_module
 
 # How long a check waits for that.
 _IMPORT_SECONDS = 60.0
-_SETTINGS_VARIABLE = "DJANGO_SETTINGS_MODULE"
 logger = package_logger(__name__)
 
 
@@ -52,7 +50,7 @@ class PythonExecutor(ProcessExecutor):
         self._retired: list[TaskServerLink] = []
         self._successor: TaskServerLink | None = None
         super().__init__(
-            inherit_environment=(_SETTINGS_VARIABLE, *inherit_environment),
+            inherit_environment=(SETTINGS_VARIABLE, *inherit_environment),
             cpu_seconds=cpu_seconds,
             open_files=open_files,
             ignore_isolation=ignore_isolation,
@@ -67,10 +65,10 @@ class PythonExecutor(ProcessExecutor):
     @classmethod
     def check_host(cls) -> None:
         super().check_host()
-        if not getattr(django_settings, "SETTINGS_MODULE", ""):
+        if not settings_module():
             raise ImproperlyConfigured(
                 "The task server imports the project's settings by their module's name. Put them into a module, and "
-                f"its name into {_SETTINGS_VARIABLE}, instead of settings.configure()."
+                f"its name into {SETTINGS_VARIABLE}, instead of settings.configure()."
             )
 
     def submit(self, spec: LaunchSpec) -> str:

@@ -24,7 +24,13 @@ main(channel=int(sys.argv[2]), news=int(sys.argv[3]), preload=json.loads(sys.arg
 """
 # After a failed import the next one waits, since most often it would fail too.
 _PAUSE_SECONDS = 30.0
+SETTINGS_VARIABLE = "DJANGO_SETTINGS_MODULE"
 READY, FAILED, HANGUP = "ready", "failed", "hangup"
+
+
+def settings_module() -> str:
+    """Return the module of the project's settings; "" if there is none. Settings that a test overrides name none."""
+    return getattr(django_settings, "SETTINGS_MODULE", "") or os.environ.get(SETTINGS_VARIABLE, "")
 
 
 class TaskServerLink(WardenLink):
@@ -66,7 +72,7 @@ class TaskServerLink(WardenLink):
         try:
             process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
                 [sys.executable, "-c", _PROGRAM, *arguments],
-                env={**os.environ, "DJANGO_SETTINGS_MODULE": django_settings.SETTINGS_MODULE},
+                env={**os.environ, SETTINGS_VARIABLE: settings_module()},
                 pass_fds=[channel, writer],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
