@@ -86,8 +86,13 @@ class TaskSite(Site):
 def tasks(docker_url: str, tmp_path: Path) -> Iterator[TaskSite]:
     made = TaskSite(docker_url, tmp_path)
     settings = {"INSTALL": made.install, "EXECUTORS": made.executors_setting()}
+    # Without its capabilities, root in a container does not reach a socket in a folder that is its server's alone.
+    folder = Path(folder_of_database())
+    mode = folder.stat().st_mode
+    folder.chmod(mode | 0o055)
     with override_settings(CONTAINER_MANAGER=settings):
         yield made
+    folder.chmod(mode)
     made.clean_up()
 
 
