@@ -1,4 +1,4 @@
-"""The admin: jobs with their history. Only actions change the status."""
+"""The admin: jobs with their history, and what only the system writes. Only actions change the status."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import router
 from django.db.models import Field, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import SimpleTemplateResponse
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
 
 from .conf import app_settings
-from .dashboard.access import Act, may, visibility_rule
+from .dashboard.access import Act, may, visibility_rule, visible_jobs
 from .dashboard.admin_list import FILTERS, BoundedPaginator, JobChangeList, known_executors
+from .dashboard.admin_pages import EscapedPages, ReadOnlyAdmin
 from .dashboard.job_acts import MOST_SELECTED, JobAct, act_on_some, report
 from .jobs.container_request import REQUEST_RULES
-from .jobs.printable import LINES, escaped
+from .jobs.printable import escaped
 from .jobs.spec import JobSpec
-from .models import ContainerJob, JobAttempt, JobStatus, JobTransition
+from .models import ContainerJob, JobAttempt, JobStatus, JobTransition, PausedQueue, Worker
 from .querysets import ContainerJobQuerySet
 from .queue import explain
 from .statemachine.forms import RefusalsInAdmin, StateMachineModelForm
@@ -29,39 +30,18 @@ from .store import unserved_destinations
 
 # Of a job's output, on its page.
 _SHOWN_CHARACTERS = 10_000
+# Of the jobs of a name, those whose rows are listed.
+_MOST_FOUND = 100
+_JOB_PAGE = "admin:container_manager_containerjob_change"
 _ENVIRONMENT = ("environment", "secrets", "secret_files")
+# What may quote a job's output.
+_QUOTES_OUTPUT = ("message", "result")
 # Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
     JobInline = admin.TabularInline[Any, ContainerJob]
 else:
     JobModelAdmin, JobInline = admin.ModelAdmin, admin.TabularInline
-
-
-class EscapedPages:
-    """A mixin for ``ModelAdmin``: its pages show no text, whoever wrote it, in a way that changes other texts."""
-
-    def changelist_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
-        return _escaped(super().changelist_view(*args, **kwargs))  # type: ignore[misc]
-
-    def changeform_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
-        return _escaped(super().changeform_view(*args, **kwargs))  # type: ignore[misc]
-
-    def delete_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
-        return _escaped(super().delete_view(*args, **kwargs))  # type: ignore[misc]
-
-    def history_view(self, *args: Any, **kwargs: Any) -> HttpResponse:
-        return _escaped(super().history_view(*args, **kwargs))  # type: ignore[misc]
-
-
-def _escaped(response: HttpResponse) -> HttpResponse:
-    def escape(rendered: Any) -> None:
-        # A line break is a space in HTML.
-        rendered.content = escaped(rendered.content.decode(rendered.charset), allowed=LINES)
-
-    if isinstance(response, SimpleTemplateResponse):
-        response.add_post_render_callback(escape)
-    return response
 
 
 def _submitted_form(form: Any, request: HttpRequest) -> Any:
@@ -96,6 +76,11 @@ def _explanation(job: ContainerJob, *, quotes_errors: bool) -> str:
     return format_html("{}<ul>{}</ul>{}", found.summary, lines, found.next_step)
 
 
+def _found(jobs: ContainerJobQuerySet, text: str) -> ContainerJobQuerySet:
+    by_id = jobs.id_begins(text)
+    return by_id if by_id.exists() else jobs.named(text)
+
+
 class ReadOnlyInline(JobInline):
     """Rows that only the system writes."""
 
@@ -125,7 +110,7 @@ class AttemptInline(ReadOnlyInline):
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Leave out the result, and the message, which may quote output, for who may not see that."""
         sees_output = may(request.user, Act.SEE_OUTPUT)
-        return tuple(name for name in self.fields if sees_output or name not in ("message", "result"))
+        return tuple(name for name in self.fields if sees_output or name not in _QUOTES_OUTPUT)
 
 
 @admin.register(ContainerJob)
@@ -162,6 +147,12 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: ContainerJob | None = None) -> bool:
         return super().has_delete_permission(request, obj) and not app_settings().read_only
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, set[str], Any]:
+        """Return what goes with jobs; their attempts and journal, which nobody deletes by themselves, hold none up."""
+        to_delete, counts, forbidden, protected = super().get_deleted_objects(objs, request)
+        own = {str(model._meta.verbose_name) for model in (JobAttempt, JobTransition)}
+        return to_delete, counts, forbidden - own, protected
 
     def has_submit_permission(self, request: HttpRequest) -> bool:
         return may(request.user, Act.SUBMIT)
@@ -211,10 +202,8 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     ) -> tuple[ContainerJobQuerySet, bool]:
         """Find what the command line finds, by an index: to look inside of names would read all jobs."""
         jobs: ContainerJobQuerySet = queryset
-        if not (text := search_term.strip()):
-            return jobs, False
-        by_id = jobs.id_begins(text)
-        return by_id if by_id.exists() else jobs.named(text), False
+        text = search_term.strip()
+        return _found(jobs, text) if text else jobs, False
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         """List at the field what a job may request of its container."""
@@ -288,3 +277,57 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
             report(request, act_on_some(keys, act, user=request.user, using=jobs.db))
         except ValidationError as error:
             self.message_user(request, escaped(" ".join(error.messages)), messages.ERROR)
+
+
+class OfAJob(ReadOnlyAdmin):
+    """Rows of a job, of those jobs that the project's rule lets a user see."""
+
+    search_fields = ("job",)
+    search_help_text = _("A job's id, its beginning, or its name.")
+    readonly_fields = ("job_link",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows = super().get_queryset(request)
+        return rows.filter(job__in=visible_jobs(request.user, using=rows.db)) if visibility_rule() else rows
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        """Find the rows of the newest jobs that the admin's search finds."""
+        if not (text := search_term.strip()):
+            return queryset, False
+        jobs = _found(visible_jobs(request.user, using=queryset.db), text)
+        return queryset.filter(job__in=list(jobs.order_by("-pk").values_list("pk", flat=True)[:_MOST_FOUND])), False
+
+    @admin.display(description=_("job"))
+    def job_link(self, row: Any) -> str:
+        return format_html('<a href="{}">{}</a>', reverse(_JOB_PAGE, args=[row.job_id]), row.job_id)
+
+
+@admin.register(JobAttempt)
+class AttemptAdmin(OfAJob):
+    list_display = ("id", "job_link", "number", "worker", "launched_at", "finished_at", "exit_code", "reason")
+    fields = (
+        *("job_link", "number", "worker", "executor", "engine", "handle", "launched_at", "waiting_for", "finished_at"),
+        *("exit_code", "signal", "reason", "peak_memory_bytes", "cpu_seconds", "message", "result"),
+    )
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        sees_output = may(request.user, Act.SEE_OUTPUT)
+        return tuple(name for name in self.fields if sees_output or name not in _QUOTES_OUTPUT)
+
+
+@admin.register(JobTransition)
+class TransitionAdmin(OfAJob):
+    list_display = ("at", "job_link", "from_status", "to_status", "actor", "reason")
+    list_display_links = ("at",)
+    fields = ("job_link", "at", "from_status", "to_status", "actor", "reason")
+
+
+@admin.register(Worker)
+class WorkerAdmin(ReadOnlyAdmin):
+    list_display = ("id", "host", "pid", "queues", "executors", "slots", "started_at", "lease_expires_at")
+    ordering = ("-lease_expires_at",)
+
+
+@admin.register(PausedQueue)
+class PausedQueueAdmin(ReadOnlyAdmin):
+    list_display = ("name", "paused_at", "paused_by")

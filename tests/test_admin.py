@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.apps import apps
@@ -16,11 +18,13 @@ from django.utils import timezone, translation
 from django.utils.translation import trans_real
 
 from container_manager.admin import ContainerJobAdmin
+from container_manager.dashboard.access import Act
 from container_manager.dashboard.job_acts import MOST_SELECTED
 from container_manager.jobs.container_request import ContainerRequest
-from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
+from container_manager.models import ContainerJob, FailureReason, JobAttempt, JobLog, PausedQueue, Worker
 
 from .bulk_jobs import BulkJobs
+from .dashboard_users import TEAM_RULE, user_who_may
 from .jobs import STATUSES, job_in, journal_of, row_of
 
 pytestmark = pytest.mark.django_db
@@ -274,3 +278,90 @@ def test_a_filter_by_a_queue_that_nobody_knows_is_in_force(client: Client) -> No
     assert [job.queue for job in client.get(url).context["cl"].result_list] == ["reports"]
     client.post(url, {"action": "cancel_jobs", "_selected_action": ["any"], "select_across": "1"})
     assert ContainerJob.objects.get(status="cancelled").queue == "reports"
+
+
+RECORDS = ("jobattempt", "jobtransition", "worker", "pausedqueue")
+
+
+@pytest.fixture
+def ended_job() -> ContainerJob:
+    """A job with an attempt, in a database with a worker and a paused queue."""
+    job = job_in("running")
+    JobAttempt.objects.create(job=job, number=1, worker="w", launched_at=timezone.now(), message="its last words")
+    job.mark_as_failed(FailureReason.ERROR)
+    Worker.objects.create(id="w", host="h", pid=1, lease_expires_at=timezone.now())
+    PausedQueue.objects.create(name="q")
+    return job
+
+
+@pytest.mark.parametrize("model", RECORDS)
+def test_what_only_the_system_writes_is_shown_and_nothing_of_it_is_changed(
+    client: Client, ended_job: ContainerJob, model: str
+) -> None:
+    (row, *_) = apps.get_model("container_manager", model).objects.all()
+    names = {name: f"admin:container_manager_{model}_{name}" for name in ("changelist", "add", "change", "delete")}
+    shown = client.get(reverse(names["changelist"])).content.decode()
+    page = reverse(names["change"], args=[row.pk])
+    assert page in shown
+    answer = client.get(page)
+    assert answer.status_code == 200
+    assert not answer.context["has_change_permission"]
+    for url in (reverse(names["add"]), page, reverse(names["delete"], args=[row.pk])):
+        assert client.post(url, {"post": "yes"}).status_code == 403
+    assert apps.get_model("container_manager", model).objects.filter(pk=row.pk).exists()
+
+
+@pytest.mark.parametrize("model", ["jobattempt", "jobtransition"])
+def test_the_rows_of_a_job_are_found_by_its_id_and_its_name(client: Client, model: str) -> None:
+    now = timezone.now()
+    wanted, other = (job_in("running", name=name) for name in ("wanted", "other"))
+    for job in (wanted, other):
+        JobAttempt.objects.create(job=job, number=1, worker="w", launched_at=now)
+        job.mark_as_failed(FailureReason.ERROR)
+    url = reverse(f"admin:container_manager_{model}_changelist")
+    for text in ("wanted", str(wanted.pk)):
+        page = client.get(url, {"q": text}).content.decode()
+        assert str(wanted.pk) in page
+        assert str(other.pk) not in page
+    assert "0 " in client.get(url, {"q": "no such name"}).content.decode()
+
+
+@pytest.mark.parametrize("model", ["jobattempt", "jobtransition"])
+def test_rows_of_jobs_are_shown_only_to_who_may_see_the_jobs(
+    settings: Any, ended_job: ContainerJob, model: str
+) -> None:
+    settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
+    user = user_who_may(Act.VIEW)
+    user.is_staff = True
+    user.save()
+    user.user_permissions.add(Permission.objects.get(codename=f"view_{model}"))
+    client = Client()
+    client.force_login(user)
+    (row, *_) = apps.get_model("container_manager", model).objects.all()
+    url = reverse(f"admin:container_manager_{model}_changelist")
+    page = reverse(f"admin:container_manager_{model}_change", args=[row.pk])
+    assert str(ended_job.pk) not in client.get(url).content.decode()
+    assert client.get(page).status_code == 302
+    ContainerJob.objects.filter(pk=ended_job.pk).update(labels={"team": user.get_username()})
+    assert str(ended_job.pk) in client.get(url).content.decode()
+    assert client.get(page).status_code == 200
+    # What an error quotes is for who may see output.
+    assert "its last words" not in client.get(page).content.decode()
+
+
+def test_a_job_is_deleted_with_its_attempts_and_its_journal(client: Client, ended_job: ContainerJob) -> None:
+    url = reverse("admin:container_manager_containerjob_delete", args=[ended_job.pk])
+    assert client.post(url, {"post": "yes"}).status_code == 302
+    assert not ContainerJob.objects.exists()
+    assert not JobAttempt.objects.exists()
+
+
+@pytest.mark.parametrize("model", RECORDS)
+def test_a_list_of_what_the_system_writes_is_not_counted(
+    client: Client, ended_job: ContainerJob, model: str, django_assert_max_num_queries: Callable[..., Any]
+) -> None:
+    with django_assert_max_num_queries(6) as queries:
+        assert client.get(reverse(f"admin:container_manager_{model}_changelist")).status_code == 200
+    counts = [query["sql"] for query in queries.captured_queries if "COUNT(" in query["sql"]]
+    assert counts
+    assert all("LIMIT" in sql for sql in counts)

@@ -360,6 +360,38 @@ def test_a_running_job_whose_engine_is_away_is_told_how_long_it_is_waited_for() 
     assert "After 60 s (UNREACHABLE_SECONDS) the attempt is given up." in found.evidence
 
 
+@pytest.mark.django_db
+@pytest.mark.shows("howto/unique-jobs.md#for-how-long")
+@pytest.mark.parametrize(
+    ("scope", "status", "said"),
+    [
+        ({}, "queued", "holds the unique key k until it has finished"),
+        ({}, "running", "holds the unique key k until it has finished"),
+        ({}, "completed", None),
+        ({"unique_until": "started"}, "queued", "holds the unique key k until it has started"),
+        ({"unique_until": "started"}, "running", None),
+        ({"unique_seconds": 60}, "completed", "Its unique key is k, which it holds until"),
+        ({"unique_seconds": 60}, "cancelled", None),
+    ],
+)
+def test_a_unique_key_is_told_as_long_as_it_is_held(scope: dict[str, object], status: str, said: str | None) -> None:
+    text = text_of(explained(job_in(status, unique_key="k", **scope)))
+    assert said in text if said else "unique key" not in text
+
+
+@pytest.mark.django_db
+def test_a_task_is_told_by_its_path() -> None:
+    text = text_of(explained(job_in("queued", task="shop.tasks.resize", task_arguments={"args": [], "kwargs": {}})))
+    assert "It calls the task shop.tasks.resize." in text
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("result", [None, '{"n": 1}'])
+def test_a_completed_job_tells_whether_it_has_left_a_result(result: str | None) -> None:
+    job = finished(claimed(job_in("queued")), status="completed", exit_code=0, result=result)
+    assert ("It has left a result." in text_of(explained(job))) is (result is not None)
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows(_DOCS)
 def test_an_explanation_takes_few_statements_each_served_by_an_index() -> None:

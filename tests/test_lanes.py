@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from django.utils import timezone
 
 from container_manager import queue, store
 from container_manager.models import ContainerJob
+from container_manager.store.sql import store_sql
+from container_manager.store.sql.lanes import Wanted
 from container_manager.worker.claims import Claims
 
+from .bulk_jobs import BulkJobs
 from .jobs import THEN
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -140,3 +144,22 @@ class TestKnownLanes:
         docker = queue.enqueue(command="true", executor="docker", priority=90)
         assert len(self.take(claims, 1)) == 1
         assert take(claims, _EXECUTORS, 1) == [docker.pk]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL compiles statements.")
+def test_the_scan_for_lanes_is_too_cheap_to_be_compiled() -> None:
+    """A worker's own sessions never compile, but those behind a pooler are as the server has set them."""
+    jobs = BulkJobs()
+    for name in _EXECUTORS:
+        jobs.add("queued", 10_000, executor=name)
+    enqueue_in_many_lanes(200, queues=10)
+    scan, params = store_sql(connection).lanes.scan(Wanted(_EXECUTORS))
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE container_manager_containerjob")
+        cursor.execute("SELECT current_setting('jit'), current_setting('jit_above_cost')::float")
+        is_on, most = cursor.fetchone()
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {scan}", params)
+        plan = cursor.fetchone()[0]
+    cost = (plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]["Total Cost"]
+    assert is_on == "on"
+    assert cost < most / 2

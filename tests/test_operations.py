@@ -385,4 +385,4 @@ def test_enqueue_returns_the_committed_job_although_its_notification_fails(
         transaction.on_commit(end_the_session)
         job = queue.enqueue_many([ContainerJob(command="true")])[0] if many else queue.enqueue(command="true")
     assert ContainerJob.objects.get() == job
-    assert any("could not be notified" in message for message in caplog.messages)
+    assert any("were not notified" in message for message in caplog.messages)

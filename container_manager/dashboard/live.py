@@ -12,6 +12,8 @@ from django.template.loader import render_to_string
 from django.utils.http import parse_etags
 from django.utils.safestring import SafeString
 
+from .changes import can_wait
+
 # In a page's query string: its regions are asked for, not the page.
 LIVE = "live"
 
@@ -27,7 +29,7 @@ def live_page(
     """
     rendered = {name: render_to_string(part, dict(context), request) for name, part in regions.items()}
     if LIVE not in request.GET and LIVE not in request.POST:
-        return render(request, template, {**context, "regions": rendered, "live": True})
+        return render(request, template, {**context, "regions": rendered, "live": True, "can_wait": can_wait(request)})
     digests = [blake2b(html.encode(), digest_size=8).hexdigest() for html in rendered.values()]
     changed = _changed(rendered, digests, request.headers.get("If-None-Match", ""))
     response = JsonResponse({"regions": changed}) if changed else HttpResponse(status=304)

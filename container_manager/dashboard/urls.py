@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import bulk_page, failures_page, job_page, jobs_page, log_page, overview_page, queues_page, workers_page
+from . import bulk_page, changes, failures_page, job_page, jobs_page, log_page, overview_page, queues_page, workers_page
 
 app_name = "container_manager_dashboard"
 urlpatterns = [
@@ -21,5 +21,6 @@ urlpatterns = [
     path("queues/", queues_page.queues, name="queues"),
     path("queues/pause/", queues_page.pause, name="pause"),
     path("workers/", workers_page.workers, name="workers"),
+    path("changes/", changes.changes, name="changes"),
     path("failures/", failures_page.failures, name="failures"),
 ]

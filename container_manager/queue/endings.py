@@ -78,7 +78,8 @@ def explain_completed(job: ContainerJob, *, using: str) -> Explanation:
     if attempt is None:
         summary = _("It was marked as completed by %s.") % by(job.status_changed_by)
         return explained(ExplanationCode.COMPLETED, summary, evidence=_change(job))
-    return explained(ExplanationCode.COMPLETED, _("Its command ended well."), evidence=_run(job, attempt))
+    result = [_("It has left a result.")] if attempt.result is not None else []
+    return explained(ExplanationCode.COMPLETED, _("Its command ended well."), evidence=[*_run(job, attempt), *result])
 
 
 def explain_failed(job: ContainerJob, *, using: str) -> Explanation:

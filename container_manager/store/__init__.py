@@ -25,7 +25,7 @@ from .leases import (
 )
 from .logs import store_logs
 from .looking import look
-from .notifications import wake_workers
+from .notifications import wake_dashboards, wake_workers
 from .orphans import attempts_over
 from .places import this_place
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
@@ -92,5 +92,6 @@ __all__ = [
     "unschedulable_jobs",
     "unserved",
     "unserved_destinations",
+    "wake_dashboards",
     "wake_workers",
 ]

@@ -1,11 +1,11 @@
-"""Wake waiting workers by NOTIFY and LISTEN on PostgreSQL. Notifications are hints only: workers also poll."""
+"""Wake workers and dashboards by NOTIFY and LISTEN on PostgreSQL. Notifications are hints only: both also poll."""
 
 from __future__ import annotations
 
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import ceil
 from typing import Any
@@ -21,13 +21,14 @@ from ..statemachine import Transition
 from .silence import answered_within
 from .sql import store_sql
 
-CHANNEL = "container_manager"
+# What workers listen to, and what only dashboards do.
+CHANNEL, CHANGES_CHANNEL = "container_manager", "container_manager_changes"
 _NOTIFYING = "postgresql"
-READY, CANCELLED = "ready", "cancelled"
+READY, CANCELLED, CHANGED = "ready", "cancelled", "changed"
 _RECONNECT_SECONDS = 2.0
 _POOLED = (
-    "Database %r is reached through a connection pooler: the worker polls, since it cannot be notified there, sets "
-    "nothing in its sessions and prepares no statements."
+    "Database %r is reached through a connection pooler: workers and dashboards poll, since they cannot be "
+    "notified there; workers set nothing in their sessions and prepare no statements."
 )
 logger = package_logger(__name__)
 
@@ -37,19 +38,33 @@ def wake_workers(hint: str = READY, *, using: str) -> None:
 
     An error of it is logged and not raised: what it tells of is committed, and workers find that by polling.
     """
-    if connections[using].vendor == _NOTIFYING:
-        transaction.on_commit(partial(_notify, hint, using), using=using)
+    _notify_on_commit(CHANNEL, hint, using)
 
 
-def _notify(hint: str, using: str) -> None:
+def wake_dashboards(*, using: str) -> None:
+    """Send a notification that something has changed of which workers need not know, as `wake_workers` does."""
+    _notify_on_commit(CHANGES_CHANNEL, CHANGED, using)
+
+
+def can_notify(using: str) -> bool:
+    """Tell whether a database has notifications."""
+    return connections[using].vendor == _NOTIFYING
+
+
+def _notify_on_commit(channel: str, hint: str, using: str) -> None:
+    if can_notify(using):
+        transaction.on_commit(partial(_notify, channel, hint, using), using=using)
+
+
+def _notify(channel: str, hint: str, using: str) -> None:
     # In a transaction of its own, since NOTIFY serializes commits. Without synchronous_commit: a hint need not be
     # durable.
     connection = connections[using]
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [CHANNEL, hint])
+            cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [channel, hint])
     except Error as error:
-        logger.warning("Workers could not be notified, they find the change by polling: %s", error)
+        logger.warning("Workers and dashboards were not notified, they find the change by polling: %s", error)
         # The caller's next statement connects anew.
         connection.close_if_unusable_or_obsolete()
 
@@ -70,19 +85,20 @@ def others_listen() -> bool:
 class Listener:
     """A thread with a connection of its own that passes on notifications, and every hint once when it connects.
 
-
     While there are none it asks from time to time whether the server is there; ``answer_seconds``: how long that may
     take. It ends where notifications cannot come: behind a pooler, which has no session for it.
     """
 
-    def __init__(self, using: str, hint: Callable[[str], None], *, answer_seconds: float) -> None:
-        self._using, self._hint, self._answer_seconds = using, hint, answer_seconds
+    def __init__(
+        self, using: str, hint: Callable[[str], None], *, answer_seconds: float, channels: Sequence[str] = (CHANNEL,)
+    ) -> None:
+        self._using, self._hint, self._answer_seconds, self._channels = using, hint, answer_seconds, channels
         self._ended = threading.Event()
         self._stop_reader, self._stop_writer = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="container-manager-listener", daemon=True)
 
     def start(self) -> None:
-        if connections[self._using].vendor == _NOTIFYING:
+        if can_notify(self._using):
             self._thread.start()
 
     def stop(self) -> None:
@@ -113,7 +129,7 @@ class Listener:
                 connection.close()
 
     def _listen(self, connection: Any) -> None:
-        self._ask(connection, f"LISTEN {CHANNEL}")
+        self._ask(connection, "; ".join(f"LISTEN {channel}" for channel in self._channels))
         # Not select(): it refuses descriptors above 1,023, which a worker with many jobs has.
         with connection.wrap_database_errors, selectors.DefaultSelector() as sources:
             sources.register(connection.connection, selectors.EVENT_READ)
@@ -141,7 +157,7 @@ def _notices(connection: Any) -> Iterable[Any]:
     return come
 
 
-def _can_notify(engine: str) -> bool:
+def _is_notifying(engine: str) -> bool:
     """Tell whether a backend is PostgreSQL's or derived from it. One that cannot be loaded is reported by Django."""
     try:
         return bool(load_backend(engine).DatabaseWrapper.vendor == _NOTIFYING)
@@ -150,6 +166,6 @@ def _can_notify(engine: str) -> bool:
 
 
 # Connected only if a database can notify: each receiver costs every transition a little.
-_NOTICES = any(_can_notify(settings["ENGINE"]) for settings in connections.settings.values())
+_NOTICES = any(_is_notifying(settings["ENGINE"]) for settings in connections.settings.values())
 if _NOTICES:
     job_transitioned.connect(notice_transitions)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from uuid import UUID
 
+from django.apps import apps
+
 from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
@@ -37,6 +39,8 @@ _FIRST_POLL_SECONDS = 0.05
 # How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
 _LEAVE_SECONDS = 10.0
 _SWEEP_SECONDS = 30.0
+# How often it tells at most that something has changed: a commit that notifies holds up all others that do.
+_TELL_SECONDS = 0.5
 # How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
 _LOCKED_SECONDS = 0.2
 # A hint that is not from the database: an engine or another thread of this worker has news.
@@ -120,6 +124,10 @@ class WorkerLoop:
         self._sweep = Timer(_SWEEP_SECONDS)
         self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
+        # Open pages of the dashboard look at what has changed.
+        self._tell = Timer(_TELL_SECONDS)
+        self._has_changes = False
+        self._is_watched = apps.is_installed("container_manager.dashboard")
         # Jobs whose claim the database refuses, attempts of which it takes neither end nor output nor handle for now
         # (most often, their rows are locked), and orphans that it refuses to hand over.
         self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
@@ -231,6 +239,9 @@ class WorkerLoop:
         self._record_engines()
         if self._maintain.take_due() and not self._stops:
             self._do_maintenance()
+        if self._has_changes and self._is_watched and self._tell.take_due():
+            self._has_changes = False
+            store.wake_dashboards(using=self._options.using)
 
     def _wait(self) -> None:
         """Wait for a hint, or until the next timer is due."""
@@ -239,6 +250,7 @@ class WorkerLoop:
             timers.append(self._database.back)
         else:
             timers += [self._reconcile, *([self._poll] if self._room() else [])]
+            timers += [self._tell] if self._has_changes and self._is_watched else []
         now = time.monotonic()
         until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
@@ -471,6 +483,7 @@ class WorkerLoop:
     def _settle(self) -> None:
         """Remove the attempts whose end is stored."""
         batch, done = self._finisher.take()
+        self._has_changes |= bool(batch)
         for run in batch:
             if run.id in done:
                 self._unstorable.drop(run.id)
@@ -513,6 +526,7 @@ class WorkerLoop:
             room=room,
         )
         self._claimed += len(jobs)
+        self._has_changes |= bool(jobs)
         self._left_queued = passed_over.union(job for job, _ in refusals)
         for job, error in refusals:
             self._note_unclaimable(job, error)
@@ -580,6 +594,7 @@ class WorkerLoop:
         passed_over = self._unstorable.waiting()
         waiting = [run for run in self._runs if run.log_changes and run.outcome is None and run.id not in passed_over]
         if waiting:
+            self._has_changes = True
             changes = [change for run in waiting for change in run.log_changes]
             using = self._options.using
             again = any(run.set_aside for run in waiting)
@@ -606,6 +621,7 @@ class WorkerLoop:
             if run.id not in passed_over
         ]
         if fresh:
+            self._has_changes = True
             # Without a handle an attempt is found by its key.
             launches = [run.launch() for run in fresh if run.handle == storable(run.handle)]
             refusals: dict[AttemptKey, Exception] = {}

@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,16 +60,23 @@ def chromium(django_db_setup: None) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def server(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the tests' site; give its address."""
-    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    port = free_port()
+    options = ["--noreload", "--insecure", "--skip-checks", f"127.0.0.1:{port}"]
+    with serving(["django", "runserver", *options], port, tmp_path_factory.mktemp("server") / "log") as address:
+        yield address
+
+
+@contextmanager
+def serving(command: Sequence[str], port: int, log: Path) -> Iterator[str]:
+    """Run a Python module that serves the tests' site; give its address."""
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.browser.settings",
         "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
     }
-    command = ["runserver", "--noreload", "--insecure", "--skip-checks", f"127.0.0.1:{port}"]
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "django", *command], cwd=ROOT, env=environment, stdout=stream, stderr=stream
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=stream, stderr=stream
         )
     try:
         eventually(lambda: process.poll() is not None or _answers(port))

@@ -181,21 +181,45 @@ class Daemon:
         self._process.kill()
         self._process.wait()
 
+    def crash_machine(self) -> None:
+        """End dockerd and all that belongs to it at once, as when its machine loses its power."""
+        self.kill()
+        self._end_rest()
+        # On a machine it is in memory.
+        shutil.rmtree(self._exec_root)
+
+    def forget_ends(self) -> None:
+        """Take away what containerd has kept of containers, while nothing runs.
+
+        So it is where dockerd has asked for it while it started, and crashed before it stored the answer.
+        """
+        assert self.pid is None
+        for folder in (self._exec_root, self.folder / "data"):
+            shutil.rmtree(folder / "containerd")
+
     def processes(self) -> set[int]:
         """Return the pids of all that belongs to this daemon: itself, containerd, shims, and containers' processes."""
         own = set() if self.pid is None else {self.pid}
-        return own | set(daemon_leftovers.helpers(self._exec_root)) | daemon_leftovers.members(self._cgroup)
+        return own | set(daemon_leftovers.helpers(self._exec_root)) | self.container_processes()
+
+    def container_processes(self) -> set[int]:
+        """Return the pids of containers' processes."""
+        return daemon_leftovers.members(self._cgroup)
 
     def close(self) -> None:
         """End everything, and leave nothing. Containers get no time to end themselves."""
         # An orderly end would take dockerd a second, for nothing that anyone will read again.
         self.kill()
-        while daemon_leftovers.end(daemon_leftovers.helpers(self._exec_root)):
-            pass
-        daemon_leftovers.end_members(self._cgroup)
+        self._end_rest()
         for path in daemon_leftovers.shim_sockets(self._exec_root):
             path.unlink(missing_ok=True)
         daemon_leftovers.remove_cgroups(self._cgroup)
-        daemon_leftovers.unmount(self.folder)
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+    def _end_rest(self) -> None:
+        """End what dockerd leaves behind when it is killed."""
+        while daemon_leftovers.end(daemon_leftovers.helpers(self._exec_root)):
+            pass
+        daemon_leftovers.end_members(self._cgroup)
+        daemon_leftovers.unmount(self.folder)

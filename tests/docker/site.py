@@ -71,6 +71,14 @@ class Site(DockerHarness):
         fields = {"image": IMAGE, "executor": "docker", "grace_seconds": 1, "max_retries": 0, **fields}
         return queue.enqueue(command=command, environment=environment, container=container, **fields)
 
+    def start(self, script: str, **fields: Any) -> ContainerJob:
+        """Queue a job whose script begins with BEGUN, and return once it runs and the worker has noted it."""
+        before = len(self.runs())
+        job = self.enqueue(script, **fields)
+        eventually(lambda: len(self.runs()) > before)
+        eventually(lambda: JobAttempt.objects.filter(job=job).exclude(handle="").exists())
+        return job
+
     def surroundings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields that make a job this installation's, whatever else it asks for."""
         environment = {**fields.get("environment", {}), "EFFECTS": str(self._effects)}

@@ -53,6 +53,14 @@ def test_each_end_has_its_failure_reason(
     assert failure_reason(status, None) == reason
 
 
+@pytest.mark.parametrize("code", [0, 7, 127, 137, 255])
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
+def test_an_end_that_the_daemon_does_not_know_is_lost_whatever_its_code(code: int) -> None:
+    status = exit_status({"ExitCode": code}, is_known=False, last_words=_TINI.format("a", "b"), memory_bytes=4096)
+    assert (status.succeeded, status.code, failure_reason(status, None)) == (False, None, "lost")
+    assert f"exit code {code}" in status.message
+
+
 @pytest.mark.parametrize("oom", [False, True])
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well(oom: bool) -> None:

@@ -88,7 +88,11 @@ def test_each_random_job_ends_in_a_status_that_fits_and_leaves_nothing(
         for _ in range(count):
             spec = random_spec(random)
             try:
-                jobs[queue.enqueue(**{**spec.fields, **site.surroundings(spec.fields)})] = spec
+                job = queue.enqueue(**{**spec.fields, **site.surroundings(spec.fields)})
+                if not job.existed:
+                    jobs[job] = spec
+                elif job.unique_key != spec.fields.get("unique_key"):
+                    found.append(f"took the place of {described(spec)}: {described(jobs[job])}")
             except ValidationError as error:
                 refused.update([*error.message_dict])
                 if strangers := set(error.message_dict) - spec.odd:

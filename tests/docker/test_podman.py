@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from container_manager.executors.base import Executor, Phase, Rejected, Unavailable
-from container_manager.executors.docker.flavours import DOCKER, PODMAN, flavour_of
+from container_manager.executors.docker.flavours import DOCKER, DOCKER_BEFORE_25, PODMAN, flavour_of
 from container_manager.testing.conformance import ended, observation, output, text, wait_until
 
 from ..prerequisites import require
@@ -58,8 +58,11 @@ def test_the_engine_is_named_and_has_one_identity(harness: DockerHarness, execut
 
 def test_the_engine_is_told_by_its_components() -> None:
     assert flavour_of({"Components": [{"Name": "Podman Engine"}]}) is PODMAN
-    assert flavour_of({"Components": [{"Name": "Engine"}, {"Name": "containerd"}]}) is DOCKER
-    assert flavour_of({"ApiVersion": "1.41"}) is DOCKER
+    components = [{"Name": "Engine"}, {"Name": "containerd"}]
+    assert flavour_of({"Components": components, "ApiVersion": "1.44"}) is DOCKER
+    assert flavour_of({"Components": components, "ApiVersion": "1.43"}) is DOCKER_BEFORE_25
+    assert flavour_of({"ApiVersion": "1.51"}) is DOCKER
+    assert flavour_of({"ApiVersion": "1.9"}) is DOCKER_BEFORE_25
 
 
 @pytest.mark.shows("howto/docker.md#use-podman")

@@ -263,10 +263,27 @@ class Daemon:
             return False
         if not self.flavour().forgets_events:
             return not state["Pid"]
-        now = self.now()
-        filters = json.dumps({"type": ["container"], "event": ["create"], "container": [found["Id"]]})
-        since, until = int(seconds(found["Created"])), int(now) + 1
-        parameters: dict[str, str | int] = {"since": since, "until": until, "filters": filters}
+        return self._remembers("create", found, found["Created"])
+
+    def knows_end(self, found: Mapping[str, Any]) -> bool:
+        """Return whether the exit code of a container, given as inspected after its end, is certainly its own.
+
+        A container that has ended when its daemon starts gets the code that containerd has kept, if it has: an earlier
+        start may have taken it away and crashed before it was stored, and a crash of the machine leaves none. Where the
+        daemon was there at the end, it has taken the container off its networks, or remembers the end.
+        """
+        state, networks = found["State"], found["NetworkSettings"]["Networks"] or {}
+        return (
+            state["ExitCode"] not in self.flavour().unlearnt_codes
+            or not any(network["EndpointID"] for network in networks.values())
+            or self._remembers("die", found, state["StartedAt"])
+        )
+
+    def _remembers(self, action: str, found: Mapping[str, Any], since: str) -> bool:
+        """Return whether the daemon remembers an event of a container, given as inspected."""
+        until = int(self.now()) + 1
+        filters = json.dumps({"type": ["container"], "event": [action], "container": [found["Id"]]})
+        parameters: dict[str, str | int] = {"since": int(seconds(since)), "until": until, "filters": filters}
         with self.stream("/events", parameters, silence_seconds=self.answer_seconds) as answer:
             return any(True for _ in answer.lines())
 

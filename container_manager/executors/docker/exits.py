@@ -40,20 +40,28 @@ def exit_status(
     state: Mapping[str, Any],
     *,
     memory_bytes: int = 0,
+    is_known: bool = True,
     out_of_memory: bool = False,
     last_words: str = "",
     program: str = "",
 ) -> ExitStatus:
     """Return how a container ended.
 
-    ``state``: as inspected. ``memory_bytes``: its limit; 0: none. ``out_of_memory``: whether an event said so, which
-    the state may not show. ``last_words``: the last line on stderr, which may be the init process's. ``program``: what
-    was to be started. A command that exits with 0 has succeeded, even if a child of it ran out of memory.
+    ``state``: as inspected. ``memory_bytes``: its limit; 0: none. ``is_known``: whether the exit code is certainly the
+    container's own. ``out_of_memory``: whether an event said so, which the state may not show. ``last_words``: the last
+    line on stderr, which may be the init process's. ``program``: what was to be started. A command that exits with 0
+    has succeeded, even if a child of it ran out of memory.
     """
     code = int(state["ExitCode"])
     if state.get("Status") == "dead" and str(state.get("StartedAt", "")).startswith(_NEVER):
         # The daemon could not remove it.
         return ExitStatus(lost=True, message="Its container was removed before it was started.")
+    if not is_known:
+        return ExitStatus(
+            lost=True,
+            message="Its container ended while its daemon was away, or with its machine. The daemon reports the exit "
+            f"code {code}, as it does where it could not learn it.",
+        )
     if code in INIT_FAILURES and (words := _INIT_SAYS.search(last_words)):
         return ExitStatus(
             code=code, unstarted=True, message=f"{words['program']!r} could not be started: {words['why'].strip()}."

@@ -234,6 +234,7 @@ class View:
             state,
             memory_bytes=found["HostConfig"]["Memory"],
             program=next(iter([*(found["Config"]["Entrypoint"] or ()), *(found["Config"]["Cmd"] or ())]), ""),
+            is_known=self._daemon.knows_end(found),
             out_of_memory=out_of_memory,
             last_words=words[-_LAST_WORDS_BYTES:],
         )

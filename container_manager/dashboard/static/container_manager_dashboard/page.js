@@ -3,6 +3,8 @@
 
 const AGO = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 const SLOWEST = 30;
+// Between a change and the look at it: what changes often is looked at a few times a second.
+const SOONEST = 250;
 
 function ago(seconds) {
   const [size, unit] = AGO.find(([size]) => Math.abs(seconds) >= size) ?? [1, "s"];
@@ -33,6 +35,8 @@ class Live {
   constructor(controls) {
     this.select = controls.querySelector("[data-live-interval]");
     this.state = controls.querySelector("[data-live-state]");
+    // Where the server can tell of changes; it answers when there is one, or after a while.
+    this.changes = controls.dataset.liveChanges;
     this.etag = "";
     this.failures = 0;
     const stored = localStorage.getItem("container-manager-refresh");
@@ -54,6 +58,7 @@ class Live {
 
   wake() {
     clearTimeout(this.timer);
+    this.waiting?.abort();
     const seconds = Number(this.select.value);
     if (!seconds) this.say("off");
     else if (document.hidden) this.say("paused");
@@ -83,6 +88,7 @@ class Live {
       this.etag = answer.headers.get("ETag") ?? "";
       this.failures = 0;
       this.say("live");
+      this.wait();
     } catch {
       this.failures += 1;
       this.say("lost");
@@ -92,6 +98,22 @@ class Live {
     const seconds = Number(this.select.value);
     if (seconds && !document.hidden) {
       this.timer = setTimeout(() => this.look(), 1000 * Math.min(SLOWEST, seconds * 2 ** Math.min(this.failures, 5)));
+    }
+  }
+
+  async wait() {
+    if (!this.changes || this.waiting || document.hidden) return;
+    this.waiting = new AbortController();
+    try {
+      const { signal } = this.waiting;
+      const { status } = await fetch(this.changes, { signal, redirect: "manual", cache: "no-store" });
+      if (status === 200) await new Promise((resolve) => setTimeout(resolve, SOONEST));
+      // Anything else than a change or none is for the next look to find out.
+      this.waiting = null;
+      if (status === 200) this.look();
+      else if (status === 204) this.wait();
+    } catch {
+      this.waiting = null;
     }
   }
 
