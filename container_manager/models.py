@@ -27,6 +27,7 @@ from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
 from .jobs.histogram import BUCKETS
 from .jobs.identifiers import uuid7
+from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
 from .jobs.printable import check_printable, escaped, validate_line, validate_lines
 from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
@@ -186,6 +187,9 @@ class ContainerJob(StateMachineModel):
     completed_at = models.DateTimeField(_("completed at"), null=True, blank=True, editable=False)
     retry_count = models.IntegerField(_("retries so far"), default=0, editable=False)
     max_retries = models.IntegerField(_("retries allowed"), default=3, validators=[MinValueValidator(0)])
+    backoff_seconds = models.PositiveIntegerField(
+        _("backoff (s)"), null=True, blank=True, validators=[MaxValueValidator(MOST_SECONDS)]
+    )
     status = models.CharField(_("status"), max_length=16, choices=JobStatus, default=JobStatus.PENDING)
     status_version = models.PositiveIntegerField(default=0, editable=False)
     status_changed_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -199,6 +203,10 @@ class ContainerJob(StateMachineModel):
     worker = NameField(_("worker"), max_length=64, blank=True, default="", editable=False)
     attempt = models.PositiveIntegerField(_("attempt"), default=0, editable=False)
     labels = models.JSONField(_("labels"), default=dict, blank=True)
+    task = models.CharField(
+        _("task"), max_length=255, blank=True, default="", db_default="", validators=[validate_line]
+    )
+    task_arguments = models.JSONField(_("task's arguments"), null=True, blank=True)
     unique_key = NameField(_("unique key"), max_length=255, blank=True, default="", db_default="")
     unique_until = models.CharField(
         _("unique until"),
@@ -372,6 +380,7 @@ class ContainerJob(StateMachineModel):
             ("labels", lambda: _check_labels(self.labels)),
             ("working_directory", lambda: check_path(self.working_directory)),
             ("container", lambda: container_request(self.container)),
+            ("task_arguments", lambda: json_text(self.task_arguments, most_bytes=MOST_ARGUMENT_BYTES)),
         )
         for name, check in checks:
             # A text of another type was an error of `clean_fields` already.

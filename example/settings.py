@@ -44,6 +44,21 @@ if os.environ.get("EXAMPLE_EXECUTOR") == "docker":
             }
         },
     }
+elif find_spec("django.tasks") or find_spec("django_tasks"):
+    # Tasks in processes that are forked from one which has imported the project; other jobs as programs.
+    CONTAINER_MANAGER["EXECUTORS"] = {
+        "default": {"BACKEND": "container_manager.executors.process.ProcessExecutor"},
+        "python": {
+            "BACKEND": "container_manager.executors.python.PythonExecutor",
+            "OPTIONS": {"preload": ["example.tasks"]},
+        },
+    }
+    TASKS = {
+        "default": {
+            "BACKEND": "container_manager.tasks.ContainerTaskBackend",
+            "OPTIONS": {"executor": "python", "timeout": 60, "retries": 2},
+        }
+    }
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",

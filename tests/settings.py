@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ TEMPLATES = [
         },
     }
 ]
+
+
+def _tasks(**options: Any) -> dict[str, Any]:
+    return {"BACKEND": "container_manager.tasks.ContainerTaskBackend", "QUEUES": [], "OPTIONS": options}
+
+
+TASKS = {
+    "default": _tasks(retries=0),
+    "retried": _tasks(retries=2),
+    "hurried": _tasks(retries=0, timeout=1, grace=1),
+    "small": _tasks(retries=0, memory="512m"),
+    "processes": _tasks(retries=0, executor="process", command=f"{sys.executable} -m django container run-task"),
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _VENDOR = os.environ.get("CM_TEST_DATABASE", "sqlite")

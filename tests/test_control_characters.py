@@ -200,6 +200,8 @@ SHOWING: dict[str, list[list[str]]] = {
     "doctor": [[], ["--json"]],
     "diagram": [["--job", "ID"], ["--job", EVIL]],
     "triggers": [[]],
+    # What it prints is the task's own.
+    "run-task": [],
 }
 
 

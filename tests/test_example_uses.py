@@ -9,6 +9,7 @@ from django.test import override_settings
 
 from container_manager import queue
 from container_manager.testing import FakeRun, fake_jobs, run_job, run_queued_jobs
+from example.tasks import sum_sales
 from example.uses import order_report, run_users_code, shrink_images
 
 pytestmark = pytest.mark.django_db
@@ -24,6 +25,15 @@ def test_a_report_is_its_jobs_output_and_comes_before_all_else() -> None:
     report, other = run_queued_jobs()
     assert (report.name, report.status, other.name) == ("report", "completed", "other"), report.last_error
     assert report.output(stream="stdout") == b"product,amount\nale,3\ntea,7\n"
+
+
+def test_a_task_returns_its_sums() -> None:
+    python = {"BACKEND": "container_manager.executors.python.PythonExecutor"}
+    with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"default": python}}):
+        result = sum_sales.enqueue([{"product": product, "amount": amount} for product, amount in [("tea", 2)] * 2])
+        run_queued_jobs()
+    result.refresh()
+    assert (result.status, result.return_value) == ("SUCCESSFUL", {"tea": 4})
 
 
 def test_each_image_of_a_batch_is_a_job_and_a_damaged_one_holds_up_no_other(tmp_path: Path) -> None:

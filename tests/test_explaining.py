@@ -380,6 +380,12 @@ def test_a_unique_key_is_told_as_long_as_it_is_held(scope: dict[str, object], st
 
 
 @pytest.mark.django_db
+def test_a_task_is_told_by_its_path() -> None:
+    text = text_of(explained(job_in("queued", task="shop.tasks.resize", task_arguments={"args": [], "kwargs": {}})))
+    assert "It calls the task shop.tasks.resize." in text
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("result", [None, '{"n": 1}'])
 def test_a_completed_job_tells_whether_it_has_left_a_result(result: str | None) -> None:
     job = finished(claimed(job_in("queued")), status="completed", exit_code=0, result=result)

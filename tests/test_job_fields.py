@@ -125,5 +125,5 @@ def test_the_command_line_offers_every_field() -> None:
     parser = ArgumentParser()
     add_job_arguments(parser)
     offered = {action.dest for action in parser._actions}
-    assert set(OPTIONS) | {"command"} == set(JobSpec._fields) - {"container"}
+    assert set(OPTIONS) | {"command"} == set(JobSpec._fields) - {"container", "task", "task_arguments"}
     assert set(OPTIONS) | {"command"} < offered

@@ -147,6 +147,22 @@ def test_the_delay_of_a_retry_follows_its_formula(jitter: float) -> None:
         assert (len(set(delays)) > 1) == bool(jitter)
 
 
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
+def test_a_jobs_own_backoff_takes_the_place_of_the_first_delay_and_of_a_lower_cap() -> None:
+    retry = RetrySettings(initial_seconds=2.0, factor=3.0, max_seconds=100.0, jitter=0.0)
+    assert [retry_delay(number, retry, 20) for number in (1, 2, 3)] == [20.0, 60.0, 100.0]
+    assert [retry_delay(number, retry, 200) for number in (1, 2)] == [200.0, 200.0]
+    assert retry_delay(1, retry, 0) == 0.0
+
+
+def test_a_failed_job_waits_for_its_own_backoff_before_its_retry() -> None:
+    job = queued("false", max_retries=1, backoff_seconds=3600)
+    drain()
+    job.refresh_from_db()
+    assert job.status == "retrying"
+    assert job.scheduled_for > timezone.now() + timedelta(minutes=50)
+
+
 @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies")
 def test_a_worker_prunes_finished_jobs_if_the_settings_say_so() -> None:
     ended = queued("true")

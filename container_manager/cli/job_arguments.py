@@ -10,11 +10,11 @@ from typing import Any
 from ..conf import app_settings
 from ..jobs.container_request import REQUEST_RULES
 from ..jobs.option import Option
+from ..jobs.sizes import bytes_of
 from ..jobs.spec import OPTIONS
 from ..models import ContainerJob
 from .finding import Refused, jobs
 
-_UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _CONTAINER = "container_"
 
 
@@ -87,10 +87,10 @@ def _pairs(texts: Iterable[str], flag: str, form: str) -> Iterator[tuple[str, st
 
 
 def _size(text: str) -> int:
-    number, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
-    if not number.isdecimal():
-        raise ArgumentTypeError(f"{text!r} is no size such as 65536, 64k or 1g")
-    return int(number) * unit
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def _count(text: str) -> int:

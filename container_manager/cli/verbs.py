@@ -15,6 +15,7 @@ from . import (
     queue_command,
     retry_command,
     run_command,
+    run_task_command,
     show_command,
     stats_command,
     submit_command,
@@ -42,4 +43,5 @@ VERBS: dict[str, ModuleType] = {
     "doctor": doctor_command,
     "diagram": diagram_command,
     "triggers": triggers_command,
+    "run-task": run_task_command,
 }

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 # MariaDB's JSON functions, and with them the CHECK of its JSON columns, go 32 levels deep.
 MOST_LEVELS = 30
+# Of a task's arguments: each claim reads them.
+MOST_ARGUMENT_BYTES = 256 * 1024
 # PostgreSQL stores none of these.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 

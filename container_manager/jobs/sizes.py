@@ -23,6 +23,15 @@ _LABEL_BYTES, _PREFIX_BYTES = 16 * 1024, 32
 MOST_CPUS = 8192
 # Both fit the columns of every database, and what timers take.
 MOST_SECONDS = 2**31 - 1
+_UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def bytes_of(text: str) -> int:
+    """Return how many bytes ``65536``, ``64k`` or ``1g`` are. Raises ValueError for another text."""
+    number, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
+    if not number.isdecimal():
+        raise ValueError(_("%r is no size such as 65536, 64k or 1g") % text)
+    return int(number) * unit
 
 
 def check_sizes(argv: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -17,11 +17,14 @@ class JobSpec(NamedTuple):
 
     A tuple, because one is made for every claimed job: a frozen dataclass takes several times as long.
     A field whose type is a Mapping is stored as JSON. The `Option` is how the command line offers it; ``command`` and
-    ``container`` have arguments of their own there.
+    ``container`` have arguments of their own there, and tasks are not submitted there.
+    ``backoff_seconds``: how long its first retry waits, instead of ``RETRY["INITIAL_SECONDS"]``.
     ``unique_key``: of all jobs with this key at most one holds it, and as long as one does none is created with it
     (`container_manager.queue.enqueue` returns that one). ``unique_until``: a job holds its key until it has
     ``started``, or ``finished``, all retries included. ``unique_seconds``: or for so long after it was created, however
     it ends. A cancelled job holds none.
+    ``task``: the dotted path of a function to run instead of a command; ``task_arguments``: its ``args`` and
+    ``kwargs``.
     """
 
     name: Annotated[str, Option("--name", help="A name to find it by.")] = ""
@@ -62,9 +65,15 @@ class JobSpec(NamedTuple):
     queue: Annotated[str, Option("--queue", help="The queue.")] = "default"
     priority: Annotated[int, Option("--priority", kind="integer", help="0 to 100, higher first.")] = 50
     max_retries: Annotated[int, Option("--retries", kind="integer", help="How often to try again.")] = 3
+    backoff_seconds: Annotated[
+        int | None,
+        Option("--backoff", "SECONDS", kind="integer", help="Before its first retry; then longer each time."),
+    ] = None
     labels: Annotated[
         Mapping[str, str], Option("--label", "NAME=VALUE", kind="texts", help="A label. Repeatable.")
     ] = {}
+    task: str = ""
+    task_arguments: Mapping[str, Any] | None = None
     # From here on it is about enqueueing alone: workers do not read these.
     unique_key: Annotated[
         str, Option("--unique-key", "KEY", help="Submit it only if no job holds this key; else name that job.")
@@ -81,7 +90,11 @@ class JobSpec(NamedTuple):
 
 CLAIMED_FIELDS = JobSpec._fields[: JobSpec._fields.index("unique_key")]
 _TYPES = get_type_hints(JobSpec)
-JSON_FIELDS = tuple(name for name in JobSpec._fields if get_origin(_TYPES[name]) is Mapping)
+JSON_FIELDS = tuple(
+    name
+    for name in JobSpec._fields
+    if any(get_origin(kind) is Mapping for kind in (_TYPES[name], *get_args(_TYPES[name])))
+)
 OPTIONS: Mapping[str, Option] = {
     name: option
     for name, hint in get_type_hints(JobSpec, include_extras=True).items()

@@ -198,6 +198,15 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "backoff_seconds",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        null=True,
+                        validators=[django.core.validators.MaxValueValidator(2147483647)],
+                        verbose_name="backoff (s)",
+                    ),
+                ),
+                (
                     "status",
                     models.CharField(
                         choices=[
@@ -250,6 +259,18 @@ class Migration(migrations.Migration):
                 ),
                 ("attempt", models.PositiveIntegerField(default=0, editable=False, verbose_name="attempt")),
                 ("labels", models.JSONField(blank=True, default=dict, verbose_name="labels")),
+                (
+                    "task",
+                    models.CharField(
+                        blank=True,
+                        db_default="",
+                        default="",
+                        max_length=255,
+                        validators=[container_manager.jobs.printable.validate_line],
+                        verbose_name="task",
+                    ),
+                ),
+                ("task_arguments", models.JSONField(blank=True, null=True, verbose_name="task's arguments")),
                 (
                     "unique_key",
                     container_manager.name_field.NameField(

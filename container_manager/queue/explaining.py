@@ -41,7 +41,8 @@ def explain(job: ContainerJob, *, quotes_errors: bool = True, using: str | None 
         job = copy(job)
         job.last_error = REFUSED_CLAIM if job.last_error.startswith(REFUSED_CLAIM) else ""
     found = _BY_STATUS[job.status](job, using=using)
-    return replace(found, evidence=(*found.evidence, *_held_key(job, using=using)))
+    task = (_("It calls the task %s.") % quoted(job.task),) if job.task else ()
+    return replace(found, evidence=(*task, *found.evidence, *_held_key(job, using=using)))
 
 
 def _held_key(job: ContainerJob, *, using: str) -> Iterator[str]:

@@ -112,7 +112,8 @@ def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob
     """Return the job of a row: `JOB_COLUMNS`, then the seconds since its launch; ``attempt`` replaces the row's."""
     key, number, retry_count, *values, elapsed = row
     for column in _JSON_COLUMNS:
-        values[column] = {} if values[column] == "{}" else _json(values[column])
+        text = values[column]
+        values[column] = {} if text == "{}" else None if text is None else _json(text)
     return ClaimedJob(
         job_id(key),
         attempt or number,

@@ -188,7 +188,8 @@ class FakeExecutor(Executor):
         if not isinstance(scripted, FakeRun):
             raise TypeError(f"A fake executor's script must say a FakeRun or an ExecutorError, not {scripted!r}.")
         status = ExitStatus(code=scripted.exit) if isinstance(scripted.exit, int) else scripted.exit
-        if status is not None and scripted.result is not None:
+        if status is not None and (scripted.result is not None or (spec.job.task and status.succeeded)):
+            # A task that returns nothing hands out null.
             status = status._replace(result=json.dumps(scripted.result).encode())
         texts: tuple[tuple[Stream, str | bytes], ...] = (("stdout", scripted.stdout), ("stderr", scripted.stderr))
         chunks = [LogChunk(stream=stream, data=_encoded(text)) for stream, text in texts if text]

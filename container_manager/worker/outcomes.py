@@ -12,6 +12,10 @@ from ..jobs.signal_names import signal_name
 from ..store import ClaimedJob, Outcome
 
 _MESSAGE_CHARACTERS = 10_000
+_UNRETURNED = (
+    "The process ended with exit code 0, but handed out no result of the task: it ended before the function had "
+    "returned, or had no place for a result."
+)
 # Reasons that are not the command's own.
 _LOSSES = ("lost", "node_lost", "unavailable")
 # What the columns of an attempt hold on every database.
@@ -25,6 +29,9 @@ def outcome_of(job: ClaimedJob, exit_status: ExitStatus, *, stopped_for: str | N
     ``stopped_for``: why this worker stopped it (``timeout``, ``lost``), or None.
     """
     if exit_status.succeeded and stopped_for is None:
+        if job.spec.task and not exit_status.result:
+            # It calls os._exit, say. A function that returns nothing hands out null.
+            return failed(job, "error", _UNRETURNED, exit_status=exit_status, retry=retry)
         return _outcome(job, "completed", exit_status)
     reason = failure_reason(exit_status, stopped_for)
     return failed(job, reason, failure_message(job, exit_status, reason), exit_status=exit_status, retry=retry)
@@ -43,7 +50,7 @@ def failed(
         losses = max(0, job.attempt - 1 - job.retry_count)
         is_free = reason in _LOSSES and losses < retry.free_losses
         if is_free or job.retry_count < job.spec.max_retries:
-            retry_after = retry_delay((losses if is_free else job.retry_count) + 1, retry)
+            retry_after = retry_delay((losses if is_free else job.retry_count) + 1, retry, job.spec.backoff_seconds)
     outcome = _outcome(job, "failed", exit_status or ExitStatus(), reason=reason, message=message)
     return outcome._replace(retry_after_seconds=retry_after, counts_as_retry=not is_free)
 
@@ -91,11 +98,16 @@ def unschedulable_message(executor: str, queue: str, *, executors: Sequence[str]
     return f"There is no queue {queue!r}. Known: {', '.join(queues or ())}."
 
 
-def retry_delay(retry_number: int, retry: RetrySettings) -> float:
-    """Return the seconds to wait before the n-th retry, counted from 1; the formula is `RetrySettings`'."""
+def retry_delay(retry_number: int, retry: RetrySettings, backoff_seconds: int | None = None) -> float:
+    """Return the seconds to wait before the n-th retry, counted from 1; the formula is `RetrySettings`'.
+
+    ``backoff_seconds``: what the job says instead of ``initial_seconds``, also where that is above ``max_seconds``.
+    """
+    initial = retry.initial_seconds if backoff_seconds is None else backoff_seconds
     # Beyond 64 the power is far above any cap, and could overflow.
-    grown = retry.initial_seconds * retry.factor ** min(retry_number - 1, 64)
-    return min(retry.max_seconds, grown) * (1.0 + random.uniform(0.0, retry.jitter))  # noqa: S311  # spreads load
+    grown = initial * retry.factor ** min(retry_number - 1, 64)
+    most = max(retry.max_seconds, backoff_seconds or 0)
+    return min(most, grown) * (1.0 + random.uniform(0.0, retry.jitter))  # noqa: S311  # spreads load
 
 
 def _outcome(

@@ -19,6 +19,7 @@ from ..executors.base import (
     Waiting,
 )
 from ..jobs.package_log import package_logger
+from ..jobs.task_failure import failure_message_of
 from ..models import FailureReason
 from .capped_output import CappedOutput
 from .engines import Engines
@@ -310,6 +311,8 @@ class Runs:
             run.note(refused)
         run.prepare_log_change(everything=True)
         run.enter(Stage.ENDED)
+        if run.job.spec.task and not (exit_status.succeeded or exit_status.message):
+            exit_status = exit_status._replace(message=failure_message_of(exit_status.result))
         if run.mask is not None:
             exit_status = exit_status._replace(message=run.masked(exit_status.message))
         run.exit = exit_status

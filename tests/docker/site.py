@@ -39,10 +39,12 @@ class Site(DockerHarness):
         self.log = folder / "log"
 
     def settings(self, *, url: str | None = None, **settings: Any) -> str:
+        return json.dumps({"INSTALL": self.install, "EXECUTORS": self.executors_setting(url), **settings})
+
+    def executors_setting(self, url: str | None = None) -> dict[str, Any]:
         options = {**self.options, "base_url": url or self.url}
         backend = "container_manager.executors.docker.DockerExecutor"
-        executors = {"docker": {"BACKEND": backend, "OPTIONS": options, "LIMITS": self._limits or {}}}
-        return json.dumps({"INSTALL": self.install, "EXECUTORS": executors, **settings})
+        return {"docker": {"BACKEND": backend, "OPTIONS": options, "LIMITS": self._limits or {}}}
 
     @contextmanager
     def worker(

@@ -81,6 +81,9 @@ DETAILED: Mapping[str, Schema] = {
     "cpu_count": or_null(REAL),
     "timeout_seconds": or_null(NUMBER),
     "grace_seconds": NUMBER,
+    "backoff_seconds": or_null(NUMBER),
+    "task": TEXT,
+    "task_arguments": or_null({"type": "object"}),
     "unique_key": TEXT,
     "unique_until": {"type": "string", "enum": UniqueUntil.values},
     "unique_seconds": or_null(NUMBER),
@@ -126,10 +129,13 @@ BULK_ACT: Mapping[str, Schema] = {
     "finished_at": or_null(TIME),
     "note": {"type": "string", "description": "Why it ended early; empty if it did not."},
 }
-_SPEC_TYPES: Mapping[str, Schema] = {name: DETAILED[name] for name in JobSpec._fields}
+# Which function of the project is run is for code of the project to say.
+_SPEC_TYPES: Mapping[str, Schema] = {
+    name: DETAILED[name] for name in JobSpec._fields if name not in ("task", "task_arguments")
+}
 SUBMITTED: Mapping[str, Schema] = {
     **_SPEC_TYPES,
-    **{name: TEXTS for name in JSON_FIELDS if name != "container"},
+    **{name: TEXTS for name in JSON_FIELDS if name in _SPEC_TYPES and name != "container"},
     "scheduled_for": or_null(TIME),
 }
 

@@ -100,7 +100,7 @@ class DockerExecutor(Executor):
         )
         if spec.secret_files:
             add_secret_files(configuration, self._secret_files.place(spec.key, spec.secret_files))
-        if self._options.results:
+        if self._options.results or spec.job.task:
             offer_result(configuration)
         self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)

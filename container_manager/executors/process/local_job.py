@@ -80,9 +80,11 @@ class LocalJob:
 class KeeperLink:
     """The worker's end of a keeper's control socket. A keeper runs one ``job`` after another."""
 
-    def __init__(self, control: socket.socket) -> None:
-        self.control = control
+    def __init__(self, control: socket.socket, *, warden: object = None) -> None:
+        self.control, self.warden = control, warden
         self.job: LocalJob | None = None
+        # It is to end with its present job.
+        self.is_retired = False
         self._partial_report = b""
         # It was told to end, or something else than reports came from it: nothing that follows counts.
         self._is_ending = False

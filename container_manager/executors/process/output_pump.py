@@ -83,6 +83,19 @@ class OutputPump:
         while self.idle:
             self.idle.pop().end()
 
+    def retire_keepers(self) -> list[KeeperLink]:
+        """Have all keepers end, each with its present job; return them."""
+        self.end_idle()
+        keepers = self.keepers
+        for keeper in keepers:
+            keeper.is_retired = True
+        return keepers
+
+    @property
+    def keepers(self) -> list[KeeperLink]:
+        """The keepers that have not ended."""
+        return [source for source in self._sources.values() if isinstance(source, KeeperLink)]
+
     def close(self) -> None:
         """Kill all jobs and end the thread."""
         with self._lock:
@@ -173,7 +186,7 @@ class OutputPump:
             if not data:
                 self._forget(keeper)
             elif job is not None and keeper.is_idle:
-                if len(self.idle) < _MOST_IDLE:
+                if len(self.idle) < _MOST_IDLE and not keeper.is_retired:
                     self.idle.append(keeper)
                 else:
                     keeper.end()

@@ -76,7 +76,7 @@ class ProcessExecutor(Executor):
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._pump = OutputPump(self._lock, changed=self._announce_change)
-        self._warden = WardenLink()
+        self._warden = self._new_warden()
         self._secret_files = SecretFiles(AppSettings().secret_files_directory, survive=False)
         self._results = ResultFiles(AppSettings().result_limit_bytes)
         self._closed = False
@@ -112,14 +112,7 @@ class ProcessExecutor(Executor):
             )
 
     def submit(self, spec: LaunchSpec) -> str:
-        if not self._ignores_isolation and (asked := _isolation_asked_for(spec)):
-            raise Rejected(
-                "start",
-                f"A local process cannot have what the job asks for: {', '.join(asked)}. Use an executor that isolates "
-                "jobs, or set this one's option 'ignore_isolation'.",
-            )
-        if not spec.argv:
-            raise Rejected("start", "There is no command to run: a local process needs one.")
+        self._check_request(spec)
         # Not waiting for the start is faster, so an error of it is reported as an end.
         with self._lock:
             if spec.key not in self._pump.jobs:
@@ -178,6 +171,27 @@ class ProcessExecutor(Executor):
         self._secret_files.close()
         self._results.close()
 
+    def _new_warden(self) -> WardenLink:
+        return WardenLink()
+
+    def _check_request(self, spec: LaunchSpec) -> None:
+        """Raise Rejected for a job that cannot be a process here."""
+        self._check_isolation(spec)
+        if not spec.argv:
+            raise Rejected("start", "There is no command to run: a local process needs one.")
+
+    def _check_isolation(self, spec: LaunchSpec) -> None:
+        if not self._ignores_isolation and (asked := _isolation_asked_for(spec)):
+            raise Rejected(
+                "start",
+                f"A local process cannot have what the job asks for: {', '.join(asked)}. Use an executor that isolates "
+                "jobs, or set this one's option 'ignore_isolation'.",
+            )
+
+    def _program(self, spec: LaunchSpec) -> dict[str, Any]:
+        """Return what a launch says of the program to run."""
+        return {"argv": spec.argv}
+
     def _announce_change(self) -> None:
         # A method, so that the pump's thread keeps this executor, and with it the warden, until it is closed.
         self._changed.set()
@@ -193,7 +207,7 @@ class ProcessExecutor(Executor):
             self._new_keeper()
 
     def _new_keeper(self) -> None:
-        self._pump.add_keeper(KeeperLink(self._warden.new_keeper()))
+        self._pump.add_keeper(KeeperLink(self._warden.new_keeper(), warden=self._warden))
 
     def _launch(self, spec: LaunchSpec) -> None:
         self._start()
@@ -239,7 +253,7 @@ class ProcessExecutor(Executor):
         if spec.secret_files:
             environment[SECRETS_VARIABLE] = str(self._secret_files.place(spec.key, spec.secret_files))
         launch = {
-            "argv": spec.argv,
+            **self._program(spec),
             "environment": environment,
             "working_directory": spec.job.working_directory,
             "limits": limits,

@@ -52,16 +52,10 @@ class WardenLink:
         if self.channel is not None and self.process is not None and self.process.poll() is None:
             return False
         ours, theirs = socket.socketpair()
-        arguments = ["-I", "-S", "-c", _PROGRAM, str(Path(__file__).parent), str(theirs.fileno())]
         try:
             # Until it ignores them.
             with blocked(MEANT_FOR_THE_WORKER):
-                self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and program
-                    [sys.executable, *arguments],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
+                self.process = self._spawn(theirs.fileno())
         except OSError as error:
             ours.close()
             raise Unavailable(f"The warden process could not be started: {error}.") from error
@@ -104,6 +98,15 @@ class WardenLink:
             self.channel.close()
         if self.process is not None:
             self.process.wait()
+
+    def _spawn(self, channel: int) -> subprocess.Popen[bytes]:
+        """Start the process at the other end of the channel. Raises OSError."""
+        return subprocess.Popen(  # noqa: S603  # our own interpreter and program
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parent), str(channel)],
+            pass_fds=[channel],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def _pass_heartbeat(self) -> None:
         if self.channel is not None and self._alive_until is not None:

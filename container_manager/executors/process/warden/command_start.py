@@ -6,17 +6,19 @@ import errno
 import json
 import resource
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+# Starts the job of a launch in a session of its own, with its output going to two streams, and returns its pid. The
+# keeper's own descriptors come last: the job may not have them. Raises OSError where it cannot be started, and
+# ValueError for a malformed launch.
+Start = Callable[[bytes, Sequence[int], Sequence[int]], int]
 
 
-def start_command(message: bytes, streams: Sequence[int]) -> int:
-    """Start the command of a launch in a session of its own; return its pid.
-
-    Raises OSError where it cannot be executed, and ValueError for a malformed launch.
-    """
+def start_command(message: bytes, streams: Sequence[int], _: Sequence[int]) -> int:
+    """Start the command of a launch; see `Start`."""
     try:
         launch = json.loads(message)
-        limits = list(_limits(launch["limits"]))
+        limits = list(resolved_limits(launch["limits"]))
         argv, environment, directory = (launch[name] for name in ("argv", "environment", "working_directory"))
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("The launch is malformed.") from error
@@ -30,7 +32,7 @@ def start_command(message: bytes, streams: Sequence[int]) -> int:
             stderr=streams[1],
             start_new_session=True,
             # Only where it is needed: without it Popen need not copy this process, and starts twice as fast.
-            preexec_fn=(lambda: _set(limits)) if limits else None,  # noqa: PLW1509  # a keeper has one thread
+            preexec_fn=(lambda: set_limits(limits)) if limits else None,  # noqa: PLW1509  # a keeper has one thread
         )
     except (subprocess.SubprocessError, ValueError) as error:
         # Of a limit, or of a word with a NUL byte.
@@ -42,7 +44,8 @@ def start_command(message: bytes, streams: Sequence[int]) -> int:
     return process.pid
 
 
-def _limits(asked: Mapping[str, int]) -> Iterator[tuple[int, tuple[int, int]]]:
+def resolved_limits(asked: Mapping[str, int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Return limits by the kernel's numbers, none above what this process has."""
     for name, limit in asked.items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
@@ -50,6 +53,7 @@ def _limits(asked: Mapping[str, int]) -> Iterator[tuple[int, tuple[int, int]]]:
         yield number, (value, value)
 
 
-def _set(limits: Iterable[tuple[int, tuple[int, int]]]) -> None:
+def set_limits(limits: Iterable[tuple[int, tuple[int, int]]]) -> None:
+    """Limit this process, and what it starts."""
     for number, values in limits:
         resource.setrlimit(number, values)

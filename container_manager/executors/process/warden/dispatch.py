@@ -7,7 +7,9 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable, Sequence
 
+from .command_start import Start, start_command
 from .keeper_pool import KeeperPool
 from .messages import close_all, receive, report, seconds_in
 from .processes import adopt_orphans, ignore_what_is_meant_for_the_worker, readable, set_name, wakeup_on
@@ -16,23 +18,38 @@ from .processes import adopt_orphans, ignore_what_is_meant_for_the_worker, reada
 _AT_ONCE_SECONDS = 0.001
 
 
-def main(channel: socket.socket) -> None:
-    """Serve the worker at the other end of the channel until it is gone."""
+def main(
+    channel: socket.socket,
+    *,
+    start: Start = start_command,
+    name: str = "cm-warden",
+    private: Sequence[int] = (),
+    on_hangup: Callable[[], None] | None = None,
+) -> None:
+    """Serve the worker at the other end of the channel until it is gone.
+
+    ``start``: how keepers start a job. ``private``: descriptors that no keeper may keep open. ``on_hangup``: called
+    when this process gets SIGHUP.
+    """
     ignore_what_is_meant_for_the_worker()
-    set_name("cm-warden")
+    if on_hangup is not None:
+        warden = os.getpid()
+        # Keepers inherit the handler.
+        signal.signal(signal.SIGHUP, lambda *_: on_hangup() if os.getpid() == warden else None)
+    set_name(name)
     adopt_orphans()
     # No command leaves a core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Keepers and commands are forked from here: what the collector writes to, each of them would have to copy.
     gc.freeze()
-    _Warden(channel).serve()
+    _Warden(channel, start, private).serve()
 
 
 class _Warden:
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, start: Start, private: Sequence[int]) -> None:
         self._channel = channel
-        self._wakeup = wakeup_on(signal.SIGCHLD)
-        self._keepers = KeeperPool(private=(channel.fileno(), self._wakeup))
+        self._wakeup, writer = wakeup_on(signal.SIGCHLD)
+        self._keepers = KeeperPool(private=(channel.fileno(), self._wakeup, writer, *private), start=start)
         self._overdue = False
         # A signal, since a worker that freezes in the middle of a message leaves this process waiting for its rest.
         signal.signal(signal.SIGALRM, self._end_jobs)

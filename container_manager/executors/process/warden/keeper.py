@@ -10,7 +10,7 @@ import socket
 import time
 from typing import Any
 
-from .command_start import start_command
+from .command_start import Start
 from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
 from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, set_name, wakeup_on
 
@@ -22,9 +22,9 @@ _NO_ROOM = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _REQUEST_BYTES = 100
 
 
-def keep_jobs(control: socket.socket, *, warden: int) -> None:
+def keep_jobs(control: socket.socket, *, warden: int, start: Start) -> None:
     """Run the jobs that come by ``control``, one at a time, until the worker or the warden is gone."""
-    keeper = _Keeper(control)
+    keeper = _Keeper(control, start)
     set_name("cm-keeper")
     adopt_orphans()
     die_with_parent(END, parent=warden)
@@ -33,9 +33,10 @@ def keep_jobs(control: socket.socket, *, warden: int) -> None:
 
 
 class _Keeper:
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._wakeup = wakeup_on(signal.SIGCHLD, END)
+    def __init__(self, control: socket.socket, start: Start) -> None:
+        self._control, self._start = control, start
+        self._wakeup, writer = wakeup_on(signal.SIGCHLD, END)
+        self._private = (control.fileno(), self._wakeup, writer)
         self._ends = False
         signal.signal(END, self._end)
 
@@ -63,7 +64,7 @@ class _Keeper:
     def run(self, message: bytes, streams: list[int]) -> None:
         """Run a job to its end, and report it."""
         try:
-            job = _Job(start_command(message, streams))
+            job = _Job(self._start(message, streams, self._private))
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._ends = True

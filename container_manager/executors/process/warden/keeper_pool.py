@@ -8,16 +8,20 @@ import signal
 import socket
 from collections.abc import Sequence
 
+from .command_start import Start
 from .keeper import END, keep_jobs
 from .messages import close_all
 from .processes import children, kill
 
 
 class KeeperPool:
-    """Fork keepers and reap them. ``private``: the warden's descriptors, which no keeper may keep open."""
+    """Fork keepers and reap them. ``private``: the warden's descriptors, which no keeper may keep open.
 
-    def __init__(self, *, private: Sequence[int]) -> None:
-        self._private = private
+    ``start``: how they start a job.
+    """
+
+    def __init__(self, *, private: Sequence[int], start: Start) -> None:
+        self._private, self._start = private, start
         self._keepers: set[int] = set()
 
     def fork(self, control: int) -> None:
@@ -29,8 +33,10 @@ class KeeperPool:
                 status = 1
                 try:
                     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                    close_all([*self._private, signal.set_wakeup_fd(-1)])
-                    keep_jobs(socket.socket(fileno=control), warden=warden)
+                    # Its old value is not asked: asyncio, where it is imported, has reset it in each fork.
+                    signal.set_wakeup_fd(-1)
+                    close_all(self._private)
+                    keep_jobs(socket.socket(fileno=control), warden=warden, start=self._start)
                     status = 0
                 finally:
                     os._exit(status)

@@ -79,15 +79,15 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(child)
 
 
-def wakeup_on(*numbers: int) -> int:
-    """Return a descriptor that becomes readable when one of these signals arrives."""
+def wakeup_on(*numbers: int) -> tuple[int, int]:
+    """Return a descriptor that becomes readable when one of these signals arrives, and the other end of its pipe."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in numbers:
         signal.signal(number, lambda *_: None)
-    return reader
+    return reader, writer
 
 
 def readable(sources: Sequence[int | socket.socket], timeout: float | None) -> list[int | socket.socket]:

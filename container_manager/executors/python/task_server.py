@@ -1,0 +1,153 @@
+"""The task server: a warden that has imported the project, so that its keepers start a task by a fork.
+
+It has one thread and no connection to a database: what another thread holds at a fork, such as a lock, is held in the
+new process for ever, and a connection that two processes use is broken for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import django
+from django.db import connections
+from django.utils.module_loading import autodiscover_modules, import_string
+
+from ...jobs.package_log import package_logger
+from ..process.warden.command_start import resolved_limits, set_limits
+from ..process.warden.dispatch import main as serve
+from ..process.warden.keeper import END
+from ..process.warden.messages import close_all
+from ..process.warden.processes import MEANT_FOR_THE_WORKER, blocked, set_name
+from .task_server_link import FAILED, HANGUP, READY
+
+# By its name: executors import no models, and what it imports does.
+_RUN_TASK = "container_manager.tasks.task_run.run_task"
+logger = package_logger(__name__)
+
+
+def main(*, channel: int, news: int, preload: Sequence[str]) -> None:
+    """Import the project, then serve the worker at the other end of the channel; ``news``: where to tell it of that."""
+    os.set_inheritable(channel, False)
+    os.set_inheritable(news, False)
+    try:
+        _import_project(preload)
+    except BaseException as error:
+        traceback.print_exc()
+        _tell(news, f"{FAILED} {json.dumps(f'{type(error).__name__}: {error}'[:2000])}")
+        sys.exit(1)
+    _tell(news, READY)
+    serve(
+        socket.socket(fileno=channel),
+        start=start_task,
+        name="cm-task-server",
+        private=[news],
+        on_hangup=lambda: _tell(news, HANGUP),
+    )
+
+
+def _tell(news: int, line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(news, f"{line}\n".encode())
+
+
+def _import_project(preload: Sequence[str]) -> None:
+    django.setup()
+    autodiscover_modules("tasks")
+    for name in preload:
+        import_module(name)
+    import_string(_RUN_TASK)
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+        if hasattr(connection, "close_pool"):
+            connection.close_pool()
+    _warn_of_threads()
+    # What is still in these buffers, each task would print.
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _warn_of_threads() -> None:
+    """Warn of what the import has started: no thread goes on in a task's process, and what it holds stays held."""
+    named = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    native = len(os.listdir("/proc/self/task")) - 1 - len(named)  # noqa: PTH208  # only how many
+    if named or native:
+        said = ", ".join([*named, *([f"{native} not of Python's"] if native else [])])
+        logger.warning(
+            "The import of the project has started threads: %s. They do not run in tasks, and a lock that one of them "
+            "holds when a task is forked stays locked there. Start them in the tasks that need them.",
+            said,
+        )
+    # Said once, and by name.
+    warnings.filterwarnings("ignore", message=".*multi-threaded", category=DeprecationWarning)
+
+
+def start_task(message: bytes, streams: Sequence[int], private: Sequence[int]) -> int:
+    """Fork the process of a task; see `container_manager.executors.process.warden.command_start.Start`."""
+    try:
+        launch = json.loads(message)
+        limits = list(resolved_limits(launch["limits"]))
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("The launch is malformed.") from error
+    # A signal that comes before the new process has its own handlers must not go to those of its parent.
+    with blocked(signal.valid_signals()):
+        pid = os.fork()
+        if pid == 0:
+            _be_task(launch, limits, streams, private)
+    return pid
+
+
+def _be_task(
+    launch: Mapping[str, Any],
+    limits: Sequence[tuple[int, tuple[int, int]]],
+    streams: Sequence[int],
+    private: Sequence[int],
+) -> NoReturn:
+    status = 1
+    try:
+        _leave_keeper(streams, private)
+        # Before anything that may fail, so that it says so in the job's own output.
+        environment = launch["environment"]
+        os.environ.clear()
+        os.environ.update(environment)
+        if directory := launch["working_directory"]:
+            os.chdir(directory)
+        set_limits(limits)
+        status = import_string(_RUN_TASK)(launch["task"], launch["arguments"] or {})
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        # No cleanup of what was inherited: it is the task server's.
+        os._exit(status)
+
+
+def _leave_keeper(streams: Sequence[int], private: Sequence[int]) -> None:
+    """Leave what is the keeper's: its session, signal handlers and descriptors."""
+    os.setsid()
+    set_name("cm-task")
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, END, *MEANT_FOR_THE_WORKER):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(streams[0], 1)
+    os.dup2(streams[1], 2)
+    close_all([descriptor for descriptor in (*streams, *private) if descriptor > 2])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # It was opened for another file.
+        sys.stdout.reconfigure(line_buffering=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

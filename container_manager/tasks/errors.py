@@ -1,0 +1,52 @@
+"""The named errors of attempts that did not end by an exception of the task: what `TaskResult.errors` has of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class TaskAttemptError(Exception):
+    """Base of these errors. None is ever raised in a task."""
+
+
+class TaskProcessEnded(TaskAttemptError):
+    """Its process ended before the function had returned: by ``os._exit``, or by a signal."""
+
+
+class TaskTimedOut(TaskAttemptError):
+    """It ran for longer than its timeout allows, and was stopped."""
+
+
+class TaskOutOfMemory(TaskAttemptError):
+    """It needed more memory than its limit allows."""
+
+
+class TaskNotStarted(TaskAttemptError):
+    """It could not be started: its image, what it asks for, or its executor."""
+
+
+class TaskLost(TaskAttemptError):
+    """Nobody knows how it ended: its worker, its engine or its node was lost."""
+
+
+class TaskCancelled(TaskAttemptError):
+    """It was cancelled, before it started or while it ran."""
+
+
+class TaskNotFound(ImportError):
+    """There is no task of this name in the project's code, which this process has imported. Raised where it runs."""
+
+
+# By the failure reason of an attempt.
+ERRORS: Mapping[str, type[TaskAttemptError]] = {
+    "error": TaskProcessEnded,
+    "signal": TaskProcessEnded,
+    "oom": TaskOutOfMemory,
+    "timeout": TaskTimedOut,
+    "image": TaskNotStarted,
+    "start": TaskNotStarted,
+    "unschedulable": TaskNotStarted,
+    "unavailable": TaskNotStarted,
+    "node_lost": TaskLost,
+    "lost": TaskLost,
+}

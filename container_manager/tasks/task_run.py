@@ -1,0 +1,148 @@
+"""Run a task in the process of its attempt, whichever executor started that."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from django.db import connections
+from django.utils import timezone
+
+from ..conf import app_settings
+from ..executors.base import RESULT_VARIABLE
+from ..jobs.json_value import json_text
+from ..jobs.task_failure import EXCEPTION, MESSAGE, MOST_MESSAGE_CHARACTERS, TRACEBACK
+from .compat import (
+    OWN_RECEIVERS,
+    Task,
+    TaskContext,
+    TaskError,
+    TaskResult,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    normalize_json,
+    task_backends,
+    task_finished,
+    task_started,
+)
+from .container_task import find_task
+from .task_results import ContainerTaskResult
+
+# Of a traceback its end is kept, which says most. A character takes up to 6 bytes, and the result has other parts.
+_BYTES_OF_CHARACTER, _OTHER_BYTES = 6, 8 * 1024
+_STOPPED = 128 + signal.SIGTERM
+
+
+def run_task(path: str, arguments: Mapping[str, Any]) -> int:
+    """Run a task for the attempt that the environment names, and hand out what it returns; return the exit code.
+
+    An exception of any kind fails the attempt, and so do a result that is no JSON or too large and an unknown task.
+    SIGTERM raises SystemExit in the task.
+    """
+    # The task may change the environment.
+    handout, job = os.environ.get(RESULT_VARIABLE, ""), os.environ.get("CONTAINER_MANAGER_JOB", "")
+    result: Any = None
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        task = find_task(path)
+        result = _running_result(task, job, arguments)
+        sender = type(task.get_backend())
+        task_started.send(sender, task_result=result)
+        context = [TaskContext(task_result=result)] if task.takes_context else []
+        value = normalize_json(task.call(*context, *result.args, **result.kwargs))
+        text = _json(value)
+        # It is done: too late to stop it.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _fail(error, result, handout)
+        return _STOPPED if isinstance(error, SystemExit) and error.code == _STOPPED else 1
+    else:
+        _hand_out(handout, text)
+        _finish(result, TaskResultStatus.SUCCESSFUL, value=value)
+        return 0
+    finally:
+        with contextlib.suppress(Exception):
+            connections.close_all()
+
+
+def _stop(*_: object) -> NoReturn:
+    sys.exit(_STOPPED)
+
+
+def _json(value: Any) -> str:
+    try:
+        return json_text(value, most_bytes=app_settings().result_limit_bytes)
+    except ValueError as error:
+        raise ValueError(f"What the task returned cannot be stored. {error}") from error
+
+
+def _running_result(task: Task, job: str, arguments: Mapping[str, Any]) -> TaskResult:  # type: ignore[type-arg]
+    """Return what the task and receivers of signals see of this run.
+
+    The database is asked only where somebody looks at more than the framework's own logging does.
+    """
+    listeners = max(len(task_started.receivers), len(task_finished.receivers)) - OWN_RECEIVERS
+    if job and (task.takes_context or listeners > 0):
+        # A job of another database than this project's default one has no row here.
+        with contextlib.suppress(TaskResultDoesNotExist):
+            return task.get_backend().get_result(job)
+    now = timezone.now()
+    return ContainerTaskResult(
+        task=task,
+        id=job,
+        status=TaskResultStatus.RUNNING,
+        enqueued_at=None,
+        started_at=now,
+        last_attempted_at=now,
+        finished_at=None,
+        args=arguments.get("args", []),
+        kwargs=arguments.get("kwargs", {}),
+        backend=task.backend,
+        errors=[],
+        worker_ids=[],
+    )
+
+
+def _fail(error: BaseException, result: TaskResult | None, handout: str) -> None:  # type: ignore[type-arg]
+    """Say how the task failed: in its output, to whoever reads its result, and to receivers of the signal."""
+    kind = type(error)
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text, message = "".join(traceback.format_exception(error)), traceback.format_exception_only(error)[0]
+    except Exception as failure:
+        text = message = f"{path}: its traceback cannot be shown: {type(failure).__name__}\n"
+    with contextlib.suppress(Exception):
+        sys.stderr.write(text)
+    text, message = _storable(text), _storable(message.strip().partition("\n")[0])[:MOST_MESSAGE_CHARACTERS]
+    most = max(0, app_settings().result_limit_bytes - _OTHER_BYTES) // _BYTES_OF_CHARACTER
+    if len(text) > most:
+        text = f"…{text[len(text) - most :]}"
+    _hand_out(handout, json.dumps({EXCEPTION: path, MESSAGE: message, TRACEBACK: text}))
+    if result is not None:
+        result.errors.append(TaskError(exception_class_path=path, traceback=text))
+        _finish(result, TaskResultStatus.FAILED)
+
+
+def _storable(text: str) -> str:
+    """Return a text that every database stores."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _finish(result: TaskResult, status: TaskResultStatus, *, value: Any = None) -> None:  # type: ignore[type-arg]
+    for name, new in (("finished_at", timezone.now()), ("status", status), ("_return_value", value)):
+        object.__setattr__(result, name, new)
+    # What a receiver raises is logged: how the task ended is decided.
+    task_finished.send_robust(type(task_backends[result.backend]), task_result=result)
+
+
+def _hand_out(handout: str, text: str) -> None:
+    if handout:
+        Path(handout).write_text(text, encoding="utf-8")

@@ -1,0 +1,167 @@
+"""Tasks in containers: the same functions, with this host's interpreter and project mounted into the test image."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import override_settings
+
+from container_manager.models import ContainerJob
+from container_manager.tasks import (
+    ContainerTask,
+    TaskCancelled,
+    TaskNotStarted,
+    TaskOutOfMemory,
+    TaskProcessEnded,
+    TaskTimedOut,
+)
+
+from .. import task_functions
+from ..workers import eventually
+from .image import IMAGE
+from .site import LEASE_SECONDS, Site
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_PROJECT = Path(__file__).resolve().parents[2]
+# What a Python of this host needs, each at its own path.
+_FOLDERS = ("/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix, str(_PROJECT))
+
+
+def folder_of_database() -> str:
+    """Return the folder of the test database's file or of its server's socket."""
+    settings = connection.settings_dict
+    named = (str(name) for name in (settings["HOST"], settings["OPTIONS"].get("unix_socket", ""), settings["NAME"]))
+    path = next(Path(name) for name in named if name.startswith("/"))
+    return str(path if path.is_dir() else path.parent)
+
+
+class TaskSite(Site):
+    """An installation whose containers have a Python and the project of these tests."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        super().__init__(url, folder)
+        self._mounted = {
+            f"host{number}": path for number, path in enumerate(dict.fromkeys([*_FOLDERS, folder_of_database()]))
+        }
+        for name, path in self._mounted.items():
+            self.options["volumes"][name] = {"source": path, "read_only": False, "allow_root": True}
+
+    def executors_setting(self, url: str | None = None) -> dict[str, Any]:
+        # What tasks are declared for that name no other; here it runs none.
+        default = {"BACKEND": "container_manager.executors.python.PythonExecutor"}
+        return {"default": default, **super().executors_setting(url)}
+
+    def task(self, task: Any, **asked: Any) -> ContainerTask:
+        """Return a task that asks for a container."""
+        passed = {name: value for name, value in os.environ.items() if name.startswith("CM_")}
+        environment = {
+            **passed,
+            "PYTHONPATH": str(_PROJECT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+            "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
+            "CM_WORKER_LEASE_SECONDS": str(LEASE_SECONDS),
+            "CM_WORKER_SETTINGS": self.settings(),
+        }
+        options = {
+            "executor": "docker",
+            "image": IMAGE,
+            "command": f"{sys.executable} -m django container run-task",
+            "environment": environment,
+            "container": {"volumes": {"effects": str(self._effects), **self._mounted}},
+            "grace": 60,
+            **asked,
+        }
+        made: ContainerTask = task.using(**options)
+        return made
+
+
+@pytest.fixture
+def tasks(docker_url: str, tmp_path: Path) -> Iterator[TaskSite]:
+    made = TaskSite(docker_url, tmp_path)
+    settings = {"INSTALL": made.install, "EXECUTORS": made.executors_setting()}
+    # Without its capabilities, root in a container does not reach a socket in a folder that is its server's alone.
+    folder = Path(folder_of_database())
+    mode = folder.stat().st_mode
+    folder.chmod(mode | 0o055)
+    with override_settings(CONTAINER_MANAGER=settings):
+        yield made
+    folder.chmod(mode)
+    made.clean_up()
+
+
+def finished(result: Any) -> bool:
+    result.refresh()
+    return bool(result.is_finished)
+
+
+def job_of(result: Any) -> ContainerJob:
+    return ContainerJob.objects.get(pk=result.id)
+
+
+@pytest.mark.shows("tutorial/tasks.md#in-a-container")
+def test_tasks_in_containers_end_as_those_on_the_host_do(tasks: TaskSite) -> None:
+    f = task_functions
+    results = {
+        "add": tasks.task(f.add).enqueue(5, second=6),
+        "context": tasks.task(f.describe).enqueue("name"),
+        "retried": tasks.task(f.succeed_at_the_second_attempt, retries=1).enqueue(),
+        "group": tasks.task(f.fail).enqueue("group"),
+        "os._exit": tasks.task(f.fail).enqueue("os._exit"),
+        "kill": tasks.task(f.fail).enqueue("kill"),
+        "memory": tasks.task(f.touch, memory="200m").enqueue(1024),
+        "no image": tasks.task(f.add, image="not:allowed").enqueue(1, 2),
+        "timeout": tasks.task(f.sleep, timeout=5).enqueue(600, str(tasks.effects() / "timeout")),
+    }
+    with tasks.worker("--slots", "4"):
+        for result in results.values():
+            eventually(lambda result=result: finished(result))
+    assert results["add"].return_value == 11, job_of(results["add"]).output()
+    assert results["context"].return_value["enqueued"]
+    assert b"describing name\n" in job_of(results["context"]).output()
+    assert (results["retried"].return_value, results["retried"].attempts) == (2, 2)
+    [error] = results["group"].errors
+    assert error.exception_class_path == "builtins.ExceptionGroup"
+    assert "second of them" in error.traceback
+    ends = {name: result.errors[-1].exception_class for name, result in results.items() if result.errors}
+    assert ends.pop("retried") is ValueError
+    assert ends.pop("group") is ExceptionGroup
+    assert ends == {
+        "os._exit": TaskProcessEnded,
+        "kill": TaskProcessEnded,
+        "memory": TaskOutOfMemory,
+        "no image": TaskNotStarted,
+        "timeout": TaskTimedOut,
+    }
+    tasks.assert_clean()
+
+
+def test_a_task_in_a_container_that_is_cancelled_while_it_runs_is_stopped(tasks: TaskSite) -> None:
+    path = tasks.effects() / "pid"
+    result = tasks.task(task_functions.sleep).enqueue(600, str(path))
+    with tasks.worker():
+        eventually(path.exists)
+        result.cancel(actor="alice")
+        assert (result.status, result.errors[-1].exception_class) == ("FAILED", TaskCancelled)
+        tasks.assert_clean()
+    # It was asked before it was killed.
+    assert path.with_name("pid.finally").exists()
+
+
+def test_a_task_whose_worker_is_killed_goes_on_and_another_worker_stores_its_result(tasks: TaskSite) -> None:
+    go = tasks.gate()
+    result = tasks.task(task_functions.wait_for).enqueue(str(go), str(tasks.effects() / "begun"))
+    with tasks.worker() as process:
+        eventually((tasks.effects() / "begun").exists)
+        tasks.kill(process)
+    with tasks.worker():
+        go.write_text("on")
+        eventually(lambda: finished(result))
+        tasks.assert_clean()
+    assert (result.status, result.return_value, result.attempts) == ("SUCCESSFUL", "on", 1)

@@ -1,0 +1,188 @@
+"""The Python executor: the conformance suite, and what only applies to tasks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_manager.executors.base import LaunchSpec, Rejected, Unavailable, Waiting
+from container_manager.executors.python import PythonExecutor, task_server_link
+from container_manager.jobs.spec import JobSpec
+from container_manager.testing.conformance import Conformance, Harness, ended, new_key
+
+from ..patience import PATIENCE_SECONDS, eventually
+from .secret_folders import secret_folders
+
+RUN_SCRIPT = "tests.task_functions.run_script"
+
+
+class PythonHarness(Harness):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def executor(self) -> PythonExecutor:
+        executor = PythonExecutor()
+        eventually(lambda: executor.check().ok)
+        return executor
+
+    def effects(self) -> Path:
+        return self._folder
+
+    def spec(self, script: str, **fields: Any) -> LaunchSpec:
+        return super().spec(script, task=RUN_SCRIPT, task_arguments={"args": [script]}, **fields)
+
+    def secret_folders(self, key: str) -> list[Path]:
+        return secret_folders(key)
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> PythonHarness:
+    return PythonHarness(tmp_path)
+
+
+pytestmark = pytest.mark.without_database
+
+
+# Each test has an executor of its own, which imports the project.
+@pytest.mark.slow
+class TestConformance(Conformance):
+    # A task that is not there fails with an error of its own.
+    test_a_missing_program_is_said_to_be_missing_and_leaves_nothing = None
+
+
+def launch(task: str, *args: Any, **fields: Any) -> LaunchSpec:
+    return LaunchSpec(key=new_key(), argv=(), job=JobSpec(task=task, task_arguments={"args": args}, **fields))
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that the task server imports, in a folder of the path."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "preloaded_by_a_test.py"
+
+
+def test_a_launch_waits_for_the_import_of_the_project_without_a_thread() -> None:
+    executor = PythonExecutor()
+    try:
+        spec = launch("tests.task_functions.add", 1, 2)
+        with pytest.raises(Waiting, match="imports the project") as waiting:
+            executor.submit(spec)
+        waiting.value.until.result(PATIENCE_SECONDS)
+        executor.submit(spec)
+        assert ended(executor, spec.key).result == b"3"
+    finally:
+        executor.close()
+
+
+def test_a_launch_that_waits_is_ended_by_a_stop_and_by_the_end_of_the_executor() -> None:
+    executor = PythonExecutor()
+    waits = []
+    try:
+        for _ in range(2):
+            spec = launch("tests.task_functions.add", 1, 2)
+            with pytest.raises(Waiting) as waiting:
+                executor.submit(spec)
+            waits.append(waiting.value.until)
+            if len(waits) == 1:
+                executor.stop(spec.key, 0.0)
+        assert isinstance(waits[0].exception(PATIENCE_SECONDS), Rejected)
+        assert not waits[1].done()
+    finally:
+        executor.close()
+    assert isinstance(waits[1].exception(PATIENCE_SECONDS), Unavailable)
+
+
+def test_a_job_that_is_no_task_and_one_that_needs_isolation_are_rejected() -> None:
+    executor = PythonExecutor()
+    with pytest.raises(Rejected, match="runs tasks only"):
+        executor.submit(LaunchSpec(key=new_key(), argv=("true",)))
+    with pytest.raises(Rejected, match="image"):
+        executor.submit(launch("tests.task_functions.add", image="app:1"))
+    executor.close()
+
+
+def test_code_that_cannot_be_imported_is_said_to_the_launches_that_wait_and_is_tried_again_later(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_server_link, "_PAUSE_SECONDS", 3600.0)
+    module.write_text("raise LookupError('of the new code')")
+    executor = PythonExecutor(preload=[module.stem])
+    try:
+        with pytest.raises(Waiting) as waiting:
+            executor.submit(launch("tests.task_functions.add", 1, 2))
+        error = waiting.value.until.exception(PATIENCE_SECONDS)
+        assert isinstance(error, Unavailable)
+        assert "could not import the project: LookupError: of the new code" in str(error)
+        # Not at once: most often it would fail again.
+        with pytest.raises(Unavailable, match="of the new code"):
+            executor.submit(launch("tests.task_functions.add", 1, 2))
+    finally:
+        executor.close()
+
+
+def test_threads_that_the_import_has_started_are_warned_of_by_name(
+    module: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module.write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(3600,), name='of-the-import', daemon=True).start()\n"
+    )
+    executor = PythonExecutor(preload=[module.stem])
+    try:
+        eventually(lambda: executor.check().ok)
+        spec = launch("tests.task_functions.add", 1, 2)
+        executor.submit(spec)
+        assert ended(executor, spec.key).result == b"3"
+    finally:
+        executor.close()
+    said = capfd.readouterr().err
+    assert "has started threads: of-the-import" in said
+    assert "DeprecationWarning" not in said
+
+
+@pytest.mark.shows("tutorial/tasks.md#what-to-know-of-the-python-executor")
+def test_after_sighup_new_tasks_run_the_new_code_and_those_that_run_go_on_with_the_old(
+    module: Path, tmp_path: Path
+) -> None:
+    started, go = tmp_path / "started", tmp_path / "go"
+    os.mkfifo(go)
+    code = f"""
+import pathlib
+from tests.task_functions import task
+@task
+def version(waits):
+    if waits:
+        pathlib.Path({str(started)!r}).touch()
+        pathlib.Path({str(go)!r}).read_text()
+    return VERSION
+"""
+    module.write_text(f"VERSION = 1\n{code}")
+    executor = PythonExecutor(preload=[module.stem])
+    try:
+        eventually(lambda: executor.check().ok)
+        old = launch(f"{module.stem}.version", True)
+        executor.submit(old)
+        eventually(started.exists)
+        before = executor._warden.process
+        assert before is not None
+        # Of another size: the cache of the compiled module goes by size and second.
+        module.write_text(f"VERSION = 'two'\n{code}")
+        os.kill(before.pid, signal.SIGHUP)
+        eventually(lambda: executor._warden.process is not before)
+        new = launch(f"{module.stem}.version", False)
+        executor.submit(new)
+        assert ended(executor, new.key).result == b'"two"'
+        go.write_text("on")
+        assert ended(executor, old.key).result == b"1"
+
+        def is_retired() -> bool:
+            executor.heartbeat(600.0)
+            return before.poll() is not None
+
+        eventually(is_retired)
+    finally:
+        executor.close()
