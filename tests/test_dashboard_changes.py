@@ -34,11 +34,11 @@ only_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="
 @pytest.fixture(autouse=True)
 def _only_notifications(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing but a notification ends a wait, as far as a test does not say otherwise."""
-    waiting = changes.Waiting()
-    for name, value in (("_waiting", waiting), ("_HOLD_SECONDS", 1e6), ("_ANSWER_SECONDS", 1e6)):
+    waiters = changes.Waiters()
+    for name, value in (("_waiters", waiters), ("_HOLD_SECONDS", 1e6), ("_ANSWER_SECONDS", 1e6)):
         monkeypatch.setattr(changes, name, value)
     yield
-    waiting.close()
+    waiters.close()
 
 
 def cookies_of(user: User) -> str:
@@ -86,7 +86,7 @@ def test_a_request_waits_until_a_job_is_enqueued() -> None:
         # What changed before it listened is not known, so the first answer comes at once.
         assert (await get(_PATH, cookies))[0] == 200
         waiting = [asyncio.create_task(get(_PATH, cookies)) for _ in range(3)]
-        while len(changes._waiting._waiting) < len(waiting):
+        while len(changes._waiters._waiting) < len(waiting):
             await asyncio.sleep(0.01)  # until all are there
         await in_a_thread(lambda: queue.enqueue(command="true"))
         assert [status for status, _ in await asyncio.gather(*waiting)] == [200] * 3
@@ -125,14 +125,14 @@ def test_a_wait_without_a_change_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         return [(await get(_PATH, cookies))[0] for _ in range(2)]
 
     assert run(wait())[-1] == 204
-    assert changes._waiting._waiting == {}
+    assert changes._waiters._waiting == {}
 
 
 @only_postgresql
 def test_who_may_view_no_jobs_is_told_nothing() -> None:
     assert run(get(_PATH))[0] == 403
     assert run(get(_PATH, cookies_of(User.objects.create_user("nobody"))))[0] == 403
-    assert changes._waiting._listeners == {}
+    assert changes._waiters._listeners == {}
 
 
 def test_a_page_waits_only_where_it_may() -> None:

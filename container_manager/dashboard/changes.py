@@ -24,7 +24,7 @@ _HOLD_SECONDS = 25.0
 _ANSWER_SECONDS = 10.0
 
 
-class Waiting:
+class Waiters:
     """The requests of this process that wait for a change of a database; one connection serves them all."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Waiting:
                     loop.call_soon_threadsafe(changed.set)
 
 
-_waiting = Waiting()
+_waiters = Waiters()
 
 
 def can_wait(request: HttpRequest) -> bool:
@@ -87,7 +87,7 @@ async def changes(request: HttpRequest) -> HttpResponse:
     if not can_wait(request):
         return HttpResponseNotFound("Look every few seconds.", content_type="text/plain")
     await sync_to_async(_admit)(request)
-    has_changed = await _waiting.wait(router.db_for_read(ContainerJob), _HOLD_SECONDS)
+    has_changed = await _waiters.wait(router.db_for_read(ContainerJob), _HOLD_SECONDS)
     return HttpResponse(status=200 if has_changed else 204)
 
 
