@@ -149,10 +149,10 @@ class TestKnownLanes:
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL compiles statements.")
 def test_the_scan_for_lanes_is_too_cheap_to_be_compiled() -> None:
     """A worker's own sessions never compile, but those behind a pooler are as the server has set them."""
+    enqueue_in_many_lanes(200, queues=10)
     jobs = BulkJobs()
     for name in _EXECUTORS:
         jobs.add("queued", 10_000, executor=name)
-    enqueue_in_many_lanes(200, queues=10)
     scan, params = store_sql(connection).lanes.scan(Wanted(_EXECUTORS))
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE container_manager_containerjob")
