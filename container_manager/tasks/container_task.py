@@ -44,10 +44,10 @@ class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is g
     """What ``@task(…)`` makes. None: what the backend's ``OPTIONS`` say, else what a job has by default.
 
     ``memory``: bytes, or a text such as ``"512m"``. ``timeout`` and ``grace``: seconds; ``backoff``: those before the
-    first retry. ``command``: what a container
-    or a local process runs, by default ``python manage.py container run-task``. ``unique``: while a job of this task
-    with the same arguments is there, `enqueue` returns that one: True or ``"finished"``: until it has finished;
-    ``"started"``: until it has started; a number: for so many seconds. The others are the fields of a job.
+    first retry. ``command``: what a container or a local process runs, by default
+    ``python manage.py container run-task``. ``unique``: while a job of this task with the same arguments is there,
+    `enqueue` returns that one: True or ``"finished"``: until it has finished; ``"started"``: until it has started; a
+    number: for so many seconds. The others are the fields of a job.
     """
 
     executor: str | None = None
