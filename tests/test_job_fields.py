@@ -33,6 +33,7 @@ _PROGRAM = """
 import json, django
 django.setup()
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.test import RequestFactory
 from container_manager import queue, store
 from container_manager.conf import app_settings
@@ -44,6 +45,7 @@ job = ContainerJob.objects.get(name="new")
 launch = launch_spec(claimed, app_settings(), key=launch_key(claimed, app_settings()), is_wanted=lambda: True)
 page = admin.site._registry[ContainerJob]
 request = RequestFactory().get("/")
+request.user = User(is_superuser=True)
 offered, kept = page.get_fields(request), page.get_readonly_fields(request, ContainerJob.objects.get(pk=job.pk))
 store.finish([store.Outcome(job_id=job.pk, attempt=1, status="completed", exit_code=0)], worker="w", using="default")
 again = queue.retry(ContainerJob.objects.get(pk=job.pk))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ...jobs.spec import JSON_FIELDS, JobSpec
 from ...models import FailureReason, JobLog, JobStatus, UniqueUntil
@@ -71,22 +72,23 @@ _HIDDEN = "A value is null for who may not see environments."
 _MASKED: Schema = {"type": "object", "additionalProperties": or_null(TEXT), "description": _HIDDEN}
 _ERROR: Schema = {**or_null(TEXT), "description": "null for who may not see output, which it may quote."}
 MASKED_FIELDS = ("environment", "secrets", "secret_files")
+
+
+def _of_type(hint: Any) -> Schema:
+    """Return the schema of a type in the list of a job's fields."""
+    types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    [own] = [each for each in types if each is not NoneType]
+    schema = next((schema for kind, schema in _OF_TYPES.items() if own is kind), {"type": "object"})
+    return or_null(schema) if NoneType in types else schema
+
+
+# Any other type is a mapping.
+_OF_TYPES: Mapping[type, Schema] = {str: TEXT, int: NUMBER, float: REAL, bool: FLAG}
 DETAILED: Mapping[str, Schema] = {
+    **{name: _of_type(hint) for name, hint in get_type_hints(JobSpec).items()},
     **LISTED,
-    "command": TEXT,
     **dict.fromkeys(MASKED_FIELDS, _MASKED),
-    "working_directory": TEXT,
-    "container": {"type": "object"},
-    "memory_bytes": or_null(NUMBER),
-    "cpu_count": or_null(REAL),
-    "timeout_seconds": or_null(NUMBER),
-    "grace_seconds": NUMBER,
-    "backoff_seconds": or_null(NUMBER),
-    "task": TEXT,
-    "task_arguments": or_null({"type": "object"}),
-    "unique_key": TEXT,
     "unique_until": {"type": "string", "enum": UniqueUntil.values},
-    "unique_seconds": or_null(NUMBER),
     "last_error": _ERROR,
     "status_changed_by": TEXT,
     "status_changed_reason": TEXT,
