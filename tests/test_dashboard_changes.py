@@ -116,6 +116,22 @@ def test_a_worker_tells_of_each_step_of_a_job(tmp_path: Path) -> None:
         run(follow())
 
 
+def test_requests_of_a_loop_that_was_closed_keep_no_others_waiting() -> None:
+    closed, waiters = asyncio.new_event_loop(), changes.Waiters()
+    closed.close()
+
+    async def wait() -> None:
+        here = asyncio.Event()
+        waiters._waiting = {
+            asyncio.Event(): ("default", closed),
+            here: ("default", asyncio.get_running_loop()),
+        }
+        await asyncio.to_thread(waiters._wake, "default")
+        await asyncio.wait_for(here.wait(), PATIENCE_SECONDS)
+
+    run(wait())
+
+
 @only_postgresql
 def test_a_wait_without_a_change_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "_HOLD_SECONDS", 0.2)

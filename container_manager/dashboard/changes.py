@@ -6,6 +6,7 @@ Everywhere else, and behind a connection pooler, they look every few seconds as 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 from asgiref.sync import sync_to_async
@@ -68,7 +69,9 @@ class Waiters:
         with self._lock:
             for changed, (waits_for, loop) in self._waiting.items():
                 if waits_for == using:
-                    loop.call_soon_threadsafe(changed.set)
+                    # A loop that was closed with its requests: the others are told all the same.
+                    with contextlib.suppress(RuntimeError):
+                        loop.call_soon_threadsafe(changed.set)
 
 
 _waiters = Waiters()
