@@ -34,6 +34,8 @@ _SHOWN_CHARACTERS = 10_000
 _MOST_FOUND = 100
 _JOB_PAGE = "admin:container_manager_containerjob_change"
 _ENVIRONMENT = ("environment", "secrets", "secret_files")
+# Which function of the project is run is for its code to say.
+_OF_CODE = ("task", "task_arguments")
 # What may quote a job's output.
 _QUOTES_OUTPUT = ("message", "result")
 # Django's classes are generic only in the type stubs.
@@ -166,7 +168,7 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     def get_exclude(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
         """Return what the system sets, and what this user may not see."""
         if obj is None:
-            return ["created_by"]
+            return ["created_by", *_OF_CODE]
         return [
             "created_by",
             *(() if may(request.user, Act.SEE_ENVIRONMENT) else _ENVIRONMENT),
@@ -192,6 +194,7 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         if obj is not None and obj.status != JobStatus.PENDING:
             names = [*JobSpec._fields, "scheduled_for", *names]
         if obj is not None:
+            names += _OF_CODE
             sees_output = may(request.user, Act.SEE_OUTPUT)
             names += [*(["explanation", "end_of_output"] if sees_output else ["explanation_without_errors"]), "id"]
         hidden = self.get_exclude(request, obj)

@@ -71,6 +71,14 @@ def test_a_job_added_by_form_records_its_creator(client: Client) -> None:
 
 
 @pytest.mark.without_database
+def test_no_form_says_which_function_of_the_project_is_run(client: Client) -> None:
+    client.post(reverse(ADD), form(task="shop.tasks.refund", task_arguments="{}"))
+    job = ContainerJob.objects.get()
+    client.post(reverse(CHANGE, args=[job.pk]), form(task="shop.tasks.refund", task_arguments="{}"))
+    job.refresh_from_db()
+    assert (job.task, job.task_arguments) == ("", None)
+
+
 def test_broken_quoting_is_an_error_at_the_command_field(client: Client) -> None:
     answer = client.post(reverse(ADD), form(command="echo 'oops"))
     assert answer.status_code == 200
