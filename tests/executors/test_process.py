@@ -212,22 +212,31 @@ class TestProcessExecutor(Conformance):
             control.settimeout(PATIENCE_SECONDS)
             assert json.loads(control.recv(4096)) == {"lost": True}
 
-    def test_a_keeper_that_was_just_forked_when_the_heartbeat_expires_ends(self) -> None:
-        """The timer fires before the warden has taken note of it."""
+    @pytest.mark.parametrize("moment", ["forked", "listening"])
+    def test_a_keeper_that_was_just_forked_when_the_heartbeat_expires_ends(self, moment: str) -> None:
+        """The timer fires before the warden has taken note of it, or as soon as it can be told."""
         program = (
             "import os, signal, socket, sys\n"
             "from container_manager.executors.process.warden import dispatch\n"
-            "real = os.fork\n"
+            "real_fork, real_signal = os.fork, signal.signal\n"
             "def fork():\n"
-            "    if pid := real():\n"
+            "    if pid := real_fork():\n"
             "        signal.raise_signal(signal.SIGALRM)\n"
             "    return pid\n"
-            "os.fork = fork\n"
+            "def handle(number, handler):\n"
+            "    before = real_signal(number, handler)\n"
+            "    if number == signal.SIGUSR1 and before == signal.SIG_DFL:\n"
+            "        signal.raise_signal(number)\n"
+            "    return before\n"
+            "if sys.argv[2] == 'forked':\n"
+            "    os.fork = fork\n"
+            "else:\n"
+            "    signal.signal = handle\n"
             "dispatch.main(socket.socket(fileno=int(sys.argv[1])))\n"
         )
         ours, theirs = socket.socketpair()
         control, passed = socket.socketpair()
-        command = [sys.executable, "-c", program, str(theirs.fileno())]
+        command = [sys.executable, "-c", program, str(theirs.fileno()), moment]
         with control, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]), ours:
             theirs.close()
             with passed:

@@ -48,11 +48,10 @@ def main(
 class _Warden:
     def __init__(self, channel: socket.socket, start: Start, private: Sequence[int]) -> None:
         self._channel = channel
-        self._wakeup, writer = wakeup_on(signal.SIGCHLD)
+        # A timer, since a worker that freezes in the middle of a message leaves this process waiting for its rest.
+        self._wakeup, writer = wakeup_on({signal.SIGCHLD: lambda *_: None, signal.SIGALRM: self._end_jobs})
         self._keepers = KeeperPool(private=(channel.fileno(), self._wakeup, writer, *private), start=start)
         self._overdue = False
-        # A signal, since a worker that freezes in the middle of a message leaves this process waiting for its rest.
-        signal.signal(signal.SIGALRM, self._end_jobs)
 
     def serve(self) -> None:
         while True:

@@ -35,10 +35,9 @@ def keep_jobs(control: socket.socket, *, warden: int, start: Start) -> None:
 class _Keeper:
     def __init__(self, control: socket.socket, start: Start) -> None:
         self._control, self._start = control, start
-        self._wakeup, writer = wakeup_on(signal.SIGCHLD, END)
-        self._private = (control.fileno(), self._wakeup, writer)
         self._ends = False
-        signal.signal(END, self._end)
+        self._wakeup, writer = wakeup_on({signal.SIGCHLD: lambda *_: None, END: self._end})
+        self._private = (control.fileno(), self._wakeup, writer)
 
     def next_launch(self) -> tuple[bytes, list[int]] | None:
         """Wait for a launch; return it with the open files for stdout and stderr, or None if there will be no other."""

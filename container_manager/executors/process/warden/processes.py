@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil
 
 # linux/prctl.h
@@ -79,14 +79,14 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(child)
 
 
-def wakeup_on(*numbers: int) -> tuple[int, int]:
-    """Return a descriptor that becomes readable when one of these signals arrives, and the other end of its pipe."""
+def wakeup_on(handlers: Mapping[int, Callable[..., object]]) -> tuple[int, int]:
+    """Handle these signals; return a descriptor that each makes readable, and the other end of its pipe."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in numbers:
-        signal.signal(number, lambda *_: None)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return reader, writer
 
 
