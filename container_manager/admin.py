@@ -37,7 +37,7 @@ _ENVIRONMENT = ("environment", "secrets", "secret_files")
 # Which function of the project is run is for its code to say.
 _OF_CODE = ("task", "task_arguments")
 # What may quote a job's output.
-_QUOTES_OUTPUT = ("message", "result")
+_QUOTES_OUTPUT = ("message", "result", "progress")
 # Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
@@ -105,12 +105,12 @@ class AttemptInline(ReadOnlyInline):
     model = JobAttempt
     fields = (
         *("number", "worker", "executor", "launched_at", "waiting_for", "finished_at"),
-        *("exit_code", "signal", "reason", "message", "result"),
+        *("exit_code", "signal", "reason", "message", "result", "progress"),
     )
     ordering = ("number",)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Leave out the result, and the message, which may quote output, for who may not see that."""
+        """Leave out what the job has said, and the message, which may quote it, for who may not see output."""
         sees_output = may(request.user, Act.SEE_OUTPUT)
         return tuple(name for name in self.fields if sees_output or name not in _QUOTES_OUTPUT)
 
@@ -310,7 +310,7 @@ class AttemptAdmin(OfAJob):
     list_display = ("id", "job_link", "number", "worker", "launched_at", "finished_at", "exit_code", "reason")
     fields = (
         *("job_link", "number", "worker", "executor", "engine", "handle", "launched_at", "waiting_for", "finished_at"),
-        *("exit_code", "signal", "reason", "peak_memory_bytes", "cpu_seconds", "message", "result"),
+        *("exit_code", "signal", "reason", "peak_memory_bytes", "cpu_seconds", "message", "result", "progress"),
     )
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:

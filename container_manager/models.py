@@ -29,6 +29,7 @@ from .jobs.histogram import BUCKETS
 from .jobs.identifiers import uuid7
 from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
 from .jobs.printable import check_printable, escaped, validate_line, validate_lines
+from .jobs.progress_lines import Progress, progress_of
 from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
 from .jobs.sizes import MOST_CPUS, MOST_SECONDS, check_labels, check_path, check_sizes
@@ -513,6 +514,11 @@ class ContainerJob(StateMachineModel):
             return None
         return self.attempts.filter(number=self.attempt).values_list("result", flat=True).first()
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far the last attempt has come, as it says itself; None if it has said nothing: a query."""
+        return progress_of(self.attempts.filter(number=self.attempt).values_list("progress", flat=True).first())
+
     def wait_result(self, timeout: float | None = None) -> Any:
         """Wait as `wait` does, and return the result. Raises JobNotCompleted where the job failed or was cancelled."""
         if self.wait(timeout) != JobStatus.COMPLETED:
@@ -649,6 +655,7 @@ class JobAttempt(models.Model):
     launch waits for, such as an image; "" if for nothing. ``waited_seconds``: from its claim to its start, if it
     waited. ``kill_requested_at``: when somebody asked not to wait for its grace period
     (`container_manager.queue.cancel`). ``result``: what its command has handed out, if that was a JSON value.
+    ``progress``: how far it has come, as it says itself (`container_manager.jobs.progress_lines.Progress`, by name).
     """
 
     job = models.ForeignKey(ContainerJob, models.CASCADE, related_name="attempts", db_index=False)
@@ -669,6 +676,7 @@ class JobAttempt(models.Model):
     peak_memory_bytes = models.PositiveBigIntegerField(null=True, blank=True)
     cpu_seconds = models.FloatField(null=True, blank=True)
     result = models.JSONField(null=True, blank=True)
+    progress = models.JSONField(null=True, blank=True)
 
     class Meta:
         # The unique constraint's index serves the foreign key too.

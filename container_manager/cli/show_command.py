@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypedDict
 
 from ..jobs.printable import escaped
+from ..jobs.progress_lines import Progress, progress_of
 from ..jobs.spec import JSON_FIELDS
 from ..models import ContainerJob
 from ..queue import Explanation, explain
@@ -22,7 +23,7 @@ from .printing import Output, clock, print_explanation, print_json, print_table
 class Attempt(TypedDict):
     """An attempt; ``engine`` and ``handle`` name it there, ``finished_at`` is null while it is open.
 
-    ``result``: the JSON value that it has handed out.
+    ``result``: the JSON value that it has handed out. ``progress``: null if it has said nothing of it.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Attempt(TypedDict):
     peak_memory_bytes: int | None
     cpu_seconds: float | None
     result: Any
+    progress: Progress | None
 
 
 class TimedEntry(Entry):
@@ -72,7 +74,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], out: Output) -> int:
     job = find_job(options, options["job"])
     values = {field.name: getattr(job, field.name) for field in job._meta.concrete_fields}
-    attempts = list(job.attempts.order_by("number").values(*Attempt.__annotations__))
+    rows = job.attempts.order_by("number").values(*Attempt.__annotations__)
+    attempts = [{**row, "progress": progress_of(row["progress"])} for row in rows]
     transitions = list(_transitions(job))
     explanation = explain(job, using=options["database"])
     if options["json"]:
@@ -85,10 +88,12 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     out.write("\n")
     print_explanation(out, explanation)
     out.write("\n")
+    if attempts and (progress := attempts[-1]["progress"]) is not None:
+        out.write(f"Progress: {progress}\n\n")
     if attempts and (result := attempts[-1]["result"]) is not None:
         out.write(f"Result: {escaped(json.dumps(result, ensure_ascii=False))}\n\n")
-    rows = [[clock(row[name]) if name.endswith("_at") else row[name] for name in _SHOWN] for row in attempts]
-    print_table(out, ("TRY", "WORKER", "CLAIMED (UTC)", "ENDED (UTC)", "EXIT", "SIGNAL", "REASON", "MESSAGE"), rows)
+    lines = [[clock(row[name]) if name.endswith("_at") else row[name] for name in _SHOWN] for row in attempts]
+    print_table(out, ("TRY", "WORKER", "CLAIMED (UTC)", "ENDED (UTC)", "EXIT", "SIGNAL", "REASON", "MESSAGE"), lines)
     out.write("\n")
     moves = [
         (clock(row["at"]), row["from_status"], f"{row['seconds']:.1f} s", row["to_status"], row["actor"], row["reason"])

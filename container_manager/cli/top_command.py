@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
 from ..dashboard.workforce import OpenAttempt, workforce
+from ..jobs.progress_lines import Progress, progress_of
 from ..queue import Activity, QueueStatistics, activity_by_queue, counts_by_status, queue_statistics
 from ..store import database_now
 from .finding import Refused, short_id
@@ -41,7 +42,10 @@ class TopQueue(TypedDict):
 
 
 class TopRun(TypedDict):
-    """An open attempt, and for how long; ``waiting_for``: what its launch waits for, "" if for nothing."""
+    """An open attempt, and for how long; ``waiting_for``: what its launch waits for, "" if for nothing.
+
+    ``progress``: null if it has said nothing of it.
+    """
 
     job: UUID
     name: str
@@ -49,6 +53,7 @@ class TopRun(TypedDict):
     executor: str
     seconds: float
     waiting_for: str
+    progress: Progress | None
 
 
 class TopWorker(TypedDict):
@@ -157,6 +162,7 @@ def _run(attempt: OpenAttempt, now: datetime) -> TopRun:
         "executor": attempt.executor,
         "seconds": max(0.0, (now - attempt.launched_at).total_seconds()),
         "waiting_for": attempt.waiting_for,
+        "progress": progress_of(attempt.progress),
     }
 
 
@@ -212,12 +218,14 @@ def _shown(found: TopResult) -> tuple[str, list[_Table]]:
 
 
 def _runs(runs: Sequence[TopRun]) -> str:
-    shown = [
-        f"{each['name'] or short_id(each['job'])} {_age(each['seconds'])}"
-        + (f" (waits for {each['waiting_for']})" if each["waiting_for"] else "")
-        for each in runs[:_SHOWN]
-    ]
+    shown = [f"{each['name'] or short_id(each['job'])} {_age(each['seconds'])}{_state(each)}" for each in runs[:_SHOWN]]
     return ", ".join(shown + ([f"{len(runs) - _SHOWN} more"] if len(runs) > _SHOWN else []))
+
+
+def _state(run: TopRun) -> str:
+    if run["waiting_for"]:
+        return f" (waits for {run['waiting_for']})"
+    return f" ({run['progress']})" if run["progress"] else ""
 
 
 def _age(seconds: float | None) -> str:

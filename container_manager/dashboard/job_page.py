@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..jobs.printable import escaped
+from ..jobs.progress_lines import progress_of
 from ..jobs.spec import JobSpec
 from ..models import ContainerJob
 from ..queue import explain
@@ -56,6 +57,7 @@ def job(request: HttpRequest, key: UUID) -> HttpResponse:
         "explanation": explain(found, quotes_errors=sees_output),
         "picture": state_picture(found.status, [(each.from_status, each.to_status) for each in transitions]),
         "steps": steps(transitions),
+        "progress": progress_of(attempts[-1].progress) if attempts and sees_output and not found.is_queued else None,
         "bars": attempt_bars(found, attempts, transitions, now=_tick()),
         "attempts": attempts,
         "spec": [(name, value) for name, value in _spec(found) if name not in _NOT_LISTED],

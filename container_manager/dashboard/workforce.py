@@ -21,7 +21,10 @@ _MOST_WORKERS, _MOST_ATTEMPTS = 200, 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAttempt:
-    """An attempt that is not over; ``name``: the job's, None if the user may not see the job."""
+    """An attempt that is not over; ``name``: the job's, None if the user may not see the job.
+
+    ``progress``: as the column has it.
+    """
 
     job_id: UUID
     number: int
@@ -30,6 +33,7 @@ class OpenAttempt:
     engine: str
     launched_at: datetime
     waiting_for: str
+    progress: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,7 @@ def workforce(user: Any, *, using: str) -> Workforce:
 
 
 def _open_attempts(user: Any, *, using: str) -> dict[str, Sequence[OpenAttempt]]:
-    names = ("worker", "job_id", "number", "executor", "engine", "launched_at", "waiting_for")
+    names = ("worker", "job_id", "number", "executor", "engine", "launched_at", "waiting_for", "progress")
     rows = JobAttempt.objects.using(using).filter(finished_at=None).order_by("worker", "executor")
     found = list(rows.values(*names, name=F("job__name"))[:_MOST_ATTEMPTS])
     if user is not None and visibility_rule() is not None:

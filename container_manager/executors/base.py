@@ -22,6 +22,8 @@ Stream = Literal["stdout", "stderr", "system"]
 SECRETS_VARIABLE = "CONTAINER_MANAGER_SECRETS"
 # Names the file into which a job may write its result.
 RESULT_VARIABLE = "CONTAINER_MANAGER_RESULT"
+# Names the file into which a job may write how far it has come.
+PROGRESS_VARIABLE = "CONTAINER_MANAGER_PROGRESS"
 
 
 class ExecutorError(Exception):
@@ -111,6 +113,7 @@ class ExitStatus(NamedTuple):
     and the command itself did not fail. ``unstarted``: the command could not be started, as was seen after the launch.
     ``result``: what it has left as its result, as it is, perhaps no JSON at all; None: nothing, or
     ``result_refused`` says why it was not read. An executor reads no more than `AppSettings.result_limit_bytes`.
+    ``progress``: what `Executor.progress` would have returned last.
     """
 
     code: int | None = None
@@ -123,6 +126,7 @@ class ExitStatus(NamedTuple):
     cpu_seconds: float | None = None
     result: bytes | None = None
     result_refused: str = ""
+    progress: bytes | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -265,6 +269,14 @@ class Executor(ABC):
     @abstractmethod
     def check(self) -> Health:
         """Return whether attempts could be started now. Never raises."""
+
+    def progress(self, handle: str) -> bytes | None:
+        """Return the end of what the attempt has written into its progress file, as it is known; never wait for it.
+
+        At most ``PROGRESS_BYTES`` of `container_manager.jobs.progress_lines`, and no line that is cut at its beginning.
+        None: nothing, or nothing that can be read, or this executor offers no such file. Called every few seconds.
+        """
+        return None
 
     def release(self, handle: str) -> None:  # noqa: B027  # nothing to do where attempts end with their worker
         """Stop following an attempt that is now another worker's; it goes on. Never raises."""

@@ -513,6 +513,7 @@ class Migration(migrations.Migration):
                 ("peak_memory_bytes", models.PositiveBigIntegerField(blank=True, null=True)),
                 ("cpu_seconds", models.FloatField(blank=True, null=True)),
                 ("result", models.JSONField(blank=True, null=True)),
+                ("progress", models.JSONField(blank=True, null=True)),
                 (
                     "job",
                     models.ForeignKey(

@@ -33,14 +33,15 @@ _BY_STATUS: Mapping[str, Callable[..., Explanation]] = {
 def explain(job: ContainerJob, *, quotes_errors: bool = True, using: str | None = None) -> Explanation:
     """Say why a job waits, what it does now, or why it ended as it did, in the status that this instance has.
 
-    ``quotes_errors``: whether it may quote error messages, which may quote what the job has printed.
+    ``quotes_errors``: whether it may quote error messages, which may quote what the job has printed, and its progress.
     It costs at most eight statements, each served by an index, however many jobs there are.
     """
     using = using or job._state.db or router.db_for_read(ContainerJob, instance=job)
     if not quotes_errors and job.last_error:
         job = copy(job)
         job.last_error = REFUSED_CLAIM if job.last_error.startswith(REFUSED_CLAIM) else ""
-    found = _BY_STATUS[job.status](job, using=using)
+    options = {"quotes_progress": quotes_errors} if job.status == JobStatus.RUNNING else {}
+    found = _BY_STATUS[job.status](job, using=using, **options)
     task = (_("It calls the task %s.") % quoted(job.task),) if job.task else ()
     return replace(found, evidence=(*task, *found.evidence, *_held_key(job, using=using)))
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from django.utils.translation import gettext as _
 
 from ..conf import app_settings
+from ..jobs.progress_lines import progress_of
 from ..models import ContainerJob, JobAttempt, Worker
 from ..store import database_now
 from .endings import last_attempt
@@ -14,7 +15,7 @@ from .explanation import Explanation, ExplanationCode, by, explained, length, mo
 from .liveness import away_since, has_expired, lease_evidence
 
 
-def explain_running(job: ContainerJob, *, using: str) -> Explanation:
+def explain_running(job: ContainerJob, *, using: str, quotes_progress: bool = True) -> Explanation:
     if not job.worker:
         return explained(
             ExplanationCode.MARKED_RUNNING,
@@ -53,10 +54,20 @@ def explain_running(job: ContainerJob, *, using: str) -> Explanation:
         )
     return explained(
         ExplanationCode.RUNNING,
-        _("It runs on %s.") % worker.host,
+        _runs_on(worker, attempt if quotes_progress else None),
         evidence=evidence,
         next_step=_("See its output, as it comes: 'container logs -f %s'.") % job.pk,
     )
+
+
+def _runs_on(worker: Worker, attempt: JobAttempt | None) -> str:
+    said = progress_of(attempt and attempt.progress)
+    if said is None:
+        return _("It runs on %s.") % worker.host
+    form = _("It runs on %(host)s, %(done)d of %(total)d: %(text)s")
+    if not said.text:
+        form = _("It runs on %(host)s, %(done)d of %(total)d.")
+    return form % {"host": worker.host, "done": said.done, "total": said.total, "text": quoted(said.text)}
 
 
 def _without_worker(job: ContainerJob, attempt: JobAttempt | None, evidence: list[str]) -> Explanation:

@@ -5,6 +5,7 @@ rescued the attempt, or its job was cancelled, the write changes nothing.
 """
 
 from .aggregation import Aggregation, minute_of, uncounted_rows
+from .attempt_progress import store_progress
 from .attempts import owned_attempts, record_launches, request_kill
 from .claiming import REFUSED_CLAIM, claim, due_lanes, is_due, note_refused_claim
 from .clock import database_now
@@ -34,7 +35,7 @@ from .sessions import connect_options, has_timed_out, prepare_session
 from .silence import end_connection, shut_down, socket_of
 from .sql.lanes import Lane
 from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, unserved_destinations
-from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttempt
+from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttempt, ProgressChange
 
 __all__ = [
     "REFUSED_CLAIM",
@@ -49,6 +50,7 @@ __all__ = [
     "LogEntry",
     "Outcome",
     "OwnedAttempt",
+    "ProgressChange",
     "Refused",
     "UnownedAttempt",
     "attempts_over",
@@ -85,6 +87,7 @@ __all__ = [
     "socket_of",
     "status_counts",
     "store_logs",
+    "store_progress",
     "take_over",
     "this_place",
     "uncounted_rows",

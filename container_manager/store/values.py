@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..jobs.progress_lines import Progress
 from ..jobs.spec import CLAIMED_FIELDS, JSON_FIELDS, JobSpec
 
 # The columns that a claim reads of a job, in the order of `ClaimedJob`.
@@ -53,6 +54,18 @@ class Launch(NamedTuple):
     handle: str = ""
     waiting_for: str = ""
     waited_seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[uuid.UUID, int]:
+        return self.job_id, self.attempt
+
+
+class ProgressChange(NamedTuple):
+    """How far an attempt has come."""
+
+    job_id: uuid.UUID
+    attempt: int
+    progress: Progress
 
     @property
     def key(self) -> tuple[uuid.UUID, int]:

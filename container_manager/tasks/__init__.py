@@ -12,6 +12,7 @@ from .errors import (
     TaskProcessEnded,
     TaskTimedOut,
 )
+from .progress_report import report_progress
 from .task_results import ContainerTaskResult
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "TaskOutOfMemory",
     "TaskProcessEnded",
     "TaskTimedOut",
+    "report_progress",
 ]

@@ -42,12 +42,14 @@ class FakeRun:
 
     ``exit``: its exit code, or an `ExitStatus` for all else: a signal, out of memory, lost. None: it runs until it is
     stopped. What it prints is there at once; a text is encoded as UTF-8. ``result``: the JSON value that it hands out.
+    ``progress``: what it has written into its progress file.
     """
 
     exit: ExitStatus | int | None = 0
     stdout: str | bytes = b""
     stderr: str | bytes = b""
     result: object = None
+    progress: str | bytes = b""
 
 
 # What a script says of an attempt: how it goes, or the error that the engine answers its launch with.
@@ -96,6 +98,7 @@ class _FakeAttempt:
     key: str
     exit: ExitStatus | None
     chunks: list[LogChunk]
+    progress: bytes = b""
 
 
 class FakeExecutor(Executor):
@@ -153,6 +156,10 @@ class FakeExecutor(Executor):
             # All at once: it is in memory already.
             return LogPage(attempt.chunks[int(cursor or 0) :], str(len(attempt.chunks)), attempt.exit is not None)
 
+    def progress(self, handle: str) -> bytes | None:
+        with self._changed:
+            return None if (attempt := self._attempts.get(handle)) is None else attempt.progress
+
     def stop(self, handle: str, grace_seconds: float) -> None:
         with self._changed:
             attempt = self._attempts.get(handle)
@@ -191,9 +198,11 @@ class FakeExecutor(Executor):
         if status is not None and (scripted.result is not None or (spec.job.task and status.succeeded)):
             # A task that returns nothing hands out null.
             status = status._replace(result=json.dumps(scripted.result).encode())
+        if status is not None:
+            status = status._replace(progress=_encoded(scripted.progress))
         texts: tuple[tuple[Stream, str | bytes], ...] = (("stdout", scripted.stdout), ("stderr", scripted.stderr))
         chunks = [LogChunk(stream=stream, data=_encoded(text)) for stream, text in texts if text]
-        return _FakeAttempt(key=spec.key, exit=status, chunks=chunks)
+        return _FakeAttempt(key=spec.key, exit=status, chunks=chunks, progress=_encoded(scripted.progress))
 
 
 def _look_up(script: Script, spec: LaunchSpec) -> Scripted:

@@ -29,6 +29,11 @@ def note_refused_output(change: store.LogChange, error: Exception) -> None:
     logger.error("The database refuses output of job=%s attempt=%s: %s", change.job_id, change.attempt, error)
 
 
+def note_refused_progress(change: store.ProgressChange, error: Exception) -> None:
+    """Log that the database refuses progress, which is lost."""
+    logger.error("The database refuses progress of job=%s attempt=%s: %s", change.job_id, change.attempt, error)
+
+
 class Finisher:
     """Stores one batch at a time. What ends meanwhile is the next batch, so batches grow with the load.
 
@@ -113,6 +118,8 @@ class Finisher:
             locked = store.store_logs(
                 changes, worker=worker, refused=note_refused_output, skip_locked=again, using=using
             )
+            if said := [change for run in ended for change in run.progress_changes()]:
+                locked |= store.store_progress(said, worker=worker, refused=note_refused_progress, using=using)
             outcomes = [run.outcome for run in ended if run.outcome and run.id not in locked]
             return store.finish(outcomes, worker=worker, refused=note_refused_end, skip_locked=again, using=using)
 

@@ -22,7 +22,7 @@ from ..store.notifications import CANCELLED, READY, Listener
 from .claims import Claims
 from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
 from .engines import Engines
-from .finisher import Finisher, note_refused_end, note_refused_output
+from .finisher import Finisher, note_refused_end, note_refused_output, note_refused_progress
 from .heartbeat import Heartbeat
 from .job_limits import within_limits
 from .maintenance import Maintenance
@@ -39,6 +39,8 @@ _FIRST_POLL_SECONDS = 0.05
 # How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
 _LEAVE_SECONDS = 10.0
 _SWEEP_SECONDS = 30.0
+# How often the progress of all attempts is read, and stored if it is new: an open file each, where there is one.
+_PROGRESS_SECONDS = 2.0
 # How often it tells at most that something has changed: a commit that notifies holds up all others that do.
 _TELL_SECONDS = 0.5
 # How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
@@ -122,6 +124,7 @@ class WorkerLoop:
         self._recorded: tuple[str, dict[str, str], set[str]] = ("", {}, set())
         self._shared: set[str] = set()
         self._sweep = Timer(_SWEEP_SECONDS)
+        self._progress = Timer(_PROGRESS_SECONDS)
         self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
         # Open pages of the dashboard look at what has changed.
@@ -234,6 +237,8 @@ class WorkerLoop:
         self._claim()
         self._store_outputs()
         self._store_launches()
+        if self._runs and self._progress.take_due():
+            self._store_progress()
         if self._reconcile.take_due() and self._runs:
             self._compare_with_database()
         self._record_engines()
@@ -638,3 +643,15 @@ class WorkerLoop:
                     self._set_aside(run, "handle")
                 else:
                     run.handle_stored, run.wait_stored = run.stage is Stage.RUNNING, True
+
+    def _store_progress(self) -> None:
+        """Store what is new of how far attempts say that they have come."""
+        if fresh := self._runs.read_progress():
+            self._has_changes = True
+            changes = [change for run in fresh for change in run.progress_changes()]
+            locked = store.store_progress(
+                changes, worker=self.id, refused=note_refused_progress, using=self._options.using
+            )
+            for run in fresh:
+                # Not set aside: its output and its end need not wait for this.
+                run.progress_stored = run.id not in locked

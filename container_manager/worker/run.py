@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from .. import store
 from ..executors.base import Executor, ExitStatus, LogChunk
+from ..jobs.progress_lines import Progress, latest_progress
 from ..jobs.tracing import record_attempt
 from ..statemachine import Graph
 from .capped_output import CappedOutput
@@ -58,7 +59,8 @@ class Run:
     deadline before it runs. ``waiting_for``: what its launch waits for, "" if for nothing; ``has_waited``: whether it
     ever did. ``handle_stored`` and ``wait_stored``: whether the database knows them. ``abandoned``: ownership was lost;
     never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``killed``: it gets no grace period
-    any more. ``mask``: for the values of its secrets. ``set_aside``: something of it could not be stored once, most
+    any more. ``mask``: for the values of its secrets. ``progress``: what it has said last of how far it has come;
+    ``progress_stored``: whether the database has that. ``set_aside``: something of it could not be stored once, most
     often because its rows were locked.
     """
 
@@ -84,6 +86,8 @@ class Run:
     exit: ExitStatus | None = None
     outcome: store.Outcome | None = None
     log_changes: list[store.LogChange] = field(default_factory=list)
+    progress: Progress | None = None
+    progress_stored: bool = True
     set_aside: bool = False
     tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     claimed_at: float = 0.0
@@ -146,6 +150,19 @@ class Run:
                 break
         self.prepare_log_change()
         return False
+
+    def note_progress(self, data: bytes | None) -> None:
+        """Take what its progress file has, if that says something new."""
+        if data:
+            found = latest_progress(data, masked=None if self.mask is None else self.masked)
+            if found is not None and found != self.progress:
+                self.progress, self.progress_stored = found, False
+
+    def progress_changes(self) -> list[store.ProgressChange]:
+        """Return what the database is to know of its progress: a change, or none."""
+        if self.progress is None or self.progress_stored:
+            return []
+        return [store.ProgressChange(*self.id, self.progress)]
 
     def note(self, text: str) -> None:
         """Add a line of this worker's own to the output."""

@@ -111,6 +111,15 @@ class Runs:
             self.stop(run, "cancelled", grace=run.grace_seconds)
         self._engines.note_change(job.spec.executor)
 
+    def read_progress(self) -> list[Run]:
+        """Read how far attempts say that they have come; return those of which that is not stored."""
+        for run in self:
+            if run.stage is Stage.RUNNING:
+                data = result_or_error(partial(run.executor.progress, run.handle or run.key))
+                if not isinstance(data, Exception):
+                    run.note_progress(data)
+        return [run for run in self if not run.progress_stored and run.outcome is None]
+
     def stop(self, run: Run, why: str, *, grace: float) -> None:
         """Stop an attempt; ``why`` decides what its end will mean."""
         run.stopped_for = why
@@ -303,6 +312,7 @@ class Runs:
         self._end(run, ExitStatus(lost=True, message=message))
 
     def _end(self, run: Run, exit_status: ExitStatus) -> None:
+        run.note_progress(exit_status.progress)
         result, refused = None, ""
         if exit_status.result is not None or exit_status.result_refused:
             masked = None if run.mask is None else run.masked

@@ -12,6 +12,7 @@ from django.http import Http404, HttpRequest
 from django.utils.translation import gettext as _
 
 from ... import queue
+from ...jobs.progress_lines import progress_json
 from ...models import ContainerJob, JobAttempt, JobLog, Worker
 from ...store import database_now
 from ..access import Act, can_see, may, visible_jobs
@@ -86,9 +87,11 @@ def list_attempts(request: HttpRequest, id: UUID) -> Any:  # noqa: A002
     job = _job(request, id)
     rows = job.attempts.filter(number__gt=integer(request, "after", default=0)).order_by("number")
     found = _rows("attempts", rows, ATTEMPT, key="number")
-    if not may(request.user, Act.SEE_OUTPUT):
-        for attempt in found["attempts"]:
-            attempt |= {"message": None, "result": None}
+    sees_output = may(request.user, Act.SEE_OUTPUT)
+    for attempt in found["attempts"]:
+        attempt["progress"] = progress_json(attempt["progress"])
+        if not sees_output:
+            attempt |= {"message": None, "result": None, "progress": None}
     return found
 
 

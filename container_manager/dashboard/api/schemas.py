@@ -102,6 +102,10 @@ TRANSITION: Mapping[str, Schema] = {
     "actor": TEXT,
     "reason": TEXT,
 }
+_PROGRESS: Schema = {
+    "anyOf": [record({"done": NUMBER, "total": NUMBER, "text": TEXT}), {"type": "null"}],
+    "description": "How far it has come, as it says itself; null for who may not see output.",
+}
 ATTEMPT: Mapping[str, Schema] = {
     "number": NUMBER,
     "worker": TEXT,
@@ -117,6 +121,7 @@ ATTEMPT: Mapping[str, Schema] = {
     "peak_memory_bytes": or_null(NUMBER),
     "cpu_seconds": or_null(REAL),
     "result": {"description": "What the command has handed out, any JSON value; null for who may not see output."},
+    "progress": _PROGRESS,
 }
 BULK_ACT: Mapping[str, Schema] = {
     "id": UUID,

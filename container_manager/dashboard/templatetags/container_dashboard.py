@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import is_aware, localtime
 
 from ...jobs.printable import LINES, escaped
+from ...jobs.progress_lines import Progress, progress_of
 from ...models import ContainerJob, JobStatus
 
 register = template.Library()
@@ -36,6 +37,12 @@ def plain_lines(value: object) -> str:
 def as_json(value: Any) -> str:
     """Return a value as JSON, on one line."""
     return plain(json.dumps(value, ensure_ascii=False))
+
+
+@register.filter
+def progress(value: object) -> Progress | None:
+    """Return how far an attempt has come, as its column has it."""
+    return progress_of(value)
 
 
 @register.filter

@@ -20,7 +20,7 @@ from .daemon import CONFLICT, Daemon, Gone, explanation
 from .exits import PHASES
 from .images import Images
 from .refusals import is_final_launch
-from .result_archives import make_result_file
+from .result_archives import make_files
 from .view import View
 from .volume_owner import give_new_volumes
 
@@ -140,7 +140,7 @@ class Containers:
     def _prepare(self, key: str, configuration: Mapping[str, Any], owners: Mapping[str, str]) -> None:
         """Do what must be done between the creation of a container and its start."""
         give_new_volumes(self._daemon, key, configuration, owners)
-        make_result_file(self._daemon, key, configuration)
+        make_files(self._daemon, key, configuration)
 
     def _pull(self, spec: LaunchSpec, note: Callable[[str], None]) -> NoReturn:
         """Have the image pulled; the attempt is to be submitted again when it is there."""

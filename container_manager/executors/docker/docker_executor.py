@@ -23,7 +23,8 @@ from .followed_output import FollowedOutput
 from .held_limits import take_limits, warnings
 from .images import Images
 from .options import DockerOptions, docker_options
-from .result_archives import offer_result
+from .polled_progress import PolledProgress
+from .result_archives import offer_files
 from .upkeep import Upkeep
 from .view import View
 
@@ -57,6 +58,7 @@ class DockerExecutor(Executor):
         self._containers = Containers(self._daemon, self._view, images, pull=options.pull)
         self._upkeep = Upkeep(self._daemon, images, options)
         self._secret_files = SecretFiles(secret_files_directory, survive=True)
+        self._progress = PolledProgress(self._daemon)
         self._lock = threading.Lock()
         self._outputs: dict[str, FollowedOutput] = {}
         # By when each is to be stopped, in monotonic seconds.
@@ -100,8 +102,7 @@ class DockerExecutor(Executor):
         )
         if spec.secret_files:
             add_secret_files(configuration, self._secret_files.place(spec.key, spec.secret_files))
-        if self._options.results or spec.job.task:
-            offer_result(configuration)
+        offer_files(configuration, result=self._options.results or bool(spec.job.task), progress=self._options.progress)
         self._require_limits(configuration["HostConfig"])
         output = self._output(spec.key)
         if "NanoCpus" in configuration["HostConfig"]:
@@ -129,6 +130,9 @@ class DockerExecutor(Executor):
             output.follow()
         return output.page(cursor, limit, has_exited=phase is Phase.EXITED)
 
+    def progress(self, handle: str) -> bytes | None:
+        return self._progress.latest(handle) if self._options.progress else None
+
     def stop(self, handle: str, grace_seconds: float) -> None:
         self._containers.cancel(handle)
         deadline = time.monotonic() + grace_seconds
@@ -152,6 +156,7 @@ class DockerExecutor(Executor):
         with self._lock:
             output = self._outputs.pop(handle, None)
         self._containers.forget(handle)
+        self._progress.forget(handle)
         if output is not None:
             output.close()
 
@@ -184,6 +189,7 @@ class DockerExecutor(Executor):
         self._upkeep.close()
         self._containers.close()
         self._view.close()
+        self._progress.close()
         with self._lock:
             outputs = list(self._outputs.values())
         for output in outputs:

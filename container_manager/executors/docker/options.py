@@ -44,7 +44,8 @@ class DockerOptions:
     What every job gets. ``capabilities`` of the kernel; none by default. ``tmpfs``: path → bytes. ``runtime`` of the
     daemon, such as ``runsc``. ``user`` and ``read_only`` (the image's files), if set; otherwise a job may request them.
     ``network``, unless a job requests one of ``networks``. ``results``: whether a job finds a file for its result,
-    which takes the daemon two calls more for each container; one whose files are read-only has none.
+    which takes the daemon two calls more for each container; one whose files are read-only has none. ``progress``:
+    whether it finds one for its progress, which takes as many, and one more every five seconds while it runs.
 
     Image upkeep. ``prepull``: images to pull ahead of jobs. ``unused_images_seconds``: how long an image that jobs may
     run and that nothing uses stays; None: for ever. ``unused_images_bytes``: how much those may take; None: no limit.
@@ -74,6 +75,7 @@ class DockerOptions:
     capabilities: Sequence[str] = ()
     network: str = "none"
     results: bool = False
+    progress: bool = False
     user: str = ""
     read_only: bool = False
     tmpfs: Mapping[str, int] = field(default_factory=dict)
@@ -204,6 +206,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "capabilities": (is_texts, _LISTS),
     "network": (is_text, "the name of a network"),
     "results": (lambda value: isinstance(value, bool), "true or false"),
+    "progress": (lambda value: isinstance(value, bool), "true or false"),
     "read_only": (lambda value: isinstance(value, bool), "true or false"),
     "memory_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
     "storage_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),

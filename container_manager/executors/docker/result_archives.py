@@ -1,6 +1,6 @@
-"""The file into which a container writes its job's result: in the container's own layer, read by the daemon's archive.
+"""The files into which a container writes result and progress: in its own layer, read by the daemon's archive.
 
-So nothing of the host is mounted, the limits of the layer hold, and it goes with the container. A tmpfs is empty, and a
+So nothing of the host is mounted, the limits of the layer hold, and they go with the container. A tmpfs is empty, and a
 volume outlives the limits.
 """
 
@@ -11,41 +11,66 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
-from ..base import RESULT_VARIABLE
+from ...jobs.progress_lines import PROGRESS_BYTES, whole_lines
+from ..base import PROGRESS_VARIABLE, RESULT_VARIABLE
 from .daemon import Daemon, Failed, Gone
 
-_NAME = "container-manager-result"
-_PATH = f"/{_NAME}"
+_RESULT, _PROGRESS = "/container-manager-result", "/container-manager-progress"
+# An archive has a file from its beginning: of a longer one the end cannot be read.
+_MOST_PROGRESS_BYTES = 256 * 1024
 # An archive may have records before a file's header.
 _HEADER_BYTES = 16 * tarfile.BLOCKSIZE
-_VARIABLE = f"{RESULT_VARIABLE}={_PATH}"
+# What names them, and which.
+_FILES = {f"{RESULT_VARIABLE}={_RESULT}": _RESULT, f"{PROGRESS_VARIABLE}={_PROGRESS}": _PROGRESS}
 
 
-def offer_result(configuration: dict[str, Any]) -> None:
+def offer_files(configuration: dict[str, Any], *, result: bool, progress: bool) -> None:
     """Tell the command where to write, unless all files of its container are read-only."""
     if not configuration["HostConfig"]["ReadonlyRootfs"]:
-        configuration["Env"].append(_VARIABLE)
+        offered = [path for path, offers in ((_RESULT, result), (_PROGRESS, progress)) if offers]
+        configuration["Env"] += [variable for variable, path in _FILES.items() if path in offered]
 
 
-def make_result_file(daemon: Daemon, key: str, configuration: Mapping[str, Any]) -> None:
-    """Put an empty file that any user may write to into a container that was created, if it is to have one."""
-    if _VARIABLE in configuration["Env"]:
-        file = tarfile.TarInfo(_NAME)
+def make_files(daemon: Daemon, key: str, configuration: Mapping[str, Any]) -> None:
+    """Put empty files that any user may write to into a container that was created, if it is to have them: at once."""
+    archive = b""
+    for path in (path for variable, path in _FILES.items() if variable in configuration["Env"]):
+        file = tarfile.TarInfo(path.removeprefix("/"))
         file.mode = 0o666
+        archive += file.tobuf()
+    if archive:
         with daemon.client() as api:
-            api.put_archive(key, "/", file.tobuf() + bytes(2 * tarfile.BLOCKSIZE))
+            api.put_archive(key, "/", archive + bytes(2 * tarfile.BLOCKSIZE))
 
 
 def read_result(daemon: Daemon, found: Mapping[str, Any], *, most_bytes: int) -> tuple[bytes | None, str]:
-    """Return the result of a container that has ended, as inspected; None: it has left none, or why it is not read.
+    """Return the result of a container that has ended, as inspected; None: it has left none, or why it is not read."""
+    return _read(daemon, found["Id"], _RESULT, most_bytes=most_bytes) if _has(found, _RESULT) else (None, "")
+
+
+def read_last_progress(daemon: Daemon, found: Mapping[str, Any]) -> bytes | None:
+    """Do `read_progress` for a container that has ended, as inspected, if it has the file at all."""
+    return read_progress(daemon, found["Id"]) if _has(found, _PROGRESS) else None
+
+
+def read_progress(daemon: Daemon, container: str) -> bytes | None:
+    """Return the last whole lines of a container's progress file; None: it has none, or none that is read."""
+    data, _ = _read(daemon, container, _PROGRESS, most_bytes=_MOST_PROGRESS_BYTES)
+    return None if data is None else whole_lines(data[-PROGRESS_BYTES:], is_cut=len(data) > PROGRESS_BYTES)
+
+
+def _has(found: Mapping[str, Any], file: str) -> bool:
+    return any(_FILES.get(variable) == file for variable in found["Config"]["Env"] or ())
+
+
+def _read(daemon: Daemon, container: str, file: str, *, most_bytes: int) -> tuple[bytes | None, str]:
+    """Return a file of a container; None: it is not there, or why it is not read.
 
     The archive is whatever the job has made of the file: of anything but a small file only its header is read.
     """
-    if _VARIABLE not in (found["Config"]["Env"] or ()):
-        return None, ""
-    path, plain = f"/containers/{found['Id']}/archive", {"Accept-Encoding": "identity"}
+    path, plain = f"/containers/{container}/archive", {"Accept-Encoding": "identity"}
     try:
-        with daemon.stream(path, {"path": _PATH}, headers=plain, silence_seconds=daemon.answer_seconds) as answer:
+        with daemon.stream(path, {"path": file}, headers=plain, silence_seconds=daemon.answer_seconds) as answer:
             data = bytearray()
             for piece in answer.pieces():
                 data += piece

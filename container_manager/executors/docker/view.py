@@ -15,7 +15,7 @@ from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
 from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
 from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
-from .result_archives import read_result
+from .result_archives import read_last_progress, read_result
 
 # Listing 300 containers takes the daemon about 45 ms.
 _LIST_SECONDS = 5.0
@@ -208,7 +208,10 @@ class View:
                 if may_be_out_of_memory(found) and self._postpone(key):
                     return
                 result, refused = read_result(self._daemon, found, most_bytes=self._most_result_bytes)
-                status = self._exit_status(key, found)._replace(result=result, result_refused=refused)
+                progress = read_last_progress(self._daemon, found)
+                status = self._exit_status(key, found)._replace(
+                    result=result, result_refused=refused, progress=progress
+                )
         except Gone:
             is_gone = True
         with self._state:

@@ -72,7 +72,7 @@ class LocalJob:
     def end(self, status: ExitStatus) -> None:
         """Note that it has exited."""
         result, refused = self.result.take()
-        status = status._replace(result=result, result_refused=refused)
+        status = status._replace(result=result, result_refused=refused, progress=self.result.take_progress())
         self.keeper, self.exit, self.exited_at = None, status, time.monotonic()
         self.unread = {descriptor: _bytes_in(descriptor) for descriptor in self.open_streams}
 

@@ -19,6 +19,7 @@ from ...conf import AppSettings
 from ...jobs.container_request import REQUEST_RULES
 from ...jobs.rules import is_count, is_texts
 from ..base import (
+    PROGRESS_VARIABLE,
     RESULT_VARIABLE,
     SECRETS_VARIABLE,
     Capabilities,
@@ -139,6 +140,11 @@ class ProcessExecutor(Executor):
                 self._pump.resume(job)
             return LogPage(chunks=chunks, cursor=after, complete=not chunks and job.has_ended)
 
+    def progress(self, handle: str) -> bytes | None:
+        with self._lock:
+            job = self._pump.jobs.get(handle)
+        return None if job is None else job.result.progress()
+
     def stop(self, handle: str, grace_seconds: float) -> None:
         with self._lock:
             # Under the lock: its keeper must not have another job by the time that it hears of this.
@@ -249,7 +255,7 @@ class ProcessExecutor(Executor):
         if spec.job.memory_bytes is not None:
             limits["RLIMIT_AS"] = spec.job.memory_bytes
         environment = {"PATH": _DEFAULT_PATH, "LANG": "C.UTF-8", **self._inherited, **spec.environment}
-        environment[RESULT_VARIABLE] = result.path
+        environment |= {RESULT_VARIABLE: result.path, PROGRESS_VARIABLE: result.progress_path}
         if spec.secret_files:
             environment[SECRETS_VARIABLE] = str(self._secret_files.place(spec.key, spec.secret_files))
         launch = {
