@@ -15,6 +15,7 @@ import django
 from django.db import connections
 
 from container_manager.models import ContainerJob
+from container_manager.tasks import report_progress
 
 if django.VERSION < (6, 0):
     from django_tasks import task
@@ -39,6 +40,12 @@ def add(first: Any, second: Any) -> Any:
 @task
 async def add_asynchronously(first: Any, second: Any) -> Any:
     return first + second
+
+
+@task
+def report_its_progress() -> None:
+    for number in range(1, 4):
+        report_progress(number, 10, "resizing")
 
 
 @task(takes_context=True)

@@ -18,6 +18,7 @@ from django.utils import timezone
 from container_manager import queue, store
 from container_manager.conf import AppSettings
 from container_manager.executors.process import ProcessExecutor
+from container_manager.jobs.progress_lines import Progress
 from container_manager.models import ContainerJob, JobAttempt
 
 from .jobs import row_of
@@ -139,6 +140,17 @@ def test_handles_are_stored_beside_that_of_a_locked_attempt(lock: Locking) -> No
         found = {o.job.id: o.handle for o in store.owned_attempts(worker="w", using="default")}
         assert found == {jobs[0].pk: "handle-0", jobs[1].pk: "", jobs[2].pk: "handle-2"}
     assert store.record_launches(handles, worker="w", using="default") == set()
+
+
+@pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
+def test_progress_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
+    jobs = running(3)
+    changes = [store.ProgressChange(job.pk, 1, Progress(done=1, total=2)) for job in jobs]
+    with holding(lock, jobs[1]):
+        assert store.store_progress(changes, worker="w", using="default") == {(jobs[1].pk, 1)}
+        assert [job.progress is None for job in jobs] == [False, True, False]
+    assert store.store_progress(changes, worker="w", using="default") == set()
+    assert jobs[1].progress == Progress(done=1, total=2)
 
 
 def test_retries_are_queued_beside_one_that_is_locked() -> None:

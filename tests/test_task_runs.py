@@ -54,6 +54,7 @@ def enqueue_all(folder: Path) -> dict[str, Any]:
         "add": f.add.enqueue(1, second=2),
         "async": f.add_asynchronously.enqueue(3, 4),
         "context": f.describe.enqueue("the \u00fcmlaut"),
+        "progress": f.report_its_progress.enqueue(),
         "retried": f.succeed_at_the_second_attempt.using(backend="retried").enqueue(),
         "not json": f.return_what_is_no_json.enqueue(),
         "too much": f.return_too_much.enqueue(),
@@ -123,6 +124,11 @@ def test_a_task_that_returns_is_successful_with_its_value_in_one_attempt(of: Any
 
 def test_an_asynchronous_task_runs(of: Any) -> None:
     assert of("async").result.return_value == 7
+
+
+@pytest.mark.shows("howto/progress.md#in-a-task")
+def test_a_task_says_how_far_it_has_come(of: Any) -> None:
+    assert of("progress").attempts[0].progress == {"done": 3, "total": 10, "text": "resizing"}
 
 
 def test_a_task_gets_its_context_and_its_output_is_kept(of: Any) -> None:

@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from container_manager import queue, store
 from container_manager.executors.base import LaunchSpec, Phase
 from container_manager.executors.process import ProcessExecutor
+from container_manager.jobs.progress_lines import Progress
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from .jobs import journal_of
@@ -118,6 +119,8 @@ def test_a_zombie_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(momen
     store.record_launches(
         [store.Launch(job.pk, number, "zombie's") for number in (1, 2)], worker="zombie", using="default"
     )
+    said = [store.ProgressChange(job.pk, number, Progress(done=1, total=2)) for number in (1, 2, 3)]
+    assert store.store_progress(said, worker="zombie", using="default") == set()
     assert store.owned_attempts(worker="zombie", using="default") == []
     assert rescue("zombie") == 0
     assert store.claim(worker="zombie", executors=["default"], limit=9, using="default") == []
