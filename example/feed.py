@@ -9,7 +9,11 @@ from typing import Any
 import django
 
 # A shell loop that prints a line at a time; what it is called with is how often, and how long each takes.
-_STEPS = "sh -c 'for i in $(seq {0}); do echo step $i of {0}; sleep {1}; done'"
+# Beside it, it says how far it has come, where an executor reads that.
+_STEPS = (
+    "sh -c 'for i in $(seq {0}); do echo step $i of {0}; "
+    'echo $i/{0} step $i > "${{CONTAINER_MANAGER_PROGRESS:-/dev/null}}"; sleep {1}; done\''
+)
 # Name → how often it is drawn, and its fields.
 _KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "monthly report": (8, {"command": _STEPS.format(8, 0.4), "queue": "reports", "labels": {"team": "finance"}}),
