@@ -244,14 +244,14 @@ def test_hostile_texts_are_shown_as_text_and_nothing_in_a_page_is_inline(name: s
 def test_only_the_regions_that_have_changed_are_sent_again() -> None:
     job, client = enqueue(command="true"), client_of(user_who_may(*Act))
     first = client.get(url("job", job.pk, live="1"))
-    assert set(first.json()["regions"]) == {"header", "explanation", "picture", "timeline", "attempts"}
+    assert set(first.json()["regions"]) == {"header", "progress", "explanation", "picture", "timeline", "attempts"}
     again = client.get(url("job", job.pk, live="1"), headers={"If-None-Match": f"W/{first['ETag']}"})
     assert again.status_code == 304 or set(again.json()["regions"]) == {"explanation"}
     cancel(job, actor="bob")
     changed = client.get(url("job", job.pk, live="1"), headers={"If-None-Match": first["ETag"]})
     assert set(changed.json()["regions"]) == {"header", "explanation", "picture", "timeline"}
     for odd in ("x", '"x"', '"a-b"', "*"):
-        assert len(client.get(url("job", job.pk, live="1"), headers={"If-None-Match": odd}).json()["regions"]) == 5
+        assert len(client.get(url("job", job.pk, live="1"), headers={"If-None-Match": odd}).json()["regions"]) == 6
 
 
 def test_a_form_of_a_page_that_is_older_than_the_job_changes_nothing() -> None:

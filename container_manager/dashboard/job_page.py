@@ -30,7 +30,7 @@ from .timeline import attempt_bars, steps
 
 _REGIONS = {
     name: f"container_manager_dashboard/job_{name}.html"
-    for name in ("header", "explanation", "picture", "timeline", "attempts")
+    for name in ("header", "progress", "explanation", "picture", "timeline", "attempts")
 }
 # What is shown apart, or not at all.
 _NOT_LISTED = ("name", "labels", "environment", "secrets", "secret_files")

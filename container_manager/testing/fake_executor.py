@@ -199,7 +199,7 @@ class FakeExecutor(Executor):
             # A task that returns nothing hands out null.
             status = status._replace(result=json.dumps(scripted.result).encode())
         if status is not None:
-            status = status._replace(progress=_encoded(scripted.progress))
+            status = status._replace(progress=_encoded(scripted.progress) or None)
         texts: tuple[tuple[Stream, str | bytes], ...] = (("stdout", scripted.stdout), ("stderr", scripted.stderr))
         chunks = [LogChunk(stream=stream, data=_encoded(text)) for stream, text in texts if text]
         return _FakeAttempt(key=spec.key, exit=status, chunks=chunks, progress=_encoded(scripted.progress))

@@ -153,7 +153,7 @@ class Run:
 
     def note_progress(self, data: bytes | None) -> None:
         """Take what its progress file has, if that says something new."""
-        if data:
+        if isinstance(data, bytes) and data:
             found = latest_progress(data, masked=None if self.mask is None else self.masked)
             if found is not None and found != self.progress:
                 self.progress, self.progress_stored = found, False
