@@ -64,7 +64,7 @@ def _runs_on(worker: Worker, attempt: JobAttempt | None) -> str:
     said = progress_of(attempt and attempt.progress)
     if said is None:
         return _("It runs on %s.") % worker.host
-    form = _("It runs on %(host)s, %(done)d of %(total)d: %(text)s")
+    form = _("It runs on %(host)s, %(done)d of %(total)d: %(text)s.")
     if not said.text:
         form = _("It runs on %(host)s, %(done)d of %(total)d.")
     return form % {"host": worker.host, "done": said.done, "total": said.total, "text": quoted(said.text)}
