@@ -34,13 +34,12 @@ from .protocol.records import expire_lease, records_of, register, rescue
 from .test_protocol import working
 from .workers import eventually
 
-_PAGE = "howto/progress.md"
 RESIZING = Progress(done=3, total=10, text="resizing")
 HOSTILE = "<script>alert(1)</script>\x1b[2K\u202e"
 
 
 @pytest.mark.without_database
-@pytest.mark.shows(f"{_PAGE}#what-is-accepted")
+@pytest.mark.shows("howto/progress.md#what-is-accepted")
 class TestLines:
     @pytest.mark.parametrize(
         ("data", "found"),
@@ -115,7 +114,7 @@ class TestLines:
 
 
 @pytest.mark.without_database
-@pytest.mark.shows(f"{_PAGE}#what-is-accepted")
+@pytest.mark.shows("howto/progress.md#what-is-accepted")
 class TestWhatIsInTheFilesPlace:
     @pytest.fixture
     def place(self, tmp_path: Path) -> ResultFile:
@@ -156,7 +155,7 @@ class TestWhatIsInTheFilesPlace:
 
 @pytest.mark.django_db
 class TestWhatIsStored:
-    @pytest.mark.shows(f"{_PAGE}#get-progress-from-a-job")
+    @pytest.mark.shows("howto/progress.md#get-progress-from-a-job")
     @pytest.mark.parametrize("operator", [">", ">>"])
     def test_a_shell_overwrites_the_file_or_appends_to_it(self, operator: str) -> None:
         script = f"""sh -c 'for n in 1 2 3; do echo "$n/10 resizing" {operator} "$CONTAINER_MANAGER_PROGRESS"; done'"""
@@ -164,7 +163,7 @@ class TestWhatIsStored:
         assert (job.status, job.progress) == (JobStatus.COMPLETED, RESIZING)
         assert job.attempts.get().progress == {"done": 3, "total": 10, "text": "resizing"}
 
-    @pytest.mark.shows(f"{_PAGE}#read-it")
+    @pytest.mark.shows("howto/progress.md#read-it")
     def test_each_attempt_has_its_own_and_keeps_it(self) -> None:
         with fake_jobs(lambda _: FakeRun(exit=1, progress="7/10 first\n")):
             job = run_job(queue.enqueue(command="x", max_retries=1))
@@ -186,7 +185,7 @@ class TestWhatIsStored:
             job = run_job(queue.enqueue(command="x", secrets={"TOKEN": "env:CM_SECRET_TOKEN"}, actor="test"))
         assert job.progress == Progress(done=1, total=2, text="with ***")
 
-    @pytest.mark.shows(f"{_PAGE}#what-it-costs")
+    @pytest.mark.shows("howto/progress.md#what-it-costs")
     def test_a_job_that_says_nothing_costs_no_statement(self) -> None:
         with fake_jobs(lambda _: FakeRun()), CaptureQueriesContext(connection) as queries:
             run_job(queue.enqueue(command="x"))
@@ -242,7 +241,7 @@ def claimed_again(job: ContainerJob) -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("lose", [rescued, finished, claimed_again])
 @pytest.mark.parametrize("attempt", [1, 2])
-@pytest.mark.shows(f"{_PAGE}#read-it")
+@pytest.mark.shows("howto/progress.md#read-it")
 def test_a_worker_that_has_lost_the_attempt_writes_no_progress(
     lose: Callable[[ContainerJob], None], attempt: int
 ) -> None:
@@ -274,7 +273,7 @@ def test_the_progress_of_a_running_job_is_seen_before_its_end(tmp_path: Path) ->
 
 @pytest.mark.without_database
 class TestReportingFromATask:
-    @pytest.mark.shows(f"{_PAGE}#in-a-task")
+    @pytest.mark.shows("howto/progress.md#in-a-task")
     def test_it_writes_a_line_and_does_nothing_outside_of_a_job(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -293,7 +292,7 @@ class TestReportingFromATask:
 
 
 @pytest.mark.django_db
-@pytest.mark.shows(f"{_PAGE}#read-it")
+@pytest.mark.shows("howto/progress.md#read-it")
 class TestWhereItIsShown:
     @pytest.fixture
     def job(self) -> ContainerJob:

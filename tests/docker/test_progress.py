@@ -11,8 +11,6 @@ from container_manager.testing.conformance import ended
 from ..patience import eventually
 from .docker_harness import DockerHarness
 
-_DOCS = "howto/progress.md#in-a-container"
-
 
 @pytest.fixture
 def reporting(harness: DockerHarness) -> DockerExecutor:
@@ -20,7 +18,7 @@ def reporting(harness: DockerHarness) -> DockerExecutor:
 
 
 @pytest.mark.slow
-@pytest.mark.shows(_DOCS)
+@pytest.mark.shows("howto/progress.md#in-a-container")
 @pytest.mark.parametrize("user", ["", "4321:4321"])
 def test_a_running_container_says_how_far_it_is_to_any_worker(
     harness: DockerHarness, reporting: DockerExecutor, user: str
@@ -61,7 +59,7 @@ def test_what_is_no_small_file_is_no_progress(harness: DockerHarness, reporting:
     assert (status.code, status.progress) == (0, None)
 
 
-@pytest.mark.shows(_DOCS)
+@pytest.mark.shows("howto/progress.md#in-a-container")
 def test_without_the_option_and_with_read_only_files_there_is_no_such_file(
     harness: DockerHarness, reporting: DockerExecutor
 ) -> None:
