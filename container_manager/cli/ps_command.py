@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from ..dashboard.search import keys_page, parse
+from ..jobs.progress_lines import Progress, progress_of
 from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobStatus
 from ..querysets import ContainerJobQuerySet
 from ..store import database_now
@@ -18,12 +19,16 @@ from .printing import Output, print_json, print_table
 
 HEADINGS = ("ID", "NAME", "STATUS", "TRY", "EXIT", "REASON", "FOR", "COMMAND")
 _COMMAND_WIDTH = 40
+_OF_THE_ATTEMPT = ("waiting_for", "progress")
 # Of one statement.
 _BATCH = 500
 
 
 class ListedJob(TypedDict):
-    """A job; ``waiting_for``: what the launch of its present attempt waits for, "" if for nothing."""
+    """A job; ``waiting_for``: what the launch of its present attempt waits for, "" if for nothing.
+
+    ``progress``: how far that attempt has come, as it says itself; null if it says nothing of it, or is over.
+    """
 
     id: UUID
     name: str
@@ -43,6 +48,7 @@ class ListedJob(TypedDict):
     launched_at: datetime | None
     completed_at: datetime | None
     waiting_for: str
+    progress: Progress | None
 
 
 JSON = list[ListedJob]
@@ -64,12 +70,13 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         unfinished = [status for status in JobStatus if status not in FINISHED_STATUSES]
         newest = list(_newest(found, [options["status"]] if options["status"] else unfinished, limit))
     newest.reverse()
-    waits = _waits(using=options["database"])
+    open_ones = _open_attempts(using=options["database"])
+    attempts = [(job, *open_ones.get((job.pk, job.attempt), ("", None))) for job in newest]
     if options["json"]:
-        print_json(out, [{**_values(job), "waiting_for": waits.get((job.pk, job.attempt), "")} for job in newest])
+        print_json(out, [{**_values(job), "waiting_for": waits, "progress": said} for job, waits, said in attempts])
     else:
         now = database_now(using=options["database"])
-        print_table(out, HEADINGS, [row(job, now=now, waits=waits.get((job.pk, job.attempt), "")) for job in newest])
+        print_table(out, HEADINGS, [row(job, now=now, waits=waits, progress=said) for job, waits, said in attempts])
     return 0
 
 
@@ -95,7 +102,7 @@ def _newest(found: ContainerJobQuerySet, statuses: Sequence[str], limit: int) ->
         yield from (batch[key] for key in keys[start : start + _BATCH] if key in batch)
 
 
-def row(job: ContainerJob, *, now: datetime, waits: str = "") -> tuple[object, ...]:
+def row(job: ContainerJob, *, now: datetime, waits: str = "", progress: Progress | None = None) -> tuple[object, ...]:
     """Return a job's row of the table; ``waits``: what the launch of its present attempt waits for."""
     command = job.command if len(job.command) <= _COMMAND_WIDTH else job.command[: _COMMAND_WIDTH - 1] + "…"
     since = (now - (job.status_changed_at or job.created_at)).total_seconds()
@@ -105,17 +112,18 @@ def row(job: ContainerJob, *, now: datetime, waits: str = "") -> tuple[object, .
         job.status,
         job.attempt or "",
         job.exit_code,
-        f"waits for {waits}" if waits else job.failure_reason,
+        f"waits for {waits}" if waits else progress or job.failure_reason,
         f"{since:.0f} s",
         command,
     )
 
 
-def _waits(*, using: str) -> dict[tuple[UUID, int], str]:
-    """Return what the launches of open attempts wait for: no more than there are slots."""
-    waiting = JobAttempt.objects.using(using).filter(finished_at=None).exclude(waiting_for="")
-    return {(job, number): waits for job, number, waits in waiting.values_list("job", "number", "waiting_for")}
+def _open_attempts(*, using: str) -> dict[tuple[UUID, int], tuple[str, Progress | None]]:
+    """Return what open attempts wait for, and how far they have come: no more than there are slots."""
+    found = JobAttempt.objects.using(using).filter(finished_at=None)
+    rows = found.values_list("job", "number", "waiting_for", "progress")
+    return {(job, number): (waits, progress_of(said)) for job, number, waits, said in rows}
 
 
 def _values(job: ContainerJob) -> dict[str, object]:
-    return {name: getattr(job, name) for name in ListedJob.__annotations__ if name != "waiting_for"}
+    return {name: getattr(job, name) for name in ListedJob.__annotations__ if name not in _OF_THE_ATTEMPT}

@@ -16,9 +16,10 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
 from ..jobs.printable import escaped
-from ..models import ContainerJob, FailureReason, JobStatus
+from ..jobs.progress_lines import Progress, progress_of
+from ..models import ContainerJob, FailureReason, JobAttempt, JobStatus
 from ..queue.minutes import known_queues
-from .access import may, visible_jobs
+from .access import Act, may, visible_jobs
 from .acts import act_on_all
 from .job_acts import JobAct, act_on_some, report
 from .live import live_page
@@ -46,6 +47,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
         "q": text,
         "problem": problem,
         "page": found,
+        "progress": _progress(found.rows, using=using) if may(request.user, Act.SEE_OUTPUT) else {},
         "count": count,
         "filters": list(_filters(search, queues=known_queues(using=using))),
         "qualifiers": QUALIFIERS,
@@ -57,6 +59,16 @@ def jobs(request: HttpRequest) -> HttpResponse:
         context,
         regions={"rows": "container_manager_dashboard/jobs_rows.html"},
     )
+
+
+def _progress(jobs: Sequence[ContainerJob], *, using: str) -> Mapping[UUID, Progress | None]:
+    """Return how far those of a page's jobs have come that run."""
+    running = {job.pk: job.attempt for job in jobs if job.status == JobStatus.RUNNING}
+    if not running:
+        return {}
+    attempts = JobAttempt.objects.using(using).filter(job__in=list(running), finished_at=None)
+    rows = attempts.values_list("job", "number", "progress")
+    return {job: progress_of(said) for job, number, said in rows if running[job] == number}
 
 
 @page(method="POST")
