@@ -17,7 +17,7 @@ from container_manager.models import (
     JobAttempt,
     JobLog,
     JobTransition,
-    QueueMinute,
+    QueueSpan,
     StatisticsProgress,
     Worker,
 )
@@ -89,7 +89,7 @@ def fill(count: int) -> None:
     _add_details()
     with connection.cursor() as cursor:
         analyze = {"postgresql": "VACUUM ANALYZE", "mysql": "ANALYZE TABLE {}", "sqlite": "ANALYZE"}
-        for table in (_JOBS, QueueMinute._meta.db_table):
+        for table in (_JOBS, QueueSpan._meta.db_table):
             cursor.execute(analyze[connection.vendor].format(table))
 
 
@@ -153,16 +153,28 @@ def _add_workers() -> None:
 
 
 def _add_statistics() -> None:
-    """Add a row for each queue and minute of a week, and the totals."""
+    """Add rows for each queue and minute and hour of a week, and the totals."""
     last = int(time.time() // 60)
+    first = last - 7 * 24 * 60
+    first -= first % QueueSpan.HOUR
     counts = {"created": 60, "started": 60, "completed": 57, "failed": 3, "wait_3": 60, "run_7": 60}
-    minutes = (QueueMinute.TOTAL, *range(last - 7 * 24 * 60, last + 1))
+    seconds = {"wait_seconds": 10.0, "run_seconds": 600.0}
+    begins = {
+        QueueSpan.TOTAL: [0],
+        **{step: range(first, last + 1, step) for step in (QueueSpan.MINUTE, QueueSpan.HOUR)},
+    }
     rows = [
-        QueueMinute(minute=minute, queue=f"q{number}", wait_seconds=10.0, run_seconds=600.0, **counts)
+        QueueSpan(
+            length=length,
+            minute=minute,
+            queue=f"q{number}",
+            **{name: value * max(1, length) for name, value in (counts | seconds).items()},
+        )
+        for length, minutes in begins.items()
         for minute in minutes
         for number in range(QUEUES)
     ]
-    QueueMinute.objects.bulk_create(rows, batch_size=500)
+    QueueSpan.objects.bulk_create(rows, batch_size=500)
     StatisticsProgress.objects.update_or_create(
         defaults={"created_to": last, "created_again_to": last, "counted_at": datetime.now(UTC)}
     )

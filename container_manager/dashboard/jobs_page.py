@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from ..jobs.printable import escaped
 from ..models import ContainerJob, FailureReason, JobStatus
-from ..queue.minutes import known_queues
+from ..queue.spans import known_queues
 from .access import may, visible_jobs
 from .acts import act_on_all
 from .job_acts import JobAct, act_on_some, report

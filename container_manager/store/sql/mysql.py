@@ -137,7 +137,7 @@ class MySQLStore(RowByRowStore):
 
     def _known_queues(self, cursor: Any) -> list[str]:
         """Return the names of the queues in which something has happened."""
-        cursor.execute("SELECT queue FROM container_manager_queueminute WHERE minute = 0 ORDER BY queue", [])
+        cursor.execute("SELECT queue FROM container_manager_queuespan WHERE length = 0 ORDER BY queue", [])
         return [name for (name,) in cursor.fetchall()]
 
     def _steps(self, cursor: Any, column: str, starts: Sequence[_Start], *, known: Sequence[Any] = ()) -> list[_Start]:

@@ -1,4 +1,4 @@
-"""What happened in the queues over time, from the counts of each minute; neither jobs nor journal are read."""
+"""What happened in the queues over time, from the counts of minutes and hours; neither jobs nor journal are read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from django.conf import settings
 from django.db import router
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from ..conf import app_settings
 from ..jobs.histogram import EMPTY, Histogram
-from ..models import RUN_COLUMNS, WAIT_COLUMNS, ContainerJob, QueueMinute
+from ..models import RUN_COLUMNS, WAIT_COLUMNS, ContainerJob, QueueSpan
 from ..store import database_now, minute_of
 
 _MOST_STEPS = 10_000
@@ -59,10 +59,11 @@ def activity(
     now, first = _span(since, using)
     minutes = now + 1 - first if step is None else _whole_minutes(step)
     if step is not None:
+        # So that a step of whole hours begins with one.
         first -= first % minutes
     if (now - first) // minutes >= _MOST_STEPS:
         raise ValueError(f"There are more than {_MOST_STEPS} spans of {step} since {since}; ask for a longer step.")
-    rows = _since(first, using)
+    rows = _since(first, using) if step is None else _since(first, using, step=minutes)
     if queue is not None:
         rows = rows.filter(queue=queue)
     # The minute at which the row's span begins.
@@ -75,7 +76,7 @@ def activity_by_queue(*, since: timedelta | datetime | None, using: str | None =
     """Return by queue what happened since a time, or for a time until now; None: since statistics are kept."""
     using = using or router.db_for_read(ContainerJob)
     if since is None:
-        totals = QueueMinute.objects.using(using).filter(minute=QueueMinute.TOTAL)
+        totals = QueueSpan.objects.using(using).filter(length=QueueSpan.TOTAL)
         return {row["queue"]: _activity(None, row) for row in totals.order_by("queue").values("queue", *_COLUMNS)}
     _, first = _span(since, using)
     rows = _summed(_since(first, using).values("queue")).order_by("queue")
@@ -85,9 +86,8 @@ def activity_by_queue(*, since: timedelta | datetime | None, using: str | None =
 def _span(since: timedelta | datetime, using: str) -> tuple[int, int]:
     """Return the minute of now and the first one."""
     now = database_now(using=using)
-    # What is kept begins somewhere: minute 0 holds the totals.
     first = minute_of(now - since if isinstance(since, timedelta) else since)
-    return minute_of(now), max(QueueMinute.TOTAL + 1, first)
+    return minute_of(now), max(1, first)
 
 
 def _whole_minutes(step: timedelta) -> int:
@@ -97,8 +97,18 @@ def _whole_minutes(step: timedelta) -> int:
     return minutes
 
 
-def _since(first: int, using: str) -> QuerySet[QueueMinute]:
-    return QueueMinute.objects.using(using).filter(minute__gte=first)
+def _since(first: int, using: str, *, step: int = QueueSpan.HOUR) -> QuerySet[QueueSpan]:
+    """Return rows that add up to what happened since a minute, and do so too in spans of ``step`` minutes from there.
+
+    Hours serve where they are whole, and minutes before the first of them.
+    """
+    rows = QueueSpan.objects.using(using)
+    if step % QueueSpan.HOUR:
+        return rows.filter(length=QueueSpan.MINUTE, minute__gte=first)
+    hour = first + -first % QueueSpan.HOUR
+    return rows.filter(
+        Q(length=QueueSpan.HOUR, minute__gte=hour) | Q(length=QueueSpan.MINUTE, minute__gte=first, minute__lt=hour)
+    )
 
 
 def _summed(rows: Any) -> Any:
@@ -131,5 +141,5 @@ def known_queues(*, using: str) -> list[str]:
     """Return the queues that the settings name, or else the first of those in which anything has happened."""
     if (named := app_settings().queues) is not None:
         return list(named)
-    totals = QueueMinute.objects.using(using).filter(minute=QueueMinute.TOTAL)
+    totals = QueueSpan.objects.using(using).filter(length=QueueSpan.TOTAL)
     return list(totals.order_by("queue").values_list("queue", flat=True)[:_MOST_QUEUES])
