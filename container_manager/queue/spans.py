@@ -47,21 +47,27 @@ class Activity:
 
 
 def activity(
-    *, since: timedelta | datetime, step: timedelta | None = None, queue: str | None = None, using: str | None = None
+    *,
+    since: timedelta | datetime,
+    step: timedelta | None = None,
+    queue: str | None = None,
+    now: datetime | None = None,
+    using: str | None = None,
 ) -> list[Activity]:
     """Return what happened since a time, or for a time until now: in spans of ``step``, or in one.
 
     ``step``: whole minutes; the first span begins with a multiple of it, at or before ``since``, and the last one is
-    not over yet. ``queue``: of this one; None: of all. The last minute or so is not counted yet.
+    not over yet. ``queue``: of this one; None: of all. ``now``: the time by the database's clock, where it is known.
+    The last minute or so is not counted yet.
     Raises ValueError for a step that is not of whole minutes, and for more than 10,000 spans.
     """
     using = using or router.db_for_read(ContainerJob)
-    now, first = _span(since, using)
-    minutes = now + 1 - first if step is None else _whole_minutes(step)
+    last, first = _span(since, now or database_now(using=using))
+    minutes = last + 1 - first if step is None else _whole_minutes(step)
     if step is not None:
         # So that a step of whole hours begins with one.
         first -= first % minutes
-    if (now - first) // minutes >= _MOST_STEPS:
+    if (last - first) // minutes >= _MOST_STEPS:
         raise ValueError(f"There are more than {_MOST_STEPS} spans of {step} since {since}; ask for a longer step.")
     rows = _since(first, using) if step is None else _since(first, using, step=minutes)
     if queue is not None:
@@ -69,7 +75,7 @@ def activity(
     # The minute at which the row's span begins.
     begin = F("minute") - (F("minute") - first) % minutes
     found = {row["begin"]: row for row in _summed(rows.annotate(begin=begin).values("begin"))}
-    return [_activity(begin, found.get(begin, {})) for begin in range(first, now + 1, minutes)]
+    return [_activity(begin, found.get(begin, {})) for begin in range(first, last + 1, minutes)]
 
 
 def activity_by_queue(*, since: timedelta | datetime | None, using: str | None = None) -> dict[str, Activity]:
@@ -78,14 +84,13 @@ def activity_by_queue(*, since: timedelta | datetime | None, using: str | None =
     if since is None:
         totals = QueueSpan.objects.using(using).filter(length=QueueSpan.TOTAL)
         return {row["queue"]: _activity(None, row) for row in totals.order_by("queue").values("queue", *_COLUMNS)}
-    _, first = _span(since, using)
+    _, first = _span(since, database_now(using=using))
     rows = _summed(_since(first, using).values("queue")).order_by("queue")
     return {row["queue"]: _activity(first, row) for row in rows}
 
 
-def _span(since: timedelta | datetime, using: str) -> tuple[int, int]:
+def _span(since: timedelta | datetime, now: datetime) -> tuple[int, int]:
     """Return the minute of now and the first one."""
-    now = database_now(using=using)
     first = minute_of(now - since if isinstance(since, timedelta) else since)
     return minute_of(now), max(1, first)
 

@@ -137,7 +137,7 @@ class MySQLStore(RowByRowStore):
         return found
 
     def _places(self, cursor: Any, *, with_priorities: bool = False) -> list[tuple[Any, ...]]:
-        """Return the executors of queued jobs, the queues of each, and on demand the priorities of scheduled jobs there.
+        """Return the executors of queued jobs, the queues of each, and on demand the priorities of scheduled jobs.
 
         All that is known is asked for at once, at every depth: the executors of the settings, the queues in which
         something has happened. What is found leads to the one before it, and to what is below it, unless that was
@@ -158,7 +158,7 @@ class MySQLStore(RowByRowStore):
             for batch in batches(at, LANES):
                 for number, value in self._probed(cursor, batch):
                     start = batch[number][0]
-                    place = (*start, int(value) if len(start) == 2 else value)
+                    place: tuple[Any, ...] = (*start, int(value) if len(start) == 2 else value)
                     found[place] = None
                     if len(start) < 2:
                         new[start, value] = None
@@ -169,10 +169,11 @@ class MySQLStore(RowByRowStore):
 
     def _known_queues(self, cursor: Any) -> tuple[list[str], bool]:
         """Return the names of the queues in which something has happened, and whether any queued job has a schedule."""
-        scheduled = "status = 'queued' AND scheduled_for IS NOT NULL"
+        jobs = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
+        scheduled = f"SELECT 1 FROM {jobs} WHERE status = 'queued' AND scheduled_for IS NOT NULL"
         cursor.execute(
-            "SELECT queue FROM container_manager_queuespan WHERE length = 0 UNION ALL SELECT NULL FROM DUAL WHERE EXISTS "
-            f"(SELECT 1 FROM container_manager_containerjob FORCE INDEX (cm_job_claim) WHERE {scheduled})",
+            "SELECT queue FROM container_manager_queuespan WHERE length = 0 UNION ALL "
+            f"SELECT NULL FROM DUAL WHERE EXISTS ({scheduled})",
             [],
         )
         names = [name for (name,) in cursor.fetchall()]
