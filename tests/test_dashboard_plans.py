@@ -143,10 +143,9 @@ def test_no_page_and_no_list_reads_jobs_without_an_index() -> None:
             if lines := list(scans(sql, params)):
                 found.setdefault(url, []).append(f"{sql} {params}: {lines}")
         page = response.context["page"] if response.context and "page" in response.context else None
-        if isinstance(page, Page):
-            # The second page, and back from there.
-            if cursor := {0: page.next, 1: page.previous}.get(url.count("cursor")):
-                urls.append(f"{url}&{urlencode({'cursor': cursor})}")
+        # The second page, and back from there.
+        if isinstance(page, Page) and (cursor := {0: page.next, 1: page.previous}.get(url.count("cursor"))):
+            urls.append(f"{url}&{urlencode({'cursor': cursor})}")
     assert found == {}
     assert {url: number for url, number in queries.items() if number > _MOST_QUERIES} == {}
     assert [url for url in queries if "cursor" in url]
