@@ -1,6 +1,7 @@
 """Fill the tables with what a busy installation has after a month: by SQL, a statement for each status.
 
-Of the journal and the attempts there is only what the pages of single jobs show.
+What is live and what bears a name that is searched for is as much at each size: what grows is what lies beside it. Of the
+journal and the attempts there is only what the pages of single jobs show.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ QUEUES, TEAMS, NAMES, WORKERS = 10, 100, 50_000, 5
 _DAYS = 30
 _JOBS = ContainerJob._meta.db_table
 # Of all jobs; the others are completed.
-_SHARES = {"failed": 0.05, "cancelled": 0.01, "queued": 0.01}
-_FEW = {"running": 200, "retrying": 200, "pending": 200}
+_SHARES = {"failed": 0.05, "cancelled": 0.01}
+_LIVE = {"queued": 10_000, "running": 200, "retrying": 200, "pending": 200}
+# So many jobs bear names that are searched for.
+_SEARCHED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,8 @@ _BATCH = 250_000
 
 def fill(count: int) -> None:
     """Add so many jobs, workers that run some of them, and a week's statistics."""
-    counts = {**{status: int(count * share) for status, share in _SHARES.items()}, **_FEW}
+    live = {status: min(number, count // 100) for status, number in _LIVE.items()}
+    counts = {**{status: int(count * share) for status, share in _SHARES.items()}, **live}
     counts = {"completed": count - sum(counts.values()), **counts}
     done = 0
     with connection.cursor() as cursor:
@@ -104,7 +108,8 @@ def _add(cursor: Any, database: _Database, status: str, done: int, count: int) -
     moment = database.time.format(ms=ms)
     values = {
         "id": database.key.format(ms=ms),
-        "name": database.text.format(head="nightly-", of=NAMES, tail=""),
+        "name": f"CASE WHEN n <= {_SEARCHED} THEN {database.text.format(head='nightly-', of=NAMES, tail='')} "
+        f"ELSE {database.text.format(head='other-', of=NAMES, tail='')} END",
         "queue": database.text.format(head="q", of=QUEUES, tail=""),
         "labels": database.json.format(database.text.format(head='{"team": "team', of=TEAMS, tail='"}')),
         "created_at": moment,
