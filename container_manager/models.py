@@ -779,10 +779,11 @@ class PausedQueue(models.Model):
         return escaped(self.name)
 
 
-class QueueMinute(models.Model):
-    """What happened in a queue in one minute, as the maintainer has counted it from the journal.
+class QueueSpan(models.Model):
+    """What happened in a queue in a span of time, as the maintainer has counted it from the journal.
 
-    ``minute``: whole minutes since 1970 in UTC; 0: the queue's totals since the beginning, which are never pruned.
+    ``length``: `MINUTE` or `HOUR`, in minutes, or `TOTAL`: the queue's totals since the beginning, which are never
+    pruned. ``minute``: when it begins, in whole minutes since 1970 in UTC; 0 for the totals.
     ``created``: jobs that were enqueued, by the time in their keys. The other counts are of transitions, by their
     target: ``queued`` are retries, and pending jobs that were queued. ``failed`` is about attempts: those that were
     retried are in it, and in ``retried`` too.
@@ -790,7 +791,10 @@ class QueueMinute(models.Model):
     """
 
     TOTAL: ClassVar[int] = 0
+    MINUTE: ClassVar[int] = 1
+    HOUR: ClassVar[int] = 60
 
+    length = models.PositiveSmallIntegerField()
     minute = models.PositiveIntegerField()
     queue = NameField(max_length=64)
     created = models.PositiveBigIntegerField(default=0)
@@ -804,15 +808,15 @@ class QueueMinute(models.Model):
     run_seconds = models.FloatField(default=0.0)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["minute", "queue"], name="cm_minute_unique")]
+        constraints = [models.UniqueConstraint(fields=["length", "minute", "queue"], name="cm_span_unique")]
 
     def __str__(self) -> str:
-        return f"{escaped(self.queue)} {self.minute}"
+        return f"{escaped(self.queue)} {self.minute}+{self.length}"
 
 
 WAIT_COLUMNS, RUN_COLUMNS = ([f"{kind}_{number}" for number in range(BUCKETS)] for kind in ("wait", "run"))
 for _name in (*WAIT_COLUMNS, *RUN_COLUMNS):
-    QueueMinute.add_to_class(_name, models.PositiveBigIntegerField(default=0))
+    QueueSpan.add_to_class(_name, models.PositiveBigIntegerField(default=0))
 
 
 class StatisticsProgress(models.Model):

@@ -24,7 +24,7 @@ _NUMBERS = {
 }
 _SECONDS_LATER = {
     "postgresql": "queued_at + make_interval(secs => n)",
-    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', queued_at, n || ' seconds')",
+    "sqlite": "replace(strftime('%%Y-%%m-%%d %%H:%%M:%%f', queued_at, n || ' seconds') || '000', '.000000', '')",
     "mysql": "queued_at + INTERVAL n SECOND",
 }
 

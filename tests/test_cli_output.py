@@ -23,12 +23,13 @@ from jsonschema import Draft202012Validator
 from container_manager.cli.time_options import moment
 from container_manager.cli.top_command import look
 from container_manager.cli.verbs import VERBS
-from container_manager.models import QueueMinute, Worker
+from container_manager.models import Worker
 from container_manager.store import database_now, minute_of
 
 from .jobs import job_in
 from .json_schemas import FOLDER, schemas
 from .patience import PATIENCE_SECONDS
+from .span_counts import add_counts
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, "-m", "container_manager"]
@@ -310,7 +311,7 @@ def test_top_shows_workers_with_what_they_run_and_attempts_that_no_live_worker_h
         )  # fmt: skip
         job = job_in("running", name=f"job of {name}", worker=name, attempt=1)
         job.attempts.create(number=1, worker=name, executor="default", launched_at=now - timedelta(hours=3))
-    QueueMinute.objects.create(minute=minute_of(now), queue="reports", completed=10, failed=5)
+    add_counts(minute_of(now), "reports", completed=10, failed=5)
     found = look(using="default")
     rows = {worker["id"]: worker for worker in found["workers"]}
     assert [run["name"] for run in rows["alive"]["runs"]] == ["job of alive"]

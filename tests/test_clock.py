@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -15,6 +15,7 @@ from django.utils import timezone
 from container_manager import queue, store
 from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob, Worker
+from container_manager.querysets import DatabaseNow
 from container_manager.store import Lease
 from container_manager.store.sql import store_sql
 from container_manager.worker import WorkerLoop, WorkerOptions
@@ -190,3 +191,17 @@ class TestAClockOfTheDatabaseThatJumps:
 def age(sightings: Sightings[Any], seconds: float) -> None:
     """Let what was seen have been there for so much longer."""
     sightings._since = {thing: since - seconds for thing, since in sightings._since.items()}
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the texts of SQLite")
+@pytest.mark.parametrize("moment", ["2026-11-29 10:00:05", "2026-11-29 10:00:05.120"])
+def test_a_time_that_sqlite_has_written_equals_what_is_read_back(moment: str) -> None:
+    """It compares texts: by another form of a whole second, the statistics took what they had counted for replaced."""
+    sql = store_sql(connection)
+    with connection.cursor() as cursor:
+        for text in (sql.now, sql.after("0"), sql.dialect.now):
+            cursor.execute("SELECT " + text.replace("'now'", f"'{moment}'"))
+            written = cursor.fetchone()[0]
+            read = connection.ops.get_db_converters(DatabaseNow())[0](written, DatabaseNow(), connection)
+            assert written == connection.ops.adapt_datetimefield_value(read)
+            assert read.replace(tzinfo=None) == datetime.fromisoformat(moment)

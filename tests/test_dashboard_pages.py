@@ -22,6 +22,7 @@ from container_manager.queue import cancel, enqueue
 
 from .dashboard_users import TEAM_RULE, user_who_may
 from .jobs import STATUSES, THEN, job_in, row_of
+from .span_counts import add_counts
 
 pytestmark = pytest.mark.django_db
 MOST_QUERIES = 12
@@ -54,6 +55,8 @@ def busy(**fields: Any) -> ContainerJob:
     )
     JobLog.objects.create(attempt=attempt, sequence=0, stream="stdout", data=b"hello\n")
     PausedQueue.objects.create(name="mail")
+    # As the maintainer has counted it: MariaDB takes a statement more for a queue that the statistics do not know.
+    add_counts(0, "default", kept=False)
     return job
 
 
@@ -64,12 +67,10 @@ def test_a_page_takes_at_most_twelve_queries(name: str) -> None:
     bulk = BulkAct.objects.create(user=str(user.pk), actor="ada", act="cancel")
     arguments = {"job": [job.pk], "bulk_act": [bulk.pk]}.get(name, [])
     client = client_of(user)
-    # No recursive query goes through an index there in steps, so each step of what waits is a statement, a look-up.
-    most = MOST_QUERIES + (4 if connection.vendor == "mysql" and name in ("overview", "queues") else 0)
     for query in ({}, {"live": "1"}):
         with CaptureQueriesContext(connection) as queries:
             assert client.get(url(name, *arguments, **query)).status_code == 200
-        assert len(queries) <= most, "\n".join(query["sql"] for query in queries)
+        assert len(queries) <= MOST_QUERIES, "\n".join(query["sql"] for query in queries)
 
 
 @pytest.mark.parametrize("status", STATUSES)

@@ -20,12 +20,13 @@ from container_manager.models import ContainerJob, JobAttempt, JobTransition
 from .bulk_jobs import BulkJobs
 from .dashboard_users import user_who_may
 from .jobs import job_in
+from .protocol.records import register
+from .span_counts import add_counts
 from .test_claim_cost import fetch
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _GROWING = [model._meta.db_table for model in (ContainerJob, JobAttempt, JobTransition)]
-# MariaDB has no statement that finds all lanes of queued jobs: it is asked step by step.
-MOST_QUERIES = 18 if connection.vendor == "mysql" else 12
+_MOST_QUERIES = 12
 # PostgreSQL's own default of the setting `jit_above_cost`.
 _JIT_ABOVE_COST = 100_000
 SEARCHES = [
@@ -33,13 +34,19 @@ SEARCHES = [
     "status:failed,cancelled", "queue:reports", "queue:reports status:failed", "executor:gpu", "worker:w1",
     "reason:oom", "reason:oom status:failed", "label.team:web", "label.team:web status:failed", "name:job-7",
     "name:job-7*", "job-12", "name:same", "name:same queue:reports", "id:00000000", "created-after:1h",
-    "created-before:1h status:completed",
+    "created-before:1h status:completed", "status:pending,queued,running,retrying,completed,failed,cancelled",
+    "worker:w1,w2,w3,w4,w5,w6,w7,w8", "name:a*,b*,c*,d*,e*,f*,g*", "id:0100,0200,0300,0400,0500,0600,0700,0800,0900,0a00",
+    "one two three four five six seven eight",
 ]  # fmt: skip
 
 
 def fill() -> ContainerJob:
     """Add so many jobs that a planner that could scan them would be wrong to, and return one with an attempt."""
     jobs, finished = BulkJobs(), datetime.now(UTC) - timedelta(days=1)
+    register("w1")
+    for name in ("default", "reports"):
+        # As the maintainer has counted them.
+        add_counts(0, name, kept=False)
     for status, count in (
         ("completed", 12_000),
         ("failed", 3000),
@@ -136,8 +143,9 @@ def test_no_page_and_no_list_reads_jobs_without_an_index() -> None:
             if lines := list(scans(sql, params)):
                 found.setdefault(url, []).append(f"{sql} {params}: {lines}")
         page = response.context["page"] if response.context and "page" in response.context else None
-        if isinstance(page, Page) and "cursor" not in url:
-            urls += [f"{url}&{urlencode({'cursor': cursor})}" for cursor in (page.next,) if cursor]
+        # The second page, and back from there.
+        if isinstance(page, Page) and (cursor := {0: page.next, 1: page.previous}.get(url.count("cursor"))):
+            urls.append(f"{url}&{urlencode({'cursor': cursor})}")
     assert found == {}
-    assert {url: number for url, number in queries.items() if number > MOST_QUERIES} == {}
+    assert {url: number for url, number in queries.items() if number > _MOST_QUERIES} == {}
     assert [url for url in queries if "cursor" in url]

@@ -12,23 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from container_manager.dashboard import search as paging
-from container_manager.dashboard.search import Page, Search, SearchError, count_up_to, keyset_page, parse
+from container_manager.dashboard.search import JobSearch, Page, Search, SearchError, parse
 from container_manager.models import ContainerJob
 
-from .bulk_jobs import BulkJobs
 from .jobs import job_in
 
 pytestmark = pytest.mark.django_db
 
 
 def names(text: str, **options: Any) -> list[str]:
-    return [job.name for job in keyset_page(ContainerJob.objects.all(), parse(text), **options).rows]
+    return [job.name for job in JobSearch(ContainerJob.objects.all(), parse(text)).page(**options).rows]
 
 
 def all_pages(text: str, size: int) -> list[Page]:
-    pages = [keyset_page(ContainerJob.objects.all(), parse(text), size=size)]
+    pages = [JobSearch(ContainerJob.objects.all(), parse(text)).page(size=size)]
     while pages[-1].next:
-        pages.append(keyset_page(ContainerJob.objects.all(), parse(text), pages[-1].next, size))
+        pages.append(JobSearch(ContainerJob.objects.all(), parse(text)).page(pages[-1].next, size))
     return pages
 
 
@@ -74,7 +73,7 @@ def test_a_search_finds_the_jobs_that_match_and_no_others(text: str, found: str 
         return
     assert "".join(names(text)) == found
     assert {job.name for job in parse(text).filter(ContainerJob.objects.all())} == set(found)
-    assert str(count_up_to(ContainerJob.objects.all(), parse(text))) == str(len(found))
+    assert str(JobSearch(ContainerJob.objects.all(), parse(text)).count()) == str(len(found))
 
 
 def test_words_find_the_beginning_of_a_name_or_of_an_id() -> None:
@@ -176,7 +175,7 @@ def test_pages_have_each_job_once_forwards_and_backwards(
     page = pages[-1]
     backwards = [job.pk for job in page.rows]
     while page.previous:
-        page = keyset_page(ContainerJob.objects.all(), parse(text), page.previous, 2)
+        page = JobSearch(ContainerJob.objects.all(), parse(text)).page(page.previous, 2)
         backwards = [pk for pk in (job.pk for job in page.rows) if pk not in backwards] + backwards
     assert backwards == forwards
     assert not pages[0].previous
@@ -186,19 +185,19 @@ def test_a_page_says_how_far_it_has_searched_and_goes_on_there(monkeypatch: pyte
     monkeypatch.setattr(paging, "EXAMINED", 4)
     rare = job_in("completed", queue="rare", name="rare")
     others = [job_in("completed") for _ in range(9)]
-    first = keyset_page(ContainerJob.objects.all(), parse("queue:rare"))
+    first = JobSearch(ContainerJob.objects.all(), parse("queue:rare")).page()
     assert (first.rows, first.searched_until) == ((), others[-4].created_at)
     pages = all_pages("queue:rare", 50)
     assert [job for page in pages for job in page.rows] == [rare]
     assert pages[-1].searched_until is None
-    count = count_up_to(ContainerJob.objects.all(), parse("queue:default"), 4)
+    count = JobSearch(ContainerJob.objects.all(), parse("queue:default")).count(4)
     assert (count.number, str(count)) == (4, "4+")
 
 
 @pytest.mark.parametrize("cursor", ["x", "n0.1", "n0.zz", "n1." + "0" * 32, "n0.5." + "0" * 32, "p0'; --"])
 def test_a_cursor_of_no_page_is_an_error(cursor: str) -> None:
     with pytest.raises(SearchError, match="first page"):
-        keyset_page(ContainerJob.objects.all(), parse(""), cursor)
+        JobSearch(ContainerJob.objects.all(), parse("")).page(cursor)
 
 
 def test_a_list_reads_no_large_column() -> None:
@@ -206,54 +205,7 @@ def test_a_list_reads_no_large_column() -> None:
     with CaptureQueriesContext(
         connection,
     ) as queries:
-        keyset_page(ContainerJob.objects.all(), parse("queue:default"))
+        JobSearch(ContainerJob.objects.all(), parse("queue:default")).page()
     text = " ".join(query["sql"] for query in queries)
     for column in ("environment", "command", "secrets", "last_error", 'container"'):
         assert column not in text.replace("container_manager", "")
-
-
-SEARCHES = [
-    "", "status:failed", "status:completed", "status:queued", "status:pending", "status:running", "status:retrying",
-    "status:failed,cancelled", "queue:reports", "queue:reports status:failed", "executor:gpu", "worker:w1",
-    "reason:oom", "reason:oom status:failed", "label.team:web", "label.team:web status:failed", "name:job-7",
-    "name:job-7*", "job-12", "name:same", "name:same queue:reports", "id:00000000", "created-after:1h",
-    "created-before:1h status:completed",
-]  # fmt: skip
-
-
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="the plans of PostgreSQL")
-@pytest.mark.django_db(transaction=True)
-def test_no_search_of_postgresql_scans_the_table() -> None:
-    jobs = BulkJobs()
-    for status, count in (
-        ("completed", 30_000),
-        ("failed", 3000),
-        ("cancelled", 500),
-        ("queued", 5000),
-        ("pending", 50),
-        ("running", 20),
-        ("retrying", 40),
-    ):
-        jobs.add(
-            status,
-            count,
-            name="same" if status == "cancelled" else "",
-            status_changed_at=datetime.now(UTC),
-            worker="w1" if status == "running" else "",
-        )
-    for number in range(30):
-        job_in("completed", name=f"job-{number}", queue="reports", labels={"team": "web"})
-    jobs.analyze()
-    for text in SEARCHES:
-        with CaptureQueriesContext(connection) as queries:
-            page = keyset_page(ContainerJob.objects.all(), parse(text))
-            if page.next:
-                after = keyset_page(ContainerJob.objects.all(), parse(text), page.next)
-                keyset_page(ContainerJob.objects.all(), parse(text), after.previous)
-            count_up_to(ContainerJob.objects.all(), parse(text))
-        assert len(queries) <= 24
-        for query in queries.captured_queries:
-            with connection.cursor() as cursor:
-                cursor.execute(f"EXPLAIN {query['sql']}")
-                plan = "\n".join(row[0] for row in cursor.fetchall())
-            assert "Seq Scan" not in plan, f"{text}: {query['sql']}\n{plan}"

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from container_manager import queue
 from container_manager.conf import setting_problems
-from container_manager.models import ContainerJob, QueueMinute, Worker
+from container_manager.models import ContainerJob, QueueSpan, Worker
 from container_manager.monitoring import views
 from container_manager.monitoring.collector import JobsCollector
 
@@ -122,10 +122,10 @@ def test_metrics_are_openmetrics_for_who_asks_for_that(live_server: Any) -> None
     assert value(samples(text, parse_openmetrics), "attempts_started_total", queue='odd "name"\\') == 1
 
 
-def test_counters_do_not_fall_when_minutes_and_jobs_are_pruned(live_server: Any) -> None:
+def test_counters_do_not_fall_when_spans_and_jobs_are_pruned(live_server: Any) -> None:
     some_activity()
     before = samples(get(live_server, "metrics")[1])
-    QueueMinute.objects.exclude(minute=QueueMinute.TOTAL).delete()
+    QueueSpan.objects.exclude(length=QueueSpan.TOTAL).delete()
     ContainerJob.objects.all().delete()
     counted()
     after = samples(get(live_server, "metrics")[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from container_manager.models import (
     WAIT_COLUMNS,
     ContainerJob,
     JobTransition,
-    QueueMinute,
+    QueueSpan,
     StatisticsProgress,
 )
 from container_manager.store import aggregation
@@ -37,6 +38,7 @@ from container_manager.worker.maintenance import Maintenance
 
 from .jobs import job_in
 from .patience import PATIENCE_SECONDS, eventually
+from .span_counts import add_counts
 from .typed_commands import typed
 from .workers import start_worker, worker
 
@@ -62,7 +64,7 @@ def counted(*aggregations: Aggregation) -> None:
 
 def by_minute(*columns: str) -> dict[tuple[int, str], tuple[int, ...]]:
     """Return what is counted, by minute and queue."""
-    rows = QueueMinute.objects.exclude(minute=QueueMinute.TOTAL)
+    rows = QueueSpan.objects.filter(length=QueueSpan.MINUTE)
     found = {(row["minute"], row["queue"]): tuple(row[name] for name in columns) for row in rows.values()}
     return {key: values for key, values in found.items() if any(values)}
 
@@ -76,7 +78,7 @@ def in_journal() -> dict[tuple[int, str], tuple[int, ...]]:
 
 
 def total(column: str, queue_name: str = "default") -> Any:
-    rows = QueueMinute.objects.filter(minute=QueueMinute.TOTAL, queue=queue_name)
+    rows = QueueSpan.objects.filter(length=QueueSpan.TOTAL, queue=queue_name)
     return rows.values_list(column, flat=True).first() or 0
 
 
@@ -344,13 +346,19 @@ def test_a_minute_with_more_jobs_than_a_batch_is_counted_in_several(monkeypatch:
     assert total("created") == 11
 
 
-def test_minutes_are_kept_as_long_as_the_setting_says_and_totals_for_ever() -> None:
+def test_spans_are_kept_as_long_as_the_setting_says_and_totals_for_ever() -> None:
     now = minute_of(timezone.now())
-    for minute in (QueueMinute.TOTAL, now - 2 * 1440, now - 2 * 1440 - 2, now):
-        QueueMinute.objects.create(minute=minute, queue="a", started=1)
+    oldest = now - 2 * 1440
+    hour = oldest - oldest % 60
+    for minute in (oldest, oldest - 2, hour - 1, now):
+        add_counts(minute, "a", started=1)
     counting = Aggregation(keep_seconds=2 * _DAY + 60, using="default")
     assert counting.prune() is False
-    assert set(QueueMinute.objects.values_list("minute", flat=True)) == {QueueMinute.TOTAL, now - 2 * 1440, now}
+    kept = set(QueueSpan.objects.values_list("length", "minute"))
+    assert kept == {(QueueSpan.TOTAL, 0), (QueueSpan.MINUTE, oldest), (QueueSpan.MINUTE, now)} | {
+        (QueueSpan.HOUR, minute) for minute in (hour, now - now % 60)
+    }
+    assert total("started", "a") == 4
 
 
 def test_a_journal_from_before_the_statistics_is_counted_without_minutes_that_are_too_old() -> None:
@@ -376,7 +384,7 @@ def test_what_cannot_be_counted_is_logged_and_ends_no_worker(caplog: pytest.LogC
     cancelled_jobs(1)
 
     def refuse(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
-        if sql.startswith("INSERT") and QueueMinute._meta.db_table in sql:
+        if sql.startswith("INSERT") and QueueSpan._meta.db_table in sql:
             raise IntegrityError("a constraint of the project's own")
         return execute(sql, *args)
 
@@ -409,12 +417,13 @@ def add_minutes(*rows: tuple[int, str, dict[str, Any]]) -> None:
     """Store what was counted in minutes, each so many before now."""
     now = minute_of(timezone.now())
     for ago, name, counts in rows:
-        QueueMinute.objects.create(minute=now - ago, queue=name, **counts)
+        add_counts(now - ago, name, **counts)
 
 
 def add_totals(*names: str) -> None:
     """Let the statistics know these queues."""
-    QueueMinute.objects.bulk_create(QueueMinute(minute=QueueMinute.TOTAL, queue=name) for name in names)
+    for name in names:
+        add_counts(0, name, kept=False)
 
 
 class TestActivity:
@@ -422,8 +431,8 @@ class TestActivity:
         add_minutes(
             (90, "a", {"started": 9}), (31, "a", {"started": 1}), (30, "b", {"started": 2, "created": 5, "queued": 1})
         )
-        # The totals are no minute.
-        QueueMinute.objects.create(minute=QueueMinute.TOTAL, queue="a", started=1000)
+        # The totals are no span of time.
+        add_counts(0, "a", kept=False, started=1000)
         spans = queue.activity(since=timedelta(hours=1), step=timedelta(minutes=10))
         assert sum(span.started for span in spans) == 3
         assert sum(span.queued for span in spans) == 6
@@ -445,12 +454,33 @@ class TestActivity:
     def test_activity_by_queue_lately_and_in_all(self) -> None:
         bucket = f"run_{bucket_of(2.0)}"
         add_minutes((5, "a", {"completed": 2, bucket: 2, "run_seconds": 4.0}), (500, "b", {"completed": 1}))
-        QueueMinute.objects.create(minute=QueueMinute.TOTAL, queue="b", completed=70)
+        add_counts(0, "b", kept=False, completed=69)
         found = queue.activity_by_queue(since=timedelta(hours=1))
         assert {name: each.completed for name, each in found.items()} == {"a": 2}
         assert (found["a"].run.count, found["a"].run.seconds) == (2, 4.0)
         totals = queue.activity_by_queue(since=None)
-        assert {name: (each.start, each.completed) for name, each in totals.items()} == {"b": (None, 70)}
+        assert {name: (each.start, each.completed) for name, each in totals.items()} == {
+            "a": (None, 2),
+            "b": (None, 70),
+        }
+
+    @pytest.mark.parametrize("step", [None, 30, 60, 180])
+    def test_spans_add_up_to_what_happened_in_their_minutes_wherever_hours_serve(self, step: int | None) -> None:
+        for ago in (0, 1, 59, 61, 200, 1000, 2880, 2881, 2940, 3100):
+            add_minutes((ago, "a", {"started": ago + 1}), (ago, "b", {"started": 10_000}))
+        since = timedelta(days=2)
+        spans = queue.activity(since=since, step=None if step is None else timedelta(minutes=step), queue="a")
+        minutes = QueueSpan.objects.filter(length=QueueSpan.MINUTE, queue="a").values_list("minute", "started")
+        begins = [minute_of(span.start) for span in spans if span.start is not None]
+        ends = [*begins[1:], sys.maxsize]
+        expected = [
+            sum(started for minute, started in minutes if begin <= minute < end)
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+        assert [span.started for span in spans] == expected
+        assert sum(expected) > 0
+        if step is None:
+            assert queue.activity_by_queue(since=since)["a"].started == expected[0]
 
     @pytest.mark.parametrize(
         ("step", "words"),

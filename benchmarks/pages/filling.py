@@ -1,6 +1,7 @@
 """Fill the tables with what a busy installation has after a month: by SQL, a statement for each status.
 
-Of the journal and the attempts there is only what the pages of single jobs show.
+What is live and what bears a name that is searched for is as much at each size: what grows is what lies beside it. Of the
+journal and the attempts there is only what the pages of single jobs show.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from container_manager.models import (
     JobAttempt,
     JobLog,
     JobTransition,
-    QueueMinute,
+    QueueSpan,
     StatisticsProgress,
     Worker,
 )
@@ -26,8 +27,10 @@ QUEUES, TEAMS, NAMES, WORKERS = 10, 100, 50_000, 5
 _DAYS = 30
 _JOBS = ContainerJob._meta.db_table
 # Of all jobs; the others are completed.
-_SHARES = {"failed": 0.05, "cancelled": 0.01, "queued": 0.01}
-_FEW = {"running": 200, "retrying": 200, "pending": 200}
+_SHARES = {"failed": 0.05, "cancelled": 0.01}
+_LIVE = {"queued": 10_000, "running": 200, "retrying": 200, "pending": 200}
+# So many jobs bear names that are searched for.
+_SEARCHED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,8 @@ _BATCH = 250_000
 
 def fill(count: int) -> None:
     """Add so many jobs, workers that run some of them, and a week's statistics."""
-    counts = {**{status: int(count * share) for status, share in _SHARES.items()}, **_FEW}
+    live = {status: min(number, count // 100) for status, number in _LIVE.items()}
+    counts = {**{status: int(count * share) for status, share in _SHARES.items()}, **live}
     counts = {"completed": count - sum(counts.values()), **counts}
     done = 0
     with connection.cursor() as cursor:
@@ -89,7 +93,7 @@ def fill(count: int) -> None:
     _add_details()
     with connection.cursor() as cursor:
         analyze = {"postgresql": "VACUUM ANALYZE", "mysql": "ANALYZE TABLE {}", "sqlite": "ANALYZE"}
-        for table in (_JOBS, QueueMinute._meta.db_table):
+        for table in (_JOBS, QueueSpan._meta.db_table):
             cursor.execute(analyze[connection.vendor].format(table))
 
 
@@ -104,7 +108,8 @@ def _add(cursor: Any, database: _Database, status: str, done: int, count: int) -
     moment = database.time.format(ms=ms)
     values = {
         "id": database.key.format(ms=ms),
-        "name": database.text.format(head="nightly-", of=NAMES, tail=""),
+        "name": f"CASE WHEN n <= {_SEARCHED} THEN {database.text.format(head='nightly-', of=NAMES, tail='')} "
+        f"ELSE {database.text.format(head='other-', of=NAMES, tail='')} END",
         "queue": database.text.format(head="q", of=QUEUES, tail=""),
         "labels": database.json.format(database.text.format(head='{"team": "team', of=TEAMS, tail='"}')),
         "created_at": moment,
@@ -153,16 +158,28 @@ def _add_workers() -> None:
 
 
 def _add_statistics() -> None:
-    """Add a row for each queue and minute of a week, and the totals."""
+    """Add rows for each queue and minute and hour of a week, and the totals."""
     last = int(time.time() // 60)
+    first = last - 7 * 24 * 60
+    first -= first % QueueSpan.HOUR
     counts = {"created": 60, "started": 60, "completed": 57, "failed": 3, "wait_3": 60, "run_7": 60}
-    minutes = (QueueMinute.TOTAL, *range(last - 7 * 24 * 60, last + 1))
+    seconds = {"wait_seconds": 10.0, "run_seconds": 600.0}
+    begins = {
+        QueueSpan.TOTAL: [0],
+        **{step: range(first, last + 1, step) for step in (QueueSpan.MINUTE, QueueSpan.HOUR)},
+    }
     rows = [
-        QueueMinute(minute=minute, queue=f"q{number}", wait_seconds=10.0, run_seconds=600.0, **counts)
+        QueueSpan(
+            length=length,
+            minute=minute,
+            queue=f"q{number}",
+            **{name: value * max(1, length) for name, value in (counts | seconds).items()},
+        )
+        for length, minutes in begins.items()
         for minute in minutes
         for number in range(QUEUES)
     ]
-    QueueMinute.objects.bulk_create(rows, batch_size=500)
+    QueueSpan.objects.bulk_create(rows, batch_size=500)
     StatisticsProgress.objects.update_or_create(
         defaults={"created_to": last, "created_again_to": last, "counted_at": datetime.now(UTC)}
     )

@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from container_manager.dashboard.search import Page, keyset_page, parse
+from container_manager.dashboard.search import JobSearch, Page, parse
 from container_manager.models import ContainerJob
 
 # By what is searched for; the job list and the API's are the same search.
@@ -96,8 +96,8 @@ def _deep_cursor(text: str) -> str:
     jobs = ContainerJob.objects.all()
     if not text:
         # The same place in the same order.
-        return keyset_page(jobs, parse("created-before:15d")).next
+        return JobSearch(jobs, parse("created-before:15d")).page().next
     found = Page()
     for _ in range(_DEEP_PAGES):
-        found = keyset_page(jobs, parse(text), found.next)
+        found = JobSearch(jobs, parse(text)).page(found.next)
     return found.next

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypedDict
 from uuid import UUID
 
-from ..dashboard.search import keys_page, parse
+from ..dashboard.search import JobSearch, parse
 from ..jobs.progress_lines import Progress, progress_of
 from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobStatus
 from ..querysets import ContainerJobQuerySet
@@ -89,7 +89,7 @@ def _newest(found: ContainerJobQuerySet, statuses: Sequence[str], limit: int) ->
     for status in statuses:
         cursor, of_status = "", list[UUID]()
         while len(of_status) < limit:
-            page, cursor = keys_page(found, parse(f"status:{status}"), cursor, min(_BATCH, limit - len(of_status)))
+            page, cursor = JobSearch(found, parse(f"status:{status}")).keys(cursor, min(_BATCH, limit - len(of_status)))
             of_status += page
             if not cursor:
                 break

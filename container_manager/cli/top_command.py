@@ -13,7 +13,6 @@ from uuid import UUID
 from ..dashboard.workforce import OpenAttempt, workforce
 from ..jobs.progress_lines import Progress, progress_of
 from ..queue import Activity, QueueStatistics, activity_by_queue, counts_by_status, queue_statistics
-from ..store import database_now
 from .finding import Refused, short_id
 from .printing import Output, Terminal, bounded, cells, print_json, print_table, rich_table
 
@@ -115,11 +114,11 @@ def run(options: Mapping[str, Any], out: Output) -> int:
 
 def look(*, using: str) -> TopResult:
     """Return what there is now: what counts are kept of and indexes serve, so that it costs as much with more jobs."""
-    now = database_now(using=using)
     rates = activity_by_queue(since=timedelta(minutes=_MINUTES), using=using)
     # No finished jobs: those are in the rates.
     found = queue_statistics(since=timedelta(0), using=using)
     force = workforce(None, using=using)
+    now = force.now
     queues: list[TopQueue] = [
         {
             "queue": name,

@@ -30,7 +30,7 @@ from ..statemachine.machine import actor_name
 from .access import Act, may, require, visibility_rule, visible_jobs
 from .job_acts import AGAIN_AS_NEW, JobAct, act_on_keys, audit
 from .models import BulkAct
-from .search import Search, SearchError, first_cursor, keys_page, parse
+from .search import JobSearch, Search, SearchError, parse
 
 # Jobs of one transaction: short enough that workers wait for their rows no longer than for each other.
 _BATCH = 500
@@ -55,7 +55,7 @@ def act_on_all(search: Search, act: JobAct, *, user: Any, reason: str = "", usin
         act=act.value,
         search=str(search),
         reason=reason,
-        cursor=first_cursor(visible_jobs(user, using), search),
+        cursor=JobSearch(visible_jobs(user, using), search).first_cursor(),
     )
     with transaction.atomic(using=using):
         bulk.save(using=using, force_insert=True)
@@ -140,7 +140,7 @@ def _do_batch(key: UUID, using: str) -> bool:
             search = parse(bulk.search)
             named = [status for status in AGAIN_AS_NEW if status in search.values("status")]
             size = _BATCH_OF_NEW if act == JobAct.RETRY and named else _BATCH
-            keys, bulk.cursor = keys_page(visible_jobs(user, using), search, bulk.cursor, size)
+            keys, bulk.cursor = JobSearch(visible_jobs(user, using), search).keys(bulk.cursor, size)
         except (PermissionDenied, SearchError, ImproperlyConfigured) as error:
             # It would be the same the next time, and others wait behind it.
             bulk.finished_at, bulk.note = timezone.now(), str(error)

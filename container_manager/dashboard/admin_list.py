@@ -19,9 +19,9 @@ from ..conf import app_settings
 from ..jobs.printable import escaped
 from ..models import ContainerJob, FailureReason, JobStatus, Worker
 from ..querysets import DatabaseNow
-from ..queue.minutes import known_queues
+from ..queue.spans import known_queues
 from .job_acts import MOST_SELECTED
-from .search import EXAMINED, Count, Page, Search, SearchError, count_up_to, keyset_page, parse
+from .search import EXAMINED, Count, JobSearch, Page, Search, SearchError, parse
 
 # Django's class is generic only in the type stubs.
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ class JobChangeList(ChangeList):
         jobs: Any = self.queryset
         try:
             search = self._search(request)
-            self.page = keyset_page(jobs, search, request.GET.get(PAGE_VAR, ""), self.list_per_page)
-            self.count = count_up_to(jobs, search)
+            found = JobSearch(jobs, search)
+            self.page, self.count = found.page(request.GET.get(PAGE_VAR, ""), self.list_per_page), found.count()
         except SearchError as error:
             raise IncorrectLookupParameters(error) from error
         self.result_list = list(self.page.rows)

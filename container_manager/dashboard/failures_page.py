@@ -16,7 +16,7 @@ from .access import Act, may, visible_jobs
 from .jobs_page import allowed_acts
 from .live import live_page
 from .page import page, page_context
-from .search import keyset_page, parse
+from .search import JobSearch, parse
 
 # So many of the last failures are looked at; a button holds their keys.
 _EXAMINED = 500
@@ -73,7 +73,7 @@ def shape_of(message: str) -> str:
 def failures(request: HttpRequest) -> HttpResponse:
     """Show the groups of the last failures, and act on a group."""
     using = router.db_for_read(ContainerJob)
-    last = keyset_page(visible_jobs(request.user, using=using), _FAILED, size=_EXAMINED).rows
+    last = JobSearch(visible_jobs(request.user, using=using), _FAILED).page(size=_EXAMINED).rows
     message = Left("last_error", _MESSAGE_LENGTH)
     found = ContainerJob.objects.using(using).filter(pk__in=[job.pk for job in last])
     # A message may quote output: without it a group is of a reason and an exit code.

@@ -18,13 +18,13 @@ from django.utils.translation import gettext as _
 from ..jobs.printable import escaped
 from ..jobs.progress_lines import Progress, progress_of
 from ..models import ContainerJob, FailureReason, JobAttempt, JobStatus
-from ..queue.minutes import known_queues
+from ..queue.spans import known_queues
 from .access import Act, may, visible_jobs
 from .acts import act_on_all
 from .job_acts import JobAct, act_on_some, report
 from .live import live_page
 from .page import page, page_context
-from .search import QUALIFIERS, Page, Search, SearchError, count_up_to, keyset_page, parse
+from .search import QUALIFIERS, JobSearch, Page, Search, SearchError, parse
 
 # Counted for the heading; the whole of a table is not.
 _COUNTED = 1000
@@ -38,8 +38,8 @@ def jobs(request: HttpRequest) -> HttpResponse:
     seen = visible_jobs(request.user, using=using)
     try:
         search = parse(text)
-        found = keyset_page(seen, search, request.GET.get("cursor", ""))
-        count = str(count_up_to(seen, search, most=_COUNTED))
+        jobs = JobSearch(seen, search)
+        found, count = jobs.page(request.GET.get("cursor", "")), str(jobs.count(most=_COUNTED))
     except SearchError as error:
         found, count, problem = Page(rows=()), "0", str(error)
     context = {
@@ -105,7 +105,7 @@ def allowed_acts(user: Any) -> list[JobAct]:
 
 
 def _ask(request: HttpRequest, search: Search, act: JobAct, reason: str, back: str) -> HttpResponse:
-    count = count_up_to(visible_jobs(request.user, using=router.db_for_read(ContainerJob)), search)
+    count = JobSearch(visible_jobs(request.user, using=router.db_for_read(ContainerJob)), search).count()
     context = {
         **page_context("jobs", _("Are you sure?")),
         "act": act,

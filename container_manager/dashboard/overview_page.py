@@ -58,7 +58,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "found": found,
         "span": span,
         "spans": list(_SPANS),
-        **_charts(activity(since=length, step=step, using=using), with_date=length > timedelta(days=1)),
+        **_charts(activity(since=length, step=step, now=found.now, using=using), with_date=length > timedelta(days=1)),
     }
     regions = {name: f"container_manager_dashboard/overview_{name}.html" for name in ("counts", "charts", "workers")}
     return live_page(request, "container_manager_dashboard/overview.html", context, regions=regions)

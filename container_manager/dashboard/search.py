@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -38,19 +39,18 @@ __all__ = [
     "PAGE_SIZE",
     "QUALIFIERS",
     "Count",
+    "JobSearch",
     "Page",
     "Search",
     "SearchError",
-    "count_up_to",
-    "first_cursor",
-    "keys_page",
-    "keyset_page",
     "parse",
 ]
 
 PAGE_SIZE = 50
 EXAMINED = 10_000
 _FEW = 1000
+# Databases limit the terms of a UNION.
+_CONDITIONS_AT_ONCE = 100
 # All but what may be large, or is nobody's business in a list.
 LIST_FIELDS = (
     *("id", "name", "image", "executor", "queue", "priority", "scheduled_for", "queued_at", "launched_at"),
@@ -182,62 +182,68 @@ _OPERATORS = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _WAITING = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
-def keyset_page(jobs: ContainerJobQuerySet, search: Search, cursor: str = "", size: int = PAGE_SIZE) -> Page:
-    """Return a page of those jobs (`container_manager.dashboard.access.visible_jobs`) that match, the newest first.
+class JobSearch:
+    """A search in some jobs (`container_manager.dashboard.access.visible_jobs`); how it is served is found out once."""
 
-    With one finished status the last that finished is first. ``cursor``: "" for the first page, else `Page.next` or
-    `Page.previous` of the same search. Raises SearchError for any other.
-    """
-    walk = _walk(jobs, search)
-    backward, position = _read_cursor(cursor, walk)
-    rows, end, is_edge = _take(jobs.only(*LIST_FIELDS), walk, position, size, backward=backward)
-    if backward and end is None:
-        # All that is before: the first page, which may have room for more.
-        return keyset_page(jobs, search, "", size)
-    places = [place for place, _ in rows]
-    if backward:
-        rows.reverse()
+    def __init__(self, jobs: ContainerJobQuerySet, search: Search) -> None:
+        self._jobs, self._search = jobs, search
+
+    @cached_property
+    def _walk(self) -> _Walk:
+        return _walk(self._jobs, self._search)
+
+    def page(self, cursor: str = "", size: int = PAGE_SIZE) -> Page:
+        """Return a page of the jobs that match, the newest first.
+
+        With one finished status the last that finished is first. ``cursor``: "" for the first page, else `Page.next` or
+        `Page.previous` of the same search. Raises SearchError for any other.
+        """
+        backward, position = _read_cursor(cursor, self._walk)
+        rows, end, is_edge = _take(self._jobs.only(*LIST_FIELDS), self._walk, position, size, backward=backward)
+        if backward and end is None:
+            # All that is before: the first page, which may have room for more.
+            return self.page("", size)
+        places = [place for place, _ in rows]
+        if backward:
+            rows.reverse()
+            return Page(
+                rows=tuple(job for _, job in rows),
+                next=_cursor("n", places[0] if places else end),
+                previous=_cursor("p", end),
+            )
+        before = places[0] if places else end or _Position(segment=len(self._walk.segments) - 1)
         return Page(
             rows=tuple(job for _, job in rows),
-            next=_cursor("n", places[0] if places else end),
-            previous=_cursor("p", end),
+            next=_cursor("n", end),
+            previous=_cursor("p", before if cursor else None),
+            searched_until=_time_of(end, self._jobs.db) if is_edge and end else None,
         )
-    before = places[0] if places else end or _Position(segment=len(walk.segments) - 1)
-    return Page(
-        rows=tuple(job for _, job in rows),
-        next=_cursor("n", end),
-        previous=_cursor("p", before if cursor else None),
-        searched_until=_time_of(end, jobs.db) if is_edge and end else None,
-    )
 
+    def count(self, most: int = EXAMINED) -> Count:
+        """Count the jobs that match, examining at most so many."""
+        walk, number = self._walk, 0
+        for segment in range(len(walk.segments)):
+            edge = _edge(walk, segment, None, most, self._jobs.db, backward=False)
+            rows = self._jobs.filter(walk.where(segment, edge=edge, backward=False), walk.rest)
+            # The order keeps the planner at the index.
+            number += rows.order_by(*walk.order(segment, backward=False))[: most + 1 - number].count()
+            if edge is not None or number > most:
+                return Count(number=min(number, most), is_more=True)
+        return Count(number=number, is_more=False)
 
-def count_up_to(jobs: ContainerJobQuerySet, search: Search, most: int = EXAMINED) -> Count:
-    """Count the jobs that match, examining at most so many."""
-    walk, number = _walk(jobs, search), 0
-    for segment in range(len(walk.segments)):
-        edge = _edge(walk, segment, None, most, jobs.db, backward=False)
-        rows = jobs.filter(walk.where(segment, edge=edge, backward=False), walk.rest)
-        # The order keeps the planner at the index.
-        number += rows.order_by(*walk.order(segment, backward=False))[: most + 1 - number].count()
-        if edge is not None or number > most:
-            return Count(number=min(number, most), is_more=True)
-    return Count(number=number, is_more=False)
+    def first_cursor(self) -> str:
+        """Return the cursor of what is there now: the pages from there on have no job that comes later."""
+        if self._walk.segments[0].by_time:
+            return _cursor("n", _Position(segment=0, at=timezone.now(), key=UUID(int=2**128 - 1)))
+        newest = ContainerJob.objects.using(self._jobs.db).order_by("-pk").values_list("pk", flat=True).first()
+        return _cursor("n", _Position(segment=0, key=UUID(int=newest.int + 1) if newest else UUID(int=0)))
 
-
-def first_cursor(jobs: ContainerJobQuerySet, search: Search) -> str:
-    """Return the cursor of what is there now: the pages from there on have no job that comes later."""
-    if _walk(jobs, search).segments[0].by_time:
-        return _cursor("n", _Position(segment=0, at=timezone.now(), key=UUID(int=2**128 - 1)))
-    newest = ContainerJob.objects.using(jobs.db).order_by("-pk").values_list("pk", flat=True).first()
-    return _cursor("n", _Position(segment=0, key=UUID(int=newest.int + 1) if newest else UUID(int=0)))
-
-
-def keys_page(jobs: ContainerJobQuerySet, search: Search, cursor: str, size: int) -> tuple[list[UUID], str]:
-    """Return the next keys, and the cursor of those after them, "" if there are none."""
-    walk = _walk(jobs, search)
-    _backward, position = _read_cursor(cursor, walk)
-    rows, end, _is_edge = _take(jobs.only("status_changed_at"), walk, position, size, backward=False)
-    return [job.pk for _, job in rows], _cursor("n", end)
+    def keys(self, cursor: str, size: int) -> tuple[list[UUID], str]:
+        """Return the next keys, and the cursor of those after them, "" if there are none."""
+        _backward, position = _read_cursor(cursor, self._walk)
+        jobs = self._jobs.only("status_changed_at")
+        rows, end, _is_edge = _take(jobs, self._walk, position, size, backward=False)
+        return [job.pk for _, job in rows], _cursor("n", end)
 
 
 def _take(
@@ -325,15 +331,28 @@ def _walk(jobs: ContainerJobQuerySet, search: Search) -> _Walk:
 
 def _few_keys(search: Search, *, has_partial_indexes: bool, using: str) -> list[UUID] | None:
     """Return the keys of the jobs that some qualifier leaves, if an index finds them and they are few."""
-    jobs = ContainerJob.objects.using(using)
     for conditions in _narrow(search, has_partial_indexes=has_partial_indexes, using=using):
-        keys: set[UUID] = set()
-        for condition, order in conditions:
-            found = jobs.filter(condition).order_by(*order).values_list("pk", flat=True)
-            keys.update(found[: _FEW + 1])
+        keys = _first_keys(conditions, using)
         if len(keys) <= _FEW:
             return sorted(keys)
     return None
+
+
+def _first_keys(conditions: Sequence[tuple[Q, tuple[str, ...]]], using: str) -> set[UUID]:
+    """Return the keys of jobs that meet any of these, one more than `_FEW` of each if there are so many."""
+    jobs, found = ContainerJob.objects.using(using), set[UUID]()
+    for first in range(0, len(conditions), _CONDITIONS_AT_ONCE):
+        texts, params = [], list[Any]()
+        for number, (condition, order) in enumerate(conditions[first : first + _CONDITIONS_AT_ONCE]):
+            rows = jobs.filter(condition).order_by(*order).values_list("pk")[: _FEW + 1]
+            # Written out, since the ORM's union takes no slices on SQLite.
+            text, values = rows.query.get_compiler(using).as_sql()
+            texts.append(f"SELECT * FROM ({text}) AS part{number}")
+            params += values
+        with connections[using].cursor() as cursor:
+            cursor.execute(" UNION ALL ".join(texts), params)
+            found.update(UUID(str(key)) for (key,) in cursor.fetchall())
+    return found
 
 
 def _narrow(search: Search, *, has_partial_indexes: bool, using: str) -> Iterator[list[tuple[Q, tuple[str, ...]]]]:

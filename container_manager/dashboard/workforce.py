@@ -13,6 +13,7 @@ from django.db.models import Case, F, When
 
 from ..models import JobAttempt, Worker
 from ..querysets import DatabaseNow
+from ..store import database_now
 from .access import visibility_rule, visible_jobs
 
 # Of a very large installation.
@@ -48,20 +49,24 @@ class WorkerRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workforce:
     """All workers. ``orphans``: open attempts of workers that are gone. ``away``: engines that hold open attempts and
-    that no live worker reaches."""
+    that no live worker reaches. ``now``: when that was, by the database's clock."""
 
     rows: Sequence[WorkerRow]
     orphans: Sequence[OpenAttempt]
     away: Sequence[str]
+    now: datetime
 
 
 def workforce(user: Any, *, using: str) -> Workforce:
-    """Return the workers and what they run, in two statements, or three where the project has a rule who sees what.
+    """Return the workers and what they run, in two statements.
+
+    Or three where the project has a rule who sees what, and another one for the time where there are no workers.
 
     ``user``: who looks; None: the command line, which sees all.
     """
     is_live = Case(When(lease_expires_at__gte=DatabaseNow(), then=True), default=False)
-    workers = list(Worker.objects.using(using).annotate(is_live=is_live).order_by("host", "id")[:_MOST_WORKERS])
+    found = Worker.objects.using(using).annotate(is_live=is_live, now=DatabaseNow())
+    workers = list(found.order_by("host", "id")[:_MOST_WORKERS])
     by_worker = _open_attempts(user, using=using)
     rows = [WorkerRow(worker=each, is_live=each.is_live, attempts=by_worker.pop(each.pk, ())) for each in workers]
     reached = {engine for row in rows if row.is_live for engine in row.worker.engines.values()}
@@ -69,7 +74,8 @@ def workforce(user: Any, *, using: str) -> Workforce:
     orphans = [each for attempts in by_worker.values() for each in attempts]
     orphans += [each for row in rows if not row.is_live for each in row.attempts]
     held |= {each.engine for each in orphans}
-    return Workforce(rows=rows, orphans=orphans, away=sorted(held - reached - {""}))
+    now = workers[0].now if workers else database_now(using=using)
+    return Workforce(rows=rows, orphans=orphans, away=sorted(held - reached - {""}), now=now)
 
 
 def _open_attempts(user: Any, *, using: str) -> dict[str, Sequence[OpenAttempt]]:

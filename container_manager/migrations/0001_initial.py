@@ -604,9 +604,10 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="QueueMinute",
+            name="QueueSpan",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("length", models.PositiveSmallIntegerField()),
                 ("minute", models.PositiveIntegerField()),
                 ("queue", container_manager.name_field.NameField(max_length=64)),
                 ("created", models.PositiveBigIntegerField(default=0)),
@@ -656,7 +657,7 @@ class Migration(migrations.Migration):
                 ("run_17", models.PositiveBigIntegerField(default=0)),
             ],
             options={
-                "constraints": [models.UniqueConstraint(fields=("minute", "queue"), name="cm_minute_unique")],
+                "constraints": [models.UniqueConstraint(fields=("length", "minute", "queue"), name="cm_span_unique")],
             },
         ),
         migrations.CreateModel(

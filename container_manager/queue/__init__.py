@@ -5,9 +5,9 @@ from ..unique_keys import UniqueKeyHeld
 from .entry import acancel, aenqueue, aenqueue_many, aretry, cancel, enqueue, enqueue_many, kill, retry
 from .explaining import explain
 from .explanation import Explanation, ExplanationCode
-from .minutes import Activity, activity, activity_by_queue
 from .pauses import pause_queue, paused_queues, resume_queue
 from .pruning import prune_jobs
+from .spans import Activity, activity, activity_by_queue
 from .statistics import COUNT_LIMIT, QueueStatistics, counts_by_status, queue_statistics
 
 __all__ = [

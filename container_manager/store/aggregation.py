@@ -1,4 +1,4 @@
-"""Count the journal into `QueueMinute`: each of its rows once, a batch at a time.
+"""Count the journal into `QueueSpan`: each of its rows once, a batch at a time.
 
 Rows are found by their keys, which ascend, so what is counted is not read again. But a transaction may commit rows with
 lower keys than those that others have committed before. So the highest key is marked first, and rows up to the mark are
@@ -23,7 +23,7 @@ from django.db import connections, transaction
 from django.db.models import OuterRef, Subquery
 
 from ..jobs.histogram import bucket_of
-from ..models import ContainerJob, JobStatus, JobTransition, QueueMinute, StatisticsProgress
+from ..models import ContainerJob, JobStatus, JobTransition, QueueSpan, StatisticsProgress
 from ..querysets import ContainerJobQuerySet
 from .clock import database_now
 from .sql import store_sql
@@ -35,7 +35,9 @@ _CREATED_AFTER = {"created_to": timedelta(seconds=30), "created_again_to": timed
 _MINUTES_AT_ONCE = 5
 # Clocks differ; but a row may have any time.
 _MINUTES_AHEAD = 1440
-_COUNTS = [column.name for column in QueueMinute._meta.concrete_fields if column.name not in ("id", "minute", "queue")]
+_KEY = ("length", "minute", "queue")
+_COUNTS = [column.name for column in QueueSpan._meta.concrete_fields if column.name not in ("id", *_KEY)]
+_KEPT = (QueueSpan.MINUTE, QueueSpan.HOUR)
 _COLUMNS: Mapping[str, str] = {
     JobStatus.QUEUED: "queued",
     JobStatus.RUNNING: "started",
@@ -83,16 +85,20 @@ class Aggregation:
         return more
 
     def prune(self) -> bool:
-        """Delete a batch of the minutes that are older than what is kept; return whether there may be more."""
-        minutes = QueueMinute.objects.using(self._using)
-        old = minutes.filter(minute__gt=QueueMinute.TOTAL, minute__lt=self._oldest(database_now(using=self._using)))
-        keys = list(old.order_by("minute").values_list("pk", flat=True)[:BATCH])
-        if keys:
-            minutes.filter(pk__in=keys)._raw_delete(self._using)
-        return len(keys) == BATCH
+        """Delete a batch of the spans that are older than what is kept; return whether there may be more."""
+        oldest = self._oldest(database_now(using=self._using))
+        spans = QueueSpan.objects.using(self._using)
+        more = False
+        for length in _KEPT:
+            old = spans.filter(length=length, minute__lte=oldest - length)
+            keys = list(old.order_by("minute").values_list("pk", flat=True)[:BATCH])
+            if keys:
+                spans.filter(pk__in=keys)._raw_delete(self._using)
+            more = more or len(keys) == BATCH
+        return more
 
     def _oldest(self, now: datetime) -> int:
-        return max(QueueMinute.TOTAL + 1, minute_of(now - self._keep))
+        return max(1, minute_of(now - self._keep))
 
     def _progress(self) -> StatisticsProgress | None:
         return StatisticsProgress.objects.using(self._using).filter(pk=1).first()
@@ -213,8 +219,8 @@ class Aggregation:
             progress = self._locked_progress()
             if progress is None or getattr(progress, column) != getattr(seen, column):
                 return False
-            minutes = QueueMinute.objects.using(self._using).filter(minute=part.minute, queue__in=list(part.queues))
-            known = dict(minutes.values_list("queue", "created"))
+            spans = QueueSpan.objects.using(self._using).filter(length=QueueSpan.MINUTE, minute=part.minute)
+            known = dict(spans.filter(queue__in=list(part.queues)).values_list("queue", "created"))
             self._store(
                 {
                     (part.minute, queue): Counter(created=count - known.get(queue, 0))
@@ -231,30 +237,38 @@ class Aggregation:
     # -- what is stored ------------------------------------------------------------------------------------------
 
     def _store(self, counts: Mapping[Key, Added], now: datetime) -> None:
-        """Add to minutes, and to the totals of their queues; what is too old to be kept, or to come, to these alone."""
-        added: dict[Key, Added] = {}
         kept = range(self._oldest(now), minute_of(now) + _MINUTES_AHEAD)
-        for (minute, queue), columns in counts.items():
-            for each in (QueueMinute.TOTAL, *([minute] if minute in kept else [])):
-                added.setdefault((each, queue), Counter()).update(columns)
-        if not added:
-            return
-        minutes = QueueMinute.objects.using(self._using)
-        stored = minutes.filter(minute__in={key[0] for key in added}, queue__in={key[1] for key in added})
-        rows = {(row.minute, row.queue): row for row in stored}
-        for key, columns in added.items():
-            row = rows.setdefault(key, QueueMinute(minute=key[0], queue=key[1]))
-            for name, value in columns.items():
-                setattr(row, name, getattr(row, name) + value)
-            # Found again by its minute and queue.
-            row.pk = None
-        names = connections[self._using].features.supports_update_conflicts_with_target
-        minutes.bulk_create(
-            [rows[key] for key in added],
-            update_conflicts=True,
-            unique_fields=["minute", "queue"] if names else None,
-            update_fields=_COUNTS,
-        )
+        add_to_spans(counts, kept=kept, using=self._using)
+
+
+def add_to_spans(counts: Mapping[Key, Added], *, kept: range, using: str) -> None:
+    """Add what happened in minutes, by minute and queue, to these, to their hours, and to the totals of their queues.
+
+    To the totals alone where a minute is not among the ``kept``: too old, or to come.
+    """
+    added: dict[tuple[int, int, str], Added] = {}
+    for (minute, queue), columns in counts.items():
+        added.setdefault((QueueSpan.TOTAL, 0, queue), Counter()).update(columns)
+        for length in _KEPT if minute in kept else ():
+            added.setdefault((length, minute - minute % length, queue), Counter()).update(columns)
+    if not added:
+        return
+    spans = QueueSpan.objects.using(using)
+    asked = {f"{name}__in": {key[place] for key in added} for place, name in enumerate(_KEY)}
+    rows = {(row.length, row.minute, row.queue): row for row in spans.filter(**asked)}
+    for key, columns in added.items():
+        row = rows.setdefault(key, QueueSpan(**dict(zip(_KEY, key, strict=True))))
+        for name, value in columns.items():
+            setattr(row, name, getattr(row, name) + value)
+        # Found again by its key.
+        row.pk = None
+    names = connections[using].features.supports_update_conflicts_with_target
+    spans.bulk_create(
+        [rows[key] for key in added],
+        update_conflicts=True,
+        unique_fields=_KEY if names else None,
+        update_fields=_COUNTS,
+    )
 
 
 def uncounted_rows(*, using: str) -> int:

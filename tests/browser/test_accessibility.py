@@ -10,10 +10,11 @@ import pytest
 from django.utils import timezone
 
 from container_manager.dashboard.models import BulkAct
-from container_manager.models import ContainerJob, JobAttempt, JobLog, PausedQueue, QueueMinute, Worker
+from container_manager.models import ContainerJob, JobAttempt, JobLog, PausedQueue, Worker
 from container_manager.queue import enqueue
 
 from ..jobs import STATUSES, job_in
+from ..span_counts import add_counts
 from .axe import axe_source
 from .conftest import ALL_AND_SECRETS, expect, screenshot
 
@@ -59,7 +60,7 @@ def populate() -> ContainerJob:
     minute = int(now.timestamp() // 60)
     for ago in range(2, 60):
         counts = {"completed": 5 + ago % 7, "failed": ago % 3, "wait_3": 4, "wait_6": 1, "run_5": 6, "run_8": 1}
-        QueueMinute.objects.create(minute=minute - ago, queue="reports", **counts)
+        add_counts(minute - ago, "reports", **counts)
     return job
 
 

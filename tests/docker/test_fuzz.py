@@ -51,10 +51,12 @@ def misfits(job: ContainerJob, spec: RandomSpec) -> Iterator[str]:
         yield f"exit code {job.exit_code}, expected {case.exit_code}"
     if job.status == "completed" and (case.status != "completed" or job.exit_code != 0):
         yield f"completed, exit code {job.exit_code}"
+    if job.status == "completed" and job.task:
+        yield "completed, though no command of these hands out the result of a task"
     if job.status == "failed":
         if job.failure_reason not in _REASONS:
             yield f"failed as {job.failure_reason!r}: {job.last_error}"
-        if job.failure_reason == "error" and not job.exit_code:
+        if job.failure_reason == "error" and not job.exit_code and "no result of the task" not in job.last_error:
             yield f"an error with the exit code {job.exit_code}"
         if job.failure_reason == "timeout" and job.timeout_seconds is None:
             yield "a timeout without a limit"

@@ -19,7 +19,7 @@ from ..access import Act, can_see, may, visible_jobs
 from ..acts import act_on_all, advance, set_paused, stop, visible_bulk_acts
 from ..job_acts import JobAct, act_on, act_on_some, legal_acts
 from ..models import BulkAct
-from ..search import count_up_to, keyset_page, parse
+from ..search import JobSearch, parse
 from .requests import BadRequest, integer, json_body
 from .schemas import ATTEMPT, BULK_ACT, DETAILED, LISTED, MASKED_FIELDS, SUBMITTED, TRANSITION
 
@@ -31,7 +31,7 @@ _ADVANCE_SECONDS = 1.0
 def list_jobs(request: HttpRequest) -> Any:
     size = integer(request, "size", default=50, least=1, most=MOST_ROWS)
     search = parse(request.GET.get("search", ""))
-    page = keyset_page(visible_jobs(request.user), search, request.GET.get("cursor", ""), size)
+    page = JobSearch(visible_jobs(request.user), search).page(request.GET.get("cursor", ""), size)
     return {
         "jobs": [_fields(job, LISTED) for job in page.rows],
         "next": page.next,
@@ -41,7 +41,7 @@ def list_jobs(request: HttpRequest) -> Any:
 
 
 def count_jobs(request: HttpRequest) -> Any:
-    count = count_up_to(visible_jobs(request.user), parse(request.GET.get("search", "")))
+    count = JobSearch(visible_jobs(request.user), parse(request.GET.get("search", ""))).count()
     return {"number": count.number, "is_more": count.is_more}
 
 

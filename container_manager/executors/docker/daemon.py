@@ -39,7 +39,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
 # What podman says of a container that was removed while it made a list, and how often that may happen in a row.
-_REMOVED_MEANWHILE, _LIST_TRIES = "no such container", 10
+_REMOVED_MEANWHILE, _LIST_TRIES = "no such container", 30
 # How the time of something begins that has not happened.
 _NEVER = "0001-"
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.

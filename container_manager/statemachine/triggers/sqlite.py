@@ -60,7 +60,15 @@ class SQLiteDialect(Dialect):
 
     @property
     def now(self) -> str:
-        return f"strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), 'now'{self.shift})"
+        return self.time("'now'")
+
+    def time(self, moment: str) -> str:
+        """Return the SQL of a moment, the arguments of a date function, as Django writes it.
+
+        Times are compared as texts there: without a fraction where that is 0, else with six digits.
+        """
+        text = f"strftime(replace('~Y-~m-~d ~H:~M:~f', '~', char(37)), {moment}{self.shift})"
+        return f"replace({text} || '000', '.000000', '')"
 
     @property
     def shift(self) -> str:

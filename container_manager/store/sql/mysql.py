@@ -21,9 +21,14 @@ _LOCK_WAIT_TIMEOUT, _SIGNALLED = 1205, 1644
 _LOCK_NOWAIT = 3572
 # A lock, a statement on MariaDB, a statement on MySQL.
 _TIMED_OUT = (_LOCK_WAIT_TIMEOUT, 1969, 3024)
-_PRIORITIES = range(101)
+_ALL_PRIORITIES = (
+    "WITH RECURSIVE all_priorities(priority) AS "
+    "(SELECT 0 UNION ALL SELECT priority + 1 FROM all_priorities WHERE priority < 100)"
+)
 # The values that the jobs of a lane have in common: whether they have a schedule, executor, queue, priority.
 _Start = tuple[Any, ...]
+# Executor and queue, or as many of them as are given, and the value that the next one found is before; None: the last.
+_Probe = tuple[tuple[str, ...], Any]
 
 
 class MySQLStore(RowByRowStore):
@@ -117,52 +122,107 @@ class MySQLStore(RowByRowStore):
         return f"EXISTS (SELECT 1 FROM container_manager_containerjob FORCE INDEX (cm_job_claim) WHERE {due})"
 
     def queued_destinations(self, cursor: Any) -> list[tuple[str, str]]:
-        # The index of scheduled jobs has the others too.
-        executors = self._steps(cursor, "executor", [(True,)], known=list(app_settings().executors))
-        known = self._known_queues(cursor) if executors else []
-        return [(executor, queue) for _, executor, queue in self._steps(cursor, "queue", executors, known=known)]
+        return [place[:2] for place in self._places(cursor) if len(place) == 2]
 
     def queued_lanes(self, cursor: Any) -> list[Lane]:
-        places = self.queued_destinations(cursor)
-        scheduled = "status = 'queued' AND scheduled_for IS NOT NULL"
-        table = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
-        cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {scheduled})", [])
-        starts = [(True, *place) for place in places] if cursor.fetchone()[0] else []
-        found = self._steps(cursor, "priority", starts, known=_PRIORITIES)
-        return [Lane(*place) for place in places] + [Lane(*lane) for _, *lane in found]
+        return [Lane(*place) for place in self._places(cursor, with_priorities=True) if len(place) > 1]
 
     def priorities(self, cursor: Any, places: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
-        found = self._steps(cursor, "priority", [(False, *place) for place in places], known=_PRIORITIES)
-        return [(executor, queue, priority) for _, executor, queue, priority in found]
+        found = list[tuple[str, str, int]]()
+        for batch in batches(places, LANES):
+            texts = [self._priorities_sql(scheduled=False)] * len(batch)
+            params = [value for number, place in enumerate(batch) for value in (number, *place)]
+            cursor.execute(f"{_ALL_PRIORITIES} {' UNION ALL '.join(texts)}", params)
+            found += [(*batch[number], int(priority)) for number, priority in cursor.fetchall()]
+        return found
 
-    def _known_queues(self, cursor: Any) -> list[str]:
-        """Return the names of the queues in which something has happened."""
-        cursor.execute("SELECT queue FROM container_manager_queueminute WHERE minute = 0 ORDER BY queue", [])
-        return [name for (name,) in cursor.fetchall()]
+    def _places(self, cursor: Any, *, with_priorities: bool = False) -> list[tuple[Any, ...]]:
+        """Return the executors of queued jobs, the queues of each, and on demand the priorities of scheduled jobs.
 
-    def _steps(self, cursor: Any, column: str, starts: Sequence[_Start], *, known: Sequence[Any] = ()) -> list[_Start]:
+        All that is known is asked for at once, at every depth: the executors of the settings, the queues in which
+        something has happened. What is found leads to the one before it, and to what is below it, unless that was
+        asked: if nothing unknown is found, one statement finds them all.
+        """
+        queues, any_scheduled = self._known_queues(cursor)
+        deepest = 3 if with_priorities and any_scheduled else 2
+        executors = [*app_settings().executors]
+        known = [(), *((executor,) for executor in executors)]
+        asked = dict[_Probe, None]()
+        at = [(start, last) for start in known for last in (None, *(queues if start else executors))]
+        if deepest == 3:
+            at += [((executor, queue), None) for executor in executors for queue in queues]
+        found = dict[tuple[Any, ...], None]()
+        while at:
+            asked |= dict.fromkeys(at)
+            new = dict[_Probe, None]()
+            for batch in batches(at, LANES):
+                for number, value in self._probed(cursor, batch):
+                    start = batch[number][0]
+                    place: tuple[Any, ...] = (*start, int(value) if len(start) == 2 else value)
+                    found[place] = None
+                    if len(start) < 2:
+                        new[start, value] = None
+                    if len(place) < deepest:
+                        new[place, None] = None
+            at = [probe for probe in new if probe not in asked]
+        return list(found)
+
+    def _known_queues(self, cursor: Any) -> tuple[list[str], bool]:
+        """Return the names of the queues in which something has happened, and whether any queued job has a schedule."""
+        jobs = "container_manager_containerjob FORCE INDEX (cm_job_claim)"
+        scheduled = f"SELECT 1 FROM {jobs} WHERE status = 'queued' AND scheduled_for IS NOT NULL"
+        cursor.execute(
+            "SELECT queue FROM container_manager_queuespan WHERE length = 0 UNION ALL "
+            f"SELECT NULL FROM DUAL WHERE EXISTS ({scheduled})",
+            [],
+        )
+        names = [name for (name,) in cursor.fetchall()]
+        return sorted(name for name in names if name is not None), None in names
+
+    def _probed(self, cursor: Any, probes: Sequence[_Probe]) -> list[tuple[int, Any]]:
+        """Return what these find, each with the number of its probe."""
+        texts, params = [], list[Any]()
+        for number, (start, last) in enumerate(probes):
+            if len(start) == 2:
+                text, values = self._priorities_sql(scheduled=True), list(start)
+            else:
+                # The index of scheduled jobs has the others too.
+                text, values = self._step_sql((True, *start), ("executor", "queue")[len(start)], last)
+            texts.append(f"SELECT * FROM ({text}) AS probe{number}")
+            params += [number, *values]
+        cursor.execute(f"{_ALL_PRIORITIES} {' UNION ALL '.join(texts)}", params)
+        return list(cursor.fetchall())
+
+    def _priorities_sql(self, *, scheduled: bool) -> str:
+        """Return a SELECT of the priorities of jobs; its parameters are a column, an executor and a queue.
+
+        A look into the index for each of 101: to go from each to the next takes a statement for each.
+        """
+        where = "j.executor = %s AND j.queue = %s AND j.priority = p.priority"
+        order = "j.scheduled_for" if scheduled else "j.queued_at"
+        first = self.lanes.probe("1", where=where, order=order, scheduled=scheduled)
+        # A scalar subquery and no EXISTS, which would become a join that reads all jobs.
+        return f"SELECT %s, CAST(p.priority AS CHAR) FROM all_priorities p WHERE ({first}) = 1"
+
+    def _steps(self, cursor: Any, column: str, starts: Sequence[_Start]) -> list[_Start]:
         """Return the beginnings of lanes, each with every value that its jobs have in the next column.
 
-        Each value leads to the one before it. Those that are ``known`` do so at once, of many evenly spaced ones that
-        one statement has room for: if there are no others, a statement or two find them all.
+        Each value leads to the one before it.
         """
-        found, asked = dict[_Start, None](), set[tuple[_Start, Any]]()
-        room = LANES // max(1, len(starts)) - 1
-        known = known[:: ceil(len(known) / room)] if known and room > 0 else ()
-        at = dict.fromkeys((start, value) for start in starts for value in (None, *known))
+        found = dict[_Start, None]()
+        at: list[tuple[_Start, Any]] = [(start, None) for start in starts]
         while at:
-            asked |= at.keys()
-            new = dict[tuple[_Start, Any], None]()
-            for batch in batches(list(at), LANES):
+            new = list[tuple[_Start, Any]]()
+            for batch in batches(at, LANES):
                 texts, params = [], []
                 for number, (lane, last) in enumerate(batch):
                     text, values = self._step_sql(lane, column, last)
                     texts.append(f"SELECT * FROM ({text}) AS lane{number}")
                     params += [number, *values]
                 cursor.execute(" UNION ALL ".join(texts), params)
-                new |= dict.fromkeys((batch[number][0], value) for number, value in cursor.fetchall())
+                new += [(batch[number][0], value) for number, value in cursor.fetchall()]
             found |= dict.fromkeys((*lane, value) for lane, value in new)
-            at = dict.fromkeys(step for step in new if step not in asked)
+            at = new
         return list(found)
 
     def _step_sql(self, lane: Sequence[Any], column: str, last: Any) -> tuple[str, list[Any]]:

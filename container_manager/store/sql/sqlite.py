@@ -26,10 +26,10 @@ class SQLiteStore(RowByRowStore):
 
     @property
     def now(self) -> str:
-        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now'{self.dialect.shift})"
+        return self.dialect.now
 
     def after(self, seconds: str) -> str:
-        return f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', {seconds} || ' seconds'{self.dialect.shift})"
+        return self.dialect.time(f"'now', {seconds} || ' seconds'")
 
     def seconds_since(self, moment: str) -> str:
         return f"(julianday('now'{self.dialect.shift}) - julianday({moment})) * 86400.0"

@@ -1,4 +1,4 @@
-"""What happened in the queues over time, from the counts of each minute; neither jobs nor journal are read."""
+"""What happened in the queues over time, from the counts of minutes and hours; neither jobs nor journal are read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from django.conf import settings
 from django.db import router
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from ..conf import app_settings
 from ..jobs.histogram import EMPTY, Histogram
-from ..models import RUN_COLUMNS, WAIT_COLUMNS, ContainerJob, QueueMinute
+from ..models import RUN_COLUMNS, WAIT_COLUMNS, ContainerJob, QueueSpan
 from ..store import database_now, minute_of
 
 _MOST_STEPS = 10_000
@@ -47,47 +47,52 @@ class Activity:
 
 
 def activity(
-    *, since: timedelta | datetime, step: timedelta | None = None, queue: str | None = None, using: str | None = None
+    *,
+    since: timedelta | datetime,
+    step: timedelta | None = None,
+    queue: str | None = None,
+    now: datetime | None = None,
+    using: str | None = None,
 ) -> list[Activity]:
     """Return what happened since a time, or for a time until now: in spans of ``step``, or in one.
 
     ``step``: whole minutes; the first span begins with a multiple of it, at or before ``since``, and the last one is
-    not over yet. ``queue``: of this one; None: of all. The last minute or so is not counted yet.
+    not over yet. ``queue``: of this one; None: of all. ``now``: the time by the database's clock, where it is known.
+    The last minute or so is not counted yet.
     Raises ValueError for a step that is not of whole minutes, and for more than 10,000 spans.
     """
     using = using or router.db_for_read(ContainerJob)
-    now, first = _span(since, using)
-    minutes = now + 1 - first if step is None else _whole_minutes(step)
+    last, first = _span(since, now or database_now(using=using))
+    minutes = last + 1 - first if step is None else _whole_minutes(step)
     if step is not None:
+        # So that a step of whole hours begins with one.
         first -= first % minutes
-    if (now - first) // minutes >= _MOST_STEPS:
+    if (last - first) // minutes >= _MOST_STEPS:
         raise ValueError(f"There are more than {_MOST_STEPS} spans of {step} since {since}; ask for a longer step.")
-    rows = _since(first, using)
+    rows = _since(first, using) if step is None else _since(first, using, step=minutes)
     if queue is not None:
         rows = rows.filter(queue=queue)
     # The minute at which the row's span begins.
     begin = F("minute") - (F("minute") - first) % minutes
     found = {row["begin"]: row for row in _summed(rows.annotate(begin=begin).values("begin"))}
-    return [_activity(begin, found.get(begin, {})) for begin in range(first, now + 1, minutes)]
+    return [_activity(begin, found.get(begin, {})) for begin in range(first, last + 1, minutes)]
 
 
 def activity_by_queue(*, since: timedelta | datetime | None, using: str | None = None) -> dict[str, Activity]:
     """Return by queue what happened since a time, or for a time until now; None: since statistics are kept."""
     using = using or router.db_for_read(ContainerJob)
     if since is None:
-        totals = QueueMinute.objects.using(using).filter(minute=QueueMinute.TOTAL)
+        totals = QueueSpan.objects.using(using).filter(length=QueueSpan.TOTAL)
         return {row["queue"]: _activity(None, row) for row in totals.order_by("queue").values("queue", *_COLUMNS)}
-    _, first = _span(since, using)
+    _, first = _span(since, database_now(using=using))
     rows = _summed(_since(first, using).values("queue")).order_by("queue")
     return {row["queue"]: _activity(first, row) for row in rows}
 
 
-def _span(since: timedelta | datetime, using: str) -> tuple[int, int]:
+def _span(since: timedelta | datetime, now: datetime) -> tuple[int, int]:
     """Return the minute of now and the first one."""
-    now = database_now(using=using)
-    # What is kept begins somewhere: minute 0 holds the totals.
     first = minute_of(now - since if isinstance(since, timedelta) else since)
-    return minute_of(now), max(QueueMinute.TOTAL + 1, first)
+    return minute_of(now), max(1, first)
 
 
 def _whole_minutes(step: timedelta) -> int:
@@ -97,8 +102,18 @@ def _whole_minutes(step: timedelta) -> int:
     return minutes
 
 
-def _since(first: int, using: str) -> QuerySet[QueueMinute]:
-    return QueueMinute.objects.using(using).filter(minute__gte=first)
+def _since(first: int, using: str, *, step: int = QueueSpan.HOUR) -> QuerySet[QueueSpan]:
+    """Return rows that add up to what happened since a minute, and do so too in spans of ``step`` minutes from there.
+
+    Hours serve where they are whole, and minutes before the first of them.
+    """
+    rows = QueueSpan.objects.using(using)
+    if step % QueueSpan.HOUR:
+        return rows.filter(length=QueueSpan.MINUTE, minute__gte=first)
+    hour = first + -first % QueueSpan.HOUR
+    return rows.filter(
+        Q(length=QueueSpan.HOUR, minute__gte=hour) | Q(length=QueueSpan.MINUTE, minute__gte=first, minute__lt=hour)
+    )
 
 
 def _summed(rows: Any) -> Any:
@@ -131,5 +146,5 @@ def known_queues(*, using: str) -> list[str]:
     """Return the queues that the settings name, or else the first of those in which anything has happened."""
     if (named := app_settings().queues) is not None:
         return list(named)
-    totals = QueueMinute.objects.using(using).filter(minute=QueueMinute.TOTAL)
+    totals = QueueSpan.objects.using(using).filter(length=QueueSpan.TOTAL)
     return list(totals.order_by("queue").values_list("queue", flat=True)[:_MOST_QUEUES])
