@@ -66,6 +66,7 @@ def read_results() -> Results:
         "process": _FOLDER / "process" / "results.json",
         "docker": _FOLDER / "docker" / "results.json",
         "pages": _FOLDER / "pages" / "results.json",
+        "tasks": _FOLDER / "tasks" / "results.json",
     }
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
@@ -79,6 +80,7 @@ def filled(text: str, results: Results) -> str:
         ("process figures", _targeted(results["process"])),
         ("docker figures", _targeted(results["docker"])),
         ("pages figures", _pages(results["pages"])),
+        ("tasks figures", _tasks(results["tasks"])),
     ):
         text = _replaced(text, block, lines)
     return text
@@ -112,6 +114,16 @@ def _targeted(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     # Times and rates depend on the machine: only figures with a target are shown.
     for figure in figures:
         if target := _target(figure):
+            missed = "" if figure["met"] else ", missed"
+            yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {target}{missed} |"
+
+
+def _tasks(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from ("| measured | | target |", "|---|---|---|")
+    for figure in figures:
+        # The ratios of those that cannot end a running task have no target.
+        target = _target(figure)
+        if target or figure["unit"] == "times":
             missed = "" if figure["met"] else ", missed"
             yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {target}{missed} |"
 

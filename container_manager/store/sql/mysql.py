@@ -149,7 +149,8 @@ class MySQLStore(RowByRowStore):
         known = [(), *((executor,) for executor in executors)]
         asked = dict[_Probe, None]()
         at = [(start, last) for start in known for last in (None, *(queues if start else executors))]
-        if deepest == 3:
+        if deepest == 3 and len(executors) * len(queues) <= LANES:
+            # Of more places than that, of those alone that have jobs.
             at += [((executor, queue), None) for executor in executors for queue in queues]
         found = dict[tuple[Any, ...], None]()
         while at:
