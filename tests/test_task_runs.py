@@ -24,6 +24,7 @@ from . import task_functions
 from .patience import PATIENCE_SECONDS
 from .workers import worker
 
+pytestmark = pytest.mark.django_db
 INHERITED = ["DJANGO_SETTINGS_MODULE", "PYTHONPATH", *(name for name in os.environ if name.startswith("CM_"))]
 EXECUTORS = {
     "default": {"BACKEND": "container_manager.executors.python.PythonExecutor"},
