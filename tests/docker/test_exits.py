@@ -19,7 +19,7 @@ _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
 
 
 @pytest.mark.parametrize(
-    ("state", "out_of_memory", "last_words", "reason"),
+    ("state", "out_of_memory", "complaint", "reason"),
     [
         ({"ExitCode": 3}, False, "", "error"),
         ({"ExitCode": 137}, False, "", "signal"),
@@ -36,18 +36,20 @@ _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
         ({"ExitCode": 1}, False, "exec /sbin/docker-init: argument list too long\n", "start"),
         ({"ExitCode": 1}, False, "I exec /sbin/docker-init: often\n", "error"),
         ({"ExitCode": 1}, False, "ERROR (catatonit:7): failed to exec pid1: No such file or directory\n", "start"),
-        ({"ExitCode": 1}, False, "failed to exec pid1: Permission denied\n", "start"),
-        ({"ExitCode": 1}, False, "I failed to exec pid1: often\n", "error"),
-        ({"ExitCode": 3}, False, "failed to exec pid1: Permission denied\n", "error"),
+        ({"ExitCode": 127}, False, "\nI: ERROR (catatonit:7): failed to exec pid1: often\n", "error"),
+        ({"ExitCode": 3}, False, "ERROR (catatonit:7): failed to exec pid1: Permission denied\n", "error"),
+        # Whoever says more has been started.
+        ({"ExitCode": 127}, False, "begun\n" + _TINI.format("a", "b"), "error"),
+        ({"ExitCode": 127}, False, "begun\nERROR (catatonit:7): failed to exec pid1: often\n", "error"),
         ({"ExitCode": 127}, False, "sh: no-such: not found\n", "error"),
         ({"ExitCode": 3}, False, _TINI.format("a", "b"), "error"),
     ],
 )
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_each_end_has_its_failure_reason(
-    state: dict[str, Any], out_of_memory: bool, last_words: str, reason: str
+    state: dict[str, Any], out_of_memory: bool, complaint: str, reason: str
 ) -> None:
-    status = exit_status(state, out_of_memory=out_of_memory, last_words=last_words)
+    status = exit_status(state, out_of_memory=out_of_memory, complaint=complaint)
     assert status.code == state["ExitCode"]
     assert not status.succeeded
     assert failure_reason(status, None) == reason
@@ -56,7 +58,7 @@ def test_each_end_has_its_failure_reason(
 @pytest.mark.parametrize("code", [0, 7, 127, 137, 255])
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_an_end_that_the_daemon_does_not_know_is_lost_whatever_its_code(code: int) -> None:
-    status = exit_status({"ExitCode": code}, is_known=False, last_words=_TINI.format("a", "b"), memory_bytes=4096)
+    status = exit_status({"ExitCode": code}, is_known=False, complaint=_TINI.format("a", "b"), memory_bytes=4096)
     assert (status.succeeded, status.code, failure_reason(status, None)) == (False, None, "lost")
     assert f"exit code {code}" in status.message
 
@@ -90,11 +92,12 @@ def test_out_of_memory_names_the_limit_that_was_in_force_whoever_set_it() -> Non
 
 
 def test_the_program_that_could_not_be_started_is_named() -> None:
-    words = "earlier\n" + _TINI.format("no such", "No such file or directory")
-    status = exit_status({"ExitCode": 127}, out_of_memory=False, last_words=words)
+    words = _TINI.format("no such", "No such file or directory")
+    status = exit_status({"ExitCode": 127}, out_of_memory=False, complaint=words)
     assert status.message == "'no such' could not be started: No such file or directory."
     # Podman's init process does not name it.
-    status = exit_status({"ExitCode": 1}, last_words="failed to exec pid1: No such file\n", program="/no/such")
+    words = "ERROR (catatonit:2): failed to exec pid1: No such file\n"
+    status = exit_status({"ExitCode": 1}, complaint=words, program="/no/such")
     assert status.message == "'/no/such' could not be started: No such file."
 
 

@@ -6,6 +6,7 @@ The suites of the Docker executor run on it too: ``python -m tests.docker podman
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_the_engine_is_told_by_its_components() -> None:
     assert flavour_of({"Components": components, "ApiVersion": "1.43"}) is DOCKER_BEFORE_25
     assert flavour_of({"ApiVersion": "1.51"}) is DOCKER
     assert flavour_of({"ApiVersion": "1.9"}) is DOCKER_BEFORE_25
+
+
+@pytest.mark.shows("explanation/worker.md#a-job-fails")
+def test_each_program_that_does_not_exist_is_said_to_be_missing(harness: DockerHarness) -> None:
+    """Podman's log keeps what its init process says of it in the pieces in which it was written, however many."""
+    executor = harness.executor()
+    specs = [harness.spec("", argv=("no-such-program",)) for _ in range(36)]
+    # A busy machine makes more pieces.
+    with ThreadPoolExecutor(6) as launches:
+        list(launches.map(executor.submit, specs))
+    found = [ended(executor, spec.key) for spec in specs]
+    assert {(status.unstarted, status.message) for status in found} == {
+        (True, "'no-such-program' could not be started: No such file or directory.")
+    }
 
 
 @pytest.mark.shows("howto/docker.md#use-podman")

@@ -29,9 +29,9 @@ _SIGNAL_BASE = 128
 _KILLED = _SIGNAL_BASE + signal.SIGKILL
 # The init process's exit codes where it could not start the command: other reasons, not executable, not found.
 INIT_FAILURES = (1, 126, 127)
-_INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>.+)")
-# Podman's, catatonit, which names no program; its log may take this line in two pieces.
-_PODMAN_INIT_SAYS = re.compile(r"(ERROR \(catatonit:\d+\): )?failed to exec pid1: (?P<why>.+)")
+_INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>.+)", re.DOTALL)
+# Podman's, catatonit, which names no program.
+_PODMAN_INIT_SAYS = re.compile(r"ERROR \(catatonit:\d+\): failed to exec pid1: (?P<why>.+)")
 # The message where the init process itself could not be started: its arguments are the command's.
 _RUNTIME_SAYS = re.compile(r"exec (/sbin/docker-init|/dev/init|/run/podman-init): (?P<why>.+)")
 
@@ -42,15 +42,15 @@ def exit_status(
     memory_bytes: int = 0,
     is_known: bool = True,
     out_of_memory: bool = False,
-    last_words: str = "",
+    complaint: str = "",
     program: str = "",
 ) -> ExitStatus:
     """Return how a container ended.
 
     ``state``: as inspected. ``memory_bytes``: its limit; 0: none. ``is_known``: whether the exit code is certainly the
-    container's own. ``out_of_memory``: whether an event said so, which the state may not show. ``last_words``: the last
-    line on stderr, which may be the init process's. ``program``: what was to be started. A command that exits with 0
-    has succeeded, even if a child of it ran out of memory.
+    container's own. ``out_of_memory``: whether an event said so, which the state may not show. ``complaint``: all that
+    came on stderr: where a command could not be started, only the init process has written. ``program``: what was to be
+    started. A command that exits with 0 has succeeded, even if a child of it ran out of memory.
     """
     code = int(state["ExitCode"])
     if state.get("Status") == "dead" and str(state.get("StartedAt", "")).startswith(_NEVER):
@@ -62,13 +62,13 @@ def exit_status(
             message="Its container ended while its daemon was away, or with its machine. The daemon reports the exit "
             f"code {code}, as it does where it could not learn it.",
         )
-    if code in INIT_FAILURES and (words := _INIT_SAYS.search(last_words)):
+    if code in INIT_FAILURES and (words := _INIT_SAYS.fullmatch(complaint.strip())):
         return ExitStatus(
-            code=code, unstarted=True, message=f"{words['program']!r} could not be started: {words['why'].strip()}."
+            code=code, unstarted=True, message=f"{words['program']!r} could not be started: {words['why']}."
         )
-    if code in INIT_FAILURES and (words := _PODMAN_INIT_SAYS.fullmatch(last_words.strip())):
+    if code in INIT_FAILURES and (words := _PODMAN_INIT_SAYS.fullmatch(complaint.strip())):
         return ExitStatus(code=code, unstarted=True, message=f"{program!r} could not be started: {words['why']}.")
-    if code in INIT_FAILURES and (words := _RUNTIME_SAYS.fullmatch(last_words.strip())):
+    if code in INIT_FAILURES and (words := _RUNTIME_SAYS.fullmatch(complaint.strip())):
         return ExitStatus(code=code, unstarted=True, message=f"The command could not be started: {words['why']}.")
     oom = code != 0 and (bool(state.get("OOMKilled")) or out_of_memory)
     message = _out_of_memory(memory_bytes) if oom else str(state.get("Error") or "")
