@@ -7,6 +7,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 JOBS ?= 10000
 CONTAINERS ?= 150
 EXTRAS := mysql,docker-ssh,cli,metrics,opentelemetry,browser,test,check,docs,bench
+# Some backends of tasks need Django 6, and that Python 3.12.
+TASKS_PYTHON ?= $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python))),$(PYTHON))
 # Most tests wait for processes: six at once keep two cores busy.
 WORKERS ?= 6
 # Tests start some hundred interpreters: none compiles again what another has compiled, whatever the environment says.
@@ -64,6 +66,7 @@ bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
 	-$(BIN)/python -m benchmarks.pages --json benchmarks/pages/results.json
+	-$(MAKE) $(VENV)/tasks/installed && $(VENV)/tasks/bin/python -m benchmarks.tasks --json benchmarks/tasks/results.json
 	$(BIN)/python -m benchmarks.report
 
 constraints: $(VENV)/bin/python  ## Take the newest release of each tool into constraints.txt
@@ -95,3 +98,8 @@ $(VENV)/check: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) -e '.[test,bench]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/tasks/installed: pyproject.toml
+	$(TASKS_PYTHON) -m venv $(VENV)/tasks
+	$(VENV)/tasks/bin/pip install --quiet --disable-pip-version-check -e '.[bench-tasks]'
+	@touch $@

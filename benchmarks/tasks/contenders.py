@@ -143,7 +143,7 @@ class Procrastinate(Contender):
 
 
 class Celery(Contender):
-    """Its processes run one task after another; with --max-tasks-per-child 1, as ours do, it starts a few a second."""
+    """Its processes run one task after another."""
 
     name = "Celery, Redis"
     kills = "revoke(terminate=True), time_limit"
@@ -180,7 +180,15 @@ class Celery(Contender):
         return int(client.llen("celery")) + int(client.hlen("unacked"))
 
 
-CONTENDERS = {each.name: each for each in (Ours(), DjangoTasksDb(), DjQueue(), DjangoOx(), Procrastinate(), Celery())}
+class CeleryProcessPerTask(Celery):
+    """As ours: each task has a process of its own, so that nothing of it is left to the next."""
+
+    name = "Celery, Redis, a process per task"
+    worker = (*Celery.worker, "--max-tasks-per-child", "1")
+
+
+_ALL = (Ours(), DjangoTasksDb(), DjQueue(), DjangoOx(), Procrastinate(), Celery(), CeleryProcessPerTask())
+CONTENDERS = {each.name: each for each in _ALL}
 
 
 def contender(name: str) -> Contender:
