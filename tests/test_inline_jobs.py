@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -52,6 +53,14 @@ def one_connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def moves(job: ContainerJob) -> list[str]:
     return list(JobTransition.objects.filter(job=job).order_by("pk").values_list("to_status", flat=True))
+
+
+def test_what_a_program_has_kept_from_the_garbage_collector_stays_so_after_its_worker() -> None:
+    frozen = gc.get_freeze_count()
+    queue.enqueue(command="true")
+    assert len(run_queued_jobs()) == 1
+    # The tests have frozen what they have imported.
+    assert gc.get_freeze_count() == frozen > 0
 
 
 @either_way

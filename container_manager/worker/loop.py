@@ -180,8 +180,11 @@ class WorkerLoop:
 
     def _run(self) -> int:
         listener = Listener(self._options.using, self._hints.put, answer_seconds=self._settings.lease_seconds / 3)
-        # Objects loaded so far stay alive: the collector need not scan them again and again.
-        gc.freeze()
+        # Objects loaded so far stay alive: the collector need not scan them again and again. If the program that the
+        # worker is a part of has seen to that, it stays so afterwards.
+        freezes = not gc.get_freeze_count()
+        if freezes:
+            gc.freeze()
         self._watchdog.start()
         try:
             if not self._register():
@@ -210,7 +213,8 @@ class WorkerLoop:
                 self._watchdog.end_all()
             self._finisher.close()
             self._heartbeat.close()
-            gc.unfreeze()
+            if freezes:
+                gc.unfreeze()
             self._note_left()
             if self.id:
                 self._drop_lease()
