@@ -89,6 +89,8 @@ $(VENV)/docker: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) -e '.[test]'
+	@# Compile the tests once, or each of the processes that run them does.
+	$(BIN)/pytest -q --collect-only >/dev/null
 	@touch $@ $(VENV)/installed
 
 $(VENV)/check: pyproject.toml constraints.txt | $(VENV)/bin/python
