@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
+from django import VERSION
 
 from .test_statemachine_app import ALONE, GATE, MANAGE, Project
 
@@ -425,3 +427,22 @@ def test_a_django_fsm_2_project_with_data_moves_by_the_steps_of_the_page(
     project.migrate()
     project.manage("makemigrations", "--check", "blog")
     project.manage(*GATE)
+
+
+def test_the_tutorial_of_tasks_runs_in_its_order(tmp_path: Path, database: dict[str, object]) -> None:
+    page = shown("../tutorial/tasks.md")
+    settings: dict[str, Any] = {}
+    exec(page["settings.py"], settings)  # noqa: S102  # our own docs
+    framework = "django.tasks" if find_spec("django.tasks") else "django_tasks"
+    tasks = page["shop/tasks.py"].replace("django.tasks", framework)
+    # Options of a task's own are not in Django 6.0.
+    if VERSION[:2] != (6, 0):
+        tasks += page["more of shop/tasks.py"]
+    given = {name: settings[name] for name in ("TASKS", "CONTAINER_MANAGER")}
+    apps = ["container_manager", "shop"]
+    project = PageProject(tmp_path, apps, database, {"shop/tasks.py": tasks, "shop/__init__.py": ""}, **given)
+    project.migrate()
+    worker = "subprocess.run([sys.executable, 'manage.py', 'container', 'worker', '--drain'], check=True)"
+    steps = [page["enqueue"], "import subprocess, sys", worker, page["after the worker"], page["stop"]]
+    said = project.run("\n".join(steps))
+    assert re.fullmatch(r"[0-9a-f-]{36} READY", said.splitlines()[0])
