@@ -286,6 +286,14 @@ def test_a_search_that_is_none_is_answered_in_words(query: dict[str, str]) -> No
     assert 'role="alert"' in answer.content.decode()
 
 
+def test_the_page_of_a_task_names_the_function_and_shows_its_arguments_as_json() -> None:
+    arguments = {"args": [None, "é"], "kwargs": {"width": 800}}
+    job = enqueue(command="container run-task", task="shop.tasks.resize", task_arguments=arguments)
+    page = client_of(user_who_may(*Act)).get(url("job", job.pk)).content.decode()
+    assert "It calls the task shop.tasks.resize." in page
+    assert "{&quot;args&quot;: [null, &quot;é&quot;], &quot;kwargs&quot;: {&quot;width&quot;: 800}}" in page
+
+
 @pytest.mark.without_database
 @pytest.mark.shows("howto/dashboard.md#output")
 def test_output_is_text_without_escapes_on_the_page_and_byte_for_byte_in_the_file() -> None:

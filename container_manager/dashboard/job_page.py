@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from ..jobs.printable import escaped
 from ..jobs.progress_lines import progress_of
-from ..jobs.spec import JobSpec
+from ..jobs.spec import JSON_FIELDS, JobSpec
 from ..models import ContainerJob
 from ..queue import explain
 from .access import Act, may, visible_jobs
@@ -109,7 +110,11 @@ def visible_job(request: HttpRequest, key: UUID, *, writes: bool = False) -> Con
 def _spec(job: ContainerJob) -> Sequence[tuple[str, object]]:
     """Return what was asked, by field, as far as it differs from the default."""
     defaults: Mapping[str, object] = JobSpec._field_defaults
-    return [(name, value) for name, value in job.spec._asdict().items() if value != defaults[name]]
+    return [
+        (name, json.dumps(value, ensure_ascii=False) if name in JSON_FIELDS else value)
+        for name, value in job.spec._asdict().items()
+        if value != defaults[name]
+    ]
 
 
 def _tick() -> Any:
