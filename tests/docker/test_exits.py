@@ -40,6 +40,7 @@ _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
         ({"ExitCode": 3}, False, "ERROR (catatonit:7): failed to exec pid1: Permission denied\n", "error"),
         # Whoever says more has been started.
         ({"ExitCode": 127}, False, "begun\n" + _TINI.format("a", "b"), "error"),
+        ({"ExitCode": 127}, False, _TINI.format("a", "b") + "and more\n", "error"),
         ({"ExitCode": 127}, False, "begun\nERROR (catatonit:7): failed to exec pid1: often\n", "error"),
         ({"ExitCode": 127}, False, "sh: no-such: not found\n", "error"),
         ({"ExitCode": 3}, False, _TINI.format("a", "b"), "error"),

@@ -29,7 +29,7 @@ _SIGNAL_BASE = 128
 _KILLED = _SIGNAL_BASE + signal.SIGKILL
 # The init process's exit codes where it could not start the command: other reasons, not executable, not found.
 INIT_FAILURES = (1, 126, 127)
-_INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>.+)", re.DOTALL)
+_INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>[^\n]+)", re.DOTALL)
 # Podman's, catatonit, which names no program.
 _PODMAN_INIT_SAYS = re.compile(r"ERROR \(catatonit:\d+\): failed to exec pid1: (?P<why>.+)")
 # The message where the init process itself could not be started: its arguments are the command's.
