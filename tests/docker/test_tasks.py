@@ -86,13 +86,12 @@ class TaskSite(Site):
 def tasks(docker_url: str, tmp_path: Path) -> Iterator[TaskSite]:
     made = TaskSite(docker_url, tmp_path)
     settings = {"INSTALL": made.install, "EXECUTORS": made.executors_setting()}
-    # Without its capabilities, root in a container does not reach a socket in a folder that is its server's alone.
+    # Without its capabilities, root in a container does not reach a socket in a folder that is its server's alone. The
+    # folder stays open until the server ends: tests in other processes need it too, and it goes with the server.
     folder = Path(folder_of_database())
-    mode = folder.stat().st_mode
-    folder.chmod(mode | 0o055)
+    folder.chmod(folder.stat().st_mode | 0o055)
     with override_settings(CONTAINER_MANAGER=settings):
         yield made
-    folder.chmod(mode)
     made.clean_up()
 
 
@@ -146,7 +145,8 @@ def test_a_task_in_a_container_that_is_cancelled_while_it_runs_is_stopped(tasks:
     path = tasks.effects() / "pid"
     result = tasks.task(task_functions.sleep).enqueue(600, str(path))
     with tasks.worker():
-        eventually(path.exists)
+        eventually(lambda: path.exists() or finished(result))
+        assert path.exists(), job_of(result).output()
         result.cancel(actor="alice")
         assert (result.status, result.errors[-1].exception_class) == ("FAILED", TaskCancelled)
         tasks.assert_clean()
@@ -155,10 +155,11 @@ def test_a_task_in_a_container_that_is_cancelled_while_it_runs_is_stopped(tasks:
 
 
 def test_a_task_whose_worker_is_killed_goes_on_and_another_worker_stores_its_result(tasks: TaskSite) -> None:
-    go = tasks.gate()
-    result = tasks.task(task_functions.wait_for).enqueue(str(go), str(tasks.effects() / "begun"))
+    go, begun = tasks.gate(), tasks.effects() / "begun"
+    result = tasks.task(task_functions.wait_for).enqueue(str(go), str(begun))
     with tasks.worker() as process:
-        eventually((tasks.effects() / "begun").exists)
+        eventually(lambda: begun.exists() or finished(result))
+        assert begun.exists(), job_of(result).output()
         tasks.kill(process)
     with tasks.worker():
         go.write_text("on")
