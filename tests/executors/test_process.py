@@ -707,24 +707,27 @@ sys.exit(9)
         running = harness.spec("read word < $EFFECTS/go; exit 4")
         os.mkfifo(harness.effects() / "go")
         executor.submit(running)
-        spec = harness.spec("exit 3")
         ours, theirs = socket.socketpair()
+        specs: list[LaunchSpec] = []
 
         def launch() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    socket.send_fds(ours, [b"x"], [0, 1, 2])
-            executor.submit(spec)
+            # Other processes of this user may receive theirs after the last one that fits: then a launch has room.
+            while len(specs) < 20:
+                with contextlib.suppress(OSError):
+                    while True:
+                        socket.send_fds(ours, [b"x"], [0, 1, 2])
+                specs.append(harness.spec("exit 3"))
+                executor.submit(specs[-1])
 
         with ours, theirs:
             # All that is on its way counts, for each user and not for each process.
             with (
-                room_for(8, of=os.getpid()),
+                room_for(100, of=os.getpid()),
                 pytest.raises((Unavailable, OSError), match="Too many references") as error,
             ):
                 without_privileges(launch)
             assert error.type is Unavailable
-        assert self.run(executor, spec)[0].code == 3
+        assert self.run(executor, specs[-1])[0].code == 3
         (harness.effects() / "go").write_text("\n")
         assert ended(executor, running.key).code == 4
 
