@@ -12,7 +12,7 @@ import pytest
 from container_manager.executors.base import LaunchSpec, Rejected, Unavailable, Waiting
 from container_manager.executors.python import PythonExecutor, task_server_link
 from container_manager.jobs.spec import JobSpec
-from container_manager.testing.conformance import Conformance, Harness, ended, new_key
+from container_manager.testing.conformance import Conformance, Harness, ended, new_key, output, text
 
 from ..patience import PATIENCE_SECONDS, eventually
 from .secret_folders import secret_folders
@@ -142,6 +142,22 @@ def test_threads_that_the_import_has_started_are_warned_of_by_name(
     said = capfd.readouterr().err
     assert "has started threads: of-the-import" in said
     assert "DeprecationWarning" not in said
+
+
+@pytest.mark.shows("tutorial/tasks.md#what-to-know-of-the-python-executor")
+def test_a_task_of_a_module_that_the_task_server_has_not_imported_says_so_in_its_output(module: Path) -> None:
+    module.write_text("from tests.task_functions import task\n@task\ndef nothing():\n    pass\n")
+    for preload, says in (([], True), ([module.stem], False)):
+        executor = PythonExecutor(preload=preload)
+        try:
+            eventually(lambda executor=executor: executor.check().ok)
+            spec = launch(f"{module.stem}.nothing")
+            executor.submit(spec)
+            said = text(output(executor, spec.key), "stderr").decode()
+            assert ended(executor, spec.key).result == b"null"
+        finally:
+            executor.close()
+        assert (f"The module {module.stem} was imported for this task alone" in said) is says, said
 
 
 @pytest.mark.shows("tutorial/tasks.md#what-to-know-of-the-python-executor")

@@ -124,7 +124,15 @@ def _be_task(
         if directory := launch["working_directory"]:
             os.chdir(directory)
         set_limits(limits)
+        module = launch["task"].rpartition(".")[0]
+        is_imported = module in sys.modules
         status = import_string(_RUN_TASK)(launch["task"], launch["arguments"] or {})
+        if not is_imported and module in sys.modules:
+            logger.warning(
+                "The module %s was imported for this task alone, and is so for each: name it in the executor's option "
+                "'preload', or declare its tasks in the module 'tasks' of an installed app.",
+                module,
+            )
     except BaseException:
         traceback.print_exc()
     finally:
