@@ -1,0 +1,1 @@
+"""Attempts as Jobs of a Kubernetes cluster."""
