@@ -13,9 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
 from ...jobs.sizes import MOST_SECONDS
+from ..allow_lists import is_allowed_image
 from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Rejected, Unavailable
 from ..secret_files import SecretFiles
-from .configuration import add_secret_files, container_configuration, fit_cores, is_allowed, volume_owners
+from .configuration import add_secret_files, container_configuration, fit_cores, volume_owners
 from .containers import Containers
 from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
@@ -79,7 +80,7 @@ class DockerExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         given = docker_options(options)
-        if unknown := [image for image in given.prepull if not is_allowed(image, given) or "*" in image]:
+        if unknown := [image for image in given.prepull if not is_allowed_image(image, given.images) or "*" in image]:
             raise ImproperlyConfigured(
                 f"The option 'prepull' must name images that the option 'images' allows, not a pattern: {unknown[0]!r}."
             )

@@ -15,6 +15,8 @@ INSTALL_ANNOTATION = f"{_PREFIX}/install"
 KEY_ANNOTATION = f"{_PREFIX}/key"
 # On Jobs, written when a worker first sees the pod: its uid. The verdict is that pod's.
 POD_ANNOTATION = f"{_PREFIX}/pod-uid"
+# On Jobs, "true" where the job asks for it: an adopting worker knows it too.
+PROVEN_STOP_ANNOTATION = f"{_PREFIX}/retry-after-proven-stop"
 # On pods: network policies select by it.
 NETWORK_LABEL = f"{_PREFIX}/network"
 # On Jobs: the job's own labels as JSON, since not each can be a label.
@@ -32,6 +34,7 @@ CONTAINER = "job"
 _MOST_CHARACTERS = 63
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
+_LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _DIGEST_CHARACTERS = 20
 
 
@@ -56,6 +59,11 @@ def is_reserved(name: str) -> bool:
     prefix = name.partition("/")[0] if "/" in name else ""
     ours = (_PREFIX, JOB_LABELS.removesuffix("/"), "batch.kubernetes.io", KUEUE_QUEUE_LABEL.partition("/")[0])
     return prefix in ours or name in ("job-name", "controller-uid")
+
+
+def is_label(name: str, value: str) -> bool:
+    """Tell whether a cluster takes these as a label: ``name`` with its prefix."""
+    return _LABEL.fullmatch(name) is not None and len(value) <= _MOST_CHARACTERS and _VALUE.fullmatch(value) is not None
 
 
 def install_selector(install: str) -> str:
