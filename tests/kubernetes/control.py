@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ from .server_process import ServerProcess
 
 # What asks the API server for little, and often enough.
 _PAUSE_SECONDS = 0.1
+
+
+def api_client(kubeconfig: Path) -> Any:
+    """Return the official client of whom a kubeconfig is."""
+    from kubernetes import config
+
+    # Untyped, as the rest of what is asked by it.
+    config_module: Any = config
+    return config_module.new_client_from_config(str(kubeconfig))
 
 
 class ClusterControl:
@@ -160,7 +170,7 @@ class ClusterControl:
 
     def delete_node(self, node: str) -> None:
         """Delete the Node object, as who gives up on a node does. A kubelet makes it anew at its start only."""
-        self.core().delete_node(node)
+        self.core.delete_node(node)
 
     def node_exists(self, node: str) -> bool:
         """Tell whether there is a Node object."""
@@ -187,7 +197,7 @@ class ClusterControl:
         from kubernetes.client import ApiException
 
         try:
-            return self.core().read_node(node)
+            return self.core.read_node(node, _request_timeout=PATIENCE_SECONDS)
         except ApiException as error:
             if error.status == 404:
                 return None
@@ -195,11 +205,12 @@ class ClusterControl:
 
     # The API
 
+    @cached_property
     def core(self) -> Any:
-        """Return the API of pods, nodes and so on, as the administrator has it."""
-        from kubernetes import client, config
+        """The API of pods, nodes and so on, as the administrator has it."""
+        from kubernetes.client import CoreV1Api
 
-        return client.CoreV1Api(config.new_client_from_config(str(self.kubeconfig)))
+        return CoreV1Api(api_client(self.kubeconfig))
 
     def _api_answers(self) -> bool:
         server = json.loads(self.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]

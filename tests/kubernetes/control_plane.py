@@ -79,7 +79,17 @@ def _make_certificates(folder: Path) -> None:
         request, options = folder / f"{name}.csr", folder / f"{name}.ext"
         options.write_text(extensions)
         _openssl("req", *_KEY, "-subj", subject, "-keyout", folder / f"{name}-key.pem", "-out", request)
-        signed = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-extfile", options, "-out", folder / f"{name}.pem"]
+        signed: list[str | Path] = [
+            "-CA",
+            ca,
+            "-CAkey",
+            ca_key,
+            "-CAcreateserial",
+            "-extfile",
+            options,
+            "-out",
+            folder / f"{name}.pem",
+        ]
         _openssl("x509", "-req", "-in", request, "-days", "2", *signed)
     key = folder / "service-accounts-key.pem"
     _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key)
@@ -87,7 +97,8 @@ def _make_certificates(folder: Path) -> None:
 
 
 def _openssl(*arguments: str | Path) -> None:
-    done = subprocess.run(["openssl", *map(str, arguments)], check=False, capture_output=True, text=True)
+    command = ["openssl", *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
 

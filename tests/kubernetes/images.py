@@ -56,7 +56,8 @@ def write_archive(path: Path) -> None:
 
 def _architecture() -> str:
     """Return this machine's architecture by the name that images have for it."""
-    debian = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True)
+    command = ["dpkg", "--print-architecture"]
+    debian = subprocess.run(command, check=True, capture_output=True, text=True)
     return debian.stdout.strip()
 
 

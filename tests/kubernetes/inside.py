@@ -30,7 +30,7 @@ def main(folder: Path, command: list[str]) -> int:
     _enter_mount_namespace(folder)
     started = time.monotonic()
     cluster = _start(folder)
-    print(f"Kubernetes: two nodes are ready after {time.monotonic() - started:.1f} s.", file=sys.stderr, flush=True)
+    sys.stderr.write(f"Kubernetes: two nodes are ready after {time.monotonic() - started:.1f} s.\n")
     addresses = {"CM_TEST_KUBERNETES": str(cluster.kubeconfig), "CM_TEST_KUBERNETES_FOLDER": str(folder)}
     return _run(command, {**os.environ, **addresses})
 
@@ -56,7 +56,8 @@ def _enter_mount_namespace(folder: Path) -> None:
 
 
 def _mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True)
+    command = ["mount", *arguments]
+    subprocess.run(command, check=True)
 
 
 def _start(folder: Path) -> ClusterControl:

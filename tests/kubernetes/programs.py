@@ -86,8 +86,8 @@ def _build_program(name: str, module: Path) -> None:
 def _go(module: Path, *arguments: str) -> str:
     """Run Go in the module's folder; return what it writes."""
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    done = subprocess.run(["go", *arguments], cwd=module, env=environment, stdout=subprocess.PIPE, text=True)
-    done.check_returncode()
+    command = ["go", *arguments]
+    done = subprocess.run(command, check=True, cwd=module, env=environment, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 
@@ -104,4 +104,5 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -7,6 +7,7 @@ import secrets
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..ports import free_port
 from . import images
@@ -69,3 +70,10 @@ class Registries:
         """Push an image that a node has under another name, into both."""
         reference = f"{self.address}/{name}"
         images.ctr(node.socket, "images", "push", "--plain-http", reference, images.full_name(image))
+
+    def pull_secret(self, name: str) -> dict[str, Any]:
+        """Return a Secret with which a pod is let in to the private one."""
+        login = {"username": self.user, "password": self.password}
+        logins = json.dumps({"auths": {self.private_address: login}})
+        kind = "kubernetes.io/dockerconfigjson"
+        return {"metadata": {"name": name}, "type": kind, "stringData": {".dockerconfigjson": logins}}

@@ -1,0 +1,70 @@
+"""A real cluster: the one that `python -m tests.kubernetes` has started, or the one that KUBECONFIG names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..prerequisites import require
+from .api_proxy import ApiProxy, api_proxy
+from .cluster_under_test import ClusterUnderTest
+from .control import ClusterControl
+
+# Beside the others' tests, one that must be alone waits for them, and for those that must be alone too.
+_WAITING_SECONDS = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and "control" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(_WAITING_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> ClusterUnderTest:
+    """The cluster that is shared by all tests."""
+    found = ClusterUnderTest.found()
+    require("A Kubernetes cluster (python -m tests.kubernetes starts one)", found)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _hold_the_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that has parts of the cluster in hand runs alone."""
+    if "cluster" not in request.fixturenames:
+        yield
+        return
+    cluster: ClusterUnderTest = request.getfixturevalue("cluster")
+    with cluster.held(alone="control" in request.fixturenames):
+        yield
+
+
+@pytest.fixture
+def control(cluster: ClusterUnderTest, request: pytest.FixtureRequest) -> Iterator[ClusterControl]:
+    """The parts of the cluster, for a test that ends, pauses and starts them; it makes nothing good itself."""
+    # The end of a namespace needs what is made good here, so it comes after.
+    if "namespace" in request.fixturenames:
+        request.getfixturevalue("namespace")
+    require("A cluster whose nodes the tests have in hand (python -m tests.kubernetes starts one)", cluster.control)
+    assert cluster.control is not None
+    yield cluster.control
+    cluster.control.restore()
+
+
+@pytest.fixture
+def namespace(cluster: ClusterUnderTest) -> Iterator[str]:
+    """A fresh namespace, whose pods must keep to the Pod Security Standard "restricted"."""
+    with cluster.namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def proxy(cluster: ClusterUnderTest, tmp_path: Path) -> Iterator[ApiProxy]:
+    """A proxy before the API server, of this test's own."""
+    # Another cluster may let its administrator in by a certificate, which a proxy has not.
+    require("A cluster of the tests' own (python -m tests.kubernetes starts one)", cluster.control)
+    with api_proxy(cluster.kubeconfig, tmp_path) as running:
+        yield running
