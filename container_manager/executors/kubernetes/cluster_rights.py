@@ -51,6 +51,6 @@ def said_of(missing: Sequence[Right], namespace: str) -> str:
     if not missing:
         return ""
     return (
-        f"The worker may not {', '.join(map(str, missing))} in the namespace {namespace!r}: bind its account to the Role "
-        "of deploy/kubernetes/role.yaml there."
+        f"The worker may not {', '.join(map(str, missing))} in the namespace {namespace!r}: bind its account to the "
+        "Role of deploy/kubernetes/role.yaml there."
     )

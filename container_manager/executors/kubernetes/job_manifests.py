@@ -291,7 +291,7 @@ def _variables(spec: LaunchSpec, options: KubernetesOptions) -> list[dict[str, A
     for name, reference in spec.job.secrets.items():
         if (found := engine_secret(str(reference))) is not None:
             variables.append(_secret_variable(name, found))
-    if spec.job.secret_files:
+    if _file_sources(spec):
         variables.append({"name": SECRETS_VARIABLE, "value": SECRETS_FOLDER})
     if wants_result(spec, options):
         variables.append({"name": RESULT_VARIABLE, "value": RESULT_PATH})
@@ -381,11 +381,15 @@ def _allowed_volume(path: str, volume: Mapping[str, Any]) -> tuple[dict[str, Any
 
 def _secret_volume(spec: LaunchSpec) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield the volume of the secrets that the job has as files, if it has any."""
-    if not spec.job.secret_files:
-        return
+    if sources := _file_sources(spec):
+        yield {"projected": {"sources": sources, "defaultMode": 0o444}}, {"mountPath": SECRETS_FOLDER, "readOnly": True}
+
+
+def _file_sources(spec: LaunchSpec) -> list[dict[str, Any]]:
+    """Return where the job's secret files come from: the attempt's own Secret, and those of the cluster."""
     own = [{"key": file_key(spec, name), "path": name} for name in spec.secret_files]
-    sources = [{"secret": {"name": object_name(spec.key), "items": own}}] if own else []
+    sources: list[dict[str, Any]] = [{"secret": {"name": object_name(spec.key), "items": own}}] if own else []
     for name, reference in spec.job.secret_files.items():
         if (found := engine_secret(str(reference))) is not None:
             sources.append({"secret": {"name": found.name, "items": [{"key": found.key, "path": name}]}})
-    yield {"projected": {"sources": sources, "defaultMode": 0o444}}, {"mountPath": SECRETS_FOLDER, "readOnly": True}
+    return sources

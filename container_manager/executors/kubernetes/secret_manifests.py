@@ -54,7 +54,7 @@ def file_key(spec: LaunchSpec, name: str) -> str:
 
 
 def _data(spec: LaunchSpec) -> dict[str, bytes] | None:
-    if odd := [name for name in spec.job.secret_files if name.startswith("..")]:
+    if odd := [name for name in (*spec.secret_files, *spec.job.secret_files) if name.startswith("..")]:
         raise Rejected("start", f"The secret file {odd[0]!r} cannot have a name that begins with two dots in a pod.")
     data = {
         variable_key(spec, name): os.fsencode(spec.environment[name])
