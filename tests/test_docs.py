@@ -18,6 +18,7 @@ from container_manager.checks import check_settings
 from container_manager.cli.job_arguments import add_job_arguments
 from container_manager.cli.verbs import VERBS
 from container_manager.executors.docker.options import DockerOptions, docker_options
+from container_manager.executors.kubernetes.kubernetes_options import KubernetesOptions, kubernetes_options
 from container_manager.jobs.container_request import REQUEST_RULES, ContainerRequest
 from container_manager.models import ContainerJob
 from container_manager.statemachine.diagram import mermaid
@@ -64,7 +65,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own docs
         with override_settings(CONTAINER_MANAGER=names.get("CONTAINER_MANAGER", {})):
             assert check_settings(None) == []
-        docker_options(names.get("OPTIONS", {}))
+        (kubernetes_options if page.stem == "kubernetes" else docker_options)(names.get("OPTIONS", {}))
 
 
 def test_the_diagram_of_readme_is_generated_from_the_map() -> None:
@@ -94,9 +95,11 @@ def table(page: str, heading: str) -> dict[str, tuple[str, ...]]:
     return {first.strip("`"): tuple(rest) for first, *rest in cells}
 
 
-def test_the_executors_page_lists_every_option_with_its_default() -> None:
-    options = DockerOptions()
-    assert {name: default for name, (default, _) in table("reference/executors.md", "Docker").items()} == {
+@pytest.mark.parametrize(("heading", "options"), [("Docker", DockerOptions()), ("Kubernetes", KubernetesOptions())])
+def test_the_executors_page_lists_every_option_with_its_default(
+    heading: str, options: DockerOptions | KubernetesOptions
+) -> None:
+    assert {name: default for name, (default, _) in table("reference/executors.md", heading).items()} == {
         f.name: "`" + repr(getattr(options, f.name)).replace("'", '"') + "`" for f in fields(options)
     }
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import AppSettings
 from ..jobs.sizes import MOST_CPUS, text_bytes
 from .base import LaunchSpec, Rejected
 
@@ -14,6 +17,16 @@ V = TypeVar("V", str, bool)
 _HUB = ("docker.io/", "index.docker.io/")
 # The kernel's minimum; engines round a smaller share to no limit at all.
 _LEAST_CPUS = 0.01
+
+
+def check_install(settings: AppSettings) -> None:
+    """Raise ImproperlyConfigured where the installation has no name of its own."""
+    # The default itself, or what `for_database` derives from it.
+    if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
+        raise ImproperlyConfigured(
+            "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
+            "same engine is told apart by it, and what belongs to nobody is removed."
+        )
 
 
 def check_launch(spec: LaunchSpec, *, images: Sequence[str], command_bytes: int) -> None:
