@@ -183,7 +183,8 @@ class Capabilities:
     ``survives_worker``: attempts go on without their worker and can be adopted. ``isolates``: a job cannot touch the
     host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks. ``secret_files``: a launch's
     secret files arrive; without it a job that has some is rejected. ``engine_secrets``: jobs may name secrets that the
-    engine itself holds (``kubernetes:NAME/KEY``), for variables and for files.
+    engine itself holds (``kubernetes:NAME/KEY``), for variables and for files. ``separate_streams``: output says
+    whether it came on stdout or stderr; without it all is stdout.
     """
 
     survives_worker: bool
@@ -191,6 +192,7 @@ class Capabilities:
     launch_threads: int = 4
     secret_files: bool = False
     engine_secrets: bool = False
+    separate_streams: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

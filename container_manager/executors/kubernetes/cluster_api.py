@@ -211,10 +211,8 @@ class ClusterApi:
     def version(self) -> str:
         return str(self._call("GET", "/version").get("gitVersion", "unknown"))
 
-    def may(self, attributes: Mapping[str, str]) -> bool:
-        """Ask whether this client may do something: the ``resourceAttributes`` of a SelfSubjectAccessReview."""
-        spec = {"resourceAttributes": {"namespace": self.namespace, **attributes}}
-        body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec}
+    def review(self, body: Mapping[str, Any]) -> bool:
+        """Ask whether this client may do something: a ``SelfSubjectAccessReview``."""
         answer = self._call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
         return bool((answer.get("status") or {}).get("allowed"))
 
@@ -323,7 +321,7 @@ class ClusterApi:
         namespace = ""
         try:
             if options.kubeconfig or options.context or not _NAMESPACE_FILE.exists():
-                config.load_kube_config(
+                config.load_kube_config(  # type: ignore[no-untyped-call]  # the client has no types there
                     options.kubeconfig or None,
                     options.context or None,
                     client_configuration=settings,
@@ -331,7 +329,7 @@ class ClusterApi:
                 )
                 namespace = _context_namespace(options)
             else:
-                config.load_incluster_config(client_configuration=settings)
+                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]  # as above
                 namespace = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
         except (config.ConfigException, OSError, ValueError) as error:
             raise Unavailable(f"There is no way to a cluster: {_words(error)}") from error
@@ -340,7 +338,8 @@ class ClusterApi:
 
 
 def _context_namespace(options: KubernetesOptions) -> str:
-    contexts, current = config.list_kube_config_contexts(options.kubeconfig or None)
+    listed = config.list_kube_config_contexts(options.kubeconfig or None)  # type: ignore[no-untyped-call]  # as above
+    contexts, current = listed
     chosen = next((each for each in contexts if each["name"] == options.context), None) if options.context else current
     return str(((chosen or {}).get("context") or {}).get("namespace") or "")
 

@@ -332,12 +332,7 @@ def launch_wait(
     if pod is None:
         return _wait_without_pod(job or {}, said)
     if not is_bound(pod):
-        listed = (pod.get("status") or {}).get("conditions") or ()
-        scheduled: Mapping[str, Any] = next((each for each in listed if each.get("type") == "PodScheduled"), {})
-        why, message = str(scheduled.get("reason") or ""), str(scheduled.get("message") or "")
-        if why == "SchedulingGated":
-            return LaunchWait("somebody to lift the pod's scheduling gates", "held")
-        return LaunchWait(f"a node: {message}" if message else "a node", "schedule")
+        return _wait_for_node(pod)
     waiting = (main_status(pod).get("state") or {}).get("waiting") or {}
     why, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
     image = _image_of(pod)
@@ -349,6 +344,15 @@ def launch_wait(
     if said and _CONFIG_MISSING.search(said):
         return LaunchWait(_words("what its pod needs", str(events[-1].get("reason") or ""), said), "config")
     return LaunchWait(f"the image {image!r}, and its node to start it", "held")
+
+
+def _wait_for_node(pod: Mapping[str, Any]) -> LaunchWait:
+    listed = (pod.get("status") or {}).get("conditions") or ()
+    scheduled: Mapping[str, Any] = next((each for each in listed if each.get("type") == "PodScheduled"), {})
+    why, message = str(scheduled.get("reason") or ""), str(scheduled.get("message") or "")
+    if why == "SchedulingGated":
+        return LaunchWait("somebody to lift the pod's scheduling gates", "held")
+    return LaunchWait(f"a node: {message}" if message else "a node", "schedule")
 
 
 def _wait_without_pod(job: Mapping[str, Any], said: str) -> LaunchWait:
