@@ -17,32 +17,28 @@ from container_manager.management.commands.container import Command
 from .cluster_under_test import ClusterUnderTest
 from .deployment import FOLDER, JOBS_NAMESPACE, manifest, manifests, resources
 
-_PATHS = {
-    "Namespace": "/api/v1/namespaces",
-    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
-    "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
-    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
-    "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
-    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
-    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
+# By their kinds: which of the client's APIs has them, and what it calls them.
+_APIS = {
+    "Namespace": ("CoreV1Api", "namespace"),
+    "ServiceAccount": ("CoreV1Api", "namespaced_service_account"),
+    "ConfigMap": ("CoreV1Api", "namespaced_config_map"),
+    "Role": ("RbacAuthorizationV1Api", "namespaced_role"),
+    "RoleBinding": ("RbacAuthorizationV1Api", "namespaced_role_binding"),
+    "NetworkPolicy": ("NetworkingV1Api", "namespaced_network_policy"),
+    "Job": ("BatchV1Api", "namespaced_job"),
+    "Deployment": ("AppsV1Api", "namespaced_deployment"),
+    "PodDisruptionBudget": ("PolicyV1Api", "namespaced_pod_disruption_budget"),
 }
 
 
-def create(cluster: ClusterUnderTest, found: dict[str, Any], **query: str) -> Any:
+def create(cluster: ClusterUnderTest, found: dict[str, Any], **options: str) -> Any:
     """Create an object as it is, with unknown and doubled fields as errors; return the server's warnings."""
-    path = _PATHS[found["kind"]].format(namespace=found["metadata"].get("namespace"))
-    _, status, headers = cluster.client.call_api(
-        path,
-        "POST",
-        query_params=[("fieldValidation", "Strict"), *query.items()],
-        header_params={"Content-Type": "application/json", "Accept": "application/json"},
-        body=found,
-        auth_settings=["BearerToken"],
-        response_type="object",
-    )
-    assert status == 201
+    import kubernetes.client
+
+    api, name = _APIS[found["kind"]]
+    call = getattr(getattr(kubernetes.client, api)(cluster.client), f"create_{name}_with_http_info")
+    namespace = found["metadata"].get("namespace")
+    _, _, headers = call(*([namespace] if namespace else []), found, field_validation="Strict", **options)
     return headers.get("Warning")
 
 
@@ -63,7 +59,7 @@ def namespaces(cluster: ClusterUnderTest) -> Iterator[None]:
 @pytest.mark.usefixtures("namespaces")
 def test_the_api_server_takes_each_manifest_without_a_warning(cluster: ClusterUnderTest) -> None:
     warnings = {
-        f"{found['kind']} {found['metadata']['name']}": create(cluster, found, dryRun="All")
+        f"{found['kind']} {found['metadata']['name']}": create(cluster, found, dry_run="All")
         for found in manifests()
         if found["kind"] != "Namespace"
     }
