@@ -9,6 +9,7 @@ import pytest
 
 from ..prerequisites import require
 from .api_proxy import ApiProxy, api_proxy
+from .cluster_site import ClusterSite
 from .cluster_under_test import ClusterUnderTest
 from .control import ClusterControl
 
@@ -68,3 +69,13 @@ def proxy(cluster: ClusterUnderTest, tmp_path: Path) -> Iterator[ApiProxy]:
     require("A cluster of the tests' own (python -m tests.kubernetes starts one)", cluster.control)
     with api_proxy(cluster.kubeconfig, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def site(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator[ClusterSite]:
+    """An installation with workers, of this test's own, in a namespace of its own."""
+    # Its jobs write into a folder of this machine.
+    require("A cluster of the tests' own (python -m tests.kubernetes starts one)", cluster.control)
+    site = ClusterSite(cluster, namespace, tmp_path)
+    yield site
+    site.clean_up()
