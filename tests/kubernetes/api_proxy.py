@@ -1,4 +1,4 @@
-"""A proxy before the API server that a test can hold at a request or its answer, silence, cut, and ask what was asked."""
+"""A proxy before the API server: a test holds a request or its answer, silences or cuts it, has it answer by itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -18,7 +20,31 @@ from ..patience import PATIENCE_SECONDS
 
 _READ_BYTES = 65536
 _REQUEST_LINE = re.compile(rb"([A-Z]+ \S+) HTTP/1\.1\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 Side = Literal["request", "answer"]
+
+
+@dataclass(slots=True, kw_only=True)
+class OwnAnswer:
+    """What the proxy answers by itself to requests that match, so many ``times``; None: always."""
+
+    pattern: re.Pattern[str]
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    times: int | None = None
+
+    def data(self) -> bytes:
+        """Return the whole answer."""
+        headers = {"Content-Type": "application/json", **self.headers, "Content-Length": str(len(self.body))}
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
+
+
+def status_body(status: int, reason: str, message: str, **details: object) -> bytes:
+    """Return an error as the API server puts it."""
+    described = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason}
+    return json.dumps({**described, "message": message, "details": details}).encode()
 
 
 class _Connection:
@@ -75,7 +101,10 @@ class _Connection:
             if not data:
                 return False
             if is_request:
-                self._proxy._look_at(data, self)
+                if (own := self._proxy._own_answer(data)) is not None:
+                    self._answer(data, own)
+                    continue
+                data = self._proxy._look_at(data, self)
             elif self.holds_answer:
                 self.holds_answer = False
                 self._proxy._stay(self)
@@ -86,6 +115,16 @@ class _Connection:
             target.settimeout(PATIENCE_SECONDS)
             target.sendall(data)
         return True
+
+    def _answer(self, data: bytes, own: OwnAnswer) -> None:
+        """Read the rest of a request, and answer it here."""
+        self._client.settimeout(PATIENCE_SECONDS)
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        missing = 0 if length is None else int(length[1]) - len(body)
+        while missing > 0 and (more := self._client.recv(_READ_BYTES)):
+            missing -= len(more)
+        self._client.sendall(own.data())
 
 
 class ApiProxy:
@@ -115,6 +154,8 @@ class ApiProxy:
         self._silent_for_new = self._refuses_new = False
         self._pattern: re.Pattern[str] | None = None
         self._side: Side = "request"
+        self._own: list[OwnAnswer] = []
+        self._changes: list[tuple[re.Pattern[str], Callable[[bytes], bytes]]] = []
         self._held, self._go_on = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -144,6 +185,26 @@ class ApiProxy:
     def release(self) -> None:
         """Pass on what is held."""
         self._go_on.set()
+
+    # What does not go through as it is
+
+    def answer(self, pattern: str, status: int, body: bytes = b"", *, times: int | None = None, **headers: str) -> None:
+        """Answer requests that match here; ``headers`` with underscores, such as ``Retry_After``."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        own = OwnAnswer(pattern=re.compile(pattern), status=status, body=body, headers=named, times=times)
+        with self._lock:
+            self._own.append(own)
+
+    def change(self, pattern: str, alter: Callable[[bytes], bytes]) -> None:
+        """Pass on requests that match as ``alter`` returns them."""
+        with self._lock:
+            self._changes.append((re.compile(pattern), alter))
+
+    def be_faithful(self) -> None:
+        """Pass on everything as it is again."""
+        with self._lock:
+            self._own.clear()
+            self._changes.clear()
 
     # All connections
 
@@ -211,21 +272,38 @@ class ApiProxy:
             plain.close()
             raise
 
-    def _look_at(self, data: bytes, connection: _Connection) -> None:
+    def _own_answer(self, data: bytes) -> OwnAnswer | None:
+        """Return what is answered here to a request; None: it is passed on."""
+        line = _REQUEST_LINE.match(data)
+        if line is None:
+            return None
+        request = line[1].decode("latin-1")
+        with self._lock:
+            own = next((each for each in self._own if each.times != 0 and each.pattern.match(request)), None)
+            if own is not None:
+                self.requests.append(request)
+                own.times = None if own.times is None else own.times - 1
+            return own
+
+    def _look_at(self, data: bytes, connection: _Connection) -> bytes:
+        """Return what is passed on of what a client has sent."""
         # A client waits for an answer before it asks again, so a request begins a piece.
         line = _REQUEST_LINE.match(data)
         if line is None:
-            return
+            return data
         request = line[1].decode("latin-1")
         with self._lock:
             self.requests.append(request)
+            for pattern, alter in self._changes:
+                data = alter(data) if pattern.match(request) else data
             if self._pattern is None or not self._pattern.match(request):
-                return
+                return data
             self._pattern = None
             if self._side == "answer":
                 connection.holds_answer = True
-                return
+                return data
         self._stay(connection)
+        return data
 
     def _stay(self, connection: _Connection) -> None:
         self._held.set()

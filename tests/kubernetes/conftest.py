@@ -79,3 +79,37 @@ def site(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator[
     site = ClusterSite(cluster, namespace, tmp_path)
     yield site
     site.clean_up()
+
+
+@pytest.fixture
+def harness(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator[KubernetesHarness]:
+    """An installation of this test's own, under the rights of the shipped Role."""
+    require("A cluster of the tests' own (python -m tests.kubernetes starts one)", cluster.control)
+    harness = KubernetesHarness(cluster, namespace, tmp_path)
+    yield harness
+    harness.clean_up()
+
+
+@pytest.fixture
+def executor(harness: KubernetesHarness) -> Iterator[Executor]:
+    executor = harness.executor()
+    yield executor
+    executor.close()
+
+
+@pytest.fixture
+def site(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator[ClusterSite]:
+    """An installation with workers, of this test's own."""
+    require("A cluster of the tests' own (python -m tests.kubernetes starts one)", cluster.control)
+    site = ClusterSite(cluster, namespace, tmp_path)
+    yield site
+    site.clean_up()
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ApiProxy]:
+    """A proxy before the API server for the worker of the test's `harness` or `site`, with that one's rights."""
+    name = "site" if "site" in request.fixturenames else "harness"
+    owner: KubernetesHarness = request.getfixturevalue(name)
+    with api_proxy(Path(owner.options["kubeconfig"]), tmp_path) as running:
+        yield running
