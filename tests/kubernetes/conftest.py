@@ -17,9 +17,12 @@ from .control import ClusterControl
 _WAITING_SECONDS = 3600
 
 
+# Before `-m` chooses by marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and "control" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.disturbs_cluster)
             item.add_marker(pytest.mark.timeout(_WAITING_SECONDS))
 
 
