@@ -217,6 +217,7 @@ class KubernetesExecutor(Executor):
         if attempt.exit is None:
             self._record(attempt)
             self._stop_doubles(attempt)
+            self._stop_deleted(attempt)
             self._stop(attempt)
         else:
             with self._lock:
@@ -246,6 +247,20 @@ class KubernetesExecutor(Executor):
         if pod is not None and pod.is_twice and not _is_ending(pod):
             self._note_once(attempt.key, "twice", "The node has started the program a second time: it is stopped.")
             self._delete_pod(attempt.key, pod, "stop a second start", grace_seconds=1)
+
+    def _stop_deleted(self, attempt: ClusterAttempt) -> None:
+        """Stop the pod of a Job that somebody has deleted, unless without its pods (``--cascade=orphan``).
+
+        As long as our finalizer holds the Job, the cluster does that for a deletion in the foreground alone.
+        """
+        pod, job = attempt.pod, attempt.job
+        if job is None or pod is None or not attempt.is_deleting or _is_ending(pod):
+            return
+        is_orphaned = "orphan" in (job["metadata"].get("finalizers") or ())
+        if not is_orphaned and pod.pod["metadata"].get("ownerReferences"):
+            self._note_once(attempt.key, "deleted", "Its Job was deleted: its pod is stopped.")
+            grace = int(pod.pod["spec"].get("terminationGracePeriodSeconds") or 0)
+            self._delete_pod(attempt.key, pod, "stop the pod of a deleted Job", grace_seconds=grace)
 
     def _stop(self, attempt: ClusterAttempt) -> None:
         """Tell the pod of an attempt to end that is to be stopped."""
