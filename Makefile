@@ -64,6 +64,7 @@ bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
 	-$(BIN)/python -m benchmarks.process --json benchmarks/process/results.json
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
+	-$(BIN)/python -m benchmarks.kubernetes --json benchmarks/kubernetes/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
 	-$(BIN)/python -m benchmarks.pages --json benchmarks/pages/results.json
 	-$(MAKE) $(VENV)/tasks/installed && $(VENV)/tasks/bin/python -m benchmarks.tasks --json benchmarks/tasks/results.json
