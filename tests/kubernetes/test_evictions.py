@@ -191,7 +191,6 @@ def test_a_job_that_writes_more_files_than_it_may_fails_by_its_own_error(site: C
     assert "used more files than it may have" in job.last_error
 
 
-@pytest.mark.disturbs_cluster
 def test_a_job_that_a_node_short_of_disk_evicts_is_lost_and_runs_again_elsewhere(
     site: ClusterSite, control: ClusterControl
 ) -> None:

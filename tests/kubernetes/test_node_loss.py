@@ -10,7 +10,7 @@ from ..workers import eventually
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
 from .control import ClusterControl
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.disturbs_cluster]
+pytestmark = pytest.mark.django_db(transaction=True)
 _BEATS = 'while [ ! -e $EFFECTS/go ]; do echo "$CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/beats; sleep 0.1; done'
 # The first attempt goes on writing wherever it is; the second ends by itself.
 _WRITES_ON = f"{BEGUN}; [ $CONTAINER_MANAGER_ATTEMPT != 1 ] || {{ {_BEATS}; }}; {DONE}"
