@@ -65,6 +65,7 @@ def read_results() -> Results:
         "queue": _FOLDER / "queue" / "results.json",
         "process": _FOLDER / "process" / "results.json",
         "docker": _FOLDER / "docker" / "results.json",
+        "kubernetes": _FOLDER / "kubernetes" / "results.json",
         "pages": _FOLDER / "pages" / "results.json",
         "tasks": _FOLDER / "tasks" / "results.json",
     }
@@ -79,6 +80,7 @@ def filled(text: str, results: Results) -> str:
         ("queue figures", _targeted(results["queue"])),
         ("process figures", _targeted(results["process"])),
         ("docker figures", _targeted(results["docker"])),
+        ("kubernetes figures", _measured(results["kubernetes"])),
         ("pages figures", _pages(results["pages"])),
         ("tasks figures", _tasks(results["tasks"])),
     ):
@@ -116,6 +118,14 @@ def _targeted(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if target := _target(figure):
             missed = "" if figure["met"] else ", missed"
             yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {target}{missed} |"
+
+
+def _measured(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """All figures: how many workers a cluster needs follows from rates and requests, too."""
+    yield from ("| measured | | target |", "|---|---|---|")
+    for figure in figures:
+        missed = "" if figure["met"] else ", missed"
+        yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {_target(figure)}{missed} |"
 
 
 def _tasks(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:

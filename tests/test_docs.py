@@ -163,6 +163,13 @@ def test_links_between_pages_name_existing_pages() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_test_that_a_page_names_exists(page: Path) -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    known = {name for source in sources for name in re.findall(r"def (test_\w+)", source)}
+    assert set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))) <= known
+
+
 def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
     shown = re.search(r"<!-- figures[^>]*-->\n(.*?)<!-- end of figures -->", PERFORMANCE, re.S)
     assert shown is not None
