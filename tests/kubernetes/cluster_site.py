@@ -54,20 +54,30 @@ class ClusterSite(KubernetesHarness):
         self._limits = limits
         self.log = folder / "log"
 
-    def settings(self, *, kubeconfig: Path | None = None, **settings: Any) -> str:
-        return json.dumps({"INSTALL": self.install, "EXECUTORS": self.executors_setting(kubeconfig), **settings})
+    def settings(
+        self, *, kubeconfig: Path | None = None, options: Mapping[str, Any] | None = None, **settings: Any
+    ) -> str:
+        executors = self.executors_setting(kubeconfig, options or {})
+        return json.dumps({"INSTALL": self.install, "EXECUTORS": executors, **settings})
 
-    def executors_setting(self, kubeconfig: Path | None = None) -> dict[str, Any]:
-        options = {**self.options, **({"kubeconfig": str(kubeconfig)} if kubeconfig else {})}
+    def executors_setting(self, kubeconfig: Path | None, more: Mapping[str, Any]) -> dict[str, Any]:
+        options = {**self.options, **({"kubeconfig": str(kubeconfig)} if kubeconfig else {}), **more}
         return {"kubernetes": {"BACKEND": BACKEND, "OPTIONS": options, "LIMITS": self._limits or {}}}
 
     @contextmanager
     def worker(
-        self, *options: str, kubeconfig: Path | None = None, lease_seconds: float = LEASE_SECONDS, **settings: Any
+        self,
+        *arguments: str,
+        kubeconfig: Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        variables: Mapping[str, str] | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        **settings: Any,
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a worker, whose way to the cluster may be another one."""
-        environment = {"CM_WORKER_SETTINGS": self.settings(kubeconfig=kubeconfig, **settings)}
-        with worker(*options, log=self.log, lease_seconds=lease_seconds, **environment) as process:
+        """Run a worker, whose way to the cluster may be another one; ``options`` and ``variables`` are its own."""
+        stored = self.settings(kubeconfig=kubeconfig, options=options, **settings)
+        environment = {**(variables or {}), "CM_WORKER_SETTINGS": stored}
+        with worker(*arguments, log=self.log, lease_seconds=lease_seconds, **environment) as process:
             yield process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
@@ -136,6 +146,15 @@ class ClusterSite(KubernetesHarness):
             raise
         job.refresh_from_db()
         return job
+
+    def await_wait(self, job: ContainerJob, words: str) -> None:
+        """Return once a worker says that the launch of a job waits for something with these words."""
+        open_ones = JobAttempt.objects.filter(job=job, finished_at=None)
+        try:
+            eventually(lambda: open_ones.filter(waiting_for__contains=words).exists())
+        except AssertionError as error:
+            error.add_note(self._story(job))
+            raise
 
     def _story(self, job: ContainerJob) -> str:
         job.refresh_from_db()

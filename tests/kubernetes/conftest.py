@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from container_manager.executors.base import Executor
+
 from ..prerequisites import require
 from .api_proxy import ApiProxy, api_proxy
 from .cluster_site import ClusterSite
 from .cluster_under_test import ClusterUnderTest
 from .control import ClusterControl
+from .kubernetes_harness import KubernetesHarness
 
 # Beside the others' tests, one that must be alone waits for them, and for those that must be alone too.
 _WAITING_SECONDS = 3600
@@ -98,15 +101,6 @@ def executor(harness: KubernetesHarness) -> Iterator[Executor]:
     executor = harness.executor()
     yield executor
     executor.close()
-
-
-@pytest.fixture
-def site(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator[ClusterSite]:
-    """An installation with workers, of this test's own."""
-    require("A cluster of the tests' own (python -m tests.kubernetes starts one)", cluster.control)
-    site = ClusterSite(cluster, namespace, tmp_path)
-    yield site
-    site.clean_up()
 
 
 @pytest.fixture

@@ -74,8 +74,7 @@ class TestWorkersThatEnd:
         variables = {"CM_SECRET_WORD": "horse"}
         job = site.enqueue(script, max_retries=3, secrets={"CM_WORD": "env:CM_SECRET_WORD"})
         way.hold(pattern, side)
-        proxied = {"kubeconfig": str(way.kubeconfig)}
-        with site.worker("--slots", "1", options=proxied, variables=variables, **settings) as first:
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, variables=variables, **settings) as first:
             way.await_held()
             site.kill(first)
             # What was held never arrives, and what was answered is not heard.
@@ -92,7 +91,7 @@ class TestWorkersThatEnd:
     def test_a_worker_that_is_killed_before_it_watches_loses_nothing(self, site: ClusterSite, way: ApiProxy) -> None:
         go = site.gate()
         way.hold(r"GET .*/pods\?.*watch=true", "request")
-        with site.worker("--slots", "1", options={"kubeconfig": str(way.kubeconfig)}) as first:
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig) as first:
             way.await_held()
             job = site.enqueue(f"{BEGUN}; read word < $EFFECTS/go; {DONE}", max_retries=3)
             site.await_runs("begin 1")

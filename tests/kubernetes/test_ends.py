@@ -76,7 +76,9 @@ def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: ClusterSite
         return job
 
     # None of these is the cluster's absence: the API server is not even told of them.
-    case("large environment", unchecked(environment={"A": "x" * 2_000_000}), "start", None, None, "2000002 bytes", False)
+    case(
+        "large environment", unchecked(environment={"A": "x" * 2_000_000}), "start", None, None, "2000002 bytes", False
+    )
     case("endless cores", unchecked(cpu_count=1e300), "start", None, None, "from 0.01 to 8192", False)
     well = site.enqueue("echo out; echo err >&2")
     child = site.enqueue("sleep 1; tail /dev/zero; echo $?; exit 0", **memory)
