@@ -134,14 +134,7 @@ def turn_on(cluster: ClusterUnderTest, node: str, resource: str) -> Iterator[Non
     """Give a node one piece of a resource of the tests' own."""
 
     def set_capacity(value: str | None) -> None:
-        cluster.client.call_api(
-            f"/api/v1/nodes/{node}/status",
-            "PATCH",
-            body={"status": {"capacity": {resource: value}}},
-            header_params={"Content-Type": "application/merge-patch+json", "Accept": "application/json"},
-            auth_settings=["BearerToken"],
-            response_type="object",
-        )
+        cluster.core.patch_node_status(node, {"status": {"capacity": {resource: value}}})
 
     set_capacity("1")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -130,6 +131,30 @@ def test_what_a_node_has_rotated_away_while_the_connection_was_cut_is_said(
     )
     assert seconds is not None
     assert 0 < float(seconds[1]) < 120
+
+
+def test_what_a_node_has_rotated_away_while_its_worker_stood_still_is_said(site: ClusterSite) -> None:
+    """The stream goes on where it was, then with the newest file: nothing in it says that there was another between."""
+    go, end = site.gate("go"), site.gate("end")
+    size = 16 * 1024
+    floods = "; sleep 8; ".join(lines(10 + size * number, size) for number in range(3))
+    script = f"{lines(0, 10)}; read w < $EFFECTS/go; {floods}; echo > $EFFECTS/over; read w < $EFFECTS/end; {lines(90000, 5)}"
+    with site.worker("--slots", "1", lease_seconds=300.0, **_EVERYTHING) as process:
+        job = site.enqueue(script)
+        eventually(lambda: numbers(output_of(job))[-1:] == [9])
+        process.send_signal(signal.SIGSTOP)
+        go.write_text("\n")
+        eventually((site.effects() / "over").exists)
+        process.send_signal(signal.SIGCONT)
+        end.write_text("\n")
+        site.await_status(job, "completed")
+        site.assert_clean()
+    found = numbers(output_of(job))
+    assert found == sorted(set(found))
+    assert (found[0], found[-5:]) == (0, [*range(90000, 90005)])
+    is_whole = found == [*range(10 + 3 * size), *range(90000, 90005)]
+    print(f"{len(found)} of {15 + 3 * size} lines were stored")  # noqa: T201
+    assert is_whole or "may have been rotated away" in system_log(job), system_log(job)
 
 
 def test_a_worker_that_adopts_a_job_says_where_the_output_that_its_node_kept_begins(site: ClusterSite) -> None:

@@ -33,6 +33,10 @@ _LATE_SECONDS = 5.0
 _LOST_NODE_SECONDS = 10.0
 _GONE = "The pod was deleted before all of its output was read: what is missing here is lost."
 _MISSING = "The kubelet has rotated its log away before it was read: what came in {:.3f} s is missing here."
+_DOUBTFUL = (
+    "The output was read late, and its lines have a pause of {:.3f} s: what came then, if anything, may have been "
+    "rotated away by the kubelet."
+)
 _LATE = "The output that the kubelet kept begins {:.0f} s after the program: what came before, if anything, is lost."
 logger = package_logger(__name__)
 
@@ -257,6 +261,9 @@ class PodOutputs:
                     new = log.feed(piece)
                     if log.first is not None and not had_first:
                         self._note_missing(output, log, is_first=is_first)
+                    if log.doubtful is not None:
+                        self.note(output.key, _DOUBTFUL.format(log.doubtful))
+                        log.doubtful = None
                     self._add(output, new)
                 if log.odd:
                     self.note(output.key, f"The kubelet says: {log.odd[:1000].decode(errors='replace').strip()}")

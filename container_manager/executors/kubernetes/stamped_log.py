@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -11,6 +12,9 @@ _STAMP_BYTES = 40
 _NANOSECONDS = 10**9
 # Of the two streams a line may be written a moment after one with a later time.
 _DISORDER_SECONDS = 1
+# A kubelet looks at the sizes of logs every 10 s by default, every 3 s at the least that the tests have: a file that it
+# has rotated away spans as much.
+_ROTATION_NANOSECONDS = 2_500_000_000
 
 
 @dataclass(slots=True)
@@ -18,6 +22,8 @@ class LogPosition:
     """How far a log was read: by the second, how many lines came with a time of it, and the time of the first.
 
     ``latest``: the latest time, in nanoseconds. ``sent``: how many bytes of the last line came; ``is_whole``: all.
+    ``least_delay``: between the time of a line and its arrival, by two clocks; ``lateness``: how much more the last
+    line took.
     A kubelet takes the time from which on it is asked for in whole seconds alone, and its order is that of writing: so
     the lines to leave out are counted.
     """
@@ -27,6 +33,8 @@ class LogPosition:
     latest: int = 0
     sent: int = 0
     is_whole: bool = True
+    least_delay: int | None = None
+    lateness: int = 0
 
     @property
     def since(self) -> str | None:
@@ -35,9 +43,11 @@ class LogPosition:
             return None
         return _text(self.latest // _NANOSECONDS - _DISORDER_SECONDS)
 
-    def begin_line(self, at: int) -> None:
+    def begin_line(self, at: int, arrived: int) -> None:
         """Count a line."""
-        second = at // _NANOSECONDS
+        second, delay = at // _NANOSECONDS, arrived - at
+        self.least_delay = delay if self.least_delay is None else min(delay, self.least_delay)
+        self.lateness = delay - self.least_delay
         if at > self.latest:
             self.latest = at
             oldest = second - _DISORDER_SECONDS
@@ -54,14 +64,16 @@ class StampedLog:
     """One answer with a log. Feed it the pieces in order; ``position`` says how far all answers have come.
 
     ``missing``: after the first new line, the seconds between what was had last and it, if lines between are gone;
-    None: none are. ``first``: the time of the first new line, in nanoseconds. ``odd``: what had no timestamp: the
-    kubelet's own words.
+    None: none are. ``first``: the time of the first new line, in nanoseconds. ``doubtful``: for how many seconds
+    lines may be missing between two others: a kubelet that follows a log whose reader is late goes on with its
+    newest file, and says nothing of those between. ``odd``: what had no timestamp: the kubelet's own words.
     """
 
     def __init__(self, position: LogPosition) -> None:
         self.position = position
         self.missing: float | None = None
         self.first: int | None = None
+        self.doubtful: float | None = None
         self.odd = b""
         self._pending = b""
         self._before, self._latest = sum(position.lines.values()), position.latest
@@ -72,13 +84,14 @@ class StampedLog:
         # Within a line: None: at the start of one; else how many bytes of it are to be left out; -1: all, -2: odd.
         self._leave_out: int | None = None
 
-    def feed(self, piece: bytes) -> bytes:
-        """Return what is new of the output."""
+    def feed(self, piece: bytes, arrived: int | None = None) -> bytes:
+        """Return what is new of the output; ``arrived``: when it came, in nanoseconds; None: now."""
         data, found, start = self._pending + piece, [], 0
+        arrived = time.time_ns() if arrived is None else arrived
         self._pending = b""
         while start < len(data):
             if self._leave_out is None:
-                if (length := self._begin_line(data, start)) is None:
+                if (length := self._begin_line(data, start, arrived)) is None:
                     self._pending = data[start:]
                     break
                 start += length
@@ -93,7 +106,7 @@ class StampedLog:
                 self._leave_out = None
         return b"".join(found)
 
-    def _begin_line(self, data: bytes, start: int) -> int | None:
+    def _begin_line(self, data: bytes, start: int, arrived: int) -> int | None:
         """Decide about the line that begins here; return the length of its timestamp, None if that is not there yet."""
         head = data[start : start + _STAMP_BYTES]
         match = _STAMP.match(head)
@@ -106,9 +119,12 @@ class StampedLog:
         at = _nanoseconds(match)
         if self._is_had(at):
             return match.end()
+        position, pause = self.position, at - self.position.latest
         if self.first is None:
             self.first = at
-        self.position.begin_line(at)
+        elif min(position.lateness, pause) >= _ROTATION_NANOSECONDS:
+            self.doubtful = max(pause / _NANOSECONDS, self.doubtful or 0.0)
+        position.begin_line(at, arrived)
         self._leave_out = 0
         return match.end()
 
