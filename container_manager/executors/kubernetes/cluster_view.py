@@ -16,14 +16,12 @@ from .cluster_api import ApiStream, ClusterApi, Outdated
 from .labels import POD_ANNOTATION, PROVEN_STOP_ANNOTATION, install_selector, is_of, key_of
 from .pod_verdict import (
     NODE_GIVEN_UP,
-    deadline_exit,
     deletion_asked_at,
     disruption,
     gone_exit,
     has_started,
     is_bound,
     is_over,
-    is_past_deadline,
     jobs_own_end,
     main_status,
     pod_exit,
@@ -158,8 +156,6 @@ class ClusterAttempt:
             found = gone_exit(None)
         elif self.job is not None and pods_listed_at > self.job_seen_at:
             found = jobs_own_end(self.job)
-        if found is not None and self.job is not None and is_past_deadline(self.job) and found.lost:
-            found = deadline_exit(self.job)
         if found is not None and (run := [each for each in self.others() if has_started(each.pod)]):
             if not all(is_over(each.pod) for each in run):
                 # They are being stopped. The attempt ends when nothing of it runs.

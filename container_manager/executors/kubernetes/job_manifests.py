@@ -169,6 +169,8 @@ def _pod(spec: LaunchSpec, options: KubernetesOptions) -> dict[str, Any]:
         "automountServiceAccountToken": bool(service_account),
         **({"serviceAccountName": service_account} if service_account else {}),
         "enableServiceLinks": False,
+        # As the first process of a namespace it would get no signal that it has no handler for, TERM neither.
+        "shareProcessNamespace": True,
         **({"priorityClassName": priority} if priority else {}),
         **({"runtimeClassName": options.runtime_class} if options.runtime_class else {}),
         **(

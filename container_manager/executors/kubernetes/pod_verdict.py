@@ -169,8 +169,8 @@ def _container_exit(pod: Mapping[str, Any], ended: Mapping[str, Any], asked_at: 
         return node_lost(f"The node does not know how the container ended ({why}, {code}): it was restarted, perhaps.")
     if why in _UNSTARTED_ENDS or (code == _START_CODE and why.endswith("StartError")):
         return ExitStatus(code=code, unstarted=True, message=f"The command could not be started: {said or why}")
-    if (status := pod.get("status") or {}).get("reason") == "Evicted":
-        return _evicted(str(status.get("message") or ""), code)
+    if (stopped := _stopped_by_node(pod, code)) is not None:
+        return stopped
     result, refused = _result(pod, ended)
     if why == "OOMKilled" and code:
         return ExitStatus(code=code, oom=True, message=_out_of_memory(pod), result=result, result_refused=refused)
@@ -183,8 +183,8 @@ def _exit_without_container(pod: Mapping[str, Any]) -> ExitStatus:
     """Return the end of a pod that has its last phase, and whose container the kubelet has not reported as ended."""
     status = pod.get("status") or {}
     why, message = str(status.get("reason") or ""), str(status.get("message") or "")
-    if why == "Evicted":
-        return _evicted(message, None)
+    if (stopped := _stopped_by_node(pod, None)) is not None:
+        return stopped
     if (disrupted := disruption(pod)) in NODE_GIVEN_UP or why in ("NodeLost", "Shutdown", "NodeShutdown", "Terminated"):
         proven = disrupted not in NODE_GIVEN_UP and why != "NodeLost"
         return node_lost(_words("The pod was given up with its node", disrupted or why, message), may_run=not proven)
@@ -228,26 +228,11 @@ def jobs_own_end(job: Mapping[str, Any]) -> ExitStatus | None:
     failed = found.get("Failed") or found.get("FailureTarget")
     if failed is not None:
         why, message = str(failed.get("reason") or ""), str(failed.get("message") or "")
-        if why == "DeadlineExceeded":
-            return deadline_exit(job)
         return ExitStatus(lost=True, may_run=True, message=_words("The Job failed, and its pod is gone", why, message))
     if "Complete" in found:
         text = "The Job says that it is complete, but its pod is gone: nobody can tell whether its program succeeded."
         return ExitStatus(lost=True, message=text)
     return None
-
-
-def deadline_exit(job: Mapping[str, Any]) -> ExitStatus:
-    """Return the end of a Job that the cluster has stopped by the net behind our own timeout."""
-    seconds = (job.get("spec") or {}).get("activeDeadlineSeconds")
-    text = f"The cluster stopped it after {seconds} s (activeDeadlineSeconds), while no worker did by its timeout."
-    return ExitStatus(reason="timeout", message=text)
-
-
-def is_past_deadline(job: Mapping[str, Any]) -> bool:
-    """Tell whether the cluster has stopped a Job by its ``activeDeadlineSeconds``."""
-    found = conditions(job)
-    return any((found.get(name) or {}).get("reason") == "DeadlineExceeded" for name in ("Failed", "FailureTarget"))
 
 
 def node_lost(message: str, *, may_run: bool = False) -> ExitStatus:
@@ -260,11 +245,19 @@ def _others_run(pod: Mapping[str, Any]) -> bool:
     return any((each.get("state") or {}).get("running") for each in listed if each.get("name") != CONTAINER)
 
 
-def _evicted(message: str, code: int | None) -> ExitStatus:
+def _stopped_by_node(pod: Mapping[str, Any], code: int | None) -> ExitStatus | None:
+    """Return the end of a pod that its node has stopped by a rule of its own; None for any other."""
+    status = pod.get("status") or {}
+    why, message = status.get("reason"), str(status.get("message") or "").strip()
+    if why == "DeadlineExceeded":
+        seconds = (pod.get("spec") or {}).get("activeDeadlineSeconds")
+        text = f"Its node stopped it after {seconds} s (activeDeadlineSeconds): no worker had by the job's timeout."
+        return ExitStatus(code=code, reason="timeout", message=text)
+    if why != "Evicted":
+        return None
     if _OWN_USE.search(message):
-        text = f"The job has used more files than it may have: {message.strip()}"
-        return ExitStatus(code=code or None, reason="error", message=text)
-    return ExitStatus(code=code, lost=True, message=f"Its node evicted the pod: {message.strip()}")
+        return ExitStatus(code=code, reason="error", message=f"The job used more files than it may have: {message}")
+    return ExitStatus(code=code, lost=True, message=f"Its node evicted the pod: {message}")
 
 
 def _disrupted_before(pod: Mapping[str, Any], ended: Mapping[str, Any], asked_at: datetime | None) -> str | None:
