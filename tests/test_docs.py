@@ -183,7 +183,7 @@ def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
     assert [line for line in shown[1].splitlines() if line.startswith("|")][2:] == expected
 
 
-@pytest.mark.parametrize("part", ["queue", "process", "docker"])
+@pytest.mark.parametrize("part", ["queue", "process", "docker", "kubernetes"])
 def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
     shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", PERFORMANCE, re.S)
     assert shown is not None
@@ -198,8 +198,9 @@ def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
 
 def test_the_summary_of_figures_is_what_was_measured() -> None:
     results = report.read_results()
-    assert report.filled(README, results) == README
-    assert report.filled(PERFORMANCE, results) == PERFORMANCE
+    for page in report.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert report.filled(text, results) == text
     shown = re.search(r"<!-- summary of figures[^>]*-->\n(.*?)<!-- end of summary of figures -->", README, re.S)
     assert shown is not None
     assert len([line for line in shown[1].splitlines() if line.startswith("|")][2:]) == 7
