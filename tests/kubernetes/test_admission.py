@@ -121,11 +121,10 @@ def test_a_server_that_fails_burns_no_attempt_and_starts_nothing_twice(
 )
 @pytest.mark.parametrize("status", [429, 500])
 def test_errors_at_any_other_request_end_nothing(
-    site: ClusterSite, way: ApiProxy, monkeypatch: pytest.MonkeyPatch, pattern: str, status: int
+    site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any], pattern: str, status: int
 ) -> None:
-    monkeypatch.setenv("CM_SECRET_WORD", "horse")
-    secrets = {"SECRETS": {"env:CM_SECRET_*": ""}, "MASK_SECRETS": False}
-    with site.worker("--slots", "2", kubeconfig=way.kubeconfig, **secrets):
+    variables, settings = {"CM_SECRET_WORD": "horse"}, {**allowed_secrets, "MASK_SECRETS": False}
+    with site.worker("--slots", "2", kubeconfig=way.kubeconfig, variables=variables, **settings):
         first = site.enqueue("true")
         site.await_status(first, "completed")
         way.answer(pattern, status, status_body(status, "InternalError", "it failed"), times=5)

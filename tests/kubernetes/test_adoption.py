@@ -66,11 +66,11 @@ class TestWorkersThatEnd:
         ],
     )
     def test_a_worker_that_is_killed_there_loses_nothing_and_doubles_nothing(
-        self, site: ClusterSite, way: ApiProxy, pattern: str, side: Side
+        self, site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any], pattern: str, side: Side
     ) -> None:
         go = site.gate()
         script = f"{BEGUN}; echo $CM_WORD; read word < $EFFECTS/go; {DONE}"
-        settings = {"SECRETS": {"env:CM_SECRET_*": ""}, "MASK_SECRETS": False}
+        settings = {**allowed_secrets, "MASK_SECRETS": False}
         variables = {"CM_SECRET_WORD": "horse"}
         job = site.enqueue(script, max_retries=3, secrets={"CM_WORD": "env:CM_SECRET_WORD"})
         way.hold(pattern, side)

@@ -7,6 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 
 from container_manager.executors.base import SECRETS_VARIABLE, Executor, Rejected
 from container_manager.executors.kubernetes.labels import object_name
@@ -19,7 +20,6 @@ from .kubernetes_harness import KubernetesHarness
 from .test_waits import with_references
 
 VALUE = "correct-horse-battery"
-_REFERENCES = {"SECRETS": {"env:CM_SECRET_*": "", "kubernetes:mail/*": ""}}
 
 
 def everything(harness: KubernetesHarness) -> str:
@@ -146,14 +146,14 @@ def _rules() -> list[dict[str, Any]]:
 @pytest.mark.django_db(transaction=True)
 class TestWords:
     def test_no_log_and_no_error_has_a_value_when_the_api_server_quotes_it(
-        self, site: ClusterSite, way: ApiProxy
+        self, site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any]
     ) -> None:
         """As an admission webhook may that refuses a Secret or a Job."""
         said = status_body(422, "Invalid", f'Secret "x" is invalid: data: Invalid value: "{VALUE}"')
         way.answer("POST .*/secrets", 422, said, times=1)
         job = site.enqueue("echo said $CM_WORD", secrets={"CM_WORD": "env:CM_SECRET_WORD"})
         variables = {"CM_SECRET_WORD": VALUE}
-        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, variables=variables, **_REFERENCES):
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, variables=variables, **allowed_secrets):
             site.await_status(job, "completed", "failed")
             assert attempts_of(job) == [(1, 0, "")]
             assert VALUE.encode() not in output_of(job)
@@ -163,13 +163,18 @@ class TestWords:
         assert VALUE.encode() not in b"".join(bytes(row.data) for row in rows)
         assert VALUE not in " ".join(map(str, job.attempts.values().get().values()))
 
-    def test_a_job_may_name_only_those_of_the_cluster_that_the_settings_allow(self, site: ClusterSite) -> None:
+    def test_a_job_may_name_only_those_of_the_cluster_that_the_settings_allow(
+        self, site: ClusterSite, settings: Any, allowed_secrets: dict[str, Any]
+    ) -> None:
         site.cluster.core.create_namespaced_secret(
             site.namespace, {"metadata": {"name": "other"}, "stringData": {"word": VALUE}}
         )
+        with pytest.raises(ValidationError, match="not allowed"):
+            site.enqueue("printenv WORD", secrets={"WORD": "kubernetes:other/word"})
+        # Where whoever queues it has other settings than the worker.
+        settings.CONTAINER_MANAGER = {"SECRETS": {"kubernetes:other/*": ""}}
         job = site.enqueue("printenv WORD", secrets={"WORD": "kubernetes:other/word"})
-        with site.worker("--slots", "1", **_REFERENCES):
+        with site.worker("--slots", "1", **allowed_secrets):
             site.await_status(job, "failed")
             assert attempts_of(job) == [(1, None, "start")]
-            assert VALUE not in job.last_error
             site.assert_clean()

@@ -7,16 +7,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import NoneType
 from typing import Any
+from urllib.parse import urlencode
 
 import urllib3
 from django.core.exceptions import ImproperlyConfigured
 from kubernetes import client, config
 
+from ... import __version__
 from ..base import ExecutorError, Unavailable
 from .kubernetes_options import KubernetesOptions
 
 _CONNECT_SECONDS = 5.0
+_USER_AGENT = f"django-container-manager/{__version__}"
 # More than there are threads that call: the client opens more connections, and closes those that do not fit back.
 _POOL_SIZE = 48
 _READ_BYTES = 65536
@@ -44,7 +48,7 @@ class Outdated(ExecutorError):
     """The API server no longer has the versions that a watch or the next page of a list would begin with (410)."""
 
 
-class Refused(ExecutorError):
+class ApiRefusal(ExecutorError):
     """The API server refuses: ``status`` of HTTP, ``reason`` and ``message`` are its own words."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -92,7 +96,10 @@ class ApiStream:
             *whole, rest = (rest + piece).split(b"\n")
             for line in whole:
                 if line:
-                    yield json.loads(line)
+                    try:
+                        yield json.loads(line)
+                    except ValueError as error:
+                        raise Unavailable(f"The answer was not understood: {_words(error)}") from error
 
     def interrupt(self) -> None:
         """Make the reader's next read fail (any thread)."""
@@ -109,7 +116,7 @@ class ClusterApi:
 
     Objects are the API's JSON, so that fields which the client's classes do not know pass, too. Each call raises
     Unavailable where there is no answer, `Overloaded` for one that says to come again, `Absent`, `NameTaken` or
-    `Refused`.
+    `ApiRefusal`.
     """
 
     def __init__(self, options: KubernetesOptions) -> None:
@@ -130,15 +137,16 @@ class ClusterApi:
     # -- Jobs and their Secrets ----------------------------------------------------------------------------------
 
     def create_job(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        return self._call("POST", self._path(_JOBS, "jobs"), body=manifest)
+        return self._known(self._call("POST", self._path(_JOBS, "jobs"), body=manifest))
 
     def job(self, name: str) -> dict[str, Any]:
-        return self._call("GET", self._path(_JOBS, "jobs", name))
+        return self._known(self._call("GET", self._path(_JOBS, "jobs", name)))
 
     def annotate_job(self, name: str, uid: str, annotations: Mapping[str, str]) -> dict[str, Any]:
         """Add annotations to a Job. Raises `NameTaken` where the name is another Job's by now."""
         body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
-        return self._call("PATCH", self._path(_JOBS, "jobs", name), body=body, kind="application/merge-patch+json")
+        path = self._path(_JOBS, "jobs", name)
+        return self._known(self._call("PATCH", path, body=body, kind="application/merge-patch+json"))
 
     def drop_finalizer(self, name: str, uid: str, finalizer: str) -> dict[str, Any]:
         """Take one finalizer off a Job, whatever others come or go meanwhile."""
@@ -188,10 +196,15 @@ class ClusterApi:
         query = {"labelSelector": selector, "limit": str(_PAGE)}
         while True:
             page = self._call("GET", self._kind_path(kind), query)
-            found += page.get("items") or ()
-            metadata = page.get("metadata") or {}
+            items, metadata = page.get("items", ()), page.get("metadata")
+            if not (
+                isinstance(items, list | NoneType) and isinstance(metadata, Mapping) and "resourceVersion" in metadata
+            ):
+                # A proxy's own page: that nothing is listed there says nothing.
+                raise Unavailable(f"The API server at {self.host} answers with something else than a list of {kind}.")
+            found += items or ()
             if not (more := metadata.get("continue")):
-                return found, str(metadata.get("resourceVersion", ""))
+                return found, str(metadata["resourceVersion"])
             query = {**query, "continue": more}
 
     def watch(self, kind: str, selector: str, version: str, *, seconds: float) -> ApiStream:
@@ -223,6 +236,13 @@ class ClusterApi:
             found.rest_client.close()
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _known(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Return an object; raise Unavailable where the answer is none, such as a proxy's own page."""
+        metadata = found.get("metadata")
+        if not (isinstance(metadata, Mapping) and metadata.get("uid")):
+            raise Unavailable(f"The API server at {self.host} answers with something else than the object.")
+        return found
 
     def _path(self, group: str, *parts: str) -> str:
         return "/".join(["", group, "namespaces", self.namespace, *parts])
@@ -259,18 +279,20 @@ class ClusterApi:
     ) -> Any:
         """Return the answer, whose body is not read yet."""
         api = self._connected()
-        headers = {"Accept": "application/json, */*", **({"Content-Type": kind} if body is not None else {})}
+        headers = {"Accept": "application/json, */*", "User-Agent": _USER_AGENT}
+        if body is not None:
+            headers["Content-Type"] = kind
         # An object is serialized here: the client would take some patches for what they are not.
         data = None if body is None else json.dumps(body)
         try:
             # Refreshes a token that has expired, or is read from a file.
-            request = api.param_serialize(
-                method, path, query_params=dict(query or {}), header_params=headers, auth_settings=["BearerToken"]
-            )
+            for setting in api.configuration.auth_settings().values():
+                if setting["value"]:
+                    headers[setting["key"]] = setting["value"]
             answer = api.rest_client.pool_manager.request(
                 method,
-                request[1],
-                headers=request[2],
+                f"{api.configuration.host}{path}{'?' if query else ''}{urlencode(query or {})}",
+                headers=headers,
                 body=data,
                 preload_content=False,
                 timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
@@ -307,7 +329,7 @@ class ClusterApi:
         by_status = {_NOT_FOUND: Absent, _CONFLICT: NameTaken, _GONE: Outdated}
         if status in by_status and not (status == _NOT_FOUND and details.get("kind") == "namespaces"):
             return by_status[status](message)
-        return Refused(status, reason, message)
+        return ApiRefusal(status, reason, message)
 
     def _connected(self) -> client.ApiClient:
         with self._lock:

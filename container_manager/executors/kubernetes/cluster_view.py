@@ -19,6 +19,7 @@ from .pod_verdict import (
     deletion_asked_at,
     disruption,
     gone_exit,
+    has_run,
     has_started,
     is_bound,
     is_over,
@@ -34,6 +35,8 @@ _LIST_SECONDS, _LIST_SECONDS_PER_OBJECT = 5.0, 0.05
 _LONGEST_LIST_SECONDS = 60.0
 # The pause before a server that did not answer is asked again: from the first to the longest.
 _RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 5.0
+# A watch that has ended before this was refused, or is cut by something in between.
+_SHORT_WATCH_SECONDS = 2.0
 _CLOSE_SECONDS = 0.5
 # How long an attempt that was removed stays hidden while the cluster ends it.
 _HIDDEN_SECONDS = 120.0
@@ -89,7 +92,7 @@ class PodRecord:
 class ClusterAttempt:
     """What is known of one attempt. Times are this machine's monotonic seconds.
 
-    ``job``: None where the API has none (any more). ``recorded``: the uid of the pod whose end is the attempt's, as the
+    ``job``: None where the API has none (any more). ``has_run``: whether the program itself was seen to run. ``recorded``: the uid of the pod whose end is the attempt's, as the
     Job's annotation says, or as it will. ``exit``: how it ended; once it is known it stays.
     """
 
@@ -101,6 +104,7 @@ class ClusterAttempt:
     recorded_at: float = 0.0
     exit: ExitStatus | None = None
     has_started: bool = False
+    has_run: bool = False
     hidden_until: float = 0.0
 
     @property
@@ -145,8 +149,9 @@ class ClusterAttempt:
             return
         self.record()
         pod = self.pod
-        if pod is not None and has_started(pod.pod):
-            self.has_started = True
+        if pod is not None:
+            self.has_started = self.has_started or has_started(pod.pod)
+            self.has_run = self.has_run or has_run(pod.pod)
         found: ExitStatus | None = None
         if pod is not None:
             found = pod.exit()
@@ -313,9 +318,9 @@ class ClusterView:
         """List and watch, until closed (a thread of its own)."""
         pause = _RETRY_SECONDS
         while not self._closed:
+            began = time.monotonic()
             try:
                 self._list_and_watch(kind)
-                pause = _RETRY_SECONDS
             except Exception as error:
                 # Whatever it is, this thread must go on: without it no end would ever be seen again.
                 if not isinstance(error, ExecutorError):
@@ -324,9 +329,14 @@ class ClusterView:
                     self._count()
                     self._errors[kind] = Unavailable(str(error))
                 self._changed(())
-                with self._state:
-                    self._state.wait_for(lambda: self._closed, timeout=pause)
-                pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+            else:
+                if time.monotonic() - began >= _SHORT_WATCH_SECONDS:
+                    pause = _RETRY_SECONDS
+                    continue
+            # A server that answers lists alone, or ends each watch at once, is not asked in a circle either.
+            with self._state:
+                self._state.wait_for(lambda: self._closed, timeout=pause)
+            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     def _list_and_watch(self, kind: str) -> None:
         asked = time.monotonic()
@@ -346,24 +356,25 @@ class ClusterView:
                         return
                     self._streams[kind] = stream
                 self._take_events(kind, stream)
-        except (Unavailable, Outdated) as error:
+        except ExecutorError as error:
             logger.debug("The watch of %s has ended: %s", kind, error)
-            with self._state:
-                # So that a server which answers lists alone is not asked in a circle.
-                self._state.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
         finally:
             with self._state:
                 self._streams.pop(kind, None)
 
     def _take_events(self, kind: str, stream: ApiStream) -> None:
         for event in stream.lines():
-            what, found = str(event.get("type")), event.get("object") or {}
-            if what == "ERROR":
-                raise Outdated(str(found.get("message") or "The watch has ended with an error."))
-            if what == "BOOKMARK" or not is_of(found["metadata"], self._install):
-                continue
-            with self._state:
-                key = self._take(kind, found, is_gone=what == "DELETED")
+            try:
+                what, found = str(event["type"]), event["object"]
+                if what == "ERROR":
+                    raise Outdated(str(found.get("message") or "The watch has ended with an error."))
+                if what == "BOOKMARK" or not is_of(found["metadata"], self._install):
+                    continue
+                with self._state:
+                    key = self._take(kind, found, is_gone=what == "DELETED")
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                # A proxy's words, perhaps. What is so is in the next list.
+                raise Outdated(f"An event of the watch was not understood: {error!r}") from error
             if key:
                 self._changed((key,))
 

@@ -49,7 +49,7 @@ _IMAGE_TRANSIENT = re.compile(
 _CONFIG_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 # What admission says where waiting changes nothing; all else may change: a quota is freed, a webhook comes back.
 _ADMISSION_FINAL = re.compile(
-    r"violates PodSecurity|denied the request|is invalid:|(maximum|minimum) \S+ usage per|"
+    r"violates PodSecurity|denied (?:the )?request|is invalid:|(maximum|minimum) \S+ usage per|"
     r"max limit to request ratio|must specify (limits|requests)|unable to validate against any security context"
 )
 _QUOTA = re.compile(r"exceeded quota|failed quota|forbidden: .*quota")
@@ -107,6 +107,17 @@ def has_started(pod: Mapping[str, Any]) -> bool:
     status = main_status(pod)
     state, last = status.get("state") or {}, status.get("lastState") or {}
     return bool(state.get("running") or state.get("terminated") or last) or phase_of(pod) in _LAST_PHASES
+
+
+def has_run(pod: Mapping[str, Any]) -> bool:
+    """Tell whether the job's program was seen to run.
+
+    Of a pod that is deleted before its container was created the kubelet says that it does not know how that ended.
+    """
+    status = main_status(pod)
+    state, last = status.get("state") or {}, status.get("lastState") or {}
+    ended = state.get("terminated") or {}
+    return bool(state.get("running") or last or (ended.get("startedAt") and ended.get("reason") not in _UNSTARTED_ENDS))
 
 
 def is_over(pod: Mapping[str, Any]) -> bool:
