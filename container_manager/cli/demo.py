@@ -126,7 +126,7 @@ _ENGINES: Mapping[str, _Engine] = {
     "kubernetes": _Engine(
         backend="container_manager.executors.kubernetes.KubernetesExecutor",
         options=lambda namespace: {"namespace": namespace} if namespace else {},
-        jobs="Kubernetes Jobs with a pod each",
+        jobs="Kubernetes Jobs",
         advice="The demo needs a Kubernetes cluster: name the file of one in the variable KUBECONFIG, as for kubectl; "
         "you must be allowed to create Jobs there.",
     ),
