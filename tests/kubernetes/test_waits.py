@@ -100,7 +100,9 @@ def unsure_registry(target: str, status: int, times: int) -> Iterator[UnsureRegi
         running.close()
 
 
-def nothing_is_left(harness: KubernetesHarness, key: str) -> None:
+def nothing_is_left(harness: KubernetesHarness, executor: Executor, key: str) -> None:
+    """Assert that an attempt whose end is stored leaves nothing, and ran nothing by then."""
+    executor.remove(key)
     harness.cluster.wait_for(lambda: harness.job(key) is None and not harness.pods(key))
 
 
@@ -113,7 +115,7 @@ class TestImages:
         with pytest.raises(Rejected, match="not found") as caught:
             submitted(executor, spec)
         assert caught.value.reason == "image"
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
     def test_a_registry_that_denies_an_image_is_a_failure_at_once(
         self, harness: KubernetesHarness, executor: Executor
@@ -123,7 +125,7 @@ class TestImages:
             submitted(executor, spec)
         assert caught.value.reason == "image"
         assert spec.job.image in str(caught.value)
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
     def test_a_pull_secret_opens_a_private_registry(self, harness: KubernetesHarness) -> None:
         found = registries(harness)
@@ -142,7 +144,7 @@ class TestImages:
         with pytest.raises(Rejected, match=r"Waited 3 s in vain for the image .*connection refused") as caught:
             submitted(executor, spec)
         assert caught.value.reason == "unavailable"
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
     @pytest.mark.parametrize("status", [429, 500, 503])
     def test_an_error_of_a_registry_is_waited_for(
@@ -176,7 +178,7 @@ class TestImages:
         with pytest.raises(Rejected, match="ErrImageNeverPull") as caught:
             submitted(executor, spec)
         assert caught.value.reason == "image"
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
 
 @pytest.mark.without_database
@@ -191,7 +193,7 @@ class TestNodes:
         assert caught.value.reason == "unschedulable"
         # Confirmed: no pod can start later.
         assert harness.pods(spec.key) == []
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
     def test_a_job_runs_when_a_node_takes_it_at_last(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(node_pools={"later": {"node_selector": {harness.namespace: "yes"}}})
@@ -216,7 +218,7 @@ class TestNodes:
         assert isinstance(error, Rejected)
         assert "stopped before it had started" in str(error)
         assert harness.pods(spec.key) == []
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
 
 @pytest.mark.without_database
@@ -253,7 +255,7 @@ class TestMissingObjects:
             submitted(executor, spec)
         assert caught.value.reason == "start"
         assert words in str(caught.value)
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
     def test_a_claim_that_is_not_there_is_said_and_its_job_runs_once_it_is(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(volumes={"effects": harness.options["volumes"]["effects"], "data": {"claim": "d"}})
@@ -261,7 +263,7 @@ class TestMissingObjects:
         waiting = await_words(executor, spec, 'persistentvolumeclaim "d" not found')
         executor.stop(spec.key, 0.0)
         assert isinstance(waiting.until.exception(PATIENCE_SECONDS), Rejected)
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
 
 
 def with_references(harness: KubernetesHarness, fields: dict[str, Any]) -> Any:
@@ -352,7 +354,6 @@ def test_an_attempt_that_is_stopped_while_its_pod_has_no_node_yet_runs_nothing(
         with suppress(Waiting):
             executor.submit(spec)
         executor.stop(spec.key, 1.0)
-        executor.remove(spec.key)
-        nothing_is_left(harness, spec.key)
+        nothing_is_left(harness, executor, spec.key)
     eventually(lambda: not executor.observe().attempts)
     wait_until(executor, lambda: not executor.observe().attempts)
