@@ -92,8 +92,9 @@ class PodRecord:
 class ClusterAttempt:
     """What is known of one attempt. Times are this machine's monotonic seconds.
 
-    ``job``: None where the API has none (any more). ``has_run``: whether the program itself was seen to run. ``recorded``: the uid of the pod whose end is the attempt's, as the
-    Job's annotation says, or as it will. ``exit``: how it ended; once it is known it stays.
+    ``job``: None where the API has none (any more). ``recorded``: the uid of the pod whose end is the attempt's, as the
+    Job's annotation says, or as it will. ``has_run``: whether the program itself was seen to run. ``exit``: how it
+    ended; once it is known it stays.
     """
 
     key: str

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ..base import DependencyUnavailable, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
 from .cluster_acts import ClusterActs
-from .cluster_api import Absent, ClusterApi, NameTaken, Overloaded, Refused, event_time
+from .cluster_api import Absent, ApiRefusal, ClusterApi, NameTaken, Overloaded, event_time
 from .cluster_view import ClusterAttempt, ClusterView
 from .job_manifests import job_manifest
 from .kubernetes_options import KubernetesOptions
@@ -116,10 +116,11 @@ class JobLaunches:
         if attempt is None:
             # Its Job is gone. It had not begun, or the view would know.
             self._end(key, wait.failing)
+        elif wait.failing is not None and not attempt.has_run:
+            # Whatever the node makes of the pod that is deleted.
+            self._end_failing(key, wait, attempt)
         elif attempt.has_started or attempt.exit is not None:
             self._end(key, None)
-        elif wait.failing is not None:
-            self._end_failing(key, wait, attempt)
         elif attempt.is_deleting:
             self._let_go(attempt)
         else:
@@ -208,7 +209,7 @@ class JobLaunches:
         except Unavailable:
             self._unanswered.add(spec.key)
             raise
-        except (Refused, Absent) as error:
+        except (ApiRefusal, Absent) as error:
             self._end_refused(spec, note, error, is_unanswered=is_unanswered)
         return self._adopted(spec, job)
 
@@ -224,11 +225,11 @@ class JobLaunches:
         return attempt if attempt is not None else ClusterAttempt(key=spec.key, job=job)
 
     def _end_refused(
-        self, spec: LaunchSpec, note: Callable[[str], None], error: Refused | Absent, *, is_unanswered: bool
+        self, spec: LaunchSpec, note: Callable[[str], None], error: ApiRefusal | Absent, *, is_unanswered: bool
     ) -> NoReturn:
         """Wait, or reject the attempt, where the API server refuses its Job."""
-        status = error.status if isinstance(error, Refused) else _NOT_FOUND
-        said = error.message if isinstance(error, Refused) else str(error)
+        status = error.status if isinstance(error, ApiRefusal) else _NOT_FOUND
+        said = error.message if isinstance(error, ApiRefusal) else str(error)
         is_mendable = status in (_FORBIDDEN, _NOT_FOUND) and any(words in said for words in _MENDABLE)
         if is_mendable or (status == _FORBIDDEN and admission(said)[1] != "start" and "admission" not in said):
             self._put_off_create(spec, note, said, None)
@@ -265,7 +266,7 @@ class JobLaunches:
             pass
         except Overloaded as error:
             self._put_off_create(spec, note, str(error), error.retry_after)
-        except (Refused, Absent) as error:
+        except (ApiRefusal, Absent) as error:
             self._put_off_create(spec, note, f"its Secret cannot be created: {error}", None)
         self._with_secret.add(spec.key)
 

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from django.core.exceptions import ImproperlyConfigured
-
 from ...conf import AppSettings
 from ...jobs.package_log import package_logger
 from ...jobs.sizes import MOST_SECONDS
+from ..allow_lists import check_install
 from ..base import Capabilities, Executor, ExecutorError, Health, LaunchSpec, LogPage, Observations, Unavailable
 from .cluster_acts import ClusterActs
-from .cluster_api import Absent, ClusterApi, NameTaken, Refused, check_connection_options
+from .cluster_api import Absent, ApiRefusal, ClusterApi, NameTaken, check_connection_options
 from .cluster_rights import missing_rights, said_of
 from .cluster_view import ClusterAttempt, ClusterView, PodRecord
 from .job_launches import JobLaunches
@@ -77,12 +76,7 @@ class KubernetesExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         check_connection_options(kubernetes_options(options))
-        # The default itself, or what `for_database` derives from it.
-        if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
-            raise ImproperlyConfigured(
-                "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one in the "
-                "same namespace is told apart by it, and what belongs to nobody is removed."
-            )
+        check_install(settings)
 
     def submit(self, spec: LaunchSpec) -> str:
         self._take_on(spec.key)
@@ -121,7 +115,7 @@ class KubernetesExecutor(Executor):
         self.release(handle)
         try:
             self._delete(handle, attempt)
-        except Refused as error:
+        except ApiRefusal as error:
             raise Unavailable(str(error)) from error
         self._view.hide(handle)
         self._view.unfollow(handle)

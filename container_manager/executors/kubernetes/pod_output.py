@@ -12,7 +12,7 @@ from ...jobs.package_log import package_logger
 from ...jobs.printable import escaped
 from ..base import LogChunk, LogPage, Unavailable
 from ..output_buffer import OutputBuffer
-from .cluster_api import Absent, ApiStream, ClusterApi, Outdated, Refused
+from .cluster_api import Absent, ApiRefusal, ApiStream, ClusterApi, Outdated
 from .labels import CONTAINER
 from .stamped_log import LogPosition, StampedLog
 
@@ -219,7 +219,7 @@ class PodOutputs:
             again, is_complete = output.pause, output.ended_at is not None
             if is_complete and not output.has_end:
                 self.note(output.key, _GONE)
-        except (Unavailable, Refused, Outdated) as error:
+        except (Unavailable, ApiRefusal, Outdated) as error:
             again, output.pause = output.pause, min(2 * output.pause, _LONGEST_AGAIN_SECONDS)
             is_over = output.ended_at is not None and time.monotonic() - output.ended_at > _LOST_NODE_SECONDS
             is_complete = output.is_lost and is_over
