@@ -106,7 +106,7 @@ def has_started(pod: Mapping[str, Any]) -> bool:
     """Tell whether the job's container was started, or the pod has ended without it."""
     status = main_status(pod)
     state, last = status.get("state") or {}, status.get("lastState") or {}
-    return bool(state.get("running") or state.get("terminated") or last) or phase_of(pod) in _LAST_PHASES
+    return "running" in state or bool(state.get("terminated") or last) or phase_of(pod) in _LAST_PHASES
 
 
 def has_run(pod: Mapping[str, Any]) -> bool:
@@ -117,7 +117,7 @@ def has_run(pod: Mapping[str, Any]) -> bool:
     status = main_status(pod)
     state, last = status.get("state") or {}, status.get("lastState") or {}
     ended = state.get("terminated") or {}
-    return bool(state.get("running") or last or (ended.get("startedAt") and ended.get("reason") not in _UNSTARTED_ENDS))
+    return "running" in state or bool(last or (ended.get("startedAt") and ended.get("reason") not in _UNSTARTED_ENDS))
 
 
 def is_over(pod: Mapping[str, Any]) -> bool:
@@ -253,7 +253,7 @@ def node_lost(message: str, *, may_run: bool = False) -> ExitStatus:
 def _others_run(pod: Mapping[str, Any]) -> bool:
     """Tell whether only containers that the cluster has added keep a pod from its last phase."""
     listed = (pod.get("status") or {}).get("containerStatuses") or ()
-    return any((each.get("state") or {}).get("running") for each in listed if each.get("name") != CONTAINER)
+    return any("running" in (each.get("state") or {}) for each in listed if each.get("name") != CONTAINER)
 
 
 def _stopped_by_node(pod: Mapping[str, Any], code: int | None) -> ExitStatus | None:
