@@ -15,12 +15,16 @@ from ..docker.image import archive
 IMAGE = "cm-test:1"
 # The same files with an entrypoint and a command of its own, each of which says that it ran.
 ENTRYPOINT_IMAGE = "cm-test:entrypoint"
+# What the registries have. A kubelet that has pulled an image lets only those pods use it that may pull it, under
+# whatever name: it is not the one that is on the nodes.
+PULLED_IMAGE = "cm-test:pulled"
 SANDBOX_IMAGE = "cm-sandbox:1"
 
 _PATH = {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]}
 _CONFIGURATIONS = {
     IMAGE: {**_PATH, "Cmd": ["/bin/sh"]},
     ENTRYPOINT_IMAGE: {**_PATH, "Entrypoint": ["/bin/echo", "entrypoint"], "Cmd": ["command"]},
+    PULLED_IMAGE: {**_PATH, "Cmd": ["/bin/sh"], "Labels": {"pulled": "yes"}},
     # A pod's end waits for it: it ends as soon as it is told to.
     SANDBOX_IMAGE: {"Entrypoint": ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait; done"]},
 }

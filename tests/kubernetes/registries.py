@@ -66,7 +66,7 @@ class Registries:
         """Return what `define` has written into a folder."""
         return cls(**json.loads((folder / "registries.json").read_text()))
 
-    def push(self, node: Node, name: str = IMAGE_NAME, *, image: str = images.IMAGE) -> None:
+    def push(self, node: Node, name: str = IMAGE_NAME, *, image: str = images.PULLED_IMAGE) -> None:
         """Push an image that a node has under another name, into both."""
         reference = f"{self.address}/{name}"
         images.ctr(node.socket, "images", "push", "--plain-http", reference, images.full_name(image))

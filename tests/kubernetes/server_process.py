@@ -34,7 +34,9 @@ class ServerProcess:
     ) -> ServerProcess:
         """Store a program under its name, without starting it."""
         folder.mkdir(exist_ok=True)
-        process = cls(folder=folder, name=name, command=[*command], environment=environment or {})
+        # Not that of whoever starts it again: Django, for one, sets the time zone of its process.
+        own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        process = cls(folder=folder, name=name, command=[*command], environment={**own, **(environment or {})})
         stored = {"command": process.command, "environment": process.environment}
         (folder / f"{name}.json").write_text(json.dumps(stored, indent=1))
         return process
@@ -71,7 +73,7 @@ class ServerProcess:
         pid = os.posix_spawnp(
             self.command[0],
             [*self.command, *extra],
-            {**os.environ, **self.environment},
+            self.environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(self.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
