@@ -42,10 +42,10 @@ class ClusterActs:
             self._not_before = {act: at for act, at in self._not_before.items() if act[0] != key}
 
     def close(self) -> None:
-        """Begin nothing any more, and wait for what is being done."""
+        """Begin nothing any more. What is being done may go on for as long as an answer may take."""
         with self._lock:
             self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _do(self, act: tuple[str, str], work: Callable[[], object]) -> None:
         pause = _AGAIN_SECONDS

@@ -184,15 +184,16 @@ class KubernetesExecutor(Executor):
 
     def _tend_all(self) -> None:
         """Look after attempts of which there is news, and from time to time after those that wait (its own thread)."""
+        due_at = 0.0
         while not self._closed.is_set():
-            is_quiet = not self._wake.wait(_TEND_SECONDS)
+            self._wake.wait(max(0.0, due_at - time.monotonic()))
             self._wake.clear()
             with self._lock:
-                news, self._news = self._news, set()
-                news |= self._stopping.keys()
-                if is_quiet:
-                    news |= self._own
-            for key in {*news, *self._launches.waiting()}:
+                keys, self._news = self._news, set()
+                if time.monotonic() >= due_at:
+                    due_at = time.monotonic() + _TEND_SECONDS
+                    keys |= self._own
+            for key in keys:
                 try:
                     self._tend(key)
                 except Unavailable:
@@ -312,7 +313,7 @@ class KubernetesExecutor(Executor):
         if pod is not None:
             state = main_status(pod.pod).get("state") or {}
             ran = state.get("running") or state.get("terminated")
-            if ran and ran.get("startedAt") and not (pod.is_gone and attempt.exit is not None and is_fresh):
+            if ran and ran.get("startedAt"):
                 # One that was launched here is read from its start.
                 began = None if is_fresh else api_time(ran["startedAt"])
                 self._outputs.follow(key, pod.pod["metadata"]["name"], started_at=began)

@@ -26,7 +26,7 @@ _AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 0.3, 10.0
 _SILENCE_SECONDS = 300.0
 # A log that is still followed so long after its container's end is read without that.
 _END_SILENCE_SECONDS = 1.0
-_IDLE_SECONDS = 10.0
+_IDLE_SECONDS, _MOST_IDLE = 10.0, 2
 # An adopted attempt's kept output that begins so long after its program may lack what came before.
 _LATE_SECONDS = 5.0
 # A log that cannot be read once its attempt has ended, and whose node may be gone, is tried for so long.
@@ -76,8 +76,9 @@ class PodOutputs:
 
     def __init__(self, api: ClusterApi, changed: Callable[[], None], *, most_streams: int = _MOST_STREAMS) -> None:
         self._api, self._changed, self._most = api, changed, most_streams
-        # Guards all outputs; notified when something is to be read, or there is room.
-        self._state = threading.Condition()
+        # Guards all outputs. The one is notified when something is to be read, the other when a buffer may have room.
+        lock = threading.RLock()
+        self._state, self._room = threading.Condition(lock), threading.Condition(lock)
         self._outputs: dict[str, PodOutput] = {}
         self._threads = self._idle = 0
         self._closed = False
@@ -108,14 +109,15 @@ class PodOutputs:
             elif output.due_at is not None:
                 output.due_at = 0.0
                 self._make_room()
-            self._state.notify_all()
 
     def page(self, key: str, cursor: str, limit: int) -> LogPage:
         """Return buffered output after a cursor."""
         with self._state:
             output = self._output(key)
+            was_full = output.buffer.is_full
             chunks, after = output.buffer.take(cursor, limit)
-            self._state.notify_all()
+            if was_full:
+                self._room.notify_all()
             quiet = time.monotonic() - max(output.heard_at, output.ended_at or 0.0)
             is_stuck = output.ended_at is not None and output.follows and quiet > _END_SILENCE_SECONDS
             if is_stuck and output.stream is not None and output.buffer.is_empty:
@@ -129,7 +131,7 @@ class PodOutputs:
                 output.closed, output.due_at = True, None
                 if output.stream is not None:
                     output.stream.interrupt()
-                self._state.notify_all()
+                self._room.notify_all()
 
     def close(self) -> None:
         with self._state:
@@ -150,8 +152,8 @@ class PodOutputs:
 
     def _make_room(self) -> None:
         """Have a thread for an output that is due: an idle one, a new one, or that of the log followed the longest."""
-        self._state.notify_all()
         if self._idle:
+            self._state.notify()
             return
         if self._threads < self._most:
             self._threads += 1
@@ -176,17 +178,25 @@ class PodOutputs:
     def _next(self) -> PodOutput | None:
         """Wait for an output that is due, and take it; None: there was none for a while. The caller holds the lock."""
         until = time.monotonic() + _IDLE_SECONDS
+        if self._idle >= _MOST_IDLE:
+            # Each would wake for what only one can take.
+            until = 0.0
         self._idle += 1
         try:
-            while not self._closed and (now := time.monotonic()) < until:
+            while not self._closed:
+                now = time.monotonic()
                 waiting = [each for each in self._outputs.values() if each.due_at is not None]
                 if waiting and (first := min(waiting, key=lambda each: each.due_at or 0.0)).due_at is not None:
                     if first.due_at <= now:
                         first.due_at = None
                         return first
-                    self._state.wait(min(first.due_at, until) - now)
+                    if not until:
+                        return None
                     # A pause is no idleness.
-                    until = max(until, time.monotonic() + _IDLE_SECONDS)
+                    until = now + _IDLE_SECONDS
+                    self._state.wait(first.due_at - now)
+                elif now >= until:
+                    return None
                 else:
                     self._state.wait(until - now)
             return None
@@ -201,11 +211,12 @@ class PodOutputs:
                 if output is None:
                     self._threads -= 1
                     return
+                now = time.monotonic()
+                is_due = any(each.due_at is not None and each.due_at <= now for each in self._outputs.values())
                 # While others wait for a thread, each gets what is there.
-                is_due = any(
-                    each.due_at is not None and each.due_at <= time.monotonic() for each in self._outputs.values()
-                )
                 follow = output.ended_at is None and not (is_due and not self._idle and self._threads >= self._most)
+                if is_due:
+                    self._make_room()
             self._read_once(output, follow=follow)
 
     def _read_once(self, output: PodOutput, *, follow: bool) -> None:
@@ -238,7 +249,7 @@ class PodOutputs:
             output.complete = is_complete
             if not (is_complete or output.closed):
                 output.due_at = time.monotonic() + again
-                self._state.notify_all()
+                self._state.notify()
         if is_complete:
             self._changed()
 
@@ -288,5 +299,5 @@ class PodOutputs:
         if is_full:
             self._changed()
             with self._state:
-                self._state.wait_for(lambda: output.closed or not output.buffer.is_full)
+                self._room.wait_for(lambda: output.closed or not output.buffer.is_full)
                 output.heard_at = time.monotonic()
