@@ -68,7 +68,7 @@ def read_secret_bytes(reference: str, *, directory: str | Path, variables: str =
             return (Path(directory) / name).read_bytes()
         except (OSError, ValueError) as error:
             raise _unreadable(reference, error) from error
-    raise LookupError(f"The secret reference {reference!r} is neither env:{variables}NAME nor file:NAME.")
+    raise LookupError(f"The secret reference {reference!r} is none: env:{variables}NAME, file:NAME, or of a cluster kubernetes:NAME/KEY.")
 
 
 def read_token(reference: str) -> str:

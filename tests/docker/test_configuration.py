@@ -69,6 +69,11 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
         ({"extra_hosts": ["db", "host"]}, {}, "asks for the host 'host'.*'extra_hosts': db"),
         ({"dns": ["192.0.2.1"]}, {}, "asks for the DNS server '192.0.2.1'.*'dns': 192.0.2.53"),
         ({"shm_bytes": 2**26 + 1}, {}, f"asks for shm_bytes={2**26 + 1}; .* option 'shm_bytes' allows {2**26}"),
+        (
+            {"node_pool": "gpu", "storage_bytes": 1},
+            {},
+            "Docker cannot give what the job asks for: storage_bytes, node_pool",
+        ),
         ({}, {"image": ""}, "names no image"),
         ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
     ],
