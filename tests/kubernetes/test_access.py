@@ -13,7 +13,7 @@ from container_manager.executors.base import Executor, Phase
 from container_manager.executors.kubernetes import KubernetesExecutor
 from container_manager.executors.kubernetes.cluster_rights import RIGHTS, Right
 from container_manager.executors.kubernetes.labels import object_name
-from container_manager.testing.conformance import wait_until
+from container_manager.testing.conformance import ended, observation, output, printed, submitted, together, wait_until
 
 from .cluster_under_test import ClusterUnderTest
 from .deployment import manifest
@@ -53,24 +53,10 @@ def test_under_the_shipped_role_a_job_with_secrets_runs_prints_ends_and_leaves_n
     health = executor.check()
     assert (health.ok, list(health.warnings)) == (True, [])
     spec = launch(cluster, "sh", "-c", "cat $CONTAINER_MANAGER_SECRETS/key; exit 7", secret_files={"key": b"said\n"})
-    handle = executor.submit(spec)
+    handle = submitted(executor, spec)
 
-    def found() -> Any:
-        return next((each for each in executor.observe().attempts if each.key == spec.key), None)
-
-    wait_until(executor, lambda: (now := found()) is not None and now.phase is Phase.EXITED)
-    assert found().exit.code == 7
-    output, cursor, complete = b"", "", False
-
-    def read() -> bool:
-        nonlocal output, cursor, complete
-        page = executor.logs(handle, cursor, 65536)
-        output += b"".join(chunk.data for chunk in page.chunks if chunk.stream != "system")
-        cursor, complete = page.cursor, page.complete
-        return complete
-
-    wait_until(executor, read)
-    assert output == b"said\n"
+    assert ended(executor, spec.key).code == 7
+    assert printed(executor, output(executor, handle)) == together(executor, b"said\n", b"")
     executor.remove(handle)
     name = object_name(spec.key)
     cluster.wait_for(
@@ -92,16 +78,13 @@ def test_under_the_shipped_role_a_job_with_secrets_runs_prints_ends_and_leaves_n
 def test_under_the_shipped_role_a_job_that_runs_is_stopped(executor_with: Any, cluster: ClusterUnderTest) -> None:
     executor = executor_with(manifest("Role")["rules"])
     spec = launch(cluster, "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done", grace_seconds=60)
-    handle = executor.submit(spec)
+    handle = submitted(executor, spec)
 
-    def phase() -> Phase | None:
-        return next((each.phase for each in executor.observe().attempts if each.key == spec.key), None)
-
-    wait_until(executor, lambda: phase() is Phase.RUNNING)
+    wait_until(executor, lambda: (found := observation(executor, spec.key)) and found.phase is Phase.RUNNING)
     executor.stop(handle, 60)
-    wait_until(executor, lambda: phase() is Phase.EXITED)
+    assert ended(executor, spec.key).code == 9
     executor.remove(handle)
-    wait_until(executor, lambda: phase() is None)
+    wait_until(executor, lambda: observation(executor, spec.key) is None)
 
 
 @pytest.mark.parametrize("missing", RIGHTS, ids=str)
