@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from container_manager.models import ContainerJob
 
 from ..workers import eventually
-from .api_proxy import ApiProxy, api_proxy
+from .api_proxy import ApiProxy
 from .cluster_site import ClusterSite, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -52,13 +50,6 @@ def await_rotation(site: ClusterSite, job: ContainerJob, past: int) -> None:
         return int(kept[:7] or 0)
 
     site.cluster.wait_for(lambda: first() > past)
-
-
-@pytest.fixture
-def worker_proxy(site: ClusterSite, tmp_path: Path) -> Iterator[ApiProxy]:
-    """A proxy before the API server for this site's workers, with their own rights."""
-    with api_proxy(Path(site.options["kubeconfig"]), tmp_path) as running:
-        yield running
 
 
 def test_a_program_that_ends_at_once_loses_no_line(site: ClusterSite) -> None:
@@ -103,21 +94,19 @@ def test_64_mebibytes_past_what_a_node_keeps_are_stored_once_and_in_order_or_the
     assert len(found) == count or "is missing here" in system_log(job)
 
 
-def test_what_a_node_has_rotated_away_while_the_connection_was_cut_is_said(
-    site: ClusterSite, worker_proxy: ApiProxy
-) -> None:
+def test_what_a_node_has_rotated_away_while_the_connection_was_cut_is_said(site: ClusterSite, way: ApiProxy) -> None:
     go, end = site.gate("go"), site.gate("end")
     turn = f"{lines(10, 3000)}; sleep 4"
     script = (
         f"{lines(0, 10)}; read w < $EFFECTS/go; {turn}; {lines(3010, 3000)}; read w < $EFFECTS/end; {lines(9000, 5)}"
     )
-    with site.worker("--slots", "1", kubeconfig=worker_proxy.kubeconfig, **_EVERYTHING):
+    with site.worker("--slots", "1", kubeconfig=way.kubeconfig, **_EVERYTHING):
         job = site.enqueue(script)
         eventually(lambda: numbers(output_of(job))[-1:] == [9])
-        worker_proxy.cut(refuse_new=True)
+        way.cut(refuse_new=True)
         go.write_text("\n")
         await_rotation(site, job, 10)
-        worker_proxy.speak()
+        way.speak()
         end.write_text("\n")
         site.await_status(job, "completed")
         site.assert_clean()
@@ -152,9 +141,10 @@ def test_what_a_node_has_rotated_away_while_its_worker_stood_still_is_said(site:
     found = numbers(output_of(job))
     assert found == sorted(set(found))
     assert (found[0], found[-5:]) == (0, [*range(90000, 90005)])
-    is_whole = found == [*range(10 + 3 * size), *range(90000, 90005)]
     print(f"{len(found)} of {15 + 3 * size} lines were stored")  # noqa: T201
-    assert is_whole or "may have been rotated away" in system_log(job), system_log(job)
+    # By the stream itself, or by the next one where a time-out has ended it.
+    said = ("may have been rotated away", "is missing here")
+    assert len(found) == 15 + 3 * size or any(words in system_log(job) for words in said), system_log(job)
 
 
 def test_a_worker_that_adopts_a_job_says_where_the_output_that_its_node_kept_begins(site: ClusterSite) -> None:
@@ -179,25 +169,23 @@ def test_a_worker_that_adopts_a_job_says_where_the_output_that_its_node_kept_beg
     assert "The output that the kubelet kept begins" in system_log(job)
 
 
-def test_a_stream_that_is_cut_again_and_again_loses_and_doubles_no_line(
-    site: ClusterSite, worker_proxy: ApiProxy
-) -> None:
+def test_a_stream_that_is_cut_again_and_again_loses_and_doubles_no_line(site: ClusterSite, way: ApiProxy) -> None:
     seed = int(os.environ.get("CM_TEST_LOGS_SEED", _SEED))
     random, count, cuts = Random(seed), 6000, 12  # noqa: S311
     # Many lines have the same second, and some are written in a burst.
     script = f"i=0; while [ $i -lt {count} ]; do printf '%07d\\n%07d\\n' $i $((i+1)); i=$((i+2)); done; {lines(count, 500, size=30)}"
-    with site.worker("--slots", "1", kubeconfig=worker_proxy.kubeconfig, **_EVERYTHING):
+    with site.worker("--slots", "1", kubeconfig=way.kubeconfig, **_EVERYTHING):
         job = site.enqueue(f"{script.replace('done', '[ $((i % 200)) != 0 ] || sleep 0.1; done', 1)}")
         at = sorted(random.sample(range(count), cuts))
         for number in at:
             eventually(lambda number=number: len(output_of(job)) >= 8 * number or _is_over(job))
-            worker_proxy.cut()
+            way.cut()
         site.await_status(job, "completed")
         site.assert_clean()
     found = numbers(output_of(job))
     assert found == [*range(count + 500)], f"CM_TEST_LOGS_SEED={seed}"
     assert "missing" not in system_log(job)
-    assert len(worker_proxy.asked("GET .*/log")) > 3
+    assert len(way.asked("GET .*/log")) > 3
 
 
 def _is_over(job: ContainerJob) -> bool:
@@ -205,16 +193,14 @@ def _is_over(job: ContainerJob) -> bool:
     return job.status == "completed"
 
 
-def test_output_of_more_jobs_than_there_are_streams_is_stored_while_they_run(
-    cluster: object, site: ClusterSite, worker_proxy: ApiProxy
-) -> None:
+def test_output_of_more_jobs_than_there_are_streams_is_stored_while_they_run(site: ClusterSite, way: ApiProxy) -> None:
     """Forty jobs that write now and then, and 32 streams at most: each gets its turn."""
     script = "echo begun; while [ ! -e $EFFECTS/go ]; do sleep 0.5; done; echo done"
-    with site.worker("--slots", "40", kubeconfig=worker_proxy.kubeconfig):
+    with site.worker("--slots", "40", kubeconfig=way.kubeconfig):
         jobs = [site.enqueue(script) for _ in range(40)]
         for job in jobs:
             eventually(lambda job=job: output_of(job) == b"begun\n")
-        assert worker_proxy.connections < 60
+        assert way.connections < 60
         (site.effects() / "go").touch()
         for job in jobs:
             site.await_status(job, "completed")

@@ -335,7 +335,7 @@ class KubernetesExecutor(Executor):
         for record in () if attempt is None else attempt.pods.values():
             # One whose Job does not take it along.
             is_left = job is None or not record.pod["metadata"].get("ownerReferences")
-            if is_left and not _is_ending(record):
+            if is_left and not (record.is_gone or record.pod["metadata"].get("deletionTimestamp")):
                 self._delete_left_pod(record)
         if job is not None:
             self._delete_job(job["metadata"])
