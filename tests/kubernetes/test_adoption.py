@@ -263,7 +263,9 @@ class TestNames:
         with pytest.raises(Waiting, match="its former Job to be deleted"):
             executor.submit(spec)
         # Only what others hold of it keeps it from being gone.
-        batch.patch_namespaced_job(job, name, {"metadata": {"finalizers": [FINALIZER]}})
+        # A list replaces the other only in a patch of this kind.
+        only_ours = [{"op": "replace", "path": "/metadata/finalizers", "value": [FINALIZER]}]
+        batch.patch_namespaced_job(job, name, only_ours)
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
         assert harness.job(spec.key).metadata.uid != former

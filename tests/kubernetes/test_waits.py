@@ -150,7 +150,7 @@ class TestImages:
     def test_an_error_of_a_registry_is_waited_for(
         self, harness: KubernetesHarness, executor: Executor, status: int
     ) -> None:
-        with unsure_registry(registries(harness).address, status, times=4) as way:
+        with unsure_registry(registries(harness).address, status, times=2) as way:
             spec = harness.spec("exit 7", image=f"{way.address}/{IMAGE_NAME}")
             submitted(executor, spec)
             assert way.left == 0
