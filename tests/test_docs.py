@@ -24,6 +24,7 @@ from container_manager.models import ContainerJob
 from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 
+from .kubernetes import programs
 from .patience import PATIENCE_SECONDS
 from .workers import start_worker
 
@@ -146,7 +147,7 @@ def sections(page: Path) -> set[str]:
 
 
 # Pages whose every section makes claims that tests show.
-SHOWN_BY_TESTS = ["explanation/worker.md", "howto/docker.md"]
+SHOWN_BY_TESTS = ["explanation/worker.md", "explanation/kubernetes.md", "howto/docker.md"]
 
 
 def test_tests_that_show_a_section_of_the_docs_name_one_that_exists_and_no_section_lacks_its_test() -> None:
@@ -163,11 +164,20 @@ def test_links_between_pages_name_existing_pages() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.shows("explanation/kubernetes.md#bugs-that-others-have-and-what-happens-here")
 def test_a_test_that_a_page_names_exists() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
     known = {name for source in sources for name in re.findall(r"def (test_\w+)", source)}
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
     assert named - known == set()
+
+
+@pytest.mark.shows("explanation/kubernetes.md#versions")
+def test_the_versions_of_kubernetes_that_the_docs_name_are_those_of_the_tests() -> None:
+    page = (ROOT / "docs/explanation/kubernetes.md").read_text(encoding="utf-8")
+    [client] = re.findall(r"^kubernetes==(\d+)\.", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
+    assert f"Tested with Kubernetes {programs.VERSION}:" in page
+    assert f"the official Python client {client}." in page
 
 
 def test_the_figures_of_transitions_are_those_that_were_measured() -> None:

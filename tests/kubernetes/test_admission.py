@@ -44,6 +44,7 @@ def test_a_quota_of_jobs_puts_a_create_off_until_it_is_freed(site: ClusterSite) 
         site.assert_clean()
 
 
+@pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
 def test_a_quota_of_pods_shows_why_a_job_waits_until_it_is_freed(site: ClusterSite) -> None:
     """The Job is there, and its controller is refused the pod: only events say so."""
     limit_namespace(site, pods="0")

@@ -431,6 +431,7 @@ class TestTwoPods:
             assert status.succeeded
         executor.remove(spec.key)
 
+    @pytest.mark.shows("explanation/kubernetes.md#one-attempt-one-job-one-pod")
     def test_an_heir_takes_the_verdict_from_the_pod_that_was_recorded(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:

@@ -32,6 +32,7 @@ def is_away(executor: Executor) -> bool:
 
 @pytest.mark.django_db(transaction=True)
 class TestWorkers:
+    @pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
     def test_an_api_server_that_is_killed_and_absent_for_30_seconds_costs_no_attempt(
         self, site: ClusterSite, control: ClusterControl
     ) -> None:

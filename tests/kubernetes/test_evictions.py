@@ -107,6 +107,7 @@ def test_a_pod_whose_end_nobody_has_seen_is_lost_though_its_job_says_that_it_is_
     assert "nobody has seen how its program ended" in job.last_error
 
 
+@pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
 def test_a_pod_that_is_deleted_by_force_is_lost(site: ClusterSite) -> None:
     with site.worker("--slots", "1"):
         job = site.start(_POLITE, grace_seconds=20)

@@ -69,6 +69,7 @@ def test_a_job_on_a_lost_node_is_said_to_be_lost_with_it_and_runs_again_elsewher
     assert len(beats(site)) == stopped
 
 
+@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
 def test_a_job_that_asks_for_it_is_not_run_again_before_its_node_is_back_and_has_stopped_it(
     site: ClusterSite, control: ClusterControl
 ) -> None:

@@ -94,6 +94,7 @@ def test_64_mebibytes_past_what_a_node_keeps_are_stored_once_and_in_order_or_the
     assert len(found) == count or "is missing here" in system_log(job)
 
 
+@pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
 def test_what_a_node_has_rotated_away_while_the_connection_was_cut_is_said(site: ClusterSite, way: ApiProxy) -> None:
     go, end = site.gate("go"), site.gate("end")
     turn = f"{lines(10, 3000)}; sleep 4"

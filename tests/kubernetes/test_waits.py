@@ -183,6 +183,7 @@ class TestImages:
 
 @pytest.mark.without_database
 class TestNodes:
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
     def test_a_job_that_no_node_takes_is_unschedulable_and_is_deleted_before_it_ends(
         self, harness: KubernetesHarness
     ) -> None:

@@ -52,6 +52,7 @@ def test_a_watch_that_is_cut_hides_no_end(harness: KubernetesHarness, way: ApiPr
     assert ended(proxied, key).code == 7
 
 
+@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
 def test_a_half_open_watch_hides_no_end(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     """Its connection stays, and brings nothing any more, not even its end."""
     key = gated(harness, proxied)
