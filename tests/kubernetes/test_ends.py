@@ -39,8 +39,7 @@ def delete_pod(harness: KubernetesHarness, key: str, **how: Any) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows(
-    "explanation/kubernetes.md#when-a-job-on-kubernetes-has-completed",
-    "explanation/kubernetes.md#how-an-end-is-judged"
+    "explanation/kubernetes.md#when-a-job-on-kubernetes-has-completed", "explanation/kubernetes.md#how-an-end-is-judged"
 )
 def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: ClusterSite) -> None:
     memory = {"memory_bytes": 16 * _MEBIBYTE}
