@@ -12,7 +12,7 @@ from typing import Any
 
 from ...jobs.package_log import package_logger
 from ..base import ExecutorError, ExitStatus, Observation, Observations, Phase, Unavailable
-from .cluster_api import ApiStream, ClusterApi, Outdated
+from .cluster_api import ApiStream, ClusterApi, Outdated, Overloaded
 from .labels import POD_ANNOTATION, PROVEN_STOP_ANNOTATION, install_selector, is_of, key_of
 from .pod_verdict import (
     NODE_GIVEN_UP,
@@ -64,7 +64,7 @@ class PodRecord:
 
     def take(self, pod: Mapping[str, Any]) -> None:
         """Note a newer state of the pod."""
-        self.pod, self.seen_at = pod, time.monotonic()
+        self.pod, self.seen_at = _without_words(pod), time.monotonic()
         if (asked := deletion_asked_at(pod)) is not None:
             self.asked_at = asked if self.asked_at is None else min(asked, self.asked_at)
         if disruption(pod) in NODE_GIVEN_UP and self.doomed_since is None:
@@ -129,7 +129,7 @@ class ClusterAttempt:
         return [record for uid, record in self.pods.items() if self.recorded not in ("", uid) and not record.is_gone]
 
     def note_job(self, job: Mapping[str, Any] | None) -> None:
-        self.job, self.job_seen_at = job, time.monotonic()
+        self.job, self.job_seen_at = job and _without_template(job), time.monotonic()
         said = str((job or {"metadata": {}})["metadata"].get("annotations", {}).get(POD_ANNOTATION, ""))
         if said and said != self.recorded:
             self.recorded, self.recorded_at = said, time.monotonic()
@@ -319,13 +319,14 @@ class ClusterView:
         """List and watch, until closed (a thread of its own)."""
         pause = _RETRY_SECONDS
         while not self._closed:
-            began = time.monotonic()
+            began, asked = time.monotonic(), None
             try:
                 self._list_and_watch(kind)
             except Exception as error:
                 # Whatever it is, this thread must go on: without it no end would ever be seen again.
                 if not isinstance(error, ExecutorError):
                     logger.exception("The cluster's answer was not understood")
+                asked = error.retry_after if isinstance(error, Overloaded) else None
                 with self._state:
                     self._count()
                     self._errors[kind] = Unavailable(str(error))
@@ -336,7 +337,7 @@ class ClusterView:
                     continue
             # A server that answers lists alone, or ends each watch at once, is not asked in a circle either.
             with self._state:
-                self._state.wait_for(lambda: self._closed, timeout=pause)
+                self._state.wait_for(lambda: self._closed, timeout=max(pause, asked or 0.0))
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     def _list_and_watch(self, kind: str) -> None:
@@ -410,7 +411,7 @@ class ClusterView:
             else:
                 attempt.note_job(found)
         else:
-            record = attempt.pods.setdefault(uid_of(found), PodRecord(pod=found))
+            record = attempt.pods.setdefault(uid_of(found), PodRecord(pod={}))
             record.take(found)
             record.is_gone = is_gone
         attempt.judge(self._listed_at["pods"])
@@ -432,6 +433,27 @@ class ClusterView:
         if not self._errors:
             self._answered_seconds += now - self._counted_at
         self._counted_at = now
+
+
+def _without_template(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a Job without what it runs: a worker keeps those of all workers in memory."""
+    metadata = {name: value for name, value in job["metadata"].items() if name != "managedFields"}
+    spec = {name: value for name, value in (job.get("spec") or {}).items() if name != "template"}
+    return {**job, "metadata": metadata, "spec": spec}
+
+
+def _without_words(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a pod without its commands and the values of its variables, as `_without_template`."""
+    metadata = {name: value for name, value in pod["metadata"].items() if name != "managedFields"}
+    spec = dict(pod.get("spec") or {})
+    spec["containers"] = [
+        {
+            **{name: value for name, value in each.items() if name not in ("command", "args")},
+            "env": [{"name": variable["name"]} for variable in each.get("env") or ()],
+        }
+        for each in spec.get("containers") or ()
+    ]
+    return {**pod, "metadata": metadata, "spec": spec}
 
 
 def _version(found: Mapping[str, Any]) -> int:
