@@ -173,6 +173,9 @@ class JobLaunches:
         self._require_launch(spec)
         if others := self._view.siblings(spec.key):
             self._wait(spec.key, f"the former attempt to end: {others[0].key}", note, again=1.0)
+        if attempt is not None and attempt.job is None and not attempt.is_stopped:
+            # Its Job was deleted, and has left a pod behind.
+            self._await_deletion(spec, attempt, note)
         if attempt is None or attempt.job is None:
             attempt = self._created(spec, note)
         if attempt.is_deleting:
