@@ -12,17 +12,21 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 from ..docker import daemon_leftovers, image
 from ..servers import run_command
 from . import programs
+from .control import ClusterControl
 from .control_plane import NODES
 from .node import Node
 
+# In the cluster's folder from when it is ready: the pid of its first process, as the machine knows it.
+FIRST_PID = "first.pid"
 _CLONE_NEWPID = 0x20000000
 _PROGRAMS = {
     "etcd": "etcd-server",
@@ -76,6 +80,25 @@ def run_beside_cluster(command: list[str]) -> int:
         finally:
             for node in NODES:
                 daemon_leftovers.remove_cgroups(Node(cluster=folder, name=node).cgroup)
+
+
+def join(command: Sequence[str]) -> NoReturn:
+    """Become a command in the namespaces of the cluster that runs on this machine."""
+    started = sorted(Path(tempfile.gettempdir()).glob(f"cm-kubernetes-*/{FIRST_PID}"))
+    if not started:
+        sys.exit("No Kubernetes of the tests runs here.")
+    pid = started[0].read_text()
+    enter = ["nsenter", f"--target={pid}", "--mount", "--pid", f"--wd={Path.cwd()}", "--"]
+    environment = {**os.environ, **addresses(started[0].parent)}
+    os.execvpe(enter[0], [*enter, *command], environment)  # noqa: S606  # no shell is wanted
+
+
+def addresses(folder: Path) -> dict[str, str]:
+    """Return how tests are told of the cluster in a folder."""
+    return {
+        "CM_TEST_KUBERNETES": str(ClusterControl(folder).kubeconfig),
+        "CM_TEST_KUBERNETES_FOLDER": str(folder),
+    }
 
 
 @contextmanager

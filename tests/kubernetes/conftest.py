@@ -58,6 +58,7 @@ def control(cluster: ClusterUnderTest, request: pytest.FixtureRequest) -> Iterat
         request.getfixturevalue("namespace")
     require("A cluster whose nodes the tests have in hand (python -m tests.kubernetes starts one)", cluster.control)
     assert cluster.control is not None
+    assert cluster.control.is_in_hand, "Run it by `python -m tests.kubernetes join`."
     yield cluster.control
     cluster.control.restore()
 

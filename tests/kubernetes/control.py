@@ -23,6 +23,11 @@ from .server_process import ServerProcess
 _PAUSE_SECONDS = 0.1
 
 
+def own_namespace() -> str:
+    """Return the name of the process namespace that this process is in."""
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
 def api_client(kubeconfig: Path) -> Any:
     """Return the official client of whom a kubeconfig is."""
     from kubernetes import config
@@ -59,6 +64,11 @@ class ClusterControl:
     def process(self, name: str) -> ServerProcess:
         """Return a part."""
         return ServerProcess.stored(self.folder / "processes", name)
+
+    @property
+    def is_in_hand(self) -> bool:
+        """Whether this process is in the cluster's process namespace: only there its pids mean its processes."""
+        return (self.folder / "namespace").read_text() == own_namespace()
 
     # The whole
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from . import control_plane, images
-from .cluster import SHARED_FOLDERS
-from .control import ClusterControl
+from .cluster import FIRST_PID, SHARED_FOLDERS, addresses
+from .control import ClusterControl, own_namespace
 from .control_plane import NODES
 from .registries import Registries
 
@@ -27,12 +27,14 @@ _PR_SET_PDEATHSIG = 1
 def main(folder: Path, command: list[str]) -> int:
     # As init it gets no signal that it has no handler for.
     signal.signal(signal.SIGTERM, _end)
+    # Until the namespace's own /proc is mounted, that of the machine.
+    pid = Path("/proc/self").readlink().name
     _enter_mount_namespace(folder)
     started = time.monotonic()
-    cluster = _start(folder)
+    _start(folder)
     sys.stderr.write(f"Kubernetes: two nodes are ready after {time.monotonic() - started:.1f} s.\n")
-    addresses = {"CM_TEST_KUBERNETES": str(cluster.kubeconfig), "CM_TEST_KUBERNETES_FOLDER": str(folder)}
-    return _run(command, {**os.environ, **addresses})
+    (folder / FIRST_PID).write_text(pid)
+    return _run(command, {**os.environ, **addresses(folder)})
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -60,12 +62,13 @@ def _mount(*arguments: str) -> None:
     subprocess.run(command, check=True)
 
 
-def _start(folder: Path) -> ClusterControl:
+def _start(folder: Path) -> None:
     """Write the cluster's files, and start it."""
     processes = folder / "processes"
     credentials = control_plane.define(folder / "control-plane", processes)
     registries = Registries.define(folder / "registries", processes)
     cluster = ClusterControl(folder)
+    (folder / "namespace").write_text(own_namespace())
     archive = folder / "images.tar"
     images.write_archive(archive)
     for node in cluster.nodes.values():
@@ -74,7 +77,6 @@ def _start(folder: Path) -> ClusterControl:
         images.ctr(node.socket, "images", "import", archive)
     cluster.start()
     registries.push(cluster.nodes["node1"])
-    return cluster
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
