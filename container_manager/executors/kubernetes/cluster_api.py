@@ -233,7 +233,7 @@ class ClusterApi:
         with self._lock:
             found, self._client = self._client, None
         if found is not None:
-            found.rest_client.close()
+            found.rest_client.pool_manager.clear()
 
     # ------------------------------------------------------------------------------------------------------------
 
