@@ -115,6 +115,11 @@ class ClusterSite(KubernetesHarness):
             raise
         return job
 
+    def cancel(self, job: ContainerJob, **how: Any) -> None:
+        """Cancel a job, however far it has come by now."""
+        job.refresh_from_db()
+        queue.cancel(job, **how)
+
     def surroundings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields that make a job this installation's, whatever else it asks for."""
         environment = {**fields.get("environment", {}), "EFFECTS": "/effects"}

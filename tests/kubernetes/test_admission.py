@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from container_manager import queue
 from container_manager.executors.kubernetes.labels import FINALIZER, object_name
 
 from ..patience import eventually
@@ -62,7 +61,7 @@ def test_a_job_that_waits_for_quota_is_cancelled_and_leaves_nothing(site: Cluste
     with site.worker("--slots", "2"):
         job = site.enqueue(f"{BEGUN}; {DONE}")
         site.await_wait(job, "exceeded quota: little")
-        queue.cancel(job)
+        site.cancel(job)
         site.await_status(job, "cancelled")
         site.assert_clean()
         site.cluster.core.delete_namespaced_resource_quota("little", site.namespace)
@@ -289,7 +288,7 @@ class TestSuspended:
         with site.worker("--slots", "1", options={"kueue_queue": "team"}):
             job = site.enqueue(f"{BEGUN}; {DONE}")
             site.await_wait(job, "Kueue")
-            queue.cancel(job)
+            site.cancel(job)
             site.await_status(job, "cancelled")
             site.assert_clean()
         assert site.runs() == []

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from container_manager import queue
 from container_manager.executors.base import Executor, Phase, Rejected, Unavailable, Waiting
 from container_manager.models import ContainerJob, JobAttempt
 from container_manager.testing.conformance import ended, observation, output, submitted, text, wait_until
@@ -90,7 +89,7 @@ class TestWorkers:
         with site.worker("--slots", "2"):
             job = site.start(f"trap '{DONE}; exit 5' TERM; {BEGUN}; while :; do sleep 0.1; done", grace_seconds=30)
             with control.without_api_server():
-                queue.cancel(job)
+                site.cancel(job)
                 away = time.monotonic()
                 eventually(lambda: time.monotonic() - away > 5)
                 # Nobody knows that it has ended.

@@ -11,7 +11,6 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from container_manager import queue
 from container_manager.executors.base import Executor, Rejected, Waiting
 from container_manager.testing.conformance import ended, submitted, wait_until
 
@@ -280,7 +279,7 @@ class TestCancel:
     def test_a_job_that_hangs_is_killed_after_its_grace_period_and_is_gone(self, site: ClusterSite) -> None:
         with site.worker("--slots", "1"):
             job = site.start(f"trap '' TERM; {BEGUN}; while :; do sleep 0.1; done", grace_seconds=2)
-            queue.cancel(job)
+            site.cancel(job)
             site.await_status(job, "cancelled")
             attempt = job.attempts.get()
             assert (attempt.exit_code, attempt.signal) == (137, 9)
@@ -290,7 +289,7 @@ class TestCancel:
         with site.worker("--slots", "1"):
             script = f"trap '{DONE}; exit 5' TERM; {BEGUN}; while :; do sleep 0.1; done"
             job = site.start(script, grace_seconds=60)
-            queue.cancel(job)
+            site.cancel(job)
             site.await_status(job, "cancelled")
             assert job.attempts.get().exit_code == 5
             assert site.runs() == ["begin 1", "end 1"]
@@ -299,10 +298,9 @@ class TestCancel:
     def test_a_grace_period_is_cut_short_when_the_job_is_to_be_killed(self, site: ClusterSite) -> None:
         with site.worker("--slots", "1"):
             job = site.start(f"trap '{DONE}' TERM; {BEGUN}; while :; do sleep 0.1; done", grace_seconds=86400)
-            queue.cancel(job)
+            site.cancel(job)
             site.await_runs("begin 1", "end 1")
-            job.refresh_from_db()
-            queue.cancel(job, now=True)
+            site.cancel(job, now=True)
             site.await_status(job, "cancelled")
             assert job.attempts.get().exit_code == 137
             site.assert_clean()
@@ -311,7 +309,7 @@ class TestCancel:
         with site.worker("--slots", "1"):
             job = site.enqueue(f"{BEGUN}; {DONE}", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
             site.await_wait(job, "connection refused")
-            queue.cancel(job)
+            site.cancel(job)
             site.await_status(job, "cancelled")
             site.assert_clean()
         assert site.runs() == []
@@ -339,7 +337,7 @@ class TestCancel:
             well = site.enqueue("true")
             site.await_status(well, "completed")
             for job in waiting:
-                queue.cancel(job)
+                site.cancel(job)
             for job in waiting:
                 site.await_status(job, "cancelled")
             site.assert_clean()
