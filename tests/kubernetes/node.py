@@ -21,8 +21,8 @@ _SUBNET = "10.244.{}.0/23"
 # Where Debian's containernetworking-plugins puts its programs.
 _NETWORK_PROGRAMS = Path("/usr/lib/cni")
 _EVICTS_NOTHING = {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"}
-# More than there is: the node is short of disk at once. A kubelet takes 100% for none.
-_EVICTS_ALL = {**_EVICTS_NOTHING, "nodefs.available": "1Pi"}
+# More than is left of any disk: the node is short of it at once. A kubelet takes 100% for none.
+_EVICTS_ALL = {**_EVICTS_NOTHING, "nodefs.available": "99%"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
