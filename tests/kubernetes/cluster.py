@@ -105,7 +105,11 @@ def addresses(folder: Path) -> dict[str, str]:
 def _alone() -> Iterator[None]:
     """Wait for another cluster on this machine: both would have the same addresses for their pods."""
     with (Path(tempfile.gettempdir()) / "cm-kubernetes.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("Kubernetes: waiting for another cluster of the tests to end.\n")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
