@@ -25,11 +25,11 @@ _PATIENCE_SECONDS = 1200
 # In parts of all jobs: when memory is looked at first, when a worker is killed, and when a node is lost.
 _FIRST_LOOK, _WORKER_KILLED, _NODE_LOST = 0.2, 0.3, 0.5
 _SCRIPT = 'echo "$CONTAINER_MANAGER_JOB $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs; echo begun; sleep 2; echo done'
-# What was measured here is about 9, and a few more where attempts are repeated.
+# What was measured for 60 jobs is 14.5; a log that cannot be read on a lost node is tried again and again.
 _MOST_REQUESTS = 20
 _KINDS = {
     "create a Job": r"POST \S*/jobs",
-    "record its pod": r"PATCH \S*/jobs/",
+    "note its pod, let go of it": r"PATCH \S*/jobs/",
     "delete a Job": r"DELETE \S*/jobs/",
     "delete a pod": r"DELETE \S*/pods/",
     "read a Job": r"GET \S*/jobs/",
