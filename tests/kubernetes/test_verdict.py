@@ -352,6 +352,28 @@ def test_what_a_pod_waits_for_decides_which_clock_runs(found: dict[str, Any], ki
     assert (wait.kind, wait.final) == (kind, final)
 
 
+@pytest.mark.parametrize(
+    ("reason", "message", "kind"),
+    [
+        ("FailedMount", 'MountVolume.SetUp failed for volume "v0" : secret "x" not found', "config"),
+        ("FailedMount", "Unable to attach or mount volumes: timed out waiting for the condition", "node"),
+        ("FailedCreatePodSandBox", 'plugin type="ptp" failed (add): no addresses are left', "node"),
+        ("FailedCreatePodSandBox", "mkdir /sys/fs/cgroup/memory/pod1/a: cannot allocate memory: unknown", "config"),
+        ("MissingClusterDNS", "kubelet does not have ClusterDNS IP configured", "held"),
+    ],
+)
+def test_a_pod_that_its_node_cannot_start_waits_by_a_clock_until_only_its_container_is_missing(
+    reason: str, message: str, kind: str
+) -> None:
+    creating = waiting("ContainerCreating")
+    events = [{"reason": reason, "message": message}, {"reason": "MissingClusterDNS", "message": "no DNS"}]
+    assert launch_wait(job(), creating, events).kind == kind
+    # It may be pulling its image for an hour by now, and the event is still there.
+    ready = {"type": "PodReadyToStartContainers", "status": "True"}
+    creating["status"]["conditions"] = [ready]
+    assert launch_wait(job(), creating, events).kind == "held"
+
+
 def test_a_suspended_job_waits_for_as_long_as_it_is() -> None:
     assert launch_wait(job(spec={"suspend": True}), None).kind == "held"
 

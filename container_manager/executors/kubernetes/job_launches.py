@@ -341,7 +341,7 @@ class JobLaunches:
         what, options = waits_for.what, self._options
         if waits_for.final:
             return Rejected(waits_for.final, f"The cluster will not start it: {what}")
-        if waits_for.kind == "image" and seconds >= options.image_seconds:
+        if waits_for.kind in ("image", "node") and seconds >= options.image_seconds:
             return Rejected("unavailable", f"Waited {options.image_seconds:g} s in vain for {what}")
         if waits_for.kind == "config" and seconds >= _CONFIG_SECONDS:
             return Rejected("start", f"Waited {_CONFIG_SECONDS:g} s in vain for {what}")

@@ -54,18 +54,22 @@ _ADMISSION_FINAL = re.compile(
 )
 _QUOTA = re.compile(r"exceeded quota|failed quota|forbidden: .*quota")
 _CONFIG_MISSING = re.compile(r"(secret|configmap|serviceaccount|persistentvolumeclaim)s? \S* ?not found|not found")
+# Events of a pod whose node cannot start it yet, and of these what is the job's own fault: too little memory for a pod.
+_NODE_PROBLEMS = ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume", "FailedPrepareDynamicResources")
+_TOO_SMALL = re.compile(r"cgroup.*cannot allocate memory|memory limit too low|OOM-killed", re.DOTALL)
 
 
 class LaunchWait(NamedTuple):
     """What an attempt that was submitted waits for before its program starts.
 
     ``what``: in words. ``kind``: which clock runs: ``image`` (a pull that fails), ``config`` (an object that is
-    missing), ``schedule`` (no node takes it), ``held`` (none: it waits for somebody's leave). ``final``: the failure
-    reason where waiting changes nothing, or "".
+    missing, or memory that is too small to start in), ``node`` (its node cannot start the pod), ``schedule`` (no node
+    takes it), ``held`` (none: it waits for somebody's leave). ``final``: the failure reason where waiting changes
+    nothing, or "".
     """
 
     what: str
-    kind: Literal["image", "config", "schedule", "held"]
+    kind: Literal["image", "config", "node", "schedule", "held"]
     final: str = ""
 
 
@@ -345,9 +349,22 @@ def launch_wait(
         return LaunchWait(_words(f"the image {image!r}", why, message), "image", "image" if final else "")
     if why in _CONFIG_PROBLEMS:
         return LaunchWait(_words("what its container needs", why, message), "config")
-    if said and _CONFIG_MISSING.search(said):
-        return LaunchWait(_words("what its pod needs", str(events[-1].get("reason") or ""), said), "config")
-    return LaunchWait(f"the image {image!r}, and its node to start it", "held")
+    return _wait_to_start(pod, events) or LaunchWait(f"the image {image!r}, and its node to start it", "held")
+
+
+def _wait_to_start(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> LaunchWait | None:
+    """Return why a node cannot start a pod, by the latest event that says so; None where none does.
+
+    It is over once the pod has all but its container: an event stays for an hour.
+    """
+    found = next((each for each in reversed(events) if each.get("reason") in _NODE_PROBLEMS), None)
+    if found is None or "PodReadyToStartContainers" in conditions(pod):
+        return None
+    why, message = str(found["reason"]), str(found.get("message") or "")
+    if _CONFIG_MISSING.search(message):
+        return LaunchWait(_words("what its pod needs", why, message), "config")
+    is_own = _TOO_SMALL.search(message) is not None
+    return LaunchWait(_words("its node to start the pod", why, message), "config" if is_own else "node")
 
 
 def _wait_for_node(pod: Mapping[str, Any]) -> LaunchWait:
