@@ -56,7 +56,7 @@ class KubernetesOptions:
     merged into ours last; the job's container has the name ``job`` there.
 
     Images. ``pull``: ``missing``, ``always`` or ``never``. ``image_pull_secrets``: names. ``image_seconds``: how long
-    a pull may fail before the attempt does.
+    a pull, or a node that starts the pod, may fail before the attempt does.
 
     ``unschedulable_seconds``: how long an attempt may wait for a node that takes it; None: for ever. ``ttl_seconds``:
     how long the cluster keeps a Job that has ended and that no worker came back for.
