@@ -68,7 +68,8 @@ def read_secret_bytes(reference: str, *, directory: str | Path, variables: str =
             return (Path(directory) / name).read_bytes()
         except (OSError, ValueError) as error:
             raise _unreadable(reference, error) from error
-    raise LookupError(f"The secret reference {reference!r} is none: env:{variables}NAME, file:NAME, or of a cluster kubernetes:NAME/KEY.")
+    known = f"env:{variables}NAME, file:NAME, or of a cluster kubernetes:NAME/KEY"
+    raise LookupError(f"The secret reference {reference!r} is none of these: {known}.")
 
 
 def read_token(reference: str) -> str:
