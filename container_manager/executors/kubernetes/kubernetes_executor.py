@@ -56,9 +56,10 @@ class KubernetesExecutor(Executor):
         self._outputs = PodOutputs(self._api, self._changed.set)
         # Guards all that follows.
         self._lock = threading.Lock()
-        # Those that this worker runs, and of these: those whose program it has seen not yet started.
+        # Those that this worker runs; of these: those whose program it has seen not yet started, and those that ended.
         self._own: set[str] = set()
         self._fresh: set[str] = set()
+        self._ended: set[str] = set()
         # By when each is to be stopped, in monotonic seconds, and for when its pod was told so.
         self._stopping: dict[str, float] = {}
         self._told: dict[str, float] = {}
@@ -124,6 +125,7 @@ class KubernetesExecutor(Executor):
         with self._lock:
             self._own.discard(handle)
             self._fresh.discard(handle)
+            self._ended.discard(handle)
             self._stopping.pop(handle, None)
             self._told.pop(handle, None)
             self._noted = {each for each in self._noted if each[0] != handle}
@@ -178,9 +180,10 @@ class KubernetesExecutor(Executor):
         with self._lock:
             ours = self._own.intersection(keys)
             self._news |= ours
-        if ours or not keys:
-            self._changed.set()
+        if ours:
             self._wake.set()
+        elif not keys:
+            self._changed.set()
 
     def _tend_all(self) -> None:
         """Look after attempts of which there is news, and from time to time after those that wait (its own thread)."""
@@ -215,9 +218,18 @@ class KubernetesExecutor(Executor):
             self._stop_deleted(attempt)
             self._stop(attempt)
         else:
-            with self._lock:
-                self._stopping.pop(key, None)
+            self._note_end(key)
         self._read_output(key)
+
+    def _note_end(self, key: str) -> None:
+        """Tell the worker of an end. Of all else that happens to a pod it needs no news: each makes it look at all."""
+        with self._lock:
+            self._stopping.pop(key, None)
+            is_new = key in self._own and key not in self._ended
+            if is_new:
+                self._ended.add(key)
+        if is_new:
+            self._changed.set()
 
     def _record(self, attempt: ClusterAttempt) -> None:
         """Write into the Job which pod's end is the attempt's: another worker that adopts it must know."""
