@@ -363,7 +363,7 @@ class TestLeases:
         mine = threading.Event()
         mine.set()
         executor = harness.executor(kubeconfig=str(way.kubeconfig))
-        spec = replace(harness.spec(_RUN, secret_files={"key": b"x"}), is_wanted=mine.is_set)
+        spec = replace(harness.spec(_RUN), secret_files={"key": b"x"}, is_wanted=mine.is_set)
         with ThreadPoolExecutor(1) as pool:
             way.hold("POST .*/jobs", "answer")
             launch = pool.submit(executor.submit, spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from container_manager.testing.conformance import ended, output, submitted, text
 
 from .api_proxy import ApiProxy, status_body
 from .cluster_site import ClusterSite, attempts_of, output_of
-from .kubernetes_harness import KubernetesHarness
-from .test_waits import with_references
+from .kubernetes_harness import KubernetesHarness, shipped_rules
+from .test_waits import await_words, with_references
 
 VALUE = "correct-horse-battery"
 
@@ -39,10 +40,9 @@ class TestObjects:
     def test_values_are_in_the_attempts_own_secret_alone_and_gone_with_its_job(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
-        script = f"cat ${SECRETS_VARIABLE}/key; printenv WORD; touch $EFFECTS/ready; sleep 600"
-        spec = harness.spec(
-            script, secrets={"WORD": "env:CM_SECRET_WORD"}, environment={"WORD": VALUE}, secret_files={"key": b"file\n"}
-        )
+        script = f"cat ${SECRETS_VARIABLE}/key; echo $WORD; touch $EFFECTS/ready; sleep 600"
+        spec = harness.spec(script, secrets={"WORD": "env:CM_SECRET_WORD"}, environment={"WORD": VALUE})
+        spec = replace(spec, secret_files={"key": b"file\n"})
         submitted(executor, spec)
         harness.cluster.wait_for((harness.effects() / "ready").exists)
         shown = everything(harness)
@@ -63,8 +63,8 @@ class TestObjects:
         executor.remove(spec.key)
         harness.cluster.wait_for(lambda: not harness.secret_folders(spec.key))
 
-    def test_a_worker_has_no_right_to_read_secrets(self, harness: KubernetesHarness, executor: Executor) -> None:
-        rights = [rule for rule in _rules() if "secrets" in rule["resources"]]
+    def test_a_worker_has_no_right_to_read_secrets(self) -> None:
+        rights = [rule for rule in shipped_rules() if "secrets" in rule["resources"]]
         assert [rule["verbs"] for rule in rights] == [["create"]]
 
     def test_secrets_of_the_cluster_reach_the_job_without_the_worker(
@@ -75,12 +75,7 @@ class TestObjects:
         )
         references = {"secrets": {"WORD": "kubernetes:mail/word"}, "secret_files": {"key": "kubernetes:mail/key"}}
         spec = with_references(harness, references)
-        spec = spec.__class__(
-            key=spec.key,
-            argv=("sh", "-c", f"printenv WORD; cat ${SECRETS_VARIABLE}/key"),
-            job=spec.job,
-            container=spec.container,
-        )
+        spec = replace(spec, argv=("sh", "-c", f"echo $WORD; cat ${SECRETS_VARIABLE}/key"))
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
         assert text(output(executor, spec.key)) == f"{VALUE}\nin a file".encode()
@@ -91,15 +86,14 @@ class TestObjects:
         self, harness: KubernetesHarness
     ) -> None:
         """As when a worker dies between the Job and its Secret."""
-        executor = harness.executor(node_pools={"later": {"node_selector": {harness.namespace: "yes"}}})
-        spec = harness.spec(
-            f"cat ${SECRETS_VARIABLE}/key", secret_files={"key": b"said\n"}, container={"node_pool": "later"}
-        )
-        with pytest.raises(Exception, match="node"):
-            _submit_until_node(executor, spec)
+        pools = {"later": {"node_selector": {harness.namespace: "yes"}}}
+        executor = harness.executor(node_pools=pools)
+        spec = harness.spec(f"cat ${SECRETS_VARIABLE}/key", container={"node_pool": "later"})
+        spec = replace(spec, secret_files={"key": b"said\n"})
+        await_words(executor, spec, "a node")
         executor.close()
         harness.cluster.core.delete_namespaced_secret(object_name(spec.key), harness.namespace)
-        core, heir = harness.cluster.core, harness.executor(node_pools=_pool(harness))
+        core, heir = harness.cluster.core, harness.executor(node_pools=pools)
         core.patch_node("node1", {"metadata": {"labels": {harness.namespace: "yes"}}})
         try:
             submitted(heir, spec)
@@ -114,33 +108,11 @@ class TestObjects:
     def test_what_no_secret_can_have_is_rejected_before_anything_is_created(
         self, harness: KubernetesHarness, executor: Executor, files: dict[str, bytes]
     ) -> None:
-        spec = harness.spec("true", secret_files=files)
+        spec = replace(harness.spec("true"), secret_files=files)
         with pytest.raises(Rejected) as caught:
             executor.submit(spec)
         assert caught.value.reason == "start"
         assert harness.job(spec.key) is None
-
-
-def _pool(harness: KubernetesHarness) -> dict[str, Any]:
-    return {"later": {"node_selector": {harness.namespace: "yes"}}}
-
-
-def _submit_until_node(executor: Executor, spec: Any) -> None:
-    from container_manager.executors.base import Waiting
-
-    while True:
-        try:
-            executor.submit(spec)
-        except Waiting as waiting:
-            if "node" in str(waiting):
-                raise
-            waiting.until.result(120)
-
-
-def _rules() -> list[dict[str, Any]]:
-    from .kubernetes_harness import shipped_rules
-
-    return shipped_rules()
 
 
 @pytest.mark.django_db(transaction=True)
