@@ -127,7 +127,7 @@ def test_errors_at_any_other_request_end_nothing(
     with site.worker("--slots", "2", kubeconfig=way.kubeconfig, variables=variables, **settings):
         first = site.enqueue("true")
         site.await_status(first, "completed")
-        way.answer(pattern, status, status_body(status, "InternalError", "it failed"), times=5)
+        way.answer(pattern, status, status_body(status, "InternalError", "it failed"), times=3)
         job = site.enqueue(f"{BEGUN}; echo $CM_WORD; {DONE}", secrets={"CM_WORD": "env:CM_SECRET_WORD"})
         site.await_status(job, "completed")
         assert attempts_of(job) == [(1, 0, "")]
