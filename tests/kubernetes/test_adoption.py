@@ -160,6 +160,27 @@ class TestWorkersThatEnd:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
+    def test_workers_that_are_replaced_one_after_the_other_run_each_job_once(self, site: ClusterSite) -> None:
+        """As in a rolling update of two replicas: each new one is there before an old one goes."""
+        run = 'echo "$CONTAINER_MANAGER_JOB" >> $EFFECTS/ran; while ! test -e $EFFECTS/go; do sleep 0.1; done'
+        jobs = [site.enqueue(run, max_retries=3) for _ in range(4)]
+        with (
+            site.worker("--slots", "2") as first,
+            site.worker("--slots", "2") as second,
+        ):
+            eventually(lambda: JobAttempt.objects.exclude(handle="").count() == len(jobs))
+            with site.worker("--slots", "4"):
+                for old in (first, second):
+                    old.send_signal(signal.SIGTERM)
+                    assert old.wait(timeout=PATIENCE_SECONDS) == 0
+                (site.effects() / "go").touch()
+                for job in jobs:
+                    site.await_status(job, "completed")
+                    assert attempts_of(job) == [(1, 0, "")]
+                ran = (site.effects() / "ran").read_text().split()
+                assert len(ran) == len(set(ran)) == len(jobs)
+                site.assert_clean()
+
     def test_a_finished_job_does_not_run_again_after_it_was_cleaned_up(self, site: ClusterSite) -> None:
         job = site.enqueue(f"{BEGUN}; {DONE}", max_retries=3)
         with site.worker("--slots", "1"):

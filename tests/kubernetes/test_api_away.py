@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from container_manager.executors.base import Executor, Phase, Rejected, Unavailable, Waiting
+from container_manager.executors.base import Executor, LaunchSpec, Phase, Rejected, Unavailable, Waiting
 from container_manager.models import ContainerJob, JobAttempt
 from container_manager.testing.conformance import ended, observation, output, submitted, text, wait_until
 
@@ -177,6 +177,7 @@ class TestAway:
         with pytest.raises(Rejected, match="Waited 8 s in vain") as rejected:
             submitted_patiently(executor, spec)
         assert rejected.value.reason == "unavailable"
+        executor.remove(spec.key)
         harness.cluster.wait_for(lambda: harness.job(spec.key) is None)
 
     def test_a_stop_that_cannot_be_sent_is_sent_later(self, harness: KubernetesHarness, way: ApiProxy) -> None:
@@ -221,12 +222,12 @@ class TestAway:
         assert time.monotonic() - began < 10
 
 
-def submitted_patiently(executor: Executor, spec: object) -> None:
+def submitted_patiently(executor: Executor, spec: LaunchSpec) -> None:
     """Submit an attempt until its launch waits for nothing any more, also while the API server is away."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
-            executor.submit(spec)  # type: ignore[arg-type]
+            executor.submit(spec)
         except Waiting as waiting:
             waiting.until.result(PATIENCE_SECONDS)
         except Unavailable:
