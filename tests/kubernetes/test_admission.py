@@ -101,7 +101,9 @@ def test_a_server_that_is_overloaded_is_asked_again_when_it_says(site: ClusterSi
         site.assert_clean()
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize(
+    "status", [pytest.param(500, marks=pytest.mark.slow), 502, 503, pytest.param(504, marks=pytest.mark.slow)]
+)
 def test_a_server_that_fails_burns_no_attempt_and_starts_nothing_twice(
     site: ClusterSite, way: ApiProxy, status: int
 ) -> None:
@@ -119,7 +121,7 @@ def test_a_server_that_fails_burns_no_attempt_and_starts_nothing_twice(
     ["GET .*", "PATCH .*", "DELETE .*", "POST .*/secrets"],
     ids=["reads", "patches", "deletes", "secrets"],
 )
-@pytest.mark.parametrize("status", [429, 500])
+@pytest.mark.parametrize("status", [pytest.param(429, marks=pytest.mark.slow), 500])
 def test_errors_at_any_other_request_end_nothing(
     site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any], pattern: str, status: int
 ) -> None:

@@ -145,7 +145,7 @@ class TestImages:
         assert caught.value.reason == "unavailable"
         nothing_is_left(harness, executor, spec.key)
 
-    @pytest.mark.parametrize("status", [429, 500, 503])
+    @pytest.mark.parametrize("status", [429, pytest.param(500, marks=pytest.mark.slow), 503])
     def test_an_error_of_a_registry_is_waited_for(
         self, harness: KubernetesHarness, executor: Executor, status: int
     ) -> None:
