@@ -23,8 +23,8 @@ SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/$(if $(filter docker,$(EXECUTOR)),docker,installed)  ## Run jobs through their whole life, on SQLite and real processes; EXECUTOR=docker: in containers
-	$(BIN)/python -m container_manager demo $(if $(EXECUTOR),--executor $(EXECUTOR) $(if $(IMAGE),--image $(IMAGE)))
+demo: $(VENV)/$(or $(filter docker kubernetes,$(EXECUTOR)),installed)  ## Run jobs through their whole life, on SQLite and real processes; EXECUTOR=docker or kubernetes: in containers
+	$(BIN)/python -m container_manager demo $(if $(EXECUTOR),--executor $(EXECUTOR) $(if $(IMAGE),--image $(IMAGE)) $(if $(NAMESPACE),--namespace $(NAMESPACE)))
 
 serve: $(VENV)/installed  ## Serve the dashboard, with a worker and jobs to watch, on http://127.0.0.1:8000
 	$(BIN)/python -m example.serve
@@ -64,6 +64,7 @@ bench: $(VENV)/bench  ## Measure beside peers, as ratios from one run
 	-$(BIN)/python -m benchmarks.transitions --json benchmarks/results.json
 	-$(BIN)/python -m benchmarks.process --json benchmarks/process/results.json
 	-$(BIN)/python -m benchmarks.docker --json benchmarks/docker/results.json
+	-$(BIN)/python -m benchmarks.kubernetes --json benchmarks/kubernetes/results.json
 	-$(BIN)/python -m benchmarks.queue --json benchmarks/queue/results.json
 	-$(BIN)/python -m benchmarks.pages --json benchmarks/pages/results.json
 	-$(MAKE) $(VENV)/tasks/installed && $(VENV)/tasks/bin/python -m benchmarks.tasks --json benchmarks/tasks/results.json
@@ -85,6 +86,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/docker: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) -e '.[docker]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/kubernetes: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[kubernetes]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/test: pyproject.toml constraints.txt | $(VENV)/bin/python

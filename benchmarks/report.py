@@ -1,4 +1,4 @@
-"""Write the figures of each ``results.json`` into the page on performance, and seven of them into README.
+"""Write the figures of each ``results.json`` into the pages that have them, and seven of them into README.
 
 Run it as ``python -m benchmarks.report``.
 """
@@ -14,6 +14,8 @@ from typing import Any
 _FOLDER = Path(__file__).resolve().parent
 README = _FOLDER.parent / "README.md"
 PERFORMANCE = _FOLDER.parent / "docs" / "explanation" / "performance.md"
+KUBERNETES = _FOLDER.parent / "docs" / "howto" / "kubernetes.md"
+PAGES = (README, PERFORMANCE, KUBERNETES)
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 # README's seven: what each says, the file of results that has it, and its name there.
@@ -54,7 +56,7 @@ _SUMMARY = (
 
 def main() -> None:
     results = read_results()
-    for page in (README, PERFORMANCE):
+    for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
@@ -65,6 +67,7 @@ def read_results() -> Results:
         "queue": _FOLDER / "queue" / "results.json",
         "process": _FOLDER / "process" / "results.json",
         "docker": _FOLDER / "docker" / "results.json",
+        "kubernetes": _FOLDER / "kubernetes" / "results.json",
         "pages": _FOLDER / "pages" / "results.json",
         "tasks": _FOLDER / "tasks" / "results.json",
     }
@@ -79,6 +82,8 @@ def filled(text: str, results: Results) -> str:
         ("queue figures", _targeted(results["queue"])),
         ("process figures", _targeted(results["process"])),
         ("docker figures", _targeted(results["docker"])),
+        ("kubernetes figures", _targeted(results["kubernetes"])),
+        ("all kubernetes figures", _measured(results["kubernetes"])),
         ("pages figures", _pages(results["pages"])),
         ("tasks figures", _tasks(results["tasks"])),
     ):
@@ -116,6 +121,13 @@ def _targeted(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if target := _target(figure):
             missed = "" if figure["met"] else ", missed"
             yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} | {target}{missed} |"
+
+
+def _measured(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """All figures: how many workers a cluster needs follows from rates and requests, too."""
+    yield from ("| measured | |", "|---|---|")
+    for figure in figures:
+        yield f"| {figure['name']} | {figure['value']:.2f} {figure['unit']} |"
 
 
 def _tasks(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from .jobs.secret_references import JOB_VARIABLES, MONITORING_VARIABLES
 
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
 _NAME = "CONTAINER_MANAGER"
-_REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+")
+_REFERENCES = re.compile(rf"env:{JOB_VARIABLES}[^\s/]*|file:[^\s/]+|kubernetes:[^\s/]+/[^\s/]+")
 _MOST_DAYS = 36_500
 _WHOLE = ("LOG_LIMIT_BYTES", "RESULT_LIMIT_BYTES")
 _POSITIVE = (
@@ -215,7 +215,8 @@ def _secret_problems(given: Mapping[str, Any]) -> Iterator[str]:
         matches(_REFERENCES)(pattern) and matches(_PERMISSION)(permission) for pattern, permission in secrets.items()
     ):
         yield (
-            f"{_NAME}['SECRETS'] must be a dict of patterns such as 'env:CM_SECRET_MAIL' or 'file:mail-*', each with "
+            f"{_NAME}['SECRETS'] must be a dict of patterns such as 'env:CM_SECRET_MAIL', 'file:mail-*' or "
+            "'kubernetes:mail/*', each with "
             f"the permission that it needs, such as 'shop.use_mail', or '' for none, not {secrets!r}."
         )
     for name in ("SECRETS_DIRECTORY", "SECRET_FILES_DIRECTORY"):

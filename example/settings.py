@@ -1,6 +1,7 @@
 """A Django project with the app in it: the dashboard and the admin.
 
-``make serve`` runs it on SQLite and local processes; compose.yaml, by variables, on PostgreSQL and Docker.
+``make serve`` runs it on SQLite and local processes; by variables, compose.yaml runs it on PostgreSQL and Docker, and
+deploy/kubernetes on PostgreSQL and a cluster.
 """
 
 import os
@@ -41,6 +42,25 @@ if os.environ.get("EXAMPLE_EXECUTOR") == "docker":
             "default": {
                 "BACKEND": "container_manager.executors.docker.DockerExecutor",
                 "OPTIONS": {**docker_daemon(os.environ), "images": os.environ["EXAMPLE_IMAGES"].split(",")},
+            }
+        },
+    }
+elif os.environ.get("EXAMPLE_EXECUTOR") == "kubernetes":
+    EXAMPLE_JOB_IMAGE = "python:3.13-slim"
+    CONTAINER_MANAGER = {
+        "INSTALL": "example",
+        "EXECUTORS": {
+            "default": {
+                "BACKEND": "container_manager.executors.kubernetes.KubernetesExecutor",
+                "OPTIONS": {
+                    # In a pod the worker's own service account says which cluster.
+                    "namespace": os.environ.get("EXAMPLE_NAMESPACE", ""),
+                    "images": os.environ["EXAMPLE_IMAGES"].split(","),
+                    "networks": ["internet"],
+                    "memory_bytes": 512 * 1024**2,
+                    "cpu_count": 1,
+                    "storage_bytes": 1024**3,
+                },
             }
         },
     }

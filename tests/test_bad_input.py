@@ -208,6 +208,7 @@ def test_jobs_known_to_another_worker_or_new_or_not_due_are_not_failed_as_unsche
     [
         (["--slots", "0"], {}, "--slots must be at least 1"),
         (["--max-jobs", "-1"], {}, "--max-jobs must be at least 1"),
+        (["--alive-file", "/nowhere/alive"], {}, "--alive-file /nowhere/alive cannot be written: No such file"),
         (["--executor", "mainframe"], {}, "no executor 'mainframe'. Known: default."),
         (["--queue", "nowhere"], {"QUEUES": ["default"]}, "no queue 'nowhere'. Known: default."),
         ([], {"POLL_SECOND": 1}, "'POLL_SECOND'"),

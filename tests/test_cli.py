@@ -322,6 +322,21 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{tmp
         found = {row["name"]: row["status"] for row in json.loads(standalone(alone, "ps", "-a", "--json").stdout)}
         assert found == {"slow": "completed", "next": "queued"}
 
+    def test_a_worker_touches_its_alive_file_as_long_as_it_works_and_leaves_none(
+        self, alone: dict[str, str], tmp_path: Path
+    ) -> None:
+        started, go, alive = tmp_path / "started", tmp_path / "go", tmp_path / "alive"
+        os.mkfifo(started)
+        os.mkfifo(go)
+        standalone(alone, "submit", "--", "sh", "-c", f"echo > {started}; read word < {go}")
+        command = [sys.executable, "-m", "container_manager", "worker", "--once", "--alive-file", str(alive)]
+        with subprocess.Popen([*command, "--log-level", "ERROR"], env=alone, cwd=tmp_path) as worker:
+            started.read_text()
+            assert alive.exists()
+            go.write_text("\n")
+            assert worker.wait(timeout=PATIENCE_SECONDS) == 0
+        assert not alive.exists()
+
     def test_an_unknown_setting_of_the_toml_file_is_named(self, alone: dict[str, str], tmp_path: Path) -> None:
         (tmp_path / "config.toml").write_text("LEASE = 3\n")
         done = standalone({**alone, "CONTAINER_MANAGER_CONFIG": str(tmp_path / "config.toml")}, "worker", "--drain")

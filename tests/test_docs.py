@@ -18,11 +18,13 @@ from container_manager.checks import check_settings
 from container_manager.cli.job_arguments import add_job_arguments
 from container_manager.cli.verbs import VERBS
 from container_manager.executors.docker.options import DockerOptions, docker_options
+from container_manager.executors.kubernetes.kubernetes_options import KubernetesOptions, kubernetes_options
 from container_manager.jobs.container_request import REQUEST_RULES, ContainerRequest
 from container_manager.models import ContainerJob
 from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 
+from .kubernetes import programs
 from .patience import PATIENCE_SECONDS
 from .workers import start_worker
 
@@ -64,7 +66,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own docs
         with override_settings(CONTAINER_MANAGER=names.get("CONTAINER_MANAGER", {})):
             assert check_settings(None) == []
-        docker_options(names.get("OPTIONS", {}))
+        (kubernetes_options if page.stem == "kubernetes" else docker_options)(names.get("OPTIONS", {}))
 
 
 def test_the_diagram_of_readme_is_generated_from_the_map() -> None:
@@ -94,9 +96,11 @@ def table(page: str, heading: str) -> dict[str, tuple[str, ...]]:
     return {first.strip("`"): tuple(rest) for first, *rest in cells}
 
 
-def test_the_executors_page_lists_every_option_with_its_default() -> None:
-    options = DockerOptions()
-    assert {name: default for name, (default, _) in table("reference/executors.md", "Docker").items()} == {
+@pytest.mark.parametrize(("heading", "options"), [("Docker", DockerOptions()), ("Kubernetes", KubernetesOptions())])
+def test_the_executors_page_lists_every_option_with_its_default(
+    heading: str, options: DockerOptions | KubernetesOptions
+) -> None:
+    assert {name: default for name, (default, _) in table("reference/executors.md", heading).items()} == {
         f.name: "`" + repr(getattr(options, f.name)).replace("'", '"') + "`" for f in fields(options)
     }
 
@@ -143,7 +147,7 @@ def sections(page: Path) -> set[str]:
 
 
 # Pages whose every section makes claims that tests show.
-SHOWN_BY_TESTS = ["explanation/worker.md", "howto/docker.md"]
+SHOWN_BY_TESTS = ["explanation/worker.md", "explanation/kubernetes.md", "howto/docker.md"]
 
 
 def test_tests_that_show_a_section_of_the_docs_name_one_that_exists_and_no_section_lacks_its_test() -> None:
@@ -160,6 +164,22 @@ def test_links_between_pages_name_existing_pages() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.shows("explanation/kubernetes.md#bugs-that-others-have-and-what-happens-here")
+def test_a_test_that_a_page_names_exists() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    known = {name for source in sources for name in re.findall(r"def (test_\w+)", source)}
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
+    assert named - known == set()
+
+
+@pytest.mark.shows("explanation/kubernetes.md#versions")
+def test_the_versions_of_kubernetes_that_the_docs_name_are_those_of_the_tests() -> None:
+    page = (ROOT / "docs/explanation/kubernetes.md").read_text(encoding="utf-8")
+    [client] = re.findall(r"^kubernetes==(\d+)\.", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
+    assert f"Tested with Kubernetes {programs.VERSION}:" in page
+    assert f"the official Python client {client}." in page
+
+
 def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
     shown = re.search(r"<!-- figures[^>]*-->\n(.*?)<!-- end of figures -->", PERFORMANCE, re.S)
     assert shown is not None
@@ -173,7 +193,7 @@ def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
     assert [line for line in shown[1].splitlines() if line.startswith("|")][2:] == expected
 
 
-@pytest.mark.parametrize("part", ["queue", "process", "docker"])
+@pytest.mark.parametrize("part", ["queue", "process", "docker", "kubernetes"])
 def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
     shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", PERFORMANCE, re.S)
     assert shown is not None
@@ -188,8 +208,9 @@ def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
 
 def test_the_summary_of_figures_is_what_was_measured() -> None:
     results = report.read_results()
-    assert report.filled(README, results) == README
-    assert report.filled(PERFORMANCE, results) == PERFORMANCE
+    for page in report.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert report.filled(text, results) == text
     shown = re.search(r"<!-- summary of figures[^>]*-->\n(.*?)<!-- end of summary of figures -->", README, re.S)
     assert shown is not None
     assert len([line for line in shown[1].splitlines() if line.startswith("|")][2:]) == 7

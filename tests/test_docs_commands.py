@@ -14,7 +14,7 @@ import pytest
 from .test_docs import PAGES, ROOT, blocks
 
 # A clone, a project, and an engine: an empty folder has none of them.
-NEEDS_MORE_THAN_A_FOLDER = ("make", "manage.py", "docker", "podman")
+NEEDS_MORE_THAN_A_FOLDER = ("make", "manage.py", "docker", "podman", "kind", "kubectl")
 # `run` exits with the exit code of its command.
 EXIT_CODE = re.compile(r" run .*exit (\d)")
 # A clone, as the pages name it: nothing is released yet, and the index has another project of that name.

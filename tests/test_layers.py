@@ -74,7 +74,7 @@ def test_no_module_and_no_class_has_the_name_of_another() -> None:
     assert [name for name, count in classes.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("benchmark", ["transitions", "process", "against", "pages"])
+@pytest.mark.parametrize("benchmark", ["transitions", "process", "kubernetes", "against", "pages"])
 def test_a_benchmark_starts(benchmark: str) -> None:
     """They use what the tests have, and nothing else looks whether it is still there."""
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--help"]

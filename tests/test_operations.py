@@ -317,6 +317,15 @@ class TestDoctor:
         with pytest.raises(SystemExit):
             container("doctor", "--finished")
 
+    def test_doctor_asks_the_engines_only_with_the_option_executors(self, settings: Any) -> None:
+        backend = "container_manager.executors.kubernetes.KubernetesExecutor"
+        # An address of nobody: the cluster does not answer.
+        entry = {"BACKEND": backend, "OPTIONS": {"kubeconfig": "/nowhere/kubeconfig"}}
+        settings.CONTAINER_MANAGER = {"INSTALL": "a", "EXECUTORS": {"far": entry}}
+        assert container("doctor").endswith("0 problems\n")
+        with pytest.raises(SystemExit):
+            container("doctor", "--executors")
+
     def test_doctor_finds_no_problem_in_a_running_job_of_a_live_worker(self) -> None:
         queue.enqueue(command="true")
         worker = Worker(id="w", host="h", pid=1, lease_expires_at=timezone.now())

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, Permission, User
@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from container_manager import queue, store
 from container_manager.conf import AppSettings, app_settings
-from container_manager.executors.base import DependencyUnavailable, LaunchSpec
+from container_manager.executors.base import Capabilities, DependencyUnavailable, LaunchSpec
 from container_manager.executors.process import ProcessExecutor
 from container_manager.executors.registry import build_executors
 from container_manager.executors.secret_files import SecretFiles, is_in_memory
@@ -146,7 +146,16 @@ class TestAllowList:
         assert theirs.post(change, data).status_code == 302
 
     @pytest.mark.parametrize(
-        "given", [["file:a"], {"file:a": None}, {"HOME": ""}, {"env:HOME": ""}, {"file:a": "x"}, {"file:a/b": ""}]
+        "given",
+        [
+            ["file:a"],
+            {"file:a": None},
+            {"HOME": ""},
+            {"env:HOME": ""},
+            {"file:a": "x"},
+            {"file:a/b": ""},
+            {"kubernetes:*": ""},
+        ],
     )
     @pytest.mark.without_database
     def test_a_list_that_allows_something_else_is_refused(self, given: Any) -> None:
@@ -319,6 +328,55 @@ def test_an_executor_that_delivers_no_files_runs_no_job_that_has_some() -> None:
     assert run.outcome is not None
     assert (run.outcome.status, run.outcome.reason, engine.asked) == ("failed", "start", [])
     assert "does not deliver" in run.outcome.message
+
+
+class SecretEngine(SurvivingEngine):
+    """One that holds secrets itself, as a cluster does."""
+
+    capabilities: ClassVar[Capabilities] = replace(SurvivingEngine.capabilities, secret_files=True, engine_secrets=True)
+
+    def submit(self, spec: LaunchSpec) -> str:
+        self.spec = spec
+        return super().submit(spec)
+
+
+@pytest.mark.without_database
+@pytest.mark.parametrize("column", ["secrets", "secret_files"])
+@override_settings(CONTAINER_MANAGER={"SECRETS": {"kubernetes:mail/*": ""}})
+def test_a_secret_that_the_engine_holds_is_read_by_no_worker(column: str) -> None:
+    engine, job = SecretEngine(), claimed()
+    runs = runs_on(engine, app_settings())
+    runs.take_on(job._replace(spec=job.spec._replace(**{column: {"KEY": "kubernetes:mail/password"}})))
+    assert getattr(engine.spec.job, column) == {"KEY": "kubernetes:mail/password"}
+    assert ("KEY" in engine.spec.environment, dict(engine.spec.secret_files)) == (False, {})
+
+
+@pytest.mark.without_database
+@pytest.mark.parametrize("column", ["secrets", "secret_files"])
+@override_settings(CONTAINER_MANAGER={"SECRETS": {"kubernetes:mail/*": ""}})
+def test_an_executor_whose_engine_holds_no_secrets_runs_no_job_that_names_one(column: str) -> None:
+    engine, job = SurvivingEngine(), claimed()
+    runs = runs_on(engine, app_settings())
+    runs.take_on(job._replace(spec=job.spec._replace(**{column: {"KEY": "kubernetes:mail/password"}})))
+    runs.turn()
+    (run,) = runs
+    assert run.outcome is not None
+    assert (run.outcome.status, run.outcome.reason, engine.asked) == ("failed", "start", [])
+    assert "'kubernetes:mail/password' is a cluster's, which only a Kubernetes executor has" in run.outcome.message
+
+
+@pytest.mark.without_database
+@pytest.mark.parametrize(
+    "reference", ["kubernetes:mail", "kubernetes:mail/a/b", "kubernetes:Mail/a", "kubernetes:mail/.."]
+)
+@override_settings(CONTAINER_MANAGER={"SECRETS": {"kubernetes:*/*": ""}})
+def test_what_no_secret_of_a_cluster_can_be_called_is_refused(reference: str) -> None:
+    runs, job = runs_on(SurvivingEngine(), app_settings()), claimed()
+    runs.take_on(job._replace(spec=job.spec._replace(secrets={"KEY": reference})))
+    runs.turn()
+    (run,) = runs
+    assert run.outcome is not None
+    assert (run.outcome.status, run.outcome.reason) == ("failed", "start")
 
 
 @pytest.mark.without_database

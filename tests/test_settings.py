@@ -129,6 +129,7 @@ def test_each_database_is_an_installation_of_its_own_to_an_engine() -> None:
 
 
 DOCKER = "container_manager.executors.docker.DockerExecutor"
+KUBERNETES = "container_manager.executors.kubernetes.KubernetesExecutor"
 
 
 @pytest.mark.without_database
@@ -150,6 +151,15 @@ DOCKER = "container_manager.executors.docker.DockerExecutor"
         ),
         ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}}, "Executor 'far': .*'INSTALL'\\] must name this installation"),
         ({"EXECUTORS": {"far": {"BACKEND": DOCKER}}, "INSTALL": "default"}, "'INSTALL'\\] must name"),
+        ({"EXECUTORS": {"far": {"BACKEND": KUBERNETES}}}, "Executor 'far': .*'INSTALL'\\] must name this installation"),
+        (
+            {"EXECUTORS": {"far": {"BACKEND": KUBERNETES, "OPTIONS": {"image": []}}}, "INSTALL": "a"},
+            r"\['far'\]\['OPTIONS'\]: a Kubernetes executor has no option 'image'; known: kubeconfig",
+        ),
+        (
+            {"EXECUTORS": {"far": {"BACKEND": KUBERNETES, "OPTIONS": {"pull": "often"}}}, "INSTALL": "a"},
+            "Executor 'far': The option 'pull' must be one of missing, always, never, not 'often'",
+        ),
         (
             {"EXECUTORS": {"far": {"BACKEND": DOCKER, "OPTIONS": {"image": []}}}, "INSTALL": "a"},
             "Executor 'far': .*no option 'image'",

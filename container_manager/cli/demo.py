@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -58,46 +59,78 @@ _CONTAINER_JOBS: _Cast = {
 def main(arguments: Sequence[str] = (), out: TextIO = sys.stdout) -> int:
     """Run the demo. Return 0 if every job ended as expected, 1 if not, 2 if no engine is available."""
     parser = argparse.ArgumentParser(prog="python -m container_manager demo", description=main.__doc__)
-    parser.add_argument("--executor", choices=["process", "docker"], default="process", help="Default: %(default)s.")
-    parser.add_argument("--image", help=f"With docker: an image that has sh. Default: {_DEFAULT_IMAGE}.")
+    parser.add_argument("--executor", choices=["process", *_ENGINES], default="process", help="Default: %(default)s.")
+    parser.add_argument("--image", help=f"In containers: an image that has sh. Default: {_DEFAULT_IMAGE}.")
+    parser.add_argument("--namespace", help="With kubernetes: where jobs run. Default: the kubeconfig's.")
     options = parser.parse_args(arguments)
-    if options.image and options.executor != "docker":
-        parser.error("--image is for --executor docker: local processes have none.")
-    image = (options.image or _DEFAULT_IMAGE) if options.executor == "docker" else ""
+    if options.image and options.executor == "process":
+        parser.error("--image is for --executor docker or kubernetes: local processes have none.")
+    if options.namespace and options.executor != "kubernetes":
+        parser.error("--namespace is for --executor kubernetes.")
+    engine = _ENGINES.get(options.executor)
+    image = (options.image or _DEFAULT_IMAGE) if engine else ""
     with tempfile.TemporaryDirectory(prefix="container-manager-demo-") as name:
         folder = Path(name)
         config = folder / "config.toml"
-        config.write_text(_CONFIG.format(install=uuid.uuid4().hex[:8]) + (_docker_config(image) if image else ""))
+        executors = engine.config(image, options.namespace) if engine else ""
+        config.write_text(_CONFIG.format(install=uuid.uuid4().hex[:8]) + executors)
         os.environ.pop("DJANGO_SETTINGS_MODULE", None)
         os.environ[CONFIG_VARIABLE] = str(config)
         os.environ[DATABASE_VARIABLE] = str(folder / "demo.sqlite3")
         configure()
         say, parts = _Narrator(out), f"A database of its own: SQLite in {folder}. A worker: a real process."
-        if not image:
+        if engine is None:
             say(f"{parts} Jobs: real commands.")
             return _play(_JOBS, image, say)
         try:
-            with _daemon() as words:
-                say(f"{parts} Jobs: containers of the image {image}. {words}")
+            with _engine(engine.advice) as words:
+                say(f"{parts} Jobs: {engine.jobs} of the image {image}. {words}")
                 return _play(_CONTAINER_JOBS, image, say)
-        except _NoDaemon as error:
+        except _NoEngine as error:
             sys.stderr.write(f"{error}\n")
             return _CANNOT
 
 
-class _NoDaemon(Exception):
-    """No Docker daemon is available; the text says what to do."""
+class _NoEngine(Exception):
+    """No engine is available; the text says what to do."""
 
 
-def _docker_config(image: str) -> str:
-    """Return settings for two executors on the daemon named by DOCKER_HOST; only one of them pulls images."""
-    given = {**docker_daemon(os.environ), "images": [image, _MISSING_IMAGE]}
-    options = [f"{name} = {_toml(value)}" for name, value in given.items()]
-    backend = 'BACKEND = "container_manager.executors.docker.DockerExecutor"'
-    lines = []
-    for alias, pull in (("default", "missing"), ("never-pulls", "never")):
-        lines += [f"[EXECUTORS.{alias}]", backend, f"[EXECUTORS.{alias}.OPTIONS]", *options, f'pull = "{pull}"']
-    return "\n".join(lines) + "\n"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    """What runs containers. ``options`` returns an executor's, for a namespace; ``jobs``: what jobs are there."""
+
+    backend: str
+    options: Callable[[str | None], Mapping[str, object]]
+    jobs: str
+    advice: str
+
+    def config(self, image: str, namespace: str | None) -> str:
+        """Return settings for two executors on the engine; only one of them pulls images."""
+        given = {**self.options(namespace), "images": [image, _MISSING_IMAGE]}
+        options = [f"{name} = {_toml(value)}" for name, value in given.items()]
+        lines = []
+        for alias, pull in (("default", "missing"), ("never-pulls", "never")):
+            lines += [f"[EXECUTORS.{alias}]", f"BACKEND = {_toml(self.backend)}"]
+            lines += [f"[EXECUTORS.{alias}.OPTIONS]", *options, f'pull = "{pull}"']
+        return "\n".join(lines) + "\n"
+
+
+_ENGINES: Mapping[str, _Engine] = {
+    "docker": _Engine(
+        backend="container_manager.executors.docker.DockerExecutor",
+        options=lambda namespace: docker_daemon(os.environ),
+        jobs="containers",
+        advice="The demo needs a Docker daemon: start one, or name one in the variable DOCKER_HOST; your user must be "
+        "allowed to use it.",
+    ),
+    "kubernetes": _Engine(
+        backend="container_manager.executors.kubernetes.KubernetesExecutor",
+        options=lambda namespace: {"namespace": namespace} if namespace else {},
+        jobs="Kubernetes Jobs",
+        advice="The demo needs a Kubernetes cluster: name the file of one in the variable KUBECONFIG, as for kubectl; "
+        "you must be allowed to create Jobs there.",
+    ),
+}
 
 
 def _toml(value: object) -> str:
@@ -107,8 +140,8 @@ def _toml(value: object) -> str:
 
 
 @contextmanager
-def _daemon() -> Iterator[str]:
-    """Yield a description of the daemon; remove all containers afterwards. Raises _NoDaemon."""
+def _engine(advice: str) -> Iterator[str]:
+    """Yield a description of the engine; remove all that it holds of the demo afterwards. Raises _NoEngine."""
     from django.core.exceptions import ImproperlyConfigured
 
     from ..conf import app_settings
@@ -118,13 +151,10 @@ def _daemon() -> Iterator[str]:
     try:
         executor = build_executor(app_settings(), "default")
     except ImproperlyConfigured as error:
-        raise _NoDaemon(str(error)) from error
+        raise _NoEngine(str(error)) from error
     health = executor.check()
     if not health.ok:
-        raise _NoDaemon(
-            f"{health.message}\nThe demo needs a Docker daemon: start one, or name one in the variable DOCKER_HOST; "
-            "your user must be allowed to use it."
-        )
+        raise _NoEngine(f"{health.message}\n{advice}")
     try:
         yield health.message
     finally:

@@ -1,4 +1,4 @@
-"""Look for a job that lies: compare jobs with their journal and their attempts."""
+"""Look for a job that lies: compare jobs with their journal and their attempts; with an option, ask the engines too."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from ..conf import app_settings
 from ..jobs.printable import escaped
 from ..models import JobStatus
 from ..store.consistency import examine
+from .engine_health import health_of
 from .printing import Output, print_json
 from .progress import add_progress_argument, progress
 from .time_options import moment
@@ -30,6 +32,9 @@ JSON = Result
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--finished", action="store_true", help="A job that has not ended is a problem too.")
     parser.add_argument(
+        "--executors", action="store_true", help="Ask each executor too: one that cannot run jobs is a problem."
+    )
+    parser.add_argument(
         "--since",
         metavar="WHEN",
         help="Only jobs that have changed since, and those with an open attempt: 2h (ago), or 2026-01-31T22:00.",
@@ -47,6 +52,11 @@ def run(options: Mapping[str, Any], out: Output) -> int:
         for status in (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING):
             if count := diagnosis.jobs[status]:
                 diagnosis.problems.append(f"{count} jobs are still {status}")
+    if options["executors"]:
+        settings = app_settings()
+        found = {alias: health_of(settings, alias) for alias in sorted(settings.executors)}
+        diagnosis.problems += [f"executor {alias!r}: {each.message}" for alias, each in found.items() if not each.ok]
+        diagnosis.notes += [f"executor {alias!r}: {text}" for alias, each in found.items() for text in each.warnings]
     if options["json"]:
         result = Result(
             jobs=dict(diagnosis.jobs),

@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypedDict
 
-from django.core.exceptions import ImproperlyConfigured
-
-from ..conf import AppSettings, app_settings
-from ..executors.base import Health
-from ..executors.registry import build_executor
+from ..conf import app_settings
+from .engine_health import health_of
 from .printing import Output, print_json, print_table
 
 _GIBIBYTE = 1024**3
@@ -41,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     settings = app_settings()
-    found = {alias: _health(settings, alias) for alias in sorted(settings.executors)}
+    found = {alias: health_of(settings, alias) for alias in sorted(settings.executors)}
     ill = [alias for alias, health in found.items() if not health.ok]
     if options["json"]:
         classes = {alias: settings.executors[alias]["BACKEND"] for alias in found}
@@ -66,14 +63,3 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     if ill:
         options["err"].write(_ADVICE)
     return 1 if ill else 0
-
-
-def _health(settings: AppSettings, alias: str) -> Health:
-    try:
-        executor = build_executor(settings, alias)
-    except ImproperlyConfigured as error:
-        return Health(ok=False, message=str(error))
-    try:
-        return executor.check()
-    finally:
-        executor.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -27,6 +28,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--drain", action="store_true", help="End when no job is due.")
     parser.add_argument("--once", action="store_true", help="Run one job if one is due, and end.")
     parser.add_argument("--max-jobs", type=int, help="End after this many jobs.")
+    parser.add_argument(
+        "--alive-file",
+        type=Path,
+        metavar="PATH",
+        help="Touch this file at least three times within LEASE_SECONDS, for a probe that sees a worker which hangs.",
+    )
     parser.add_argument("--log-level", choices=_LEVELS, help="Default: what the project's LOGGING says, or INFO.")
     parser.add_argument(
         "--log-format",
@@ -55,6 +62,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
             drain=options["drain"] or options["once"],
             max_jobs=1 if options["once"] else options["max_jobs"],
             using=options["database"],
+            alive_file=_writable(options["alive_file"]),
         ),
     )
     try:
@@ -71,6 +79,18 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     if worker.unclaimable and (options["drain"] or options["once"]):
         raise unclaimable(worker.unclaimable)
     return 0
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Return the path of a file that can be touched. Raises ImproperlyConfigured for another."""
+    try:
+        if path is not None:
+            path.touch()
+            # Until the first turn the worker does not work yet.
+            path.unlink()
+    except OSError as error:
+        raise ImproperlyConfigured(f"--alive-file {path} cannot be written: {error.strerror}.") from error
+    return path
 
 
 def _usable_cores() -> int:

@@ -84,7 +84,7 @@ class LaunchSpec:
     ``job`` is what its author asked for. ``argv``, ``environment`` and ``container`` are the same resolved: the words
     of the command, the variables with the secrets' values, the checked request. ``secret_files``: name → content; the
     executor puts them where only the job finds them, in memory, and says where in ``SECRETS_VARIABLE``. The repr shows
-    no variable's value.
+    no variable's value. What ``job`` names as a secret of the engine's own is in none of these.
     ``is_wanted`` returns False, for good, once the worker has lost the attempt: an executor that starts it in several
     steps asks before each, after it has checked that the last heartbeat has not expired (`Executor.heartbeat`).
     """
@@ -111,6 +111,8 @@ class ExitStatus(NamedTuple):
 
     Both are set where the engine reports only the exit code that stands for a signal. ``lost``: the engine ended it,
     and the command itself did not fail. ``unstarted``: the command could not be started, as was seen after the launch.
+    ``reason``: the failure reason where the engine knows it better than these tell, such as ``node_lost``; "": it does
+    not. ``may_run``: nobody has shown that the command has stopped.
     ``result``: what it has left as its result, as it is, perhaps no JSON at all; None: nothing, or
     ``result_refused`` says why it was not read. An executor reads no more than `AppSettings.result_limit_bytes`.
     ``progress``: what `Executor.progress` would have returned last.
@@ -127,10 +129,12 @@ class ExitStatus(NamedTuple):
     result: bytes | None = None
     result_refused: str = ""
     progress: bytes | None = None
+    reason: str = ""
+    may_run: bool = False
 
     @property
     def succeeded(self) -> bool:
-        return self.code == 0
+        return self.code == 0 and not (self.lost or self.reason)
 
 
 class Observation(NamedTuple):
@@ -178,13 +182,17 @@ class Capabilities:
 
     ``survives_worker``: attempts go on without their worker and can be adopted. ``isolates``: a job cannot touch the
     host. ``launch_threads``: how many launches may run at once; 0: a launch never blocks. ``secret_files``: a launch's
-    secret files arrive; without it a job that has some is rejected.
+    secret files arrive; without it a job that has some is rejected. ``engine_secrets``: jobs may name secrets that the
+    engine itself holds (``kubernetes:NAME/KEY``), for variables and for files. ``separate_streams``: output says
+    whether it came on stdout or stderr; without it all is stdout.
     """
 
     survives_worker: bool
     isolates: bool
     launch_threads: int = 4
     secret_files: bool = False
+    engine_secrets: bool = False
+    separate_streams: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

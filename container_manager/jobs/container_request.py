@@ -19,6 +19,8 @@ from .sizes import check_sizes
 # No system has longer names.
 _USER = re.compile(r"[A-Za-z0-9_.-]{1,255}(:[A-Za-z0-9_.-]{1,255})?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# As the API server of a cluster checks the names of objects.
+_OBJECT = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _ULIMIT = re.compile(r"[a-z]+")
 # Each costs the daemon's host something.
 _MOST_ENTRIES = 64
@@ -30,11 +32,12 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+")
 
 @dataclass(frozen=True, slots=True)
 class RequestRule:
-    """What one entry must be (as a test and in words), and its command-line option."""
+    """What one entry must be (as a test and in words), its command-line option, and whether only a cluster has it."""
 
     is_right: Callable[[Any], bool]
     expected: str | Promise
     option: Option
+    of_cluster: bool = False
 
 
 def _is_command(value: object) -> bool:
@@ -49,6 +52,10 @@ def _rule(is_right: Callable[[Any], bool], expected: str | Promise, option: Opti
     return field(metadata={"rule": RequestRule(is_right, expected, option)}, **default)
 
 
+def _cluster_rule(is_right: Callable[[Any], bool], expected: str | Promise, option: Option, **default: Any) -> Any:
+    return field(metadata={"rule": RequestRule(is_right, expected, option, of_cluster=True)}, **default)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRequest:
     """What a job requests. The executor's settings decide what it gets.
@@ -60,6 +67,11 @@ class ContainerRequest:
     ``entrypoint``: what is run instead of the image's own, shell-quoted as ``command``, whose words follow it; "": the
     image's. ``platform``: as "linux/arm64"; "": the daemon's. ``shm_bytes``: the size of /dev/shm. ``extra_hosts``:
     names in the executor's settings, for which the container then has an address. ``dns``: addresses of servers.
+
+    Of a cluster, each one of the executor's settings; "": its default. ``service_account``, ``node_pool`` (which
+    nodes), ``priority_class``, ``kueue_queue`` and ``kueue_priority_class``. ``storage_bytes``: files that it writes
+    outside of volumes, and its log. ``retry_after_proven_stop``: an attempt whose node is lost ends only when it is
+    proven that it has stopped, so that it never runs beside its own retry.
     """
 
     user: str = _rule(
@@ -140,6 +152,48 @@ class ContainerRequest:
         Option("--dns", "ADDRESS", kind="list", help="Ask a DNS server that the executor allows. Repeatable."),
         default=(),
     )
+    storage_bytes: int | None = _cluster_rule(
+        is_count,
+        _("a positive number"),
+        Option("--storage", "BYTES", kind="size", help="Files outside of volumes at most; k, m, g are understood."),
+        default=None,
+    )
+    service_account: str = _cluster_rule(
+        matches(_OBJECT),
+        _("the name of a service account"),
+        Option("--service-account", "NAME", help="One of the service accounts that the executor allows."),
+        default="",
+    )
+    node_pool: str = _cluster_rule(
+        matches(_NAME),
+        _("the name of a pool of nodes"),
+        Option("--node-pool", "NAME", help="One of the node pools that the executor allows."),
+        default="",
+    )
+    priority_class: str = _cluster_rule(
+        matches(_OBJECT),
+        _("the name of a priority class"),
+        Option("--priority-class", "NAME", help="One of the cluster's priority classes that the executor allows."),
+        default="",
+    )
+    kueue_queue: str = _cluster_rule(
+        matches(_OBJECT),
+        _("the name of a local queue of Kueue"),
+        Option("--kueue-queue", "NAME", help="One of Kueue's queues that the executor allows."),
+        default="",
+    )
+    kueue_priority_class: str = _cluster_rule(
+        matches(_OBJECT),
+        _("the name of a workload priority class of Kueue"),
+        Option("--kueue-priority-class", "NAME", help="One of Kueue's priority classes that the executor allows."),
+        default="",
+    )
+    retry_after_proven_stop: bool = _cluster_rule(
+        lambda value: isinstance(value, bool),
+        _("true or false"),
+        Option("--retry-after-proven-stop", kind="flag", help="Retry after a lost node only once it surely stopped."),
+        default=False,
+    )
 
     @property
     def entrypoint_words(self) -> list[str]:
@@ -149,6 +203,8 @@ class ContainerRequest:
 
 # Name of the entry → its rule.
 REQUEST_RULES: Mapping[str, RequestRule] = {each.name: each.metadata["rule"] for each in fields(ContainerRequest)}
+# What no engine but a cluster can give.
+CLUSTER_REQUESTS = tuple(name for name, rule in REQUEST_RULES.items() if rule.of_cluster)
 _NOTHING = ContainerRequest()
 
 

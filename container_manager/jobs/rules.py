@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from ipaddress import ip_address
 from math import inf
 from typing import Any, TypeGuard
 
@@ -51,6 +52,17 @@ def is_path(value: object) -> bool:
         check_path(value)
         return True
     return False
+
+
+def is_address(value: object) -> bool:
+    """Tell whether it is the text of an IPv4 or IPv6 address."""
+    if not isinstance(value, str):
+        return False
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def is_mapping(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from django.utils.translation import gettext_lazy as _
 
@@ -19,6 +20,23 @@ REGISTRY_VARIABLES, REGISTRY_FILES = "CM_REGISTRY_", "registries"
 # The token of whoever monitors: not a job's, nor a registry's.
 MONITORING_VARIABLES = "CM_MONITORING_"
 _FILE = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+# As the API server of a cluster checks the name of a Secret, and a key in it.
+_ENGINE_SECRET = re.compile(
+    r"kubernetes:(?P<name>(?=[^/]{1,253}/)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)/(?P<key>(?!\.\.)[A-Za-z0-9_.-]{1,253})"
+)
+
+
+class EngineSecret(NamedTuple):
+    """A secret that the engine itself holds, by its name and a key in it: the worker never sees the value."""
+
+    name: str
+    key: str
+
+
+def engine_secret(reference: str) -> EngineSecret | None:
+    """Return what ``kubernetes:NAME/KEY`` refers to; None for a reference of another kind."""
+    found = _ENGINE_SECRET.fullmatch(reference)
+    return EngineSecret(found["name"], found["key"]) if found else None
 
 
 def read_secret(reference: str, *, directory: str | Path, variables: str = JOB_VARIABLES) -> str:
@@ -50,7 +68,8 @@ def read_secret_bytes(reference: str, *, directory: str | Path, variables: str =
             return (Path(directory) / name).read_bytes()
         except (OSError, ValueError) as error:
             raise _unreadable(reference, error) from error
-    raise LookupError(f"The secret reference {reference!r} is neither env:{variables}NAME nor file:NAME.")
+    known = f"env:{variables}NAME, file:NAME, or of a cluster kubernetes:NAME/KEY"
+    raise LookupError(f"The secret reference {reference!r} is none of these: {known}.")
 
 
 def read_token(reference: str) -> str:

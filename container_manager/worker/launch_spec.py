@@ -11,7 +11,13 @@ from ..executors.base import LaunchSpec, Rejected
 from ..jobs.command import split_command
 from ..jobs.container_request import container_request
 from ..jobs.environment import check_environment, check_names
-from ..jobs.secret_references import check_file_names, read_secret, read_secret_bytes, required_permission
+from ..jobs.secret_references import (
+    check_file_names,
+    engine_secret,
+    read_secret,
+    read_secret_bytes,
+    required_permission,
+)
 from ..jobs.sizes import check_labels, check_path, check_sizes
 from ..store import ClaimedJob
 from .run import AttemptKey
@@ -92,10 +98,11 @@ def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
     try:
         for name, reference in job.spec.secrets.items():
             required_permission(str(reference), settings.secrets)
-            environment[name] = read_secret(str(reference), directory=settings.secrets_directory)
+            if engine_secret(str(reference)) is None:
+                environment[name] = read_secret(str(reference), directory=settings.secrets_directory)
     except (LookupError, ValueError) as error:
         raise Rejected("start", str(error.args[0])) from error
-    if odd := [name for name in job.spec.secrets if "\0" in environment[name]]:
+    if odd := [name for name in job.spec.secrets if "\0" in environment.get(name, "")]:
         raise Rejected("start", f"The secret for {odd[0]!r} has a NUL byte, which no variable can have.")
     return environment
 
@@ -111,12 +118,19 @@ def _secret_files(job: ClaimedJob, settings: AppSettings) -> dict[str, bytes]:
         return {
             name: read_secret_bytes(str(reference), directory=settings.secrets_directory)
             for name, reference in job.spec.secret_files.items()
+            if engine_secret(str(reference)) is None
         }
     except (LookupError, ValueError) as error:
         raise Rejected("start", str(error.args[0])) from error
 
 
 def secret_values(spec: LaunchSpec) -> list[bytes]:
-    """Return the values of a launch's secrets."""
-    variables = (os.fsencode(spec.environment[name]) for name in spec.job.secrets)
+    """Return the values of a launch's secrets, as far as the worker knows them: not those that the engine holds."""
+    variables = (os.fsencode(spec.environment[name]) for name in spec.job.secrets if name in spec.environment)
     return [*variables, *spec.secret_files.values()]
+
+
+def engine_references(spec: LaunchSpec) -> list[str]:
+    """Return the references to secrets that the engine itself holds."""
+    references = (*spec.job.secrets.values(), *spec.job.secret_files.values())
+    return [str(reference) for reference in references if engine_secret(str(reference)) is not None]

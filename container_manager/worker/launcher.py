@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..conf import AppSettings
 from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
 from ..jobs.package_log import package_logger
-from .launch_spec import launch_key, launch_spec, secret_values
+from .launch_spec import engine_references, launch_key, launch_spec, secret_values
 from .masking import Mask
 from .run import Run
 from .threads import fail_thread
@@ -121,6 +121,8 @@ class Launcher:
         run.mask = self._mask(spec)
         if spec.secret_files and not run.executor.capabilities.secret_files:
             raise Rejected("start", "The job has secrets as files, which this executor does not deliver.")
+        if not run.executor.capabilities.engine_secrets and (named := engine_references(spec)):
+            raise Rejected("start", f"The secret {named[0]!r} is a cluster's, which only a Kubernetes executor has.")
         try:
             return run.executor.submit(spec)
         except Exception as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from uuid import UUID
 
@@ -61,7 +62,8 @@ class WorkerOptions:
     ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing runs and nothing is due,
     except for engines that are given up. ``max_jobs``: end after this many claims. ``only``: run this one job; end if
     its engine is given up. ``inline``: ask the database in the caller's thread and on its connection only, and call
-    receivers of signals there, as within a transaction.
+    receivers of signals there, as within a transaction. ``alive_file``: touched at each turn of the loop, at least
+    three times within LEASE_SECONDS; removed at the end.
     """
 
     slots: int = 4
@@ -71,6 +73,7 @@ class WorkerOptions:
     only: UUID | None = None
     inline: bool = False
     using: str = "default"
+    alive_file: Path | None = None
 
 
 class WorkerLoop:
@@ -198,6 +201,8 @@ class WorkerLoop:
             logger.info("Worker %s serves executors=%s slots=%s", self.id, aliases, slots)
             while True:
                 self._heartbeat.note_turn()
+                if self._options.alive_file is not None:
+                    self._options.alive_file.touch()
                 if self._failed_threads:
                     raise ThreadFailed(f"The thread {self._failed_threads[0]} has ended by an error; see the log.")
                 self._heed_stops()
@@ -215,6 +220,8 @@ class WorkerLoop:
             self._heartbeat.close()
             if freezes:
                 gc.unfreeze()
+            if self._options.alive_file is not None:
+                self._options.alive_file.unlink(missing_ok=True)
             self._note_left()
             if self.id:
                 self._drop_lease()

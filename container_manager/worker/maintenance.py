@@ -10,6 +10,7 @@ from django.db import transaction
 
 from .. import store
 from ..conf import AppSettings
+from ..executors.base import ExitStatus
 from ..jobs.package_log import package_logger
 from ..queue.pruning import PRUNE_BATCH, Pruning
 from ..signals import maintenance_due
@@ -110,7 +111,8 @@ class Maintenance:
                         f"No worker reached its engine, {attempt.engine} of executor {attempt.executor!r}, for "
                         f"{bound:g} s (UNREACHABLE_SECONDS). Run a worker that does."
                     )
-                    lost = failed(within_limits(owned.job, self._settings), "lost", message, retry=self._settings.retry)
+                    job, unproven = within_limits(owned.job, self._settings), ExitStatus(may_run=True)
+                    lost = failed(job, "lost", message, exit_status=unproven, retry=self._settings.retry)
                     outcomes.append(lost if owned.status == "running" else closed(owned.job, None, message))
             store.finish(outcomes, worker=worker, using=using)
         for outcome in outcomes:

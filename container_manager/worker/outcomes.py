@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ..conf import RetrySettings
@@ -15,6 +15,10 @@ _MESSAGE_CHARACTERS = 10_000
 _UNRETURNED = (
     "The process ended with exit code 0, but handed out no result of the task: it ended before the function had "
     "returned, or had no place for a result."
+)
+_UNPROVEN = (
+    "It is not retried, since the job asks for that only after a proven stop (retry_after_proven_stop): see whether it "
+    "still runs, then retry the job by hand."
 )
 # Reasons that are not the command's own.
 _LOSSES = ("lost", "node_lost", "unavailable")
@@ -42,10 +46,14 @@ def failed(
 ) -> Outcome:
     """Return a failure, with a retry if the settings name its reason and the job has retries left.
 
-    A loss costs no retry, up to `RetrySettings.free_losses` of them.
+    A loss costs no retry, up to `RetrySettings.free_losses` of them. A job that asks for it is not retried while the
+    attempt may still run.
     """
     retry_after, is_free = None, False
-    if reason in retry.reasons and job.spec.max_retries:
+    waits_for_proof = exit_status is not None and exit_status.may_run and wants_proven_stop(job)
+    if waits_for_proof:
+        message = f"{message} {_UNPROVEN}"
+    if reason in retry.reasons and job.spec.max_retries and not waits_for_proof:
         # Each attempt but the first is a retry that was counted, or follows a free loss.
         losses = max(0, job.attempt - 1 - job.retry_count)
         is_free = reason in _LOSSES and losses < retry.free_losses
@@ -60,9 +68,17 @@ def closed(job: ClaimedJob, exit_status: ExitStatus | None, message: str = "") -
     return _outcome(job, None, exit_status or ExitStatus(), message=message)
 
 
+def wants_proven_stop(job: ClaimedJob) -> bool:
+    """Tell whether a job is to be retried only after its former attempt has certainly stopped."""
+    asked = job.spec.container
+    return isinstance(asked, Mapping) and asked.get("retry_after_proven_stop") is True
+
+
 def failure_reason(exit_status: ExitStatus, stopped_for: str | None) -> str:
     if stopped_for is not None:
         return stopped_for
+    if exit_status.reason:
+        return exit_status.reason
     if exit_status.lost:
         return "lost"
     if exit_status.unstarted:
@@ -74,7 +90,7 @@ def failure_reason(exit_status: ExitStatus, stopped_for: str | None) -> str:
 
 def failure_message(job: ClaimedJob, exit_status: ExitStatus, reason: str) -> str:
     # First what this worker did: how the command ended after that says nothing of its own.
-    if reason == "timeout":
+    if reason == "timeout" and exit_status.reason != "timeout":
         return (
             f"Ran for longer than {job.spec.timeout_seconds} s and was stopped. Give it more by timeout_seconds, as "
             "far as its executor's LIMITS allow, or less to do."

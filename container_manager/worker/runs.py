@@ -259,7 +259,8 @@ class Runs:
         elif run.stopped_for is not None:
             run.outcome = outcome_of(run.job, ExitStatus(), stopped_for=run.stopped_for, retry=self._settings.retry)
         else:
-            run.outcome = failed(run.job, reason, message, retry=self._settings.retry)
+            exit_status = ExitStatus(may_run=reason == "lost")
+            run.outcome = failed(run.job, reason, message, exit_status=exit_status, retry=self._settings.retry)
 
     # -- exits ---------------------------------------------------------------------------------------------------
 
@@ -309,7 +310,7 @@ class Runs:
     def _give_up(self, run: Run, message: str) -> None:
         if result_or_error(partial(run.read_output, to_end=True)) is not True:
             run.note(_LOST_OUTPUT.format(message))
-        self._end(run, ExitStatus(lost=True, message=message))
+        self._end(run, ExitStatus(lost=True, may_run=True, message=message))
 
     def _end(self, run: Run, exit_status: ExitStatus) -> None:
         run.note_progress(exit_status.progress)

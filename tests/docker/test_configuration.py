@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from container_manager.executors.allow_lists import is_allowed_image
 from container_manager.executors.base import LaunchSpec, Rejected
-from container_manager.executors.docker.configuration import container_configuration, fit_cores, is_allowed
+from container_manager.executors.docker.configuration import container_configuration, fit_cores
 from container_manager.executors.docker.options import docker_options
 from container_manager.jobs.container_request import ContainerRequest, container_request
 from container_manager.testing.conformance import job_fields
@@ -68,6 +69,11 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
         ({"extra_hosts": ["db", "host"]}, {}, "asks for the host 'host'.*'extra_hosts': db"),
         ({"dns": ["192.0.2.1"]}, {}, "asks for the DNS server '192.0.2.1'.*'dns': 192.0.2.53"),
         ({"shm_bytes": 2**26 + 1}, {}, f"asks for shm_bytes={2**26 + 1}; .* option 'shm_bytes' allows {2**26}"),
+        (
+            {"node_pool": "gpu", "storage_bytes": 1},
+            {},
+            "Docker cannot give what the job asks for: storage_bytes, node_pool",
+        ),
         ({}, {"image": ""}, "names no image"),
         ({}, {"image": "debian"}, r"image 'debian' is not allowed.*busybox, team"),
     ],
@@ -105,7 +111,7 @@ def test_a_request_that_is_not_allowed_is_rejected_with_its_reason(
 )
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_images_are_allowed_by_name_and_tag(image: str, allowed: bool) -> None:
-    assert is_allowed(image, docker_options(OPTIONS)) is allowed
+    assert is_allowed_image(image, OPTIONS["images"]) is allowed
 
 
 _DIGESTS = [f"sha256:{digit * 64}" for digit in "01"]
@@ -132,7 +138,7 @@ _DIGESTS = [f"sha256:{digit * 64}" for digit in "01"]
 )
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_tag_and_digest_are_each_compared_where_the_pattern_names_them(pattern: str, image: str, allowed: bool) -> None:
-    assert is_allowed(image, docker_options({"images": [pattern]})) is allowed
+    assert is_allowed_image(image, [pattern]) is allowed
 
 
 _FOLDER = {"source": "/srv/results", "read_only": False}
@@ -171,8 +177,8 @@ def test_a_folder_of_the_host_is_written_to_by_a_user_who_cannot_be_root(
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
 def test_no_image_is_allowed_unless_the_settings_say_so() -> None:
-    assert not is_allowed("busybox", docker_options({}))
-    assert is_allowed("any.example.com/thing:1", docker_options({"images": ["*"]}))
+    assert not is_allowed_image("busybox", docker_options({}).images)
+    assert is_allowed_image("any.example.com/thing:1", ["*"])
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from random import Random
 
@@ -42,8 +42,8 @@ def processes_with(environment: str) -> list[str]:
     return found
 
 
-def misfits(job: ContainerJob, spec: RandomSpec) -> Iterator[str]:
-    """Yield what is wrong with a job's end."""
+def misfits(job: ContainerJob, spec: RandomSpec, *, reasons: Collection[str] = _REASONS) -> Iterator[str]:
+    """Yield what is wrong with a job's end, which may have these reasons."""
     case, attempts = spec.case, list(job.attempts.order_by("number"))
     if not spec.odd and (job.status, job.failure_reason) != (case.status, case.reason):
         yield f"{job.status} {job.failure_reason} {job.last_error!r}, expected {case.status} {case.reason}"
@@ -54,9 +54,10 @@ def misfits(job: ContainerJob, spec: RandomSpec) -> Iterator[str]:
     if job.status == "completed" and job.task:
         yield "completed, though no command of these hands out the result of a task"
     if job.status == "failed":
-        if job.failure_reason not in _REASONS:
+        if job.failure_reason not in reasons:
             yield f"failed as {job.failure_reason!r}: {job.last_error}"
-        if job.failure_reason == "error" and not job.exit_code and "no result of the task" not in job.last_error:
+        told = ("no result of the task", "used more files")
+        if job.failure_reason == "error" and not job.exit_code and not any(each in job.last_error for each in told):
             yield f"an error with the exit code {job.exit_code}"
         if job.failure_reason == "timeout" and job.timeout_seconds is None:
             yield "a timeout without a limit"

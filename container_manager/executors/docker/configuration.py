@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ...jobs.sizes import MOST_CPUS, text_bytes
+from ...jobs.container_request import CLUSTER_REQUESTS
+from ..allow_lists import allowed_volumes, at_most, check_launch, cores, fixed, require_allowed
 from ..base import SECRETS_VARIABLE, LaunchSpec, Rejected
 from .flavours import DOCKER, Flavour
 from .options import DockerOptions
 
-T = TypeVar("T", int, float)
-V = TypeVar("V", str, bool)
 INSTALL_LABEL = "container-manager.install"
 KEY_LABEL = "container-manager.key"
 # Prefix of a job's own labels: some programs act on the labels of containers, which a job must not control.
 JOB_LABELS = "container-manager.job."
 # Where docker's own secrets are, too.
 SECRETS_FOLDER = "/run/secrets"
-_HUB = ("docker.io/", "index.docker.io/")
-# The kernel's minimum; the daemon rounds a smaller share to no limit at all.
-_LEAST_CPUS = 0.01
 
 
 def container_configuration(
@@ -32,30 +27,19 @@ def container_configuration(
 
     Raises Rejected where the job requests what the options do not allow.
     """
-    if not spec.job.image:
-        raise Rejected("image", "The job names no image, and this executor runs containers. Give it one.")
-    if not is_allowed(spec.job.image, options):
-        allowed = ", ".join(options.images) or "none"
-        raise Rejected(
-            "image",
-            f"The image {spec.job.image!r} is not allowed. Allowed by the executor's option 'images': {allowed}.",
-        )
+    check_launch(spec, images=options.images, command_bytes=options.command_bytes)
     entrypoint = spec.container.entrypoint_words
-    if (size := sum(map(text_bytes, (*entrypoint, *spec.argv)))) > options.command_bytes:
+    if asked := [name for name in CLUSTER_REQUESTS if getattr(spec.container, name)]:
         raise Rejected(
-            "start",
-            f"The command has {size} bytes; the executor's option 'command_bytes' allows {options.command_bytes}. Pass "
-            "long input by a variable or in a file.",
+            "start", f"{flavour.name} cannot give what the job asks for: {', '.join(asked)}. Use a Kubernetes executor."
         )
-    if (directory := spec.job.working_directory) and not directory.startswith("/"):
-        raise Rejected("start", f"The working directory {directory!r} is no absolute path; in a container it must be.")
     if spec.container.gpus and not flavour.has_gpus:
         raise Rejected("start", f"The job asks for GPUs, which {flavour.name} does not give through this API.")
     configuration: dict[str, Any] = {
         "Image": spec.job.image,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
-        "WorkingDir": directory,
-        "User": _fixed("user", spec.container.user, options.user),
+        "WorkingDir": spec.job.working_directory,
+        "User": fixed("user", spec.container.user, options.user),
         "Labels": {
             **{f"{JOB_LABELS}{name}": str(value) for name, value in spec.job.labels.items()},
             INSTALL_LABEL: install,
@@ -70,15 +54,15 @@ def container_configuration(
         configuration["Cmd"] = list(spec.argv)
     if entrypoint:
         configuration["Entrypoint"] = entrypoint
-    _require_allowed(
+    require_allowed(
         "platform", [spec.container.platform] if spec.container.platform else [], options.platforms, option="platforms"
     )
     return configuration
 
 
-def fit_cores(configuration: Mapping[str, Any], cores: int) -> bool:
+def fit_cores(configuration: Mapping[str, Any], host_cores: int) -> bool:
     """Lower a limit above what the daemon's host has, which the daemon refuses; return whether there was one."""
-    host, most = configuration["HostConfig"], round(cores * 1e9)
+    host, most = configuration["HostConfig"], round(host_cores * 1e9)
     if host.get("NanoCpus", 0) <= most:
         return False
     host["NanoCpus"] = most
@@ -98,43 +82,10 @@ def add_secret_files(configuration: dict[str, Any], folder: Path) -> None:
     configuration["Env"].append(f"{SECRETS_VARIABLE}={SECRETS_FOLDER}")
 
 
-def is_allowed(image: str, options: DockerOptions) -> bool:
-    """Return whether an image matches one of the patterns: its name, its tag and its digest, as far as one names them.
-
-    The digest decides what is run, and the tag beside it nothing: a pattern with a tag alone allows no digest.
-    """
-    name, tag, digest = split_reference(image)
-    for pattern in options.images:
-        allowed_name, allowed_tag, allowed_digest = split_reference(pattern)
-        if (
-            fnmatchcase(name, allowed_name)
-            and (not allowed_tag or fnmatchcase(tag if tag or digest else "latest", allowed_tag))
-            and (fnmatchcase(digest, allowed_digest) if allowed_digest else not (allowed_tag and digest))
-        ):
-            return True
-    return False
-
-
-def split_reference(reference: str) -> tuple[str, str, str]:
-    """Return an image's name, without the Docker Hub's host, its tag and its digest.
-
-    A colon before the last slash is a registry's port, which no pattern's tag may match.
-    """
-    name, _, digest = reference.partition("@")
-    path, slash, last = name.rpartition("/")
-    last, _, tag = last.partition(":")
-    name = path + slash + last
-    # Only one is removed: after it, the other would be the name of a user.
-    hub = next((hub for hub in _HUB if name.startswith(hub)), "")
-    return name.removeprefix(hub).removeprefix("library/"), tag, digest
-
-
 def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
     asked = spec.container
-    memory = _at_most("memory_bytes", spec.job.memory_bytes, options.memory_bytes)
-    cpus = _at_most("cpu_count", spec.job.cpu_count, options.cpu_count)
-    if cpus and not _LEAST_CPUS <= cpus <= MOST_CPUS:
-        raise Rejected("start", f"The job asks for cpu_count={cpus}; it can have from {_LEAST_CPUS} to {MOST_CPUS}.")
+    memory = at_most("memory_bytes", spec.job.memory_bytes, options.memory_bytes)
+    cpus = cores(spec.job.cpu_count, options.cpu_count)
     return {
         "Init": True,
         "CapDrop": ["ALL"],
@@ -144,12 +95,12 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         "IpcMode": "private",
         "RestartPolicy": {"Name": "no"},
         "NetworkMode": _network(spec, options),
-        "ReadonlyRootfs": _fixed("read_only", asked.read_only, options.read_only),
+        "ReadonlyRootfs": fixed("read_only", asked.read_only, options.read_only),
         "Tmpfs": {
             path: f"rw,noexec,nosuid,nodev,size={size}" for path, size in {**options.tmpfs, **asked.tmpfs}.items()
         },
         "Mounts": _mounts(spec, options),
-        "PidsLimit": _at_most("pids", asked.pids, options.pids),
+        "PidsLimit": at_most("pids", asked.pids, options.pids),
         "Ulimits": _ulimits(asked.ulimits, options),
         # Swap counts as memory: a job over its limit is killed, not slowed down.
         **({"Memory": memory, "MemorySwap": memory} if memory else {}),
@@ -157,7 +108,7 @@ def _host_configuration(spec: LaunchSpec, options: DockerOptions) -> dict[str, A
         **({"StorageOpt": {"size": str(options.storage_bytes)}} if options.storage_bytes else {}),
         **({"Runtime": options.runtime} if options.runtime else {}),
         "DeviceRequests": _devices(asked.gpus, options),
-        **({"ShmSize": shm} if (shm := _at_most("shm_bytes", asked.shm_bytes, options.shm_bytes)) else {}),
+        **({"ShmSize": shm} if (shm := at_most("shm_bytes", asked.shm_bytes, options.shm_bytes)) else {}),
         **_names(spec, options),
     }
 
@@ -175,23 +126,12 @@ def _network(spec: LaunchSpec, options: DockerOptions) -> str:
 def _names(spec: LaunchSpec, options: DockerOptions) -> dict[str, Any]:
     """Return what the container knows of other hosts, in addition to what its network tells."""
     hosts, servers = spec.container.extra_hosts, spec.container.dns
-    _require_allowed("host", hosts, options.extra_hosts, option="extra_hosts")
-    _require_allowed("DNS server", servers, options.dns, option="dns")
+    require_allowed("host", hosts, options.extra_hosts, option="extra_hosts")
+    require_allowed("DNS server", servers, options.dns, option="dns")
     return {
         **({"ExtraHosts": [f"{name}:{options.extra_hosts[name]}" for name in hosts]} if hosts else {}),
         **({"Dns": list(servers)} if servers else {}),
     }
-
-
-def _require_allowed(what: str, asked: Iterable[str], allowed: Iterable[str], *, option: str) -> None:
-    """Raise Rejected where a job asks for what the option does not list."""
-    for each in asked:
-        if each not in allowed:
-            known = ", ".join(allowed) or "none"
-            raise Rejected(
-                "start",
-                f"The job asks for the {what} {each!r}. Allowed by the executor's option {option!r}: {known}.",
-            )
 
 
 def _require_no_root(name: str, spec: LaunchSpec, options: DockerOptions) -> None:
@@ -211,13 +151,9 @@ def _require_no_root(name: str, spec: LaunchSpec, options: DockerOptions) -> Non
 
 
 def _mounts(spec: LaunchSpec, options: DockerOptions) -> list[dict[str, Any]]:
+    allowed_volumes(spec.container.volumes, options.volumes)
     mounts = []
     for name, target in spec.container.volumes.items():
-        if name not in options.volumes:
-            allowed = ", ".join(options.volumes) or "none"
-            raise Rejected(
-                "start", f"There is no volume {name!r}. Allowed by the executor's option 'volumes': {allowed}."
-            )
         volume = options.volumes[name]
         is_path, read_only = volume["source"].startswith("/"), volume.get("read_only", True)
         if is_path and not read_only and not volume.get("allow_root"):
@@ -258,7 +194,7 @@ def _ulimits(asked: Mapping[str, int], options: DockerOptions) -> list[dict[str,
     return [
         {"Name": name, "Soft": value, "Hard": value}
         for name, most in options.ulimits.items()
-        for value in [_at_most(name, asked.get(name), most, option="ulimits")]
+        for value in [at_most(name, asked.get(name), most, option="ulimits")]
     ]
 
 
@@ -269,18 +205,3 @@ def _devices(gpus: int, options: DockerOptions) -> list[dict[str, Any]]:
         asked = "all GPUs" if gpus == -1 else f"{gpus} GPUs"
         raise Rejected("start", f"The job asks for {asked}; the executor's option 'gpus' allows {options.gpus}.")
     return [{"Driver": "", "Count": gpus, "Capabilities": [["gpu"]]}]
-
-
-def _at_most(name: str, asked: T | None, most: T | None, *, option: str = "") -> T | None:
-    """Return what a job requests, else the maximum, which is also the default; None: no limit."""
-    if asked is not None and most is not None and asked > most:
-        text = f"The job asks for {name}={asked}; the executor's option {(option or name)!r} allows {most}."
-        raise Rejected("start", text)
-    return asked or most
-
-
-def _fixed(name: str, asked: V | None, given: V) -> V:
-    """Return the executor's option; where it is not set, what a job requests."""
-    if given and asked not in (None, "", given):
-        raise Rejected("start", f"The job asks for {name}={asked!r}; the executor's option says {given!r}.")
-    return given or asked or given

@@ -13,9 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import AppSettings
 from ...jobs.sizes import MOST_SECONDS
+from ..allow_lists import check_install, is_allowed_image
 from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observations, Phase, Rejected, Unavailable
 from ..secret_files import SecretFiles
-from .configuration import add_secret_files, container_configuration, fit_cores, is_allowed, volume_owners
+from .configuration import add_secret_files, container_configuration, fit_cores, volume_owners
 from .containers import Containers
 from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
 from .exits import PHASES
@@ -79,16 +80,11 @@ class DockerExecutor(Executor):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: AppSettings) -> None:
         given = docker_options(options)
-        if unknown := [image for image in given.prepull if not is_allowed(image, given) or "*" in image]:
+        if unknown := [image for image in given.prepull if not is_allowed_image(image, given.images) or "*" in image]:
             raise ImproperlyConfigured(
                 f"The option 'prepull' must name images that the option 'images' allows, not a pattern: {unknown[0]!r}."
             )
-        # The default itself, or what `for_database` derives from it.
-        if f"{settings.install}-".startswith(f"{AppSettings().install}-"):
-            raise ImproperlyConfigured(
-                "CONTAINER_MANAGER['INSTALL'] must name this installation where containers are run: another one on the "
-                "same daemon is told apart by it, and what belongs to nobody is removed."
-            )
+        check_install(settings)
         if str(options.get("base_url", "")).startswith("ssh://") and find_spec("paramiko") is None:
             raise ImproperlyConfigured(
                 "A daemon at ssh:// needs the SDK's part for it: pip install 'django-container-manager[docker-ssh]'."

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from ipaddress import ip_address
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
 from ...jobs.container_request import container_request
-from ...jobs.rules import is_count, is_mapping, is_positive, is_text, is_texts, matches
+from ...jobs.rules import is_address, is_count, is_mapping, is_positive, is_text, is_texts, matches
 from ..docker_variables import LOCAL_DAEMON
 
 PULL_POLICIES = ("missing", "always", "never")
@@ -166,15 +165,7 @@ def _may_have_owner(volume: Mapping[str, Any]) -> bool:
 
 
 def _are_addresses(value: object) -> bool:
-    return is_texts(value) and all(map(_is_address, cast("Sequence[str]", value)))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return is_texts(value) and all(map(is_address, cast("Sequence[str]", value)))
 
 
 def _are_registries(value: object) -> bool:
@@ -196,7 +187,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "gpus": (lambda value: value in (0, -1) or is_count(value), "a number, or -1 for all"),
     "platforms": (is_texts, "a list of platforms such as linux/arm64"),
     "extra_hosts": (
-        is_mapping(is_text, lambda value: value == "host-gateway" or (is_text(value) and _is_address(value))),
+        is_mapping(is_text, lambda value: value == "host-gateway" or is_address(value)),
         'names and addresses, or "host-gateway"',
     ),
     "dns": (_are_addresses, "a list of addresses"),

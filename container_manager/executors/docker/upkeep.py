@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from docker.errors import APIError
 
 from ...jobs.package_log import package_logger
+from ..allow_lists import is_allowed_image, split_reference
 from ..base import ExecutorError, Unavailable
-from .configuration import is_allowed, split_reference
 from .daemon import CONFLICT, NOT_FOUND, Daemon, Gone
 from .images import Images
 from .options import DockerOptions
@@ -185,7 +185,7 @@ def is_a_jobs(image: Image, options: DockerOptions) -> bool:
     if not image.digests:
         return False
     if image.tags:
-        return all(is_allowed(tag, options) for tag in image.tags)
+        return all(is_allowed_image(tag, options.images) for tag in image.tags)
     patterns = [split_reference(pattern)[0] for pattern in options.images]
     names = [split_reference(digest)[0] for digest in image.digests]
     return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in names)

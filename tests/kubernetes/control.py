@@ -1,0 +1,244 @@
+"""What a test does to the cluster that `python -m tests.kubernetes` has started, from whichever process it runs in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..patience import PATIENCE_SECONDS
+from . import control_plane, registries
+from .control_plane import NODES
+from .node import Node
+from .server_process import ServerProcess
+
+# What asks the API server for little, and often enough.
+_PAUSE_SECONDS = 0.1
+
+
+def own_namespace() -> str:
+    """Return the name of the process namespace that this process is in."""
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
+def api_client(kubeconfig: Path) -> Any:
+    """Return the official client of whom a kubeconfig is."""
+    from kubernetes import config
+
+    # Untyped, as the rest of what is asked by it.
+    config_module: Any = config
+    return config_module.new_client_from_config(str(kubeconfig))
+
+
+class ClusterControl:
+    """The parts of a cluster by the folder that holds their files.
+
+    Parts are called as their programs: ``etcd``, ``kube-apiserver``, ``kube-controller-manager``, ``kube-scheduler``,
+    ``registry``, ``private-registry``; and ``node1-containerd``, ``node1-kubelet`` and so on for both nodes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes = {name: Node(cluster=folder, name=name) for name in NODES}
+        self.kubeconfig = folder / "control-plane" / "credentials" / "admin.kubeconfig"
+        self.authority = self.kubeconfig.with_name("ca.pem")
+
+    @property
+    def registries(self) -> registries.Registries:
+        """The registries that nodes can pull from."""
+        return registries.Registries.stored(self.folder / "registries")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all parts, in the order in which they can be started."""
+        nodes = [f"{node}-{program}" for program in ("containerd", "kubelet") for node in NODES]
+        return [*registries.NAMES, *control_plane.NAMES, *nodes]
+
+    def process(self, name: str) -> ServerProcess:
+        """Return a part."""
+        return ServerProcess.stored(self.folder / "processes", name)
+
+    @property
+    def is_in_hand(self) -> bool:
+        """Whether this process is in the cluster's process namespace: only there its pids mean its processes."""
+        return (self.folder / "namespace").read_text() == own_namespace()
+
+    # The whole
+
+    def start(self) -> None:
+        """Start what does not run; return when the API server answers and both nodes are ready.
+
+        Raise RuntimeError with a part's last words if it ends meanwhile.
+        """
+        for name in ("etcd", *(f"{node}-containerd" for node in NODES), *registries.NAMES):
+            self.process(name).start()
+        self.start_api_server()
+        for name in ("kube-controller-manager", "kube-scheduler", *(f"{node}-kubelet" for node in NODES)):
+            self.process(name).start()
+        for node in NODES:
+            self.await_ready(node)
+
+    def restore(self) -> None:
+        """Make good whatever a test has done: everything runs, and both nodes are ready."""
+        for name in self.names:
+            self.resume(name)
+        self.start_api_server()
+        for node in NODES:
+            # Only at its start does a kubelet make its Node object.
+            if not self.node_exists(node):
+                self.kill_kubelet(node)
+            if self._is_under_pressure(node):
+                self.relieve(node)
+        self.start()
+
+    # The control plane
+
+    def kill_api_server(self) -> None:
+        """End the API server as a crash would."""
+        self.process("kube-apiserver").end()
+
+    def start_api_server(self) -> None:
+        """Start etcd and the API server where they do not run; return when the API answers."""
+        self.process("etcd").start()
+        self.process("kube-apiserver").start()
+        self.wait_for(self._api_answers, "the API server to answer")
+
+    @contextmanager
+    def without_api_server(self) -> Iterator[None]:
+        """Have no API server for a while."""
+        self.kill_api_server()
+        try:
+            yield
+        finally:
+            self.start_api_server()
+
+    def kill_etcd(self) -> None:
+        """End etcd as a crash would. The API server goes on, and answers with errors."""
+        self.process("etcd").end()
+
+    def start_etcd(self) -> None:
+        """Start etcd; return when the API answers."""
+        self.start_api_server()
+
+    def pause(self, name: str) -> None:
+        """Let a part fall silent: its connections stay open."""
+        self.process(name).send(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a part go on."""
+        self.process(name).send(signal.SIGCONT)
+
+    # Nodes
+
+    def kill_kubelet(self, node: str) -> None:
+        """End a node's kubelet as a crash would. Its containers go on; after 21 s the node is taken for lost."""
+        self.nodes[node].kubelet.end()
+
+    def start_kubelet(self, node: str) -> None:
+        """Start a node's kubelet; return when the node is ready."""
+        self.nodes[node].kubelet.start()
+        self.await_ready(node)
+
+    def put_under_pressure(self, node: str) -> None:
+        """Start the kubelet with the belief that the node is short of disk: it evicts its pods, and takes no new ones."""
+        self.kill_kubelet(node)
+        self.nodes[node].kubelet.start(f"--config={self.nodes[node].configuration_under_pressure}")
+
+    def relieve(self, node: str) -> None:
+        """End the node's pressure; return when it is ready and takes pods."""
+        self.kill_kubelet(node)
+        self.start_kubelet(node)
+        self.wait_for(lambda: not self._is_under_pressure(node), f"{node} to be out of pressure")
+
+    def kill_containerd(self, node: str) -> None:
+        """End a node's containerd as a crash would. Its containers go on."""
+        self.nodes[node].containerd.end()
+
+    def start_containerd(self, node: str) -> None:
+        """Start a node's containerd; return when it answers."""
+        self.nodes[node].containerd.start()
+        self.wait_for(self.nodes[node].answers, f"the containerd of {node} to answer")
+
+    def crash_node(self, node: str) -> None:
+        """End a node with all its containers at once, as when it loses its power. `reboot_node` starts it."""
+        self.kill_kubelet(node)
+        self.kill_containerd(node)
+        self.nodes[node].end_containers()
+        self.nodes[node].forget_memory()
+
+    def reboot_node(self, node: str) -> None:
+        """Start a node that has crashed; return when it is ready."""
+        self.start_containerd(node)
+        self.start_kubelet(node)
+
+    def delete_node(self, node: str) -> None:
+        """Delete the Node object, as who gives up on a node does. A kubelet makes it anew at its start only."""
+        self.core.delete_node(node)
+
+    def node_exists(self, node: str) -> bool:
+        """Tell whether there is a Node object."""
+        return self._node(node) is not None
+
+    def await_ready(self, node: str) -> None:
+        """Return when a node is ready, and takes pods."""
+        self.wait_for(lambda: self.is_ready(node), f"{node} to be ready")
+
+    def is_ready(self, node: str) -> bool:
+        """Tell whether a node is ready, and no taint keeps pods away from it."""
+        found = self._node(node)
+        if found is None or found.spec.taints:
+            return False
+        return any(condition.type == "Ready" and condition.status == "True" for condition in found.status.conditions)
+
+    def _is_under_pressure(self, node: str) -> bool:
+        found = self._node(node)
+        conditions = () if found is None else found.status.conditions
+        return any(condition.type == "DiskPressure" and condition.status == "True" for condition in conditions)
+
+    def _node(self, node: str) -> Any:
+        """Return the Node object, or None."""
+        from kubernetes.client import ApiException
+
+        try:
+            return self.core.read_node(node, _request_timeout=PATIENCE_SECONDS)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    # The API
+
+    @cached_property
+    def core(self) -> Any:
+        """The API of pods, nodes and so on, as the administrator has it."""
+        from kubernetes.client import CoreV1Api
+
+        return CoreV1Api(api_client(self.kubeconfig))
+
+    def _api_answers(self) -> bool:
+        server = json.loads(self.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+        context = ssl.create_default_context(cafile=self.authority)
+        with suppress(OSError), urllib.request.urlopen(f"{server}/readyz", context=context, timeout=5) as answer:  # noqa: S310  # its own address
+            return bool(answer.status == 200)
+        return False
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for a condition of the cluster.
+
+        Raise RuntimeError if a part ends meanwhile, or if it takes longer than anything should.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = {name: self.process(name).last_words() for name in self.names}
+                raise RuntimeError(
+                    "\n".join([f"Waited in vain for {what}.", *(f"== {n}\n{t}" for n, t in logs.items())])
+                )
+            time.sleep(_PAUSE_SECONDS)

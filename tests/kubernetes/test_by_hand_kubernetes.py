@@ -1,0 +1,155 @@
+"""Jobs and pods of running attempts that people delete, suspend, release and multiply with kubectl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from container_manager.executors.kubernetes.labels import FINALIZER
+from container_manager.models import ContainerJob
+
+from ..patience import eventually
+from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+_WAIT = "while [ ! -e $EFFECTS/go ]; do sleep 0.05; done"
+_POLITE = f"trap '{DONE}; exit 0' TERM; {BEGUN}; {_WAIT}; echo last"
+
+
+def delete_job(site: ClusterSite, job: ContainerJob, propagation: str) -> None:
+    """Delete the Job of a first attempt; `kubectl delete job` does it in the background."""
+    site.cluster.batch.delete_namespaced_job(site.job_name(job), site.namespace, propagation_policy=propagation)
+
+
+def patch_job(site: ClusterSite, job: ContainerJob, body: dict[str, Any]) -> None:
+    site.cluster.batch.patch_namespaced_job(site.job_name(job), site.namespace, body)
+
+
+def drop_finalizers(site: ClusterSite, job: ContainerJob) -> None:
+    patch_job(site, job, {"metadata": {"finalizers": None}})
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["with finalizer", "without finalizer"])
+@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+def test_a_job_deleted_by_hand_is_stopped_and_lost(site: ClusterSite, propagation: str, is_held: bool) -> None:
+    with site.worker("--slots", "1"):
+        job = site.start(_POLITE, grace_seconds=20)
+        if not is_held:
+            drop_finalizers(site, job)
+        delete_job(site, job, propagation)
+        site.await_status(job, "failed")
+        site.assert_clean()
+    assert site.runs() == ["begin 1", "end 1"]
+    assert attempts_of(job) == [(1, 0, "lost")]
+    assert "stopped from outside before its program had ended by itself" in job.last_error
+
+
+@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+def test_a_job_deleted_by_hand_is_tried_again_under_a_name_of_its_own(site: ClusterSite, propagation: str) -> None:
+    with site.worker("--slots", "1"):
+        job = site.start(f"{BEGUN}; [ $CONTAINER_MANAGER_ATTEMPT = 2 ] || exec sleep 600", max_retries=1)
+        delete_job(site, job, propagation)
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert [(number, reason) for number, _, reason in attempts_of(job)] == [(1, "lost"), (2, "")]
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["with finalizer", "without finalizer"])
+def test_a_pod_that_is_left_without_its_job_is_followed_to_its_end_and_removed(
+    site: ClusterSite, is_held: bool
+) -> None:
+    """Whoever deletes a Job and not its pods (`--cascade=orphan`) wants these to go on."""
+    with site.worker("--slots", "1"):
+        job = site.start(_POLITE, grace_seconds=20)
+        pod = site.pod_of(job)
+        if not is_held:
+            drop_finalizers(site, job)
+        delete_job(site, job, "Orphan")
+        site.cluster.wait_for(
+            lambda: (
+                not site.cluster.core.read_namespaced_pod(pod.metadata.name, site.namespace).metadata.owner_references
+            )
+        )
+        (site.effects() / "go").touch()
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert (attempts_of(job), output_of(job)) == ([(1, 0, "")], b"last\n")
+
+
+def test_a_pod_that_is_left_without_its_job_is_stopped_when_its_job_is_cancelled(site: ClusterSite) -> None:
+    with site.worker("--slots", "1"):
+        job = site.start(_POLITE, grace_seconds=20)
+        drop_finalizers(site, job)
+        delete_job(site, job, "Orphan")
+        eventually(lambda: site.job(site.key_of(job)) is None)
+        job.refresh_from_db()
+        job.mark_as_cancelled(actor="alice")
+        site.await_status(job, "cancelled")
+        site.assert_clean()
+    assert (site.runs(), attempts_of(job)) == (["begin 1", "end 1"], [(1, 0, "")])
+
+
+def test_a_pod_that_is_left_without_its_job_and_its_attempt_is_removed_by_the_sweep(site: ClusterSite) -> None:
+    with site.worker("--slots", "1") as process:
+        job = site.start(_POLITE, grace_seconds=20)
+        site.kill(process)
+    drop_finalizers(site, job)
+    delete_job(site, job, "Orphan")
+    eventually(lambda: site.job(site.key_of(job)) is None)
+    job.refresh_from_db()
+    job.delete()
+    with site.worker("--slots", "1"):
+        site.assert_clean()
+    assert site.runs() == ["begin 1", "end 1"]
+
+
+def test_a_job_whose_finalizer_was_taken_off_by_hand_completes(site: ClusterSite) -> None:
+    with site.worker("--slots", "1"):
+        job = site.start(_POLITE)
+        drop_finalizers(site, job)
+        (site.effects() / "go").touch()
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert (attempts_of(job), output_of(job)) == ([(1, 0, "")], b"last\n")
+
+
+def test_a_second_pod_of_an_attempt_is_stopped_and_said(site: ClusterSite) -> None:
+    """Its spec cannot be changed to have two; whoever makes a pod with the same labels makes it the Job's."""
+    with site.worker("--slots", "1"):
+        job = site.start(_POLITE, grace_seconds=20)
+        first = site.pod_of(job)
+        twin = site.cluster.client.sanitize_for_serialization(first)
+        kept = {name: twin["metadata"][name] for name in ("labels", "annotations", "ownerReferences")}
+        for name in ("nodeName",):
+            twin["spec"].pop(name)
+        body = {"metadata": {**kept, "name": f"{first.metadata.name}-twin"}, "spec": twin["spec"]}
+        site.cluster.core.create_namespaced_pod(site.namespace, body)
+        site.cluster.wait_for(lambda: [pod.metadata.uid for pod in site.pods(site.key_of(job))] == [first.metadata.uid])
+        (site.effects() / "go").touch()
+        site.await_status(job, "completed", "failed")
+        site.assert_clean()
+    assert "a second pod of this attempt" in output_of(job, "system").decode()
+    if site.runs().count("begin 1") > 1:
+        assert attempts_of(job)[0][2] == "lost"
+    else:
+        assert attempts_of(job) == [(1, 0, "")]
+
+
+def test_a_job_that_waits_and_is_deleted_by_hand_is_made_again(site: ClusterSite) -> None:
+    """It had not begun, so it is no loss: the attempt goes on."""
+    with site.worker("--slots", "1"):
+        job = site.enqueue("true", memory_bytes=1 << 45)
+        name = site.job_name(job)
+        first = site.cluster.wait_for(lambda: site.job(site.key_of(job)))
+        assert FINALIZER in first.metadata.finalizers
+        site.pod_of(job)
+        delete_job(site, job, "Background")
+        again = site.cluster.wait_for(
+            lambda: (found := site.job(site.key_of(job))) and found.metadata.uid != first.metadata.uid and found
+        )
+        assert again.metadata.name == name
+        job.refresh_from_db()
+        job.mark_as_cancelled(actor="alice")
+        site.await_status(job, "cancelled")
+        site.assert_clean()

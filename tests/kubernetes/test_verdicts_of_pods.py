@@ -1,0 +1,209 @@
+"""Verdicts from the states of pods: what real kubelets rarely report, too, and that only positive evidence is a success."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from container_manager.executors.kubernetes.pod_verdict import (
+    deletion_asked_at,
+    gone_exit,
+    is_final_image_problem,
+    jobs_own_end,
+    launch_wait,
+    pod_exit,
+)
+
+pytestmark = pytest.mark.without_database
+_ENDED = datetime(2026, 11, 1, 12, 0, 30, tzinfo=UTC)
+
+
+def moment(seconds: float) -> str:
+    """Return a time so long after the container's end, as the API puts it."""
+    return (_ENDED + timedelta(seconds=seconds)).isoformat()
+
+
+def pod(phase: str, *, terminated: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """Return a pod whose container is named as ours are; ``more`` are fields of its status."""
+    state: dict[str, Any] = {}
+    if terminated is not None:
+        state = {"terminated": {"exitCode": 0, "finishedAt": moment(0), "containerID": "containerd://1", **terminated}}
+    metadata = {"name": "p", "uid": "1", **more.pop("metadata", {})}
+    status = {"phase": phase, "containerStatuses": [{"name": "job", "state": state, "restartCount": 0}], **more}
+    return {"metadata": metadata, "spec": {"nodeName": "node1"}, "status": status}
+
+
+def disrupted(reason: str, seconds: float) -> dict[str, Any]:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": moment(seconds)}
+    return {"conditions": [condition]}
+
+
+def deleted(seconds: float, grace: int) -> dict[str, Any]:
+    """Return the metadata of a pod whose deletion was asked for then."""
+    at = moment(seconds + grace)
+    return {"metadata": {"deletionTimestamp": at, "deletionGracePeriodSeconds": grace}}
+
+
+def test_only_the_own_containers_exit_code_0_in_the_last_phase_is_a_success() -> None:
+    ended = pod("Succeeded", terminated={"reason": "Completed"})
+    status = pod_exit(ended)
+    assert status is not None
+    assert status.succeeded
+    # The same without the phase may still be revised, unless the cluster's own containers alone keep it there.
+    assert pod_exit(pod("Running", terminated={"reason": "Completed"})) is None
+    beside = pod("Running", terminated={"reason": "Completed"})
+    beside["status"]["containerStatuses"].append({"name": "proxy", "state": {"running": {"startedAt": moment(-9)}}})
+    status = pod_exit(beside)
+    assert status is not None
+    assert status.succeeded
+
+
+def test_no_other_combination_is_a_success() -> None:
+    """Whatever is odd about it: how it ended, who stopped it, how often it ran."""
+    ends = [None, {"exitCode": 0}, {"exitCode": 1, "reason": "Error"}, {"exitCode": 255, "reason": "Unknown"}]
+    phases = ["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+    stops = [
+        {},
+        disrupted("EvictionByEvictionAPI", -5),
+        disrupted("PreemptionByScheduler", -5),
+        disrupted("DeletionByTaintManager", -5),
+        {"reason": "Evicted", "message": "The node was low on resource: memory."},
+        {"reason": "DeadlineExceeded"},
+        deleted(-5, 30),
+    ]
+    for phase, ended, stop, twice in itertools.product(phases, ends, stops, (False, True)):
+        found = pod_exit(pod(phase, terminated=ended, **stop), is_twice=twice)
+        is_good = phase == "Succeeded" or (phase == "Failed" and ended == {"exitCode": 0})
+        if found is not None and found.succeeded:
+            assert (is_good, ended, stop, twice) == (True, {"exitCode": 0}, {}, False), (phase, ended, stop, twice)
+
+
+@pytest.mark.parametrize(
+    ("terminated", "expected"),
+    [
+        ({"exitCode": 7, "reason": "Error"}, {"code": 7, "signal": None}),
+        ({"exitCode": 143, "reason": "Error"}, {"code": 143, "signal": 15}),
+        ({"exitCode": 137, "reason": "Error"}, {"code": 137, "signal": 9, "oom": False}),
+        ({"exitCode": 137, "reason": "OOMKilled"}, {"code": 137, "oom": True}),
+        ({"exitCode": 0, "reason": "OOMKilled"}, {"code": 0, "oom": False}),
+        ({"exitCode": 255, "reason": "Error"}, {"code": 255, "signal": None, "reason": ""}),
+        ({"exitCode": 255, "reason": "Unknown"}, {"reason": "node_lost", "lost": True}),
+        ({"exitCode": 137, "reason": "ContainerStatusUnknown"}, {"reason": "node_lost", "lost": True, "oom": False}),
+        ({"exitCode": 128, "reason": "StartError", "message": "no such file"}, {"unstarted": True}),
+        ({"exitCode": 127, "reason": "ContainerCannotRun"}, {"unstarted": True}),
+    ],
+    ids=str,
+)
+def test_how_a_container_ended(terminated: dict[str, Any], expected: dict[str, Any]) -> None:
+    phase = "Succeeded" if terminated["exitCode"] == 0 else "Failed"
+    status = pod_exit(pod(phase, terminated=terminated))
+    assert status is not None
+    assert {name: getattr(status, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+@pytest.mark.parametrize(("seconds", "is_before"), [(-10, True), (0, True), (1, False)])
+def test_an_end_counts_as_the_programs_own_only_before_somebody_stopped_it(
+    code: int, seconds: int, is_before: bool
+) -> None:
+    phase, terminated = "Failed" if code else "Succeeded", {"exitCode": code}
+    for stop in (disrupted("EvictionByEvictionAPI", seconds), deleted(seconds, 30)):
+        status = pod_exit(pod(phase, terminated=terminated, **stop))
+        assert status is not None
+        assert (status.lost, status.succeeded, status.code) == (is_before, not is_before and not code, code)
+
+
+def test_the_kubelets_last_deletion_does_not_hide_when_the_first_was_asked_for() -> None:
+    """It has no grace period, and sets the time anew, after the container's end."""
+    last = pod("Succeeded", terminated={"exitCode": 0}, **deleted(2, 0))
+    assert deletion_asked_at(last) is None
+    for asked_at, succeeds in ((_ENDED - timedelta(seconds=1), False), (_ENDED + timedelta(seconds=1), True)):
+        status = pod_exit(last, asked_at=asked_at)
+        assert status is not None
+        assert status.succeeded is succeeds
+    # Whoever has not seen the first cannot tell.
+    status = pod_exit(last)
+    assert status is not None
+    assert status.lost
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Pod ephemeral local storage usage exceeds the total limit of containers 1Mi.", "error"),
+        ('Container job exceeded its local ephemeral storage limit "1Mi".', "error"),
+        ('Usage of EmptyDir volume "v0" exceeds the limit "1Mi".', "error"),
+        ("The node was low on resource: ephemeral-storage. Container job was using 2Mi, request is 0.", ""),
+        ("The node had condition: [DiskPressure].", ""),
+    ],
+)
+def test_an_eviction_for_files_is_the_jobs_own_fault_or_the_nodes(message: str, reason: str) -> None:
+    for ended in (None, {"exitCode": 137, "reason": "Error"}, {"exitCode": 0}):
+        status = pod_exit(pod("Failed", terminated=ended, reason="Evicted", message=message))
+        assert status is not None
+        assert (status.reason, status.lost, status.succeeded) == (reason, not reason, False)
+        assert message in status.message
+
+
+@pytest.mark.parametrize("reason", ["DeletionByTaintManager", "DeletionByPodGC"])
+def test_a_pod_that_goes_with_its_node_may_run_on(reason: str) -> None:
+    for status in (pod_exit(pod("Failed", **disrupted(reason, 0))), gone_exit(pod("Running", **disrupted(reason, 0)))):
+        assert status is not None
+        assert (status.reason, status.lost, status.may_run) == ("node_lost", True, True)
+        assert reason in status.message
+
+
+def test_a_pod_that_is_gone_without_a_word_is_lost() -> None:
+    for last in (None, pod("Running"), pod("Pending")):
+        status = gone_exit(last)
+        assert (status.lost, status.may_run, status.succeeded) == (True, True, False)
+
+
+def test_a_job_that_says_it_is_complete_is_no_proof_without_its_pod() -> None:
+    for condition in ("Complete", "Failed", "FailureTarget"):
+        job = {"metadata": {"uid": "1"}, "status": {"conditions": [{"type": condition, "status": "True"}]}}
+        status = jobs_own_end(job)
+        assert status is not None
+        assert (status.lost, status.succeeded) == (True, False)
+    assert jobs_own_end({"metadata": {"uid": "1"}, "status": {}}) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "final"),
+    [
+        ('pods "p" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1', ""),
+        ('pods "p" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true', "start"),
+        ('admission webhook "w.example.com" denied the request: no', "start"),
+        ("ValidatingAdmissionPolicy 'p' with binding 'b' denied request: not on Fridays", "start"),
+        ('Internal error occurred: failed calling webhook "w": connection refused', ""),
+        ('pods "p" is forbidden: error looking up service account n/a: serviceaccount "a" not found', ""),
+        ('Pod "p" is invalid: spec.containers[0].image: Required value', "start"),
+    ],
+)
+def test_admission_ends_a_launch_only_where_waiting_cannot_change_it(said: str, final: str) -> None:
+    job = {"metadata": {"uid": "1"}, "spec": {}}
+    waits = launch_wait(job, None, [{"reason": "FailedCreate", "message": f"Error creating: {said}"}])
+    assert waits.final == final
+    assert said in waits.what
+
+
+@pytest.mark.parametrize(
+    ("message", "is_final"),
+    [
+        ('rpc error: code = NotFound desc = failed to pull "r/i:1": r/i:1: not found', True),
+        ("pull access denied, repository does not exist or may require authorization", True),
+        ("failed to authorize: failed to fetch oauth token: unexpected status: 401 Unauthorized", True),
+        ("unexpected status code: 503 Service Unavailable", False),
+        ("unexpected status: 429 Too Many Requests", False),
+        ("dial tcp 10.0.0.1:443: connect: connection refused", False),
+        ("dial tcp: lookup registry.example.com: no such host", False),
+        ("net/http: TLS handshake timeout", False),
+        ("unexpected EOF", False),
+        ("failed to fetch token: 503 Service Unavailable, authorization failed", False),
+    ],
+)
+def test_a_registrys_hiccup_is_no_answer(message: str, is_final: bool) -> None:
+    assert is_final_image_problem(message) is is_final
