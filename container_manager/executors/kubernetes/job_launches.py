@@ -224,7 +224,7 @@ class JobLaunches:
         try:
             return self._api.job(name)
         except ApiRefusal as error:
-            # A server that has just started does not yet know who may do what: whether the Job is there, it has not said.
+            # A server that has just started does not yet know who may do what, and has not said whether it is there.
             self._put_off_create(spec, note, str(error), None)
 
     def _adopted(self, spec: LaunchSpec, job: Mapping[str, Any]) -> ClusterAttempt:
