@@ -68,8 +68,8 @@ def read_secret_bytes(reference: str, *, directory: str | Path, variables: str =
             return (Path(directory) / name).read_bytes()
         except (OSError, ValueError) as error:
             raise _unreadable(reference, error) from error
-    known = f"env:{variables}NAME, file:NAME, or of a cluster kubernetes:NAME/KEY"
-    raise LookupError(f"The secret reference {reference!r} is none of these: {known}.")
+    of_cluster = ", nor, of a cluster, kubernetes:NAME/KEY" if variables == JOB_VARIABLES else ""
+    raise LookupError(f"The secret reference {reference!r} is neither env:{variables}NAME nor file:NAME{of_cluster}.")
 
 
 def read_token(reference: str) -> str:

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class ClusterControl:
             # Only at its start does a kubelet make its Node object.
             if not self.node_exists(node):
                 self.kill_kubelet(node)
-            if self._is_under_pressure(node):
+            if self.nodes[node].reserve.exists() or self._is_under_pressure(node):
                 self.relieve(node)
         self.start()
 
@@ -147,13 +148,24 @@ class ClusterControl:
         self.await_ready(node)
 
     def put_under_pressure(self, node: str) -> None:
-        """Start the kubelet with the belief that the node is short of disk: it evicts its pods, and takes no new ones."""
+        """Let a node be short of disk while its kubelet runs: it evicts its pods, and takes no new ones."""
         self.kill_kubelet(node)
-        self.nodes[node].kubelet.start(f"--config={self.nodes[node].configuration_under_pressure}")
+        began = datetime.now(UTC)
+        self.nodes[node].start_kubelet_with(str(self.nodes[node].spare_bytes))
+        # A kubelet that finds it so at its start refuses the pods that it has: that is another path.
+        self.wait_for(lambda: self._renewed_at(node) > began, f"the kubelet of {node} to be at work")
+        self.nodes[node].take_reserve()
+
+    def start_under_pressure(self, node: str) -> None:
+        """Start a kubelet on a node that is short of disk: it refuses what runs there, and ends it."""
+        self.kill_kubelet(node)
+        # A kubelet takes 100% for none.
+        self.nodes[node].start_kubelet_with("99%")
 
     def relieve(self, node: str) -> None:
         """End the node's pressure; return when it is ready and takes pods."""
         self.kill_kubelet(node)
+        self.nodes[node].give_reserve_back()
         self.start_kubelet(node)
         self.wait_for(lambda: not self._is_under_pressure(node), f"{node} to be out of pressure")
 
@@ -201,6 +213,13 @@ class ClusterControl:
         found = self._node(node)
         conditions = () if found is None else found.status.conditions
         return any(condition.type == "DiskPressure" and condition.status == "True" for condition in conditions)
+
+    def _renewed_at(self, node: str) -> datetime:
+        from kubernetes.client import CoordinationV1Api
+
+        leases: Any = CoordinationV1Api(self.core.api_client)
+        found: datetime = leases.read_namespaced_lease(node, "kube-node-lease").spec.renew_time
+        return found
 
     def _node(self, node: str) -> Any:
         """Return the Node object, or None."""

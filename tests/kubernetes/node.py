@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,8 +22,8 @@ _SUBNET = "10.244.{}.0/23"
 # Where Debian's containernetworking-plugins puts its programs.
 _NETWORK_PROGRAMS = Path("/usr/lib/cni")
 _EVICTS_NOTHING = {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"}
-# More than is left of any disk: the node is short of it at once. A kubelet takes 100% for none.
-_EVICTS_ALL = {**_EVICTS_NOTHING, "nodefs.available": "99%"}
+# So much of the disk is left to others, who use it too, before the node is short of it; and a test takes twice as much.
+_RESERVE_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,30 @@ class Node:
         return ServerProcess.stored(self.cluster / "processes", f"{self.name}-kubelet")
 
     @property
-    def configuration_under_pressure(self) -> Path:
-        """A configuration of the kubelet with which the node is short of disk, and evicts its pods."""
-        return self.folder / "kubelet-under-pressure.json"
+    def reserve(self) -> Path:
+        """A file that takes so much of the disk that the node is short of it."""
+        return self.folder / "reserve"
+
+    def start_kubelet_with(self, least: str) -> None:
+        """Start its kubelet so that the node is short of disk where less than this is free: bytes, or a percentage."""
+        kubelet = json.loads((self.folder / "kubelet.json").read_text())
+        kubelet["evictionHard"] = {**_EVICTS_NOTHING, "nodefs.available": least}
+        path = self.folder / "kubelet-short-of-disk.json"
+        path.write_text(json.dumps(kubelet, indent=1))
+        self.kubelet.start(f"--config={path}")
+
+    @property
+    def spare_bytes(self) -> int:
+        """How much of the disk is free beside the reserve."""
+        return shutil.disk_usage(self.folder).free - _RESERVE_BYTES
+
+    def take_reserve(self) -> None:
+        """Take as much of the disk as makes the node short of it, without writing it."""
+        with self.reserve.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 2 * _RESERVE_BYTES)
+
+    def give_reserve_back(self) -> None:
+        self.reserve.unlink(missing_ok=True)
 
     def container_processes(self) -> set[int]:
         """Return the pids of the pods' processes."""
@@ -98,7 +120,6 @@ class Node:
         kubelet = self._kubelet_settings(credentials)
         path = self.folder / "kubelet.json"
         path.write_text(json.dumps(kubelet, indent=1))
-        self.configuration_under_pressure.write_text(json.dumps({**kubelet, "evictionHard": _EVICTS_ALL}, indent=1))
         make_cgroup(self.cgroup)
         arguments = [
             f"--config={path}",

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -361,6 +362,27 @@ class TestLostAnswers:
         with pytest.raises(Rejected, match="denied the request") as caught:
             executor.submit(spec)
         assert caught.value.reason == "lost"
+
+    @pytest.mark.parametrize("status", [403, 429, 500])
+    def test_a_server_that_does_not_say_whether_the_job_is_there_is_asked_again(
+        self, harness: KubernetesHarness, way: ApiProxy, status: int
+    ) -> None:
+        """As one that has just started, and does not yet know who may do what."""
+        executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
+        with ThreadPoolExecutor(1) as pool:
+            way.hold("POST .*/jobs", "request")
+            first = pool.submit(executor.submit, spec)
+            way.await_held()
+            way.cut()
+            with pytest.raises(Unavailable):
+                first.result()
+        said = status_body(status, "Forbidden", 'jobs.batch "x" is forbidden: User "u" cannot get resource "jobs"')
+        way.answer("GET .*/jobs/", status, said, times=1)
+        with suppress(Unavailable):
+            submitted(executor, spec)
+        submitted(executor, spec)
+        assert ended(executor, spec.key).succeeded
+        assert run_count(harness) == 1
 
 
 @pytest.mark.without_database

@@ -57,7 +57,7 @@ class TestWorkers:
             site.await_status(short, "failed")
             assert attempts_of(short) == [(1, 7, "error")]
             site.await_status(queued, "failed")
-            assert attempts_of(queued) == [(1, 3, "error")]
+            assert attempts_of(queued) == [(1, 3, "error")], queued.last_error
             go.write_text("\n")
             site.await_status(long, "completed")
             assert attempts_of(long) == [(1, 0, "")]
@@ -76,7 +76,7 @@ class TestWorkers:
             eventually(lambda: time.monotonic() - killed > 5)
             control.start_etcd()
             site.await_status(queued, "failed")
-            assert attempts_of(queued) == [(1, 3, "error")]
+            assert attempts_of(queued) == [(1, 3, "error")], queued.last_error
             go.write_text("\n")
             site.await_status(job, "completed")
             assert attempts_of(job) == [(1, 0, "")]

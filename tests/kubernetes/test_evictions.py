@@ -200,3 +200,16 @@ def test_a_job_that_a_node_short_of_disk_evicts_is_lost_and_runs_again_elsewhere
         site.assert_clean()
     assert [(number, reason) for number, _, reason in attempts_of(job)] == [(1, "lost"), (2, "")]
     assert "Its node evicted the pod: The node was low on resource: ephemeral-storage" in said
+
+
+def test_a_job_that_its_node_refuses_after_a_restart_is_lost(site: ClusterSite, control: ClusterControl) -> None:
+    """A kubelet that finds its node short of disk as it starts refuses the pods that it has, and ends them."""
+    with site.worker("--slots", "1"):
+        job = site.start(f"{BEGUN}; exec sleep 600", node="node2")
+        control.start_under_pressure("node2")
+        site.await_status(job, "failed")
+        control.relieve("node2")
+        site.assert_clean()
+    ((number, _, reason),) = attempts_of(job)
+    assert (number, reason) == (1, "lost")
+    assert "The node had condition: [DiskPressure]" in job.last_error

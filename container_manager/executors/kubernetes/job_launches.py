@@ -96,6 +96,9 @@ class JobLaunches:
         try:
             with lock:
                 self._launch(spec, note)
+        except (ApiRefusal, Absent, NameTaken) as error:
+            # None of these is an answer to the question whether the attempt may run.
+            raise Unconfirmed(f"The API server's answer was not expected: {error}") from error
         finally:
             with self._lock:
                 self._launching.discard(spec.key)
@@ -195,12 +198,12 @@ class JobLaunches:
         if is_unanswered:
             # Not blindly again: the create whose answer was lost may have succeeded.
             with suppress(Absent):
-                return self._adopted(spec, self._api.job(name))
+                return self._adopted(spec, self._there(spec, name, note))
         try:
             job = self._api.create_job(manifest)
         except NameTaken:
             try:
-                job = self._api.job(name)
+                job = self._there(spec, name, note)
             except Absent as error:
                 # It was just deleted.
                 raise DependencyUnavailable(f"The Job {name} was deleted at this moment.") from error
@@ -215,6 +218,14 @@ class JobLaunches:
         except (ApiRefusal, Absent) as error:
             self._end_refused(spec, note, error, is_unanswered=is_unanswered)
         return self._adopted(spec, job)
+
+    def _there(self, spec: LaunchSpec, name: str, note: Callable[[str], None]) -> dict[str, Any]:
+        """Return the Job of this name. Raises `Absent` where there is none."""
+        try:
+            return self._api.job(name)
+        except ApiRefusal as error:
+            # A server that has just started does not yet know who may do what, and has not said whether it is there.
+            self._put_off_create(spec, note, str(error), None)
 
     def _adopted(self, spec: LaunchSpec, job: Mapping[str, Any]) -> ClusterAttempt:
         """Take a Job for the attempt's, if it is."""

@@ -263,8 +263,8 @@ class KubernetesExecutor(Executor):
         pod, job = attempt.pod, attempt.job
         if job is None or pod is None or not attempt.is_deleting or _is_ending(pod):
             return
-        is_orphaned = "orphan" in (job["metadata"].get("finalizers") or ())
-        if not is_orphaned and pod.pod["metadata"].get("ownerReferences"):
+        is_cared_for = {"orphan", "foregroundDeletion"}.intersection(job["metadata"].get("finalizers") or ())
+        if not is_cared_for and pod.pod["metadata"].get("ownerReferences"):
             self._note_once(attempt.key, "deleted", "Its Job was deleted: its pod is stopped.")
             grace = int(pod.pod["spec"].get("terminationGracePeriodSeconds") or 0)
             self._delete_pod(attempt.key, pod, "stop the pod of a deleted Job", grace_seconds=grace)
