@@ -88,7 +88,7 @@ def _measure(
 
     if "throughput" in parts:
         bare = BareClient(kubeconfig, namespace, threads=_JOBS_AT_ONCE)
-        count, rounds = (24, 1) if quick else (48, 3)
+        count, rounds = (24, 1) if quick else (192, 3)
         for workers in _WORKERS:
             slots = _JOBS_AT_ONCE // workers
             contest = measure_throughput(
@@ -97,7 +97,7 @@ def _measure(
             said = "1 worker" if workers == 1 else f"{workers} workers"
             yield from figures_of(contest, f"{count} Jobs, {_JOBS_AT_ONCE} at once, {said}")
     if "watching" in parts:
-        count, seconds = (20, 10.0) if quick else (60, 20.0)
+        count, seconds = (20, 10.0) if quick else (100, 30.0)
         found = measure_watching(under_test.client, count, seconds)
         name = f"watching {count} pods"
         yield Figure(name=f"{name}: CPU of the worker", value=found.share * 100, unit="% of a core", at_most=5.0)
