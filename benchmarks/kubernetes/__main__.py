@@ -88,7 +88,7 @@ def _measure(
 
     if "throughput" in parts:
         bare = BareClient(kubeconfig, namespace, threads=_JOBS_AT_ONCE)
-        count, rounds = (24, 1) if quick else (60, 3)
+        count, rounds = (24, 1) if quick else (192, 3)
         for workers in _WORKERS:
             slots = _JOBS_AT_ONCE // workers
             contest = measure_throughput(

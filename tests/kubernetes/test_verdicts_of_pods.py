@@ -156,6 +156,27 @@ def test_a_pod_that_goes_with_its_node_may_run_on(reason: str) -> None:
         assert reason in status.message
 
 
+def test_a_container_that_was_started_again_is_lost_however_it_ended() -> None:
+    """No kubelet could be brought to it here; their documentation says that it may happen."""
+    for found in (pod("Succeeded", terminated={"exitCode": 0}), pod("Failed", terminated={"exitCode": 1})):
+        found["status"]["containerStatuses"][0]["restartCount"] = 1
+        status = pod_exit(found)
+        assert status is not None
+        assert (status.lost, status.succeeded) == (True, False)
+        assert "a second time" in status.message
+
+
+def test_a_container_that_a_kubelet_could_not_find_is_lost_with_its_node() -> None:
+    found = pod("Failed")
+    unknown = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "could not be located"}
+    state = {"state": {"waiting": {"reason": "ContainerCreating"}}, "lastState": {"terminated": unknown}}
+    found["status"]["containerStatuses"] = [{"name": "job", "restartCount": 1, **state}]
+    status = pod_exit(found)
+    assert status is not None
+    assert (status.reason, status.lost) == ("node_lost", True)
+    assert "could not be located" in status.message
+
+
 def test_a_pod_that_is_gone_without_a_word_is_lost() -> None:
     for last in (None, pod("Running"), pod("Pending")):
         status = gone_exit(last)

@@ -203,6 +203,10 @@ def _exit_without_container(pod: Mapping[str, Any]) -> ExitStatus:
     if (disrupted := disruption(pod)) in NODE_GIVEN_UP or why in ("NodeLost", "Shutdown", "NodeShutdown", "Terminated"):
         proven = disrupted not in NODE_GIVEN_UP and why != "NodeLost"
         return node_lost(_words("The pod was given up with its node", disrupted or why, message), may_run=not proven)
+    last = (main_status(pod).get("lastState") or {}).get("terminated") or {}
+    if last.get("reason") in _UNKNOWN_ENDS:
+        said = str(last.get("message") or "")
+        return node_lost(_words("The node does not know how the container ended", str(last["reason"]), said))
     if main_status(pod).get("state"):
         text = _words("The pod has ended, and nobody knows how its container did", why, message)
         return ExitStatus(lost=True, message=text)
