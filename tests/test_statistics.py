@@ -348,14 +348,15 @@ def test_a_minute_with_more_jobs_than_a_batch_is_counted_in_several(monkeypatch:
 
 def test_spans_are_kept_as_long_as_the_setting_says_and_totals_for_ever() -> None:
     now = minute_of(timezone.now())
-    oldest = now - 2 * 1440
-    hour = oldest - oldest % 60
-    for minute in (oldest, oldest - 2, hour - 1, now):
+    # In the middle of an hour, whatever the clock says, and far from the minute that may go by meanwhile.
+    oldest = now - 2 * 1440 - now % 60 + 30
+    hour = oldest - 30
+    for minute in (oldest + 2, oldest - 2, hour - 1, now):
         add_counts(minute, "a", started=1)
-    counting = Aggregation(keep_seconds=2 * _DAY + 60, using="default")
+    counting = Aggregation(keep_seconds=(now - oldest) * 60, using="default")
     assert counting.prune() is False
     kept = set(QueueSpan.objects.values_list("length", "minute"))
-    assert kept == {(QueueSpan.TOTAL, 0), (QueueSpan.MINUTE, oldest), (QueueSpan.MINUTE, now)} | {
+    assert kept == {(QueueSpan.TOTAL, 0), (QueueSpan.MINUTE, oldest + 2), (QueueSpan.MINUTE, now)} | {
         (QueueSpan.HOUR, minute) for minute in (hour, now - now % 60)
     }
     assert total("started", "a") == 4
