@@ -259,6 +259,12 @@ class ClusterView:
             return [each for each in others if each.key != key and each.exit is None and not each.is_stopped]
 
     @property
+    def answers(self) -> bool:
+        """Whether the cluster has answered the last question."""
+        with self._state:
+            return not self._errors
+
+    @property
     def answered_seconds(self) -> float:
         """For how many seconds the cluster has answered so far."""
         with self._state:

@@ -274,7 +274,8 @@ class KubernetesExecutor(Executor):
         key, pod, job = attempt.key, attempt.pod, attempt.job
         with self._lock:
             deadline, told = self._stopping.get(key), self._told.get(key, math.inf)
-        if deadline is None or deadline >= told:
+        # A pod that is stopped while nobody looks is gone before it has said how its program ended.
+        if deadline is None or deadline >= told or not self._view.answers:
             return
         if pod is None or not is_bound(pod.pod):
             # Without a Job there will be no pod, either.
