@@ -115,7 +115,9 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
         cwd=folder,
         **as_user(user),
     )
-    server = [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+    # An autovacuum is a neighbour at any moment: while it analyzes, a test's own VACUUM marks no new rows as visible.
+    options = ["listen_addresses=", "fsync=off", "autovacuum=off"]
+    server = [programs / "postgres", "-D", data, "-k", folder, *(f"--{option}" for option in options)]
     # SIGINT is its fast shutdown: SIGTERM would wait for clients that are still connected.
     with running(list(map(str, server)), folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
         yield {"CM_TEST_SOCKET": str(folder), "CM_TEST_PROGRAMS": str(programs)}

@@ -17,6 +17,7 @@ from container_manager.store.consistency import examine
 from container_manager.tasks import TaskCancelled, TaskLost
 
 from .patience import PATIENCE_SECONDS
+from .processes import has_ended
 from .task_functions import sleep, sleep_in_the_first_attempt
 from .test_task_runs import SETTINGS
 from .workers import eventually, worker
@@ -35,10 +36,6 @@ def pid_in(path: Path) -> int:
     return int(eventually(lambda: path.exists() and path.read_text()))
 
 
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 def refreshed(result: Any) -> Any:
     result.refresh()
     return result
@@ -51,7 +48,7 @@ def test_a_task_that_is_cancelled_while_it_runs_is_stopped_and_has_failed_with_a
         assert refreshed(result).status == "RUNNING"
         result.cancel(actor="alice")
         assert (result.status, result.errors[-1].exception_class) == ("FAILED", TaskCancelled)
-        eventually(lambda: is_gone(task))
+        eventually(lambda: has_ended(task))
     # It was asked before it was killed.
     assert (tmp_path / "pid.finally").exists()
 
@@ -64,7 +61,7 @@ def test_a_task_whose_server_is_killed_is_lost_and_runs_again_in_a_new_one(tmp_p
         assert server.name() == "cm-task-server"
         server.kill()
         eventually(lambda: refreshed(result).is_finished)
-        assert is_gone(task)
+        assert has_ended(task)
     assert (result.status, result.return_value, result.attempts) == ("SUCCESSFUL", 2, 2)
     assert [error.exception_class for error in result.errors] == [TaskLost]
 
@@ -75,7 +72,7 @@ def test_a_task_whose_worker_is_killed_ends_with_it_and_another_worker_runs_it_o
     with worker(log=tmp_path / "log", lease_seconds=2.0, **VARIABLES) as process:
         task = pid_in(tmp_path / "pid")
         os.kill(process.pid, signal.SIGKILL)
-        eventually(lambda: is_gone(task))
+        eventually(lambda: has_ended(task))
     with worker(log=tmp_path / "log", lease_seconds=2.0, **VARIABLES) as process:
         eventually(lambda: refreshed(result).is_finished)
         process.send_signal(signal.SIGTERM)

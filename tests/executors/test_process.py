@@ -39,6 +39,7 @@ from container_manager.testing.conformance import (
 )
 
 from ..patience import PATIENCE_SECONDS, eventually
+from ..processes import has_ended
 from .secret_folders import secret_folders
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -110,13 +111,6 @@ def without_privileges(work: Callable[[], None]) -> None:
         raise failed[0]
 
 
-def is_gone(pid: str) -> bool:
-    try:
-        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
-
-
 def count(folder: Path) -> int:
     return sum(1 for _ in folder.iterdir())
 
@@ -161,7 +155,7 @@ class TestProcessExecutor(Conformance):
         elif end == "warden":
             assert executor._warden.process is not None
             executor._warden.process.kill()
-        eventually(lambda: all(map(is_gone, pids)))
+        eventually(lambda: all(map(has_ended, pids)))
         if end in ("keeper", "warden"):
             assert ended(executor, spec.key).lost
 
@@ -180,7 +174,7 @@ class TestProcessExecutor(Conformance):
         pids = (harness.effects() / "pids").read_text().split()
         worker.kill()
         worker.wait()
-        eventually(lambda: all(map(is_gone, pids)))
+        eventually(lambda: all(map(has_ended, pids)))
 
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_the_jobs_of_a_worker_without_heartbeat_are_lost(self, harness: ProcessHarness, executor: Executor) -> None:
@@ -310,7 +304,7 @@ class TestProcessExecutor(Conformance):
             try:
                 assert worker.stdout.readline() == b"frozen\n"
                 pid = (harness.effects() / "pid").read_text().strip()
-                eventually(lambda: is_gone(pid))
+                eventually(lambda: has_ended(pid))
             finally:
                 worker.kill()
 
@@ -681,7 +675,7 @@ sys.exit(9)
         warden = str(executor._warden.process.pid)
         [keeper] = children(warden)
         os.kill(int(keeper if victim == "keeper" else warden), signal.SIGKILL)
-        eventually(lambda: is_gone(keeper))
+        eventually(lambda: has_ended(keeper))
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 
     @pytest.mark.parametrize("room", range(6))
