@@ -29,6 +29,8 @@ from .test_protocol import eventually, working
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _TOO_LARGE = 2**70
+# A pause that no test outlasts.
+_LONG = 3600.0
 SETTINGS = AppSettings(poll_seconds=0.05)
 
 
@@ -196,6 +198,8 @@ class TestFinishing:
     def test_an_attempt_that_nobody_can_go_on_with_is_not_tried_again_at_once(self, caplog: Any) -> None:
         job = queue.enqueue(command="true", executor="gone", name="bad")
         loop = WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions())
+        # Its own first pause is 0.2 s, which may be over at the second comparison.
+        loop._unstorable = SetAside(first_seconds=_LONG, longest_seconds=_LONG)
         assert loop._register()
         store.claim(worker=loop.id, executors=["gone"], limit=1, using="default")
         with refusing("NEW.status = 'failed' AND NEW.name = 'bad'"):
@@ -214,6 +218,8 @@ class TestMaintenance:
         store.finish(failed, worker="w", using="default")
         register("w")
         maintenance = Maintenance(SETTINGS, using="default")
+        # Its own first pause is 1 s, which may be over at the second run.
+        maintenance._refused = SetAside(first_seconds=_LONG, longest_seconds=_LONG)
         with refusing("NEW.status = 'queued' AND NEW.name = 'bad'"):
             assert maintenance.run("w", {}, retries_are_due=True)
             assert [row_of(job)["status"] for job in jobs] == ["queued", "retrying", "queued"]
