@@ -20,7 +20,7 @@ from container_manager.dashboard.access import Act
 from container_manager.models import ContainerJob
 
 from .dashboard_users import user_who_may
-from .patience import PATIENCE_SECONDS
+from .patience import PATIENCE_SECONDS, eventually
 from .workers import worker
 
 pytestmark = [
@@ -31,13 +31,23 @@ _PATH = "/jobs/changes/"
 only_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL has notifications.")
 
 
+class Waiters(changes.Waiters):
+    """Counts how often requests were woken."""
+
+    wakes = 0
+
+    def _wake(self, using: str) -> None:
+        super()._wake(using)
+        self.wakes += 1
+
+
 @pytest.fixture(autouse=True)
-def _only_notifications(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def waiters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiters]:
     """Nothing but a notification ends a wait, as far as a test does not say otherwise."""
-    waiters = changes.Waiters()
+    waiters = Waiters()
     for name, value in (("_waiters", waiters), ("_HOLD_SECONDS", 1e6), ("_ANSWER_SECONDS", 1e6)):
         monkeypatch.setattr(changes, name, value)
-    yield
+    yield waiters
     waiters.close()
 
 
@@ -78,15 +88,22 @@ def in_a_thread(call: Any, *arguments: Any) -> Coroutine[Any, Any, Any]:
     return asyncio.to_thread(called)
 
 
+async def begin_to_listen(waiters: Waiters, cookies: str) -> None:
+    """Have the first request answered, and the hints of the beginning behind."""
+    # What changed before it listened is not known, so the first answer comes at once.
+    assert (await get(_PATH, cookies))[0] == 200
+    # It hints of jobs that are ready and of jobs that were cancelled.
+    await asyncio.to_thread(eventually, lambda: waiters.wakes >= 2)
+
+
 @only_postgresql
-def test_a_request_waits_until_a_job_is_enqueued() -> None:
+def test_a_request_waits_until_a_job_is_enqueued(waiters: Waiters) -> None:
     cookies = cookies_of(user_who_may(Act.VIEW))
 
     async def wait() -> None:
-        # What changed before it listened is not known, so the first answer comes at once.
-        assert (await get(_PATH, cookies))[0] == 200
+        await begin_to_listen(waiters, cookies)
         waiting = [asyncio.create_task(get(_PATH, cookies)) for _ in range(3)]
-        while len(changes._waiters._waiting) < len(waiting):
+        while len(waiters._waiting) < len(waiting):
             await asyncio.sleep(0.01)  # until all are there
         await in_a_thread(lambda: queue.enqueue(command="true"))
         assert [status for status, _ in await asyncio.gather(*waiting)] == [200] * 3
@@ -95,7 +112,7 @@ def test_a_request_waits_until_a_job_is_enqueued() -> None:
 
 
 @only_postgresql
-def test_a_worker_tells_of_each_step_of_a_job(tmp_path: Path) -> None:
+def test_a_worker_tells_of_each_step_of_a_job(waiters: Waiters, tmp_path: Path) -> None:
     cookies, gate = cookies_of(user_who_may(Act.VIEW)), tmp_path / "gate"
     job = queue.enqueue(command=f"sh -c 'until [ -e {gate} ]; do sleep 0.05; done'")
 
@@ -103,13 +120,16 @@ def test_a_worker_tells_of_each_step_of_a_job(tmp_path: Path) -> None:
         return ContainerJob.objects.values_list("status", flat=True).get(pk=job.pk)
 
     async def follow() -> None:
-        # From here on it listens.
-        assert (await get(_PATH, cookies))[0] == 200
-        seen = await in_a_thread(status)
+        await begin_to_listen(waiters, cookies)
         for wanted in ("running", "completed"):
+            seen = ""
             while seen != wanted:
-                assert (await get(_PATH, cookies))[0] == 200
-                seen = await in_a_thread(status)
+                told = asyncio.create_task(get(_PATH, cookies))
+                while not (waiters._waiting or told.done()):
+                    await asyncio.sleep(0.01)  # until it is there: nobody is told of what changes before
+                if (seen := await in_a_thread(status)) == wanted:
+                    waiters._wake("default")
+                assert (await told)[0] == 200
             gate.touch()
 
     with worker(log=tmp_path / "log"):
@@ -133,22 +153,23 @@ def test_requests_of_a_loop_that_was_closed_keep_no_others_waiting() -> None:
 
 
 @only_postgresql
-def test_a_wait_without_a_change_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "_HOLD_SECONDS", 0.2)
+def test_a_wait_without_a_change_ends(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
     cookies = cookies_of(user_who_may(Act.VIEW))
 
-    async def wait() -> list[int]:
-        return [(await get(_PATH, cookies))[0] for _ in range(2)]
+    async def wait() -> int:
+        await begin_to_listen(waiters, cookies)
+        monkeypatch.setattr(changes, "_HOLD_SECONDS", 0.2)
+        return (await get(_PATH, cookies))[0]
 
-    assert run(wait())[-1] == 204
-    assert changes._waiters._waiting == {}
+    assert run(wait()) == 204
+    assert waiters._waiting == {}
 
 
 @only_postgresql
-def test_who_may_view_no_jobs_is_told_nothing() -> None:
+def test_who_may_view_no_jobs_is_told_nothing(waiters: Waiters) -> None:
     assert run(get(_PATH))[0] == 403
     assert run(get(_PATH, cookies_of(User.objects.create_user("nobody"))))[0] == 403
-    assert changes._waiters._listeners == {}
+    assert waiters._listeners == {}
 
 
 def test_a_page_waits_only_where_it_may() -> None:
