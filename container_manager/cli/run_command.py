@@ -60,7 +60,7 @@ def _run(job: ContainerJob, worker: WorkerLoop, options: Mapping[str, Any], out:
     follower = threading.Thread(target=_follow, args=(job.pk, worker, options, out, unwritable))
     job.mark_as_queued()
     if getattr(out, "_out", out) is sys.stdout:
-        when_stdout_closes(lambda: _leave(job.pk, options["database"], unwritable))
+        when_stdout_closes(lambda: _cancel(job.pk, options["database"], reason=_UNREAD))
     follower.start()
     try:
         worker.run()
@@ -81,6 +81,9 @@ def _run(job: ContainerJob, worker: WorkerLoop, options: Mapping[str, Any], out:
         raise Refused(f"The output could not be written: {unwritable[0]}.")
     if unwritable:
         raise unwritable[0]
+    # The row says it: the thread that cancelled the job may not have come back from that yet.
+    if job.status == JobStatus.CANCELLED and job.status_changed_reason == _UNREAD:
+        raise BrokenPipeError
     # Another worker, which could reach the engine, may have run the job in the meantime.
     if worker.gave_up and job.status == JobStatus.CANCELLED:
         raise unanswered(worker.gave_up, f"job {short_id(job.pk)} was cancelled")
@@ -111,17 +114,11 @@ def _begin_to_cancel(pk: Any, using: str, *, reason: str = "interrupted") -> Non
     threading.Thread(target=_cancel, args=(pk, using), kwargs={"reason": reason}).start()
 
 
-def _leave(pk: Any, using: str, unwritable: list[OSError]) -> None:
-    if _cancel(pk, using, reason=_UNREAD):
-        unwritable.append(BrokenPipeError())
-
-
-def _cancel(pk: Any, using: str, *, reason: str = "interrupted") -> bool:
-    """Cancel the job, unless it has finished; return whether it was cancelled. Closes this thread's connections."""
+def _cancel(pk: Any, using: str, *, reason: str = "interrupted") -> None:
+    """Cancel the job, unless it has finished. Closes this thread's connections."""
     try:
         # Not by an instance, which is stale if the job is claimed meanwhile.
-        jobs = ContainerJob.objects.using(using).filter(pk=pk)
-        return bool(jobs.transition_to(JobStatus.CANCELLED, reason=reason).changed)
+        ContainerJob.objects.using(using).filter(pk=pk).transition_to(JobStatus.CANCELLED, reason=reason)
     finally:
         connections.close_all()
 
