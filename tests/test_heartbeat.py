@@ -105,8 +105,9 @@ def test_the_lease_is_not_renewed_while_the_loop_hangs_for_long(caplog: pytest.L
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no table")
 @pytest.mark.shows("explanation/worker.md#the-lease")
-def test_a_lock_on_the_jobs_table_costs_no_lease() -> None:
-    job = queue.enqueue(command="sleep 600")
+def test_a_lock_on_the_jobs_table_costs_no_lease(tmp_path: Path) -> None:
+    os.mkfifo(go := tmp_path / "go")
+    job = queue.enqueue(command=f"sh -c 'read word < {go}'")
     executor = ProcessExecutor()
     with working(executor, settings=replace(SETTINGS, lease_seconds=1.2)) as loop:
         eventually(lambda: executor.observe().attempts)
@@ -119,7 +120,10 @@ def test_a_lock_on_the_jobs_table_costs_no_lease() -> None:
         eventually(lambda: not loop._database.is_away)
         assert loop.id == former
         assert [o.exit for o in executor.observe().attempts] == [None]
-    assert (job.attempts.get().number, row_of(job)["failure_reason"]) == (1, "lost")
+        # Here, where a database that is slow beside so short a lease is asked again: at its end a worker leaves.
+        go.write_text("\n")
+        eventually(lambda: row_of(job)["status"] == "completed")
+    assert job.attempts.get().number == 1
 
 
 @pytest.mark.shows("explanation/worker.md#the-database-is-away")

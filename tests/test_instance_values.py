@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.db import models
 from django.db.models.signals import post_save
 from django.test.utils import isolate_apps
-from django.utils import timezone
 
 from container_manager.statemachine import StaleTransition
 from container_manager.statemachine.machine import machine_of
@@ -16,7 +16,7 @@ from container_manager.statemachine.model import StateMachineModel
 from tests.machines.models import Parcel, Shelf
 
 pytestmark = pytest.mark.django_db
-LONG_AGO = timezone.now().replace(year=2001)
+LONG_AGO = datetime(2001, 2, 3, tzinfo=UTC)
 
 
 def row(parcel: Parcel) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +113,12 @@ def without_privileges(work: Callable[[], None]) -> None:
         raise failed[0]
 
 
+def unread(sender: socket.socket) -> int:
+    """Return how much of what was sent is still on its way: 0 once the other end has taken it all."""
+    (found,) = struct.unpack("i", fcntl.ioctl(sender, termios.TIOCOUTQ, bytes(4)))
+    return int(found)
+
+
 def count(folder: Path) -> int:
     return sum(1 for _ in folder.iterdir())
 
@@ -179,8 +187,10 @@ class TestProcessExecutor(Conformance):
     @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
     def test_the_jobs_of_a_worker_without_heartbeat_are_lost(self, harness: ProcessHarness, executor: Executor) -> None:
         executor.heartbeat(300.0)
-        spec = harness.spec("sleep 300")
+        spec = harness.spec("touch $EFFECTS/ready; sleep 300")
         executor.submit(spec)
+        # A keeper that has not begun by then is merely gone.
+        wait_until(executor, (harness.effects() / "ready").exists)
         executor.heartbeat(0.1)
         status = ended(executor, spec.key)
         assert status.lost
@@ -269,9 +279,11 @@ class TestProcessExecutor(Conformance):
         message = json.dumps(launch).encode()
         with executor._warden.new_keeper() as control:
             socket.send_fds(control, [len(message).to_bytes(4, "big") + message[:10]], [1, 2])
-            # The keeper that waits for no rest ends at once.
-            eventually(lambda: len(children(warden)) == 2)
+            # Its keeper waits for the rest; one that had not begun to read would end at once.
+            eventually(lambda: unread(control) == 0)
+            assert len(children(warden)) == 2
             executor.heartbeat(0.01)
+            # The keeper that waits for no rest ends.
             eventually(lambda: len(children(warden)) == 1)
             # Whoever took the socket may have closed it by now.
             with suppress(BrokenPipeError):

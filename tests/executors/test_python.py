@@ -65,12 +65,22 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "preloaded_by_a_test.py"
 
 
-def test_a_launch_waits_for_the_import_of_the_project_without_a_thread() -> None:
-    executor = PythonExecutor()
+@pytest.fixture
+def gated(module: Path, tmp_path: Path) -> tuple[str, Path]:
+    """The name of a module whose import lasts until something is written to the pipe."""
+    os.mkfifo(gate := tmp_path / "gate")
+    module.write_text(f"import pathlib\npathlib.Path({str(gate)!r}).read_text()\n")
+    return module.stem, gate
+
+
+def test_a_launch_waits_for_the_import_of_the_project_without_a_thread(gated: tuple[str, Path]) -> None:
+    name, gate = gated
+    executor = PythonExecutor(preload=[name])
     try:
         spec = launch("tests.task_functions.add", 1, 2)
         with pytest.raises(Waiting, match="imports the project") as waiting:
             executor.submit(spec)
+        gate.write_text("on")
         waiting.value.until.result(PATIENCE_SECONDS)
         executor.submit(spec)
         assert ended(executor, spec.key).result == b"3"
@@ -78,8 +88,8 @@ def test_a_launch_waits_for_the_import_of_the_project_without_a_thread() -> None
         executor.close()
 
 
-def test_a_launch_that_waits_is_ended_by_a_stop_and_by_the_end_of_the_executor() -> None:
-    executor = PythonExecutor()
+def test_a_launch_that_waits_is_ended_by_a_stop_and_by_the_end_of_the_executor(gated: tuple[str, Path]) -> None:
+    executor = PythonExecutor(preload=[gated[0]])
     waits = []
     try:
         for _ in range(2):
