@@ -386,7 +386,7 @@ def test_enqueue_returns_the_committed_job_although_its_notification_fails(
             (backend,) = cursor.fetchone()
         another = connection.copy()
         with contextlib.closing(another), another.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [backend])
+            cursor.execute("SELECT pg_terminate_backend(%s, %s)", [backend, PATIENCE_SECONDS * 1000])
             assert cursor.fetchone() == (True,)
 
     with transaction.atomic():

@@ -19,6 +19,7 @@ from container_manager.executors.process import ProcessExecutor
 from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.run import Run
+from container_manager.worker.set_aside import SetAside
 
 from .jobs import row_of
 from .patience import PATIENCE_SECONDS, eventually
@@ -376,6 +377,8 @@ class TestWorker:
 
     def test_what_could_not_be_stored_is_not_tried_again_at_once(self) -> None:
         with holding_a_run() as (loop, run):
+            # As long as this is looked at, however long that takes.
+            loop._unstorable = SetAside(first_seconds=PATIENCE_SECONDS, longest_seconds=PATIENCE_SECONDS)
             loop._set_aside(run, "end")
             entry = store.LogEntry(sequence=0, stream="stdout", data=b"x")
             run.log_changes = [store.LogChange(job_id=run.job.id, attempt=1, entries=[entry])]

@@ -27,12 +27,14 @@ class _Clock:
 def take(name: str) -> float | None:
     """Return the seconds of a disturbance that was asked for, once; None if there is none."""
     assert CONTROL is not None
-    taken = CONTROL / f"{name}.{os.getpid()}.{time.monotonic_ns()}{TAKEN}"
+    asked = CONTROL / name
     try:
-        (CONTROL / name).rename(taken)
+        # Read first: who has asked removes what is taken.
+        seconds = float(asked.read_text())
+        asked.rename(CONTROL / f"{name}.{os.getpid()}.{time.monotonic_ns()}{TAKEN}")
     except OSError:
         return None
-    return float(taken.read_text())
+    return seconds
 
 
 def be_slow(**_: Any) -> None:
