@@ -108,6 +108,13 @@ def own_daemon(new_daemon: Callable[..., daemon.Daemon]) -> daemon.Daemon:
 
 
 @pytest.fixture(scope="module")
+def quiet_daemon(_can_start: None) -> Iterator[daemon.Daemon]:
+    """A daemon of this module's own: it remembers its last 256 events, and others would soon have made as many."""
+    with ExitStack() as stack:
+        yield _started(stack)
+
+
+@pytest.fixture(scope="module")
 def tls_daemon(_can_start: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[daemon.Daemon]:
     """A daemon that also listens on the loopback, at ``tls_url``, for clients with its ``certificates``."""
     with ExitStack() as stack:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import docker
+from docker.errors import APIError
 
 from container_manager.executors.base import Executor, LaunchSpec, Waiting
 from container_manager.executors.docker import DockerExecutor
@@ -16,6 +18,7 @@ from container_manager.jobs.container_request import ContainerRequest
 from container_manager.testing.conformance import Harness, job_fields, new_key
 
 from ..executors.secret_folders import secret_folders
+from ..patience import eventually
 from .image import IMAGE
 
 _PATIENCE_SECONDS = 120
@@ -84,6 +87,16 @@ class DockerHarness(Harness):
     def clean_up(self) -> None:
         for executor in self._executors:
             executor.close()
-        for container in self.containers():
-            self.api.remove_container(container["Id"], force=True, v=True)
+        eventually(self._is_empty)
         self.api.close()
+
+    def _is_empty(self) -> bool:
+        """Remove all containers; return whether there were none.
+
+        An engine answers with an error where one ends, or is removed by a worker's last request, at that moment.
+        """
+        found = self.containers()
+        for container in found:
+            with suppress(APIError):
+                self.api.remove_container(container["Id"], force=True, v=True)
+        return not found

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
+from ..ports import free_port
 from . import image
 
 # What a pull asks for: whether this is a registry, then a manifest, the image's configuration, and its layers.
@@ -68,7 +69,8 @@ class OddRegistry:
         class Handler(_Handler):
             odd = registry
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # Never one that the kernel gives again: what was pulled from here stays in the daemon, under this address.
+        self._server = ThreadingHTTPServer(("127.0.0.1", free_port()), Handler)
         self._server.daemon_threads = True
         self.address = f"127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="odd-registry", daemon=True)

@@ -167,7 +167,8 @@ def test_a_job_is_cancelled_while_its_image_is_pulled(
         images=[IMAGE, f"{registry.address}/*"],
         registries=login,
         pull="always",
-        timeout_seconds=3,
+        # Who waited for the daemon would do so for longer than a test may take.
+        timeout_seconds=3600,
     )
     try:
         with proxy(site.url, tmp_path) as way:

@@ -16,12 +16,14 @@ from .image import IMAGE
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def container(harness: DockerHarness, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def container(
+    harness: DockerHarness, folder: Path, *words: str, unreachable_seconds: int = 60
+) -> subprocess.CompletedProcess[str]:
     """Run a verb without a project, on a database in a folder and an executor ``default`` on the harness's daemon."""
     config = folder / "config.toml"
     config.write_text(
         f"""INSTALL = "{harness.install}"
-UNREACHABLE_SECONDS = 2
+UNREACHABLE_SECONDS = {unreachable_seconds}
 [EXECUTORS.default]
 BACKEND = "container_manager.executors.docker.DockerExecutor"
 OPTIONS = {{base_url = "{harness.url}", images = ["{IMAGE}"], ulimits = {{nofile = 128}}}}
@@ -69,7 +71,7 @@ def test_run_gives_a_container_what_was_asked_for(harness: DockerHarness, tmp_pa
 
 def test_run_says_so_where_no_daemon_answers_and_leaves_nothing_queued(harness: DockerHarness, tmp_path: Path) -> None:
     harness.url = "unix:///nowhere/docker.sock"
-    done = container(harness, tmp_path, "run", "--image", IMAGE, "--", "true")
+    done = container(harness, tmp_path, "run", "--image", IMAGE, "--", "true", unreachable_seconds=2)
     assert done.returncode == 1
     assert "No answer from executor default: job " in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 _ONCE = [("queued", "running"), ("running", "completed")]
+
+
+@pytest.fixture
+def site(quiet_daemon: Daemon, tmp_path: Path) -> Iterator[Site]:
+    """An installation on a daemon that still knows whether a container was started when its worker is replaced."""
+    site = Site(quiet_daemon.url, tmp_path)
+    yield site
+    site.clean_up()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from container_manager.executors.docker.flavours import flavour_of
 from container_manager.models import ContainerJob, JobAttempt
 
 from ..jobs import journal_of
+from ..processes import has_ended
 from ..workers import eventually
 from .daemon import Daemon
 from .docker_harness import DockerHarness
@@ -32,12 +33,17 @@ def is_success_doubted(site: Site) -> bool:
     return 0 in flavour_of(site.api.version()).unlearnt_codes
 
 
+def pid_of(site: Site, job: ContainerJob) -> int:
+    """Return the pid of the first process of a first attempt."""
+    return int(site.api.inspect_container(f"cm-{site.install}-{job.pk.hex}-1")["State"]["Pid"])
+
+
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#set-the-daemon-up")
 def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_path: Path, crash: bool) -> None:
     engine = new_daemon(live_restore=True)
     site = Site(engine.url, tmp_path)
-    short, long, worse = site.gate("short"), site.gate("long"), site.gate("worse")
+    short, long, worse, printed = (site.gate(name) for name in ("short", "long", "worse", "printed"))
     expected = b"".join(b"line %d\n" % number for number in range(400))
     with site.worker("--slots", "4"):
         ending = site.start(
@@ -45,17 +51,18 @@ def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_pat
         )
         breaking = site.start(f"{BEGUN}; read word < $EFFECTS/worse; exit 7")
         failing = site.start(f"{BEGUN}; read word < $EFFECTS/long; echo late; exit 7")
-        printing = site.start(f"{BEGUN}; {_TICKS}", max_retries=3)
+        printing = site.start(f"{BEGUN}; {_TICKS}; read word < $EFFECTS/printed", max_retries=3)
+        pids = [pid_of(site, job) for job in (ending, breaking)]
         (engine.kill if crash else engine.stop)()
         # These end while there is no daemon that could hear of it.
         short.write_text("\n")
         worse.write_text("\n")
+        eventually(lambda: all(map(has_ended, pids)))
         waiting = site.enqueue(f"{BEGUN}; echo waited", max_retries=3)
         time.sleep(2)  # so long the daemon is away
-        # Where the machine is slow, the one that prints may have ended before.
-        others = ContainerJob.objects.exclude(pk=printing.pk)
-        assert not others.exclude(status__in=["queued", "running"]).exists()
+        assert not ContainerJob.objects.exclude(status__in=["queued", "running"]).exists()
         engine.start()
+        printed.write_text("\n")
         for job in (printing, waiting):
             site.await_status(job, "completed")
             assert attempts_of(job)[-1:] == [(1, 0, "")]
@@ -156,9 +163,14 @@ def test_a_daemon_that_crashes_while_it_starts_containers_runs_none_twice(own_da
     site = Site(own_daemon.url, tmp_path)
     script = 'echo "begin $NUMBER $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs; sleep 0.3; echo "end $NUMBER $CONTAINER_MANAGER_ATTEMPT" >> $EFFECTS/runs'
     with site.worker("--slots", "8"):
-        jobs = [site.enqueue(f"NUMBER={number}; {script}", max_retries=9) for number in range(16)]
-        for _ in range(2):
+        jobs: list[ContainerJob] = []
+        for count in (12, 8):
             running = len(site.runs())
+            # However much has run by now, this much is still to be started.
+            jobs += [
+                site.enqueue(f"NUMBER={number}; {script}", max_retries=9)
+                for number in range(len(jobs), len(jobs) + count)
+            ]
             eventually(lambda running=running: len(site.runs()) > running + 2)
             own_daemon.kill()
             own_daemon.start()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +23,8 @@ _VALUE = b"correct\0horse\n"
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A folder on a tmpfs that the daemon sees, too."""
-    path = Path("/dev/shm") / f"cm-docker-test-{os.getpid()}"  # noqa: S108
-    path.mkdir()
-    yield path
-    shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix="cm-docker-test-", dir="/dev/shm") as name:
+        yield Path(name)
 
 
 @pytest.fixture

@@ -61,7 +61,11 @@ def test_an_end_that_a_daemon_could_not_learn_is_no_success(
 
 @pytest.mark.parametrize("code", [0, 7, 255])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_an_end_that_the_daemon_saw_is_believed_when_its_event_is_forgotten(harness: DockerHarness, code: int) -> None:
+def test_an_end_that_the_daemon_saw_is_believed_when_its_event_is_forgotten(
+    own_daemon: Daemon, tmp_path: Path, code: int
+) -> None:
+    # One that is shared would forget what other tests need at that moment.
+    harness = DockerHarness(own_daemon.url, tmp_path)
     first = harness.executor()
     spec = harness.spec(f"exit {code}")
     launch(first, spec)
@@ -75,6 +79,7 @@ def test_an_end_that_the_daemon_saw_is_believed_when_its_event_is_forgotten(harn
     assert list(harness.api.events(since=0, until=int(time.time()) + 1, filters=filters)) == []
     heir = harness.executor()
     assert (ended(heir, spec.key).code, ended(heir, spec.key).lost) == (code, False)
+    harness.clean_up()
 
 
 @pytest.mark.parametrize("code", [0, 255])
