@@ -75,6 +75,12 @@ def _forget_content_types(**_: object) -> None:
     ContentType.objects.clear_cache()
 
 
+@pytest.fixture(autouse=True)
+def _own_content_types() -> None:
+    """Let no test know of content types that an earlier one has made after a flush, and that were rolled back with it."""
+    ContentType.objects.clear_cache()
+
+
 def _execute(statement: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement, None)

@@ -120,6 +120,12 @@ def postgresql(folder: Path) -> Iterator[dict[str, str]]:
     server = [programs / "postgres", "-D", data, "-k", folder, *(f"--{option}" for option in options)]
     # SIGINT is its fast shutdown: SIGTERM would wait for clients that are still connected.
     with running(list(map(str, server)), folder / ".s.PGSQL.5432", folder, user, signal.SIGINT):
+        # It listens before it lets anybody in, and says here when it does. If it ends, the file is gone.
+        deadline = time.monotonic() + _START_SECONDS
+        while "\nready" not in (data / "postmaster.pid").read_text():
+            if time.monotonic() > deadline:
+                sys.exit(f"PostgreSQL was not ready within {_START_SECONDS} s.")
+            time.sleep(0.1)
         yield {"CM_TEST_SOCKET": str(folder), "CM_TEST_PROGRAMS": str(programs)}
 
 

@@ -50,7 +50,8 @@ def _tasks(**options: Any) -> dict[str, Any]:
 TASKS = {
     "default": _tasks(retries=0),
     "retried": _tasks(retries=2),
-    "hurried": _tasks(retries=0, timeout=1, grace=1),
+    # A task that has not begun by then, or is killed before it has ended, shows nothing.
+    "hurried": _tasks(retries=0, timeout=5, grace=60),
     "small": _tasks(retries=0, memory="512m"),
     "processes": _tasks(retries=0, executor="process", command=f"{sys.executable} -m django container run-task"),
 }

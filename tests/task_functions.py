@@ -127,26 +127,29 @@ def wait_for(gate: str, begun: str) -> str:
 @task
 def sleep(seconds: float, path: str) -> None:
     """Note that it sleeps, and in the end that it was told to stop."""
-    Path(path).write_text(str(os.getpid()))
     try:
+        # Who has read this may stop it at once.
+        Path(path).write_text(str(os.getpid()))
         time.sleep(seconds)
     finally:
         Path(f"{path}.finally").touch()
 
 
 @task
-def leave_processes_behind(path: str) -> str:
-    """Leave a child, and a daemon of its own session; return how to recognise both."""
-    subprocess.Popen(["sleep", "600.25"], close_fds=False)  # noqa: S607
+def leave_processes_behind(path: str) -> tuple[int, list[str]]:
+    """Leave a child, and a daemon of its own session; return the daemon's pid and the command of both."""
+    # No other test has it at this time, here or in another process that runs tests.
+    command = ["sleep", f"600.{os.getpid()}"]
+    subprocess.Popen(command, close_fds=False)
     if os.fork() == 0:
         os.setsid()
         if os.fork():
             os._exit(0)
         Path(path).write_text(str(os.getpid()))
-        os.execvp("sleep", ["sleep", "600.25"])  # noqa: S606, S607
+        os.execvp("sleep", command)  # noqa: S606, S607
     while not (Path(path).exists() and Path(path).read_text()):
         time.sleep(0.01)
-    return Path(path).read_text()
+    return int(Path(path).read_text()), command
 
 
 @task

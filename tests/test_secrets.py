@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from django.apps import apps
+from django.contrib.auth.management import create_permissions
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import call_command
@@ -32,8 +34,9 @@ from .jobs import row_of
 from .test_runs import SurvivingEngine, claimed, runs_on
 
 VALUE = "correct horse"
-# Of Django's own permissions, which exist in every test database.
+# Of Django's own permissions.
 PERMISSION = "auth.view_group"
+EDITORS = ("add_containerjob", "change_containerjob", "view_containerjob", "see_environment")
 SECRETS = {"env:CM_SECRET_PLAIN*": "", "file:shop-*": PERMISSION, "file:*": ""}
 GUARDED = {"command": "true", "secrets": {"TOKEN": "file:shop-token"}}
 OPEN = {"command": "true", "secrets": {"TOKEN": "env:CM_SECRET_PLAIN_TOKEN"}}
@@ -52,20 +55,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture
-def allowed() -> User:
-    user = User.objects.create_user("allowed", is_staff=True)
-    codenames = ["view_group", "add_containerjob", "change_containerjob", "view_containerjob", "see_environment"]
+def user_who_may(*codenames: str, name: str) -> User:
+    user = User.objects.create_user(name, is_staff=True)
+    # A flush takes them along.
+    for app in ("auth", "container_manager"):
+        create_permissions(apps.get_app_config(app), verbosity=0)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     return user
+
+
+@pytest.fixture
+def allowed() -> User:
+    return user_who_may("view_group", *EDITORS, name="allowed")
 
 
 @pytest.fixture
 def other() -> User:
-    user = User.objects.create_user("other", is_staff=True)
-    codenames = ["add_containerjob", "change_containerjob", "view_containerjob", "see_environment"]
-    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-    return user
+    return user_who_may(*EDITORS, name="other")
 
 
 def work(**executors: Any) -> None:

@@ -91,7 +91,10 @@ def cancelled_jobs(count: int, **fields: Any) -> list[ContainerJob]:
 
 def created(minutes_ago: int, count: int, **fields: Any) -> int:
     """Create queued jobs whose keys were made so long ago; return the minute of that."""
-    minute = minute_of(timezone.now()) - minutes_ago
+    return created_in(minute_of(timezone.now()) - minutes_ago, count, **fields)
+
+
+def created_in(minute: int, count: int, **fields: Any) -> int:
     for number in range(count):
         key = type(first_key(0))(int=first_key(minute).int + number)
         job_in("queued", id=key, **fields)
@@ -297,8 +300,7 @@ def test_the_journal_of_pruned_jobs_stays_counted_and_what_follows_is_counted_on
 def test_enqueued_jobs_are_counted_in_the_minute_of_their_keys_once_it_is_over() -> None:
     Aggregation(keep_seconds=_DAY, using="default").step()
     minute = created(5, 3, queue="a")
-    created(5, 0)
-    created(4, 2, queue="b")
+    created_in(minute + 1, 2, queue="b")
     job_in("pending", id=uuid7())
     queue.enqueue(command="true", queue="a")
     counted()
@@ -469,7 +471,8 @@ class TestActivity:
     def test_spans_add_up_to_what_happened_in_their_minutes_wherever_hours_serve(self, step: int | None) -> None:
         for ago in (0, 1, 59, 61, 200, 1000, 2880, 2881, 2940, 3100):
             add_minutes((ago, "a", {"started": ago + 1}), (ago, "b", {"started": 10_000}))
-        since = timedelta(days=2)
+        # A time, since a minute may end between two that ask for two days until now.
+        since = timezone.now() - timedelta(days=2)
         spans = queue.activity(since=since, step=None if step is None else timedelta(minutes=step), queue="a")
         minutes = QueueSpan.objects.filter(length=QueueSpan.MINUTE, queue="a").values_list("minute", "started")
         begins = [minute_of(span.start) for span in spans if span.start is not None]

@@ -29,7 +29,7 @@ from container_manager.statemachine import (
 from container_manager.statemachine.machine import machine_of
 from tests.machines.models import REVIEW, Article
 
-from .jobs import LEGAL, PAIRS, STATUSES, columns_for, job_in, journal_of, row_of
+from .jobs import LEGAL, PAIRS, STATUSES, THEN, columns_for, job_in, journal_of, row_of
 
 pytestmark = pytest.mark.django_db
 
@@ -376,11 +376,12 @@ def test_a_raw_update_clears_actor_and_reason_in_the_row_and_the_journal(
 ) -> None:
     job = job_in("pending")
     job.mark_as_queued(actor="alice", reason="because")
-    earlier = row_of(job)
+    # Long ago: SQLite's triggers know milliseconds, and two steps may be in one.
+    ContainerJob.objects.filter(pk=job.pk).update(status_changed_at=THEN)
     way(job, "running")
     row, written = row_of(job), job.transitions.get(to_status="running")
     assert (row["status_changed_by"], row["status_changed_reason"]) == ("", "")
-    assert row["status_changed_at"] != earlier["status_changed_at"]
+    assert row["status_changed_at"] != THEN
     assert (written.actor, written.reason, written.at) == ("", "", row["status_changed_at"])
 
 

@@ -305,9 +305,8 @@ def test_a_database_that_refuses_is_not_said_to_have_not_answered(caplog: pytest
     def refused() -> None:
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
-                # For whether it answers, which is asked after that, a busy machine needs some of it.
-                cursor.execute("SET statement_timeout = '1s'")
-                cursor.execute("SELECT pg_sleep(600)")
+                # As by a statement_timeout, which whether it answers, asked after that, would be subject to as well.
+                cursor.execute("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(600)")
             cursor.execute("SELECT no_such_column FROM container_manager_worker")
 
     database = Database("default", lease_seconds=30.0)
