@@ -129,6 +129,18 @@ def is_over(pod: Mapping[str, Any]) -> bool:
     return phase_of(pod) in _LAST_PHASES and (not main_status(pod) or _terminated(pod) is not None)
 
 
+def counted_pods(job: Mapping[str, Any]) -> int:
+    """Return how many pods a Job's status tells of, whether they run, end, or have ended."""
+    status = job.get("status") or {}
+    return sum(int(status.get(name) or 0) for name in ("active", "terminating", "succeeded", "failed"))
+
+
+def never_resumed(job: Mapping[str, Any]) -> bool:
+    """Tell whether a Job was created suspended, and its controller has made no pod of it."""
+    is_suspended = bool((job.get("spec") or {}).get("suspend"))
+    return is_suspended and not (job.get("status") or {}).get("startTime")
+
+
 def deletion_asked_at(pod: Mapping[str, Any]) -> datetime | None:
     """Return when a pod's deletion was asked for; None: it was not, or nobody can tell any more.
 
