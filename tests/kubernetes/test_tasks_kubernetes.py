@@ -37,6 +37,9 @@ class PodTaskSite(ClusterSite):
         for name, path in self._mounted.items():
             self._claim(name, Path(path))
             self.options["volumes"][name] = {"claim": name, "read_only": path != folder_of_database()}
+        # A folder of the image that is root's alone hides what is mounted below it.
+        self.options["volumes"]["home"] = {"empty_dir_bytes": 1024 * 1024}
+        self._mounted["home"] = "/root"
 
     def executors_setting(self, kubeconfig: Path | None, more: Mapping[str, Any]) -> dict[str, Any]:
         # What tasks are declared for that name no other; here it runs none.
@@ -56,6 +59,11 @@ class PodTaskSite(ClusterSite):
         }
         made: ContainerTask = task.using(**options)
         return made
+
+    def story(self, result: Any) -> str:
+        """Return what happened to a task, for whoever reads why its test has failed."""
+        job = job_of(result)
+        return f"{job.output().decode()}\n{self._story(job)}"
 
 
 @pytest.fixture
@@ -87,7 +95,7 @@ def test_tasks_in_pods_end_as_those_on_the_host_do(tasks: PodTaskSite) -> None:
     with tasks.worker("--slots", "4"):
         for result in results.values():
             eventually(lambda result=result: finished(result))
-    assert results["add"].return_value == 11, job_of(results["add"]).output()
+    assert results["add"].return_value == 11, tasks.story(results["add"])
     assert results["context"].return_value["enqueued"]
     assert b"describing name\n" in job_of(results["context"]).output()
     assert (results["retried"].return_value, results["retried"].attempts) == (2, 2)
@@ -122,7 +130,7 @@ def test_what_a_cluster_does_not_keep_of_a_task_is_no_success_and_no_silence(tas
             eventually(lambda result=result: finished(result))
     assert (kept.status, kept.return_value) == ("SUCCESSFUL", "x" * 2000 + "y" * 2000)
     for result in (large, longest):
-        assert (result.status, result.errors[-1].exception_class) == ("FAILED", ValueError), job_of(result).output()
+        assert (result.status, result.errors[-1].exception_class) == ("FAILED", ValueError), tasks.story(result)
         assert "cannot be stored" in result.errors[-1].traceback
     [error] = failed.errors
     assert error.exception_class is ValueError
@@ -136,7 +144,7 @@ def test_a_task_in_a_pod_that_is_cancelled_while_it_runs_is_stopped(tasks: PodTa
     result = tasks.task(task_functions.sleep).enqueue(600, str(path))
     with tasks.worker():
         eventually(lambda: path.exists() or finished(result))
-        assert path.exists(), job_of(result).output()
+        assert path.exists(), tasks.story(result)
         result.cancel(actor="alice")
         assert (result.status, result.errors[-1].exception_class) == ("FAILED", TaskCancelled)
         tasks.assert_clean()
@@ -151,7 +159,7 @@ def test_a_task_whose_worker_is_killed_goes_on_in_its_pod_and_another_worker_sto
     result = tasks.task(task_functions.wait_for).enqueue(str(go), str(begun))
     with tasks.worker() as process:
         eventually(lambda: begun.exists() or finished(result))
-        assert begun.exists(), job_of(result).output()
+        assert begun.exists(), tasks.story(result)
         tasks.kill(process)
     with tasks.worker():
         go.write_text("on")
