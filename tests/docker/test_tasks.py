@@ -86,6 +86,7 @@ def test_tasks_in_containers_end_as_those_on_the_host_do(tasks: TaskSite) -> Non
     with tasks.worker("--slots", "4"):
         for result in results.values():
             eventually(lambda result=result: finished(result))
+        tasks.assert_clean()
     assert results["add"].return_value == 11, job_of(results["add"]).output()
     assert results["context"].return_value["enqueued"]
     assert b"describing name\n" in job_of(results["context"]).output()
@@ -103,7 +104,6 @@ def test_tasks_in_containers_end_as_those_on_the_host_do(tasks: TaskSite) -> Non
         "no image": TaskNotStarted,
         "timeout": TaskTimedOut,
     }
-    tasks.assert_clean()
 
 
 def test_a_task_in_a_container_that_is_cancelled_while_it_runs_is_stopped(tasks: TaskSite) -> None:

@@ -78,6 +78,7 @@ def tasks(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator
     made.clean_up()
 
 
+@pytest.mark.shows("tutorial/tasks.md#in-a-container")
 def test_tasks_in_pods_end_as_those_on_the_host_do(tasks: PodTaskSite) -> None:
     f = task_functions
     results = {
@@ -95,6 +96,7 @@ def test_tasks_in_pods_end_as_those_on_the_host_do(tasks: PodTaskSite) -> None:
     with tasks.worker("--slots", "4"):
         for result in results.values():
             eventually(lambda result=result: finished(result))
+        tasks.assert_clean()
     assert results["add"].return_value == 11, tasks.story(results["add"])
     assert results["context"].return_value["enqueued"]
     assert b"describing name\n" in job_of(results["context"]).output()
@@ -113,9 +115,9 @@ def test_tasks_in_pods_end_as_those_on_the_host_do(tasks: PodTaskSite) -> None:
         "timeout": TaskTimedOut,
         "no JSON": TypeError,
     }
-    tasks.assert_clean()
 
 
+@pytest.mark.shows("howto/results.md#in-a-container")
 def test_what_a_cluster_does_not_keep_of_a_task_is_no_success_and_no_silence(tasks: PodTaskSite) -> None:
     """A pod hands out less than 4 KiB: a longer result fails its task, and of a long traceback the end is kept."""
     f = task_functions
@@ -128,6 +130,7 @@ def test_what_a_cluster_does_not_keep_of_a_task_is_no_success_and_no_silence(tas
     with tasks.worker("--slots", "4"):
         for result in (kept, large, longest, failed):
             eventually(lambda result=result: finished(result))
+        tasks.assert_clean()
     assert (kept.status, kept.return_value) == ("SUCCESSFUL", "x" * 2000 + "y" * 2000)
     for result in (large, longest):
         assert (result.status, result.errors[-1].exception_class) == ("FAILED", ValueError), tasks.story(result)
@@ -136,7 +139,6 @@ def test_what_a_cluster_does_not_keep_of_a_task_is_no_success_and_no_silence(tas
     assert error.exception_class is ValueError
     assert error.traceback.startswith("…")
     assert error.traceback.rstrip().endswith(" the end")
-    tasks.assert_clean()
 
 
 def test_a_task_in_a_pod_that_is_cancelled_while_it_runs_is_stopped(tasks: PodTaskSite) -> None:
