@@ -33,7 +33,7 @@ _PUT_OFF_SECONDS, _LONGEST_PUT_OFF_SECONDS = 2.0, 60.0
 _STOPPED = "It was stopped before it had started."
 _ANOTHER_WORKERS = "The attempt is another worker's by now."
 _CLOSED = "This executor is closed."
-_GONE = "Its Job is gone, and no worker has removed it. Its program may have run."
+_GONE = "Its Job is gone, and this worker has not let it go. Its program may have run."
 _UNSEEN = "Its Job was deleted while its pods could not be seen. Its program may have run."
 _FORBIDDEN, _NOT_FOUND, _BAD_REQUEST, _UNPROCESSABLE = 403, 404, 400, 422
 # Refusals that somebody can mend: meanwhile the jobs wait, and say for what.
