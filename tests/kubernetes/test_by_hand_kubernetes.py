@@ -209,6 +209,7 @@ class TestUnseen:
         assert "may have run" in job.last_error
         site.assert_clean()
 
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
     def test_one_that_is_deleted_with_its_evidence_is_lost_and_does_not_run_again(
         self, site: ClusterSite, way: ApiProxy
     ) -> None:
