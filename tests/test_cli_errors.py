@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -325,3 +326,16 @@ class TestStandalone:
             done = standalone(*words, folder=tmp_path)
             assert (done.returncode, done.stdout[:6]) == (0, "usage:"), done.stderr
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_process_of_a_task_needs_nothing_that_its_settings_name_on_its_workers_host() -> None:
+    """In a container there is no way to the engine, and there should be none."""
+    options = {"kubeconfig": "/nowhere/kubeconfig", "images": ["shop:1"]}
+    backend = "container_manager.executors.kubernetes.KubernetesExecutor"
+    settings = {"INSTALL": "shop", "EXECUTORS": {"default": {"BACKEND": backend, "OPTIONS": options}}}
+    key = "01a22a60-9cff-7067-8c3a-043d4b66ce01"
+    variables = {"CONTAINER_MANAGER_JOB": key, "CONTAINER_MANAGER_ATTEMPT": "1"}
+    done = container("run-task", CM_WORKER_SETTINGS=json.dumps(settings), **variables)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"CommandError: There is no task {key} in this database.")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,3 +266,31 @@ def test_a_task_whose_function_was_removed_fails_and_says_so(of: Any) -> None:
 def test_the_same_task_runs_as_a_process_of_its_own(of: Any) -> None:
     assert of("process: add").result.return_value == 11
     assert of("process: error").error[0] == "builtins.ValueError"
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said", "last"),
+    [("fail", ["long"], "long ", " the end\n"), ("add", ["x" * 600, "y" * 600], "What the task", " are allowed.\n")],
+    ids=["traceback", "result"],
+)
+def test_what_a_task_hands_out_is_no_larger_than_its_executor_takes(
+    tmp_path: Path, function: str, arguments: list[str], said: str, last: str
+) -> None:
+    """A cluster cuts off what is longer, and so leaves no JSON."""
+    program = (
+        "import django, json, sys; django.setup(); from container_manager.tasks.task_run import run_task;"
+        "sys.exit(run_task(sys.argv[1], json.loads(sys.argv[2])))"
+    )
+    words = [f"tests.task_functions.{function}", json.dumps({"args": arguments})]
+    handout, most = tmp_path / "result", 1000
+    variables = {"CONTAINER_MANAGER_RESULT": str(handout), "CONTAINER_MANAGER_RESULT_BYTES": str(most)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], check=False, capture_output=True, env={**os.environ, **variables}
+    )
+    assert done.returncode == 1, done.stderr
+    assert most - 20 < handout.stat().st_size <= most
+    handed_out = json.loads(handout.read_text())
+    assert handed_out["exception"] == "builtins.ValueError"
+    assert said in handed_out["message"]
+    assert handed_out["traceback"].startswith("…")
+    assert handed_out["traceback"].endswith(last)

@@ -22,6 +22,8 @@ Stream = Literal["stdout", "stderr", "system"]
 SECRETS_VARIABLE = "CONTAINER_MANAGER_SECRETS"
 # Names the file into which a job may write its result.
 RESULT_VARIABLE = "CONTAINER_MANAGER_RESULT"
+# Says how many bytes a result may have, where that is fewer than `AppSettings.result_limit_bytes`.
+RESULT_BYTES_VARIABLE = "CONTAINER_MANAGER_RESULT_BYTES"
 # Names the file into which a job may write how far it has come.
 PROGRESS_VARIABLE = "CONTAINER_MANAGER_PROGRESS"
 

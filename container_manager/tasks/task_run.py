@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +16,7 @@ from django.db import connections
 from django.utils import timezone
 
 from ..conf import app_settings
-from ..executors.base import RESULT_VARIABLE
+from ..executors.base import RESULT_BYTES_VARIABLE, RESULT_VARIABLE
 from ..jobs.json_value import json_text
 from ..jobs.task_failure import EXCEPTION, MESSAGE, MOST_MESSAGE_CHARACTERS, TRACEBACK
 from .compat import (
@@ -35,8 +35,8 @@ from .compat import (
 from .container_task import find_task
 from .task_results import ContainerTaskResult
 
-# Of a traceback its end is kept, which says most. A character takes up to 6 bytes, and the result has other parts.
-_BYTES_OF_CHARACTER, _OTHER_BYTES = 6, 8 * 1024
+# What a text takes as JSON beside its characters: quotes, and what says that a part of it is missing.
+_QUOTES_BYTES, _CUT = 2, "…"
 _STOPPED = 128 + signal.SIGTERM
 
 
@@ -48,6 +48,7 @@ def run_task(path: str, arguments: Mapping[str, Any]) -> int:
     """
     # The task may change the environment.
     handout, job = os.environ.get(RESULT_VARIABLE, ""), os.environ.get("CONTAINER_MANAGER_JOB", "")
+    most_bytes = _most_bytes()
     result: Any = None
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -57,12 +58,12 @@ def run_task(path: str, arguments: Mapping[str, Any]) -> int:
         task_started.send(sender, task_result=result)
         context = [TaskContext(task_result=result)] if task.takes_context else []
         value = normalize_json(task.call(*context, *result.args, **result.kwargs))
-        text = _json(value)
+        text = _json(value, most_bytes)
         # It is done: too late to stop it.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _fail(error, result, handout)
+        _fail(error, result, handout, most_bytes)
         return _STOPPED if isinstance(error, SystemExit) and error.code == _STOPPED else 1
     else:
         _hand_out(handout, text)
@@ -77,9 +78,16 @@ def _stop(*_: object) -> NoReturn:
     sys.exit(_STOPPED)
 
 
-def _json(value: Any) -> str:
+def _most_bytes() -> int:
+    """Return how large a result may be: by the settings, and for the executor."""
+    limit = app_settings().result_limit_bytes
+    said = os.environ.get(RESULT_BYTES_VARIABLE, "")
+    return min(limit, int(said)) if said.isdecimal() else limit
+
+
+def _json(value: Any, most_bytes: int) -> str:
     try:
-        return json_text(value, most_bytes=app_settings().result_limit_bytes)
+        return json_text(value, most_bytes=most_bytes)
     except ValueError as error:
         raise ValueError(f"What the task returned cannot be stored. {error}") from error
 
@@ -111,7 +119,12 @@ def _running_result(task: Task, job: str, arguments: Mapping[str, Any]) -> TaskR
     )
 
 
-def _fail(error: BaseException, result: TaskResult | None, handout: str) -> None:  # type: ignore[type-arg]
+def _fail(
+    error: BaseException,
+    result: TaskResult | None,  # type: ignore[type-arg]  # only the backport's is generic
+    handout: str,
+    most_bytes: int,
+) -> None:
     """Say how the task failed: in its output, to whoever reads its result, and to receivers of the signal."""
     kind = type(error)
     path = f"{kind.__module__}.{kind.__qualname__}"
@@ -122,13 +135,26 @@ def _fail(error: BaseException, result: TaskResult | None, handout: str) -> None
     with contextlib.suppress(Exception):
         sys.stderr.write(text)
     text, message = _storable(text), _storable(message.strip().partition("\n")[0])[:MOST_MESSAGE_CHARACTERS]
-    most = max(0, app_settings().result_limit_bytes - _OTHER_BYTES) // _BYTES_OF_CHARACTER
-    if len(text) > most:
-        text = f"…{text[len(text) - most :]}"
+    # Of a message the beginning says most, of a traceback its end.
+    message = message[: _fitting(message, most_bytes // 4)]
+    left = most_bytes - len(json.dumps({EXCEPTION: path, MESSAGE: message, TRACEBACK: _CUT}))
+    if (kept := _fitting(reversed(text), left)) < len(text):
+        text = f"{_CUT}{text[len(text) - kept :]}"
     _hand_out(handout, json.dumps({EXCEPTION: path, MESSAGE: message, TRACEBACK: text}))
     if result is not None:
         result.errors.append(TaskError(exception_class_path=path, traceback=text))
         _finish(result, TaskResultStatus.FAILED)
+
+
+def _fitting(characters: Iterable[str], most_bytes: int) -> int:
+    """Return how many characters, from the first on, take no more than so many bytes as JSON."""
+    count = 0
+    for character in characters:
+        most_bytes -= len(json.dumps(character)) - _QUOTES_BYTES
+        if most_bytes < 0:
+            break
+        count += 1
+    return count
 
 
 def _storable(text: str) -> str:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.test import override_settings
 
-from container_manager.models import ContainerJob
 from container_manager.tasks import (
     ContainerTask,
     TaskCancelled,
@@ -23,22 +19,12 @@ from container_manager.tasks import (
 )
 
 from .. import task_functions
+from ..task_surroundings import COMMAND, finished, folder_of_database, folders, job_of, variables
 from ..workers import eventually
 from .image import IMAGE
 from .site import LEASE_SECONDS, Site
 
 pytestmark = pytest.mark.django_db(transaction=True)
-_PROJECT = Path(__file__).resolve().parents[2]
-# What a Python of this host needs, each at its own path.
-_FOLDERS = ("/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix, str(_PROJECT))
-
-
-def folder_of_database() -> str:
-    """Return the folder of the test database's file or of its server's socket."""
-    settings = connection.settings_dict
-    named = (str(name) for name in (settings["HOST"], settings["OPTIONS"].get("unix_socket", ""), settings["NAME"]))
-    path = next(Path(name) for name in named if name.startswith("/"))
-    return str(path if path.is_dir() else path.parent)
 
 
 class TaskSite(Site):
@@ -46,9 +32,7 @@ class TaskSite(Site):
 
     def __init__(self, url: str, folder: Path) -> None:
         super().__init__(url, folder)
-        self._mounted = {
-            f"host{number}": path for number, path in enumerate(dict.fromkeys([*_FOLDERS, folder_of_database()]))
-        }
+        self._mounted = folders()
         for name, path in self._mounted.items():
             self.options["volumes"][name] = {"source": path, "read_only": False, "allow_root": True}
 
@@ -59,21 +43,11 @@ class TaskSite(Site):
 
     def task(self, task: Any, **asked: Any) -> ContainerTask:
         """Return a task that asks for a container."""
-        passed = {name: value for name, value in os.environ.items() if name.startswith("CM_")}
-        environment = {
-            **passed,
-            "PYTHONPATH": str(_PROJECT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
-            "CM_WORKER_DATABASE": str(connection.settings_dict["NAME"]),
-            "CM_WORKER_LEASE_SECONDS": str(LEASE_SECONDS),
-            "CM_WORKER_SETTINGS": self.settings(),
-        }
         options = {
             "executor": "docker",
             "image": IMAGE,
-            "command": f"{sys.executable} -m django container run-task",
-            "environment": environment,
+            "command": COMMAND,
+            "environment": variables(self.settings(), lease_seconds=LEASE_SECONDS),
             "container": {"volumes": {"effects": str(self._effects), **self._mounted}},
             "grace": 60,
             **asked,
@@ -95,15 +69,6 @@ def tasks(docker_url: str, tmp_path: Path) -> Iterator[TaskSite]:
     made.clean_up()
 
 
-def finished(result: Any) -> bool:
-    result.refresh()
-    return bool(result.is_finished)
-
-
-def job_of(result: Any) -> ContainerJob:
-    return ContainerJob.objects.get(pk=result.id)
-
-
 @pytest.mark.shows("tutorial/tasks.md#in-a-container")
 def test_tasks_in_containers_end_as_those_on_the_host_do(tasks: TaskSite) -> None:
     f = task_functions
@@ -121,6 +86,7 @@ def test_tasks_in_containers_end_as_those_on_the_host_do(tasks: TaskSite) -> Non
     with tasks.worker("--slots", "4"):
         for result in results.values():
             eventually(lambda result=result: finished(result))
+        tasks.assert_clean()
     assert results["add"].return_value == 11, job_of(results["add"]).output()
     assert results["context"].return_value["enqueued"]
     assert b"describing name\n" in job_of(results["context"]).output()
@@ -138,7 +104,6 @@ def test_tasks_in_containers_end_as_those_on_the_host_do(tasks: TaskSite) -> Non
         "no image": TaskNotStarted,
         "timeout": TaskTimedOut,
     }
-    tasks.assert_clean()
 
 
 def test_a_task_in_a_container_that_is_cancelled_while_it_runs_is_stopped(tasks: TaskSite) -> None:

@@ -45,7 +45,8 @@ class KubernetesHarness(Harness):
                 parent.chmod(0o755)
         kubeconfig = folder / "worker.kubeconfig"
         kubeconfig.write_text(cluster.kubeconfig_of(namespace, shipped_rules()), encoding="utf-8")
-        self._claim()
+        self._volumes: list[str] = []
+        self._claim("effects", self._effects)
         self.options: dict[str, Any] = {
             "kubeconfig": str(kubeconfig),
             "namespace": namespace,
@@ -99,24 +100,27 @@ class KubernetesHarness(Harness):
     def clean_up(self) -> None:
         for executor in self._executors:
             executor.close()
-        self.cluster.core.delete_persistent_volume(self.namespace)
+        for name in self._volumes:
+            self.cluster.core.delete_persistent_volume(name)
 
-    def _claim(self) -> None:
-        core, size = self.cluster.core, {"storage": "1Gi"}
+    def _claim(self, name: str, folder: Path) -> None:
+        """Have a claim of this name in the namespace for a folder of this machine."""
+        core, size, volume = self.cluster.core, {"storage": "1Gi"}, f"{self.namespace}-{name}"
         common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
         core.create_persistent_volume(
             {
-                "metadata": {"name": self.namespace},
+                "metadata": {"name": volume},
                 "spec": {
                     **common,
                     "capacity": size,
-                    "hostPath": {"path": str(self._effects)},
-                    "claimRef": {"namespace": self.namespace, "name": "effects"},
+                    "hostPath": {"path": str(folder)},
+                    "claimRef": {"namespace": self.namespace, "name": name},
                 },
             }
         )
+        self._volumes.append(volume)
         claim = {
-            "metadata": {"name": "effects"},
-            "spec": {**common, "resources": {"requests": size}, "volumeName": self.namespace},
+            "metadata": {"name": name},
+            "spec": {**common, "resources": {"requests": size}, "volumeName": volume},
         }
         core.create_namespaced_persistent_volume_claim(self.namespace, claim)

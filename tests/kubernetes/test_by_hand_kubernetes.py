@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from container_manager.executors.kubernetes.labels import FINALIZER
 from container_manager.models import ContainerJob
 
 from ..patience import eventually
+from .api_proxy import ApiProxy
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -153,3 +156,115 @@ def test_a_job_that_waits_and_is_deleted_by_hand_is_made_again(site: ClusterSite
         job.mark_as_cancelled(actor="alice")
         site.await_status(job, "cancelled")
         site.assert_clean()
+
+
+class TestUnseen:
+    """A job waits for a node of its namespace's own pool, and runs while no worker sees it."""
+
+    _POOL = "later"
+    # It is told to end by whoever deletes it; how it does is not what counts.
+    _ENDLESS = f"trap 'exit 0' TERM; {BEGUN}; {_WAIT}"
+
+    def options(self, site: ClusterSite, **more: Any) -> dict[str, Any]:
+        return {"node_pools": {self._POOL: {"node_selector": {site.namespace: "yes"}}}, **more}
+
+    def enqueue(self, site: ClusterSite, script: str) -> ContainerJob:
+        return site.enqueue(script, container={"node_pool": self._POOL}, grace_seconds=20)
+
+    def waiting(self, site: ClusterSite, script: str) -> ContainerJob:
+        """Queue a job; return it once its worker knows that its pod waits for a node."""
+        job = self.enqueue(site, script)
+        site.await_wait(job, "a node")
+        return job
+
+    @contextmanager
+    def node(self, site: ClusterSite) -> Iterator[None]:
+        """Let a node take what waits for one."""
+        core = site.cluster.core
+        core.patch_node("node1", {"metadata": {"labels": {site.namespace: "yes"}}})
+        try:
+            yield
+        finally:
+            core.patch_node("node1", {"metadata": {"labels": {site.namespace: None}}})
+
+    def blind(self, way: ApiProxy) -> None:
+        """Let no list and no watch through any more."""
+        way.answer(r"GET .*/(jobs|pods)\?", 503)
+        way.cut()
+
+    def await_gone(self, site: ClusterSite, job: ContainerJob, *, is_held: bool) -> None:
+        """Return once the pod of a Job that was deleted by hand is gone, and the Job is, or is held by us alone."""
+
+        def is_gone() -> bool:
+            if site.pods(site.key_of(job)):
+                return False
+            found = site.job(site.key_of(job))
+            return found is None if not is_held else found.metadata.finalizers == [FINALIZER]
+
+        site.cluster.wait_for(is_gone)
+
+    def assert_lost(self, site: ClusterSite, job: ContainerJob, *runs: str) -> None:
+        site.await_status(job, "completed", "failed")
+        assert (attempts_of(job), site.runs()) == ([(1, None, "lost")], [*runs])
+        assert "may have run" in job.last_error
+        site.assert_clean()
+
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
+    def test_one_that_is_deleted_with_its_evidence_is_lost_and_does_not_run_again(
+        self, site: ClusterSite, way: ApiProxy
+    ) -> None:
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=self.options(site)):
+            job = self.waiting(site, f"{BEGUN}; {DONE}")
+            self.blind(way)
+            with self.node(site):
+                site.await_runs("begin 1", "end 1")
+                drop_finalizers(site, job)
+                delete_job(site, job, "Foreground")
+                self.await_gone(site, job, is_held=False)
+                way.be_faithful()
+                self.assert_lost(site, job, "begin 1", "end 1")
+
+    def test_one_that_was_to_be_given_up_does_not_claim_that_it_has_not_run(
+        self, site: ClusterSite, way: ApiProxy
+    ) -> None:
+        """No node has taken it in time, and what was to be deleted by its worker is deleted by somebody else."""
+        way.answer("DELETE .*", 503)
+        options = self.options(site, unschedulable_seconds=3.0)
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=options):
+            job = self.enqueue(site, f"{BEGUN}; {DONE}")
+            eventually(lambda: way.asked("DELETE .*/jobs/"))
+            self.blind(way)
+            with self.node(site):
+                site.await_runs("begin 1", "end 1")
+                drop_finalizers(site, job)
+                delete_job(site, job, "Foreground")
+                self.await_gone(site, job, is_held=False)
+                way.be_faithful()
+                self.assert_lost(site, job, "begin 1", "end 1")
+
+    def test_one_that_is_deleted_while_it_runs_is_lost_and_does_not_run_again(
+        self, site: ClusterSite, way: ApiProxy
+    ) -> None:
+        """The Job is held, but has nothing to tell: its controller counts no pod any more once it is being deleted."""
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=self.options(site)):
+            job = self.waiting(site, self._ENDLESS)
+            self.blind(way)
+            with self.node(site):
+                site.await_runs("begin 1")
+                delete_job(site, job, "Foreground")
+                self.await_gone(site, job, is_held=True)
+                way.be_faithful()
+                self.assert_lost(site, job, "begin 1")
+
+    def test_one_that_is_deleted_while_there_is_no_worker_is_lost_and_does_not_run_again(
+        self, site: ClusterSite
+    ) -> None:
+        with site.worker("--slots", "1", options=self.options(site)) as process:
+            job = self.waiting(site, self._ENDLESS)
+            site.kill(process)
+        with self.node(site):
+            site.await_runs("begin 1")
+            delete_job(site, job, "Foreground")
+            self.await_gone(site, job, is_held=True)
+            with site.worker("--slots", "1", options=self.options(site)):
+                self.assert_lost(site, job, "begin 1")

@@ -314,6 +314,7 @@ def test_a_result_is_the_container_s_termination_message() -> None:
     found = container()
     assert found["terminationMessagePath"] == RESULT_PATH
     assert {"name": "CONTAINER_MANAGER_RESULT", "value": RESULT_PATH} in found["env"]
+    assert {"name": "CONTAINER_MANAGER_RESULT_BYTES", "value": "4095"} in found["env"]
     none = container(options={"results": False})
     assert "terminationMessagePath" not in none
     assert none["env"] == []

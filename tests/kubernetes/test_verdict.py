@@ -230,7 +230,13 @@ def test_the_result_is_what_the_kubelet_has_read() -> None:
     status = pod_exit(found)
     assert status is not None
     assert status.result == b'{"a": 1}'
-    found["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "x" * MOST_RESULT_BYTES
+    ended = found["status"]["containerStatuses"][0]["state"]["terminated"]
+    ended["message"] = "x" * MOST_RESULT_BYTES
+    status = pod_exit(found)
+    assert status is not None
+    assert (status.result, status.result_refused) == (b"x" * MOST_RESULT_BYTES, "")
+    # What it reads at most: there may be more.
+    ended["message"] += "x"
     status = pod_exit(found)
     assert status is not None
     assert (status.result, bool(status.result_refused)) == (None, True)

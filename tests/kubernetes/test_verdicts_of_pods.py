@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from container_manager.executors.kubernetes.pod_verdict import (
+    counted_pods,
     deletion_asked_at,
     gone_exit,
     is_final_image_problem,
     jobs_own_end,
     launch_wait,
+    never_resumed,
     pod_exit,
 )
 
@@ -181,6 +183,17 @@ def test_a_pod_that_is_gone_without_a_word_is_lost() -> None:
     for last in (None, pod("Running"), pod("Pending")):
         status = gone_exit(last)
         assert (status.lost, status.may_run, status.succeeded) == (True, True, False)
+
+
+def test_a_job_tells_of_pods_that_run_that_end_and_that_have_ended() -> None:
+    assert counted_pods({"spec": {}}) == counted_pods({"status": {"active": None}}) == 0
+    assert counted_pods({"status": {"active": 1, "terminating": 1, "failed": 1, "ready": 1}}) == 3
+
+
+def test_only_a_job_that_was_never_started_has_certainly_had_no_pod() -> None:
+    assert never_resumed({"spec": {"suspend": True}})
+    assert not never_resumed({"spec": {"suspend": True}, "status": {"startTime": moment(0)}})
+    assert not never_resumed({"spec": {}})
 
 
 def test_a_job_that_says_it_is_complete_is_no_proof_without_its_pod() -> None:

@@ -16,6 +16,7 @@ from .cluster_api import ApiStream, ClusterApi, Outdated, Overloaded
 from .labels import POD_ANNOTATION, PROVEN_STOP_ANNOTATION, install_selector, is_of, key_of
 from .pod_verdict import (
     NODE_GIVEN_UP,
+    counted_pods,
     deletion_asked_at,
     disruption,
     gone_exit,
@@ -25,6 +26,7 @@ from .pod_verdict import (
     is_over,
     jobs_own_end,
     main_status,
+    never_resumed,
     pod_exit,
     uid_of,
     unreachable_exit,
@@ -92,14 +94,16 @@ class PodRecord:
 class ClusterAttempt:
     """What is known of one attempt. Times are this machine's monotonic seconds.
 
-    ``job``: None where the API has none (any more). ``recorded``: the uid of the pod whose end is the attempt's, as the
-    Job's annotation says, or as it will. ``has_run``: whether the program itself was seen to run. ``exit``: how it
-    ended; once it is known it stays.
+    ``job``: None where the API has none (any more). ``job_seen_at``: since when it is known as it is now; ``kept_at``:
+    when it was last known not to be deleted. ``recorded``: the uid of the pod whose end is the attempt's, as the Job's
+    annotation says, or as it will. ``has_run``: whether the program itself was seen to run. ``exit``: how it ended;
+    once it is known it stays.
     """
 
     key: str
     job: Mapping[str, Any] | None = None
     job_seen_at: float = 0.0
+    kept_at: float = 0.0
     pods: dict[str, PodRecord] = field(default_factory=dict)
     recorded: str = ""
     recorded_at: float = 0.0
@@ -129,7 +133,12 @@ class ClusterAttempt:
         return [record for uid, record in self.pods.items() if self.recorded not in ("", uid) and not record.is_gone]
 
     def note_job(self, job: Mapping[str, Any] | None) -> None:
-        self.job, self.job_seen_at = job and _without_template(job), time.monotonic()
+        now = time.monotonic()
+        if job is None or self.job is None or not _is_same(job, self.job):
+            self.job_seen_at = now
+        if job is not None and not job["metadata"].get("deletionTimestamp"):
+            self.kept_at = now
+        self.job = job and _without_template(job)
         said = str((job or {"metadata": {}})["metadata"].get("annotations", {}).get(POD_ANNOTATION, ""))
         if said and said != self.recorded:
             self.recorded, self.recorded_at = said, time.monotonic()
@@ -203,6 +212,8 @@ class ClusterView:
         # Those that this worker runs: their ends stay known, also when the cluster has nothing more of them.
         self._followed: set[str] = set()
         self._listed_at: dict[str, float] = dict.fromkeys(_KINDS, 0.0)
+        # Before this, pods may have come and gone unseen: when they were listed for the first time since a list failed.
+        self._pods_unseen_until = 0.0
         self._errors: dict[str, Unavailable] = {}
         # For how long the cluster has answered: clocks of launches stand still while it does not.
         self._answered_seconds, self._counted_at = 0.0, 0.0
@@ -257,6 +268,27 @@ class ClusterView:
             for each in others:
                 each.judge(self._listed_at["pods"])
             return [each for each in others if each.key != key and each.exit is None and not each.is_stopped]
+
+    def has_looked(self, attempt: ClusterAttempt) -> bool:
+        """Tell whether a pod that a Job has had is known: one that was just made may be told of after the Job is."""
+        if attempt.pods or attempt.job is None or never_resumed(attempt.job):
+            return True
+        with self._state:
+            return self._listed_at["pods"] > attempt.job_seen_at
+
+    def may_have_missed(self, attempt: ClusterAttempt) -> bool:
+        """Tell whether a Job that is being deleted may have had a pod with a node that this view has never seen.
+
+        Its own status does not say so: from its deletion on its controller lets pods go without counting them.
+        """
+        if attempt.job is None or never_resumed(attempt.job):
+            return False
+        if counted_pods(attempt.job) > len(attempt.pods):
+            return True
+        with self._state:
+            unseen_until = self._pods_unseen_until
+        # One that was seen since, and had no node then, was the only one.
+        return attempt.kept_at < unseen_until and all(each.seen_at < unseen_until for each in attempt.pods.values())
 
     @property
     def answers(self) -> bool:
@@ -351,7 +383,9 @@ class ClusterView:
         found, version = self._api.list(kind, self._selector)
         with self._state:
             self._count()
-            self._errors.pop(kind, None)
+            has_failed = self._errors.pop(kind, None) is not None
+            if kind == "pods" and (has_failed or not self._listed_at[kind]):
+                self._pods_unseen_until = asked
             changed = self._take_list(kind, found, asked)
             self._listed_at[kind] = asked
             seconds = min(_LIST_SECONDS + _LIST_SECONDS_PER_OBJECT * len(found), _LONGEST_LIST_SECONDS)
@@ -460,6 +494,11 @@ def _without_words(pod: Mapping[str, Any]) -> Mapping[str, Any]:
         for each in spec.get("containers") or ()
     ]
     return {**pod, "metadata": metadata, "spec": spec}
+
+
+def _is_same(job: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether both are the same state of the same Job."""
+    return uid_of(job) == uid_of(other) and _version(job) == _version(other)
 
 
 def _version(found: Mapping[str, Any]) -> int:

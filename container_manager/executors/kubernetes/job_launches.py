@@ -33,6 +33,8 @@ _PUT_OFF_SECONDS, _LONGEST_PUT_OFF_SECONDS = 2.0, 60.0
 _STOPPED = "It was stopped before it had started."
 _ANOTHER_WORKERS = "The attempt is another worker's by now."
 _CLOSED = "This executor is closed."
+_GONE = "Its Job is gone, and this worker has not let it go. Its program may have run."
+_UNSEEN = "Its Job was deleted while its pods could not be seen. Its program may have run."
 _FORBIDDEN, _NOT_FOUND, _BAD_REQUEST, _UNPROCESSABLE = 403, 404, 400, 422
 # Refusals that somebody can mend: meanwhile the jobs wait, and say for what.
 _MENDABLE = ("exceeded quota", "cannot create resource", "is being terminated", "not found", "failed calling webhook")
@@ -79,6 +81,9 @@ class JobLaunches:
         # Those of which a create was not answered, those whose Secret is there, and how often creates were put off.
         self._unanswered: set[str] = set()
         self._with_secret: set[str] = set()
+        # The uids of the Jobs that are known to have been created, and of those that this worker itself has let go.
+        self._created: dict[str, str] = {}
+        self._let_go_of: dict[str, str] = {}
         self._put_off: dict[str, float] = {}
         self._launching: set[str] = set()
         self._cancelled: set[str] = set()
@@ -116,8 +121,10 @@ class JobLaunches:
                 self._end(key, None)
             return
         attempt = self._view.attempt(key)
-        if attempt is None:
-            # Its Job is gone. It had not begun, or the view would know.
+        if self._is_taken_away(key, attempt):
+            self._end(key, Rejected("lost", _GONE))
+        elif attempt is None:
+            # Its Job was let go, and is gone.
             self._end(key, wait.failing)
         elif wait.failing is not None and not attempt.has_run:
             # Whatever the node makes of the pod that is deleted.
@@ -125,7 +132,7 @@ class JobLaunches:
         elif attempt.has_started or attempt.exit is not None:
             self._end(key, None)
         elif attempt.is_deleting:
-            self._let_go(attempt)
+            self._let_go(key, attempt)
         else:
             self._look(key, wait, attempt, now)
 
@@ -152,6 +159,8 @@ class JobLaunches:
             self._launch_locks.pop(key, None)
             self._unanswered.discard(key)
             self._with_secret.discard(key)
+            self._created.pop(key, None)
+            self._let_go_of.pop(key, None)
             self._put_off.pop(key, None)
         self._end(key, DependencyUnavailable(_ANOTHER_WORKERS))
 
@@ -167,6 +176,8 @@ class JobLaunches:
 
     def _launch(self, spec: LaunchSpec, note: Callable[[str], None]) -> None:
         attempt = self._view.attempt(spec.key)
+        if self._is_taken_away(spec.key, attempt):
+            raise Rejected("lost", _GONE)
         if attempt is not None and (attempt.has_started or attempt.exit is not None):
             return
         with self._lock:
@@ -180,7 +191,9 @@ class JobLaunches:
             # Its Job was deleted, and has left a pod behind.
             self._await_deletion(spec, attempt, note)
         if attempt is None or attempt.job is None:
-            attempt = self._created(spec, note)
+            attempt = self._create(spec, note)
+        else:
+            self._created[spec.key] = uid_of(attempt.job)
         if attempt.is_deleting:
             self._await_deletion(spec, attempt, note)
         self._give_secret(spec, attempt, note)
@@ -189,7 +202,7 @@ class JobLaunches:
 
     # -- create --------------------------------------------------------------------------------------------------
 
-    def _created(self, spec: LaunchSpec, note: Callable[[str], None]) -> ClusterAttempt:
+    def _create(self, spec: LaunchSpec, note: Callable[[str], None]) -> ClusterAttempt:
         """Create the Job, or find the one that is there."""
         manifest = job_manifest(spec, self._options, install=self._install)
         check_secrets(spec)
@@ -234,6 +247,7 @@ class JobLaunches:
             raise Rejected("start", f"Another Job has the name {metadata['name']}: it is not this installation's.")
         self._unanswered.discard(spec.key)
         self._put_off.pop(spec.key, None)
+        self._created[spec.key] = uid_of(job)
         self._view.note_job(spec.key, job)
         attempt = self._view.attempt(spec.key)
         return attempt if attempt is not None else ClusterAttempt(key=spec.key, job=job)
@@ -394,8 +408,8 @@ class JobLaunches:
 
     def _end_failing(self, key: str, wait: _Wait, attempt: ClusterAttempt) -> None:
         """Delete what was created of a launch that fails, and end its wait once that is confirmed."""
-        if (attempt.job is None and not attempt.pods) or (attempt.is_deleting and _is_confirmed(attempt)):
-            self._end(key, wait.failing)
+        if attempt.is_deleting and _is_confirmed(attempt):
+            self._end(key, Rejected("lost", _UNSEEN) if self._view.may_have_missed(attempt) else wait.failing)
         elif attempt.job is not None and not attempt.is_deleting:
             metadata = attempt.job["metadata"]
             work = partial(self._delete, key, metadata["name"], metadata["uid"])
@@ -407,12 +421,30 @@ class JobLaunches:
         except Absent:
             self._view.note_job_gone(key)
 
-    def _let_go(self, attempt: ClusterAttempt) -> None:
+    def _let_go(self, key: str, attempt: ClusterAttempt) -> None:
         """Let a Job go that somebody has deleted before its program began: it is created again then."""
-        if attempt.job is not None and _is_confirmed(attempt) and FINALIZER in attempt.job["metadata"]["finalizers"]:
+        if attempt.job is None or not (_is_confirmed(attempt) and self._view.has_looked(attempt)):
+            return
+        if self._view.may_have_missed(attempt):
+            self._end(key, Rejected("lost", _UNSEEN))
+        elif FINALIZER in (attempt.job["metadata"].get("finalizers") or ()):
             metadata = attempt.job["metadata"]
+            # Before it is asked for: no pod is made of it any more, whether that is answered or not.
+            self._let_go_of[key] = uid_of(attempt.job)
             work = partial(self._api.drop_finalizer, metadata["name"], metadata["uid"], FINALIZER)
-            self._acts.begin(attempt.key, "let go of a deleted Job", work)
+            self._acts.begin(key, "let go of a deleted Job", work)
+
+    def _is_taken_away(self, key: str, attempt: ClusterAttempt | None) -> bool:
+        """Tell whether a Job that was created is gone, or is another one, though this worker has not let it go."""
+        created = self._created.get(key)
+        if created is None or self._let_go_of.get(key) == created:
+            return False
+        if attempt is None:
+            return True
+        if attempt.job is not None:
+            return uid_of(attempt.job) != created
+        # A pod that it has left is followed, and one that was seen to start has an end.
+        return not attempt.has_started and all(record.is_gone for record in attempt.pods.values())
 
 
 def _waits_for(attempt: ClusterAttempt, events: Sequence[Mapping[str, Any]]) -> LaunchWait:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...jobs.secret_references import EngineSecret, engine_secret
 from ..allow_lists import allowed_or_default, allowed_volumes, at_most, check_launch, cores, fixed, require_allowed
-from ..base import RESULT_VARIABLE, SECRETS_VARIABLE, LaunchSpec, Rejected
+from ..base import RESULT_BYTES_VARIABLE, RESULT_VARIABLE, SECRETS_VARIABLE, LaunchSpec, Rejected
 from .kubernetes_options import PULL_POLICIES, KubernetesOptions
 from .labels import (
     CONTAINER,
@@ -33,6 +33,8 @@ from .secret_manifests import check_secrets, file_key, variable_key
 SECRETS_FOLDER = "/run/secrets/container-manager"
 # The kubelet makes the file, for any user, also where the root is read-only.
 RESULT_PATH = "/dev/container-manager-result"
+# The kubelet reads a byte more: where it has read that much, there may be more.
+MOST_RESULT_BYTES = 4095
 # Behind our own timeout: for as long no worker may have been there.
 NET_SECONDS = 3600
 # The store of a cluster (etcd) takes 1.5 MiB by default, and the object grows by what the cluster adds.
@@ -297,6 +299,7 @@ def _variables(spec: LaunchSpec, options: KubernetesOptions) -> list[dict[str, A
         variables.append({"name": SECRETS_VARIABLE, "value": SECRETS_FOLDER})
     if wants_result(spec, options):
         variables.append({"name": RESULT_VARIABLE, "value": RESULT_PATH})
+        variables.append({"name": RESULT_BYTES_VARIABLE, "value": str(MOST_RESULT_BYTES)})
     return variables
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from ..base import RESULT_VARIABLE, ExitStatus
+from .job_manifests import MOST_RESULT_BYTES
 from .labels import CONTAINER, KUEUE_QUEUE_LABEL
 
 # Container runtimes report a signal as an exit code above this.
@@ -25,8 +26,6 @@ _LAST_PHASES = ("Succeeded", "Failed")
 NODE_GIVEN_UP = ("DeletionByTaintManager", "DeletionByPodGC")
 # What a kubelet says of a pod that has used more files than the pod itself may have. What else it evicts is the node's.
 _OWN_USE = re.compile(r"exceeded its local ephemeral storage limit|usage exceeds the total limit|exceeds the limit")
-# A kubelet reads no more of the file for the result.
-MOST_RESULT_BYTES = 4096
 _UNREAD_RESULT = "Error on reading termination"
 # Problems with an image that no waiting mends.
 _IMAGE_FINAL = ("InvalidImageName", "ErrImageNeverPull")
@@ -127,6 +126,18 @@ def has_run(pod: Mapping[str, Any]) -> bool:
 def is_over(pod: Mapping[str, Any]) -> bool:
     """Tell whether nothing of the job's container will run any more, by the kubelet's own report."""
     return phase_of(pod) in _LAST_PHASES and (not main_status(pod) or _terminated(pod) is not None)
+
+
+def counted_pods(job: Mapping[str, Any]) -> int:
+    """Return how many pods a Job's status tells of, whether they run, end, or have ended."""
+    status = job.get("status") or {}
+    return sum(int(status.get(name) or 0) for name in ("active", "terminating", "succeeded", "failed"))
+
+
+def never_resumed(job: Mapping[str, Any]) -> bool:
+    """Tell whether a Job was created suspended, and its controller has made no pod of it."""
+    is_suspended = bool((job.get("spec") or {}).get("suspend"))
+    return is_suspended and not (job.get("status") or {}).get("startTime")
 
 
 def deletion_asked_at(pod: Mapping[str, Any]) -> datetime | None:
@@ -323,8 +334,8 @@ def _result(pod: Mapping[str, Any], ended: Mapping[str, Any]) -> tuple[bytes | N
     if said.startswith(_UNREAD_RESULT):
         return None, said
     data = said.encode(errors="surrogateescape")
-    if len(data) >= MOST_RESULT_BYTES:
-        return None, f"A cluster keeps no result of {MOST_RESULT_BYTES} bytes or more."
+    if len(data) > MOST_RESULT_BYTES:
+        return None, f"A cluster keeps no result of more than {MOST_RESULT_BYTES} bytes."
     return data or None, ""
 
 
