@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, Rejected, Unavailable
-from container_manager.executors.docker.daemon import Daemon, Failed
+from container_manager.executors.docker.daemon import Daemon, Failed, Gone
 from container_manager.executors.docker.options import docker_options
 from container_manager.testing.conformance import ended, wait_until
 
@@ -162,6 +162,30 @@ def test_a_daemon_that_answers_nothing_is_away(harness: DockerHarness, strict: S
     assert not isinstance(away.value, DependencyUnavailable)
 
 
+REMOVED = "container 2d5a does not exist in database: no such container"
+
+
+def test_a_container_that_is_removed_while_it_is_looked_at_is_gone(strict: StrictProxy) -> None:
+    """Podman answers 500 then, and 404 only where it was gone before."""
+    strict.word, strict.status, strict.message = b"/containers/cm-it/", "500 Internal Server Error", REMOVED
+    daemon = Daemon(docker_options({"base_url": strict.url}))
+    with pytest.raises(Gone, match="2d5a"):
+        daemon.inspect("cm-it")
+    with pytest.raises(Gone, match="2d5a"), daemon.stream("/containers/cm-it/logs", {}):
+        pass
+
+
+def test_a_container_that_seems_to_be_removed_does_not_make_the_daemon_seem_away(
+    harness: DockerHarness, executor: Executor, strict: StrictProxy
+) -> None:
+    spec = harness.spec("true")
+    strict.word, strict.status, strict.message = b"/%b/json" % spec.key.encode(), "500 Internal Server Error", REMOVED
+    strict.refusals = 1000
+    executor.submit(spec)
+    assert ended(executor, spec.key).succeeded
+    assert strict.refusals < 1000
+
+
 def list_refused(strict: StrictProxy, message: str, *, times: float) -> Daemon:
     """Return a daemon that answers so to as many requests for a list."""
     strict.word, strict.status = b"/containers/json", "500 Internal Server Error"
@@ -171,7 +195,7 @@ def list_refused(strict: StrictProxy, message: str, *, times: float) -> Daemon:
 
 def test_a_list_is_asked_for_again_where_a_container_was_removed_while_it_was_made(strict: StrictProxy) -> None:
     """Podman looks at them one by one."""
-    reached = list_refused(strict, "container 2d5a does not exist in database: no such container", times=3)
+    reached = list_refused(strict, REMOVED, times=3)
     assert reached.containers("x=y") == []
     assert strict.refusals == 0
 
