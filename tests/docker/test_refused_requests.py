@@ -186,29 +186,11 @@ def test_a_container_that_seems_to_be_removed_does_not_make_the_daemon_seem_away
     assert strict.refusals < 1000
 
 
-def list_refused(strict: StrictProxy, message: str, *, times: float) -> Daemon:
-    """Return a daemon that answers so to as many requests for a list."""
-    strict.word, strict.status = b"/containers/json", "500 Internal Server Error"
-    strict.message, strict.refusals = message, times
-    return Daemon(docker_options({"base_url": strict.url}))
-
-
-def test_a_list_is_asked_for_again_where_a_container_was_removed_while_it_was_made(strict: StrictProxy) -> None:
-    """Podman looks at them one by one."""
-    reached = list_refused(strict, REMOVED, times=3)
-    assert reached.containers("x=y") == []
-    assert strict.refusals == 0
-
-
-def test_a_list_that_fails_for_another_reason_is_not_asked_for_again(strict: StrictProxy) -> None:
-    with pytest.raises(Failed, match="the disk is full"):
-        list_refused(strict, "the disk is full", times=2).containers("x=y")
-    assert strict.refusals == 1
-
-
-def test_a_list_that_fails_again_and_again_is_given_up(strict: StrictProxy) -> None:
-    with pytest.raises(Failed, match="no such container"):
-        list_refused(strict, "no such container", times=math.inf).containers()
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error"])
+def test_a_list_that_fails_says_of_no_container_that_it_is_gone(strict: StrictProxy, status: str) -> None:
+    strict.word, strict.status, strict.message = b"/containers/json", status, REMOVED
+    with pytest.raises(Failed, match="2d5a"):
+        Daemon(docker_options({"base_url": strict.url})).inspect("cm-it")
 
 
 @pytest.mark.parametrize(

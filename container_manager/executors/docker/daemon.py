@@ -39,10 +39,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _READ_BYTES = 65536
 _IDENTITY_CHARACTERS = 32
 # How an error ends where podman finds a container gone at which it was already looking: it is no 404 (seen with 4.3, of
-# a container's description, log and archive).
+# a container's description, log and archive; a list leaves out such a container).
 _REMOVED_MEANWHILE = "no such container"
-# How often that may happen in a row to a list.
-_LIST_TRIES = 30
 # How the time of something begins that has not happened.
 _NEVER = "0001-"
 # More than there are threads that call: the SDK warns of connections that do not fit back into its pool.
@@ -159,23 +157,15 @@ class Daemon:
             return call(api, found[0]["Id"])
 
     def containers(self, label: str | None = None) -> list[dict[str, Any]]:
-        """Return the list of all containers, or of those with a label.
-
-        Podman (4.3) looks at them one by one, and fails where one has been removed meanwhile: the list is asked for
-        again.
-        """
+        """Return the list of all containers, or of those with a label."""
         filters = {} if label is None else {"label": label}
-        tries = _LIST_TRIES
-        while True:
-            try:
-                with self.client() as api:
-                    found: list[dict[str, Any]] = api.containers(all=True, filters=filters)
-                return found
-            except Gone as error:
-                tries -= 1
-                if not tries:
-                    # Said of one of them.
-                    raise Failed(str(error)) from error
+        try:
+            with self.client() as api:
+                found: list[dict[str, Any]] = api.containers(all=True, filters=filters)
+        except Gone as error:
+            # It says nothing of any one of them.
+            raise Failed(str(error)) from error
+        return found
 
     def inspect(self, key: str) -> dict[str, Any]:
         """Return the daemon's description of an attempt's container."""
