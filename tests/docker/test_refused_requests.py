@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, Rejected, Unavailable
-from container_manager.executors.docker.daemon import Daemon, Failed
+from container_manager.executors.docker.daemon import Daemon, Failed, Gone
 from container_manager.executors.docker.options import docker_options
 from container_manager.testing.conformance import ended, wait_until
 
@@ -162,29 +162,35 @@ def test_a_daemon_that_answers_nothing_is_away(harness: DockerHarness, strict: S
     assert not isinstance(away.value, DependencyUnavailable)
 
 
-def list_refused(strict: StrictProxy, message: str, *, times: float) -> Daemon:
-    """Return a daemon that answers so to as many requests for a list."""
-    strict.word, strict.status = b"/containers/json", "500 Internal Server Error"
-    strict.message, strict.refusals = message, times
-    return Daemon(docker_options({"base_url": strict.url}))
+REMOVED = "container 2d5a does not exist in database: no such container"
 
 
-def test_a_list_is_asked_for_again_where_a_container_was_removed_while_it_was_made(strict: StrictProxy) -> None:
-    """Podman looks at them one by one."""
-    reached = list_refused(strict, "container 2d5a does not exist in database: no such container", times=3)
-    assert reached.containers("x=y") == []
-    assert strict.refusals == 0
+def test_a_container_that_is_removed_while_it_is_looked_at_is_gone(strict: StrictProxy) -> None:
+    """Podman answers 500 then, and 404 only where it was gone before."""
+    strict.word, strict.status, strict.message = b"/containers/cm-it/", "500 Internal Server Error", REMOVED
+    daemon = Daemon(docker_options({"base_url": strict.url}))
+    with pytest.raises(Gone, match="2d5a"):
+        daemon.inspect("cm-it")
+    with pytest.raises(Gone, match="2d5a"), daemon.stream("/containers/cm-it/logs", {}):
+        pass
 
 
-def test_a_list_that_fails_for_another_reason_is_not_asked_for_again(strict: StrictProxy) -> None:
-    with pytest.raises(Failed, match="the disk is full"):
-        list_refused(strict, "the disk is full", times=2).containers("x=y")
-    assert strict.refusals == 1
+def test_a_container_that_seems_to_be_removed_does_not_make_the_daemon_seem_away(
+    harness: DockerHarness, executor: Executor, strict: StrictProxy
+) -> None:
+    spec = harness.spec("true")
+    strict.word, strict.status, strict.message = b"/%b/json" % spec.key.encode(), "500 Internal Server Error", REMOVED
+    strict.refusals = 1000
+    executor.submit(spec)
+    assert ended(executor, spec.key).succeeded
+    assert strict.refusals < 1000
 
 
-def test_a_list_that_fails_again_and_again_is_given_up(strict: StrictProxy) -> None:
-    with pytest.raises(Failed, match="no such container"):
-        list_refused(strict, "no such container", times=math.inf).containers()
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error"])
+def test_a_list_that_fails_says_of_no_container_that_it_is_gone(strict: StrictProxy, status: str) -> None:
+    strict.word, strict.status, strict.message = b"/containers/json", status, REMOVED
+    with pytest.raises(Failed, match="2d5a"):
+        Daemon(docker_options({"base_url": strict.url})).inspect("cm-it")
 
 
 @pytest.mark.parametrize(
