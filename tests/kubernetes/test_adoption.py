@@ -19,6 +19,7 @@ from container_manager.models import JobAttempt, JobLog, Worker
 from container_manager.testing.conformance import ended, new_key, observation, output, submitted, text, wait_until
 
 from ..patience import PATIENCE_SECONDS, eventually
+from ..ports import free_port
 from .api_proxy import ApiProxy, Side, status_body
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
 from .kubernetes_harness import KubernetesHarness
@@ -329,6 +330,27 @@ class TestLostAnswers:
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
+        assert len(way.asked("POST .*/jobs$")) == 1
+
+    def test_a_pod_that_is_seen_before_its_job_is_not_taken_for_one_that_a_deleted_job_has_left(
+        self, harness: KubernetesHarness, way: ApiProxy
+    ) -> None:
+        """The two are listed apart."""
+        way.answer(r"GET .*/jobs\?", 503)
+        executor = harness.executor(kubeconfig=str(way.kubeconfig))
+        # Its pod has a node, and waits there.
+        spec = harness.spec(_RUN, image=f"127.0.0.1:{free_port()}/nothing:1")
+        with ThreadPoolExecutor(1) as pool:
+            way.hold("POST .*/jobs", "answer")
+            first = pool.submit(executor.submit, spec)
+            way.await_held()
+            way.cut()
+            with pytest.raises(Unavailable):
+                first.result()
+        view = executor._view
+        eventually(lambda: (found := view.attempt(spec.key)) is not None and found.recorded)
+        with pytest.raises(Waiting, match="the image"):
+            executor.submit(spec)
         assert len(way.asked("POST .*/jobs$")) == 1
 
     def test_a_create_that_never_arrived_is_sent_again(self, harness: KubernetesHarness, way: ApiProxy) -> None:

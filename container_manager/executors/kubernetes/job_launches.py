@@ -188,8 +188,10 @@ class JobLaunches:
         if others := self._view.siblings(spec.key):
             self._wait(spec.key, f"the former attempt to end: {others[0].key}", note, again=1.0)
         if attempt is not None and attempt.job is None and not attempt.is_stopped:
-            # Its Job was deleted, and has left a pod behind.
-            self._await_deletion(spec, attempt, note)
+            if attempt.job_seen_at:
+                # Its Job was deleted, and has left a pod behind.
+                self._await_deletion(spec, attempt, note)
+            attempt = self._found(spec, attempt, note)
         if attempt is None or attempt.job is None:
             attempt = self._create(spec, note)
         else:
@@ -231,6 +233,13 @@ class JobLaunches:
         except (ApiRefusal, Absent) as error:
             self._end_refused(spec, note, error, is_unanswered=is_unanswered)
         return self._adopted(spec, job)
+
+    def _found(self, spec: LaunchSpec, attempt: ClusterAttempt, note: Callable[[str], None]) -> ClusterAttempt:
+        """Find the Job of a pod that was seen before it: the two are listed apart."""
+        try:
+            return self._adopted(spec, self._there(spec, object_name(spec.key), note))
+        except Absent:
+            self._await_deletion(spec, attempt, note)
 
     def _there(self, spec: LaunchSpec, name: str, note: Callable[[str], None]) -> dict[str, Any]:
         """Return the Job of this name. Raises `Absent` where there is none."""
