@@ -136,6 +136,17 @@ def sleep(seconds: float, path: str) -> None:
 
 
 @task
+def sleep_and_clean_up(seconds: float, begun: str, gate: str) -> None:
+    """Note that it sleeps and that it was told to stop, and end once it is told by the gate, a FIFO."""
+    try:
+        Path(begun).touch()
+        time.sleep(seconds)
+    finally:
+        Path(f"{begun}.told").touch()
+        Path(f"{begun}.finally").write_text(Path(gate).read_text())
+
+
+@task
 def leave_processes_behind(path: str) -> tuple[int, list[str]]:
     """Leave a child, and a daemon of its own session; return the daemon's pid and the command of both."""
     # No other test has it at this time, here or in another process that runs tests.

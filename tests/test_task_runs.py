@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from container_manager.models import ContainerJob, JobAttempt
 from container_manager.tasks import ContainerTaskResult
 
 from . import task_functions
-from .patience import PATIENCE_SECONDS
+from .patience import PATIENCE_SECONDS, eventually
 from .workers import worker
 
 pytestmark = pytest.mark.django_db
@@ -268,6 +269,40 @@ def test_the_same_task_runs_as_a_process_of_its_own(of: Any) -> None:
     assert of("process: error").error[0] == "builtins.ValueError"
 
 
+def by_itself(function: str, *arguments: Any) -> list[str]:
+    """Return a command that runs a task, without a job and a worker."""
+    program = (
+        "import django, json, sys; django.setup(); from container_manager.tasks.task_run import run_task;"
+        "sys.exit(run_task(sys.argv[1], json.loads(sys.argv[2])))"
+    )
+    return [sys.executable, "-c", program, f"tests.task_functions.{function}", json.dumps({"args": arguments})]
+
+
+def test_a_task_that_was_told_to_stop_is_not_told_again_while_it_cleans_up(tmp_path: Path) -> None:
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    os.mkfifo(gate)
+    with subprocess.Popen(by_itself("sleep_and_clean_up", 600, str(begun), str(gate))) as process:
+        eventually(begun.exists)
+        process.send_signal(signal.SIGTERM)
+        eventually((tmp_path / "begun.told").exists)
+        process.send_signal(signal.SIGTERM)
+        # Returns once the task waits for it; one that is gone would never do so.
+        opened = eventually(lambda: process.poll() is not None or opened_for_writing(gate))
+        assert process.poll() is None
+        os.write(opened, b"in time")
+        os.close(opened)
+        assert process.wait(timeout=PATIENCE_SECONDS) == 128 + signal.SIGTERM
+    assert (tmp_path / "begun.finally").read_text() == "in time"
+
+
+def opened_for_writing(fifo: Path) -> int | None:
+    """Return a descriptor of a FIFO, or None as long as nobody reads there."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
 @pytest.mark.parametrize(
     ("function", "arguments", "said", "last"),
     [("fail", ["long"], "long ", " the end\n"), ("add", ["x" * 600, "y" * 600], "What the task", " are allowed.\n")],
@@ -277,15 +312,10 @@ def test_what_a_task_hands_out_is_no_larger_than_its_executor_takes(
     tmp_path: Path, function: str, arguments: list[str], said: str, last: str
 ) -> None:
     """A cluster cuts off what is longer, and so leaves no JSON."""
-    program = (
-        "import django, json, sys; django.setup(); from container_manager.tasks.task_run import run_task;"
-        "sys.exit(run_task(sys.argv[1], json.loads(sys.argv[2])))"
-    )
-    words = [f"tests.task_functions.{function}", json.dumps({"args": arguments})]
     handout, most = tmp_path / "result", 1000
     variables = {"CONTAINER_MANAGER_RESULT": str(handout), "CONTAINER_MANAGER_RESULT_BYTES": str(most)}
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], check=False, capture_output=True, env={**os.environ, **variables}
+        by_itself(function, *arguments), check=False, capture_output=True, env={**os.environ, **variables}
     )
     assert done.returncode == 1, done.stderr
     assert most - 20 < handout.stat().st_size <= most

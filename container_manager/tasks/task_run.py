@@ -44,7 +44,7 @@ def run_task(path: str, arguments: Mapping[str, Any]) -> int:
     """Run a task for the attempt that the environment names, and hand out what it returns; return the exit code.
 
     An exception of any kind fails the attempt, and so do a result that is no JSON or too large and an unknown task.
-    SIGTERM raises SystemExit in the task.
+    SIGTERM raises SystemExit in the task, once.
     """
     # The task may change the environment.
     handout, job = os.environ.get(RESULT_VARIABLE, ""), os.environ.get("CONTAINER_MANAGER_JOB", "")
@@ -75,6 +75,8 @@ def run_task(path: str, arguments: Mapping[str, Any]) -> int:
 
 
 def _stop(*_: object) -> NoReturn:
+    # Told again, it would be stopped while it cleans up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(_STOPPED)
 
 

@@ -138,6 +138,27 @@ touch "$EFFECTS/ready"
 
 
 @pytest.mark.without_database
+def test_a_command_and_its_descendants_are_each_told_to_end_once() -> None:
+    """Many a program takes a second TERM as a word to end at once. Most often the first one is not taken by then."""
+    program = (
+        "import subprocess\n"
+        "from container_manager.executors.process.warden import keeper\n"
+        "told = []\n"
+        "keeper.kill = lambda pid, number: told.append(pid)\n"
+        "command = subprocess.Popen(['sh', '-c', 'sleep 600 & echo $!; wait'], stdout=subprocess.PIPE)\n"
+        "descendant = int(command.stdout.readline())\n"
+        "keeper._Job(command.pid).stop_within(60.0)\n"
+        "assert sorted(told) == sorted([command.pid, descendant]), told\n"
+    )
+    # A process of its own, since it tells all its descendants; they end with it.
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True) as process:
+        try:
+            assert process.wait(timeout=PATIENCE_SECONDS) == 0
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.without_database
 @pytest.mark.shows(
     "explanation/worker.md#a-worker-is-killed", "explanation/worker.md#a-job-is-cancelled", "reference/jobs.md#secrets"
 )

@@ -172,7 +172,8 @@ class _Job:
             self.kill()
 
     def _signal(self, number: int) -> None:
-        for pid in (self._command, *descendants(os.getpid())):
+        # Each once: many a program takes a second TERM as a word to end at once.
+        for pid in {self._command, *descendants(os.getpid())}:
             kill(pid, number)
 
     def _reap(self, options: int) -> int:
