@@ -141,10 +141,11 @@ def test_what_a_node_has_rotated_away_while_its_worker_stood_still_is_said(site:
         site.assert_clean()
     found = numbers(output_of(job))
     assert found == sorted(set(found))
-    assert (found[0], found[-5:]) == (0, [*range(90000, 90005)])
+    is_cut = "just before the program ended" in system_log(job)
+    assert (found[0], is_cut or found[-5:] == [*range(90000, 90005)]) == (0, True), system_log(job)
     print(f"{len(found)} of {15 + 3 * size} lines were stored")  # noqa: T201
     # By the stream itself, or by the next one where a time-out has ended it.
-    said = ("may have been rotated away", "is missing here")
+    said = ("may have been rotated away", "is missing here", "may be missing here")
     assert len(found) == 15 + 3 * size or any(words in system_log(job) for words in said), system_log(job)
 
 

@@ -52,3 +52,17 @@ def test_a_pause_of_a_program_whose_output_is_read_at_once_is_no_gap() -> None:
 
 def test_a_pause_within_output_that_is_read_late_may_be_a_gap() -> None:
     assert fed(StampedLog(LogPosition()), (0, 0), (1, 10), (1.5, 10), (8, 10)) == [None, None, None, 6.5]
+
+
+def test_an_answer_without_even_what_was_had_last_lacks_all() -> None:
+    """As of a node that has begun a new file, and has nothing in it yet."""
+    position = LogPosition()
+    assert not StampedLog(position).lacks_all
+    StampedLog(position).feed(line(0, "a"))
+    again = StampedLog(position)
+    assert again.lacks_all
+    again.feed(line(0, "a"))
+    assert not again.lacks_all
+    later = StampedLog(position)
+    later.feed(line(5, "b"))
+    assert not later.lacks_all

@@ -31,6 +31,7 @@ _IDLE_SECONDS, _MOST_IDLE = 10.0, 2
 _LATE_SECONDS = 5.0
 # A log that cannot be read once its attempt has ended, and whose node may be gone, is tried for so long.
 _LOST_NODE_SECONDS = 10.0
+_ROTATED = "The node has rotated its log away just before the program ended: the end of the output may be missing here."
 _GONE = "The pod was deleted before all of its output was read: what is missing here is lost."
 _MISSING = "The kubelet has rotated its log away before it was read: what came in {:.3f} s is missing here."
 _DOUBTFUL = (
@@ -222,8 +223,10 @@ class PodOutputs:
     def _read_once(self, output: PodOutput, *, follow: bool) -> None:
         begun_after_end = output.ended_at is not None
         try:
-            self._read(output, follow=follow)
+            is_rotated = self._read(output, follow=follow)
             output.has_end = True
+            if begun_after_end and is_rotated:
+                self.note(output.key, _ROTATED)
             again, output.pause = _AGAIN_SECONDS if follow else _TURN_SECONDS, _AGAIN_SECONDS
             is_complete = begun_after_end
         except Absent:
@@ -253,8 +256,8 @@ class PodOutputs:
         if is_complete:
             self._changed()
 
-    def _read(self, output: PodOutput, *, follow: bool) -> None:
-        """Read a log from the last position to its end."""
+    def _read(self, output: PodOutput, *, follow: bool) -> bool:
+        """Read a log from the last position to its end; return whether not even what was had last is there any more."""
         log, position = StampedLog(output.position), output.position
         silence = _SILENCE_SECONDS if follow else None
         is_first = position.since is None
@@ -263,7 +266,7 @@ class PodOutputs:
         ) as stream:
             with self._state:
                 if output.closed:
-                    return
+                    return False
                 output.stream, output.follows = stream, follow
                 output.heard_at = output.read_since = time.monotonic()
             try:
@@ -281,6 +284,7 @@ class PodOutputs:
             finally:
                 with self._state:
                     output.stream, output.follows = None, False
+        return log.lacks_all
 
     def _note_missing(self, output: PodOutput, log: StampedLog, *, is_first: bool) -> None:
         if log.missing is not None:

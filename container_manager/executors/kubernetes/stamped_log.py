@@ -84,6 +84,11 @@ class StampedLog:
         # Within a line: None: at the start of one; else how many bytes of it are to be left out; -1: all, -2: odd.
         self._leave_out: int | None = None
 
+    @property
+    def lacks_all(self) -> bool:
+        """Whether no line has come, though there were some: those that were had last are asked for again."""
+        return self._counts and self._seen == 0
+
     def feed(self, piece: bytes, arrived: int | None = None) -> bytes:
         """Return what is new of the output; ``arrived``: when it came, in nanoseconds; None: now."""
         data, found, start = self._pending + piece, [], 0
