@@ -228,7 +228,9 @@ class TestNodesThatForget:
         container = pod.status.container_statuses[0].container_id.removeprefix("containerd://")
         control.kill_kubelet(node)
         socket = control.nodes[node].socket
-        images.ctr(socket, "tasks", "delete", "--force", container)
+        images.ctr(socket, "tasks", "kill", "--signal", "SIGKILL", container)
+        # containerd itself deletes the task of a container of Kubernetes that has ended.
+        harness.cluster.wait_for(lambda: container not in images.ctr(socket, "tasks", "ls", "-q").split())
         images.ctr(socket, "containers", "delete", container)
         # It has what it knew of its containers only there.
         control.kill_containerd(node)
