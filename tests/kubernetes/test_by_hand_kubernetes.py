@@ -258,3 +258,26 @@ class TestUnseen:
         self.delete(site, job, is_held=True)
         with site.worker("--slots", "1", options=self.options(site)):
             self.assert_lost(site, job, "begin 1")
+
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
+    @pytest.mark.parametrize("is_deleted", [False, True], ids=["resumed", "deleted"])
+    def test_one_that_is_suspended_with_its_evidence_counts_as_never_resumed_and_runs_again(
+        self, site: ClusterSite, way: ApiProxy, is_deleted: bool
+    ) -> None:
+        """Its controller takes back its start time, and does not count the pod that it ends."""
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=self.options(site)):
+            job = self.waiting(site, self._ENDLESS)
+            self.run_unseen(site, way, "begin 1")
+            patch_job(site, job, {"spec": {"suspend": True}})
+            site.cluster.wait_for(lambda: not site.pods(site.key_of(job)))
+            way.be_faithful()
+            site.await_wait(job, "resume its Job, which is suspended")
+            if is_deleted:
+                delete_job(site, job, "Foreground")
+            else:
+                patch_job(site, job, {"spec": {"suspend": False}})
+            site.await_runs("begin 1", "begin 1")
+            (site.effects() / "go").touch()
+            site.await_status(job, "completed")
+            assert attempts_of(job) == [(1, 0, "")]
+            site.assert_clean()
