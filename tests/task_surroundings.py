@@ -25,6 +25,21 @@ def folder_of_database() -> str:
     return str(path if path.is_dir() else path.parent)
 
 
+def open_database() -> None:
+    """Let a task that is not this user reach the test database, for as long as its folder is there.
+
+    Tests in other processes need it too, so it is not closed again.
+    """
+    folder, name = Path(folder_of_database()), Path(connection.settings_dict["NAME"]).name
+    if connection.vendor != "sqlite":
+        # The socket in it is everybody's. What else a server has there stays its own.
+        folder.chmod(folder.stat().st_mode | 0o055)
+        return
+    folder.chmod(folder.stat().st_mode | 0o077)
+    for file in folder.glob(f"{name}*"):
+        file.chmod(file.stat().st_mode | 0o066)
+
+
 def folders() -> dict[str, str]:
     """Return the folders of this host that a task needs, each by a name, at the same path."""
     return {f"host{number}": path for number, path in enumerate(dict.fromkeys([*_FOLDERS, folder_of_database()]))}

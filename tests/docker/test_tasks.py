@@ -19,7 +19,7 @@ from container_manager.tasks import (
 )
 
 from .. import task_functions
-from ..task_surroundings import COMMAND, finished, folder_of_database, folders, job_of, variables
+from ..task_surroundings import COMMAND, finished, folders, job_of, open_database, variables
 from ..workers import eventually
 from .image import IMAGE
 from .site import LEASE_SECONDS, Site
@@ -60,10 +60,8 @@ class TaskSite(Site):
 def tasks(docker_url: str, tmp_path: Path) -> Iterator[TaskSite]:
     made = TaskSite(docker_url, tmp_path)
     settings = {"INSTALL": made.install, "EXECUTORS": made.executors_setting()}
-    # Without its capabilities, root in a container does not reach a socket in a folder that is its server's alone. The
-    # folder stays open until the server ends: tests in other processes need it too, and it goes with the server.
-    folder = Path(folder_of_database())
-    folder.chmod(folder.stat().st_mode | 0o055)
+    # Without its capabilities, root in a container does not reach a socket in a folder that is its server's alone.
+    open_database()
     with override_settings(CONTAINER_MANAGER=settings):
         yield made
     made.clean_up()

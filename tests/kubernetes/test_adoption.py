@@ -314,19 +314,24 @@ def _suspended(executor: Any, spec: LaunchSpec) -> dict[str, Any]:
     return {**manifest, "spec": {**manifest["spec"], "suspend": True}}
 
 
+def lose_create(executor: Executor, spec: LaunchSpec, way: ApiProxy, side: Side) -> None:
+    """Submit an attempt whose create, or the answer to it, never arrives."""
+    with ThreadPoolExecutor(1) as pool:
+        way.hold("POST .*/jobs", side)
+        launch = pool.submit(executor.submit, spec)
+        way.await_held()
+        way.cut()
+        with pytest.raises(Unavailable):
+            launch.result()
+
+
 @pytest.mark.without_database
 class TestLostAnswers:
     def test_a_create_whose_answer_was_lost_is_found_and_not_repeated(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
-        with ThreadPoolExecutor(1) as pool:
-            way.hold("POST .*/jobs", "answer")
-            first = pool.submit(executor.submit, spec)
-            way.await_held()
-            way.cut()
-            with pytest.raises(Unavailable):
-                first.result()
+        lose_create(executor, spec, way, "answer")
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
@@ -340,13 +345,7 @@ class TestLostAnswers:
         executor = harness.executor(kubeconfig=str(way.kubeconfig))
         # Its pod has a node, and waits there.
         spec = harness.spec(_RUN, image=f"127.0.0.1:{free_port()}/nothing:1")
-        with ThreadPoolExecutor(1) as pool:
-            way.hold("POST .*/jobs", "answer")
-            first = pool.submit(executor.submit, spec)
-            way.await_held()
-            way.cut()
-            with pytest.raises(Unavailable):
-                first.result()
+        lose_create(executor, spec, way, "answer")
         view = executor._view
         eventually(lambda: (found := view.attempt(spec.key)) is not None and found.recorded)
         with pytest.raises(Waiting, match="the image"):
@@ -355,13 +354,7 @@ class TestLostAnswers:
 
     def test_a_create_that_never_arrived_is_sent_again(self, harness: KubernetesHarness, way: ApiProxy) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
-        with ThreadPoolExecutor(1) as pool:
-            way.hold("POST .*/jobs", "request")
-            first = pool.submit(executor.submit, spec)
-            way.await_held()
-            way.cut()
-            with pytest.raises(Unavailable):
-                first.result()
+        lose_create(executor, spec, way, "request")
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
@@ -373,13 +366,7 @@ class TestLostAnswers:
         way.answer(r"GET .*/(jobs|pods)\?", 503)
         way.answer("GET .*/jobs/", 404, status_body(404, "NotFound", "jobs not found", kind="jobs"))
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
-        with ThreadPoolExecutor(1) as pool:
-            way.hold("POST .*/jobs", "answer")
-            first = pool.submit(executor.submit, spec)
-            way.await_held()
-            way.cut()
-            with pytest.raises(Unavailable):
-                first.result()
+        lose_create(executor, spec, way, "answer")
         way.answer("POST .*/jobs$", 403, status_body(403, "Forbidden", 'admission webhook "w" denied the request: no'))
         with pytest.raises(Rejected, match="denied the request") as caught:
             executor.submit(spec)
@@ -391,13 +378,7 @@ class TestLostAnswers:
     ) -> None:
         """As one that has just started, and does not yet know who may do what."""
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
-        with ThreadPoolExecutor(1) as pool:
-            way.hold("POST .*/jobs", "request")
-            first = pool.submit(executor.submit, spec)
-            way.await_held()
-            way.cut()
-            with pytest.raises(Unavailable):
-                first.result()
+        lose_create(executor, spec, way, "request")
         said = status_body(status, "Forbidden", 'jobs.batch "x" is forbidden: User "u" cannot get resource "jobs"')
         way.answer("GET .*/jobs/", status, said, times=1)
         with suppress(Unavailable):

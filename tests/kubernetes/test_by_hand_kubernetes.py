@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -177,23 +176,24 @@ class TestUnseen:
         site.await_wait(job, "a node")
         return job
 
-    @contextmanager
-    def node(self, site: ClusterSite) -> Iterator[None]:
-        """Let a node take what waits for one."""
-        core = site.cluster.core
-        core.patch_node("node1", {"metadata": {"labels": {site.namespace: "yes"}}})
-        try:
-            yield
-        finally:
-            core.patch_node("node1", {"metadata": {"labels": {site.namespace: None}}})
+    @pytest.fixture(autouse=True)
+    def _nodes_are_taken_back(self, site: ClusterSite) -> Iterator[None]:
+        yield
+        site.cluster.core.patch_node("node1", {"metadata": {"labels": {site.namespace: None}}})
 
-    def blind(self, way: ApiProxy) -> None:
-        """Let no list and no watch through any more."""
+    def give_node(self, site: ClusterSite, *runs: str) -> None:
+        """Let a node take what waits for one; return once that has written these lines."""
+        site.cluster.core.patch_node("node1", {"metadata": {"labels": {site.namespace: "yes"}}})
+        site.await_runs(*runs)
+
+    def run_unseen(self, site: ClusterSite, way: ApiProxy, *runs: str) -> None:
+        """Give a node while no list and no watch comes through any more."""
         way.answer(r"GET .*/(jobs|pods)\?", 503)
         way.cut()
+        self.give_node(site, *runs)
 
-    def await_gone(self, site: ClusterSite, job: ContainerJob, *, is_held: bool) -> None:
-        """Return once the pod of a Job that was deleted by hand is gone, and the Job is, or is held by us alone."""
+    def delete(self, site: ClusterSite, job: ContainerJob, *, is_held: bool) -> None:
+        """Delete a Job by hand; return once its pod is gone, and the Job is, or is held by its finalizer alone."""
 
         def is_gone() -> bool:
             if site.pods(site.key_of(job)):
@@ -201,6 +201,9 @@ class TestUnseen:
             found = site.job(site.key_of(job))
             return found is None if not is_held else found.metadata.finalizers == [FINALIZER]
 
+        if not is_held:
+            drop_finalizers(site, job)
+        delete_job(site, job, "Foreground")
         site.cluster.wait_for(is_gone)
 
     def assert_lost(self, site: ClusterSite, job: ContainerJob, *runs: str) -> None:
@@ -215,14 +218,10 @@ class TestUnseen:
     ) -> None:
         with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=self.options(site)):
             job = self.waiting(site, f"{BEGUN}; {DONE}")
-            self.blind(way)
-            with self.node(site):
-                site.await_runs("begin 1", "end 1")
-                drop_finalizers(site, job)
-                delete_job(site, job, "Foreground")
-                self.await_gone(site, job, is_held=False)
-                way.be_faithful()
-                self.assert_lost(site, job, "begin 1", "end 1")
+            self.run_unseen(site, way, "begin 1", "end 1")
+            self.delete(site, job, is_held=False)
+            way.be_faithful()
+            self.assert_lost(site, job, "begin 1", "end 1")
 
     def test_one_that_was_to_be_given_up_does_not_claim_that_it_has_not_run(
         self, site: ClusterSite, way: ApiProxy
@@ -233,14 +232,10 @@ class TestUnseen:
         with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=options):
             job = self.enqueue(site, f"{BEGUN}; {DONE}")
             eventually(lambda: way.asked("DELETE .*/jobs/"))
-            self.blind(way)
-            with self.node(site):
-                site.await_runs("begin 1", "end 1")
-                drop_finalizers(site, job)
-                delete_job(site, job, "Foreground")
-                self.await_gone(site, job, is_held=False)
-                way.be_faithful()
-                self.assert_lost(site, job, "begin 1", "end 1")
+            self.run_unseen(site, way, "begin 1", "end 1")
+            self.delete(site, job, is_held=False)
+            way.be_faithful()
+            self.assert_lost(site, job, "begin 1", "end 1")
 
     def test_one_that_is_deleted_while_it_runs_is_lost_and_does_not_run_again(
         self, site: ClusterSite, way: ApiProxy
@@ -248,13 +243,10 @@ class TestUnseen:
         """The Job is held, but has nothing to tell: its controller counts no pod any more once it is being deleted."""
         with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=self.options(site)):
             job = self.waiting(site, self._ENDLESS)
-            self.blind(way)
-            with self.node(site):
-                site.await_runs("begin 1")
-                delete_job(site, job, "Foreground")
-                self.await_gone(site, job, is_held=True)
-                way.be_faithful()
-                self.assert_lost(site, job, "begin 1")
+            self.run_unseen(site, way, "begin 1")
+            self.delete(site, job, is_held=True)
+            way.be_faithful()
+            self.assert_lost(site, job, "begin 1")
 
     def test_one_that_is_deleted_while_there_is_no_worker_is_lost_and_does_not_run_again(
         self, site: ClusterSite
@@ -262,9 +254,30 @@ class TestUnseen:
         with site.worker("--slots", "1", options=self.options(site)) as process:
             job = self.waiting(site, self._ENDLESS)
             site.kill(process)
-        with self.node(site):
-            site.await_runs("begin 1")
-            delete_job(site, job, "Foreground")
-            self.await_gone(site, job, is_held=True)
-            with site.worker("--slots", "1", options=self.options(site)):
-                self.assert_lost(site, job, "begin 1")
+        self.give_node(site, "begin 1")
+        self.delete(site, job, is_held=True)
+        with site.worker("--slots", "1", options=self.options(site)):
+            self.assert_lost(site, job, "begin 1")
+
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
+    @pytest.mark.parametrize("is_deleted", [False, True], ids=["resumed", "deleted"])
+    def test_one_that_is_suspended_with_its_evidence_counts_as_never_resumed_and_runs_again(
+        self, site: ClusterSite, way: ApiProxy, is_deleted: bool
+    ) -> None:
+        """Its controller takes back its start time, and does not count the pod that it ends."""
+        with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=self.options(site)):
+            job = self.waiting(site, self._ENDLESS)
+            self.run_unseen(site, way, "begin 1")
+            patch_job(site, job, {"spec": {"suspend": True}})
+            site.cluster.wait_for(lambda: not site.pods(site.key_of(job)))
+            way.be_faithful()
+            site.await_wait(job, "resume its Job, which is suspended")
+            if is_deleted:
+                delete_job(site, job, "Foreground")
+            else:
+                patch_job(site, job, {"spec": {"suspend": False}})
+            site.await_runs("begin 1", "begin 1")
+            (site.effects() / "go").touch()
+            site.await_status(job, "completed")
+            assert attempts_of(job) == [(1, 0, "")]
+            site.assert_clean()

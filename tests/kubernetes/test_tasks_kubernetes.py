@@ -19,7 +19,7 @@ from container_manager.tasks import (
 )
 
 from .. import task_functions
-from ..task_surroundings import COMMAND, finished, folder_of_database, folders, job_of, variables
+from ..task_surroundings import COMMAND, finished, folder_of_database, folders, job_of, open_database, variables
 from ..workers import eventually
 from .cluster_site import LEASE_SECONDS, ClusterSite
 from .cluster_under_test import ClusterUnderTest
@@ -69,10 +69,8 @@ class PodTaskSite(ClusterSite):
 @pytest.fixture
 def tasks(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator[PodTaskSite]:
     made = PodTaskSite(cluster, namespace, tmp_path)
-    # A pod's program is no root. The folder stays open until the database ends: tests in other processes need it too.
-    folder = Path(folder_of_database())
-    for path in (folder, *folder.iterdir()):
-        path.chmod(path.stat().st_mode | (0o077 if path.is_dir() else 0o066))
+    # A pod's program is no root.
+    open_database()
     with override_settings(CONTAINER_MANAGER={"INSTALL": made.install, "EXECUTORS": made.executors_setting(None, {})}):
         yield made
     made.clean_up()

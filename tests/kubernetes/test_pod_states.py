@@ -1,4 +1,4 @@
-"""Verdicts from the states of pods: what real kubelets rarely report, too, and that only positive evidence is a success."""
+"""Tables of states of single pods and Jobs, with those that real kubelets rarely report: only one is a success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict of a Job and its pods is made from positive evidence only."""
+"""What becomes of an attempt: by its pod's end, by all that was seen of it, and by what its launch waits for."""
 
 from __future__ import annotations
 
