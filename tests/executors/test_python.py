@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from container_manager.executors.base import LaunchSpec, Rejected, Unavailable, Waiting
@@ -15,6 +18,7 @@ from container_manager.jobs.spec import JobSpec
 from container_manager.testing.conformance import Conformance, Harness, ended, new_key, output, text
 
 from ..patience import PATIENCE_SECONDS, eventually
+from ..processes import has_ended
 from .secret_folders import secret_folders
 
 RUN_SCRIPT = "tests.task_functions.run_script"
@@ -210,5 +214,105 @@ def version(waits):
             return before.poll() is not None
 
         eventually(is_retired)
+    finally:
+        executor.close()
+
+
+def process_ahead(executor: PythonExecutor) -> psutil.Process:
+    """Return the process that waits for the next task, once there is one and no task runs."""
+
+    def only_one() -> psutil.Process | None:
+        server = executor._warden.process
+        assert server is not None
+        found: list[psutil.Process] = []
+        # One may end meanwhile.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes = psutil.Process(server.pid).children(recursive=True)
+            found = [process for process in processes if process.name() != "cm-keeper"]
+        return found[0] if [process.name() for process in found] == ["cm-task-next"] else None
+
+    return eventually(only_one)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def says_which_process_it_has(module: Path) -> str:
+    module.write_text(
+        "import os, random\n"
+        "from tests.task_functions import task\n"
+        "@task\n"
+        "def identity():\n"
+        "    return [os.getpid(), os.getsid(0), random.random()]\n"
+    )
+    return module.stem
+
+
+def identity(executor: PythonExecutor, module: str) -> list[Any]:
+    spec = launch(f"{module}.identity")
+    executor.submit(spec)
+    return json.loads(ended(executor, spec.key).result or b"null")  # type: ignore[no-any-return]
+
+
+def test_each_task_has_a_process_that_was_forked_ahead_for_it_alone(says_which_process_it_has: str) -> None:
+    executor = PythonExecutor(preload=[says_which_process_it_has])
+    try:
+        eventually(lambda: executor.check().ok)
+        numbers = set()
+        for _ in range(3):
+            ahead = process_ahead(executor).pid
+            pid, session, number = identity(executor, says_which_process_it_has)
+            assert (pid, session) == (ahead, ahead)
+            assert has_ended(ahead)
+            numbers.add(number)
+        # Each has a random state of its own.
+        assert len(numbers) == 3
+    finally:
+        executor.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_while_it_waits_for_a_task_is_replaced(
+    says_which_process_it_has: str, number: int
+) -> None:
+    executor = PythonExecutor(preload=[says_which_process_it_has])
+    try:
+        eventually(lambda: executor.check().ok)
+        killed = process_ahead(executor).pid
+        os.kill(killed, number)
+        eventually(lambda: has_ended(killed))
+        assert identity(executor, says_which_process_it_has)[0] != killed
+    finally:
+        executor.close()
+
+
+@pytest.mark.parametrize("victim", ["keeper", "task server", "executor"])
+def test_a_process_that_waits_for_a_task_ends_with_what_it_waits_for(victim: str) -> None:
+    executor = PythonExecutor()
+    try:
+        eventually(lambda: executor.check().ok)
+        ahead = process_ahead(executor)
+        keeper = ahead.parent()
+        assert keeper is not None
+        assert keeper.name() == "cm-keeper"
+        if victim == "keeper":
+            keeper.kill()
+        elif victim == "task server":
+            os.kill(keeper.ppid(), signal.SIGKILL)
+        else:
+            executor.close()
+        eventually(lambda: has_ended(ahead.pid))
+    finally:
+        executor.close()
+
+
+def test_a_process_that_waits_for_a_task_when_the_code_is_read_anew_runs_none(says_which_process_it_has: str) -> None:
+    executor = PythonExecutor(preload=[says_which_process_it_has])
+    try:
+        eventually(lambda: executor.check().ok)
+        before, ahead = executor._warden.process, process_ahead(executor).pid
+        assert before is not None
+        os.kill(before.pid, signal.SIGHUP)
+        eventually(lambda: executor._warden.process is not before)
+        assert identity(executor, says_which_process_it_has)[0] != ahead
+        eventually(lambda: has_ended(ahead))
     finally:
         executor.close()

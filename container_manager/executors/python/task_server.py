@@ -25,10 +25,10 @@ from django.db import connections
 from django.utils.module_loading import autodiscover_modules, import_string
 
 from ...jobs.package_log import package_logger
-from ..process.warden.command_start import resolved_limits, set_limits
+from ..process.warden.command_start import JobStart, resolved_limits, set_limits
 from ..process.warden.dispatch import main as serve
 from ..process.warden.keeper import END
-from ..process.warden.messages import close_all
+from ..process.warden.messages import close_all, receive, send
 from ..process.warden.processes import MEANT_FOR_THE_WORKER, blocked, set_name
 from .task_server_link import FAILED, HANGUP, READY
 
@@ -50,7 +50,7 @@ def main(*, channel: int, news: int, preload: Sequence[str]) -> None:
     _tell(news, READY)
     serve(
         socket.socket(fileno=channel),
-        start=start_task,
+        job_start=TaskStart(),
         name="cm-task-server",
         private=[news],
         on_hangup=lambda: _tell(news, HANGUP),
@@ -93,46 +93,78 @@ def _warn_of_threads() -> None:
     warnings.filterwarnings("ignore", message=".*multi-threaded", category=DeprecationWarning)
 
 
-def start_task(message: bytes, streams: Sequence[int], private: Sequence[int]) -> int:
-    """Fork the process of a task; see `container_manager.executors.process.warden.command_start.Start`."""
+class TaskStart(JobStart):
+    """Starts each task in a process that was forked ahead, so that a start is a message and no fork.
+
+    It runs that one task. It has no random state, connection or thread from before its fork but what every fork of the
+    task server has, takes environment, folder, limits and output from the launch, and reads the clock only then: how
+    long it has waited changes nothing. It ends with its keeper, whose end of the socket nothing else holds, and so does
+    not outlast the code that it has read.
+    """
+
+    def __init__(self) -> None:
+        # The pid of the process that waits, and what it waits at.
+        self._waiting: tuple[int, socket.socket] | None = None
+
+    def prepare(self, private: Sequence[int]) -> None:
+        # Without room it is forked for its launch, whose start fails if there is still none.
+        with contextlib.suppress(OSError):
+            self._fork(private)
+
+    def start(self, message: bytes, streams: Sequence[int], private: Sequence[int]) -> int:
+        # A launch that is malformed is the worker's fault, and not to be an end of the task.
+        _parsed(message)
+        while True:
+            pid, launches = self._fork(private)
+            self._waiting = None
+            with launches:
+                # One that was killed while it waited has run nothing: another takes its place.
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    try:
+                        send(launches, message, streams)
+                    except (BrokenPipeError, ConnectionResetError):
+                        os.waitpid(pid, 0)
+                    else:
+                        return pid
+
+    def _fork(self, private: Sequence[int]) -> tuple[int, socket.socket]:
+        """Return the process that waits, forked just now if none did. Raises OSError."""
+        if self._waiting is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    # A signal that comes before the new process has its own handlers must not go to its parent's.
+                    with blocked(signal.valid_signals()):
+                        pid = os.fork()
+                        if pid == 0:
+                            _be_task(theirs, [*private, ours.detach()])
+                except OSError:
+                    ours.close()
+                    raise
+            self._waiting = pid, ours
+        return self._waiting
+
+
+def _parsed(message: bytes) -> tuple[Mapping[str, Any], list[tuple[int, tuple[int, int]]]]:
+    """Return what a launch says, and its limits. Raises ValueError."""
     try:
         launch = json.loads(message)
-        limits = list(resolved_limits(launch["limits"]))
+        return launch, list(resolved_limits(launch["limits"]))
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("The launch is malformed.") from error
-    # A signal that comes before the new process has its own handlers must not go to those of its parent.
-    with blocked(signal.valid_signals()):
-        pid = os.fork()
-        if pid == 0:
-            _be_task(launch, limits, streams, private)
-    return pid
 
 
-def _be_task(
-    launch: Mapping[str, Any],
-    limits: Sequence[tuple[int, tuple[int, int]]],
-    streams: Sequence[int],
-    private: Sequence[int],
-) -> NoReturn:
+def _be_task(launches: socket.socket, private: Sequence[int]) -> NoReturn:
     status = 1
     try:
-        _leave_keeper(streams, private)
-        # Before anything that may fail, so that it says so in the job's own output.
-        environment = launch["environment"]
-        os.environ.clear()
-        os.environ.update(environment)
-        if directory := launch["working_directory"]:
-            os.chdir(directory)
-        set_limits(limits)
-        module = launch["task"].rpartition(".")[0]
-        is_imported = module in sys.modules
-        status = import_string(_RUN_TASK)(launch["task"], launch["arguments"] or {})
-        if not is_imported and module in sys.modules:
-            logger.warning(
-                "The module %s was imported for this task alone, and is so for each: name it in the executor's option "
-                "'preload', or declare its tasks in the module 'tasks' of an installed app.",
-                module,
-            )
+        _leave_keeper(private)
+        set_name("cm-task-next")
+        with launches:
+            message, streams = receive(launches)
+        if message is not None:
+            set_name("cm-task")
+            _redirect_output(streams)
+            status = _run(*_parsed(message))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -144,18 +176,41 @@ def _be_task(
         os._exit(status)
 
 
-def _leave_keeper(streams: Sequence[int], private: Sequence[int]) -> None:
+def _run(launch: Mapping[str, Any], limits: Sequence[tuple[int, tuple[int, int]]]) -> int:
+    # Before anything that may fail, so that it says so in the job's own output.
+    environment = launch["environment"]
+    os.environ.clear()
+    os.environ.update(environment)
+    if directory := launch["working_directory"]:
+        os.chdir(directory)
+    set_limits(limits)
+    module = launch["task"].rpartition(".")[0]
+    is_imported = module in sys.modules
+    status: int = import_string(_RUN_TASK)(launch["task"], launch["arguments"] or {})
+    if not is_imported and module in sys.modules:
+        logger.warning(
+            "The module %s was imported for this task alone, and is so for each: name it in the executor's option "
+            "'preload', or declare its tasks in the module 'tasks' of an installed app.",
+            module,
+        )
+    return status
+
+
+def _leave_keeper(private: Sequence[int]) -> None:
     """Leave what is the keeper's: its session, signal handlers and descriptors."""
     os.setsid()
-    set_name("cm-task")
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, END, *MEANT_FOR_THE_WORKER):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    close_all(private)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _redirect_output(streams: Sequence[int]) -> None:
     os.dup2(streams[0], 1)
     os.dup2(streams[1], 2)
-    close_all([descriptor for descriptor in (*streams, *private) if descriptor > 2])
+    close_all([descriptor for descriptor in streams if descriptor > 2])
     if isinstance(sys.stdout, io.TextIOWrapper):
         # It was opened for another file.
         sys.stdout.reconfigure(line_buffering=True)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())

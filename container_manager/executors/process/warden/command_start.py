@@ -1,4 +1,4 @@
-"""Start a job's command."""
+"""How a keeper starts a job, and the way to do so for a command."""
 
 from __future__ import annotations
 
@@ -6,16 +6,34 @@ import errno
 import json
 import resource
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-# Starts the job of a launch in a session of its own, with its output going to two streams, and returns its pid. The
-# keeper's own descriptors come last: the job may not have them. Raises OSError where it cannot be started, and
-# ValueError for a malformed launch.
-Start = Callable[[bytes, Sequence[int], Sequence[int]], int]
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
-def start_command(message: bytes, streams: Sequence[int], _: Sequence[int]) -> int:
-    """Start the command of a launch; see `Start`."""
+class JobStart:
+    """How keepers start jobs. Each keeper has its own copy, which none of its jobs may change.
+
+    ``private``: the keeper's own descriptors, which a job may not have.
+    """
+
+    def prepare(self, private: Sequence[int]) -> None:
+        """Do what the next start takes time for and needs no launch for. The keeper has no job meanwhile."""
+
+    def start(self, message: bytes, streams: Sequence[int], private: Sequence[int]) -> int:
+        """Start the job of a launch in a session of its own, with its output going to two streams; return its pid.
+
+        Raises OSError where it cannot be started, and ValueError for a malformed launch.
+        """
+        raise NotImplementedError
+
+
+class CommandStart(JobStart):
+    """Starts commands. What a start takes time for is another program, which the launch names."""
+
+    def start(self, message: bytes, streams: Sequence[int], private: Sequence[int]) -> int:
+        return _start_command(message, streams)
+
+
+def _start_command(message: bytes, streams: Sequence[int]) -> int:
     try:
         launch = json.loads(message)
         limits = list(resolved_limits(launch["limits"]))

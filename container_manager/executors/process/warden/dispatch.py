@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 
-from .command_start import Start, start_command
+from .command_start import CommandStart, JobStart
 from .keeper_pool import KeeperPool
 from .messages import close_all, receive, report, seconds_in
 from .processes import adopt_orphans, ignore_what_is_meant_for_the_worker, readable, set_name, wakeup_on
@@ -21,15 +21,15 @@ _AT_ONCE_SECONDS = 0.001
 def main(
     channel: socket.socket,
     *,
-    start: Start = start_command,
+    job_start: JobStart | None = None,
     name: str = "cm-warden",
     private: Sequence[int] = (),
     on_hangup: Callable[[], None] | None = None,
 ) -> None:
     """Serve the worker at the other end of the channel until it is gone.
 
-    ``start``: how keepers start a job. ``private``: descriptors that no keeper may keep open. ``on_hangup``: called
-    when this process gets SIGHUP.
+    ``job_start``: how keepers start a job; by default as a command. ``private``: descriptors that no keeper may keep
+    open. ``on_hangup``: called when this process gets SIGHUP.
     """
     ignore_what_is_meant_for_the_worker()
     if on_hangup is not None:
@@ -42,15 +42,15 @@ def main(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Keepers and commands are forked from here: what the collector writes to, each of them would have to copy.
     gc.freeze()
-    _Warden(channel, start, private).serve()
+    _Warden(channel, job_start or CommandStart(), private).serve()
 
 
 class _Warden:
-    def __init__(self, channel: socket.socket, start: Start, private: Sequence[int]) -> None:
+    def __init__(self, channel: socket.socket, job_start: JobStart, private: Sequence[int]) -> None:
         self._channel = channel
         # A timer, since a worker that freezes in the middle of a message leaves this process waiting for its rest.
         self._wakeup, writer = wakeup_on({signal.SIGCHLD: lambda *_: None, signal.SIGALRM: self._end_jobs})
-        self._keepers = KeeperPool(private=(channel.fileno(), self._wakeup, writer, *private), start=start)
+        self._keepers = KeeperPool(private=(channel.fileno(), self._wakeup, writer, *private), job_start=job_start)
         self._overdue = False
 
     def serve(self) -> None:

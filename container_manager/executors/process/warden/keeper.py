@@ -10,21 +10,21 @@ import socket
 import time
 from typing import Any
 
-from .command_start import Start
+from .command_start import JobStart
 from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
 from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, set_name, wakeup_on
 
 # The warden is gone, or the worker's heartbeat is overdue: end the job as lost, and start no other.
 END = signal.SIGUSR1
 # Not the job's fault: its worker sees that the keeper ends, and the attempt is lost.
-_NO_ROOM = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_NO_ROOM = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 # No request that concerns a running job is longer.
 _REQUEST_BYTES = 100
 
 
-def keep_jobs(control: socket.socket, *, warden: int, start: Start) -> None:
+def keep_jobs(control: socket.socket, *, warden: int, job_start: JobStart) -> None:
     """Run the jobs that come by ``control``, one at a time, until the worker or the warden is gone."""
-    keeper = _Keeper(control, start)
+    keeper = _Keeper(control, job_start)
     set_name("cm-keeper")
     adopt_orphans()
     die_with_parent(END, parent=warden)
@@ -33,14 +33,16 @@ def keep_jobs(control: socket.socket, *, warden: int, start: Start) -> None:
 
 
 class _Keeper:
-    def __init__(self, control: socket.socket, start: Start) -> None:
-        self._control, self._start = control, start
+    def __init__(self, control: socket.socket, job_start: JobStart) -> None:
+        self._control, self._job_start = control, job_start
         self._ends = False
         self._wakeup, writer = wakeup_on({signal.SIGCHLD: lambda *_: None, END: self._end})
         self._private = (control.fileno(), self._wakeup, writer)
 
     def next_launch(self) -> tuple[bytes, list[int]] | None:
         """Wait for a launch; return it with the open files for stdout and stderr, or None if there will be no other."""
+        if not self._ends:
+            self._job_start.prepare(self._private)
         while not self._ends:
             ready = readable([self._wakeup, self._control], None)
             if self._wakeup in ready:
@@ -63,7 +65,7 @@ class _Keeper:
     def run(self, message: bytes, streams: list[int]) -> None:
         """Run a job to its end, and report it."""
         try:
-            job = _Job(self._start(message, streams, self._private))
+            job = _Job(self._job_start.start(message, streams, self._private))
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._ends = True

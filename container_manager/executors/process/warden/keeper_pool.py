@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Sequence
 
-from .command_start import Start
+from .command_start import JobStart
 from .keeper import END, keep_jobs
 from .messages import close_all
 from .processes import children, kill
@@ -17,11 +17,11 @@ from .processes import children, kill
 class KeeperPool:
     """Fork keepers and reap them. ``private``: the warden's descriptors, which no keeper may keep open.
 
-    ``start``: how they start a job.
+    ``job_start``: how they start a job.
     """
 
-    def __init__(self, *, private: Sequence[int], start: Start) -> None:
-        self._private, self._start = private, start
+    def __init__(self, *, private: Sequence[int], job_start: JobStart) -> None:
+        self._private, self._job_start = private, job_start
         self._keepers: set[int] = set()
 
     def fork(self, control: int) -> None:
@@ -36,7 +36,7 @@ class KeeperPool:
                     # Its old value is not asked: asyncio, where it is imported, has reset it in each fork.
                     signal.set_wakeup_fd(-1)
                     close_all(self._private)
-                    keep_jobs(socket.socket(fileno=control), warden=warden, start=self._start)
+                    keep_jobs(socket.socket(fileno=control), warden=warden, job_start=self._job_start)
                     status = 0
                 finally:
                     os._exit(status)

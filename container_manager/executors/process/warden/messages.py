@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +20,15 @@ LAUNCH_DESCRIPTORS = 2
 
 
 def send(channel: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send a message, and open files with it."""
+    """Send a message, and open files with it. Raises OSError, and no signal, where the other end is closed."""
     data = _HEADER.pack(len(message)) + message
     if descriptors:
-        sent = socket.send_fds(channel, [data], list(descriptors))
+        passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+        # socket.send_fds ignores its flags: https://github.com/python/cpython/issues/107898
+        sent = channel.sendmsg([data], [passed], socket.MSG_NOSIGNAL)
         data = data[sent:]
     if data:
-        channel.sendall(data)
+        channel.sendall(data, socket.MSG_NOSIGNAL)
 
 
 def receive(channel: socket.socket, *, most: int | None = None) -> tuple[bytes | None, list[int]]:
