@@ -224,12 +224,13 @@ def process_ahead(executor: PythonExecutor) -> psutil.Process:
     def only_one() -> psutil.Process | None:
         server = executor._warden.process
         assert server is not None
-        found: list[psutil.Process] = []
         # One may end meanwhile.
         with contextlib.suppress(psutil.NoSuchProcess):
             processes = psutil.Process(server.pid).children(recursive=True)
-            found = [process for process in processes if process.name() != "cm-keeper"]
-        return found[0] if [process.name() for process in found] == ["cm-task-next"] else None
+            found = [(process, name) for process in processes if (name := process.name()) != "cm-keeper"]
+            if [name for _, name in found] == ["cm-task-next"]:
+                return found[0][0]
+        return None
 
     return eventually(only_one)  # type: ignore[no-any-return]
 
