@@ -268,15 +268,15 @@ class TestSuspended:
     def test_a_job_that_kueue_has_not_admitted_waits_without_a_clock_and_runs_when_it_is(
         self, site: ClusterSite
     ) -> None:
-        options = {"kueue_queues": ["team"], "unschedulable_seconds": 1.0, "image_seconds": 1.0}
+        options = {"kueue_queues": ["team"], "unschedulable_seconds": 10.0, "image_seconds": 10.0}
         with site.worker("--slots", "1", options=options):
             job = site.enqueue(f"{BEGUN}; {DONE}", container={"kueue_queue": "team"}, timeout_seconds=600)
             site.await_wait(job, "Kueue to admit it from its local queue 'team'")
             later = site.enqueue("true", queue="default")
             assert site.job(site.key_of(job)).spec.suspend
             began = time.monotonic()
-            # Longer than any of its clocks.
-            eventually(lambda: time.monotonic() - began > 5)
+            # Longer than any of its clocks, which leave a node time to start it once it is admitted.
+            eventually(lambda: time.monotonic() - began > 12)
             assert attempts_of(job) == [(1, None, "")]
             name = object_name(site.key_of(job))
             site.cluster.batch.patch_namespaced_job(name, site.namespace, {"spec": {"suspend": False}})

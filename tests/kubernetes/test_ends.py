@@ -85,7 +85,7 @@ def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: ClusterSite
     case("endless cores", unchecked(cpu_count=1e300), "start", None, None, "from 0.01 to 8192", False)
     well = site.enqueue("echo out; echo err >&2")
     child = site.enqueue("sleep 1; tail /dev/zero; echo $?; exit 0", **memory)
-    options = {"images": images_allowed, "unschedulable_seconds": 5.0}
+    options = {"images": images_allowed, "unschedulable_seconds": 15.0}
     with site.worker("--slots", "5", options=options):
         for name, (job, reason, code, number, words, _) in cases.items():
             site.await_status(job, "failed")
@@ -191,7 +191,8 @@ def test_the_node_ends_a_job_whose_timeout_no_worker_enforced(
 ) -> None:
     """The net behind our own timeout, an hour behind it, here: at once."""
     monkeypatch.setattr("container_manager.executors.kubernetes.job_manifests.NET_SECONDS", 0)
-    executor = harness.executor(image_seconds=1)
+    # The node counts from when it has the pod, so its program needs time to begin.
+    executor = harness.executor(image_seconds=10)
     spec = harness.spec("echo begun; sleep 600", timeout_seconds=1, grace_seconds=1)
     submitted(executor, spec)
     status = ended(executor, spec.key)
