@@ -99,8 +99,8 @@ def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: ClusterSite
             site.await_status(job, "completed")
             assert (job.exit_code, job.failure_reason, job.last_error, attempts_of(job)) == (0, "", "", [(1, 0, "")])
         assert sorted(output_of(well).splitlines()) == [b"err", b"out"]
-        # The shell says so too.
-        assert output_of(child).endswith(b"137\n")
+        # The shell says so too, and may say "Killed" on the other stream, before or after.
+        assert b"137" in output_of(child).splitlines()
         site.assert_clean()
     # Permanent or worth a retry, as the settings' documentation says.
     reasons = AppSettings().retry.reasons
