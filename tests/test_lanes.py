@@ -120,6 +120,13 @@ class TestKnownLanes:
         assert self.take(claims, 5) == [new.pk]
         assert not claims.find_more()
 
+    def test_a_worker_that_knows_no_lanes_looks_before_it_claims_and_not_again_after(self) -> None:
+        claims = Claims(queues=None, only=None, using="default", look_seconds=3600.0)
+        assert self.take(claims, 5) == []
+        job = queue.enqueue(command="true")
+        assert self.take(claims, 5) == [job.pk]
+        assert not claims.find_more()
+
     def test_a_busy_worker_looks_for_other_lanes_when_it_is_time(self) -> None:
         claims = Claims(queues=None, only=None, using="default", look_seconds=0.0)
         for _ in range(2):

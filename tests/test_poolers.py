@@ -23,6 +23,7 @@ from container_manager.models import ContainerJob, Worker
 from container_manager.store.consistency import examine
 from container_manager.store.notifications import Listener
 from container_manager.worker import WorkerLoop, WorkerOptions
+from container_manager.worker.database import Database
 
 from .patience import PATIENCE_SECONDS, eventually
 from .pgbouncer import pgbouncer
@@ -112,6 +113,50 @@ def test_a_worker_leaves_its_callers_session_as_it_was() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('enable_seqscan'), current_setting('jit')")
         assert cursor.fetchone() == ("on", "on")
+
+
+@pytest.fixture
+def session() -> Iterator[Database]:
+    """Give a worker's session."""
+    database = Database("default", lease_seconds=30.0)
+    yield database
+    database.end()
+
+
+def asked(statement: str, *params: object) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
+        return [value for (value,) in cursor.fetchall()]
+
+
+@pytest.mark.shows("howto/worker.md#postgresql-settings-for-speed")
+def test_a_worker_prepares_the_statements_that_it_repeats(session: Database) -> None:
+    def statement() -> list[Any]:
+        return asked("SELECT name FROM container_manager_pausedqueue WHERE name = %s", "a")
+
+    for _ in range(2):
+        assert session.do(statement) == []
+    prepared = session.do(lambda: asked("SELECT statement FROM pg_prepared_statements"))
+    assert "SELECT name FROM container_manager_pausedqueue WHERE name = $1" in prepared
+
+
+def test_a_worker_goes_on_when_a_migration_changes_the_type_of_a_column(session: Database) -> None:
+    def names() -> list[Any]:
+        return asked("SELECT name FROM widened WHERE name <> %s", "")
+
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("CREATE TABLE widened (name varchar(10)); INSERT INTO widened VALUES ('a')")
+            for _ in range(3):
+                assert session.attempt(names) == ["a"]
+            cursor.execute("ALTER TABLE widened ALTER name TYPE varchar(20)")
+            assert session.attempt(names) is None
+            assert eventually(lambda: session.attempt(names)) == ["a"]
+    finally:
+        with other.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS widened")
+        other.close()
 
 
 @pytest.mark.shows("howto/poolers.md#djangos-connection-pool")

@@ -29,6 +29,8 @@ from .contenders import Contender, contender
 _PATIENCE_SECONDS = 120.0
 _LOOK_SECONDS = 0.02
 _WARM_UP = 20
+# The name of the process of a task that is not there yet.
+_WAITING = "cm-task-next"
 
 
 @contextmanager
@@ -138,13 +140,24 @@ def memory(taking_part: Contender, connection: psycopg.Connection, count: int, s
         for _ in range(steps):
             taking_part.enqueue_many(noop, count // steps)
             await_none(taking_part, connection)
+            # So long that each keeper has forked the process of its next task.
+            time.sleep(0.5)
             each: dict[str, float] = {}
             for process in family([worker]):
-                # The own part of a process: a fork shares the rest.
-                name = "worker" if process == worker else process.name()
-                each[name] = max(each.get(name, 0.0), process.memory_full_info().uss / 2**20)
+                if (name := process.name()) != _WAITING:
+                    name = "worker" if process == worker else name
+                    each[name] = max(each.get(name, 0.0), _mebibytes(process))
             found.append(each)
     return found
+
+
+def _mebibytes(process: psutil.Process) -> float:
+    """Return what a process has, with the one that waits for its next task; of what is shared, its part.
+
+    That one is forked anew for each task, from all that its keeper has: what a keeper does not free, both have.
+    """
+    waiting = [child for child in process.children() if child.name() == _WAITING]
+    return sum(each.memory_full_info().pss for each in [process, *waiting]) / 2**20
 
 
 def main(what: str, number: int, count: int) -> None:

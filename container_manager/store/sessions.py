@@ -24,6 +24,7 @@ def prepare_session(*, lease_seconds: float, using: str) -> None:
         if hasattr(connection.connection, "prepare_threshold"):
             connection.connection.prepare_threshold = None
         return
+    sql.prepare_statements(connection)
     for statement in sql.session_settings(connection, lease_seconds=lease_seconds):
         with connection.cursor() as cursor:
             cursor.execute(statement)

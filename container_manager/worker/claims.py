@@ -10,7 +10,7 @@ from .timers import Timer
 
 
 class Claims:
-    """Claims jobs from the lanes that it knows, and looks for others when these have no more.
+    """Claims jobs from the lanes that it knows, and looks for others when these have no more, or if it knows none.
 
     A worker whose lanes have more than it can take looks every ``look_seconds``: so often it notices a queue that has
     jobs now, or a scheduled job that is due, of a higher priority.
@@ -34,7 +34,7 @@ class Claims:
         room: int,
     ) -> list[store.ClaimedJob]:
         """Claim up to ``room`` due jobs of these executors, but none of ``besides``; see `store.claim`."""
-        self._looked = self._look.take_due() or executors != self._executors
+        self._looked = self._look.take_due() or executors != self._executors or not self._lanes
         if self._looked:
             self._find_lanes(executors)
         return store.claim(

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from django.db import InterfaceError, InternalError, OperationalError, connections
+from django.db import InterfaceError, InternalError, NotSupportedError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .. import store
@@ -187,6 +187,10 @@ class Database:
         self._waits_since = time.monotonic()
         try:
             return execute(sql, params, many, context)
+        except NotSupportedError as error:
+            # A migration has changed the type of a column that a prepared statement returns, says PostgreSQL. The next
+            # session prepares it anew.
+            raise OperationalError(*error.args) from error
         finally:
             self._waits_since = time.monotonic()
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -159,12 +159,19 @@ def _be_task(launches: socket.socket, private: Sequence[int]) -> NoReturn:
     try:
         _leave_keeper(private)
         set_name("cm-task-next")
+        # Here and not when there is a task: each writes to memory that this process shares with its parent, which the
+        # kernel must copy first.
+        os.environ.clear()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # It was opened for another file.
+            sys.stdout.reconfigure(line_buffering=True)
+        run_task = import_string(_RUN_TASK)
         with launches:
             message, streams = receive(launches)
         if message is not None:
             set_name("cm-task")
             _redirect_output(streams)
-            status = _run(*_parsed(message))
+            status = _run(*_parsed(message), run_task)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -176,17 +183,18 @@ def _be_task(launches: socket.socket, private: Sequence[int]) -> NoReturn:
         os._exit(status)
 
 
-def _run(launch: Mapping[str, Any], limits: Sequence[tuple[int, tuple[int, int]]]) -> int:
-    # Before anything that may fail, so that it says so in the job's own output.
-    environment = launch["environment"]
-    os.environ.clear()
-    os.environ.update(environment)
+def _run(
+    launch: Mapping[str, Any],
+    limits: Sequence[tuple[int, tuple[int, int]]],
+    run_task: Callable[[str, Mapping[str, Any]], int],
+) -> int:
+    os.environ.update(launch["environment"])
     if directory := launch["working_directory"]:
         os.chdir(directory)
     set_limits(limits)
     module = launch["task"].rpartition(".")[0]
     is_imported = module in sys.modules
-    status: int = import_string(_RUN_TASK)(launch["task"], launch["arguments"] or {})
+    status = run_task(launch["task"], launch["arguments"] or {})
     if not is_imported and module in sys.modules:
         logger.warning(
             "The module %s was imported for this task alone, and is so for each: name it in the executor's option "
@@ -211,6 +219,3 @@ def _redirect_output(streams: Sequence[int]) -> None:
     os.dup2(streams[0], 1)
     os.dup2(streams[1], 2)
     close_all([descriptor for descriptor in streams if descriptor > 2])
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # It was opened for another file.
-        sys.stdout.reconfigure(line_buffering=True)

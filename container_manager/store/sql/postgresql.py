@@ -57,13 +57,24 @@ class PostgreSQLStore(StoreSQL):
             f"SET idle_in_transaction_session_timeout = {ceil(lease_seconds * 1000)}",
             f"SET lock_timeout = {ceil(lease_seconds * LOCK_SHARE * 1000)}",
             f"SET statement_timeout = {ceil(lease_seconds * STATEMENT_SHARE * 1000)}",
-            # For prepared statements: planning takes as long as claiming or finishing a job.
+            # For prepared statements.
             "SET plan_cache_mode = force_generic_plan",
             # A cached plan must not be the one for a small table. (Without a usable index that plan has a cost that
             # would trigger JIT compilation.)
             "SET enable_seqscan = off",
             "SET jit = off",
         )
+
+    def prepare_statements(self, connection: BaseDatabaseWrapper) -> None:
+        # Planning takes as long as claiming or finishing a job.
+        driver = connection.connection
+        if hasattr(driver, "prepare_threshold"):
+            from django.db.backends.postgresql import base
+
+            driver.prepare_threshold = 1
+            if driver.cursor_factory is base.Cursor:
+                # It would write the parameters into the statement, so that none is repeated.
+                driver.cursor_factory = base.ServerBindingCursor
 
     def connect_options(self, *, seconds: float) -> Mapping[str, Any]:
         return {"connect_timeout": ceil(seconds)}

@@ -110,6 +110,9 @@ class StoreSQL(ABC):
         `LOCK_SHARE` of that, and a statement to `STATEMENT_SHARE`.
         """
 
+    def prepare_statements(self, connection: BaseDatabaseWrapper) -> None:  # noqa: B027  # not every driver can
+        """Have the driver prepare each statement that a worker's session repeats, if it can."""
+
     def connect_options(self, *, seconds: float) -> Mapping[str, Any]:
         """Return the driver's options that limit how long it takes to connect."""
         return {}
