@@ -13,7 +13,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import django
 
@@ -26,8 +28,21 @@ from ..queue.figures import Figure, table
 from ..queue.server import server
 
 _PARTS = ("throughput", "watching")
-_JOBS_AT_ONCE = 32
 _WORKERS = (1, 4)
+
+
+class _Load(NamedTuple):
+    """Jobs that are run: ``at_once`` of ``count``, each of which takes as long as ``said``."""
+
+    command: str
+    said: str
+    at_once: int
+    count: int
+
+
+# The one takes all that the processors of the cluster have; in the other the cluster waits for its jobs. A turn is done
+# in less than a minute, since it begins just after the kubelets have cleaned up.
+_LOADS = (_Load("true", "no time", at_once=32, count=128), _Load("sleep 10", "10 s", at_once=12, count=36))
 
 
 def main() -> int:
@@ -87,15 +102,21 @@ def _measure(
         yield Figure(name=f"{name}: ours / a bare client", value=contest.ratio, unit="times", at_least=0.9)
 
     if "throughput" in parts:
-        bare = BareClient(kubeconfig, namespace, threads=_JOBS_AT_ONCE)
-        count, rounds = (24, 1) if quick else (192, 3)
-        for workers in _WORKERS:
-            slots = _JOBS_AT_ONCE // workers
+        bare = BareClient(kubeconfig, namespace, most_threads=max(load.at_once for load in _LOADS))
+        for load, workers in product(_LOADS, _WORKERS):
+            count, rounds = (load.at_once, 1) if quick else (load.count, 3)
             contest = measure_throughput(
-                under_test.client, namespace, bare, workers=workers, slots=slots, count=count, rounds=rounds
+                under_test,
+                namespace,
+                bare,
+                command=load.command,
+                workers=workers,
+                at_once=load.at_once,
+                count=count,
+                rounds=rounds,
             )
             said = "1 worker" if workers == 1 else f"{workers} workers"
-            yield from figures_of(contest, f"{count} Jobs, {_JOBS_AT_ONCE} at once, {said}")
+            yield from figures_of(contest, f"{count} Jobs of {load.said}, {load.at_once} at once, {said}")
     if "watching" in parts:
         count, seconds = (20, 10.0) if quick else (100, 30.0)
         found = measure_watching(under_test.client, count, seconds)

@@ -18,21 +18,21 @@ _WATCH_SECONDS = 120
 class BareClient:
     """Runs Jobs like the worker's without a queue, a record, their output, or anyone to look after them."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, *, threads: int) -> None:
+    def __init__(self, kubeconfig: Path, namespace: str, *, most_threads: int) -> None:
         from kubernetes import client, config
 
         from container_manager.conf import app_settings
         from container_manager.executors.kubernetes.kubernetes_options import kubernetes_options
 
         settings = client.Configuration()
-        settings.connection_pool_maxsize = threads
+        settings.connection_pool_maxsize = most_threads
         config.load_kube_config(str(kubeconfig), client_configuration=settings)
         self._jobs: Any = client.BatchV1Api(client.ApiClient(settings))
-        self._namespace, self._threads = namespace, threads
+        self._namespace = namespace
         self._options = kubernetes_options(app_settings().executors["default"]["OPTIONS"])
 
-    def run_many(self, command: str, *, count: int) -> None:
-        with ThreadPoolExecutor(self._threads) as pool:
+    def run_many(self, command: str, *, count: int, at_once: int) -> None:
+        with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(self._run, [command] * count))
 
     def _run(self, command: str) -> None:

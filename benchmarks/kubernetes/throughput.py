@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from tests.kubernetes.cluster_under_test import ClusterUnderTest
 from tests.kubernetes.images import IMAGE
 
 from ..docker.waiting import eventually
@@ -17,7 +18,6 @@ from ..queue.pickup import running_worker
 from .api_requests import ApiRequests
 from .bare import BareClient
 
-_COMMAND = "true"
 _PAUSE_SECONDS = 0.2
 _PATIENCE_SECONDS = 600.0
 _WARM_UP = 4
@@ -45,33 +45,44 @@ class Contest:
 
 
 def measure_throughput(
-    administrator: Any, namespace: str, bare: BareClient, *, workers: int, slots: int, count: int, rounds: int
+    under_test: ClusterUnderTest,
+    namespace: str,
+    bare: BareClient,
+    *,
+    command: str,
+    workers: int,
+    at_once: int,
+    count: int,
+    rounds: int,
 ) -> Contest:
-    """Have so many workers, with so many slots each, and the bare client take turns."""
+    """Have so many workers and the bare client take turns, with so many Jobs at once each."""
     ours, theirs = [], []
     with ExitStack() as stack:
-        pids = [stack.enter_context(running_worker("--slots", str(slots))).pid for _ in range(workers)]
-        cluster = _Turns(administrator, namespace)
+        pids = [stack.enter_context(running_worker("--slots", str(at_once // workers))).pid for _ in range(workers)]
+        cluster = _Turns(under_test, namespace)
         # The first also connect.
-        _run_queued(_WARM_UP * workers)
-        bare.run_many(_COMMAND, count=_WARM_UP)
+        _run_queued(command, count=_WARM_UP * workers)
+        bare.run_many(command, count=_WARM_UP, at_once=at_once)
         for _ in range(rounds):
-            theirs.append(cluster.measure(count, lambda: bare.run_many(_COMMAND, count=count)))
-            ours.append(cluster.measure(count, lambda: _run_queued(count), pids))
+            theirs.append(cluster.measure(count, lambda: bare.run_many(command, count=count, at_once=at_once)))
+            ours.append(cluster.measure(count, lambda: _run_queued(command, count=count), pids))
     return Contest(ours=ours, bare=theirs)
 
 
 class _Turns:
-    """Measure what a contender does, from an empty namespace to an empty namespace."""
+    """Measure what a contender does, from an empty cluster to an empty namespace."""
 
-    def __init__(self, administrator: Any, namespace: str) -> None:
+    def __init__(self, under_test: ClusterUnderTest, namespace: str) -> None:
         from kubernetes.client import BatchV1Api
 
-        self._administrator, self._namespace = administrator, namespace
-        self._jobs: Any = BatchV1Api(administrator)
+        self._administrator, self._namespace = under_test.client, namespace
+        self._nodes = under_test.control.nodes.values() if under_test.control else ()
+        self._jobs: Any = BatchV1Api(self._administrator)
 
     def measure(self, count: int, work: Callable[[], object], pids: Sequence[int] = ()) -> Turn:
         self._await_none()
+        # Once a minute each kubelet removes what is left of ended pods, at a price: it must not be the next turn's.
+        eventually(lambda: not any(node.containers() for node in self._nodes), seconds=_PATIENCE_SECONDS)
         before, cpu_before = ApiRequests.counted(self._administrator), sum(map(cpu_seconds, pids))
         start = time.monotonic()
         work()
@@ -88,11 +99,11 @@ class _Turns:
             time.sleep(_PAUSE_SECONDS)
 
 
-def _run_queued(count: int) -> None:
+def _run_queued(command: str, *, count: int) -> None:
     from container_manager.models import ContainerJob
     from container_manager.queue import enqueue_many
 
     done = ContainerJob.objects.filter(status="completed")
     before = done.count()
-    enqueue_many(ContainerJob(command=_COMMAND, image=IMAGE) for _ in range(count))
+    enqueue_many(ContainerJob(command=command, image=IMAGE) for _ in range(count))
     eventually(lambda: done.count() == before + count, seconds=_PATIENCE_SECONDS)

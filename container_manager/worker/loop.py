@@ -42,6 +42,8 @@ _LEAVE_SECONDS = 10.0
 _SWEEP_SECONDS = 30.0
 # How often the progress of all attempts is read, and stored if it is new: an open file each, where there is one.
 _PROGRESS_SECONDS = 2.0
+# How often it stores at most what launches wait for: on a cluster each of them waits for several things in turn.
+_WAITS_SECONDS = 1.0
 # How often it tells at most that something has changed: a commit that notifies holds up all others that do.
 _TELL_SECONDS = 0.5
 # How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
@@ -128,6 +130,8 @@ class WorkerLoop:
         self._shared: set[str] = set()
         self._sweep = Timer(_SWEEP_SECONDS)
         self._progress = Timer(_PROGRESS_SECONDS)
+        self._waits = Timer(_WAITS_SECONDS)
+        self._has_unstored_waits = False
         self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
         # Open pages of the dashboard look at what has changed.
@@ -267,6 +271,7 @@ class WorkerLoop:
         else:
             timers += [self._reconcile, *([self._poll] if self._room() else [])]
             timers += [self._tell] if self._has_changes and self._is_watched else []
+            timers += [self._waits] if self._has_unstored_waits else []
         now = time.monotonic()
         until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
@@ -629,13 +634,17 @@ class WorkerLoop:
         Who adopts one that has a handle need not launch it again.
         """
         passed_over = self._unstorable.waiting()
+        runs = [run for run in self._runs if run.id not in passed_over]
         fresh = [
             run
-            for run in self._runs
-            if (run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker)
-            or (run.stage is Stage.LAUNCHING and not run.wait_stored)
-            if run.id not in passed_over
+            for run in runs
+            if run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker
         ]
+        waiting = [run for run in runs if run.stage is Stage.LAUNCHING and not run.wait_stored]
+        if waiting and self._waits.take_due():
+            fresh += waiting
+            waiting = []
+        self._has_unstored_waits = bool(waiting)
         if fresh:
             self._has_changes = True
             # Without a handle an attempt is found by its key.

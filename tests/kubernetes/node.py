@@ -88,6 +88,12 @@ class Node:
         """Return the pids of the pods' processes."""
         return daemon_leftovers.members(self.cgroup)
 
+    def containers(self) -> list[str]:
+        """Return the ids of all containers that its containerd knows: those of ended pods too, until the kubelet
+        removes them.
+        """
+        return images.ctr(self.socket, "containers", "ls", "-q").split()
+
     def end_containers(self) -> None:
         """Kill all pods' processes and their shims at once, as when the machine loses its power."""
         while daemon_leftovers.end(daemon_leftovers.helpers(self.folder)):

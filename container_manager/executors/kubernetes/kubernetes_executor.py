@@ -99,7 +99,6 @@ class KubernetesExecutor(Executor):
 
     def logs(self, handle: str, cursor: str, limit: int) -> LogPage:
         self._take_on(handle)
-        self._read_output(handle)
         return self._outputs.page(handle, cursor, limit)
 
     def stop(self, handle: str, grace_seconds: float) -> None:
@@ -174,6 +173,7 @@ class KubernetesExecutor(Executor):
                 self._tender.start()
         if is_new:
             self._view.follow(key)
+            self._note_news((key,))
 
     def _note_news(self, keys: Iterable[str]) -> None:
         """Take from the view's threads what has changed; no keys: whether the cluster answers."""
