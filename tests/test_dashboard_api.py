@@ -32,7 +32,7 @@ from .dashboard_users import TEAM_RULE, user_who_may
 from .jobs import THEN, job_in, row_of
 from .span_counts import add_counts
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]
 BASE = "/jobs/api/v1/"
 BY_NAME: Mapping[str, Route] = {route.name: route for route in (*ROUTES, SHOW_DOCUMENT)}
 _DOCUMENT = document()

@@ -27,6 +27,7 @@ from .kubernetes import programs
 from .patience import PATIENCE_SECONDS
 from .workers import start_worker
 
+pytestmark = pytest.mark.usual_statements
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PERFORMANCE = (ROOT / "docs/explanation/performance.md").read_text(encoding="utf-8")
