@@ -9,11 +9,11 @@ CONTAINERS ?= 150
 EXTRAS := mysql,docker-ssh,cli,metrics,opentelemetry,browser,test,check,docs,bench
 # Some backends of tasks need Django 6, and that Python 3.12.
 TASKS_PYTHON ?= $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python))),$(PYTHON))
-# Most tests wait for processes: six at once, on one database or two, keep two cores busy.
-WORKERS ?= 3
+# Many tests wait for processes: so many at once on each of two databases keep two cores busy.
+WORKERS ?= 4
 # Tests start some hundred interpreters: none compiles again what another has compiled, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
+PYTEST := $(BIN)/pytest -q --dist worksteal -n $(WORKERS)
 # Beside a server run only what depends on the database: the run on SQLite has covered the rest. `.ci/run` runs on servers
 # what is marked `usual_statements` too.
 SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database and not usual_statements' \
