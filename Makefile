@@ -9,16 +9,18 @@ CONTAINERS ?= 150
 EXTRAS := mysql,docker-ssh,cli,metrics,opentelemetry,browser,test,check,docs,bench
 # Some backends of tasks need Django 6, and that Python 3.12.
 TASKS_PYTHON ?= $(or $(lastword $(sort $(wildcard $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python))),$(PYTHON))
-# Most tests wait for processes: six at once keep two cores busy.
-WORKERS ?= 6
+# Many tests wait for processes: so many at once on each of two databases keep two cores busy.
+WORKERS ?= 4
 # Tests start some hundred interpreters: none compiles again what another has compiled, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
-# Beside a server run only what depends on the database: the run on SQLite has covered the rest.
-SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database'
+PYTEST := $(BIN)/pytest -q --dist worksteal -n $(WORKERS)
+# Beside a server run only what depends on the database: the run on SQLite has covered the rest. `.ci/run` runs on servers
+# what is marked `usual_statements` too.
+SERVER_TESTS := $(PYTEST) -m 'not slow and not without_database and not usual_statements' \
+    $(addprefix --ignore tests/,browser docker kubernetes)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos check docs bench constraints clean
+.PHONY: help demo serve test test_sqlite test_postgresql chaos check docs bench constraints clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,13 +32,19 @@ serve: $(VENV)/installed  ## Serve the dashboard, with a worker and jobs to watc
 	$(BIN)/python -m example.serve
 
 test: $(VENV)/test  ## Run the tests on SQLite and PostgreSQL, and on MariaDB where it is installed
-	$(PYTEST)
-	$(BIN)/python -m tests.servers postgresql -- $(SERVER_TESTS)
+	@echo 'SQLite and PostgreSQL are tested beside each other; what was seen is shown when one of them is done.'
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=target test_sqlite test_postgresql
 	@if command -v mariadbd >/dev/null && $(BIN)/python -c 'import MySQLdb' 2>/dev/null; then \
 	    $(BIN)/python -m tests.servers mariadb -- $(SERVER_TESTS); \
 	else \
 	    echo 'MariaDB: skipped, since mariadbd or the Python package mysqlclient is not installed.'; \
 	fi
+
+test_sqlite:
+	$(PYTEST)
+
+test_postgresql:
+	$(BIN)/python -m tests.servers postgresql -- $(SERVER_TESTS)
 
 chaos: $(VENV)/test  ## Kill, freeze and cut off workers, databases and Docker daemons, then look for a job that lies
 	$(BIN)/python -m tests.chaos sqlite --jobs $(JOBS)

@@ -27,7 +27,7 @@ from .bulk_jobs import BulkJobs
 from .dashboard_users import TEAM_RULE, user_who_may
 from .jobs import STATUSES, job_in, journal_of, row_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]
 LIST = "admin:container_manager_containerjob_changelist"
 CHANGE = "admin:container_manager_containerjob_change"
 ADD = "admin:container_manager_containerjob_add"

@@ -436,7 +436,6 @@ class TestInProject:
 
     @pytest.mark.shows("reference/commands.md#commands")
     def test_a_worker_logs_to_stderr_where_the_project_configures_no_logging(self, project: Path) -> None:
-        manage(project, "container", "submit", "--", "true")
         said = manage(project, "container", "worker", "--drain", "--log-level", "INFO")
         assert said.stdout == ""
         assert "INFO" in said.stderr

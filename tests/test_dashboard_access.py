@@ -17,7 +17,7 @@ from container_manager.models import JobAttempt, JobLog
 from .dashboard_users import TEAM_RULE, user_who_may
 from .jobs import THEN, job_in, row_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]
 LIST = "admin:container_manager_containerjob_changelist"
 CHANGE = "admin:container_manager_containerjob_change"
 

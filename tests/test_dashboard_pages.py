@@ -24,7 +24,7 @@ from .dashboard_users import TEAM_RULE, user_who_may
 from .jobs import STATUSES, THEN, job_in, row_of
 from .span_counts import add_counts
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]
 MOST_QUERIES = 12
 NAMES = ("overview", "jobs", "queues", "workers", "failures")
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e"

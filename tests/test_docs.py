@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 from django.test import override_settings
+from django.utils.module_loading import import_string
 
 from benchmarks import report
 from container_manager import checks, conf
 from container_manager.checks import check_settings
 from container_manager.cli.job_arguments import add_job_arguments
 from container_manager.cli.verbs import VERBS
-from container_manager.executors.docker.options import DockerOptions, docker_options
-from container_manager.executors.kubernetes.kubernetes_options import KubernetesOptions, kubernetes_options
 from container_manager.jobs.container_request import REQUEST_RULES, ContainerRequest
 from container_manager.models import ContainerJob
 from container_manager.statemachine.diagram import mermaid
@@ -28,11 +27,17 @@ from .kubernetes import programs
 from .patience import PATIENCE_SECONDS
 from .workers import start_worker
 
+pytestmark = pytest.mark.usual_statements
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PERFORMANCE = (ROOT / "docs/explanation/performance.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
 SHOWN_ONLY = "<!-- test: shown"
+# By name: each needs an SDK, to import which takes longer than most of the tests that are collected with it.
+OPTIONS = {
+    "docker": "container_manager.executors.docker.options",
+    "kubernetes": "container_manager.executors.kubernetes.kubernetes_options",
+}
 AFTER_WORKER = "<!-- test: after a worker has run"
 
 
@@ -66,7 +71,9 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
         exec(compile(block, str(page), "exec"), names)  # noqa: S102  # our own docs
         with override_settings(CONTAINER_MANAGER=names.get("CONTAINER_MANAGER", {})):
             assert check_settings(None) == []
-        (kubernetes_options if page.stem == "kubernetes" else docker_options)(names.get("OPTIONS", {}))
+        if "OPTIONS" in names:
+            executor = "kubernetes" if page.stem == "kubernetes" else "docker"
+            import_string(f"{OPTIONS[executor]}.{executor}_options")(names["OPTIONS"])
 
 
 def test_the_diagram_of_readme_is_generated_from_the_map() -> None:
@@ -96,10 +103,9 @@ def table(page: str, heading: str) -> dict[str, tuple[str, ...]]:
     return {first.strip("`"): tuple(rest) for first, *rest in cells}
 
 
-@pytest.mark.parametrize(("heading", "options"), [("Docker", DockerOptions()), ("Kubernetes", KubernetesOptions())])
-def test_the_executors_page_lists_every_option_with_its_default(
-    heading: str, options: DockerOptions | KubernetesOptions
-) -> None:
+@pytest.mark.parametrize("heading", ["Docker", "Kubernetes"])
+def test_the_executors_page_lists_every_option_with_its_default(heading: str) -> None:
+    options = import_string(f"{OPTIONS[heading.lower()]}.{heading}Options")()
     assert {name: default for name, (default, _) in table("reference/executors.md", heading).items()} == {
         f.name: "`" + repr(getattr(options, f.name)).replace("'", '"') + "`" for f in fields(options)
     }

@@ -19,7 +19,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions, engines, runs
 from .jobs import row_of
 from .test_protocol import SETTINGS, eventually, working
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usual_statements]
 _UNREACHABLE_SECONDS = 600.0
 
 

@@ -12,7 +12,7 @@ from container_manager.testing import FakeRun, fake_jobs, run_job, run_queued_jo
 from example.tasks import sum_sales
 from example.uses import order_report, run_users_code, shrink_images
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]
 
 
 def image(width: int, height: int) -> bytes:

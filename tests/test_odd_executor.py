@@ -25,7 +25,7 @@ from container_manager.worker import WorkerLoop, WorkerOptions
 from .jobs import row_of
 from .test_protocol import SETTINGS, eventually, working
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usual_statements]
 _ODD_TEXT = "a NUL \0, half a character \ud800 and much " + "more" * 10_000
 
 

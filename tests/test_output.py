@@ -95,11 +95,12 @@ def stored_rows(limit: int, *chunks: tuple[Stream, bytes], flush: bool = False) 
     return [rows[number] for number in sorted(rows)]
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("flush", [False, True])
 @pytest.mark.shows("howto/docker.md#let-no-job-use-up-what-others-need")
 def test_output_in_many_small_pieces_is_limited_in_rows_too(flush: bool) -> None:
     """A row costs the database more than the byte or two in it."""
-    lines: list[tuple[Stream, bytes]] = [(_STREAMS[number % 2], b"%d\n" % number) for number in range(20_000)]
+    lines: list[tuple[Stream, bytes]] = [(_STREAMS[number % 2], b"%d\n" % number) for number in range(6000)]
     rows = stored_rows(256 * 1024, *lines, flush=flush)
     assert len(rows) == 2048 + 1
     assert rows[:1024] == lines[:1024]
@@ -183,6 +184,7 @@ class TestFollowing:
             ("stdout", b"five"),
         ]
 
+    @pytest.mark.usual_statements
     def test_the_tail_of_long_output_is_seen_while_the_job_runs(self, tmp_path: Path) -> None:
         go, script = tmp_path / "go", tmp_path / "long.sh"
         os.mkfifo(go)

@@ -22,7 +22,7 @@ from .task_functions import sleep, sleep_in_the_first_attempt
 from .test_task_runs import SETTINGS
 from .workers import eventually, worker
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usual_statements]
 VARIABLES = {"CM_WORKER_SETTINGS": json.dumps(SETTINGS)}
 
 

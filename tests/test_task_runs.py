@@ -278,6 +278,7 @@ def by_itself(function: str, *arguments: Any) -> list[str]:
     return [sys.executable, "-c", program, f"tests.task_functions.{function}", json.dumps({"args": arguments})]
 
 
+@pytest.mark.without_database
 def test_a_task_that_was_told_to_stop_is_not_told_again_while_it_cleans_up(tmp_path: Path) -> None:
     begun, gate = tmp_path / "begun", tmp_path / "gate"
     os.mkfifo(gate)
@@ -303,6 +304,7 @@ def opened_for_writing(fifo: Path) -> int | None:
         return None
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize(
     ("function", "arguments", "said", "last"),
     [("fail", ["long"], "long ", " the end\n"), ("add", ["x" * 600, "y" * 600], "What the task", " are allowed.\n")],

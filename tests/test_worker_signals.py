@@ -19,7 +19,7 @@ from container_manager.store.consistency import examine
 from .patience import PATIENCE_SECONDS
 from .workers import eventually, start_worker, worker
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usual_statements]
 
 
 def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_second_sigterm_ends_running_jobs_at_once_as_lost(tmp_path: Path) -> N
     assert examine().problems == []
 
 
-@pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_sigterm_while_a_worker_starts_leaves_nothing_behind(rounds: int, tmp_path: Path) -> None:
     """From before its signal handlers are set, when it just ends, to after it is registered."""
     jobs = queue.enqueue_many(ContainerJob(command="true") for _ in range(rounds))

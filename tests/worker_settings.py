@@ -3,10 +3,17 @@
 import json
 import os
 import sys
+from typing import Any
 
 from .settings import *  # noqa: F403
-from .settings import DATABASES
+from .settings import DATABASES, INSTALLED_APPS
 
+_OF_PAGES = ("django.contrib.admin", "django.contrib.messages", "django.contrib.sessions")
+# A worker shows no page. One whose project has an admin is started by the tests of commands in a project of their own.
+INSTALLED_APPS = [app for app in INSTALLED_APPS if app not in _OF_PAGES]
+MIDDLEWARE: list[str] = []
+ROOT_URLCONF = ""
+TEMPLATES: list[dict[str, Any]] = []
 # The other one does not exist outside a test run, and from Django 6.1 system checks ask every database.
 if os.environ.get("CM_WORKER_PSYCOPG2"):
     # Where both are installed, Django takes the newer one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ _WAITING_SECONDS = 3600
 # Before `-m` chooses by marks.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = f"{Path(__file__).parent}{os.sep}"
     for item in items:
-        if Path(__file__).parent in item.path.parents and "control" in getattr(item, "fixturenames", ()):
+        if str(item.path).startswith(here) and "control" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.disturbs_cluster)
             item.add_marker(pytest.mark.timeout(_WAITING_SECONDS))
 

@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 import pytest
-from kubernetes.client import ApiException, CoreV1Api
+from kubernetes import client
+from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from .api_proxy import ApiProxy
@@ -59,7 +60,7 @@ def test_a_namespace_refuses_pods_that_are_not_restricted(cluster: ClusterUnderT
 def test_a_service_account_may_do_what_its_role_says(cluster: ClusterUnderTest, namespace: str, tmp_path: Any) -> None:
     path = tmp_path / "worker.kubeconfig"
     path.write_text(cluster.kubeconfig_of(namespace, [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]))
-    core = CoreV1Api(api_client(path))
+    core = client.CoreV1Api(api_client(path))
     # Where the authorizer has not yet seen the new role it refuses.
     cluster.wait_for(lambda: _allowed(lambda: core.list_namespaced_pod(namespace)))
     assert not _allowed(lambda: core.list_namespaced_secret(namespace))
@@ -185,7 +186,7 @@ def test_etcd_is_killed_and_started_again(cluster: ClusterUnderTest, namespace: 
 
 
 def test_the_proxy_holds_an_answer_and_loses_it(cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy) -> None:
-    through: Any = CoreV1Api(api_client(proxy.kubeconfig))
+    through: Any = client.CoreV1Api(api_client(proxy.kubeconfig))
     through.api_client.configuration.retries = False
     proxy.hold("POST .*/pods", "answer")
     errors: list[Exception] = []
@@ -209,7 +210,7 @@ def test_the_proxy_holds_an_answer_and_loses_it(cluster: ClusterUnderTest, names
 
 
 def test_the_proxy_falls_silent_and_speaks(cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy) -> None:
-    through: Any = CoreV1Api(api_client(proxy.kubeconfig))
+    through: Any = client.CoreV1Api(api_client(proxy.kubeconfig))
     through.list_namespaced_pod(namespace)
     assert proxy.connections == 1
     proxy.fall_silent(for_new=True)
