@@ -105,6 +105,17 @@ class TestAHostWhoseClockIsWrong:
         call_command("container", "submit", "--delay", "1800", "true", stdout=StringIO())
         assert abs(ContainerJob.objects.get().scheduled_for - _REAL_NOW() - 30 * _MINUTE) < _MINUTE
 
+    def test_its_worker_has_begun_by_the_databases_clock_so_that_the_oldest_one_maintains(
+        self, wrong_clock: timedelta
+    ) -> None:
+        for name in ("first", "second"):
+            row = Worker(id=name, host="h", pid=1, lease_expires_at=_REAL_NOW(), started_at=_REAL_NOW())
+            if name == "second":
+                row.started_at += wrong_clock
+            store.register_worker(row, lease_seconds=30.0, using="default")
+        assert store.live_workers(using="default") == ["first", "second"]
+        assert all(abs(worker.started_at - _REAL_NOW()) < _MINUTE for worker in Worker.objects.all())
+
     def test_it_does_not_take_live_workers_for_dead_nor_dead_ones_for_alive(self) -> None:
         register("alive", executors=("docker",))
         register("dead", executors=("gpu",), lease_seconds=-60.0)
