@@ -83,6 +83,9 @@ class TestAHostWhoseClockIsWrong:
         early, due = (ended(ago=_MINUTE, status="failed", reason="error", retry_after_seconds=s) for s in (1800, -1))
         maintain(AppSettings())
         assert (row_of(early)["status"], row_of(due)["status"]) == ("retrying", "queued")
+        # Also their place in the queue, and the journal, are by it.
+        times = [row_of(due)["queued_at"], row_of(due)["status_changed_at"], due.transitions.latest("id").at]
+        assert all(abs(at - _REAL_NOW()) < _MINUTE for at in times)
 
     def test_it_counts_what_is_due_and_what_finished_lately_by_the_databases_clock(self) -> None:
         ended(ago=10 * _MINUTE)
