@@ -61,6 +61,7 @@ def test_a_clock_of_this_machine_that_jumps_makes_no_output_late(monkeypatch: py
     jumped = time.time_ns() + 3600 * _SECOND
     monkeypatch.setattr(time, "time_ns", lambda: jumped)
     log.feed(line(5, "b"))
+    log.feed(line(10, "c"))
     assert log.doubtful is None
 
 
