@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from string import hexdigits
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -125,10 +125,12 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
             same.update(unique_key="")
         return None
 
-    def transition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
+    def transition_to(
+        self, new: object, *, reason: str = "", actor: object = None, at: datetime | None = None
+    ) -> BulkTransition:
         """Do `StateMachineQuerySet.transition_to`; raises UniqueKeyHeld for a retry whose key another job holds."""
         with refusing_held_keys():
-            return super().transition_to(new, reason=reason, actor=actor)
+            return super().transition_to(new, reason=reason, actor=actor, at=at)
 
     transition_to.queryset_only = True  # type: ignore[attr-defined]
 

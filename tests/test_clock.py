@@ -83,6 +83,9 @@ class TestAHostWhoseClockIsWrong:
         early, due = (ended(ago=_MINUTE, status="failed", reason="error", retry_after_seconds=s) for s in (1800, -1))
         maintain(AppSettings())
         assert (row_of(early)["status"], row_of(due)["status"]) == ("retrying", "queued")
+        # Also their place in the queue, and the journal, are by it.
+        times = [row_of(due)["queued_at"], row_of(due)["status_changed_at"], due.transitions.latest("id").at]
+        assert all(abs(at - _REAL_NOW()) < _MINUTE for at in times)
 
     def test_it_counts_what_is_due_and_what_finished_lately_by_the_databases_clock(self) -> None:
         ended(ago=10 * _MINUTE)
@@ -104,6 +107,17 @@ class TestAHostWhoseClockIsWrong:
     def test_a_delay_of_submit_counts_from_the_databases_time(self) -> None:
         call_command("container", "submit", "--delay", "1800", "true", stdout=StringIO())
         assert abs(ContainerJob.objects.get().scheduled_for - _REAL_NOW() - 30 * _MINUTE) < _MINUTE
+
+    def test_its_worker_has_begun_by_the_databases_clock_so_that_the_oldest_one_maintains(
+        self, wrong_clock: timedelta
+    ) -> None:
+        for name in ("first", "second"):
+            row = Worker(id=name, host="h", pid=1, lease_expires_at=_REAL_NOW(), started_at=_REAL_NOW())
+            if name == "second":
+                row.started_at += wrong_clock
+            store.register_worker(row, lease_seconds=30.0, using="default")
+        assert store.live_workers(using="default") == ["first", "second"]
+        assert all(abs(worker.started_at - _REAL_NOW()) < _MINUTE for worker in Worker.objects.all())
 
     def test_it_does_not_take_live_workers_for_dead_nor_dead_ones_for_alive(self) -> None:
         register("alive", executors=("docker",))

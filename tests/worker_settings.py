@@ -31,7 +31,7 @@ CONTAINER_MANAGER = {
     # Many tests freeze a worker until its lease has expired, and wait for others to take its jobs.
     "OUTAGE_SECONDS": float(os.environ.get("CM_WORKER_OUTAGE_SECONDS", os.environ["CM_WORKER_LEASE_SECONDS"])),
     "POLL_SECONDS": 0.1,
-    "RETRY": {"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 0.1},
+    "RETRY": json.loads(os.environ.get("CM_WORKER_RETRY", '{"INITIAL_SECONDS": 0.1, "MAX_SECONDS": 0.1}')),
 }
 LOGGING = {
     "version": 1,

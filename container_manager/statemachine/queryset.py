@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -36,10 +37,13 @@ class BulkTransition:
 class StateMachineQuerySet(models.QuerySet[T]):
     """A queryset whose rows have a state machine."""
 
-    def transition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
+    def transition_to(
+        self, new: object, *, reason: str = "", actor: object = None, at: datetime | None = None
+    ) -> BulkTransition:
         """Change the state of every row that has the edge, in one UPDATE; report the others.
 
-        The rows are locked before they are read. Raises UnknownState, or ImproperlyConfigured if the model is not a
+        ``at``: when, where the present by this host's clock is not meant. The rows are locked before they are read.
+        Raises UnknownState, or ImproperlyConfigured if the model is not a
         StateMachineModel: its transitions' effects are then unknown.
         """
         if not self._is_derived():
@@ -50,10 +54,12 @@ class StateMachineQuerySet(models.QuerySet[T]):
         machine = machine_of(self.model)
         target, name, reason = machine.state(new), actor_name(actor), str(reason)
         self._for_write = True
-        return retry_deadlocks(lambda: self._move(machine, target, name, reason), using=self.db)
+        return retry_deadlocks(lambda: self._move(machine, target, name, reason, at), using=self.db)
 
-    def _move(self, machine: Machine, target: State, name: str, reason: str) -> BulkTransition:
-        at = timezone.now()
+    def _move(
+        self, machine: Machine, target: State, name: str, reason: str, asked_at: datetime | None
+    ) -> BulkTransition:
+        at = asked_at or timezone.now()
         with transaction.atomic(using=self.db, savepoint=False):
             found = self._found(machine.field)
             moving = {pk: source for pk, source in found.items() if machine.graph.has_edge(source, target)}
@@ -73,9 +79,11 @@ class StateMachineQuerySet(models.QuerySet[T]):
     # As with delete(): ``objects.transition_to(…)`` would move the whole table; ``objects.all()`` says so.
     transition_to.queryset_only = True  # type: ignore[attr-defined]
 
-    async def atransition_to(self, new: object, *, reason: str = "", actor: object = None) -> BulkTransition:
+    async def atransition_to(
+        self, new: object, *, reason: str = "", actor: object = None, at: datetime | None = None
+    ) -> BulkTransition:
         """Do `transition_to` from asynchronous code."""
-        return await sync_to_async(self.transition_to)(new, reason=reason, actor=actor)
+        return await sync_to_async(self.transition_to)(new, reason=reason, actor=actor, at=at)
 
     atransition_to.queryset_only = True  # type: ignore[attr-defined]
 

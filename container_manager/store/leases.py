@@ -29,7 +29,8 @@ class Lease(NamedTuple):
 def register_worker(
     worker: Worker, *, lease_seconds: float, rescuable_seconds: float | None = None, using: str
 ) -> None:
-    """Store a worker's row, with a lease that begins now."""
+    """Store a worker's row, with a lease that begins now: the oldest worker is told by the lease's clock, too."""
+    worker.started_at = database_now(using=using)
     # In one transaction: a row without a lease would be deleted as that of an expired worker.
     with transaction.atomic(using=using):
         worker.save(using=using, force_insert=True)

@@ -7,6 +7,7 @@ from functools import partial
 from uuid import UUID
 
 from ..models import ContainerJob, JobStatus
+from .clock import database_now
 from .isolation import Refused, isolated
 
 _BATCH = 1000
@@ -28,4 +29,6 @@ def _promote(keys: Sequence[UUID], *, using: str) -> Sequence[int]:
         return []
     # By key, and skipping locked rows: without waiting there is no deadlock.
     still_due = ContainerJob.objects.using(using).filter(pk__in=keys).select_for_update(skip_locked=True)
-    return range(still_due.transition_to(JobStatus.QUEUED, reason="retry is due").changed)
+    # Jobs are claimed in the order of that time, so it is by the clock that all workers have in common.
+    moved = still_due.transition_to(JobStatus.QUEUED, reason="retry is due", at=database_now(using=using))
+    return range(moved.changed)

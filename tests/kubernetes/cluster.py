@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from ..docker import daemon_leftovers, image
 from ..servers import run_command
-from . import programs
+from . import api_service, programs
 from .control import ClusterControl
 from .control_plane import NODES
 from .node import Node
@@ -115,7 +115,7 @@ def _alone() -> Iterator[None]:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Put back what the cluster changes on the machine: settings of the kernel, and folders that were not there."""
+    """Put back what the cluster changes on the machine: the kernel's settings, an address, folders that were not there."""
     paths = [Path("/proc/sys", name) for name in _KERNEL_SETTINGS]
     settings = {path: path.read_text() for path in paths if path.exists()}
     made = [path for path in map(Path, SHARED_FOLDERS) if not path.exists()]
@@ -124,6 +124,7 @@ def _restored() -> Iterator[None]:
     try:
         yield
     finally:
+        api_service.remove_address()
         for path, value in settings.items():
             if path.read_text() != value:
                 path.write_text(value)

@@ -220,3 +220,9 @@ def attempts_of(job: ContainerJob) -> list[tuple[int, int | None, str]]:
 def output_of(job: ContainerJob, stream: str = "stdout", *, attempt: int = 1) -> bytes:
     rows = JobLog.objects.filter(attempt__job=job, attempt__number=attempt, stream=stream).order_by("sequence")
     return b"".join(bytes(row.data) for row in rows)
+
+
+def notes_on_output(job: ContainerJob) -> list[str]:
+    """Return what a first attempt's log says of its output, such as a gap; not what its launch waited for."""
+    said = output_of(job, "system").decode().splitlines()
+    return [line for line in said if not line.startswith(("Waits for ", "The cluster says: "))]

@@ -86,9 +86,10 @@ class ClusterUnderTest:
             self.wait_for(lambda: self.core.list_namespaced_service_account(name).items)
             yield name
         finally:
-            self._delete_namespace(name)
+            self.delete_namespace(name)
 
-    def _delete_namespace(self, name: str) -> None:
+    def delete_namespace(self, name: str) -> None:
+        """Delete a namespace with all that is in it. Its end is not waited for."""
         from kubernetes.client import ApiException
 
         self.core.delete_namespace(name)
@@ -101,6 +102,28 @@ class ClusterUnderTest:
             # Nobody waits for what still runs: what it would take for its end, the next test would lack.
             with suppress(ApiException):
                 self.core.delete_namespaced_pod(pod.metadata.name, name, grace_period_seconds=0)
+
+    def claim_folder(self, namespace: str, name: str, folder: Path) -> str:
+        """Have a claim of this name for a folder of this machine; return its volume, which is the caller's to delete."""
+        core, size, volume = self.core, {"storage": "1Gi"}, f"{namespace}-{name}"
+        common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+        core.create_persistent_volume(
+            {
+                "metadata": {"name": volume},
+                "spec": {
+                    **common,
+                    "capacity": size,
+                    "hostPath": {"path": str(folder)},
+                    "claimRef": {"namespace": namespace, "name": name},
+                },
+            }
+        )
+        claim = {
+            "metadata": {"name": name},
+            "spec": {**common, "resources": {"requests": size}, "volumeName": volume},
+        }
+        core.create_namespaced_persistent_volume_claim(namespace, claim)
+        return volume
 
     def kubeconfig_of(self, namespace: str, rules: list[dict[str, Any]], *, name: str = "worker") -> str:
         """Make a service account that may do what the rules of a Role say; return its kubeconfig, valid for an hour."""

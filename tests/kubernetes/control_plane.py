@@ -7,6 +7,7 @@ import secrets
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ..ports import free_port
@@ -14,9 +15,28 @@ from . import programs
 from .server_process import ServerProcess
 
 NODES = ("node1", "node2")
+# Of these the API server's own Service has the first one, by which pods find it.
+SERVICE_ADDRESSES = "10.96.0.0/24"
+API_SERVICE = ("10.96.0.1", 443)
 # In the order in which they are started.
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+# Of OpenSSL's commands only `ca` makes certificates that are valid since a time that is past.
+_AUTHORITY = """\
+[ca]
+default_ca = tests
+[tests]
+database = {folder}/authority.index
+new_certs_dir = {folder}
+rand_serial = yes
+unique_subject = no
+preserve = yes
+default_md = sha256
+policy = subjects
+[subjects]
+organizationName = optional
+commonName = supplied
+"""
 # The group that may do everything.
 _MASTERS = "system:masters"
 
@@ -70,27 +90,28 @@ def kubeconfig(server: str, authority: Path, token: str, *, namespace: str = "de
 
 def _make_certificates(folder: Path) -> None:
     """Make an authority, the API server's certificate, its own towards kubelets, and the key of service accounts."""
-    ca, ca_key = folder / "ca.pem", folder / "ca-key.pem"
-    _openssl("req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=cm-test-authority", "-keyout", ca_key, "-out", ca)
+    settings = folder / "authority.cnf"
+    (folder / "authority.index").touch()
+    settings.write_text(_AUTHORITY.format(folder=folder))
     for name, subject, extensions in (
-        ("server", "/CN=kube-apiserver", "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth\n"),
+        ("ca", "/CN=cm-test-authority", "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"),
+        (
+            "server",
+            "/CN=kube-apiserver",
+            f"subjectAltName=IP:127.0.0.1,IP:{API_SERVICE[0]},DNS:localhost\nextendedKeyUsage=serverAuth\n",
+        ),
         ("kubelet-client", f"/O={_MASTERS}/CN=kube-apiserver", "extendedKeyUsage=clientAuth\n"),
     ):
-        request, options = folder / f"{name}.csr", folder / f"{name}.ext"
-        options.write_text(extensions)
-        _openssl("req", *_KEY, "-subj", subject, "-keyout", folder / f"{name}-key.pem", "-out", request)
-        signed: list[str | Path] = [
-            "-CA",
-            ca,
-            "-CAkey",
-            ca_key,
-            "-CAcreateserial",
-            "-extfile",
-            options,
-            "-out",
-            folder / f"{name}.pem",
-        ]
-        _openssl("x509", "-req", "-in", request, "-days", "2", *signed)
+        request, options, key = (folder / f"{name}{suffix}" for suffix in (".csr", ".ext", "-key.pem"))
+        options.write_text(f"{extensions}subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
+        _openssl("req", *_KEY, "-subj", subject, "-keyout", key, "-out", request)
+        # A client whose clock is behind by less than a day takes them, too.
+        begin, end = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 2))
+        valid = ["-startdate", f"{begin:%Y%m%d%H%M%SZ}", "-enddate", f"{end:%Y%m%d%H%M%SZ}"]
+        signer = ["-selfsign"] if name == "ca" else ["-cert", folder / "ca.pem"]
+        common: list[str | Path] = ["-config", settings, "-batch", "-notext", "-extfile", options, *valid]
+        out = folder / f"{name}.pem"
+        _openssl("ca", *common, *signer, "-keyfile", folder / "ca-key.pem", "-in", request, "-out", out)
     key = folder / "service-accounts-key.pem"
     _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key)
     _openssl("pkey", "-in", key, "-pubout", "-out", folder / "service-accounts.pem")
@@ -148,11 +169,11 @@ def _api_server(credentials: Credentials, port: int, etcd_url: str) -> list[str]
         f"--kubelet-client-key={files / 'kubelet-client-key.pem'}",
         # A kubelet's address would be one of the machine's network, and here it listens on the loopback.
         "--kubelet-preferred-address-types=Hostname",
-        "--service-cluster-ip-range=10.96.0.0/24",
+        f"--service-cluster-ip-range={SERVICE_ADDRESSES}",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={files / 'service-accounts.pem'}",
         f"--service-account-signing-key-file={files / 'service-accounts-key.pem'}",
-        # Nothing here reaches the API by a Service, and the loopback may not be an endpoint.
+        # The loopback may not be an endpoint, and there is nothing that would forward to one (`api_service`).
         "--endpoint-reconciler-type=none",
         # How long a pod stays bound to a node that is gone: 300 s by default.
         "--default-unreachable-toleration-seconds=3",

@@ -105,22 +105,4 @@ class KubernetesHarness(Harness):
 
     def _claim(self, name: str, folder: Path) -> None:
         """Have a claim of this name in the namespace for a folder of this machine."""
-        core, size, volume = self.cluster.core, {"storage": "1Gi"}, f"{self.namespace}-{name}"
-        common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-        core.create_persistent_volume(
-            {
-                "metadata": {"name": volume},
-                "spec": {
-                    **common,
-                    "capacity": size,
-                    "hostPath": {"path": str(folder)},
-                    "claimRef": {"namespace": self.namespace, "name": name},
-                },
-            }
-        )
-        self._volumes.append(volume)
-        claim = {
-            "metadata": {"name": name},
-            "spec": {**common, "resources": {"requests": size}, "volumeName": volume},
-        }
-        core.create_namespaced_persistent_volume_claim(self.namespace, claim)
+        self._volumes.append(self.cluster.claim_folder(self.namespace, name, folder))

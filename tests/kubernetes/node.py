@@ -14,7 +14,7 @@ from typing import Any
 from ..docker import daemon_leftovers
 from ..ports import free_port
 from . import images, programs
-from .control_plane import NODES, Credentials
+from .control_plane import NODES, SERVICE_ADDRESSES, Credentials
 from .server_process import ServerProcess
 
 # A pod has an address of its own, and a node up to 300 pods.
@@ -137,11 +137,12 @@ class Node:
         ServerProcess.defined(processes, f"{self.name}-kubelet", [str(programs.folder() / "kubelet"), *arguments])
 
     def _network(self) -> dict[str, Any]:
-        """Return the pod network's configuration: a pair of interfaces for each pod, and no way out."""
+        """Return the pod network's configuration: a pair of interfaces for each pod, and no way out but to Services."""
         addresses = {
             "type": "host-local",
             "ranges": [[{"subnet": _SUBNET.format(2 * NODES.index(self.name))}]],
             "dataDir": str(self.folder / "addresses"),
+            "routes": [{"dst": SERVICE_ADDRESSES}],
         }
         plugin = {"type": "ptp", "ipMasq": False, "ipam": addresses}
         return {"cniVersion": "0.4.0", "name": self.name, "plugins": [plugin]}

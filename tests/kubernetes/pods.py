@@ -30,6 +30,18 @@ def pod(cluster: ClusterUnderTest, name: str, script: str, *, node: str = "", **
     return {"metadata": {"name": name}, "spec": spec}
 
 
+def node_report(at: str) -> list[dict[str, Any]]:
+    """Return what a pod's metadata say of who has written it, if its node has reported last at this time.
+
+    The API server writes that, by its own clock.
+    """
+    fields = {"f:status": {"f:containerStatuses": {}, "f:phase": {}}}
+    return [
+        {"manager": "kube-controller-manager", "time": "2001-01-01T00:00:00Z", "fieldsV1": {"f:spec": {}}},
+        {"manager": "kubelet", "operation": "Update", "subresource": "status", "time": at, "fieldsV1": fields},
+    ]
+
+
 def container_state(cluster: ClusterUnderTest, namespace: str, name: str) -> Any:
     """Return the state of a pod's container, or None where it has none yet."""
     statuses = cluster.core.read_namespaced_pod(name, namespace).status.container_statuses

@@ -18,6 +18,8 @@ from container_manager.executors.kubernetes.pod_verdict import (
     pod_exit,
 )
 
+from .pods import node_report
+
 pytestmark = pytest.mark.without_database
 
 ENDED_AT = "2026-11-29T10:00:10Z"
@@ -46,8 +48,9 @@ def pod(
         ended = (state or {}).get("terminated")
         phase = "Running" if ended is None else "Failed" if ended["exitCode"] else "Succeeded"
     container = {"name": "job", "state": state, "restartCount": 0}
+    written = {"creationTimestamp": "2026-11-29T09:59:59Z", "managedFields": node_report(ENDED_AT)}
     return {
-        "metadata": {"name": "one-abcde", "uid": "u1", "creationTimestamp": "2026-11-29T09:59:59Z", **metadata},
+        "metadata": {"name": "one-abcde", "uid": "u1", **written, **metadata},
         "spec": {"nodeName": "node1", "containers": [{"name": "job", "image": "some/image:1"}]},
         "status": {"phase": phase, "containerStatuses": [container] if state else [], **(status or {})},
     }
@@ -140,6 +143,24 @@ def test_the_kubelets_last_deletion_does_not_make_a_success() -> None:
     record.take(pod({"running": {}}, **deleted("2026-11-29T10:00:35Z", 30)))
     record.take(last)
     found = record.exit()
+    assert found is not None
+    assert found.lost
+
+
+def test_what_a_node_says_after_its_first_report_of_the_end_makes_the_end_no_later() -> None:
+    """Its clock is an hour ahead, and its report of the pod's last phase comes when that is already being deleted."""
+    ended = terminated(0, startedAt="2026-11-29T11:00:00Z", finishedAt="2026-11-29T11:00:10Z")
+    record = PodRecord(pod={})
+    record.take(pod(ended, phase="Running"))
+    assert record.exit() is None
+    record.take(pod(ended, **deleted("2026-11-29T10:00:42Z", 30), managedFields=node_report("2026-11-29T10:00:13Z")))
+    found = record.exit()
+    assert found is not None
+    assert found.succeeded
+    # The same, but for its first report.
+    late = PodRecord(pod={})
+    late.take(pod(ended, **deleted("2026-11-29T10:00:42Z", 30), managedFields=node_report("2026-11-29T10:00:13Z")))
+    found = late.exit()
     assert found is not None
     assert found.lost
 

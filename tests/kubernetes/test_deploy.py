@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,46 +13,16 @@ from container_manager.executors.kubernetes.cluster_rights import RIGHTS, Right
 from container_manager.executors.kubernetes.labels import NETWORK_LABEL
 from container_manager.management.commands.container import Command
 
+from . import deployment
 from .cluster_under_test import ClusterUnderTest
-from .deployment import FOLDER, JOBS_NAMESPACE, manifest, manifests, resources
-
-# By their kinds: which of the client's APIs has them, and what it calls them.
-_APIS = {
-    "Namespace": ("CoreV1Api", "namespace"),
-    "ServiceAccount": ("CoreV1Api", "namespaced_service_account"),
-    "ConfigMap": ("CoreV1Api", "namespaced_config_map"),
-    "Role": ("RbacAuthorizationV1Api", "namespaced_role"),
-    "RoleBinding": ("RbacAuthorizationV1Api", "namespaced_role_binding"),
-    "NetworkPolicy": ("NetworkingV1Api", "namespaced_network_policy"),
-    "Job": ("BatchV1Api", "namespaced_job"),
-    "Deployment": ("AppsV1Api", "namespaced_deployment"),
-    "PodDisruptionBudget": ("PolicyV1Api", "namespaced_pod_disruption_budget"),
-}
-
-
-def create(cluster: ClusterUnderTest, found: dict[str, Any], **options: str) -> Any:
-    """Create an object as it is, with unknown and doubled fields as errors; return the server's warnings."""
-    import kubernetes.client
-
-    api, name = _APIS[found["kind"]]
-    call = getattr(getattr(kubernetes.client, api)(cluster.client), f"create_{name}_with_http_info")
-    namespace = found["metadata"].get("namespace")
-    _, _, headers = call(*([namespace] if namespace else []), found, field_validation="Strict", **options)
-    return headers.get("Warning")
+from .deployment import FOLDER, JOBS_NAMESPACE, create, manifest, manifests, resources
 
 
 @pytest.fixture
 def namespaces(cluster: ClusterUnderTest) -> Iterator[None]:
     """The namespaces of the deployment, for real: nothing can be created, even as a trial, in one that is not there."""
-    from kubernetes.client import ApiException
-
-    ours = [found for found in manifests() if found["kind"] == "Namespace"]
-    for found in ours:
-        create(cluster, found)
-    yield
-    for found in ours:
-        with suppress(ApiException):
-            cluster.core.delete_namespace(found["metadata"]["name"])
+    with deployment.namespaces(cluster):
+        yield
 
 
 @pytest.mark.usefixtures("namespaces")

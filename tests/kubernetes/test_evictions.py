@@ -74,9 +74,10 @@ def test_a_program_that_had_ended_by_itself_before_its_pod_was_deleted_has_compl
         pod = site.pod_of(job)
         process.send_signal(signal.SIGSTOP)
         (site.effects() / "go").touch()
-        ended = site.cluster.wait_for(lambda: _terminated(site, job))
+        site.cluster.wait_for(lambda: _terminated(site, job))
         # The API's times have whole seconds.
-        eventually(lambda: timezone.now() >= ended.finished_at + timedelta(seconds=2))
+        reported_at = timezone.now()
+        eventually(lambda: timezone.now() >= reported_at + timedelta(seconds=2))
         site.cluster.core.delete_namespaced_pod(pod.metadata.name, site.namespace)
         site.cluster.wait_for(lambda: not site.pods(site.key_of(job)))
         process.send_signal(signal.SIGCONT)

@@ -19,6 +19,8 @@ from container_manager.executors.kubernetes.pod_verdict import (
     pod_exit,
 )
 
+from .pods import node_report
+
 pytestmark = pytest.mark.without_database
 _ENDED = datetime(2026, 11, 1, 12, 0, 30, tzinfo=UTC)
 
@@ -28,12 +30,20 @@ def moment(seconds: float) -> str:
     return (_ENDED + timedelta(seconds=seconds)).isoformat()
 
 
-def pod(phase: str, *, terminated: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """Return a pod whose container is named as ours are; ``more`` are fields of its status."""
+def pod(
+    phase: str, *, terminated: dict[str, Any] | None = None, node_clock: float = 0.0, reported: float = 0.0, **more: Any
+) -> dict[str, Any]:
+    """Return a pod whose container is named as ours are; ``more`` are fields of its status.
+
+    ``node_clock``: by how many seconds its node's clock is ahead. ``reported``: how long after the end its node has
+    said so.
+    """
     state: dict[str, Any] = {}
     if terminated is not None:
-        state = {"terminated": {"exitCode": 0, "finishedAt": moment(0), "containerID": "containerd://1", **terminated}}
-    metadata = {"name": "p", "uid": "1", **more.pop("metadata", {})}
+        times = {"startedAt": moment(node_clock - 10), "finishedAt": moment(node_clock)}
+        state = {"terminated": {"exitCode": 0, **times, "containerID": "containerd://1", **terminated}}
+    written = {"managedFields": node_report(moment(reported))}
+    metadata = {"name": "p", "uid": "1", **written, **more.pop("metadata", {})}
     status = {"phase": phase, "containerStatuses": [{"name": "job", "state": state, "restartCount": 0}], **more}
     return {"metadata": metadata, "spec": {"nodeName": "node1"}, "status": status}
 
@@ -106,16 +116,42 @@ def test_how_a_container_ended(terminated: dict[str, Any], expected: dict[str, A
     assert {name: getattr(status, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize("node_clock", [0.0, 3600.0, -3600.0])
 @pytest.mark.parametrize("code", [0, 1, 143])
 @pytest.mark.parametrize(("seconds", "is_before"), [(-10, True), (0, True), (1, False)])
-def test_an_end_counts_as_the_programs_own_only_before_somebody_stopped_it(
-    code: int, seconds: int, is_before: bool
+@pytest.mark.shows("explanation/kubernetes.md#how-an-end-is-judged")
+def test_an_end_counts_as_the_programs_own_only_before_somebody_stopped_it_whatever_its_nodes_clock_says(
+    code: int, seconds: int, is_before: bool, node_clock: float
 ) -> None:
     phase, terminated = "Failed" if code else "Succeeded", {"exitCode": code}
     for stop in (disrupted("EvictionByEvictionAPI", seconds), deleted(seconds, 30)):
-        status = pod_exit(pod(phase, terminated=terminated, **stop))
+        status = pod_exit(pod(phase, terminated=terminated, node_clock=node_clock, **stop))
         assert status is not None
         assert (status.lost, status.succeeded, status.code) == (is_before, not is_before and not code, code)
+
+
+@pytest.mark.parametrize("node_clock", [0.0, 3600.0, -3600.0])
+@pytest.mark.parametrize(("seconds", "is_before"), [(-10, True), (0, True), (1, False)])
+def test_a_stop_that_the_node_itself_has_noted_is_compared_by_the_nodes_clock(
+    seconds: int, is_before: bool, node_clock: float
+) -> None:
+    """It may report that and the end together, and late."""
+    stop = disrupted("TerminationByKubelet", node_clock + seconds)
+    status = pod_exit(pod("Succeeded", terminated={"exitCode": 0}, node_clock=node_clock, reported=90.0, **stop))
+    assert status is not None
+    assert (status.lost, status.succeeded) == (is_before, not is_before)
+
+
+@pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
+def test_an_end_that_a_node_reports_after_its_pods_deletion_was_asked_for_is_lost() -> None:
+    """As of a node that was cut off: only its own clock says that the end was before."""
+    found = pod("Succeeded", terminated={"exitCode": 0}, reported=60.0, **disrupted("DeletionByTaintManager", 30))
+    unsaid = pod("Succeeded", terminated={"exitCode": 0}, **deleted(30, 30))
+    unsaid["metadata"].pop("managedFields")
+    for each in (found, unsaid):
+        status = pod_exit(each)
+        assert status is not None
+        assert (status.lost, status.succeeded) == (True, False)
 
 
 def test_the_kubelets_last_deletion_does_not_hide_when_the_first_was_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -52,6 +53,16 @@ def test_a_pause_of_a_program_whose_output_is_read_at_once_is_no_gap() -> None:
 
 def test_a_pause_within_output_that_is_read_late_may_be_a_gap() -> None:
     assert fed(StampedLog(LogPosition()), (0, 0), (1, 10), (1.5, 10), (8, 10)) == [None, None, None, 6.5]
+
+
+def test_a_clock_of_this_machine_that_jumps_makes_no_output_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = StampedLog(LogPosition())
+    log.feed(line(0, "a"))
+    jumped = time.time_ns() + 3600 * _SECOND
+    monkeypatch.setattr(time, "time_ns", lambda: jumped)
+    log.feed(line(5, "b"))
+    log.feed(line(10, "c"))
+    assert log.doubtful is None
 
 
 def test_an_answer_without_even_what_was_had_last_lacks_all() -> None:

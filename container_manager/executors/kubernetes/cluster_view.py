@@ -19,6 +19,7 @@ from .pod_verdict import (
     counted_pods,
     deletion_asked_at,
     disruption,
+    end_reported_at,
     gone_exit,
     has_run,
     has_started,
@@ -52,12 +53,14 @@ logger = package_logger(__name__)
 class PodRecord:
     """What is known of a pod. ``asked_at``: when its deletion was asked for first, by the cluster's clock.
 
+    ``ended_at``: by when its node had reported the end, by the same clock: what a node reports later is not counted.
     ``doomed_since``: since when the control plane has given up on its node (monotonic seconds). ``container_id``: the
     first of its container; ``is_twice``: there was another. ``is_gone``: the API has it no more.
     """
 
     pod: Mapping[str, Any]
     asked_at: datetime | None = None
+    ended_at: datetime | None = None
     doomed_since: float | None = None
     container_id: str = ""
     is_twice: bool = False
@@ -69,6 +72,8 @@ class PodRecord:
         self.pod, self.seen_at = _without_words(pod), time.monotonic()
         if (asked := deletion_asked_at(pod)) is not None:
             self.asked_at = asked if self.asked_at is None else min(asked, self.asked_at)
+        if (ended := end_reported_at(pod)) is not None:
+            self.ended_at = ended if self.ended_at is None else min(ended, self.ended_at)
         if disruption(pod) in NODE_GIVEN_UP and self.doomed_since is None:
             self.doomed_since = time.monotonic()
         status = main_status(pod)
@@ -80,8 +85,8 @@ class PodRecord:
 
     def exit(self) -> ExitStatus | None:
         if self.is_gone:
-            return gone_exit(self.pod, asked_at=self.asked_at, is_twice=self.is_twice)
-        return pod_exit(self.pod, asked_at=self.asked_at, is_twice=self.is_twice)
+            return gone_exit(self.pod, asked_at=self.asked_at, ended_at=self.ended_at, is_twice=self.is_twice)
+        return pod_exit(self.pod, asked_at=self.asked_at, ended_at=self.ended_at, is_twice=self.is_twice)
 
     def is_lost_with_node(self, now: float) -> bool:
         if self.doomed_since is None or not self.pod["metadata"].get("deletionTimestamp"):

@@ -24,6 +24,8 @@ _UNSTARTED_ENDS = ("StartError", "ContainerCannotRun")
 _LAST_PHASES = ("Succeeded", "Failed")
 # The control plane gave up on the node: the container may still run there.
 NODE_GIVEN_UP = ("DeletionByTaintManager", "DeletionByPodGC")
+# What a kubelet notes itself, by its own clock.
+_NOTED_BY_NODE = "TerminationByKubelet"
 # What a kubelet says of a pod that has used more files than the pod itself may have. What else it evicts is the node's.
 _OWN_USE = re.compile(r"exceeded its local ephemeral storage limit|usage exceeds the total limit|exceeds the limit")
 _UNREAD_RESULT = "Error on reading termination"
@@ -152,6 +154,21 @@ def deletion_asked_at(pod: Mapping[str, Any]) -> datetime | None:
     return at - timedelta(seconds=int(grace))
 
 
+def end_reported_at(pod: Mapping[str, Any]) -> datetime | None:
+    """Return by when a pod's node had reported its container's end, by the API server's clock; None: nobody says.
+
+    The times in the report itself are by the node's own clock, which may be wrong.
+    """
+    if _terminated(pod) is None:
+        return None
+    reports = [
+        api_time(each.get("time"))
+        for each in pod["metadata"].get("managedFields") or ()
+        if "f:containerStatuses" in ((each.get("fieldsV1") or {}).get("f:status") or {})
+    ]
+    return max((at for at in reports if at is not None), default=None)
+
+
 def disruption(pod: Mapping[str, Any]) -> str:
     """Return why the cluster ends or has ended a pod; "" where it does not."""
     return str((conditions(pod).get("DisruptionTarget") or {}).get("reason") or "")
@@ -166,12 +183,18 @@ def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def pod_exit(
-    pod: Mapping[str, Any], *, asked_at: datetime | None = None, is_gone: bool = False, is_twice: bool = False
+    pod: Mapping[str, Any],
+    *,
+    asked_at: datetime | None = None,
+    ended_at: datetime | None = None,
+    is_gone: bool = False,
+    is_twice: bool = False,
 ) -> ExitStatus | None:
     """Return how the recorded pod's program ended; None while that is not certain.
 
-    ``asked_at``: when its deletion was asked for, as seen first. ``is_gone``: the API has the pod no more, and this was
-    its last state. ``is_twice``: its container was seen to be started again.
+    ``asked_at``: when its deletion was asked for, as seen first. ``ended_at``: by when its end was reported
+    (`end_reported_at`), as seen first. ``is_gone``: the API has the pod no more, and this was its last state.
+    ``is_twice``: its container was seen to be started again.
     """
     ended = _terminated(pod)
     if ended is None:
@@ -185,10 +208,12 @@ def pod_exit(
             lost=True,
             message="The node started the program a second time, so its verdict is worth nothing: it was stopped.",
         )
-    return _container_exit(pod, ended, asked_at)
+    return _container_exit(pod, ended, asked_at, ended_at or end_reported_at(pod))
 
 
-def _container_exit(pod: Mapping[str, Any], ended: Mapping[str, Any], asked_at: datetime | None) -> ExitStatus:
+def _container_exit(
+    pod: Mapping[str, Any], ended: Mapping[str, Any], asked_at: datetime | None, ended_at: datetime | None
+) -> ExitStatus:
     code, why = int(ended["exitCode"]), str(ended.get("reason") or "")
     said = str(ended.get("message") or "")
     if why in _UNKNOWN_ENDS or (why == "Error" and code == _UNKNOWN_CODE and not ended.get("containerID")):
@@ -200,7 +225,7 @@ def _container_exit(pod: Mapping[str, Any], ended: Mapping[str, Any], asked_at: 
     result, refused = _result(pod, ended)
     if why == "OOMKilled" and code:
         return ExitStatus(code=code, oom=True, message=_out_of_memory(pod), result=result, result_refused=refused)
-    if (disrupted := _disrupted_before(pod, ended, asked_at)) is not None:
+    if (disrupted := _disrupted_before(pod, ended, asked_at, ended_at)) is not None:
         return ExitStatus(code=code, signal=_signal(code), lost=True, message=disrupted)
     return ExitStatus(code=code, signal=_signal(code), result=result, result_refused=refused)
 
@@ -225,13 +250,20 @@ def _exit_without_container(pod: Mapping[str, Any]) -> ExitStatus:
     return ExitStatus(lost=True, message=_words("Its node did not start the pod", why, message))
 
 
-def gone_exit(pod: Mapping[str, Any] | None, *, asked_at: datetime | None = None, is_twice: bool = False) -> ExitStatus:
+def gone_exit(
+    pod: Mapping[str, Any] | None,
+    *,
+    asked_at: datetime | None = None,
+    ended_at: datetime | None = None,
+    is_twice: bool = False,
+) -> ExitStatus:
     """Return the end of the recorded pod, which the API has no more; ``pod``: its last known state."""
     if pod is None:
         return ExitStatus(
             lost=True, may_run=True, message="Its pod is gone, and nobody has seen how its program ended."
         )
-    if (ended := pod_exit(pod, asked_at=asked_at, is_gone=True, is_twice=is_twice)) is not None:
+    ended = pod_exit(pod, asked_at=asked_at, ended_at=ended_at, is_gone=True, is_twice=is_twice)
+    if ended is not None:
         return ended
     if (why := disruption(pod)) in NODE_GIVEN_UP:
         return node_lost(_words("The pod was given up with its node", why, ""), may_run=True)
@@ -290,20 +322,23 @@ def _stopped_by_node(pod: Mapping[str, Any], code: int | None) -> ExitStatus | N
     return ExitStatus(code=code, lost=True, message=f"Its node evicted the pod: {message}")
 
 
-def _disrupted_before(pod: Mapping[str, Any], ended: Mapping[str, Any], asked_at: datetime | None) -> str | None:
+def _disrupted_before(
+    pod: Mapping[str, Any], ended: Mapping[str, Any], asked_at: datetime | None, ended_at: datetime | None
+) -> str | None:
     """Return what to say where the cluster, or somebody, had the pod end before its program did by itself.
 
-    The times have whole seconds: what happened in the same one counts as before.
+    Only times of one clock are compared: a stop that the control plane has noted with the time by which it had the
+    node's report of the end. They have whole seconds: what happened in the same one counts as before.
     """
-    finished = api_time(ended.get("finishedAt"))
     condition = conditions(pod).get("DisruptionTarget")
     metadata = pod["metadata"]
     if asked_at is None and metadata.get("deletionTimestamp"):
         # Nobody can tell any more when it was asked for.
         asked_at = deletion_asked_at(pod) or datetime.min.replace(tzinfo=UTC)
-    times = [asked_at, api_time((condition or {}).get("lastTransitionTime"))]
-    first = min((at for at in times if at is not None), default=None)
-    if first is None or (finished is not None and finished < first):
+    noted_at = api_time((condition or {}).get("lastTransitionTime"))
+    is_by_node = disruption(pod) == _NOTED_BY_NODE
+    stops = [(asked_at, ended_at), (noted_at, api_time(ended.get("finishedAt")) if is_by_node else ended_at)]
+    if not any(stop is not None and (end is None or end >= stop) for stop, end in stops):
         return None
     why = _words("", str((condition or {}).get("reason") or ""), str((condition or {}).get("message") or ""))
     code = int(ended["exitCode"])

@@ -22,8 +22,8 @@ class LogPosition:
     """How far a log was read: by the second, how many lines came with a time of it, and the time of the first.
 
     ``latest``: the latest time, in nanoseconds. ``sent``: how many bytes of the last line came; ``is_whole``: all.
-    ``least_delay``: between the time of a line and its arrival, by two clocks; ``lateness``: how much more the last
-    line took.
+    ``least_delay``: between the time of a line and its arrival, by two clocks, of which this machine's is monotonic;
+    ``lateness``: how much more the last line took.
     A kubelet takes the time from which on it is asked for in whole seconds alone, and its order is that of writing: so
     the lines to leave out are counted.
     """
@@ -90,9 +90,9 @@ class StampedLog:
         return self._counts and self._seen == 0
 
     def feed(self, piece: bytes, arrived: int | None = None) -> bytes:
-        """Return what is new of the output; ``arrived``: when it came, in nanoseconds; None: now."""
+        """Return what is new of the output; ``arrived``: when it came, in monotonic nanoseconds; None: now."""
         data, found, start = self._pending + piece, [], 0
-        arrived = time.time_ns() if arrived is None else arrived
+        arrived = time.monotonic_ns() if arrived is None else arrived
         self._pending = b""
         while start < len(data):
             if self._leave_out is None:
