@@ -153,7 +153,7 @@ class ClusterControl:
         began = datetime.now(UTC)
         self.nodes[node].start_kubelet_with(str(self.nodes[node].spare_bytes))
         # A kubelet that finds it so at its start refuses the pods that it has: that is another path.
-        self.wait_for(lambda: self._renewed_at(node) > began, f"the kubelet of {node} to be at work")
+        self.wait_for(lambda: self._renewed_since(node, began), f"the kubelet of {node} to be at work")
         self.nodes[node].take_reserve()
 
     def start_under_pressure(self, node: str) -> None:
@@ -214,23 +214,17 @@ class ClusterControl:
         conditions = () if found is None else found.status.conditions
         return any(condition.type == "DiskPressure" and condition.status == "True" for condition in conditions)
 
-    def _renewed_at(self, node: str) -> datetime:
+    def _renewed_since(self, node: str, began: datetime) -> bool:
         from kubernetes.client import CoordinationV1Api
 
         leases: Any = CoordinationV1Api(self.core.api_client)
-        found: datetime = leases.read_namespaced_lease(node, "kube-node-lease").spec.renew_time
-        return found
+        # It goes with the Node object, and the kubelet makes it anew.
+        found = _unless_absent(lambda: leases.read_namespaced_lease(node, "kube-node-lease"))
+        return found is not None and found.spec.renew_time > began
 
     def _node(self, node: str) -> Any:
         """Return the Node object, or None."""
-        from kubernetes.client import ApiException
-
-        try:
-            return self.core.read_node(node, _request_timeout=PATIENCE_SECONDS)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
+        return _unless_absent(lambda: self.core.read_node(node, _request_timeout=PATIENCE_SECONDS))
 
     # The API
 
@@ -261,3 +255,15 @@ class ClusterControl:
                     "\n".join([f"Waited in vain for {what}.", *(f"== {n}\n{t}" for n, t in logs.items())])
                 )
             time.sleep(_PAUSE_SECONDS)
+
+
+def _unless_absent(read: Callable[[], Any]) -> Any:
+    """Return what the API server has, or None."""
+    from kubernetes.client import ApiException
+
+    try:
+        return read()
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        raise
