@@ -159,7 +159,6 @@ def is_evicted(site: DeployedSite, pod: str) -> bool:
     return True
 
 
-@pytest.mark.slow
 def test_a_worker_that_hangs_is_restarted_by_its_probe_and_the_other_one_goes_on_with_its_jobs(
     deployed: tuple[DeployedSite, PodHistory],
 ) -> None:
