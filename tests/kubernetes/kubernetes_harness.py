@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,37 @@ from typing import Any
 import yaml
 from kubernetes.client import ApiException
 
-from container_manager.executors.base import LaunchSpec
+from container_manager.executors.base import Executor, LaunchSpec, Unavailable
 from container_manager.executors.kubernetes import KubernetesExecutor
 from container_manager.executors.kubernetes.kubernetes_options import kubernetes_options
 from container_manager.executors.kubernetes.labels import object_name
 from container_manager.jobs.container_request import ContainerRequest
-from container_manager.testing.conformance import Harness, job_fields, new_key
+from container_manager.testing.conformance import Harness, job_fields, new_key, wait_until
 
 from .cluster_under_test import ClusterUnderTest
 
 _ROLE = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "role.yaml"
+
+
+def is_away(executor: Executor) -> bool:
+    try:
+        executor.observe()
+    except Unavailable:
+        return True
+    return False
+
+
+def await_lists(executor: Executor) -> None:
+    """Return once the cluster has been listed anew: whatever was cut before now makes no question fail any more."""
+    since = time.monotonic()
+
+    def are_listed() -> bool:
+        try:
+            return executor.observe().as_of > since
+        except Unavailable:
+            return False
+
+    wait_until(executor, are_listed)
 
 
 def shipped_rules() -> list[dict[str, Any]]:

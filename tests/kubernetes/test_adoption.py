@@ -22,7 +22,7 @@ from ..patience import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from .api_proxy import ApiProxy, Side, status_body
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
-from .kubernetes_harness import KubernetesHarness
+from .kubernetes_harness import KubernetesHarness, await_lists
 
 _RUN = "echo ran >> $EFFECTS/runs"
 
@@ -332,6 +332,7 @@ class TestLostAnswers:
     ) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
         lose_create(executor, spec, way, "answer")
+        await_lists(executor)
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
@@ -355,6 +356,7 @@ class TestLostAnswers:
     def test_a_create_that_never_arrived_is_sent_again(self, harness: KubernetesHarness, way: ApiProxy) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
         lose_create(executor, spec, way, "request")
+        await_lists(executor)
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
@@ -384,6 +386,7 @@ class TestLostAnswers:
         with suppress(Unavailable):
             submitted(executor, spec)
         submitted(executor, spec)
+        await_lists(executor)
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
 

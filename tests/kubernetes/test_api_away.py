@@ -15,18 +15,10 @@ from ..ports import free_port
 from .api_proxy import ApiProxy
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
 from .control import ClusterControl
-from .kubernetes_harness import KubernetesHarness
+from .kubernetes_harness import KubernetesHarness, await_lists, is_away
 from .registries import IMAGE_NAME
 
 _ABSENCE_SECONDS = 30.0
-
-
-def is_away(executor: Executor) -> bool:
-    try:
-        executor.observe()
-    except Unavailable:
-        return True
-    return False
 
 
 @pytest.mark.django_db(transaction=True)
@@ -135,7 +127,7 @@ class TestAway:
             executor.submit(harness.spec("true"))
         (harness.effects() / "go").touch()
         way.speak()
-        wait_until(executor, lambda: not is_away(executor))
+        await_lists(executor)
         assert ended(executor, spec.key).code == 7
         assert text(output(executor, spec.key)) == b"first\nlast\n"
         executor.remove(spec.key)
@@ -148,7 +140,7 @@ class TestAway:
         wait_until(executor, lambda: is_away(executor))
         (harness.effects() / "go").touch()
         way.speak()
-        wait_until(executor, lambda: not is_away(executor))
+        await_lists(executor)
         assert ended(executor, spec.key).code == 7
 
     def test_the_clock_of_an_image_stands_still_while_the_api_server_is_away(
@@ -189,7 +181,7 @@ class TestAway:
         wait_until(executor, lambda: is_away(executor))
         executor.stop(spec.key, 60.0)
         way.speak()
-        wait_until(executor, lambda: not is_away(executor))
+        await_lists(executor)
         assert ended(executor, spec.key).code == 5
 
     def test_a_removal_that_cannot_be_sent_is_unavailable_and_works_later(
@@ -203,7 +195,7 @@ class TestAway:
         with pytest.raises(Unavailable):
             executor.remove(spec.key)
         way.speak()
-        wait_until(executor, lambda: not is_away(executor))
+        await_lists(executor)
         found = observation(executor, spec.key)
         assert found is not None
         assert found.phase is Phase.EXITED

@@ -380,6 +380,29 @@ def test_what_a_pod_waits_for_decides_which_clock_runs(found: dict[str, Any], ki
 
 
 @pytest.mark.parametrize(
+    ("reason", "message", "final", "is_doubtful"),
+    [
+        ("ErrImagePull", "failed with status code [manifests 1]: 401 Unauthorized", "image", True),
+        ("ErrImagePull", "pull access denied, repository does not exist or may require authorization", "image", True),
+        ("ImagePullBackOff", "ErrImagePull: failed to resolve: some/image:1: not found", "image", True),
+        ("ErrImagePull", "dial tcp 127.0.0.1:1: connect: connection refused", "", False),
+        ("InvalidImageName", "couldn't parse image name: not found", "image", False),
+        ("ErrImageNeverPull", "not present with pull policy of Never", "image", False),
+    ],
+)
+def test_what_a_registry_refuses_to_a_pod_with_pull_secrets_is_in_doubt(
+    reason: str, message: str, final: str, is_doubtful: bool
+) -> None:
+    """Its node may have asked without them."""
+    found = waiting(reason, message)
+    found["spec"]["imagePullSecrets"] = [{"name": "login"}]
+    wait = launch_wait(job(), found)
+    assert (wait.kind, wait.final, wait.is_doubtful) == ("image", final, is_doubtful)
+    del found["spec"]["imagePullSecrets"]
+    assert launch_wait(job(), found) == wait._replace(is_doubtful=False)
+
+
+@pytest.mark.parametrize(
     ("reason", "message", "kind"),
     [
         ("FailedMount", 'MountVolume.SetUp failed for volume "v0" : secret "x" not found', "config"),

@@ -135,6 +135,26 @@ class TestImages:
         assert ended(executor, spec.key).code == 7
         executor.remove(spec.key)
 
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
+    def test_a_denial_of_a_node_that_had_not_got_the_login_yet_is_no_verdict(self, harness: KubernetesHarness) -> None:
+        found = registries(harness)
+        executor = harness.executor(image_pull_secrets=["late"], pull="always")
+        spec = harness.spec("exit 7", image=f"{found.private_address}/{IMAGE_NAME}")
+        await_words(executor, spec, "401 Unauthorized")
+        harness.cluster.core.create_namespaced_secret(harness.namespace, found.pull_secret("late"))
+        submitted(executor, spec)
+        assert ended(executor, spec.key).code == 7
+        executor.remove(spec.key)
+
+    @pytest.mark.slow
+    def test_a_login_that_opens_nothing_is_a_failure_of_the_image(self, harness: KubernetesHarness) -> None:
+        executor = harness.executor(image_pull_secrets=["missing"], pull="always")
+        spec = harness.spec("true", image=f"{registries(harness).private_address}/{IMAGE_NAME}")
+        with pytest.raises(Rejected, match="401 Unauthorized") as caught:
+            submitted(executor, spec)
+        assert caught.value.reason == "image"
+        nothing_is_left(harness, executor, spec.key)
+
     def test_a_registry_that_stays_away_is_waited_for_as_long_as_the_option_says(
         self, harness: KubernetesHarness
     ) -> None:

@@ -13,7 +13,7 @@ from container_manager.executors.base import Executor, Phase, Unavailable
 from container_manager.testing.conformance import ended, observation, output, submitted, text, wait_until
 
 from .api_proxy import ApiProxy, status_body
-from .kubernetes_harness import KubernetesHarness
+from .kubernetes_harness import KubernetesHarness, await_lists, is_away
 
 pytestmark = pytest.mark.without_database
 _WATCH = r"GET .*/(jobs|pods)\?.*watch=true"
@@ -49,6 +49,7 @@ def test_a_watch_that_is_cut_hides_no_end(harness: KubernetesHarness, way: ApiPr
         way.cut()
     go(harness)
     way.cut()
+    await_lists(proxied)
     assert ended(proxied, key).code == 7
 
 
@@ -134,6 +135,7 @@ def test_an_error_event_leads_to_a_new_list(harness: KubernetesHarness, way: Api
     way.answer(_WATCH, 200, json.dumps({"type": "ERROR", "object": error}).encode() + b"\n")
     way.cut()
     go(harness)
+    await_lists(proxied)
     assert ended(proxied, key).code == 7
 
 
@@ -144,25 +146,12 @@ def test_a_list_that_is_not_understood_is_no_verdict(
     key = gated(harness, proxied)
     way.answer(_LIST, 200, b"<html>Please log in</html>")
     way.cut()
-
-    def is_away() -> bool:
-        try:
-            proxied.observe()
-        except Unavailable:
-            return True
-        return False
-
-    wait_until(proxied, is_away)
+    wait_until(proxied, lambda: is_away(proxied))
     way.be_faithful()
-
-    def runs() -> bool:
-        try:
-            found = observation(proxied, key)
-        except Unavailable:
-            return False
-        return found is not None and found.phase is Phase.RUNNING
-
-    wait_until(proxied, runs)
+    await_lists(proxied)
+    found = observation(proxied, key)
+    assert found is not None
+    assert found.phase is Phase.RUNNING
     go(harness)
     assert ended(proxied, key).code == 7
 
@@ -176,6 +165,7 @@ def test_a_list_without_any_object_fields_is_no_verdict(
     way.cut()
     before = len(way.asked(_LIST))
     wait_until(proxied, lambda: len(way.asked(_LIST)) - before > 6)
+    await_lists(proxied)
     found = observation(proxied, key)
     assert found is not None
     assert found.phase is Phase.RUNNING

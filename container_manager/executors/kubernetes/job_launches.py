@@ -22,7 +22,7 @@ from .labels import FINALIZER, is_of, key_of, object_name
 from .pod_verdict import LaunchWait, admission, has_started, is_bound, launch_wait, main_status, uid_of
 from .secret_manifests import check_secrets, secret_manifest
 
-# How long an object that a pod needs may be missing: it may be created right now.
+# How long an object that a pod needs may be missing: it may be created right now, or be on its way to the node.
 _CONFIG_SECONDS = 30.0
 # What is waited for in other words is passed on at most this often.
 _TELL_SECONDS = 5.0
@@ -373,7 +373,8 @@ class JobLaunches:
     def _failure(self, waits_for: LaunchWait, seconds: float) -> Rejected | None:
         """Return how a launch fails that has waited this long for what it waits for now; None: it goes on."""
         what, options = waits_for.what, self._options
-        if waits_for.final:
+        is_believed = not waits_for.is_doubtful or seconds >= min(_CONFIG_SECONDS, options.image_seconds)
+        if waits_for.final and is_believed:
             return Rejected(waits_for.final, f"The cluster will not start it: {what}")
         if waits_for.kind in ("image", "node") and seconds >= options.image_seconds:
             return Rejected("unavailable", f"Waited {options.image_seconds:g} s in vain for {what}")

@@ -66,12 +66,13 @@ class LaunchWait(NamedTuple):
     ``what``: in words. ``kind``: which clock runs: ``image`` (a pull that fails), ``config`` (an object that is
     missing, or memory that is too small to start in), ``node`` (its node cannot start the pod), ``schedule`` (no node
     takes it), ``held`` (none: it waits for somebody's leave). ``final``: the failure reason where waiting changes
-    nothing, or "".
+    nothing, or "". ``is_doubtful``: whether it may be its node's fault, and is only believed after a while.
     """
 
     what: str
     kind: Literal["image", "config", "node", "schedule", "held"]
     final: str = ""
+    is_doubtful: bool = False
 
 
 # -- parts of the API's objects ------------------------------------------------------------------------------------
@@ -395,8 +396,11 @@ def launch_wait(
     why, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
     image = _image_of(pod)
     if why in _IMAGE_PROBLEMS:
-        final = why in _IMAGE_FINAL or is_final_image_problem(message)
-        return LaunchWait(_words(f"the image {image!r}", why, message), "image", "image" if final else "")
+        is_refused = why not in _IMAGE_FINAL and is_final_image_problem(message)
+        final = "image" if is_refused or why in _IMAGE_FINAL else ""
+        # A kubelet that has not got a login within a second pulls without it, and tries again later.
+        is_doubtful = is_refused and bool(pod["spec"].get("imagePullSecrets"))
+        return LaunchWait(_words(f"the image {image!r}", why, message), "image", final, is_doubtful)
     if why in _CONFIG_PROBLEMS:
         return LaunchWait(_words("what its container needs", why, message), "config")
     return _wait_to_start(pod, events) or LaunchWait(f"the image {image!r}, and its node to start it", "held")
