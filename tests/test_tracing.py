@@ -12,7 +12,11 @@ import pytest
 from django.db import connection
 
 from container_manager import queue
+from container_manager.conf import AppSettings
+from container_manager.executors.process import ProcessExecutor
+from container_manager.jobs import tracing
 from container_manager.models import ContainerJob
+from container_manager.worker import WorkerLoop, WorkerOptions
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.without_database]
 # In a process of its own: a tracer provider holds for a whole process.
@@ -86,3 +90,13 @@ def test_without_a_trace_a_job_has_no_variable_of_one() -> None:
     job = queue.enqueue(command="true", environment={"A": "1"})
     [other] = queue.enqueue_many([ContainerJob(command="true")])
     assert (job.environment, other.environment) == ({"A": "1"}, {})
+
+
+def test_where_nobody_has_configured_a_provider_no_span_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(tracing.trace, "get_tracer", begun.append)
+    job = queue.enqueue(command="true")
+    executors = {"default": ProcessExecutor()}
+    WorkerLoop(settings=AppSettings(), executors=executors, options=WorkerOptions(drain=True)).run()
+    job.refresh_from_db()
+    assert (job.status, begun) == ("completed", [])

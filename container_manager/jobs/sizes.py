@@ -60,6 +60,9 @@ def _too_long(text: Promise | str, **values: object) -> ValueError:
 
 def check_path(path: str) -> None:
     """Raise ValueError where a path is longer than a kernel or an engine follows."""
+    if text_bytes(path) <= _NAME_BYTES:
+        # Then no name is longer, nor are there more of them.
+        return
     names = [name for name in path.split("/") if name]
     for found, most, unit in (
         (text_bytes(path), _PATH_BYTES, _("bytes")),

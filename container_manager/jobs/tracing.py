@@ -24,10 +24,15 @@ _NAME = "container_manager"
 _CARRIER = VARIABLE.lower()
 
 
+def is_recording() -> bool:
+    """Tell whether somebody has configured where spans go; without that they cost as much, and go nowhere."""
+    return IS_INSTALLED and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 @contextmanager
 def submitting(count: int) -> Iterator[None]:
     """Be a span that submits so many jobs."""
-    if not IS_INSTALLED:
+    if not is_recording():
         yield
         return
     attributes = {f"{_NAME}.jobs": count}
@@ -49,9 +54,10 @@ def in_this_trace(environment: Any) -> Any:
 def record_attempt(
     environment: Mapping[str, Any], attributes: Mapping[str, str | int], *, seconds: float, error: str = ""
 ) -> None:
-    """Record the span of an attempt that has ended now, after so many seconds, in the trace of its job."""
-    if not IS_INSTALLED:
-        return
+    """Record the span of an attempt that has ended now, after so many seconds, in the trace of its job.
+
+    Only where spans are recorded (`is_recording`).
+    """
     now = time.time_ns()
     parent = TraceContextTextMapPropagator().extract({_CARRIER: str(environment.get(VARIABLE, ""))})
     span = trace.get_tracer(_NAME).start_span(

@@ -18,6 +18,7 @@ from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
 from ..jobs.package_log import package_logger
+from ..jobs.tracing import is_recording
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
 from .claims import Claims
@@ -505,10 +506,12 @@ class WorkerLoop:
         """Remove the attempts whose end is stored."""
         batch, done = self._finisher.take()
         self._has_changes |= bool(batch)
+        records_spans = bool(batch) and is_recording()
         for run in batch:
             if run.id in done:
                 self._unstorable.drop(run.id)
-                trace_attempt(run)
+                if records_spans:
+                    trace_attempt(run)
                 self._runs.remove(run)
             else:
                 self._set_aside(run, "end")
