@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,43 @@ def rules(rights: Any) -> list[dict[str, Any]]:
     return [{"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]} for right in rights]
 
 
+class Plugin:
+    """A command that a kubeconfig names for a user's credentials, as those of clouds do."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._runs, self._answer, self._command = folder / "runs", folder / "answer", folder / "plugin"
+        self._runs.touch()
+        self._command.write_text(f"#!/bin/sh\necho run >> {self._runs}\nexec cat {self._answer}\n")
+        self._command.chmod(0o755)
+        self.token = ""
+
+    @property
+    def runs(self) -> int:
+        return len(self._runs.read_text().splitlines())
+
+    def take_over(self, kubeconfig: dict[str, Any]) -> str:
+        """Have a kubeconfig ask this for the token that it has; return the name of the context in which it does."""
+        self.token = kubeconfig["users"][0]["user"]["token"]
+        version = "client.authentication.k8s.io/v1"
+        asked = {"apiVersion": version, "command": str(self._command), "interactiveMode": "Never"}
+        kubeconfig["users"].append({"name": "asked", "user": {"exec": asked}})
+        context = kubeconfig["contexts"][0]["context"]
+        kubeconfig["contexts"].append({"name": "asking", "context": {**context, "user": "asked"}})
+        # Else the other one would do.
+        kubeconfig["users"][0]["user"]["token"] = context["namespace"] = "none"
+        return "asking"
+
+    def answer(self, token: str, *, valid: timedelta = timedelta(hours=1)) -> None:
+        until = (datetime.now(UTC) + valid).strftime("%Y-%m-%dT%H:%M:%SZ")
+        status = {"token": token, "expirationTimestamp": until}
+        said = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+        self._answer.write_text(json.dumps(said))
+
+    def fail(self) -> None:
+        self._answer.unlink()
+
+
 @pytest.fixture
 def executor_with(
     cluster: ClusterUnderTest, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -34,10 +73,15 @@ def executor_with(
     """Make an executor whose account may do what the rules say."""
     made: list[Executor] = []
 
-    def make(given: list[dict[str, Any]]) -> Executor:
+    def make(given: list[dict[str, Any]], plugin: Plugin | None = None) -> Executor:
         kubeconfig = tmp_path / "worker.kubeconfig"
-        kubeconfig.write_text(cluster.kubeconfig_of(namespace, given), encoding="utf-8")
-        options = {"kubeconfig": str(kubeconfig), "namespace": namespace, "images": ["*"]}
+        described = json.loads(cluster.kubeconfig_of(namespace, given))
+        options = {"kubeconfig": str(kubeconfig), "images": ["*"]}
+        if plugin is None:
+            options["namespace"] = namespace
+        else:
+            options["context"] = plugin.take_over(described)
+        kubeconfig.write_text(json.dumps(described), encoding="utf-8")
         made.append(KubernetesExecutor.from_settings(options, AppSettings(install="access")))
         return made[-1]
 
@@ -98,3 +142,32 @@ def test_an_account_without_any_right_is_told_all_of_them(executor_with: Any) ->
     health = executor_with([]).check()
     assert not health.ok
     assert ", ".join(map(str, RIGHTS)) in health.message
+
+
+@pytest.mark.parametrize(("valid", "is_asked_again"), [(timedelta(hours=1), False), (timedelta(minutes=1), True)])
+def test_the_plugin_of_a_context_gives_the_token_and_is_asked_again_before_that_expires(
+    executor_with: Any, cluster: ClusterUnderTest, tmp_path: Path, valid: timedelta, is_asked_again: bool
+) -> None:
+    plugin = Plugin(tmp_path / "plugin")
+    executor = executor_with(manifest("Role")["rules"], plugin)
+    plugin.answer(plugin.token, valid=valid)
+    assert executor.check().ok
+    before = plugin.runs
+    spec = launch(cluster, "sh", "-c", "exit 7")
+    handle = submitted(executor, spec)
+    assert ended(executor, spec.key).code == 7
+    executor.remove(handle)
+    assert (plugin.runs > before, before > 0) == (is_asked_again, True)
+
+
+def test_a_plugin_that_gives_nothing_for_a_while_is_asked_again(executor_with: Any, tmp_path: Path) -> None:
+    """Without credentials a client is nobody, whom the API server answers otherwise than one whose token is refused."""
+    plugin = Plugin(tmp_path / "plugin")
+    executor = executor_with(manifest("Role")["rules"], plugin)
+    plugin.answer("no-token")
+    assert "(401)" in executor.check().message
+    plugin.fail()
+    # What it was given before is refused once more.
+    wait_until(executor, lambda: 'User "system:anonymous"' in executor.check().message)
+    plugin.answer(plugin.token)
+    wait_until(executor, lambda: executor.check().ok)

@@ -31,7 +31,9 @@ _MOST_RETRY_AFTER_SECONDS = 300.0
 _PAGE = 500
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _JOBS, _PODS = "apis/batch/v1", "api/v1"
-_UNAUTHORIZED, _NOT_FOUND, _CONFLICT, _GONE, _TOO_MANY, _SERVER_ERRORS = 401, 404, 409, 410, 429, 500
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _TOO_MANY, _SERVER_ERRORS = 401, 403, 404, 409, 410, 429, 500
+# Whom a server takes for nobody, where it lets such in at all.
+_NOBODY = 'User "system:anonymous"'
 # What breaks on a connection; the last ones where another thread has interrupted it.
 _BROKEN = (urllib3.exceptions.HTTPError, client.ApiException, OSError, ValueError, AttributeError)
 
@@ -318,10 +320,10 @@ class ClusterApi:
             # A proxy's own words.
             reason, message, details = str(answer.reason), data[:_MESSAGE_CHARACTERS].decode(errors="replace"), {}
         message = message[:_MESSAGE_CHARACTERS]
-        if status == _UNAUTHORIZED:
-            # Its files may have changed since they were read.
+        if status == _UNAUTHORIZED or (status == _FORBIDDEN and _NOBODY in message):
+            # Its files may have changed since they were read, or a plugin may have given it no credentials.
             self.close()
-            return Unavailable(f"The API server at {self.host} does not know this client (401): {message}")
+            return Unavailable(f"The API server at {self.host} does not know this client ({status}): {message}")
         if status == _TOO_MANY or status >= _SERVER_ERRORS:
             text = f"The API server answers {status} ({reason}): {message}"
             undone = status == _TOO_MANY
