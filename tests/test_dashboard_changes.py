@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def test_a_worker_tells_of_each_step_of_a_job(waiters: Waiters, tmp_path: Path) 
                 assert (await told)[0] == 200
             gate.touch()
 
-    with worker(log=tmp_path / "log"):
+    apps = ["django.contrib.auth", "django.contrib.contenttypes", "container_manager.dashboard"]
+    with worker(log=tmp_path / "log", CM_WORKER_APPS=json.dumps(apps)):
         run(follow())
 
 
