@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -25,14 +26,17 @@ _WORKERS, _SLOTS = 4, 8
 def test_no_job_runs_twice(count: int, tmp_path: Path) -> None:
     lines, log, go = tmp_path / "lines", tmp_path / "log", tmp_path / "go"
     # Opened in append mode: lines of several processes do not mix.
-    command = f"sh -c 'until test -e {go}; do sleep 0.1; done; echo $CONTAINER_MANAGER_JOB >> {lines}'"
+    os.mkfifo(go)
+    command = f"sh -c 'read word < {go}; echo $CONTAINER_MANAGER_JOB >> {lines}'"
     jobs = queue.enqueue_many([ContainerJob(command=command, max_retries=5) for _ in range(count)])
     workers = [start_worker("--drain", "--slots", str(_SLOTS), log=log) for _ in range(_WORKERS)]
     try:
         # No job ends before all workers have claimed some, however slowly they start.
         eventually(lambda: JobAttempt.objects.count() == _WORKERS * _SLOTS)
-        go.touch()
-        assert [process.wait() for process in workers] == [0] * _WORKERS, log.read_text()
+        # Open for reading too: it keeps the words of jobs that have not begun.
+        with go.open("r+b", buffering=0) as words:
+            words.write(b"\n" * count)
+            assert [process.wait() for process in workers] == [0] * _WORKERS, log.read_text()
     finally:
         for process in workers:
             process.kill()
