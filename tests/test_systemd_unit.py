@@ -38,7 +38,6 @@ execute_from_command_line(sys.argv)
 def project(tmp_path: Path) -> Path:
     (tmp_path / "manage.py").write_text(_MANAGE)
     (tmp_path / "project_settings.py").write_text(_SETTINGS)
-    manage(tmp_path, "migrate", "--verbosity", "0")
     return tmp_path
 
 
@@ -79,6 +78,7 @@ def test_systemd_accepts_the_unit_file(project: Path, unit: configparser.ConfigP
 def test_a_service_that_is_stopped_lets_its_jobs_end(project: Path, unit: configparser.ConfigParser) -> None:
     go, begun = project / "go", project / "begun"
     os.mkfifo(go)
+    manage(project, "migrate", "--verbosity", "0")
     manage(project, "container", "submit", "--", "sh", "-c", f"echo > {begun}; read word < {go}; exit 0")
     service = unit["Service"]
     assert service["WorkingDirectory"] == str(project)

@@ -72,6 +72,7 @@ def permissions() -> set[str]:
     return {f"container_manager.{codename}" for codename in codenames}
 
 
+@pytest.mark.without_database
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_dotted_name_of_a_page_can_be_imported_or_is_a_permission(page: Path) -> None:
     gone = []
@@ -83,6 +84,7 @@ def test_every_dotted_name_of_a_page_can_be_imported_or_is_a_permission(page: Pa
     assert gone == []
 
 
+@pytest.mark.without_database
 def test_the_walk_goes_from_enqueue_to_retry() -> None:
     titles = list(steps())
     assert (titles[0], titles[-1]) == ("Enqueue", "Retry")
