@@ -103,6 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
+@pytest.mark.usual_statements
 @pytest.mark.usefixtures("running_worker")
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
 def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:

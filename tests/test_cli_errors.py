@@ -95,7 +95,7 @@ class TestOnDatabase:
         [
             ["ps"],
             pytest.param(["submit", "--", "true"], marks=pytest.mark.slow),
-            ["worker", "--drain"],
+            pytest.param(["worker", "--drain"], marks=pytest.mark.slow),
             pytest.param(["doctor"], marks=pytest.mark.slow),
         ],
     )
@@ -112,7 +112,7 @@ class TestOnDatabase:
         "words",
         [
             ["submit", "--", "true"],
-            ["worker", "--drain"],
+            pytest.param(["worker", "--drain"], marks=pytest.mark.slow),
             pytest.param(["queue", "--pause", "a"], marks=pytest.mark.slow),
         ],
     )
@@ -233,6 +233,7 @@ class TestOnDatabase:
             os.close(writing)
         assert (done.returncode, done.stderr) == (141, "")
 
+    @pytest.mark.usual_statements
     def test_the_state_machines_command_names_a_database_that_does_not_answer(self, tmp_path: Path) -> None:
         done = command("statemachine", "triggers", CM_WORKER_DATABASE="no/such", CM_TEST_SOCKET=str(tmp_path))
         assert done.returncode == 1
@@ -328,6 +329,7 @@ class TestStandalone:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usual_statements
 @pytest.mark.django_db(transaction=True)
 def test_the_process_of_a_task_needs_nothing_that_its_settings_name_on_its_workers_host() -> None:
     """In a container there is no way to the engine, and there should be none."""

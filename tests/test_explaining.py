@@ -293,6 +293,7 @@ class TestHowItEnded:
         assert max(map(len, explained(job).evidence)) < 1100
 
 
+@pytest.mark.usual_statements
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows(_DOCS)
 def test_real_ends_of_local_processes_are_explained(tmp_path: Path) -> None:

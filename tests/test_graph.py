@@ -149,7 +149,8 @@ def test_another_order_of_the_same_map_is_no_change() -> None:
     assert first.deconstruct() == second.deconstruct()
 
 
-def test_a_set_of_targets_has_the_same_migration_in_every_process() -> None:
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_set_of_targets_has_the_same_migration_in_every_process(processes: int) -> None:
     program = (
         "import django\n"
         "from django.conf import settings\n"
@@ -170,6 +171,6 @@ def test_a_set_of_targets_has_the_same_migration_in_every_process() -> None:
             text=True,
             check=True,
         ).stdout
-        for seed in range(4)
+        for seed in range(processes)
     }
     assert len(outputs) == 1

@@ -163,6 +163,7 @@ class TestWhatNobodyServes:
         assert all("LIMIT 1" in sql or "EXISTS" in sql for sql in of_jobs)
 
 
+@pytest.mark.usual_statements
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows("howto/deploy.md#an-executor-or-a-queue-that-no-worker-serves")
 def test_a_job_for_an_executor_that_only_the_next_release_knows_waits_for_it(tmp_path: Path) -> None:

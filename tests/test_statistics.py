@@ -130,6 +130,7 @@ def in_a_thread(work: Callable[[threading.Event], None]) -> Iterator[threading.E
     assert errors == []
 
 
+@pytest.mark.slow
 def test_a_run_with_retries_cancels_and_failures_is_counted_as_the_journal_tells_it(tmp_path: Path) -> None:
     for name, command, retries in (
         ("a", "true", 0),

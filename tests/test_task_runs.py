@@ -27,7 +27,7 @@ from . import task_functions
 from .patience import PATIENCE_SECONDS, eventually
 from .workers import worker
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]
 INHERITED = ["DJANGO_SETTINGS_MODULE", "PYTHONPATH", *(name for name in os.environ if name.startswith("CM_"))]
 EXECUTORS = {
     "default": {"BACKEND": "container_manager.executors.python.PythonExecutor"},

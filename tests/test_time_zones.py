@@ -58,7 +58,7 @@ def test_jobs_are_right_in_a_zone_with_a_fixed_offset(zone: dict[str, str]) -> N
     "zone",
     [
         pytest.param({_PROJECT: "Europe/Berlin"}, id="USE_TZ=False in Berlin"),
-        pytest.param({_CONNECTION: "Europe/Berlin"}, id="connection in Berlin"),
+        pytest.param({_CONNECTION: "Europe/Berlin"}, id="connection in Berlin", marks=pytest.mark.slow),
     ],
 )
 def test_a_zone_with_daylight_saving_time_is_refused_unless_times_are_absolute(
@@ -69,7 +69,9 @@ def test_a_zone_with_daylight_saving_time_is_refused_unless_times_are_absolute(
     assert done.returncode == (connection.vendor != "postgresql")
 
 
-@pytest.mark.parametrize("command", [("statemachine", "triggers"), ("container", "worker", "--once")])
+@pytest.mark.parametrize(
+    "command", [pytest.param(("statemachine", "triggers"), marks=pytest.mark.slow), ("container", "worker", "--once")]
+)
 def test_commands_refuse_a_zone_with_daylight_saving_time(command: tuple[str, ...], transactional_db: None) -> None:
     if connection.vendor == "postgresql":
         pytest.skip("PostgreSQL stores absolute times")

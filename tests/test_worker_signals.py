@@ -51,8 +51,8 @@ def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> Non
     "number",
     [
         signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.without_database),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.without_database),
+        pytest.param(signal.SIGINT, marks=[pytest.mark.without_database, pytest.mark.slow]),
+        pytest.param(signal.SIGHUP, marks=[pytest.mark.without_database, pytest.mark.slow]),
     ],
     ids=lambda number: number.name,
 )

@@ -57,6 +57,7 @@ def test_a_worker_does_not_start_without_a_trigger(tmp_path: Path) -> None:
     assert (job.status, job.attempt) == ("queued", 0)
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_start_with_another_trigger_of_that_name(tmp_path: Path) -> None:
     drop_journal()
     run(
@@ -72,6 +73,7 @@ def test_a_worker_does_not_start_with_another_trigger_of_that_name(tmp_path: Pat
     drop_journal()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL can disable a trigger.")
 def test_a_worker_does_not_start_with_a_disabled_trigger(tmp_path: Path) -> None:
     run(f"ALTER TABLE container_manager_containerjob DISABLE TRIGGER {JOURNAL}")

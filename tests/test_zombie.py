@@ -169,7 +169,13 @@ def row_of_process(worker: subprocess.Popen[bytes]) -> Any:
     return Worker.objects.filter(pid=worker.pid)
 
 
-@pytest.mark.parametrize("settled", [False, True], ids=["as_its_job_starts", "while_its_job_runs"])
+@pytest.mark.parametrize(
+    "settled",
+    [
+        pytest.param(False, id="as_its_job_starts", marks=pytest.mark.usual_statements),
+        pytest.param(True, id="while_its_job_runs"),
+    ],
+)
 @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
 def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
     start_worker: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, settled: bool
