@@ -302,11 +302,14 @@ FROM unnest(%s::uuid[], %s::float8[], %s::int[]) AS r(id, seconds, counts) WHERE
 """
 
 
+# Sorted, so that all rows are locked before any is changed: a row that the statement itself has changed counts as locked.
 _FREE = """, free AS MATERIALIZED (
-    SELECT o.* FROM outcome o
-    JOIN container_manager_jobattempt a ON a.job_id = o.job_id AND a.number = o.number
-    JOIN container_manager_containerjob j ON j.id = o.job_id
-    FOR NO KEY UPDATE OF a, j SKIP LOCKED
+    SELECT * FROM (
+        SELECT o.* FROM outcome o
+        JOIN container_manager_jobattempt a ON a.job_id = o.job_id AND a.number = o.number
+        JOIN container_manager_containerjob j ON j.id = o.job_id
+        FOR NO KEY UPDATE OF a, j SKIP LOCKED
+    ) AS locked ORDER BY number
 )"""
 
 
