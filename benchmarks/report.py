@@ -110,8 +110,8 @@ def _name(figure: Mapping[str, Any]) -> str | tuple[str, str, str]:
 def _transitions(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from ("| database | measured | ratio | target |", "|---|---|---|---|")
     for figure in figures:
-        measured = f"{figure['subject']} / {figure['baseline']}"
-        yield f"| {figure['database']} | {measured} | {figure['measured']:.2f} | {figure['target']} |"
+        measured, missed = f"{figure['subject']} / {figure['baseline']}", "" if figure["met"] else ", missed"
+        yield f"| {figure['database']} | {measured} | {figure['measured']:.2f} | {figure['target']}{missed} |"
 
 
 def _targeted(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -302,7 +302,7 @@ FROM unnest(%s::uuid[], %s::float8[], %s::int[]) AS r(id, seconds, counts) WHERE
 """
 
 
-# Sorted, so that all rows are locked before any is changed: a row that the statement itself has changed counts as locked.
+# Sorted, so that all rows are locked before any is changed: one that the statement itself has changed counts as locked.
 _FREE = """, free AS MATERIALIZED (
     SELECT * FROM (
         SELECT o.* FROM outcome o
