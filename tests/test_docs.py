@@ -193,7 +193,7 @@ def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
     measured = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
     expected = [
         f"| {figure['database']} | {figure['subject']} / {figure['baseline']} | {figure['measured']:.2f} "
-        f"| {figure['target']} |"
+        f"| {figure['target']}{'' if figure['met'] else ', missed'} |"
         for figure in measured
     ]
     assert [line for line in shown[1].splitlines() if line.startswith("|")][2:] == expected
