@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if str(item.path).startswith(here) and "control" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.disturbs_cluster)
             item.add_marker(pytest.mark.timeout(_WAITING_SECONDS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the cluster's parts have said where a test that has them in hand fails: its folder goes at the end."""
+    report = yield
+    control = getattr(item, "funcargs", {}).get("control")
+    if report.when == "call" and report.failed and control is not None:
+        report.sections.append(("The cluster's parts", control.last_words()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Any
 from ..patience import PATIENCE_SECONDS
 from . import control_plane, registries
 from .control_plane import NODES
-from .node import Node
+from .node import SPARE_BYTES, Node
 from .server_process import ServerProcess
 
 # What asks the API server for little, and often enough.
@@ -147,13 +147,19 @@ class ClusterControl:
         self.nodes[node].kubelet.start()
         self.await_ready(node)
 
-    def put_under_pressure(self, node: str) -> None:
-        """Let a node be short of disk while its kubelet runs: it evicts its pods, and takes no new ones."""
+    def limit_disk(self, node: str) -> None:
+        """Start a node's kubelet anew so that `fill_disk` makes the node short of disk; return when it is ready.
+
+        Pods that it has by then it may refuse as it starts, instead of evicting them: that is another path.
+        """
         self.kill_kubelet(node)
         began = datetime.now(UTC)
-        self.nodes[node].start_kubelet_with(str(self.nodes[node].spare_bytes))
-        # A kubelet that finds it so at its start refuses the pods that it has: that is another path.
+        self.nodes[node].start_kubelet_with(str(self.nodes[node].free_bytes - SPARE_BYTES))
         self.wait_for(lambda: self._renewed_since(node, began), f"the kubelet of {node} to be at work")
+        self.await_ready(node)
+
+    def fill_disk(self, node: str) -> None:
+        """Let a node be short of disk while its kubelet runs: it evicts its pods, and takes no new ones."""
         self.nodes[node].take_reserve()
 
     def start_under_pressure(self, node: str) -> None:
@@ -250,11 +256,13 @@ class ClusterControl:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                logs = {name: self.process(name).last_words() for name in self.names}
-                raise RuntimeError(
-                    "\n".join([f"Waited in vain for {what}.", *(f"== {n}\n{t}" for n, t in logs.items())])
-                )
+                raise RuntimeError(f"Waited in vain for {what}.\n{self.last_words()}")
             time.sleep(_PAUSE_SECONDS)
+
+    def last_words(self) -> str:
+        """Return whether each part runs, and what it has said last."""
+        parts = [self.process(name) for name in self.names]
+        return "\n".join(f"== {part.name}: pid {part.pid}\n{part.last_words()}" for part in parts)
 
 
 def _unless_absent(read: Callable[[], Any]) -> Any:

@@ -22,8 +22,8 @@ _SUBNET = "10.244.{}.0/23"
 # Where Debian's containernetworking-plugins puts its programs.
 _NETWORK_PROGRAMS = Path("/usr/lib/cni")
 _EVICTS_NOTHING = {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"}
-# So much of the disk is left to others, who use it too, before the node is short of it; and a test takes twice as much.
-_RESERVE_BYTES = 4 << 30
+# By how much others, who use the disk too, may change what is free of it while a test has a node short of it, or not.
+SPARE_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +67,24 @@ class Node:
         """Start its kubelet so that the node is short of disk where less than this is free: bytes, or a percentage."""
         kubelet = json.loads((self.folder / "kubelet.json").read_text())
         kubelet["evictionHard"] = {**_EVICTS_NOTHING, "nodefs.available": least}
-        path = self.folder / "kubelet-short-of-disk.json"
-        path.write_text(json.dumps(kubelet, indent=1))
-        self.kubelet.start(f"--config={path}")
+        self._short_of_disk.write_text(json.dumps(kubelet, indent=1))
+        self.kubelet.start(f"--config={self._short_of_disk}")
 
     @property
-    def spare_bytes(self) -> int:
-        """How much of the disk is free beside the reserve."""
-        return shutil.disk_usage(self.folder).free - _RESERVE_BYTES
+    def _short_of_disk(self) -> Path:
+        return self.folder / "kubelet-short-of-disk.json"
+
+    @property
+    def free_bytes(self) -> int:
+        """How much of the disk is free; others use it too."""
+        return shutil.disk_usage(self.folder).free
 
     def take_reserve(self) -> None:
-        """Take as much of the disk as makes the node short of it, without writing it."""
+        """Take as much of the disk as makes the node short of it by what its kubelet was started with."""
+        least = int(json.loads(self._short_of_disk.read_text())["evictionHard"]["nodefs.available"])
         with self.reserve.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, 2 * _RESERVE_BYTES)
+            # Without writing it.
+            os.posix_fallocate(file.fileno(), 0, self.free_bytes - least + SPARE_BYTES)
 
     def give_reserve_back(self) -> None:
         self.reserve.unlink(missing_ok=True)

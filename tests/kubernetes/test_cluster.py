@@ -149,8 +149,9 @@ def test_a_node_that_reboots_has_lost_its_containers(
 def test_a_node_under_pressure_evicts_its_pods(
     cluster: ClusterUnderTest, namespace: str, control: ClusterControl
 ) -> None:
+    control.limit_disk("node2")
     name = start_pod(cluster, namespace, pod(cluster, "one", "sleep 600", node="node2"))
-    control.put_under_pressure("node2")
+    control.fill_disk("node2")
     cluster.wait_for(lambda: cluster.core.read_namespaced_pod(name, namespace).status.reason == "Evicted")
     control.relieve("node2")
     assert run_pod(cluster, namespace, pod(cluster, "two", "exit 3", node="node2")).exit_code == 3

@@ -190,10 +190,11 @@ def test_a_job_that_a_node_short_of_disk_evicts_is_lost_and_runs_again_elsewhere
     site: ClusterSite, control: ClusterControl
 ) -> None:
     script = f"{BEGUN}; [ $CONTAINER_MANAGER_ATTEMPT = 2 ] || {{ trap 'exit 0' TERM; {_WAIT}; }}"
+    control.limit_disk("node2")
     with site.worker("--slots", "1"):
         # It stays where it was put: a retry waits for this node's room.
         job = site.start(script, node="node2", max_retries=1)
-        control.put_under_pressure("node2")
+        control.fill_disk("node2")
         eventually(lambda: job.attempts.filter(number=1, reason="lost").exists())
         said = job.attempts.get(number=1).message
         control.relieve("node2")
@@ -205,14 +206,29 @@ def test_a_job_that_a_node_short_of_disk_evicts_is_lost_and_runs_again_elsewhere
     assert "The node was low on resource: ephemeral-storage" in said
 
 
-def test_a_job_that_its_node_refuses_after_a_restart_is_lost(site: ClusterSite, control: ClusterControl) -> None:
+@pytest.mark.parametrize(("script", "code"), [(_POLITE, 0), (_STUBBORN, 9), (f"{BEGUN}; exec sleep 600", 143)])
+def test_a_job_that_its_node_refuses_after_a_restart_is_lost_whatever_its_exit_code(
+    site: ClusterSite, control: ClusterControl, script: str, code: int
+) -> None:
     """A kubelet that finds its node short of disk as it starts refuses the pods that it has, and ends them."""
     with site.worker("--slots", "1"):
-        job = site.start(f"{BEGUN}; exec sleep 600", node="node2")
+        job = site.start(script, node="node2")
         control.start_under_pressure("node2")
-        site.await_status(job, "failed")
+        site.await_status(job, "failed", "completed")
         control.relieve("node2")
         site.assert_clean()
-    ((number, _, reason),) = attempts_of(job)
-    assert (number, reason) == (1, "lost")
-    assert "The node had condition: [DiskPressure]" in job.last_error
+    assert attempts_of(job) == [(1, code, "lost")]
+    # Of an exit with 0 the cluster says that all went well, and not why it was told to.
+    assert ("refused the pod" if code == 0 else "The node had condition: [DiskPressure]") in job.last_error
+
+
+def test_a_job_that_goes_on_while_its_kubelet_starts_anew_is_judged_by_its_exit_code(
+    site: ClusterSite, control: ClusterControl
+) -> None:
+    with site.worker("--slots", "1"):
+        job = site.start(f"{BEGUN}; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done", node="node2")
+        control.limit_disk("node2")
+        (site.effects() / "go").touch()
+        site.await_status(job, "completed")
+        site.assert_clean()
+    assert attempts_of(job) == [(1, 0, "")]

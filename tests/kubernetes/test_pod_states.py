@@ -84,6 +84,7 @@ def test_no_other_combination_is_a_success() -> None:
         disrupted("DeletionByTaintManager", -5),
         {"reason": "Evicted", "message": "The node was low on resource: memory."},
         {"reason": "DeadlineExceeded"},
+        dated(PodScheduled=0, Initialized=0),
         deleted(-5, 30),
     ]
     for phase, ended, stop, twice in itertools.product(phases, ends, stops, (False, True)):
@@ -184,6 +185,47 @@ def test_an_eviction_for_files_is_the_jobs_own_fault_or_the_nodes(message: str, 
         assert status is not None
         assert (status.reason, status.lost, status.succeeded) == (reason, not reason, False)
         assert message in status.message
+
+
+def dated(**seconds: float) -> dict[str, Any]:
+    """Return a status with conditions that are true since so long after the container's end."""
+    conditions = [{"type": kind, "status": "True", "lastTransitionTime": moment(at)} for kind, at in seconds.items()]
+    return {"conditions": conditions}
+
+
+@pytest.mark.parametrize("code", [0, 9, 143])
+@pytest.mark.parametrize(
+    ("status", "is_refused"),
+    [
+        # As a kubelet makes it anew after it has refused a pod that ran: it ran for ten seconds.
+        (dated(PodScheduled=0, Initialized=0), True),
+        (dated(PodScheduled=-9, Initialized=-9), True),
+        (dated(PodScheduled=-10, Initialized=-10), False),
+        (dated(PodScheduled=-12, Initialized=-11), False),
+        # The scheduler's clock is ahead of the node's; a sidecar was started again.
+        (dated(PodScheduled=3600, Initialized=-11), False),
+        (dated(PodScheduled=-12, Initialized=-5), False),
+        (dated(PodScheduled=0), False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_a_pod_whose_conditions_are_younger_than_its_program_was_refused_by_its_node(
+    status: dict[str, Any], is_refused: bool, code: int
+) -> None:
+    found = pod_exit(pod("Failed" if code else "Succeeded", terminated={"exitCode": code}, **status))
+    assert found is not None
+    assert (found.code, found.lost) == (code, is_refused)
+    assert ("refused the pod" in found.message) is is_refused
+
+
+@pytest.mark.parametrize("reason", ["UnexpectedAdmissionError", "NodeAffinity", "OutOfcpu", "Preempting", "Terminated"])
+def test_a_program_that_its_node_ended_for_a_reason_of_its_own_is_lost(reason: str) -> None:
+    ended = {"exitCode": 143, "reason": "Error"}
+    status = pod_exit(pod("Failed", terminated=ended, reason=reason, message="The node says why"))
+    assert status is not None
+    assert (status.code, status.lost, status.reason) == (143, True, "")
+    assert f"({reason}): The node says why" in status.message
 
 
 @pytest.mark.parametrize("reason", ["DeletionByTaintManager", "DeletionByPodGC"])

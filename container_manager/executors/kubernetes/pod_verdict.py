@@ -24,6 +24,8 @@ _UNSTARTED_ENDS = ("StartError", "ContainerCannotRun")
 _LAST_PHASES = ("Succeeded", "Failed")
 # The control plane gave up on the node: the container may still run there.
 NODE_GIVEN_UP = ("DeletionByTaintManager", "DeletionByPodGC")
+# The conditions that a pod has before its container is started, and keeps.
+_BEFORE_START = ("PodScheduled", "Initialized")
 # What a kubelet notes itself, by its own clock.
 _NOTED_BY_NODE = "TerminationByKubelet"
 # What a kubelet says of a pod that has used more files than the pod itself may have. What else it evicts is the node's.
@@ -226,8 +228,8 @@ def _container_exit(
     result, refused = _result(pod, ended)
     if why == "OOMKilled" and code:
         return ExitStatus(code=code, oom=True, message=_out_of_memory(pod), result=result, result_refused=refused)
-    if (disrupted := _disrupted_before(pod, ended, asked_at, ended_at)) is not None:
-        return ExitStatus(code=code, signal=_signal(code), lost=True, message=disrupted)
+    if from_outside := _disrupted_before(pod, ended, asked_at, ended_at) or _refused_by_node(pod, ended):
+        return ExitStatus(code=code, signal=_signal(code), lost=True, message=from_outside)
     return ExitStatus(code=code, signal=_signal(code), result=result, result_refused=refused)
 
 
@@ -341,9 +343,29 @@ def _disrupted_before(
     stops = [(asked_at, ended_at), (noted_at, api_time(ended.get("finishedAt")) if is_by_node else ended_at)]
     if not any(stop is not None and (end is None or end >= stop) for stop, end in stops):
         return None
-    why = _words("", str((condition or {}).get("reason") or ""), str((condition or {}).get("message") or ""))
+    why, message = str((condition or {}).get("reason") or ""), str((condition or {}).get("message") or "")
+    return _words(_stopped_with(ended), why, message)
+
+
+def _refused_by_node(pod: Mapping[str, Any], ended: Mapping[str, Any]) -> str | None:
+    """Return what to say where a kubelet that was started anew would not have the pod any more, and had it end.
+
+    It puts its refusal in the place of the pod's whole status, and makes that anew once the container has ended: with
+    its reason where the exit code was not 0, else as a success. What was dated before the start is dated after it then.
+    """
+    status = pod.get("status") or {}
+    if (why := str(status.get("reason") or "")) and phase_of(pod) == "Failed":
+        return _words(_stopped_with(ended), why, str(status.get("message") or ""))
+    started_at, found = api_time(ended.get("startedAt")), conditions(pod)
+    dated = [api_time((found.get(kind) or {}).get("lastTransitionTime")) for kind in _BEFORE_START]
+    if started_at is None or not all(at is not None and at > started_at for at in dated):
+        return None
+    return _words(_stopped_with(ended), "", "its node's kubelet was started anew, and refused the pod")
+
+
+def _stopped_with(ended: Mapping[str, Any]) -> str:
     code = int(ended["exitCode"])
-    return f"The pod was stopped from outside before its program had ended by itself; its exit code was {code}{why}"
+    return f"The pod was stopped from outside before its program had ended by itself; its exit code was {code}"
 
 
 def _words(what: str, reason: str, message: str) -> str:
