@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class ClusterControl:
     def start(self) -> None:
         """Start what does not run; return when the API server answers and both nodes are ready.
 
-        Raise RuntimeError with a part's last words if it ends meanwhile.
+        Raise RuntimeError with all parts' last words if it takes longer than anything should.
         """
         for name in ("etcd", *(f"{node}-containerd" for node in NODES), *registries.NAMES):
             self.process(name).start()
@@ -144,8 +144,7 @@ class ClusterControl:
 
     def start_kubelet(self, node: str) -> None:
         """Start a node's kubelet; return when the node is ready."""
-        self.nodes[node].kubelet.start()
-        self.await_ready(node)
+        self._start_kubelet(node, self.nodes[node].kubelet.start)
 
     def limit_disk(self, node: str) -> None:
         """Start a node's kubelet anew so that `fill_disk` makes the node short of disk; return when it is ready.
@@ -153,10 +152,8 @@ class ClusterControl:
         Pods that it has by then it may refuse as it starts, instead of evicting them: that is another path.
         """
         self.kill_kubelet(node)
-        began = datetime.now(UTC)
-        self.nodes[node].start_kubelet_with(str(self.nodes[node].free_bytes - SPARE_BYTES))
-        self.wait_for(lambda: self._renewed_since(node, began), f"the kubelet of {node} to be at work")
-        self.await_ready(node)
+        least = str(self.nodes[node].free_bytes - SPARE_BYTES)
+        self._start_kubelet(node, partial(self.nodes[node].start_kubelet_with, least))
 
     def fill_disk(self, node: str) -> None:
         """Let a node be short of disk while its kubelet runs: it evicts its pods, and takes no new ones."""
@@ -220,6 +217,13 @@ class ClusterControl:
         conditions = () if found is None else found.status.conditions
         return any(condition.type == "DiskPressure" and condition.status == "True" for condition in conditions)
 
+    def _start_kubelet(self, node: str, start: Callable[[], None]) -> None:
+        """Return when the node is ready by this kubelet's word: that of the former one counts for some 20 seconds."""
+        began = datetime.now(UTC)
+        start()
+        self.wait_for(lambda: self._renewed_since(node, began), f"the kubelet of {node} to be at work")
+        self.await_ready(node)
+
     def _renewed_since(self, node: str, began: datetime) -> bool:
         from kubernetes.client import CoordinationV1Api
 
@@ -251,7 +255,7 @@ class ClusterControl:
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition of the cluster.
 
-        Raise RuntimeError if a part ends meanwhile, or if it takes longer than anything should.
+        Raise RuntimeError if it takes longer than anything should.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():

@@ -208,6 +208,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
             # How often it is measured what pods store: once a minute by default.
             "volumeStatsAggPeriod": "3s",
             "imageGCHighThresholdPercent": 100,
+            # A node that is short of disk removes images that no pod uses; tests cannot pull them again.
+            "imageMinimumGCAge": "24h",
             "serializeImagePulls": False,
             "registryPullQPS": 0,
             "eventRecordQPS": 0,

@@ -186,14 +186,17 @@ class TestNoFalseSuccess:
 
 
 @pytest.mark.without_database
+@pytest.mark.parametrize(
+    "rest", ["exec sleep 600", "trap 'exit 0' TERM; while :; do sleep 0.05; done"], ids=["dies", "ends"]
+)
 def test_the_node_ends_a_job_whose_timeout_no_worker_enforced(
-    harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch
+    harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch, rest: str
 ) -> None:
     """The net behind our own timeout, an hour behind it, here: at once."""
     monkeypatch.setattr("container_manager.executors.kubernetes.job_manifests.NET_SECONDS", 0)
     # The node counts from when it has the pod, so its program needs time to begin.
     executor = harness.executor(image_seconds=10)
-    spec = harness.spec("echo begun; sleep 600", timeout_seconds=1, grace_seconds=1)
+    spec = harness.spec(f"echo begun; {rest}", timeout_seconds=1, grace_seconds=1)
     submitted(executor, spec)
     status = ended(executor, spec.key)
     assert (status.reason, status.succeeded) == ("timeout", False)

@@ -82,6 +82,7 @@ def test_no_other_combination_is_a_success() -> None:
         disrupted("EvictionByEvictionAPI", -5),
         disrupted("PreemptionByScheduler", -5),
         disrupted("DeletionByTaintManager", -5),
+        disrupted("TerminationByKubelet", 5),
         {"reason": "Evicted", "message": "The node was low on resource: memory."},
         {"reason": "DeadlineExceeded"},
         dated(PodScheduled=0, Initialized=0),
@@ -132,15 +133,16 @@ def test_an_end_counts_as_the_programs_own_only_before_somebody_stopped_it_whate
 
 
 @pytest.mark.parametrize("node_clock", [0.0, 3600.0, -3600.0])
-@pytest.mark.parametrize(("seconds", "is_before"), [(-10, True), (0, True), (1, False)])
-def test_a_stop_that_the_node_itself_has_noted_is_compared_by_the_nodes_clock(
-    seconds: int, is_before: bool, node_clock: float
-) -> None:
-    """It may report that and the end together, and late."""
+@pytest.mark.parametrize("seconds", [-10, 0, 1, 60])
+def test_a_stop_by_the_node_itself_came_before_the_end_whatever_its_date(seconds: int, node_clock: float) -> None:
+    """A kubelet dates it with its report: after the end that it has caused."""
     stop = disrupted("TerminationByKubelet", node_clock + seconds)
-    status = pod_exit(pod("Succeeded", terminated={"exitCode": 0}, node_clock=node_clock, reported=90.0, **stop))
-    assert status is not None
-    assert (status.lost, status.succeeded) == (is_before, not is_before)
+    for code in (0, 9):
+        phase = "Failed" if code else "Succeeded"
+        found = pod(phase, terminated={"exitCode": code}, node_clock=node_clock, reported=90.0, **stop)
+        status = pod_exit(found)
+        assert status is not None
+        assert (status.code, status.lost, status.succeeded) == (code, True, False)
 
 
 @pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")

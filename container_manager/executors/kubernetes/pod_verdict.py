@@ -26,8 +26,8 @@ _LAST_PHASES = ("Succeeded", "Failed")
 NODE_GIVEN_UP = ("DeletionByTaintManager", "DeletionByPodGC")
 # The conditions that a pod has before its container is started, and keeps.
 _BEFORE_START = ("PodScheduled", "Initialized")
-# What a kubelet notes itself, by its own clock.
-_NOTED_BY_NODE = "TerminationByKubelet"
+# A kubelet evicts the pod, or makes room for a critical one, or its node shuts down: it says so with the end.
+_STOPPED_BY_NODE = "TerminationByKubelet"
 # What a kubelet says of a pod that has used more files than the pod itself may have. What else it evicts is the node's.
 _OWN_USE = re.compile(r"exceeded its local ephemeral storage limit|usage exceeds the total limit|exceeds the limit")
 _UNREAD_RESULT = "Error on reading termination"
@@ -331,17 +331,17 @@ def _disrupted_before(
     """Return what to say where the cluster, or somebody, had the pod end before its program did by itself.
 
     Only times of one clock are compared: a stop that the control plane has noted with the time by which it had the
-    node's report of the end. They have whole seconds: what happened in the same one counts as before.
+    node's report of the end. They have whole seconds: what happened in the same one counts as before. A kubelet dates
+    its own stop with the report, after the end that it has caused: that says nothing of which came first.
     """
     condition = conditions(pod).get("DisruptionTarget")
     metadata = pod["metadata"]
     if asked_at is None and metadata.get("deletionTimestamp"):
         # Nobody can tell any more when it was asked for.
         asked_at = deletion_asked_at(pod) or datetime.min.replace(tzinfo=UTC)
-    noted_at = api_time((condition or {}).get("lastTransitionTime"))
-    is_by_node = disruption(pod) == _NOTED_BY_NODE
-    stops = [(asked_at, ended_at), (noted_at, api_time(ended.get("finishedAt")) if is_by_node else ended_at)]
-    if not any(stop is not None and (end is None or end >= stop) for stop, end in stops):
+    stops = [asked_at, api_time((condition or {}).get("lastTransitionTime"))]
+    came_before = any(stop is not None and (ended_at is None or ended_at >= stop) for stop in stops)
+    if not came_before and disruption(pod) != _STOPPED_BY_NODE:
         return None
     why, message = str((condition or {}).get("reason") or ""), str((condition or {}).get("message") or "")
     return _words(_stopped_with(ended), why, message)
