@@ -81,8 +81,14 @@ class ClusterControl:
         for name in ("etcd", *(f"{node}-containerd" for node in NODES), *registries.NAMES):
             self.process(name).start()
         self.start_api_server()
-        for name in ("kube-controller-manager", "kube-scheduler", *(f"{node}-kubelet" for node in NODES)):
+        for name in ("kube-controller-manager", "kube-scheduler"):
             self.process(name).start()
+        ended = [node for node in NODES if self.nodes[node].kubelet.pid is None]
+        for node in ended:
+            # Both at once.
+            self.nodes[node].kubelet.start()
+        for node in ended:
+            self.start_kubelet(node)
         for node in NODES:
             self.await_ready(node)
 
@@ -220,8 +226,13 @@ class ClusterControl:
     def _start_kubelet(self, node: str, start: Callable[[], None]) -> None:
         """Return when the node is ready by this kubelet's word: that of the former one counts for some 20 seconds."""
         began = datetime.now(UTC)
-        start()
-        self.wait_for(lambda: self._renewed_since(node, began), f"the kubelet of {node} to be at work")
+
+        def is_at_work() -> bool:
+            # One whose containerd does not serve it yet ends: a service manager would start it again, too.
+            start()
+            return self._renewed_since(node, began)
+
+        self.wait_for(is_at_work, f"the kubelet of {node} to be at work")
         self.await_ready(node)
 
     def _renewed_since(self, node: str, began: datetime) -> bool:
