@@ -15,6 +15,8 @@ from django.utils.translation import gettext_lazy as _
 _WORD_BYTES = 128 * 1024 - 1
 # All of them: a quarter of the default limit of the stack, which holds them and a pointer to each.
 _ALL_BYTES, _POINTER_BYTES = 2 * 1024 * 1024, 8
+# What a character has at most in UTF-8.
+_CHARACTER_BYTES = 4
 # A path, and each name in it (PATH_MAX without its NUL byte, NAME_MAX). Docker follows no more names.
 _PATH_BYTES, _NAME_BYTES, _PATH_NAMES = 4095, 255, 255
 # A daemon sends all labels with each list of its containers, and with each of their events.
@@ -36,6 +38,10 @@ def bytes_of(text: str) -> int:
 
 def check_sizes(argv: Sequence[str], environment: Mapping[str, str]) -> None:
     """Raise ValueError where a program cannot get all of these: a word, a variable, or all together are too large."""
+    texts = (*argv, *environment, *environment.values())
+    # Most are so few characters that nothing can be too large. To join the texts is the fastest way to count them.
+    if len("".join(texts)) * _CHARACTER_BYTES + len(texts) * (_POINTER_BYTES + 1) <= _WORD_BYTES:
+        return
     total = 0
     for number, word in enumerate(argv, start=1):
         total += (size := text_bytes(word)) + _POINTER_BYTES + 1

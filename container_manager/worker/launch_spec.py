@@ -19,6 +19,7 @@ from ..jobs.secret_references import (
     required_permission,
 )
 from ..jobs.sizes import check_labels, check_path, check_sizes
+from ..jobs.spec import JobSpec
 from ..store import ClaimedJob
 from .run import AttemptKey
 
@@ -42,82 +43,82 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
 
     Raises Rejected for values of the job that are wrong: the job fails, the worker goes on.
     """
+    spec = job.spec
     try:
-        argv = tuple(split_command(job.spec.command))
+        argv = tuple(split_command(spec.command))
     except ValueError as error:
         message = f"The command's quoting is broken: {error}. shlex.join() quotes a list of words."
-        raise Rejected("start", f"{message} Command: {job.spec.command!r}") from error
-    if not argv and not job.spec.image:
+        raise Rejected("start", f"{message} Command: {spec.command!r}") from error
+    if not argv and not spec.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
     for column in ("environment", "secrets", "secret_files", "labels"):
-        if not isinstance(given := getattr(job.spec, column), dict):
+        if not isinstance(given := getattr(spec, column), dict):
             raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
     try:
-        container = container_request(job.spec.container)
+        container = container_request(spec.container)
     except ValueError as error:
         raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
-    limits = settings.limits(job.spec.executor)
-    if limits and limits.timeout_seconds is not None and (job.spec.timeout_seconds or 0) > limits.timeout_seconds:
+    limits = settings.limits(spec.executor) if spec.timeout_seconds else None
+    if limits and limits.timeout_seconds is not None and (spec.timeout_seconds or 0) > limits.timeout_seconds:
         raise Rejected(
             "start",
-            f"The job asks for timeout_seconds={job.spec.timeout_seconds}; the executor {job.spec.executor!r} allows "
+            f"The job asks for timeout_seconds={spec.timeout_seconds}; the executor {spec.executor!r} allows "
             f"{limits.timeout_seconds} (its 'LIMITS' in the setting EXECUTORS).",
         )
-    environment = {
-        **_environment(job, settings),
-        # Last: a job must not pass for another one.
-        "CONTAINER_MANAGER_JOB": str(job.id),
-        "CONTAINER_MANAGER_ATTEMPT": str(job.attempt),
-    }
+    environment = _environment(spec, settings)
+    # Last: a job must not pass for another one.
+    environment["CONTAINER_MANAGER_JOB"] = str(job.id)
+    environment["CONTAINER_MANAGER_ATTEMPT"] = str(job.attempt)
     try:
         check_sizes((*container.entrypoint_words, *argv), environment)
-        check_path(job.spec.working_directory)
-        check_labels(job.spec.labels)
+        check_path(spec.working_directory)
+        if spec.labels:
+            check_labels(spec.labels)
     except ValueError as error:
         raise Rejected("start", str(error)) from error
     return LaunchSpec(
         key=key,
         argv=argv,
-        job=job.spec,
+        job=spec,
         environment=environment,
-        secret_files=_secret_files(job, settings),
+        secret_files=_secret_files(spec, settings),
         container=container,
         is_wanted=is_wanted,
     )
 
 
-def _environment(job: ClaimedJob, settings: AppSettings) -> dict[str, str]:
-    if not (job.spec.environment or job.spec.secrets):
+def _environment(spec: JobSpec, settings: AppSettings) -> dict[str, str]:
+    if not (spec.environment or spec.secrets):
         return {}
-    environment = {name: str(value) for name, value in job.spec.environment.items()}
+    environment = {name: str(value) for name, value in spec.environment.items()}
     try:
         check_environment(environment)
-        check_names(job.spec.secrets)
+        check_names(spec.secrets)
     except ValueError as error:
         raise Rejected("start", str(error)) from error
     try:
-        for name, reference in job.spec.secrets.items():
+        for name, reference in spec.secrets.items():
             required_permission(str(reference), settings.secrets)
             if engine_secret(str(reference)) is None:
                 environment[name] = read_secret(str(reference), directory=settings.secrets_directory)
     except (LookupError, ValueError) as error:
         raise Rejected("start", str(error.args[0])) from error
-    if odd := [name for name in job.spec.secrets if "\0" in environment.get(name, "")]:
+    if odd := [name for name in spec.secrets if "\0" in environment.get(name, "")]:
         raise Rejected("start", f"The secret for {odd[0]!r} has a NUL byte, which no variable can have.")
     return environment
 
 
-def _secret_files(job: ClaimedJob, settings: AppSettings) -> dict[str, bytes]:
-    if not job.spec.secret_files:
+def _secret_files(spec: JobSpec, settings: AppSettings) -> dict[str, bytes]:
+    if not spec.secret_files:
         return {}
     try:
-        check_file_names(job.spec.secret_files)
+        check_file_names(spec.secret_files)
         # The permissions were asked of whoever submitted the job; what is allowed at all is said here, for every row.
-        for reference in job.spec.secret_files.values():
+        for reference in spec.secret_files.values():
             required_permission(str(reference), settings.secrets)
         return {
             name: read_secret_bytes(str(reference), directory=settings.secrets_directory)
-            for name, reference in job.spec.secret_files.items()
+            for name, reference in spec.secret_files.items()
             if engine_secret(str(reference)) is None
         }
     except (LookupError, ValueError) as error:

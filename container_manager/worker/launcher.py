@@ -10,7 +10,16 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..conf import AppSettings
-from ..executors.base import DependencyUnavailable, Executor, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
+from ..executors.base import (
+    Capabilities,
+    DependencyUnavailable,
+    Executor,
+    ExecutorError,
+    LaunchSpec,
+    Rejected,
+    Unavailable,
+    Waiting,
+)
 from ..jobs.package_log import package_logger
 from .launch_spec import engine_references, launch_key, launch_spec, secret_values
 from .masking import Mask
@@ -117,12 +126,10 @@ class Launcher:
             # The previous attempt may still run: it was perhaps given up while its engine was away.
             run.executor.remove(launch_key(run.job, self._settings, number=run.job.attempt - 1), failed=True)
         spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
-        # Before there is any output.
-        run.mask = self._mask(spec)
-        if spec.secret_files and not run.executor.capabilities.secret_files:
-            raise Rejected("start", "The job has secrets as files, which this executor does not deliver.")
-        if not run.executor.capabilities.engine_secrets and (named := engine_references(spec)):
-            raise Rejected("start", f"The secret {named[0]!r} is a cluster's, which only a Kubernetes executor has.")
+        if spec.job.secrets or spec.job.secret_files:
+            # Before there is any output.
+            run.mask = self._mask(spec)
+            _check_delivery(spec, run.executor.capabilities)
         try:
             return run.executor.submit(spec)
         except Exception as error:
@@ -153,6 +160,14 @@ def _call(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         done(result_or_error(work))
     except BaseException as error:
         fail_thread(error)
+
+
+def _check_delivery(spec: LaunchSpec, capabilities: Capabilities) -> None:
+    """Raise Rejected for secrets that an executor does not deliver."""
+    if spec.secret_files and not capabilities.secret_files:
+        raise Rejected("start", "The job has secrets as files, which this executor does not deliver.")
+    if not capabilities.engine_secrets and (named := engine_references(spec)):
+        raise Rejected("start", f"The secret {named[0]!r} is a cluster's, which only a Kubernetes executor has.")
 
 
 def _mask_error(error: BaseException | None, mask: Mask) -> None:
