@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,8 +29,15 @@ def ended() -> Run:
     queue.enqueue(command="true")
     (job,) = store.claim(worker="w", executors=["default"], limit=1, using="default")
     outcome = store.Outcome(job_id=job.id, attempt=job.attempt, status="completed", exit_code=0)
-    output = CappedOutput(1024, replaces=False)
-    return Run(job=job, executor=ProcessExecutor(), engine="", key="k", output=output, deadline=None, outcome=outcome)
+    return Run(
+        job=job,
+        executor=ProcessExecutor(),
+        engine="",
+        key="k",
+        begin_output=partial(CappedOutput, 1024),
+        deadline=None,
+        outcome=outcome,
+    )
 
 
 def test_a_worker_has_no_thread_before_it_runs() -> None:

@@ -70,7 +70,9 @@ def test_what_a_jobs_values_cost_does_not_hold_up_the_loop() -> None:
     """Its command is split, and its secrets are read, when the launch has a thread, not where it is begun."""
     removals, engine = Removals(), OneThread()
     job = ClaimedJob(uuid.uuid4(), 1, 0, JobSpec(command="echo 'oops"))
-    run = Run(job=job, executor=engine, key="cm-i-0-1", engine="", output=CappedOutput(1000), deadline=None)
+    run = Run(
+        job=job, executor=engine, key="cm-i-0-1", engine="", begin_output=lambda: CappedOutput(1000), deadline=None
+    )
     removals.launcher.begin(run)
     assert list(removals.launcher.results()) == []
     removals.release.set()

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -208,8 +209,15 @@ class TestStages:
     def test_any_other_change_is_an_error_in_tests_and_a_warning_in_production(
         self, source: Stage, target: Stage
     ) -> None:
-        output = CappedOutput(1024, replaces=False)
-        run = Run(job=claimed(), executor=Engine(), key="k", engine="", output=output, deadline=None, stage=source)
+        run = Run(
+            job=claimed(),
+            executor=Engine(),
+            key="k",
+            engine="",
+            begin_output=partial(CappedOutput, 1024),
+            deadline=None,
+            stage=source,
+        )
         with pytest.raises(RuntimeWarning, match=f"Attempt k goes from {source} to {target}"):
             run.enter(target)
         assert run.stage is source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -61,7 +62,7 @@ class Run:
     never unset. ``stopped_for``: why it was told to stop: cancelled, timeout, lost. ``killed``: it gets no grace period
     any more. ``mask``: for the values of its secrets. ``progress``: what it has said last of how far it has come;
     ``progress_stored``: whether the database has that. ``set_aside``: something of it could not be stored once, most
-    often because its rows were locked.
+    often because its rows were locked. ``begin_output``: makes `output`.
     """
 
     id: AttemptKey = field(init=False)
@@ -69,7 +70,7 @@ class Run:
     executor: Executor
     key: str
     engine: str
-    output: CappedOutput
+    begin_output: Callable[[], CappedOutput]
     mask: Mask | None = None
     timeout_seconds: float | None = None
     deadline: float | None = None
@@ -89,12 +90,13 @@ class Run:
     progress: Progress | None = None
     progress_stored: bool = True
     set_aside: bool = False
-    tail_timer: Timer = field(default_factory=lambda: Timer(_TAIL_SECONDS))
     claimed_at: float = 0.0
     launch_until: float = 0.0
     running_since: float = 0.0
     unreachable_since: float | None = None
     exited_at: float = 0.0
+    _output: CappedOutput | None = field(init=False, default=None)
+    _tail_timer: Timer = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = (self.job.id, self.job.attempt)
@@ -106,6 +108,13 @@ class Run:
             # exception would end its loop, and with it every other attempt that it runs.
             warnings.warn(f"Attempt {self.key} goes from {self.stage} to {stage}.", RuntimeWarning, stacklevel=2)
         self.stage = stage
+
+    @property
+    def output(self) -> CappedOutput:
+        """What it prints, and lines of this worker's own. Made when there is something: many jobs print nothing."""
+        if self._output is None:
+            self._output, self._tail_timer = self.begin_output(), Timer(_TAIL_SECONDS)
+        return self._output
 
     @property
     def grace_seconds(self) -> float:
@@ -173,10 +182,12 @@ class Run:
 
         At most one change waits for the database, unless ``everything`` is asked for: more output stays under its cap.
         """
+        if self._output is None:
+            return
         if everything and self.mask is not None:
-            self.output.feed(self.mask.flush())
+            self._output.feed(self.mask.flush())
         if everything or not self.log_changes:
-            entries, gone = self.output.take(tail=everything or self.tail_timer.take_due(), last=everything)
+            entries, gone = self._output.take(tail=everything or self._tail_timer.take_due(), last=everything)
             if entries:
                 job, attempt = self.id
                 self.log_changes.append(store.LogChange(job_id=job, attempt=attempt, entries=entries, gone=gone))

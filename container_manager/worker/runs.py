@@ -49,6 +49,7 @@ class Runs:
         self._engines, self._settings, self._wake = engines, settings, wake
         self._runs: dict[AttemptKey, Run] = {}
         self._launcher = Launcher(settings, wake, identity=engines.identity)
+        self._new_output = partial(CappedOutput, settings.log_limit_bytes)
         self._flush = Timer(_FLUSH_SECONDS)
         self._observe = Timer(settings.poll_seconds)
 
@@ -113,11 +114,10 @@ class Runs:
 
     def read_progress(self) -> list[Run]:
         """Read how far attempts say that they have come; return those of which that is not stored."""
-        for run in self:
-            if run.stage is Stage.RUNNING:
-                data = result_or_error(partial(run.executor.progress, run.handle or run.key))
-                if not isinstance(data, Exception):
-                    run.note_progress(data)
+        for run in self._at(Stage.RUNNING):
+            data = result_or_error(partial(run.executor.progress, run.handle or run.key))
+            if not isinstance(data, Exception):
+                run.note_progress(data)
         return [run for run in self if not run.progress_stored and run.outcome is None]
 
     def stop(self, run: Run, why: str, *, grace: float) -> None:
@@ -179,19 +179,23 @@ class Runs:
                     found[alias] = {key: handle for key, handle in others.items() if key and key not in self._runs}
         return found
 
+    def _at(self, stage: Stage) -> list[Run]:
+        return [run for run in self._runs.values() if run.stage is stage]
+
     def _hold(
         self, job: store.ClaimedJob, *, engine: str, stage: Stage = Stage.LAUNCHING, adopted: bool = False
     ) -> Run:
         job = within_limits(job, self._settings)
         timeout = job.spec.timeout_seconds
+        output = self._new_output
+        if adopted:
+            output = partial(output, replaces=True, was_launched=stage is not Stage.LAUNCHING)
         run = Run(
             job=job,
             executor=self._engines.executors[job.spec.executor],
             key=launch_key(job, self._settings),
             engine=engine,
-            output=CappedOutput(
-                self._settings.log_limit_bytes, replaces=adopted, was_launched=stage is not Stage.LAUNCHING
-            ),
+            begin_output=output,
             claimed_at=time.monotonic() - job.elapsed_seconds,
             # What is no number is an error here, where it is known whose it is.
             timeout_seconds=None if timeout is None else timeout + 0.0,
@@ -269,7 +273,7 @@ class Runs:
         for alias, executor in self._engines.executors.items():
             if not (every or self._engines.has_changed(alias)):
                 continue
-            running = [run for run in self if run.stage is Stage.RUNNING and run.job.spec.executor == alias]
+            running = [run for run in self._at(Stage.RUNNING) if run.job.spec.executor == alias]
             # With nothing running, an engine is asked only to learn whether it answers.
             if not (running or executor.capabilities.survives_worker or alias not in self._engines.reachable):
                 continue
@@ -338,7 +342,7 @@ class Runs:
 
     def _stop_overdue(self) -> None:
         for run in self:
-            if run.stage in (Stage.LAUNCHING, Stage.RUNNING) and run.is_overdue():
+            if run.is_overdue() and run.stage in (Stage.LAUNCHING, Stage.RUNNING):
                 self.stop(run, "timeout", grace=run.grace_seconds)
 
     # -- output --------------------------------------------------------------------------------------------------
@@ -350,7 +354,7 @@ class Runs:
 
     def _read_last_outputs(self) -> None:
         """Read the rest of the output of exited attempts, then end them; in the end also without it."""
-        for run in [run for run in self if run.stage is Stage.EXITED]:
+        for run in self._at(Stage.EXITED):
             try:
                 complete = run.read_output(to_end=True)
             except ExecutorError:
