@@ -637,13 +637,20 @@ class WorkerLoop:
         Who adopts one that has a handle need not launch it again.
         """
         passed_over = self._unstorable.waiting()
-        runs = [run for run in self._runs if run.id not in passed_over]
+        # Most runs have nothing to store, so that is asked first.
         fresh = [
             run
-            for run in runs
-            if run.stage is Stage.RUNNING and not run.handle_stored and run.executor.capabilities.survives_worker
+            for run in self._runs
+            if not run.handle_stored
+            and run.stage is Stage.RUNNING
+            and run.executor.capabilities.survives_worker
+            and run.id not in passed_over
         ]
-        waiting = [run for run in runs if run.stage is Stage.LAUNCHING and not run.wait_stored]
+        waiting = [
+            run
+            for run in self._runs
+            if not run.wait_stored and run.stage is Stage.LAUNCHING and run.id not in passed_over
+        ]
         if waiting and self._waits.take_due():
             fresh += waiting
             waiting = []
