@@ -147,11 +147,10 @@ class PostgreSQLStore(StoreSQL):
     ) -> tuple[set[uuid.UUID], Keys]:
         # The driver converts each member of a list by itself, which takes longer than all the rest. So members that
         # need no quoting are passed as one text, and a column without values as NULL.
-        columns: list[Any] = [_array([o.job_id.hex for o in outcomes]), _array([o.status for o in outcomes])]
-        for name in ("reason", "message", "result"):
-            texts = [getattr(o, name) for o in outcomes]
-            columns.append(texts if any(texts) else None)
-        columns += [_array([getattr(o, name) for o in outcomes]) for name in _OUTCOME_NUMBERS]
+        given = dict(zip(Outcome._fields, map(list, zip(*outcomes, strict=True)), strict=True))
+        columns: list[Any] = [_array([job_id.hex for job_id in given["job_id"]]), _array(given["status"])]
+        columns += [given[name] if any(given[name]) else None for name in ("reason", "message", "result")]
+        columns += [_array(given[name]) for name in _OUTCOME_NUMBERS]
         with connection.cursor() as cursor:
             cursor.execute(self._finish_sql(skip_locked), [*columns, worker, worker, worker])
             fates = cursor.fetchall()
@@ -331,6 +330,6 @@ def _unprepared(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 def _array(values: Sequence[str | float | None]) -> str | None:
     """Return PostgreSQL's text for an array of numbers or plain words; None if all are None."""
-    if all(value is None for value in values):
+    if values.count(None) == len(values):
         return None
     return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
