@@ -134,16 +134,17 @@ def _outcome(
     reason: str = "",
     message: str = "",
 ) -> Outcome:
+    # By position: one is made for every job, and names take longer.
     return Outcome(
-        job_id=job.id,
-        attempt=job.attempt,
-        status=status,
-        exit_code=_storable_number(exit_status.code, -_MOST_CODE, _MOST_CODE),
-        signal=_storable_number(exit_status.signal, 0, _MOST_SIGNAL),
-        reason=reason,
-        message=storable(message) if message else "",
-        peak_memory_bytes=_storable_number(exit_status.peak_memory_bytes, 0, _MOST_BYTES),
-        cpu_seconds=_storable_number(exit_status.cpu_seconds, 0, _MOST_SECONDS),
+        job.id,
+        job.attempt,
+        status,
+        _storable_number(exit_status.code, -_MOST_CODE, _MOST_CODE),
+        _storable_number(exit_status.signal, 0, _MOST_SIGNAL),
+        reason,
+        storable(message) if message else "",
+        _storable_number(exit_status.peak_memory_bytes, 0, _MOST_BYTES),
+        _storable_number(exit_status.cpu_seconds, 0, _MOST_SECONDS),
     )
 
 
