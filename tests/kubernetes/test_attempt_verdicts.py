@@ -372,6 +372,23 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
         (waiting("InvalidImageName", "couldn't parse image name"), "image", "image"),
         (waiting("ErrImageNeverPull", "not present with pull policy of Never"), "image", "image"),
         (waiting("CreateContainerConfigError", 'secret "x" not found'), "config", ""),
+        (waiting("CreateContainerConfigError", "couldn't find key word in Secret one/x"), "config", ""),
+        (
+            waiting("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+            "node",
+            "",
+        ),
+        (
+            waiting("CreateContainerConfigError", "services have not yet been read at least once, cannot construct"),
+            "node",
+            "",
+        ),
+        (waiting("CreateContainerError", "context deadline exceeded"), "node", ""),
+        (
+            waiting("CreateContainerError", 'failed to reserve container name "x": name "x" is reserved for "y"'),
+            "node",
+            "",
+        ),
     ],
 )
 def test_what_a_pod_waits_for_decides_which_clock_runs(found: dict[str, Any], kind: str, final: str) -> None:

@@ -50,6 +50,12 @@ _IMAGE_TRANSIENT = re.compile(
     re.IGNORECASE,
 )
 _CONFIG_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+# Such a problem where it is the node's: it could not ask the cluster for a Secret in time, or its runtime was too slow.
+_NODE_TOO_SLOW = re.compile(
+    r"failed to sync \w+ cache|timed out|deadline ?exceeded|services have not yet been read|is reserved for"
+    r"|connection refused|dial tcp|i/o timeout",
+    re.IGNORECASE,
+)
 # What admission says where waiting changes nothing; all else may change: a quota is freed, a webhook comes back.
 _ADMISSION_FINAL = re.compile(
     r"violates PodSecurity|denied (?:the )?request|is invalid:|(maximum|minimum) \S+ usage per|"
@@ -424,7 +430,8 @@ def launch_wait(
         is_doubtful = is_refused and bool(pod["spec"].get("imagePullSecrets"))
         return LaunchWait(_words(f"the image {image!r}", why, message), "image", final, is_doubtful)
     if why in _CONFIG_PROBLEMS:
-        return LaunchWait(_words("what its container needs", why, message), "config")
+        is_slow = _NODE_TOO_SLOW.search(message) is not None
+        return LaunchWait(_words("what its container needs", why, message), "node" if is_slow else "config")
     return _wait_to_start(pod, events) or LaunchWait(f"the image {image!r}, and its node to start it", "held")
 
 
