@@ -174,6 +174,11 @@ def test_a_job_that_makes_room_for_one_with_a_higher_priority_is_lost_and_runs_a
     assert "PreemptionByScheduler" in said
 
 
+def await_reported(site: ClusterSite, job: ContainerJob) -> None:
+    """Wait until a first attempt's node has reported that it runs: before that it tells of its end in other words."""
+    site.cluster.wait_for(lambda: site.pod_of(job).status.phase == "Running")
+
+
 def test_a_job_that_writes_more_files_than_it_may_fails_by_its_own_error(site: ClusterSite) -> None:
     script = f"{BEGUN}; dd if=/dev/zero of=/tmp/full bs=1M count=16; {_WAIT}"
     with site.worker("--slots", "1"):
@@ -194,6 +199,7 @@ def test_a_job_that_a_node_short_of_disk_evicts_is_lost_and_runs_again_elsewhere
     with site.worker("--slots", "1"):
         # It stays where it was put: a retry waits for this node's room.
         job = site.start(script, node="node2", max_retries=1)
+        await_reported(site, job)
         control.fill_disk("node2")
         eventually(lambda: job.attempts.filter(number=1, reason="lost").exists())
         said = job.attempts.get(number=1).message
@@ -213,6 +219,7 @@ def test_a_job_that_its_node_refuses_after_a_restart_is_lost_whatever_its_exit_c
     """A kubelet that finds its node short of disk as it starts refuses the pods that it has, and ends them."""
     with site.worker("--slots", "1"):
         job = site.start(script, node="node2")
+        await_reported(site, job)
         control.start_under_pressure("node2")
         site.await_status(job, "failed", "completed")
         control.relieve("node2")
