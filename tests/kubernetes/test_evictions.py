@@ -207,8 +207,8 @@ def test_a_job_that_a_node_short_of_disk_evicts_is_lost_and_runs_again_elsewhere
         site.await_status(job, "completed")
         site.assert_clean()
     assert [(number, reason) for number, _, reason in attempts_of(job)] == [(1, "lost"), (2, "")]
-    # The pod itself is `Succeeded`, and its Job complete.
-    assert "TerminationByKubelet" in said
+    # Most often the pod itself is `Succeeded`, and its Job complete.
+    assert "TerminationByKubelet" in said or "evicted the pod" in said
     assert "The node was low on resource: ephemeral-storage" in said
 
 
@@ -224,9 +224,13 @@ def test_a_job_that_its_node_refuses_after_a_restart_is_lost_whatever_its_exit_c
         site.await_status(job, "failed", "completed")
         control.relieve("node2")
         site.assert_clean()
-    assert attempts_of(job) == [(1, code, "lost")]
-    # Of an exit with 0 the cluster says that all went well, and not why it was told to.
-    assert ("refused the pod" if code == 0 else "The node had condition: [DiskPressure]") in job.last_error
+    ((number, said_code, reason),) = attempts_of(job)
+    assert (number, reason) == (1, "lost")
+    # Its node may say that the pod has ended before it says how its program did.
+    assert said_code in (code, None)
+    # It evicts the pod instead where it finds out a moment later. Of an exit with 0 the cluster says only that all is well.
+    words = ("The node had condition: [DiskPressure]", "The node was low on resource", "refused the pod")
+    assert any(each in job.last_error for each in words)
 
 
 def test_a_job_that_goes_on_while_its_kubelet_starts_anew_is_judged_by_its_exit_code(
