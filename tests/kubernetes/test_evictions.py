@@ -233,6 +233,25 @@ def test_a_job_that_its_node_refuses_after_a_restart_is_lost_whatever_its_exit_c
     assert any(each in job.last_error for each in words)
 
 
+def test_a_job_that_its_node_refuses_is_not_closed_before_its_program_has_stopped(
+    site: ClusterSite, control: ClusterControl
+) -> None:
+    """Else it would be tried again beside itself: this one does not end when it is told to."""
+    script = f"{BEGUN}; trap '' TERM; while :; do echo >> $EFFECTS/beats; sleep 0.05; done"
+    beats = site.effects() / "beats"
+    with site.worker("--slots", "1"):
+        job = site.start(script, node="node2", grace_seconds=10)
+        await_reported(site, job)
+        control.start_under_pressure("node2")
+        site.await_status(job, "failed")
+        stopped = beats.stat().st_size
+        control.relieve("node2")
+        site.assert_clean()
+    ((number, _, reason),) = attempts_of(job)
+    assert (number, reason) == (1, "lost")
+    assert beats.stat().st_size == stopped
+
+
 def test_a_job_that_goes_on_while_its_kubelet_starts_anew_is_judged_by_its_exit_code(
     site: ClusterSite, control: ClusterControl
 ) -> None:
