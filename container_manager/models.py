@@ -20,8 +20,10 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+from .columns.indexes import PartialIndex, PartialUnique
+from .columns.name_field import NameField
+from .columns.unique_keys import KEY_CONSTRAINT, refusing_held_keys
 from .conf import app_settings
-from .indexes import PartialIndex, PartialUnique
 from .jobs.command import split_command
 from .jobs.container_request import container_request
 from .jobs.environment import check_environment, check_names
@@ -34,13 +36,11 @@ from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
 from .jobs.sizes import MOST_CPUS, MOST_SECONDS, check_labels, check_path, check_sizes
 from .jobs.spec import JobSpec
-from .name_field import NameField
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.machine import actor_name
 from .statemachine.model import StateMachineModel
-from .unique_keys import KEY_CONSTRAINT, refusing_held_keys
 
 # Between two looks at a job that is waited for.
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.02, 1.0

@@ -13,10 +13,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import DateTimeField, Expression, Q
 from django.db.models.sql.compiler import SQLCompiler
 
+from .columns.unique_keys import KEY_CONSTRAINT, UniqueKeyHeld, is_key_conflict, refusing_held_keys
 from .statemachine.deadlocks import retry_deadlocks
 from .statemachine.queryset import BulkTransition, StateMachineQuerySet
 from .statemachine.triggers import dialect_for
-from .unique_keys import KEY_CONSTRAINT, UniqueKeyHeld, is_key_conflict, refusing_held_keys
 
 if TYPE_CHECKING:
     from .models import ContainerJob

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from container_manager.columns.unique_keys import UniqueKeyHeld
 from container_manager.statemachine import (
     InvalidTransition,
     MissingRow,
@@ -17,7 +18,6 @@ from container_manager.statemachine import (
     UnknownState,
     UnsavedInstance,
 )
-from container_manager.unique_keys import UniqueKeyHeld
 
 pytestmark = pytest.mark.without_database
 

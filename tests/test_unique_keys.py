@@ -11,9 +11,9 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 
 from container_manager import queue, store
+from container_manager.columns.unique_keys import KEY_CONSTRAINT
 from container_manager.models import ContainerJob, JobStatus
 from container_manager.queue import UniqueKeyHeld
-from container_manager.unique_keys import KEY_CONSTRAINT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

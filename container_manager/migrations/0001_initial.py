@@ -1,9 +1,9 @@
 # The tables as of the first release.
 
-import container_manager.indexes
+import container_manager.columns.indexes
+import container_manager.columns.name_field
 import container_manager.jobs.identifiers
 import container_manager.jobs.printable
-import container_manager.name_field
 import container_manager.statemachine
 import django.core.validators
 import django.db.models.deletion
@@ -20,7 +20,10 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="PausedQueue",
             fields=[
-                ("name", container_manager.name_field.NameField(max_length=64, primary_key=True, serialize=False)),
+                (
+                    "name",
+                    container_manager.columns.name_field.NameField(max_length=64, primary_key=True, serialize=False),
+                ),
                 ("paused_at", models.DateTimeField(default=django.utils.timezone.now)),
                 (
                     "paused_by",
@@ -36,7 +39,10 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Worker",
             fields=[
-                ("id", container_manager.name_field.NameField(max_length=64, primary_key=True, serialize=False)),
+                (
+                    "id",
+                    container_manager.columns.name_field.NameField(max_length=64, primary_key=True, serialize=False),
+                ),
                 ("host", models.CharField(max_length=255)),
                 ("place", models.CharField(blank=True, db_default="", default="", max_length=255)),
                 ("pid", models.PositiveIntegerField()),
@@ -161,11 +167,15 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "executor",
-                    container_manager.name_field.NameField(default="default", max_length=64, verbose_name="executor"),
+                    container_manager.columns.name_field.NameField(
+                        default="default", max_length=64, verbose_name="executor"
+                    ),
                 ),
                 (
                     "queue",
-                    container_manager.name_field.NameField(default="default", max_length=64, verbose_name="queue"),
+                    container_manager.columns.name_field.NameField(
+                        default="default", max_length=64, verbose_name="queue"
+                    ),
                 ),
                 (
                     "priority",
@@ -253,7 +263,7 @@ class Migration(migrations.Migration):
                 ("last_error", models.TextField(blank=True, default="", editable=False, verbose_name="last error")),
                 (
                     "worker",
-                    container_manager.name_field.NameField(
+                    container_manager.columns.name_field.NameField(
                         blank=True, default="", editable=False, max_length=64, verbose_name="worker"
                     ),
                 ),
@@ -273,7 +283,7 @@ class Migration(migrations.Migration):
                 ("task_arguments", models.JSONField(blank=True, null=True, verbose_name="task's arguments")),
                 (
                     "unique_key",
-                    container_manager.name_field.NameField(
+                    container_manager.columns.name_field.NameField(
                         blank=True, db_default="", default="", max_length=255, verbose_name="unique key"
                     ),
                 ),
@@ -335,13 +345,13 @@ class Migration(migrations.Migration):
                     ("see_output", "Can see the output of container jobs"),
                 ],
                 "indexes": [
-                    container_manager.indexes.PartialIndex(
+                    container_manager.columns.indexes.PartialIndex(
                         condition=models.Q(("scheduled_for", None), ("status", "queued")),
                         fields=["executor", "queue", "-priority", "queued_at", "id"],
                         leading=["status", "scheduled_for"],
                         name="cm_job_claim",
                     ),
-                    container_manager.indexes.PartialIndex(
+                    container_manager.columns.indexes.PartialIndex(
                         condition=models.Q(("scheduled_for__isnull", False), ("status", "queued")),
                         fields=["executor", "queue", "-priority", "scheduled_for", "id"],
                         leading=["status"],
@@ -352,7 +362,7 @@ class Migration(migrations.Migration):
                         fields=["status", "status_changed_at", "id"],
                         name="cm_job_finished",
                     ),
-                    container_manager.indexes.PartialIndex(
+                    container_manager.columns.indexes.PartialIndex(
                         condition=models.Q(("status", "retrying")),
                         fields=["scheduled_for"],
                         leading=["status"],
@@ -361,7 +371,7 @@ class Migration(migrations.Migration):
                     models.Index(
                         condition=models.Q(("status", "running")), fields=["status", "worker"], name="cm_job_running"
                     ),
-                    container_manager.indexes.PartialIndex(
+                    container_manager.columns.indexes.PartialIndex(
                         condition=models.Q(("name", ""), _negated=True),
                         fields=["name", "id"],
                         leading=[],
@@ -444,7 +454,7 @@ class Migration(migrations.Migration):
                     models.CheckConstraint(
                         condition=models.Q(("priority__gte", 0), ("priority__lte", 100)), name="cm_job_priority_range"
                     ),
-                    container_manager.indexes.PartialUnique(
+                    container_manager.columns.indexes.PartialUnique(
                         condition=models.Q(
                             models.Q(("unique_key", ""), _negated=True),
                             models.Q(
@@ -478,8 +488,8 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("number", models.PositiveIntegerField()),
-                ("worker", container_manager.name_field.NameField(max_length=64)),
-                ("executor", container_manager.name_field.NameField(max_length=64)),
+                ("worker", container_manager.columns.name_field.NameField(max_length=64)),
+                ("executor", container_manager.columns.name_field.NameField(max_length=64)),
                 ("engine", models.CharField(blank=True, default="", max_length=64)),
                 ("handle", models.TextField(blank=True, default="")),
                 ("waiting_for", models.CharField(blank=True, db_default="", default="", max_length=1024)),
@@ -609,7 +619,7 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("length", models.PositiveSmallIntegerField()),
                 ("minute", models.PositiveIntegerField()),
-                ("queue", container_manager.name_field.NameField(max_length=64)),
+                ("queue", container_manager.columns.name_field.NameField(max_length=64)),
                 ("created", models.PositiveBigIntegerField(default=0)),
                 ("queued", models.PositiveBigIntegerField(default=0)),
                 ("started", models.PositiveBigIntegerField(default=0)),
@@ -675,7 +685,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="jobattempt",
-            index=container_manager.indexes.PartialIndex(
+            index=container_manager.columns.indexes.PartialIndex(
                 condition=models.Q(("finished_at", None)),
                 fields=["worker", "executor"],
                 leading=["finished_at"],

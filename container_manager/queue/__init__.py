@@ -1,7 +1,7 @@
 """The queue's public API: enqueue, retry and cancel jobs, explain them, pause queues, count, prune."""
 
+from ..columns.unique_keys import UniqueKeyHeld
 from ..jobs.histogram import BUCKET_SECONDS, Histogram
-from ..unique_keys import UniqueKeyHeld
 from .entry import acancel, aenqueue, aenqueue_many, aretry, cancel, enqueue, enqueue_many, kill, retry
 from .explaining import explain
 from .explanation import Explanation, ExplanationCode

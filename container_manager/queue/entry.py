@@ -12,13 +12,13 @@ from django.core.exceptions import ValidationError
 from django.db import router, transaction
 from django.utils import timezone
 
+from ..columns.unique_keys import UniqueKeyHeld
 from ..jobs.printable import validate_line, validate_lines
 from ..jobs.tracing import in_this_trace, submitting
 from ..models import ContainerJob, JobStatus
 from ..statemachine.machine import actor_name, machine_of
 from ..store.attempts import request_kill
 from ..store.notifications import CANCELLED, wake_workers
-from ..unique_keys import UniqueKeyHeld
 
 
 def enqueue(

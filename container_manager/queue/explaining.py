@@ -11,9 +11,9 @@ from django.db import router
 from django.db.models import UniqueConstraint
 from django.utils.translation import gettext as _
 
+from ..columns.unique_keys import KEY_CONSTRAINT
 from ..models import ContainerJob, JobStatus, UniqueUntil
 from ..store import REFUSED_CLAIM
-from ..unique_keys import KEY_CONSTRAINT
 from .endings import explain_cancelled, explain_completed, explain_failed
 from .explanation import Explanation, moment, quoted
 from .running import explain_running

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import CharField
 
-from .jobs.printable import validate_line
+from ..jobs.printable import validate_line
 
 if TYPE_CHECKING:
     # Only the stubs have arguments.

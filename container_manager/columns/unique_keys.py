@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from django.db import IntegrityError
 from django.utils.translation import gettext_lazy as _
 
-from .statemachine import TransitionError
+from ..statemachine import TransitionError
 
 # The constraint's name and the column's: every database names one of them in its error.
 KEY_CONSTRAINT = "cm_job_unique_key"
