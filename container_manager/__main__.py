@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .statemachine.streams import usable_streams
+from .statemachine.management.streams import usable_streams
 
 _PROGRAM = "python -m container_manager"
 

@@ -17,7 +17,7 @@ from ...cli.printing import output_for
 from ...cli.verbs import VERBS
 from ...jobs.printable import LINES, escaped
 from ...statemachine import TransitionError
-from ...statemachine.streams import StreamsCommand
+from ...statemachine.management.streams import StreamsCommand
 
 
 class Command(StreamsCommand):

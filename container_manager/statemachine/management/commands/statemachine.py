@@ -18,7 +18,7 @@ from ...exceptions import UnknownState
 from ...graph import State
 from ...installation import compare_triggers
 from ...machine import Machine, machine_of
-from ...streams import StreamsCommand
+from ..streams import StreamsCommand
 
 
 class Command(StreamsCommand):
