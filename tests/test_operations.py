@@ -20,7 +20,6 @@ from django.utils import timezone
 from container_manager import queue, store
 from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition, Worker
-from container_manager.queue.pruning import Pruning
 from container_manager.statemachine import InvalidTransition
 from container_manager.store.consistency import examine
 from container_manager.worker.maintenance import Maintenance
@@ -237,7 +236,7 @@ class TestPruning:
 
     def test_a_job_that_was_not_old_enough_is_pruned_once_it_is(self) -> None:
         job_in("queued").mark_as_cancelled()
-        pruning = Pruning(using="default")
+        pruning = store.Pruning(using="default")
         now = timezone.now()
         assert pruning.delete(before=now - timedelta(days=1), size=10) == (0, False)
         assert pruning.delete(before=now + timedelta(days=1), size=10) == (1, True)
@@ -246,7 +245,7 @@ class TestPruning:
         for _ in range(3):
             job_in("queued").mark_as_cancelled()
         ContainerJob.objects.update(status_changed_at=THEN)
-        pruning = Pruning(using="default")
+        pruning = store.Pruning(using="default")
         found = [pruning.delete(before=timezone.now(), size=1) for _ in range(4)]
         assert found == [(1, True), (1, True), (1, True), (0, False)]
 

@@ -12,9 +12,9 @@ from typing import Any, TypedDict
 from ..jobs.printable import escaped
 from ..jobs.progress_lines import Progress, progress_of
 from ..jobs.spec import JSON_FIELDS
+from ..jobs.time_words import moment
 from ..models import ContainerJob
 from ..queue import Explanation, explain
-from ..queue.explanation import moment
 from .finding import find_job
 from .history_command import Entry
 from .printing import Output, clock, print_explanation, print_json, print_table

@@ -23,8 +23,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .. import queue
+from ..jobs.printable import validate_words
 from ..models import ContainerJob
-from ..queue.entry import check_words
 from ..statemachine.deadlocks import retry_deadlocks
 from ..statemachine.machine import actor_name
 from .access import Act, may, require, visibility_rule, visible_jobs
@@ -45,7 +45,7 @@ def act_on_all(search: Search, act: JobAct, *, user: Any, reason: str = "", usin
     names their status. Raises PermissionDenied, ValidationError, and SearchError for a search that is too long to keep.
     """
     require(user, act.permission)
-    check_words(actor=user, reason=reason)
+    validate_words(actor=actor_name(user), reason=reason)
     using = using or router.db_for_write(ContainerJob)
     # As each batch reads it.
     search = parse(str(search.frozen()))
@@ -108,7 +108,7 @@ def stop(bulk: BulkAct, *, user: Any) -> None:
 def set_paused(name: str, *, paused: bool, user: Any, reason: str = "", using: str | None = None) -> bool:
     """Pause a queue or resume it; return whether that changed anything. Raises PermissionDenied, ValidationError."""
     require(user, Act.PAUSE_QUEUES)
-    check_words(actor=user, reason=reason)
+    validate_words(actor=actor_name(user), reason=reason)
     using = using or router.db_for_write(ContainerJob)
     with transaction.atomic(using=using):
         if paused:

@@ -19,7 +19,7 @@ from ..conf import app_settings
 from ..jobs.printable import escaped
 from ..models import ContainerJob, FailureReason, JobStatus, Worker
 from ..querysets import DatabaseNow
-from ..queue.spans import known_queues
+from ..store import known_queues
 from .job_acts import MOST_SELECTED
 from .search import EXAMINED, Count, JobSearch, Page, Search, SearchError, parse
 

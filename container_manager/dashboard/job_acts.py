@@ -22,10 +22,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from .. import queue
-from ..jobs.printable import escaped
+from ..jobs.printable import escaped, validate_words
 from ..models import ContainerJob, JobAttempt, JobStatus
 from ..querysets import ContainerJobQuerySet
-from ..queue.entry import check_words
 from ..statemachine import TransitionError
 from ..statemachine.deadlocks import retry_deadlocks
 from ..statemachine.machine import actor_name
@@ -102,7 +101,7 @@ def act_on(job: ContainerJob, act: JobAct, *, user: Any, reason: str = "") -> Co
     characters.
     """
     require(user, act.permission, job)
-    check_words(actor=user, reason=reason)
+    validate_words(actor=actor_name(user), reason=reason)
     if not _is_legal(act, job):
         raise ActRefused(_refusal(job.status))
     using = router.db_for_write(ContainerJob, instance=job)
@@ -129,7 +128,7 @@ def act_on_some(jobs: Collection[UUID], act: JobAct, *, user: Any, reason: str =
     Jobs that the user cannot see count as refused, as those do that do not exist.
     """
     require(user, act.permission)
-    check_words(actor=user, reason=reason)
+    validate_words(actor=actor_name(user), reason=reason)
     if len(jobs) > MOST_SELECTED:
         raise ValidationError(_("At most %s jobs can be selected; act on all that match instead.") % MOST_SELECTED)
     using = using or router.db_for_write(ContainerJob)

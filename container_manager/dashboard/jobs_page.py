@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from ..jobs.printable import escaped
 from ..jobs.progress_lines import Progress, progress_of
 from ..models import ContainerJob, FailureReason, JobAttempt, JobStatus
-from ..queue.spans import known_queues
+from ..store import known_queues
 from .access import Act, may, visible_jobs
 from .acts import act_on_all
 from .job_acts import JobAct, act_on_some, report

@@ -38,6 +38,15 @@ def validate_lines(text: str) -> None:
     _validate(text, allowed=LINES)
 
 
+def validate_words(*, actor: str = "", reason: str = "") -> None:
+    """Validate who does something, and why: what neither the journal nor who prints it should have to escape.
+
+    ``reason`` may have more than one line. Raises ValidationError.
+    """
+    validate_line(actor)
+    validate_lines(reason)
+
+
 def _validate(text: str, *, allowed: str) -> None:
     # Any other type is another error.
     if isinstance(text, str):

@@ -10,9 +10,10 @@ from django.utils.translation import gettext_lazy
 
 from ..conf import app_settings
 from ..jobs.signal_names import signal_name
+from ..jobs.time_words import length, moment
 from ..models import ContainerJob, FailureReason, JobAttempt, Worker
 from ..store import database_now
-from .explanation import Explanation, ExplanationCode, by, explained, length, moment, quoted, size
+from .explanation import Explanation, ExplanationCode, by, explained, quoted, size
 from .liveness import lease_evidence
 
 # By reason: what happened, and what to do. Formatted with the job's values.

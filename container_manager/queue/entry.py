@@ -13,7 +13,7 @@ from django.db import router, transaction
 from django.utils import timezone
 
 from ..columns.unique_keys import UniqueKeyHeld
-from ..jobs.printable import validate_line, validate_lines
+from ..jobs.printable import validate_words
 from ..jobs.tracing import in_this_trace, submitting
 from ..models import ContainerJob, JobStatus
 from ..statemachine.machine import actor_name, machine_of
@@ -96,7 +96,7 @@ def retry(job: ContainerJob, *, actor: object = None, reason: str = "") -> Conta
     may have more than one line.
     """
     using = router.db_for_write(ContainerJob, instance=job)
-    check_words(actor=actor, reason=reason)
+    validate_words(actor=actor_name(actor), reason=reason)
     if job.is_terminal:
         with transaction.atomic(using=using):
             # Whoever submitted the job was asked for the permissions of its secrets; it is the same job.
@@ -126,7 +126,7 @@ def cancel(job: ContainerJob, *, now: bool = False, actor: object = None, reason
     Raises InvalidTransition for a job that cannot be cancelled, and ValidationError as `retry` does.
     """
     using = router.db_for_write(ContainerJob, instance=job)
-    check_words(actor=actor, reason=reason)
+    validate_words(actor=actor_name(actor), reason=reason)
     with transaction.atomic(using=using):
         if not (now and job.status == JobStatus.CANCELLED):
             job.mark_as_cancelled(actor=actor, reason=reason)
@@ -171,12 +171,6 @@ async def aenqueue_many(
 async def aretry(job: ContainerJob, *, actor: object = None, reason: str = "") -> ContainerJob:
     """Do `retry` from asynchronous code."""
     return await sync_to_async(retry)(job, actor=actor, reason=reason)
-
-
-def check_words(*, actor: object = None, reason: str = "") -> None:
-    """Raise ValidationError for what neither the journal nor who prints it should have to escape."""
-    validate_line(actor_name(actor))
-    validate_lines(reason)
 
 
 def _queued_now() -> dict[str, Any]:

@@ -12,10 +12,11 @@ from django.db.models import UniqueConstraint
 from django.utils.translation import gettext as _
 
 from ..columns.unique_keys import KEY_CONSTRAINT
+from ..jobs.time_words import moment
 from ..models import ContainerJob, JobStatus, UniqueUntil
 from ..store import REFUSED_CLAIM
 from .endings import explain_cancelled, explain_completed, explain_failed
-from .explanation import Explanation, moment, quoted
+from .explanation import Explanation, quoted
 from .running import explain_running
 from .waiting import explain_pending, explain_queued, explain_retrying
 

@@ -7,9 +7,10 @@ from datetime import datetime
 
 from django.utils.translation import gettext as _
 
+from ..jobs.time_words import between, moment
 from ..models import Worker
 from ..querysets import DatabaseNow
-from .explanation import between, moment, quoted
+from .explanation import quoted
 
 
 def live_workers(using: str) -> Sequence[Worker]:

@@ -8,10 +8,11 @@ from django.utils.translation import gettext as _
 
 from ..conf import app_settings
 from ..jobs.progress_lines import progress_of
+from ..jobs.time_words import length, moment
 from ..models import ContainerJob, JobAttempt, Worker
 from ..store import database_now
 from .endings import last_attempt
-from .explanation import Explanation, ExplanationCode, by, explained, length, moment, quoted
+from .explanation import Explanation, ExplanationCode, by, explained, quoted
 from .liveness import away_since, has_expired, lease_evidence
 
 

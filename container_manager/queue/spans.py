@@ -12,14 +12,11 @@ from django.db import router
 from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 
-from ..conf import app_settings
 from ..jobs.histogram import EMPTY, Histogram
 from ..models import RUN_COLUMNS, WAIT_COLUMNS, ContainerJob, QueueSpan
 from ..store import database_now, minute_of
 
 _MOST_STEPS = 10_000
-# So many links.
-_MOST_QUEUES = 20
 _COLUMNS = (
     *("created", "queued", "started", "completed", "failed", "cancelled", "retried"),
     *("wait_seconds", "run_seconds", *WAIT_COLUMNS, *RUN_COLUMNS),
@@ -140,11 +137,3 @@ def _activity(begin: int | None, row: Mapping[str, Any]) -> Activity:
 def _begin_of(minute: int) -> datetime:
     at = datetime.fromtimestamp(minute * 60, UTC)
     return at if settings.USE_TZ else timezone.make_naive(at)
-
-
-def known_queues(*, using: str) -> list[str]:
-    """Return the queues that the settings name, or else the first of those in which anything has happened."""
-    if (named := app_settings().queues) is not None:
-        return list(named)
-    totals = QueueSpan.objects.using(using).filter(length=QueueSpan.TOTAL)
-    return list(totals.order_by("queue").values_list("queue", flat=True)[:_MOST_QUEUES])

@@ -11,11 +11,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ..conf import app_settings
+from ..jobs.time_words import between, moment
 from ..models import ContainerJob, JobAttempt, JobStatus, PausedQueue, Worker
 from ..querysets import ContainerJobQuerySet
 from ..store import REFUSED_CLAIM, database_now
 from .endings import failure_evidence, failure_summary, last_attempt
-from .explanation import Explanation, ExplanationCode, between, by, explained, moment, quoted
+from .explanation import Explanation, ExplanationCode, by, explained, quoted
 from .liveness import away_since, live_workers
 
 # So many jobs ahead are counted, and so many workers are named.

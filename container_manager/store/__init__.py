@@ -27,8 +27,10 @@ from .leases import (
 from .logs import store_logs
 from .looking import look
 from .notifications import wake_dashboards, wake_workers
+from .old_jobs import PRUNE_BATCH, Pruning
 from .orphans import attempts_over
 from .places import this_place
+from .queue_names import known_queues
 from .rescuing import UnownedAttempt, rescue, take_over, unowned_attempts
 from .retries import promote_retries
 from .sessions import connect_options, has_timed_out, prepare_session
@@ -38,6 +40,7 @@ from .unschedulable import UNSCHEDULABLE_BATCH, unschedulable_jobs, unserved, un
 from .values import ClaimedJob, Launch, LogChange, LogEntry, Outcome, OwnedAttempt, ProgressChange
 
 __all__ = [
+    "PRUNE_BATCH",
     "REFUSED_CLAIM",
     "UNSCHEDULABLE_BATCH",
     "Aggregation",
@@ -51,6 +54,7 @@ __all__ = [
     "Outcome",
     "OwnedAttempt",
     "ProgressChange",
+    "Pruning",
     "Refused",
     "UnownedAttempt",
     "attempts_over",
@@ -67,6 +71,7 @@ __all__ = [
     "has_timed_out",
     "is_due",
     "is_refusal",
+    "known_queues",
     "live_workers",
     "look",
     "minute_of",

@@ -12,7 +12,6 @@ from .. import store
 from ..conf import AppSettings
 from ..executors.base import ExitStatus
 from ..jobs.package_log import package_logger
-from ..queue.pruning import PRUNE_BATCH, Pruning
 from ..signals import maintenance_due
 from .job_limits import within_limits
 from .outcomes import closed, failed, unschedulable_message
@@ -34,7 +33,7 @@ class Maintenance:
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
         self._prune, self._prune_anew = Timer(_PRUNE_SECONDS), Timer(_PRUNE_ANEW_SECONDS)
-        self._pruning = Pruning(using=using)
+        self._pruning = store.Pruning(using=using)
         self._others = Timer(_OTHERS_SECONDS)
         self._count, self._prune_counts = Timer(_COUNT_SECONDS), Timer(_PRUNE_COUNTS_SECONDS)
         self._aggregation = store.Aggregation(keep_seconds=settings.statistics_days * 86400, using=using)
@@ -91,7 +90,7 @@ class Maintenance:
         if self._prune_anew.take_due():
             self._pruning.restart()
         # One batch at a time: meanwhile the worker does nothing else.
-        _, there_is_more = self._pruning.delete(before=before, size=PRUNE_BATCH)
+        _, there_is_more = self._pruning.delete(before=before, size=store.PRUNE_BATCH)
         if there_is_more:
             self._prune.hurry()
 

@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob, JobAttempt, JobLog, JobTransition
-from container_manager.queue.pruning import Pruning, prune_jobs
+from container_manager.queue import prune_jobs
+from container_manager.store import Pruning
 from container_manager.worker.maintenance import Maintenance
 
 from ..jobs import THEN, job_in

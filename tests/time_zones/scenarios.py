@@ -15,7 +15,7 @@ from django.utils import timezone
 from container_manager import queue, store
 from container_manager.cli.printing import clock
 from container_manager.models import ContainerJob, JobAttempt, JobStatus, JobTransition, Worker
-from container_manager.queue.pruning import prune_jobs
+from container_manager.queue import prune_jobs
 from container_manager.statemachine.installation import drift
 
 from ..protocol.records import rescue
