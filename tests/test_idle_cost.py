@@ -17,7 +17,7 @@ from container_manager.conf import AppSettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import JobAttempt
 from container_manager.store.notifications import CANCELLED, can_notify
-from container_manager.worker.loop import WorkerLoop, WorkerOptions
+from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.timers import Timer
 
 from .bulk_jobs import BulkJobs

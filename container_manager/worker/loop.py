@@ -7,8 +7,6 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from uuid import UUID
 
@@ -36,6 +34,7 @@ from .set_aside import SetAside
 from .sightings import LeaseWatch
 from .threads import supervised
 from .timers import Timer
+from .worker_options import WorkerOptions
 
 _FIRST_POLL_SECONDS = 0.05
 # How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
@@ -56,27 +55,6 @@ logger = package_logger(__name__)
 
 class ThreadFailed(Exception):
     """A thread of this worker, or of its executors, has ended by an error."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """What a worker claims, and when it ends by itself.
-
-    ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing runs and nothing is due,
-    except for engines that are given up. ``max_jobs``: end after this many claims. ``only``: run this one job; end if
-    its engine is given up. ``inline``: ask the database in the caller's thread and on its connection only, and call
-    receivers of signals there, as within a transaction. ``alive_file``: touched at each turn of the loop, at least
-    three times within LEASE_SECONDS; removed at the end.
-    """
-
-    slots: int = 4
-    queues: tuple[str, ...] | None = None
-    drain: bool = False
-    max_jobs: int | None = None
-    only: UUID | None = None
-    inline: bool = False
-    using: str = "default"
-    alive_file: Path | None = None
 
 
 class WorkerLoop:
