@@ -19,12 +19,12 @@ from ..jobs.package_log import package_logger
 from ..jobs.tracing import is_recording
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
-from .claims import Claims
 from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
 from .engines import Engines
 from .finisher import Finisher, note_refused_end, note_refused_output, note_refused_progress
 from .heartbeat import Heartbeat
 from .job_limits import within_limits
+from .known_lanes import KnownLanes
 from .maintenance import Maintenance
 from .outcomes import closed, failed, storable
 from .receivers import Receivers
@@ -95,7 +95,7 @@ class WorkerLoop:
         )
         self._finisher = Finisher(finishers, self._awaken)
         self._receivers = Receivers()
-        self._claims = Claims(
+        self._lanes = KnownLanes(
             queues=self._queues, only=options.only, using=options.using, look_seconds=settings.poll_seconds
         )
         self._maintenance = Maintenance(settings, using=options.using)
@@ -518,14 +518,19 @@ class WorkerLoop:
             return
         refusals: list[tuple[UUID, Exception]] = []
         passed_over = self._unclaimable.waiting()
-        jobs = self._claims.take(
+        executors = self._engines.reachable
+        jobs = store.claim(
             worker=self.id,
-            executors=self._engines.reachable,
+            executors=executors,
             engines=self._engines.reachable_identities,
+            queues=self._queues,
+            only=self._options.only,
             besides=passed_over,
             # A worker of one job alone cannot go on without it.
             refused=None if self._options.only else lambda job, error: refusals.append((job, error)),
-            room=room,
+            lanes=self._lanes.find(executors),
+            limit=room,
+            using=self._options.using,
         )
         self._claimed += len(jobs)
         self._has_changes |= bool(jobs)
@@ -551,7 +556,7 @@ class WorkerLoop:
         logger.error(what, *attempt.key, seconds, error)
 
     def _plan_next_claim(self, found: int, room: int) -> None:
-        if found == room or self._claims.find_more():
+        if found == room or self._lanes.find_more():
             self._poll = Timer(0.0)
             return
         self._note_due_elsewhere(found)

@@ -1,19 +1,19 @@
-"""What a worker claims next."""
+"""The lanes that a worker knows to have due jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from .. import store
 from .timers import Timer
 
 
-class Claims:
-    """Claims jobs from the lanes that it knows, and looks for others when these have no more, or if it knows none.
+class KnownLanes:
+    """Looks for lanes when those that it knows have no more jobs, or if it knows none.
 
     A worker whose lanes have more than it can take looks every ``look_seconds``: so often it notices a queue that has
-    jobs now, or a scheduled job that is due, of a higher priority.
+    jobs now, or a scheduled job that is due, of a higher priority. ``only``: one job is claimed by its key, in no lane.
     """
 
     def __init__(self, *, queues: Sequence[str] | None, only: UUID | None, using: str, look_seconds: float) -> None:
@@ -23,32 +23,12 @@ class Claims:
         self._lanes: Sequence[store.Lane] = ()
         self._looked = False
 
-    def take(
-        self,
-        *,
-        worker: str,
-        executors: Sequence[str],
-        engines: Mapping[str, str],
-        besides: Collection[UUID],
-        refused: store.Refused[UUID] | None,
-        room: int,
-    ) -> list[store.ClaimedJob]:
-        """Claim up to ``room`` due jobs of these executors, but none of ``besides``; see `store.claim`."""
+    def find(self, executors: Sequence[str]) -> Sequence[store.Lane]:
+        """Return the lanes of these executors to claim from, after a look if it is time to."""
         self._looked = self._look.take_due() or executors != self._executors or not self._lanes
         if self._looked:
             self._find_lanes(executors)
-        return store.claim(
-            worker=worker,
-            executors=executors,
-            engines=engines,
-            queues=self._queues,
-            only=self._only,
-            besides=besides,
-            refused=refused,
-            lanes=self._lanes,
-            limit=room,
-            using=self._using,
-        )
+        return self._lanes
 
     def find_more(self) -> bool:
         """Look for other lanes after a claim that left room; return whether there are any."""
