@@ -329,9 +329,9 @@ class TestWorker:
         loop._heartbeat._beat()
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "other")
-        loop._rescue.hurry()
+        loop._rescuer._look.hurry()
         loop._heartbeat._rescues_from = 0.0
-        loop._lease_watch._seconds = 0.0  # it has looked on for long enough
+        loop._rescuer._watch._seconds = 0.0  # it has looked on for long enough
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 

@@ -7,10 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from queue import Empty, SimpleQueue
 from uuid import UUID
-
-from django.apps import apps
 
 from .. import store
 from ..conf import AppSettings
@@ -19,19 +16,23 @@ from ..jobs.package_log import package_logger
 from ..jobs.tracing import is_recording
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
+from .dashboard_notifier import DashboardNotifier
 from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
+from .engine_record import EngineRecord
 from .engines import Engines
 from .finisher import Finisher, note_refused_end, note_refused_output, note_refused_progress
 from .heartbeat import Heartbeat
+from .hints import Hints
 from .job_limits import within_limits
 from .known_lanes import KnownLanes
 from .maintenance import Maintenance
+from .orphan_sweep import OrphanSweep
 from .outcomes import closed, failed, storable
 from .receivers import Receivers
+from .rescuer import Rescuer
 from .run import AttemptKey, Run, Stage, trace_attempt
 from .runs import Runs
 from .set_aside import SetAside
-from .sightings import LeaseWatch
 from .threads import supervised
 from .timers import Timer
 from .worker_options import WorkerOptions
@@ -39,17 +40,12 @@ from .worker_options import WorkerOptions
 _FIRST_POLL_SECONDS = 0.05
 # How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
 _LEAVE_SECONDS = 10.0
-_SWEEP_SECONDS = 30.0
 # How often the progress of all attempts is read, and stored if it is new: an open file each, where there is one.
 _PROGRESS_SECONDS = 2.0
 # How often it stores at most what launches wait for: on a cluster each of them waits for several things in turn.
 _WAITS_SECONDS = 1.0
-# How often it tells at most that something has changed: a commit that notifies holds up all others that do.
-_TELL_SECONDS = 0.5
 # How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
 _LOCKED_SECONDS = 0.2
-# A hint that is not from the database: an engine or another thread of this worker has news.
-_NEWS = ""
 logger = package_logger(__name__)
 
 
@@ -66,7 +62,7 @@ class WorkerLoop:
 
     def __init__(self, *, settings: AppSettings, executors: Mapping[str, Executor], options: WorkerOptions) -> None:
         self._settings, self._options = settings, options
-        self._hints: SimpleQueue[str] = SimpleQueue()
+        self._hints = Hints()
         self._stops = self._noted_stops = 0
         self._leave_at: float | None = None
         self._left: list[UUID] = []
@@ -82,7 +78,7 @@ class WorkerLoop:
         )
         self._watchdog = Watchdog((self._database, finishers, heartbeats), lease_seconds=settings.lease_seconds)
         self._engines = Engines(executors, settings)
-        self._runs = Runs(self._engines, settings, self._awaken)
+        self._runs = Runs(self._engines, settings, self._hints.awaken)
         self._heartbeat = Heartbeat(
             heartbeats,
             settings,
@@ -91,38 +87,30 @@ class WorkerLoop:
             slots=options.slots,
             all_survive=all(executor.capabilities.survives_worker for executor in executors.values()),
             renewed=self._engines.heartbeat,
-            wake=self._awaken,
+            wake=self._hints.awaken,
         )
-        self._finisher = Finisher(finishers, self._awaken)
+        self._finisher = Finisher(finishers, self._hints.awaken)
         self._receivers = Receivers()
+        self._dashboards = DashboardNotifier(using=options.using)
         self._lanes = KnownLanes(
             queues=self._queues, only=options.only, using=options.using, look_seconds=settings.poll_seconds
         )
+        self._engine_record = EngineRecord(self._engines, using=options.using)
+        self._rescuer = Rescuer(settings, using=options.using, may_rescue=self._heartbeat.may_rescue)
+        self._sweep = OrphanSweep(self._runs, using=options.using)
         self._maintenance = Maintenance(settings, using=options.using)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
-        # Leases are watched even while none has expired, so that a dead worker is known as soon as its own has.
-        self._rescue = Timer(settings.lease_seconds / 4)
-        self._lease_watch = LeaseWatch(settings.lease_seconds)
-        # What the worker's row says of its engines, and which row that is.
-        self._recorded: tuple[str, dict[str, str], set[str]] = ("", {}, set())
-        self._shared: set[str] = set()
-        self._sweep = Timer(_SWEEP_SECONDS)
         self._progress = Timer(_PROGRESS_SECONDS)
         self._waits = Timer(_WAITS_SECONDS)
         self._has_unstored_waits = False
         self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
-        # Open pages of the dashboard look at what has changed.
-        self._tell = Timer(_TELL_SECONDS)
-        self._has_changes = False
-        self._is_watched = apps.is_installed("container_manager.dashboard")
-        # Jobs whose claim the database refuses, attempts of which it takes neither end nor output nor handle for now
-        # (most often, their rows are locked), and orphans that it refuses to hand over.
+        # Jobs whose claim the database refuses, and attempts of which it takes neither end nor output nor handle for
+        # now: most often, their rows are locked.
         self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         self._left_queued: set[UUID] = set()
         self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=_LOCKED_SECONDS, longest_seconds=10.0)
-        self._unrescuable: SetAside[int] = SetAside(first_seconds=1.0, longest_seconds=600.0)
 
     @property
     def id(self) -> str:
@@ -152,7 +140,7 @@ class WorkerLoop:
     def stop(self) -> None:
         """Ask the loop to end; see the class."""
         self._stops += 1
-        self._hints.put(_NEWS)
+        self._hints.put()
 
     def run(self) -> int:
         """Work until told to stop, or drained; return how many jobs were claimed.
@@ -235,12 +223,10 @@ class WorkerLoop:
             self._store_progress()
         if self._reconcile.take_due() and self._runs:
             self._compare_with_database()
-        self._record_engines()
+        self._engine_record.update(self.id)
         if self._maintain.take_due() and not self._stops:
             self._do_maintenance()
-        if self._has_changes and self._is_watched and self._tell.take_due():
-            self._has_changes = False
-            store.wake_dashboards(using=self._options.using)
+        self._dashboards.notify_if_due()
 
     def _wait(self) -> None:
         """Wait for a hint, or until the next timer is due."""
@@ -248,33 +234,17 @@ class WorkerLoop:
         if self._database.is_away:
             timers.append(self._database.back)
         else:
-            timers += [self._reconcile, *([self._poll] if self._room() else [])]
-            timers += [self._tell] if self._has_changes and self._is_watched else []
+            timers += [self._reconcile, *([self._poll] if self._room() else []), *self._dashboards.timers]
             timers += [self._waits] if self._has_unstored_waits else []
         now = time.monotonic()
         until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
             until = min(until, self._leave_at)
-        for hint in self._news(max(0.0, until - now)):
+        for hint in self._hints.wait(max(0.0, until - now)):
             if hint == READY:
                 self._poll.hurry()
             elif hint == CANCELLED:
                 self._reconcile.hurry()
-
-    def _news(self, seconds: float) -> set[str]:
-        """Return the hints that have come, once there is one; none if none comes within this time."""
-        try:
-            news = {self._hints.get(timeout=seconds)}
-        except Empty:
-            return set()
-        while not self._hints.empty():
-            news.add(self._hints.get())
-        return news
-
-    def _awaken(self) -> None:
-        """End the wait; called by any thread that has news."""
-        if self._hints.empty():
-            self._hints.put(_NEWS)
 
     def _is_done(self) -> bool:
         if self._leave_at is not None and (self._database.is_away or time.monotonic() >= self._leave_at):
@@ -320,7 +290,7 @@ class WorkerLoop:
                 if is_final or self._options.drain or self._database.is_callers:
                     raise
                 logger.warning("The database cannot be reached, the worker waits for it: %s", error)
-                self._news(LAST_RETRY_SECONDS)
+                self._hints.wait(LAST_RETRY_SECONDS)
         return False
 
     def _begin(self) -> bool:
@@ -350,7 +320,7 @@ class WorkerLoop:
 
     def _note_failed_thread(self, name: str) -> None:
         self._failed_threads.append(name)
-        self._hints.put(_NEWS)
+        self._hints.put()
 
     def _note_left(self) -> None:
         """Log which jobs a worker leaves that has not stored their ends."""
@@ -366,55 +336,25 @@ class WorkerLoop:
             )
 
     def _do_maintenance(self) -> None:
-        using = self._options.using
+        """Look for what is to be done besides the jobs at work, for this worker's engines and for all workers."""
         if self._verify.take_due():
             self._verify_triggers()
         engines = self._engines.reachable_identities
-        found = store.look(worker=self.id, executors=self._engines.reachable, queues=self._queues, using=using)
+        found = store.look(
+            worker=self.id, executors=self._engines.reachable, queues=self._queues, using=self._options.using
+        )
         if found.due:
             self._poll.hurry()
         if found.owns and not self._runs:
             # A claim or a rescue that was committed although its answer was lost.
             self._compare_with_database()
-        if (self._rescue.take_due() or found.orphaned) and self._heartbeat.may_rescue():
-            for dead in self._lease_watch.dead(store.other_leases(worker=self.id, using=using)):
-                store.delete_expired_worker(dead, using=using)
-            adopted = store.rescue(
-                worker=self.id,
-                engines=engines,
-                besides=self._unrescuable.waiting(),
-                refused=self._note_unrescuable,
-                using=using,
-            )
-            if adopted:
-                logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
-                self._compare_with_database()
-        if self._sweep.take_due():
-            self._sweep_engines()
+        if self._rescuer.rescue(self.id, engines, at_once=found.orphaned):
+            self._compare_with_database()
+        self._sweep.sweep_if_due()
         if not self._options.drain and self._options.only is None:
             self._engines.maintain()
         if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
             self._poll.hurry()
-
-    def _record_engines(self) -> None:
-        """Tell others which engines answer here, and warn where one of their aliases is another engine."""
-        engines, away, using = self._engines.identities, self._engines.known_away, self._options.using
-        state = (self.id, engines, set(away))
-        # A new row names none.
-        if state == (self._recorded if self._recorded[0] == self.id else (self.id, {}, set())):
-            return
-        store.record_engines(self.id, engines, away, using=using)
-        self._recorded = state
-        for alias, found in store.engines_by_alias(using=using).items():
-            mine = engines.get(alias)
-            others = sorted({host for engine, hosts in found.items() if engine != mine for host in hosts})
-            if mine and others and alias not in self._shared:
-                self._shared.add(alias)
-                logger.warning(
-                    "Executor %s is another engine here than for the workers on %s: neither can adopt the other's "
-                    "attempts. Give each engine an alias of its own.",
-                    *(alias, ", ".join(others)),
-                )
 
     def _verify_triggers(self) -> None:
         """Stop if triggers are gone; those that merely differ may be of a newer release that was just migrated."""
@@ -422,14 +362,6 @@ class WorkerLoop:
         if self._unguarded:
             logger.error("Worker %s stops: triggers are missing: %s", self.id, ", ".join(self._unguarded))
             self.stop()
-
-    def _sweep_engines(self) -> None:
-        """Remove orphans from engines: attempts that are over, whose workers died before they removed them, say."""
-        for alias, attempts in self._runs.unknown_attempts().items():
-            if attempts:
-                orphans = store.attempts_over(attempts, using=self._options.using)
-                for key, failed in orphans.items():
-                    self._runs.remove_from_engine(alias, attempts[key], failed=failed)
 
     def _compare_with_database(self) -> None:
         """Stop attempts whose jobs were cancelled, abandon those that were lost, adopt those that were rescued."""
@@ -483,7 +415,8 @@ class WorkerLoop:
     def _settle(self) -> None:
         """Remove the attempts whose end is stored."""
         batch, done = self._finisher.take()
-        self._has_changes |= bool(batch)
+        if batch:
+            self._dashboards.note_change()
         records_spans = bool(batch) and is_recording()
         for run in batch:
             if run.id in done:
@@ -533,7 +466,8 @@ class WorkerLoop:
             using=self._options.using,
         )
         self._claimed += len(jobs)
-        self._has_changes |= bool(jobs)
+        if jobs:
+            self._dashboards.note_change()
         self._left_queued = passed_over.union(job for job, _ in refusals)
         for job, error in refusals:
             self._note_unclaimable(job, error)
@@ -549,11 +483,6 @@ class WorkerLoop:
         seconds = self._unclaimable.put(job)
         logger.error("The database refuses the claim of job %s, trying again in %s s: %s", job, seconds, error)
         store.note_refused_claim(job, str(error), using=self._options.using)
-
-    def _note_unrescuable(self, attempt: store.UnownedAttempt, error: Exception) -> None:
-        seconds = self._unrescuable.put(attempt.id)
-        what = "The database refuses to hand over job=%s attempt=%s, trying again in %s s: %s"
-        logger.error(what, *attempt.key, seconds, error)
 
     def _plan_next_claim(self, found: int, room: int) -> None:
         if found == room or self._lanes.find_more():
@@ -601,7 +530,7 @@ class WorkerLoop:
         passed_over = self._unstorable.waiting()
         waiting = [run for run in self._runs if run.log_changes and run.outcome is None and run.id not in passed_over]
         if waiting:
-            self._has_changes = True
+            self._dashboards.note_change()
             changes = [change for run in waiting for change in run.log_changes]
             using = self._options.using
             again = any(run.set_aside for run in waiting)
@@ -639,7 +568,7 @@ class WorkerLoop:
             waiting = []
         self._has_unstored_waits = bool(waiting)
         if fresh:
-            self._has_changes = True
+            self._dashboards.note_change()
             # Without a handle an attempt is found by its key.
             launches = [run.launch() for run in fresh if run.handle == storable(run.handle)]
             refusals: dict[AttemptKey, Exception] = {}
@@ -660,7 +589,7 @@ class WorkerLoop:
     def _store_progress(self) -> None:
         """Store what is new of how far attempts say that they have come."""
         if fresh := self._runs.read_progress():
-            self._has_changes = True
+            self._dashboards.note_change()
             changes = [change for run in fresh for change in run.progress_changes()]
             locked = store.store_progress(
                 changes, worker=self.id, refused=note_refused_progress, using=self._options.using
