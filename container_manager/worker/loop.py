@@ -13,24 +13,22 @@ from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
 from ..jobs.package_log import package_logger
-from ..jobs.tracing import is_recording
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
+from .comparison import Comparison
 from .dashboard_notifier import DashboardNotifier
 from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
 from .engine_record import EngineRecord
 from .engines import Engines
-from .finisher import Finisher, note_refused_end, note_refused_output, note_refused_progress
+from .finisher import Finisher
 from .heartbeat import Heartbeat
 from .hints import Hints
-from .job_limits import within_limits
 from .known_lanes import KnownLanes
 from .maintenance import Maintenance
 from .orphan_sweep import OrphanSweep
-from .outcomes import closed, failed, storable
 from .receivers import Receivers
+from .reports import Reports
 from .rescuer import Rescuer
-from .run import AttemptKey, Run, Stage, trace_attempt
 from .runs import Runs
 from .set_aside import SetAside
 from .threads import supervised
@@ -40,12 +38,6 @@ from .worker_options import WorkerOptions
 _FIRST_POLL_SECONDS = 0.05
 # How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
 _LEAVE_SECONDS = 10.0
-# How often the progress of all attempts is read, and stored if it is new: an open file each, where there is one.
-_PROGRESS_SECONDS = 2.0
-# How often it stores at most what launches wait for: on a cluster each of them waits for several things in turn.
-_WAITS_SECONDS = 1.0
-# How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
-_LOCKED_SECONDS = 0.2
 logger = package_logger(__name__)
 
 
@@ -92,6 +84,8 @@ class WorkerLoop:
         self._finisher = Finisher(finishers, self._hints.awaken)
         self._receivers = Receivers()
         self._dashboards = DashboardNotifier(using=options.using)
+        self._reports = Reports(self._runs, self._finisher, self._dashboards, retry=settings.retry, using=options.using)
+        self._comparison = Comparison(self._runs, self._reports, settings, using=options.using)
         self._lanes = KnownLanes(
             queues=self._queues, only=options.only, using=options.using, look_seconds=settings.poll_seconds
         )
@@ -101,16 +95,11 @@ class WorkerLoop:
         self._maintenance = Maintenance(settings, using=options.using)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
-        self._progress = Timer(_PROGRESS_SECONDS)
-        self._waits = Timer(_WAITS_SECONDS)
-        self._has_unstored_waits = False
         self._verify = Timer(2 * settings.lease_seconds)
         self._poll = Timer(_FIRST_POLL_SECONDS)
-        # Jobs whose claim the database refuses, and attempts of which it takes neither end nor output nor handle for
-        # now: most often, their rows are locked.
+        # Jobs whose claim the database refuses.
         self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
         self._left_queued: set[UUID] = set()
-        self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=_LOCKED_SECONDS, longest_seconds=10.0)
 
     @property
     def id(self) -> str:
@@ -214,16 +203,17 @@ class WorkerLoop:
             self._heartbeat.renew_if_due()
         if self._heartbeat.is_revoked:
             self._start_anew()
-        self._settle()
-        self._finish()
+        worker = self.id
+        if not self._reports.settle():
+            # Some may have been rescued by another worker, or cancelled just now: then the next finish closes the
+            # attempt only. That would be noticed later too; to look at once saves the time until then.
+            self._comparison.compare(worker)
+        self._reports.finish(worker)
         self._claim()
-        self._store_outputs()
-        self._store_launches()
-        if self._runs and self._progress.take_due():
-            self._store_progress()
+        self._reports.store_news(worker)
         if self._reconcile.take_due() and self._runs:
-            self._compare_with_database()
-        self._engine_record.update(self.id)
+            self._comparison.compare(worker)
+        self._engine_record.update(worker)
         if self._maintain.take_due() and not self._stops:
             self._do_maintenance()
         self._dashboards.notify_if_due()
@@ -234,8 +224,8 @@ class WorkerLoop:
         if self._database.is_away:
             timers.append(self._database.back)
         else:
-            timers += [self._reconcile, *([self._poll] if self._room() else []), *self._dashboards.timers]
-            timers += [self._waits] if self._has_unstored_waits else []
+            timers += [self._reconcile, *([self._poll] if self._room() else [])]
+            timers += [*self._reports.timers, *self._dashboards.timers]
         now = time.monotonic()
         until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
@@ -347,9 +337,9 @@ class WorkerLoop:
             self._poll.hurry()
         if found.owns and not self._runs:
             # A claim or a rescue that was committed although its answer was lost.
-            self._compare_with_database()
+            self._comparison.compare(self.id)
         if self._rescuer.rescue(self.id, engines, at_once=found.orphaned):
-            self._compare_with_database()
+            self._comparison.compare(self.id)
         self._sweep.sweep_if_due()
         if not self._options.drain and self._options.only is None:
             self._engines.maintain()
@@ -363,87 +353,7 @@ class WorkerLoop:
             logger.error("Worker %s stops: triggers are missing: %s", self.id, ", ".join(self._unguarded))
             self.stop()
 
-    def _compare_with_database(self) -> None:
-        """Stop attempts whose jobs were cancelled, abandon those that were lost, adopt those that were rescued."""
-        owned = {(o.job.id, o.job.attempt): o for o in store.owned_attempts(worker=self.id, using=self._options.using)}
-        # These are settled when the finisher is done with them.
-        storing = {run.id for run in self._finisher.batch}
-        for run in list(self._runs):
-            if run.id in storing:
-                continue
-            found = owned.pop(run.id, None)
-            if found is None:
-                self._runs.abandon(run)
-            elif found.kill_requested and not run.killed:
-                logger.info("Job %s is %s: its attempt is killed", run.job.id, found.status)
-                self._runs.kill(run)
-            elif found.status != "running" and run.stopped_for is None:
-                logger.info("Job %s is %s: its attempt is stopped", run.job.id, found.status)
-                self._runs.stop(run, "cancelled", grace=run.grace_seconds)
-        for key in owned.keys() - storing - self._unstorable.waiting():
-            self._adopt(owned[key])
-
-    def _adopt(self, found: store.OwnedAttempt) -> None:
-        job = within_limits(found.job, self._settings)
-        if self._runs.can_adopt(found):
-            try:
-                self._runs.adopt(found, by=self.id)
-            except Exception as error:
-                self._fail_odd_job(job, error)
-            return
-        message = "Its worker has died, and the command with it. It is run again if it has retries left."
-        self._end_without_run(
-            failed(job, "lost", message, retry=self._settings.retry) if found.status == "running" else closed(job, None)
-        )
-
-    def _fail_odd_job(self, job: store.ClaimedJob, error: Exception) -> None:
-        """Fail a job whose own values no worker can work with: it would end this worker, then the next one."""
-        logger.error("Job %s has values that no worker can work with", job.id, exc_info=error)
-        message = f"Its values cannot be worked with: {type(error).__name__}: {error}. Enqueue it anew with others."
-        self._end_without_run(failed(job, "start", message, retry=self._settings.retry))
-
-    def _end_without_run(self, outcome: store.Outcome) -> None:
-        """Store the end of an attempt that this worker holds no run of; if that is not possible now, try again."""
-        key = (outcome.job_id, outcome.attempt)
-        using = self._options.using
-        if key not in store.finish([outcome], worker=self.id, refused=note_refused_end, using=using):
-            # It is still open, and found again by a later comparison.
-            self._unstorable.put(key)
-
     # -- jobs ----------------------------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Remove the attempts whose end is stored."""
-        batch, done = self._finisher.take()
-        if batch:
-            self._dashboards.note_change()
-        records_spans = bool(batch) and is_recording()
-        for run in batch:
-            if run.id in done:
-                self._unstorable.drop(run.id)
-                if records_spans:
-                    trace_attempt(run)
-                self._runs.remove(run)
-            else:
-                self._set_aside(run, "end")
-        if len(done) < len(batch):
-            # Some may have been rescued by another worker, or cancelled just now: then the next finish closes the
-            # attempt only. That would be noticed later too; to look at once saves the time until then.
-            self._compare_with_database()
-
-    def _set_aside(self, run: Run, what: str) -> None:
-        """Pass over an attempt for a while whose rows another transaction has locked, say; the others go on."""
-        seconds, run.set_aside = self._unstorable.put(run.id), True
-        if seconds > _LOCKED_SECONDS:
-            text = "The %s of job=%s attempt=%s is not stored yet (are its rows locked?), trying again in %s s"
-            logger.warning(text, what, *run.id, seconds)
-
-    def _finish(self) -> None:
-        if self._finisher.batch:
-            return
-        passed_over = self._unstorable.waiting()
-        if ended := [run for run in self._runs if run.outcome is not None and run.id not in passed_over]:
-            self._finisher.give(ended, worker=self.id)
 
     def _claim(self) -> None:
         room = self._room()
@@ -475,7 +385,7 @@ class WorkerLoop:
             try:
                 self._runs.take_on(claimed)
             except Exception as error:
-                self._fail_odd_job(claimed, error)
+                self._reports.fail_odd_job(claimed, error, worker=self.id)
         self._plan_next_claim(len(jobs) + len(refusals), room)
 
     def _note_unclaimable(self, job: UUID, error: Exception) -> None:
@@ -516,84 +426,8 @@ class WorkerLoop:
         # Without a lease it may have to start anew.
         if self._stops or not self._heartbeat.has_lease():
             return 0
-        passed_over = self._unstorable.waiting()
-        storing = len(self._finisher.batch)
-        if passed_over:
-            storing += sum(1 for run in self._runs if run.outcome is not None and run.id in passed_over)
         held, slots = len(self._runs), self._options.slots
-        room = min(slots - (held - storing), 2 * slots - held)
+        room = min(slots - (held - self._reports.count_unstored_ends()), 2 * slots - held)
         if self._options.max_jobs is not None:
             room = min(room, self._options.max_jobs - self._claimed)
         return max(0, room)
-
-    def _store_outputs(self) -> None:
-        passed_over = self._unstorable.waiting()
-        waiting = [run for run in self._runs if run.log_changes and run.outcome is None and run.id not in passed_over]
-        if waiting:
-            self._dashboards.note_change()
-            changes = [change for run in waiting for change in run.log_changes]
-            using = self._options.using
-            again = any(run.set_aside for run in waiting)
-            locked = store.store_logs(
-                changes, worker=self.id, refused=note_refused_output, skip_locked=again, using=using
-            )
-            for run in waiting:
-                if run.id in locked:
-                    self._set_aside(run, "output")
-                else:
-                    run.log_changes = []
-
-    def _store_launches(self) -> None:
-        """Store how far launches have come: what they wait for, and the handles of attempts that survive this worker.
-
-        Who adopts one that has a handle need not launch it again.
-        """
-        passed_over = self._unstorable.waiting()
-        # Most runs have nothing to store, so that is asked first.
-        fresh = [
-            run
-            for run in self._runs
-            if not run.handle_stored
-            and run.stage is Stage.RUNNING
-            and run.executor.capabilities.survives_worker
-            and run.id not in passed_over
-        ]
-        waiting = [
-            run
-            for run in self._runs
-            if not run.wait_stored and run.stage is Stage.LAUNCHING and run.id not in passed_over
-        ]
-        if waiting and self._waits.take_due():
-            fresh += waiting
-            waiting = []
-        self._has_unstored_waits = bool(waiting)
-        if fresh:
-            self._dashboards.note_change()
-            # Without a handle an attempt is found by its key.
-            launches = [run.launch() for run in fresh if run.handle == storable(run.handle)]
-            refusals: dict[AttemptKey, Exception] = {}
-            locked = store.record_launches(
-                launches,
-                worker=self.id,
-                refused=lambda launch, error: refusals.update({launch.key: error}),
-                using=self._options.using,
-            )
-            for run in fresh:
-                if run.id in refusals:
-                    logger.error("The database refuses the handle of job=%s attempt=%s: %s", *run.id, refusals[run.id])
-                if run.id in locked or run.id in refusals:
-                    self._set_aside(run, "handle")
-                else:
-                    run.handle_stored, run.wait_stored = run.stage is Stage.RUNNING, True
-
-    def _store_progress(self) -> None:
-        """Store what is new of how far attempts say that they have come."""
-        if fresh := self._runs.read_progress():
-            self._dashboards.note_change()
-            changes = [change for run in fresh for change in run.progress_changes()]
-            locked = store.store_progress(
-                changes, worker=self.id, refused=note_refused_progress, using=self._options.using
-            )
-            for run in fresh:
-                # Not set aside: its output and its end need not wait for this.
-                run.progress_stored = run.id not in locked
