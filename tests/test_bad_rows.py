@@ -85,7 +85,7 @@ class TestClaiming:
         assert "refuses the claim" in row_of(bad)["last_error"]
         assert str(bad.pk) in caplog.text
         # However long the worker has taken to end since it was refused the claim.
-        loop._unclaimable.drop(bad.pk)
+        loop._claims._unclaimable.drop(bad.pk)
         assert loop.unclaimable == {bad.pk}
 
     def test_a_job_that_can_be_claimed_again_is_claimed_and_says_nothing_of_the_past(self) -> None:

@@ -388,7 +388,7 @@ class TestWorker:
             loop._reports.finish(loop.id)
             assert loop._finisher.take() == ((), set())
             # Its end waits for the database and for no slot.
-            assert loop._room() == loop._options.slots
+            assert loop._claims.room() == loop._options.slots
             loop._reports._unstorable.drop(run.id)
             loop._reports.finish(loop.id)
             assert loop._finisher.take() == ([run], {run.id})

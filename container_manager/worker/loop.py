@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from ..executors.base import Executor
 from ..jobs.package_log import package_logger
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
+from .claims import Claims
 from .comparison import Comparison
 from .dashboard_notifier import DashboardNotifier
 from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
@@ -23,19 +23,16 @@ from .engines import Engines
 from .finisher import Finisher
 from .heartbeat import Heartbeat
 from .hints import Hints
-from .known_lanes import KnownLanes
 from .maintenance import Maintenance
 from .orphan_sweep import OrphanSweep
 from .receivers import Receivers
 from .reports import Reports
 from .rescuer import Rescuer
 from .runs import Runs
-from .set_aside import SetAside
 from .threads import supervised
 from .timers import Timer
 from .worker_options import WorkerOptions
 
-_FIRST_POLL_SECONDS = 0.05
 # How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
 _LEAVE_SECONDS = 10.0
 logger = package_logger(__name__)
@@ -53,20 +50,17 @@ class WorkerLoop:
     """
 
     def __init__(self, *, settings: AppSettings, executors: Mapping[str, Executor], options: WorkerOptions) -> None:
-        self._settings, self._options = settings, options
+        self._settings, self._options, using = settings, options, options.using
         self._hints = Hints()
         self._stops = self._noted_stops = 0
         self._leave_at: float | None = None
         self._left: list[UUID] = []
         self._failed_threads: list[str] = []
-        self._claimed = 0
-        self._nothing_due = False
-        self._gave_up: list[str] = []
         self._unguarded: list[str] = []
         # A worker of all queues serves those of the settings only, if they name any.
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database, finishers, heartbeats = (
-            Database(options.using, lease_seconds=settings.lease_seconds, inline=options.inline) for _ in range(3)
+            Database(using, lease_seconds=settings.lease_seconds, inline=options.inline) for _ in range(3)
         )
         self._watchdog = Watchdog((self._database, finishers, heartbeats), lease_seconds=settings.lease_seconds)
         self._engines = Engines(executors, settings)
@@ -83,23 +77,26 @@ class WorkerLoop:
         )
         self._finisher = Finisher(finishers, self._hints.awaken)
         self._receivers = Receivers()
-        self._dashboards = DashboardNotifier(using=options.using)
-        self._reports = Reports(self._runs, self._finisher, self._dashboards, retry=settings.retry, using=options.using)
-        self._comparison = Comparison(self._runs, self._reports, settings, using=options.using)
-        self._lanes = KnownLanes(
-            queues=self._queues, only=options.only, using=options.using, look_seconds=settings.poll_seconds
+        self._dashboards = DashboardNotifier(using=using)
+        self._reports = Reports(self._runs, self._finisher, self._dashboards, retry=settings.retry, using=using)
+        self._comparison = Comparison(self._runs, self._reports, settings, using=using)
+        self._claims = Claims(
+            self._engines,
+            self._runs,
+            self._reports,
+            self._dashboards,
+            options=options,
+            queues=self._queues,
+            poll_seconds=settings.poll_seconds,
+            may_claim=self._may_claim,
         )
-        self._engine_record = EngineRecord(self._engines, using=options.using)
-        self._rescuer = Rescuer(settings, using=options.using, may_rescue=self._heartbeat.may_rescue)
-        self._sweep = OrphanSweep(self._runs, using=options.using)
-        self._maintenance = Maintenance(settings, using=options.using)
+        self._engine_record = EngineRecord(self._engines, using=using)
+        self._rescuer = Rescuer(settings, using=using, may_rescue=self._heartbeat.may_rescue)
+        self._sweep = OrphanSweep(self._runs, using=using)
+        self._maintenance = Maintenance(settings, using=using)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
         self._verify = Timer(2 * settings.lease_seconds)
-        self._poll = Timer(_FIRST_POLL_SECONDS)
-        # Jobs whose claim the database refuses.
-        self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
-        self._left_queued: set[UUID] = set()
 
     @property
     def id(self) -> str:
@@ -109,12 +106,12 @@ class WorkerLoop:
     @property
     def gave_up(self) -> list[str]:
         """The executors whose engines were given up although jobs are due for them, if the worker ends by itself."""
-        return self._gave_up
+        return self._claims.gave_up
 
     @property
     def unclaimable(self) -> set[UUID]:
         """The jobs that its last claim left queued, since the database refuses their claim."""
-        return self._left_queued
+        return self._claims.left_queued
 
     @property
     def unguarded(self) -> list[str]:
@@ -188,14 +185,14 @@ class WorkerLoop:
             self._database.end()
             self._watchdog.close()
             self._receivers.close()
-        logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
-        return self._claimed
+        logger.info("Worker %s ended, jobs=%s", self.id, self._claims.count)
+        return self._claims.count
 
     def _turn(self) -> None:
         self._runs.turn()
         if self._engines.take_came_back():
             self._sweep.hurry()
-            self._poll.hurry()
+            self._claims.hurry()
         self._database.attempt(self._talk_to_database)
 
     def _talk_to_database(self) -> None:
@@ -209,7 +206,7 @@ class WorkerLoop:
             # attempt only. That would be noticed later too; to look at once saves the time until then.
             self._comparison.compare(worker)
         self._reports.finish(worker)
-        self._claim()
+        self._claims.claim(worker)
         self._reports.store_news(worker)
         if self._reconcile.take_due() and self._runs:
             self._comparison.compare(worker)
@@ -218,23 +215,54 @@ class WorkerLoop:
             self._do_maintenance()
         self._dashboards.notify_if_due()
 
+    def _do_maintenance(self) -> None:
+        """Look for what is to be done besides the jobs at work, for this worker's engines and for all workers."""
+        if self._verify.take_due():
+            self._verify_triggers()
+        engines = self._engines.reachable_identities
+        found = store.look(
+            worker=self.id, executors=self._engines.reachable, queues=self._queues, using=self._options.using
+        )
+        if found.due:
+            self._claims.hurry()
+        if found.owns and not self._runs:
+            # A claim or a rescue that was committed although its answer was lost.
+            self._comparison.compare(self.id)
+        if self._rescuer.rescue(self.id, engines, at_once=found.orphaned):
+            self._comparison.compare(self.id)
+        self._sweep.sweep_if_due()
+        if not self._options.drain and self._options.only is None:
+            self._engines.maintain()
+        if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
+            self._claims.hurry()
+
+    def _verify_triggers(self) -> None:
+        """Stop if triggers are gone; those that merely differ may be of a newer release that was just migrated."""
+        self._unguarded = store.missing_triggers(using=self._options.using)
+        if self._unguarded:
+            logger.error("Worker %s stops: triggers are missing: %s", self.id, ", ".join(self._unguarded))
+            self.stop()
+
     def _wait(self) -> None:
         """Wait for a hint, or until the next timer is due."""
         timers = self._runs.timers
         if self._database.is_away:
             timers.append(self._database.back)
         else:
-            timers += [self._reconcile, *([self._poll] if self._room() else [])]
-            timers += [*self._reports.timers, *self._dashboards.timers]
+            timers += [self._reconcile, *self._claims.timers, *self._reports.timers, *self._dashboards.timers]
         now = time.monotonic()
         until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
             until = min(until, self._leave_at)
         for hint in self._hints.wait(max(0.0, until - now)):
             if hint == READY:
-                self._poll.hurry()
+                self._claims.hurry()
             elif hint == CANCELLED:
                 self._reconcile.hurry()
+
+    def _may_claim(self) -> bool:
+        # Without a lease it may have to start anew.
+        return not self._stops and self._heartbeat.has_lease()
 
     def _is_done(self) -> bool:
         if self._leave_at is not None and (self._database.is_away or time.monotonic() >= self._leave_at):
@@ -243,11 +271,7 @@ class WorkerLoop:
             return all(run.executor.capabilities.survives_worker and run.outcome is None for run in self._runs)
         if self._runs:
             return False
-        if self._options.only is not None and self._gave_up:
-            return True
-        if self._options.max_jobs is not None and self._claimed >= self._options.max_jobs:
-            return True
-        return self._options.drain and self._nothing_due
+        return self._claims.has_ended()
 
     def _heed_stops(self) -> None:
         """Log that the worker was told to stop; told twice, stop what does not survive it.
@@ -262,6 +286,23 @@ class WorkerLoop:
             for run in self._runs:
                 if run.stopped_for is None and not run.executor.capabilities.survives_worker:
                     self._runs.stop(run, "lost", grace=0.0)
+
+    def _note_failed_thread(self, name: str) -> None:
+        self._failed_threads.append(name)
+        self._hints.put()
+
+    def _note_left(self) -> None:
+        """Log which jobs a worker leaves that has not stored their ends."""
+        left = [run for run in self._runs if run.outcome is not None or not run.executor.capabilities.survives_worker]
+        self._left = [run.job.id for run in left]
+        if left:
+            logger.error(
+                "Worker %s leaves jobs whose ends are not stored: %s. The next worker finds how a container ended; "
+                "it closes the attempts of local processes, which have ended, as lost, and retries their jobs if they "
+                "have retries left.",
+                self.id,
+                ", ".join(str(job) for job in self._left),
+            )
 
     # -- the lease -----------------------------------------------------------------------------------------------
 
@@ -307,127 +348,3 @@ class WorkerLoop:
             self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
             if not self._database.is_away:
                 break
-
-    def _note_failed_thread(self, name: str) -> None:
-        self._failed_threads.append(name)
-        self._hints.put()
-
-    def _note_left(self) -> None:
-        """Log which jobs a worker leaves that has not stored their ends."""
-        left = [run for run in self._runs if run.outcome is not None or not run.executor.capabilities.survives_worker]
-        self._left = [run.job.id for run in left]
-        if left:
-            logger.error(
-                "Worker %s leaves jobs whose ends are not stored: %s. The next worker finds how a container ended; "
-                "it closes the attempts of local processes, which have ended, as lost, and retries their jobs if they "
-                "have retries left.",
-                self.id,
-                ", ".join(str(job) for job in self._left),
-            )
-
-    def _do_maintenance(self) -> None:
-        """Look for what is to be done besides the jobs at work, for this worker's engines and for all workers."""
-        if self._verify.take_due():
-            self._verify_triggers()
-        engines = self._engines.reachable_identities
-        found = store.look(
-            worker=self.id, executors=self._engines.reachable, queues=self._queues, using=self._options.using
-        )
-        if found.due:
-            self._poll.hurry()
-        if found.owns and not self._runs:
-            # A claim or a rescue that was committed although its answer was lost.
-            self._comparison.compare(self.id)
-        if self._rescuer.rescue(self.id, engines, at_once=found.orphaned):
-            self._comparison.compare(self.id)
-        self._sweep.sweep_if_due()
-        if not self._options.drain and self._options.only is None:
-            self._engines.maintain()
-        if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
-            self._poll.hurry()
-
-    def _verify_triggers(self) -> None:
-        """Stop if triggers are gone; those that merely differ may be of a newer release that was just migrated."""
-        self._unguarded = store.missing_triggers(using=self._options.using)
-        if self._unguarded:
-            logger.error("Worker %s stops: triggers are missing: %s", self.id, ", ".join(self._unguarded))
-            self.stop()
-
-    # -- jobs ----------------------------------------------------------------------------------------------------
-
-    def _claim(self) -> None:
-        room = self._room()
-        if not room or not self._poll.take_due():
-            return
-        refusals: list[tuple[UUID, Exception]] = []
-        passed_over = self._unclaimable.waiting()
-        executors = self._engines.reachable
-        jobs = store.claim(
-            worker=self.id,
-            executors=executors,
-            engines=self._engines.reachable_identities,
-            queues=self._queues,
-            only=self._options.only,
-            besides=passed_over,
-            # A worker of one job alone cannot go on without it.
-            refused=None if self._options.only else lambda job, error: refusals.append((job, error)),
-            lanes=self._lanes.find(executors),
-            limit=room,
-            using=self._options.using,
-        )
-        self._claimed += len(jobs)
-        if jobs:
-            self._dashboards.note_change()
-        self._left_queued = passed_over.union(job for job, _ in refusals)
-        for job, error in refusals:
-            self._note_unclaimable(job, error)
-        for claimed in jobs:
-            try:
-                self._runs.take_on(claimed)
-            except Exception as error:
-                self._reports.fail_odd_job(claimed, error, worker=self.id)
-        self._plan_next_claim(len(jobs) + len(refusals), room)
-
-    def _note_unclaimable(self, job: UUID, error: Exception) -> None:
-        """Leave a job queued whose claim the database refuses, and say so in the log and in its row."""
-        seconds = self._unclaimable.put(job)
-        logger.error("The database refuses the claim of job %s, trying again in %s s: %s", job, seconds, error)
-        store.note_refused_claim(job, str(error), using=self._options.using)
-
-    def _plan_next_claim(self, found: int, room: int) -> None:
-        if found == room or self._lanes.find_more():
-            self._poll = Timer(0.0)
-            return
-        self._note_due_elsewhere(found)
-        # Poll less often while there is nothing to find; in the end only when the look for anything to do says so.
-        pause = max(_FIRST_POLL_SECONDS, 0.0 if found else self._poll.seconds * 2)
-        self._poll = Timer(min(pause, max(_FIRST_POLL_SECONDS, self._settings.poll_seconds)))
-        # A worker that ends by itself goes on asking: what is due may be for an engine that is given up by now.
-        idle = pause >= self._settings.poll_seconds and not (self._options.drain or self._options.only)
-        self._poll.postpone(math.inf if idle else self._poll.seconds)
-
-    def _note_due_elsewhere(self, found: int) -> None:
-        """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""
-        self._nothing_due = False
-        if not found and (self._options.drain or self._options.only):
-            # In this order: an engine that is given up between the two questions is in one of the answers.
-            self._nothing_due = not any(self._is_due(alias) for alias in self._engines.away)
-            self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
-
-    def _is_due(self, alias: str) -> bool:
-        return store.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)
-
-    def _room(self) -> int:
-        """Return how many jobs may be claimed now.
-
-        An attempt whose end is being stored, or cannot be for now, needs no slot. If the database is slow, at most as
-        many attempts as there are slots wait for it.
-        """
-        # Without a lease it may have to start anew.
-        if self._stops or not self._heartbeat.has_lease():
-            return 0
-        held, slots = len(self._runs), self._options.slots
-        room = min(slots - (held - self._reports.count_unstored_ends()), 2 * slots - held)
-        if self._options.max_jobs is not None:
-            room = min(room, self._options.max_jobs - self._claimed)
-        return max(0, room)
