@@ -85,7 +85,7 @@ class TestClaiming:
         assert "refuses the claim" in row_of(bad)["last_error"]
         assert str(bad.pk) in caplog.text
         # However long the worker has taken to end since it was refused the claim.
-        loop._unclaimable.drop(bad.pk)
+        loop._claims._unclaimable.drop(bad.pk)
         assert loop.unclaimable == {bad.pk}
 
     def test_a_job_that_can_be_claimed_again_is_claimed_and_says_nothing_of_the_past(self) -> None:
@@ -199,13 +199,13 @@ class TestFinishing:
         job = queue.enqueue(command="true", executor="gone", name="bad")
         loop = WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions())
         # Its own first pause is 0.2 s, which may be over at the second comparison.
-        loop._unstorable = SetAside(first_seconds=_LONG, longest_seconds=_LONG)
+        loop._reports._unstorable = SetAside(first_seconds=_LONG, longest_seconds=_LONG)
         assert loop._register()
         store.claim(worker=loop.id, executors=["gone"], limit=1, using="default")
         with refusing("NEW.status = 'failed' AND NEW.name = 'bad'"):
-            loop._compare_with_database()
+            loop._comparison.compare(loop.id)
             lines = len(caplog.records)
-            loop._compare_with_database()
+            loop._comparison.compare(loop.id)
         assert str(job.pk) in caplog.text
         assert len(caplog.records) == lines
         assert row_of(job)["status"] == "running"

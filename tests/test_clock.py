@@ -155,7 +155,7 @@ class TestAClockOfTheDatabaseThatJumps:
         assert row_of(job)["worker"] == "alive"
         store.renew_lease("alive", lease_seconds=-1.0, using="default")
         loop._do_maintenance()
-        age(loop._lease_watch._sightings, 15.0)
+        age(loop._rescuer._watch._sightings, 15.0)
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("retrying", "lost")
 

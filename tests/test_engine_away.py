@@ -121,13 +121,13 @@ class TestDraining:
             options=WorkerOptions(drain=True),
         )
         if back:
-            claimed = loop._plan_next_claim
+            claimed = loop._claims._plan_next
 
             def plan(found: int, room: int) -> None:
                 claimed(found, room)
                 away.is_away = False
 
-            loop._plan_next_claim = plan  # type: ignore[method-assign]
+            loop._claims._plan_next = plan  # type: ignore[method-assign]
         loop.run()
         return loop, job
 

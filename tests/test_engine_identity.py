@@ -109,7 +109,7 @@ def test_two_hosts_with_engines_of_their_own_under_one_alias_are_told(caplog: py
     Worker.objects.filter(pk=first.id).update(host="alpha")
     for loop in (first, same, other, other):
         with caplog.at_level(logging.WARNING):
-            loop._record_engines()
+            loop._engine_record.update(loop.id)
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
     assert "Executor default is another engine here than for the workers on alpha" in warnings[0]

@@ -139,8 +139,8 @@ def test_a_local_process_goes_on_when_its_workers_lease_has_expired(tmp_path: Pa
         Worker.objects.filter(pk=name).update(lease_expires_at=job.created_at)
         with working(ProcessExecutor()) as other:
             for _ in range(3):
-                other._rescue.hurry()
-                other._awaken()
+                other._rescuer._look.hurry()
+                other._hints.awaken()
             served = queue.enqueue(command="true")
             eventually(lambda: row_of(served)["status"] == "completed")
             assert Worker.objects.filter(pk=name).exists()

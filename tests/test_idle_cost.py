@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from container_manager.conf import AppSettings
 from container_manager.executors.process import ProcessExecutor
 from container_manager.models import JobAttempt
 from container_manager.store.notifications import CANCELLED, can_notify
-from container_manager.worker.loop import WorkerLoop, WorkerOptions
+from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.timers import Timer
 
 from .bulk_jobs import BulkJobs
@@ -28,19 +27,20 @@ pytestmark = pytest.mark.django_db(transaction=True)
 _LOOKS = 12
 
 
-class Hints(SimpleQueue[str]):
-    """The hints of a worker; it `listens` once its listener has said that it has connected."""
+def listening(loop: WorkerLoop) -> threading.Event:
+    """Return what is set once the listener of a worker, which does not run yet, has said that it has connected."""
+    listens, put = threading.Event(), loop._hints.put
+    if not can_notify("default"):
+        listens.set()
 
-    def __init__(self) -> None:
-        self.listens = threading.Event()
-        if not can_notify("default"):
-            self.listens.set()
-
-    def put(self, hint: str, *more: Any) -> None:
-        super().put(hint, *more)
+    def note(hint: str = "") -> None:
+        put(hint)
         # The last of what it says then.
         if hint == CANCELLED:
-            self.listens.set()
+            listens.set()
+
+    loop._hints.put = note  # type: ignore[method-assign]
+    return listens
 
 
 def statements_of_a_worker(**options: Any) -> list[str]:
@@ -52,14 +52,15 @@ def statements_of_a_worker(**options: Any) -> list[str]:
     looks = 0
     settings = AppSettings(poll_seconds=0.06, lease_seconds=600.0)
     loop = WorkerLoop(settings=settings, executors={"default": ProcessExecutor()}, options=WorkerOptions(**options))
-    loop._hints = hints = Hints()
+    listens = listening(loop)
     # What it asks every few seconds is due once, however long this takes.
-    for timer in (loop._sweep, *(value for value in vars(loop._maintenance).values() if isinstance(value, Timer))):
+    timers = [value for value in vars(loop._maintenance).values() if isinstance(value, Timer)]
+    for timer in (loop._sweep._timer, *timers):
         timer.seconds = 3600.0
 
     def note(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         nonlocal looks
-        if sql.startswith("SELECT") and "lease_expires_at" in sql and "jobattempt" in sql and hints.listens.is_set():
+        if sql.startswith("SELECT") and "lease_expires_at" in sql and "jobattempt" in sql and listens.is_set():
             looks += 1
             if looks == _LOOKS:
                 loop.stop()

@@ -18,7 +18,7 @@ from container_manager import queue, store
 from container_manager.models import ContainerJob
 from container_manager.store.sql import store_sql
 from container_manager.store.sql.lanes import Wanted
-from container_manager.worker.claims import Claims
+from container_manager.worker.known_lanes import KnownLanes
 
 from .bulk_jobs import BulkJobs
 from .jobs import THEN
@@ -101,56 +101,56 @@ def test_jobs_behind_many_locked_ones_are_claimed(queues: list[str]) -> None:
     assert claim(1) == first[:1]
 
 
-def take(claims: Claims, executors: list[str], room: int) -> list[uuid.UUID]:
-    jobs = claims.take(worker="w", executors=executors, engines={}, besides=(), refused=None, room=room)
+def take(lanes: KnownLanes, executors: list[str], room: int) -> list[uuid.UUID]:
+    jobs = store.claim(worker="w", executors=executors, lanes=lanes.find(executors), limit=room, using="default")
     return [job.id for job in jobs]
 
 
 class TestKnownLanes:
-    def take(self, claims: Claims, room: int) -> list[uuid.UUID]:
-        return take(claims, ["default"], room)
+    def take(self, lanes: KnownLanes, room: int) -> list[uuid.UUID]:
+        return take(lanes, ["default"], room)
 
     def test_a_claim_that_leaves_room_looks_for_other_lanes(self) -> None:
-        claims = Claims(queues=None, only=None, using="default", look_seconds=3600.0)
+        lanes = KnownLanes(queues=None, only=None, using="default", look_seconds=3600.0)
         known = [queue.enqueue(command="true", queue="a").pk for _ in range(2)]
-        assert self.take(claims, 1) == known[:1]
+        assert self.take(lanes, 1) == known[:1]
         new = queue.enqueue(command="true", queue="b")
-        assert self.take(claims, 5) == known[1:]
-        assert claims.find_more()
-        assert self.take(claims, 5) == [new.pk]
-        assert not claims.find_more()
+        assert self.take(lanes, 5) == known[1:]
+        assert lanes.find_more()
+        assert self.take(lanes, 5) == [new.pk]
+        assert not lanes.find_more()
 
     def test_a_worker_that_knows_no_lanes_looks_before_it_claims_and_not_again_after(self) -> None:
-        claims = Claims(queues=None, only=None, using="default", look_seconds=3600.0)
-        assert self.take(claims, 5) == []
+        lanes = KnownLanes(queues=None, only=None, using="default", look_seconds=3600.0)
+        assert self.take(lanes, 5) == []
         job = queue.enqueue(command="true")
-        assert self.take(claims, 5) == [job.pk]
-        assert not claims.find_more()
+        assert self.take(lanes, 5) == [job.pk]
+        assert not lanes.find_more()
 
     def test_a_busy_worker_looks_for_other_lanes_when_it_is_time(self) -> None:
-        claims = Claims(queues=None, only=None, using="default", look_seconds=0.0)
+        lanes = KnownLanes(queues=None, only=None, using="default", look_seconds=0.0)
         for _ in range(2):
             queue.enqueue(command="true", queue="a")
-        self.take(claims, 1)
+        self.take(lanes, 1)
         urgent = queue.enqueue(command="true", queue="b", priority=100)
-        assert self.take(claims, 1) == [urgent.pk]
+        assert self.take(lanes, 1) == [urgent.pk]
 
     def test_a_queue_that_is_paused_is_left_at_once(self) -> None:
-        claims = Claims(queues=None, only=None, using="default", look_seconds=3600.0)
+        lanes = KnownLanes(queues=None, only=None, using="default", look_seconds=3600.0)
         for name in "aab":
             queue.enqueue(command="true", queue=name)
-        self.take(claims, 1)
+        self.take(lanes, 1)
         queue.pause_queue("a")
-        assert [job.queue for job in ContainerJob.objects.filter(pk__in=self.take(claims, 1))] == ["b"]
+        assert [job.queue for job in ContainerJob.objects.filter(pk__in=self.take(lanes, 1))] == ["b"]
         queue.pause_queue("b")
-        assert self.take(claims, 1) == []
+        assert self.take(lanes, 1) == []
 
     def test_another_executor_that_answers_has_lanes_at_once(self) -> None:
-        claims = Claims(queues=None, only=None, using="default", look_seconds=3600.0)
+        lanes = KnownLanes(queues=None, only=None, using="default", look_seconds=3600.0)
         queue.enqueue(command="true")
         docker = queue.enqueue(command="true", executor="docker", priority=90)
-        assert len(self.take(claims, 1)) == 1
-        assert take(claims, _EXECUTORS, 1) == [docker.pk]
+        assert len(self.take(lanes, 1)) == 1
+        assert take(lanes, _EXECUTORS, 1) == [docker.pk]
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Only PostgreSQL compiles statements.")

@@ -55,7 +55,7 @@ def test_of_many_waits_that_pass_few_are_stored_and_the_last_one_is(monkeypatch:
 
     monkeypatch.setattr(store, "record_launches", record)
     # Longer than a dozen turns take, on a busy machine too.
-    monkeypatch.setattr("container_manager.worker.loop._WAITS_SECONDS", 3.0)
+    monkeypatch.setattr("container_manager.worker.reports._WAITS_SECONDS", 3.0)
     job = queue.enqueue(command="true")
     WorkerLoop(settings=SETTINGS, executors={"default": WaitingExecutor()}, options=WorkerOptions(drain=True)).run()
     assert row_of(job)["status"] == "completed"

@@ -329,9 +329,9 @@ class TestWorker:
         loop._heartbeat._beat()
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["worker"]) == ("running", "other")
-        loop._rescue.hurry()
+        loop._rescuer._look.hurry()
         loop._heartbeat._rescues_from = 0.0
-        loop._lease_watch._seconds = 0.0  # it has looked on for long enough
+        loop._rescuer._watch._seconds = 0.0  # it has looked on for long enough
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 
@@ -355,7 +355,7 @@ class TestWorker:
             if is_stored:
                 outcome = store.Outcome(job_id=run.job.id, attempt=1, status="completed", exit_code=0)
                 assert store.finish([outcome], worker=loop.id, using="default")
-            loop._compare_with_database()
+            loop._comparison.compare(loop.id)
             assert (list(loop._runs), run.abandoned) == ([run], False)
 
     def test_what_another_worker_has_rescued_is_abandoned(self) -> None:
@@ -363,34 +363,34 @@ class TestWorker:
             register("rescuer")
             expire_lease(loop.id)
             assert rescue("rescuer") == 1
-            loop._compare_with_database()
+            loop._comparison.compare(loop.id)
             assert run.abandoned
 
     def test_a_cancelled_attempt_is_stopped_once(self) -> None:
         with holding_a_run() as (loop, run):
             ContainerJob.objects.filter(pk=run.job.id).transition_to("cancelled")
-            loop._compare_with_database()
+            loop._comparison.compare(loop.id)
             assert run.stopped_for == "cancelled"
             run.stopped_for = "as before"
-            loop._compare_with_database()
+            loop._comparison.compare(loop.id)
             assert run.stopped_for == "as before"
 
     def test_what_could_not_be_stored_is_not_tried_again_at_once(self) -> None:
         with holding_a_run() as (loop, run):
             # As long as this is looked at, however long that takes.
-            loop._unstorable = SetAside(first_seconds=PATIENCE_SECONDS, longest_seconds=PATIENCE_SECONDS)
-            loop._set_aside(run, "end")
+            loop._reports._unstorable = SetAside(first_seconds=PATIENCE_SECONDS, longest_seconds=PATIENCE_SECONDS)
+            loop._reports._set_aside(run, "end")
             entry = store.LogEntry(sequence=0, stream="stdout", data=b"x")
             run.log_changes = [store.LogChange(job_id=run.job.id, attempt=1, entries=[entry])]
-            loop._store_outputs()
+            loop._reports.store_news(loop.id)
             assert run.log_changes
             run.outcome = store.Outcome(job_id=run.job.id, attempt=1, status="completed", exit_code=0)
-            loop._finish()
+            loop._reports.finish(loop.id)
             assert loop._finisher.take() == ((), set())
             # Its end waits for the database and for no slot.
-            assert loop._room() == loop._options.slots
-            loop._unstorable.drop(run.id)
-            loop._finish()
+            assert loop._claims.room() == loop._options.slots
+            loop._reports._unstorable.drop(run.id)
+            loop._reports.finish(loop.id)
             assert loop._finisher.take() == ([run], {run.id})
 
     def test_the_attempt_of_a_cancelled_job_whose_executor_nobody_serves_is_closed(self) -> None:
@@ -399,7 +399,7 @@ class TestWorker:
             store.claim(worker=loop.id, executors=["gone"], limit=1, using="default")
             job.refresh_from_db()
             job.mark_as_cancelled()
-            loop._compare_with_database()
+            loop._comparison.compare(loop.id)
             attempt = job.attempts.get()
             assert (row_of(job)["status"], attempt.finished_at is None, attempt.reason) == ("cancelled", False, "")
 

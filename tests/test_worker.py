@@ -250,7 +250,7 @@ class TestStartingWithoutTheDatabase:
             tried.append("register")
             if len(tried) <= failures:
                 connection.close()
-                loop._awaken()  # do not wait for the backoff
+                loop._hints.awaken()  # do not wait for the backoff
                 raise OperationalError("connection refused")
             real(using)
 

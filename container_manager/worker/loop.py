@@ -3,80 +3,43 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from queue import Empty, SimpleQueue
 from uuid import UUID
-
-from django.apps import apps
 
 from .. import store
 from ..conf import AppSettings
 from ..executors.base import Executor
 from ..jobs.package_log import package_logger
-from ..jobs.tracing import is_recording
 from ..statemachine.announcements import sent_by
 from ..store.notifications import CANCELLED, READY, Listener
 from .claims import Claims
+from .comparison import Comparison
+from .dashboard_notifier import DashboardNotifier
 from .database import AWAY, LAST_RETRY_SECONDS, Database, Watchdog
+from .engine_record import EngineRecord
 from .engines import Engines
-from .finisher import Finisher, note_refused_end, note_refused_output, note_refused_progress
+from .finisher import Finisher
 from .heartbeat import Heartbeat
-from .job_limits import within_limits
+from .hints import Hints
 from .maintenance import Maintenance
-from .outcomes import closed, failed, storable
+from .orphan_sweep import OrphanSweep
 from .receivers import Receivers
-from .run import AttemptKey, Run, Stage, trace_attempt
+from .reports import Reports
+from .rescuer import Rescuer
 from .runs import Runs
-from .set_aside import SetAside
-from .sightings import LeaseWatch
 from .threads import supervised
 from .timers import Timer
+from .worker_options import WorkerOptions
 
-_FIRST_POLL_SECONDS = 0.05
 # How long a worker that is told to stop twice goes on if it cannot store the ends of its jobs.
 _LEAVE_SECONDS = 10.0
-_SWEEP_SECONDS = 30.0
-# How often the progress of all attempts is read, and stored if it is new: an open file each, where there is one.
-_PROGRESS_SECONDS = 2.0
-# How often it stores at most what launches wait for: on a cluster each of them waits for several things in turn.
-_WAITS_SECONDS = 1.0
-# How often it tells at most that something has changed: a commit that notifies holds up all others that do.
-_TELL_SECONDS = 0.5
-# How long to pass over what is locked. A row that is locked for longer is worth a line in the log.
-_LOCKED_SECONDS = 0.2
-# A hint that is not from the database: an engine or another thread of this worker has news.
-_NEWS = ""
 logger = package_logger(__name__)
 
 
 class ThreadFailed(Exception):
     """A thread of this worker, or of its executors, has ended by an error."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """What a worker claims, and when it ends by itself.
-
-    ``slots``: how many attempts at once. ``queues``: None for all. ``drain``: end when nothing runs and nothing is due,
-    except for engines that are given up. ``max_jobs``: end after this many claims. ``only``: run this one job; end if
-    its engine is given up. ``inline``: ask the database in the caller's thread and on its connection only, and call
-    receivers of signals there, as within a transaction. ``alive_file``: touched at each turn of the loop, at least
-    three times within LEASE_SECONDS; removed at the end.
-    """
-
-    slots: int = 4
-    queues: tuple[str, ...] | None = None
-    drain: bool = False
-    max_jobs: int | None = None
-    only: UUID | None = None
-    inline: bool = False
-    using: str = "default"
-    alive_file: Path | None = None
 
 
 class WorkerLoop:
@@ -87,24 +50,21 @@ class WorkerLoop:
     """
 
     def __init__(self, *, settings: AppSettings, executors: Mapping[str, Executor], options: WorkerOptions) -> None:
-        self._settings, self._options = settings, options
-        self._hints: SimpleQueue[str] = SimpleQueue()
+        self._settings, self._options, using = settings, options, options.using
+        self._hints = Hints()
         self._stops = self._noted_stops = 0
         self._leave_at: float | None = None
         self._left: list[UUID] = []
         self._failed_threads: list[str] = []
-        self._claimed = 0
-        self._nothing_due = False
-        self._gave_up: list[str] = []
         self._unguarded: list[str] = []
         # A worker of all queues serves those of the settings only, if they name any.
         self._queues = options.queues if options.queues is not None else settings.queues
         self._database, finishers, heartbeats = (
-            Database(options.using, lease_seconds=settings.lease_seconds, inline=options.inline) for _ in range(3)
+            Database(using, lease_seconds=settings.lease_seconds, inline=options.inline) for _ in range(3)
         )
         self._watchdog = Watchdog((self._database, finishers, heartbeats), lease_seconds=settings.lease_seconds)
         self._engines = Engines(executors, settings)
-        self._runs = Runs(self._engines, settings, self._awaken)
+        self._runs = Runs(self._engines, settings, self._hints.awaken)
         self._heartbeat = Heartbeat(
             heartbeats,
             settings,
@@ -113,38 +73,30 @@ class WorkerLoop:
             slots=options.slots,
             all_survive=all(executor.capabilities.survives_worker for executor in executors.values()),
             renewed=self._engines.heartbeat,
-            wake=self._awaken,
+            wake=self._hints.awaken,
         )
-        self._finisher = Finisher(finishers, self._awaken)
+        self._finisher = Finisher(finishers, self._hints.awaken)
         self._receivers = Receivers()
+        self._dashboards = DashboardNotifier(using=using)
+        self._reports = Reports(self._runs, self._finisher, self._dashboards, retry=settings.retry, using=using)
+        self._comparison = Comparison(self._runs, self._reports, settings, using=using)
         self._claims = Claims(
-            queues=self._queues, only=options.only, using=options.using, look_seconds=settings.poll_seconds
+            self._engines,
+            self._runs,
+            self._reports,
+            self._dashboards,
+            options=options,
+            queues=self._queues,
+            poll_seconds=settings.poll_seconds,
+            may_claim=self._may_claim,
         )
-        self._maintenance = Maintenance(settings, using=options.using)
+        self._engine_record = EngineRecord(self._engines, using=using)
+        self._rescuer = Rescuer(settings, using=using, may_rescue=self._heartbeat.may_rescue)
+        self._sweep = OrphanSweep(self._runs, using=using)
+        self._maintenance = Maintenance(settings, using=using)
         self._reconcile = Timer(settings.poll_seconds)
         self._maintain = Timer(settings.poll_seconds)
-        # Leases are watched even while none has expired, so that a dead worker is known as soon as its own has.
-        self._rescue = Timer(settings.lease_seconds / 4)
-        self._lease_watch = LeaseWatch(settings.lease_seconds)
-        # What the worker's row says of its engines, and which row that is.
-        self._recorded: tuple[str, dict[str, str], set[str]] = ("", {}, set())
-        self._shared: set[str] = set()
-        self._sweep = Timer(_SWEEP_SECONDS)
-        self._progress = Timer(_PROGRESS_SECONDS)
-        self._waits = Timer(_WAITS_SECONDS)
-        self._has_unstored_waits = False
         self._verify = Timer(2 * settings.lease_seconds)
-        self._poll = Timer(_FIRST_POLL_SECONDS)
-        # Open pages of the dashboard look at what has changed.
-        self._tell = Timer(_TELL_SECONDS)
-        self._has_changes = False
-        self._is_watched = apps.is_installed("container_manager.dashboard")
-        # Jobs whose claim the database refuses, attempts of which it takes neither end nor output nor handle for now
-        # (most often, their rows are locked), and orphans that it refuses to hand over.
-        self._unclaimable: SetAside[UUID] = SetAside(first_seconds=1.0, longest_seconds=600.0)
-        self._left_queued: set[UUID] = set()
-        self._unstorable: SetAside[AttemptKey] = SetAside(first_seconds=_LOCKED_SECONDS, longest_seconds=10.0)
-        self._unrescuable: SetAside[int] = SetAside(first_seconds=1.0, longest_seconds=600.0)
 
     @property
     def id(self) -> str:
@@ -154,12 +106,12 @@ class WorkerLoop:
     @property
     def gave_up(self) -> list[str]:
         """The executors whose engines were given up although jobs are due for them, if the worker ends by itself."""
-        return self._gave_up
+        return self._claims.gave_up
 
     @property
     def unclaimable(self) -> set[UUID]:
         """The jobs that its last claim left queued, since the database refuses their claim."""
-        return self._left_queued
+        return self._claims.left_queued
 
     @property
     def unguarded(self) -> list[str]:
@@ -174,7 +126,7 @@ class WorkerLoop:
     def stop(self) -> None:
         """Ask the loop to end; see the class."""
         self._stops += 1
-        self._hints.put(_NEWS)
+        self._hints.put()
 
     def run(self) -> int:
         """Work until told to stop, or drained; return how many jobs were claimed.
@@ -233,14 +185,14 @@ class WorkerLoop:
             self._database.end()
             self._watchdog.close()
             self._receivers.close()
-        logger.info("Worker %s ended, jobs=%s", self.id, self._claimed)
-        return self._claimed
+        logger.info("Worker %s ended, jobs=%s", self.id, self._claims.count)
+        return self._claims.count
 
     def _turn(self) -> None:
         self._runs.turn()
         if self._engines.take_came_back():
             self._sweep.hurry()
-            self._poll.hurry()
+            self._claims.hurry()
         self._database.attempt(self._talk_to_database)
 
     def _talk_to_database(self) -> None:
@@ -248,21 +200,48 @@ class WorkerLoop:
             self._heartbeat.renew_if_due()
         if self._heartbeat.is_revoked:
             self._start_anew()
-        self._settle()
-        self._finish()
-        self._claim()
-        self._store_outputs()
-        self._store_launches()
-        if self._runs and self._progress.take_due():
-            self._store_progress()
+        worker = self.id
+        if not self._reports.settle():
+            # Some may have been rescued by another worker, or cancelled just now: then the next finish closes the
+            # attempt only. That would be noticed later too; to look at once saves the time until then.
+            self._comparison.compare(worker)
+        self._reports.finish(worker)
+        self._claims.claim(worker)
+        self._reports.store_news(worker)
         if self._reconcile.take_due() and self._runs:
-            self._compare_with_database()
-        self._record_engines()
+            self._comparison.compare(worker)
+        self._engine_record.update(worker)
         if self._maintain.take_due() and not self._stops:
             self._do_maintenance()
-        if self._has_changes and self._is_watched and self._tell.take_due():
-            self._has_changes = False
-            store.wake_dashboards(using=self._options.using)
+        self._dashboards.notify_if_due()
+
+    def _do_maintenance(self) -> None:
+        """Look for what is to be done besides the jobs at work, for this worker's engines and for all workers."""
+        if self._verify.take_due():
+            self._verify_triggers()
+        engines = self._engines.reachable_identities
+        found = store.look(
+            worker=self.id, executors=self._engines.reachable, queues=self._queues, using=self._options.using
+        )
+        if found.due:
+            self._claims.hurry()
+        if found.owns and not self._runs:
+            # A claim or a rescue that was committed although its answer was lost.
+            self._comparison.compare(self.id)
+        if self._rescuer.rescue(self.id, engines, at_once=found.orphaned):
+            self._comparison.compare(self.id)
+        self._sweep.sweep_if_due()
+        if not self._options.drain and self._options.only is None:
+            self._engines.maintain()
+        if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
+            self._claims.hurry()
+
+    def _verify_triggers(self) -> None:
+        """Stop if triggers are gone; those that merely differ may be of a newer release that was just migrated."""
+        self._unguarded = store.missing_triggers(using=self._options.using)
+        if self._unguarded:
+            logger.error("Worker %s stops: triggers are missing: %s", self.id, ", ".join(self._unguarded))
+            self.stop()
 
     def _wait(self) -> None:
         """Wait for a hint, or until the next timer is due."""
@@ -270,33 +249,20 @@ class WorkerLoop:
         if self._database.is_away:
             timers.append(self._database.back)
         else:
-            timers += [self._reconcile, *([self._poll] if self._room() else [])]
-            timers += [self._tell] if self._has_changes and self._is_watched else []
-            timers += [self._waits] if self._has_unstored_waits else []
+            timers += [self._reconcile, *self._claims.timers, *self._reports.timers, *self._dashboards.timers]
         now = time.monotonic()
         until = min([now + self._heartbeat.turn_seconds, *[timer.due_at for timer in timers]])
         if self._leave_at is not None:
             until = min(until, self._leave_at)
-        for hint in self._news(max(0.0, until - now)):
+        for hint in self._hints.wait(max(0.0, until - now)):
             if hint == READY:
-                self._poll.hurry()
+                self._claims.hurry()
             elif hint == CANCELLED:
                 self._reconcile.hurry()
 
-    def _news(self, seconds: float) -> set[str]:
-        """Return the hints that have come, once there is one; none if none comes within this time."""
-        try:
-            news = {self._hints.get(timeout=seconds)}
-        except Empty:
-            return set()
-        while not self._hints.empty():
-            news.add(self._hints.get())
-        return news
-
-    def _awaken(self) -> None:
-        """End the wait; called by any thread that has news."""
-        if self._hints.empty():
-            self._hints.put(_NEWS)
+    def _may_claim(self) -> bool:
+        # Without a lease it may have to start anew.
+        return not self._stops and self._heartbeat.has_lease()
 
     def _is_done(self) -> bool:
         if self._leave_at is not None and (self._database.is_away or time.monotonic() >= self._leave_at):
@@ -305,11 +271,7 @@ class WorkerLoop:
             return all(run.executor.capabilities.survives_worker and run.outcome is None for run in self._runs)
         if self._runs:
             return False
-        if self._options.only is not None and self._gave_up:
-            return True
-        if self._options.max_jobs is not None and self._claimed >= self._options.max_jobs:
-            return True
-        return self._options.drain and self._nothing_due
+        return self._claims.has_ended()
 
     def _heed_stops(self) -> None:
         """Log that the worker was told to stop; told twice, stop what does not survive it.
@@ -324,6 +286,23 @@ class WorkerLoop:
             for run in self._runs:
                 if run.stopped_for is None and not run.executor.capabilities.survives_worker:
                     self._runs.stop(run, "lost", grace=0.0)
+
+    def _note_failed_thread(self, name: str) -> None:
+        self._failed_threads.append(name)
+        self._hints.put()
+
+    def _note_left(self) -> None:
+        """Log which jobs a worker leaves that has not stored their ends."""
+        left = [run for run in self._runs if run.outcome is not None or not run.executor.capabilities.survives_worker]
+        self._left = [run.job.id for run in left]
+        if left:
+            logger.error(
+                "Worker %s leaves jobs whose ends are not stored: %s. The next worker finds how a container ended; "
+                "it closes the attempts of local processes, which have ended, as lost, and retries their jobs if they "
+                "have retries left.",
+                self.id,
+                ", ".join(str(job) for job in self._left),
+            )
 
     # -- the lease -----------------------------------------------------------------------------------------------
 
@@ -342,7 +321,7 @@ class WorkerLoop:
                 if is_final or self._options.drain or self._database.is_callers:
                     raise
                 logger.warning("The database cannot be reached, the worker waits for it: %s", error)
-                self._news(LAST_RETRY_SECONDS)
+                self._hints.wait(LAST_RETRY_SECONDS)
         return False
 
     def _begin(self) -> bool:
@@ -369,319 +348,3 @@ class WorkerLoop:
             self._database.attempt(lambda: store.drop_lease(self.id, using=self._options.using))
             if not self._database.is_away:
                 break
-
-    def _note_failed_thread(self, name: str) -> None:
-        self._failed_threads.append(name)
-        self._hints.put(_NEWS)
-
-    def _note_left(self) -> None:
-        """Log which jobs a worker leaves that has not stored their ends."""
-        left = [run for run in self._runs if run.outcome is not None or not run.executor.capabilities.survives_worker]
-        self._left = [run.job.id for run in left]
-        if left:
-            logger.error(
-                "Worker %s leaves jobs whose ends are not stored: %s. The next worker finds how a container ended; "
-                "it closes the attempts of local processes, which have ended, as lost, and retries their jobs if they "
-                "have retries left.",
-                self.id,
-                ", ".join(str(job) for job in self._left),
-            )
-
-    def _do_maintenance(self) -> None:
-        using = self._options.using
-        if self._verify.take_due():
-            self._verify_triggers()
-        engines = self._engines.reachable_identities
-        found = store.look(worker=self.id, executors=self._engines.reachable, queues=self._queues, using=using)
-        if found.due:
-            self._poll.hurry()
-        if found.owns and not self._runs:
-            # A claim or a rescue that was committed although its answer was lost.
-            self._compare_with_database()
-        if (self._rescue.take_due() or found.orphaned) and self._heartbeat.may_rescue():
-            for dead in self._lease_watch.dead(store.other_leases(worker=self.id, using=using)):
-                store.delete_expired_worker(dead, using=using)
-            adopted = store.rescue(
-                worker=self.id,
-                engines=engines,
-                besides=self._unrescuable.waiting(),
-                refused=self._note_unrescuable,
-                using=using,
-            )
-            if adopted:
-                logger.warning("Worker %s took over %s attempts of dead workers", self.id, adopted)
-                self._compare_with_database()
-        if self._sweep.take_due():
-            self._sweep_engines()
-        if not self._options.drain and self._options.only is None:
-            self._engines.maintain()
-        if found.maintains and self._maintenance.run(self.id, engines, retries_are_due=found.retries):
-            self._poll.hurry()
-
-    def _record_engines(self) -> None:
-        """Tell others which engines answer here, and warn where one of their aliases is another engine."""
-        engines, away, using = self._engines.identities, self._engines.known_away, self._options.using
-        state = (self.id, engines, set(away))
-        # A new row names none.
-        if state == (self._recorded if self._recorded[0] == self.id else (self.id, {}, set())):
-            return
-        store.record_engines(self.id, engines, away, using=using)
-        self._recorded = state
-        for alias, found in store.engines_by_alias(using=using).items():
-            mine = engines.get(alias)
-            others = sorted({host for engine, hosts in found.items() if engine != mine for host in hosts})
-            if mine and others and alias not in self._shared:
-                self._shared.add(alias)
-                logger.warning(
-                    "Executor %s is another engine here than for the workers on %s: neither can adopt the other's "
-                    "attempts. Give each engine an alias of its own.",
-                    *(alias, ", ".join(others)),
-                )
-
-    def _verify_triggers(self) -> None:
-        """Stop if triggers are gone; those that merely differ may be of a newer release that was just migrated."""
-        self._unguarded = store.missing_triggers(using=self._options.using)
-        if self._unguarded:
-            logger.error("Worker %s stops: triggers are missing: %s", self.id, ", ".join(self._unguarded))
-            self.stop()
-
-    def _sweep_engines(self) -> None:
-        """Remove orphans from engines: attempts that are over, whose workers died before they removed them, say."""
-        for alias, attempts in self._runs.unknown_attempts().items():
-            if attempts:
-                orphans = store.attempts_over(attempts, using=self._options.using)
-                for key, failed in orphans.items():
-                    self._runs.remove_from_engine(alias, attempts[key], failed=failed)
-
-    def _compare_with_database(self) -> None:
-        """Stop attempts whose jobs were cancelled, abandon those that were lost, adopt those that were rescued."""
-        owned = {(o.job.id, o.job.attempt): o for o in store.owned_attempts(worker=self.id, using=self._options.using)}
-        # These are settled when the finisher is done with them.
-        storing = {run.id for run in self._finisher.batch}
-        for run in list(self._runs):
-            if run.id in storing:
-                continue
-            found = owned.pop(run.id, None)
-            if found is None:
-                self._runs.abandon(run)
-            elif found.kill_requested and not run.killed:
-                logger.info("Job %s is %s: its attempt is killed", run.job.id, found.status)
-                self._runs.kill(run)
-            elif found.status != "running" and run.stopped_for is None:
-                logger.info("Job %s is %s: its attempt is stopped", run.job.id, found.status)
-                self._runs.stop(run, "cancelled", grace=run.grace_seconds)
-        for key in owned.keys() - storing - self._unstorable.waiting():
-            self._adopt(owned[key])
-
-    def _adopt(self, found: store.OwnedAttempt) -> None:
-        job = within_limits(found.job, self._settings)
-        if self._runs.can_adopt(found):
-            try:
-                self._runs.adopt(found, by=self.id)
-            except Exception as error:
-                self._fail_odd_job(job, error)
-            return
-        message = "Its worker has died, and the command with it. It is run again if it has retries left."
-        self._end_without_run(
-            failed(job, "lost", message, retry=self._settings.retry) if found.status == "running" else closed(job, None)
-        )
-
-    def _fail_odd_job(self, job: store.ClaimedJob, error: Exception) -> None:
-        """Fail a job whose own values no worker can work with: it would end this worker, then the next one."""
-        logger.error("Job %s has values that no worker can work with", job.id, exc_info=error)
-        message = f"Its values cannot be worked with: {type(error).__name__}: {error}. Enqueue it anew with others."
-        self._end_without_run(failed(job, "start", message, retry=self._settings.retry))
-
-    def _end_without_run(self, outcome: store.Outcome) -> None:
-        """Store the end of an attempt that this worker holds no run of; if that is not possible now, try again."""
-        key = (outcome.job_id, outcome.attempt)
-        using = self._options.using
-        if key not in store.finish([outcome], worker=self.id, refused=note_refused_end, using=using):
-            # It is still open, and found again by a later comparison.
-            self._unstorable.put(key)
-
-    # -- jobs ----------------------------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Remove the attempts whose end is stored."""
-        batch, done = self._finisher.take()
-        self._has_changes |= bool(batch)
-        records_spans = bool(batch) and is_recording()
-        for run in batch:
-            if run.id in done:
-                self._unstorable.drop(run.id)
-                if records_spans:
-                    trace_attempt(run)
-                self._runs.remove(run)
-            else:
-                self._set_aside(run, "end")
-        if len(done) < len(batch):
-            # Some may have been rescued by another worker, or cancelled just now: then the next finish closes the
-            # attempt only. That would be noticed later too; to look at once saves the time until then.
-            self._compare_with_database()
-
-    def _set_aside(self, run: Run, what: str) -> None:
-        """Pass over an attempt for a while whose rows another transaction has locked, say; the others go on."""
-        seconds, run.set_aside = self._unstorable.put(run.id), True
-        if seconds > _LOCKED_SECONDS:
-            text = "The %s of job=%s attempt=%s is not stored yet (are its rows locked?), trying again in %s s"
-            logger.warning(text, what, *run.id, seconds)
-
-    def _finish(self) -> None:
-        if self._finisher.batch:
-            return
-        passed_over = self._unstorable.waiting()
-        if ended := [run for run in self._runs if run.outcome is not None and run.id not in passed_over]:
-            self._finisher.give(ended, worker=self.id)
-
-    def _claim(self) -> None:
-        room = self._room()
-        if not room or not self._poll.take_due():
-            return
-        refusals: list[tuple[UUID, Exception]] = []
-        passed_over = self._unclaimable.waiting()
-        jobs = self._claims.take(
-            worker=self.id,
-            executors=self._engines.reachable,
-            engines=self._engines.reachable_identities,
-            besides=passed_over,
-            # A worker of one job alone cannot go on without it.
-            refused=None if self._options.only else lambda job, error: refusals.append((job, error)),
-            room=room,
-        )
-        self._claimed += len(jobs)
-        self._has_changes |= bool(jobs)
-        self._left_queued = passed_over.union(job for job, _ in refusals)
-        for job, error in refusals:
-            self._note_unclaimable(job, error)
-        for claimed in jobs:
-            try:
-                self._runs.take_on(claimed)
-            except Exception as error:
-                self._fail_odd_job(claimed, error)
-        self._plan_next_claim(len(jobs) + len(refusals), room)
-
-    def _note_unclaimable(self, job: UUID, error: Exception) -> None:
-        """Leave a job queued whose claim the database refuses, and say so in the log and in its row."""
-        seconds = self._unclaimable.put(job)
-        logger.error("The database refuses the claim of job %s, trying again in %s s: %s", job, seconds, error)
-        store.note_refused_claim(job, str(error), using=self._options.using)
-
-    def _note_unrescuable(self, attempt: store.UnownedAttempt, error: Exception) -> None:
-        seconds = self._unrescuable.put(attempt.id)
-        what = "The database refuses to hand over job=%s attempt=%s, trying again in %s s: %s"
-        logger.error(what, *attempt.key, seconds, error)
-
-    def _plan_next_claim(self, found: int, room: int) -> None:
-        if found == room or self._claims.find_more():
-            self._poll = Timer(0.0)
-            return
-        self._note_due_elsewhere(found)
-        # Poll less often while there is nothing to find; in the end only when the look for anything to do says so.
-        pause = max(_FIRST_POLL_SECONDS, 0.0 if found else self._poll.seconds * 2)
-        self._poll = Timer(min(pause, max(_FIRST_POLL_SECONDS, self._settings.poll_seconds)))
-        # A worker that ends by itself goes on asking: what is due may be for an engine that is given up by now.
-        idle = pause >= self._settings.poll_seconds and not (self._options.drain or self._options.only)
-        self._poll.postpone(math.inf if idle else self._poll.seconds)
-
-    def _note_due_elsewhere(self, found: int) -> None:
-        """Note whether a worker that ends by itself may end: nothing is due, except for engines that are given up."""
-        self._nothing_due = False
-        if not found and (self._options.drain or self._options.only):
-            # In this order: an engine that is given up between the two questions is in one of the answers.
-            self._nothing_due = not any(self._is_due(alias) for alias in self._engines.away)
-            self._gave_up = [alias for alias in self._engines.given_up if self._is_due(alias)]
-
-    def _is_due(self, alias: str) -> bool:
-        return store.is_due(executors=[alias], queues=self._queues, only=self._options.only, using=self._options.using)
-
-    def _room(self) -> int:
-        """Return how many jobs may be claimed now.
-
-        An attempt whose end is being stored, or cannot be for now, needs no slot. If the database is slow, at most as
-        many attempts as there are slots wait for it.
-        """
-        # Without a lease it may have to start anew.
-        if self._stops or not self._heartbeat.has_lease():
-            return 0
-        passed_over = self._unstorable.waiting()
-        storing = len(self._finisher.batch)
-        if passed_over:
-            storing += sum(1 for run in self._runs if run.outcome is not None and run.id in passed_over)
-        held, slots = len(self._runs), self._options.slots
-        room = min(slots - (held - storing), 2 * slots - held)
-        if self._options.max_jobs is not None:
-            room = min(room, self._options.max_jobs - self._claimed)
-        return max(0, room)
-
-    def _store_outputs(self) -> None:
-        passed_over = self._unstorable.waiting()
-        waiting = [run for run in self._runs if run.log_changes and run.outcome is None and run.id not in passed_over]
-        if waiting:
-            self._has_changes = True
-            changes = [change for run in waiting for change in run.log_changes]
-            using = self._options.using
-            again = any(run.set_aside for run in waiting)
-            locked = store.store_logs(
-                changes, worker=self.id, refused=note_refused_output, skip_locked=again, using=using
-            )
-            for run in waiting:
-                if run.id in locked:
-                    self._set_aside(run, "output")
-                else:
-                    run.log_changes = []
-
-    def _store_launches(self) -> None:
-        """Store how far launches have come: what they wait for, and the handles of attempts that survive this worker.
-
-        Who adopts one that has a handle need not launch it again.
-        """
-        passed_over = self._unstorable.waiting()
-        # Most runs have nothing to store, so that is asked first.
-        fresh = [
-            run
-            for run in self._runs
-            if not run.handle_stored
-            and run.stage is Stage.RUNNING
-            and run.executor.capabilities.survives_worker
-            and run.id not in passed_over
-        ]
-        waiting = [
-            run
-            for run in self._runs
-            if not run.wait_stored and run.stage is Stage.LAUNCHING and run.id not in passed_over
-        ]
-        if waiting and self._waits.take_due():
-            fresh += waiting
-            waiting = []
-        self._has_unstored_waits = bool(waiting)
-        if fresh:
-            self._has_changes = True
-            # Without a handle an attempt is found by its key.
-            launches = [run.launch() for run in fresh if run.handle == storable(run.handle)]
-            refusals: dict[AttemptKey, Exception] = {}
-            locked = store.record_launches(
-                launches,
-                worker=self.id,
-                refused=lambda launch, error: refusals.update({launch.key: error}),
-                using=self._options.using,
-            )
-            for run in fresh:
-                if run.id in refusals:
-                    logger.error("The database refuses the handle of job=%s attempt=%s: %s", *run.id, refusals[run.id])
-                if run.id in locked or run.id in refusals:
-                    self._set_aside(run, "handle")
-                else:
-                    run.handle_stored, run.wait_stored = run.stage is Stage.RUNNING, True
-
-    def _store_progress(self) -> None:
-        """Store what is new of how far attempts say that they have come."""
-        if fresh := self._runs.read_progress():
-            self._has_changes = True
-            changes = [change for run in fresh for change in run.progress_changes()]
-            locked = store.store_progress(
-                changes, worker=self.id, refused=note_refused_progress, using=self._options.using
-            )
-            for run in fresh:
-                # Not set aside: its output and its end need not wait for this.
-                run.progress_stored = run.id not in locked

@@ -2,10 +2,11 @@
 
 One job with at most two attempts, two workers, and a user who may cancel. The workers run it in one of three places: as
 local processes, which end with their worker; in containers of an engine that both reach; or each in containers of an
-engine of its own, which have the same alias. The steps are those of `container_manager.store` and `container_manager.worker.loop`: a transaction there is a step here. Between any
-two steps a worker may crash, or freeze and wake up much later with its old knowledge, or lose its lease or its
-connection. A lost connection leaves three possibilities, and the model has all: the transaction was committed and the
-answer is lost; it was rolled back; or it is delayed and committed later, perhaps long after its sender has died.
+engine of its own, which have the same alias. The steps are those of `container_manager.store` and
+`container_manager.worker`: a transaction there is a step here. Between any two steps a worker may crash, or freeze and
+wake up much later with its old knowledge, or lose its lease or its connection. A lost connection leaves three
+possibilities, and the model has all: the transaction was committed and the answer is lost; it was rolled back; or it is
+delayed and committed later, perhaps long after its sender has died.
 
 A worker that crashes comes back at once, under a new id. So what it had may be rescued at once: its process is gone, and
 whoever is on its host sees that; others wait, which is one of the orders.
