@@ -13,13 +13,16 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ..base import DependencyUnavailable, ExecutorError, LaunchSpec, Rejected, Unavailable, Waiting
+from .api_fields import event_time, has_started, is_bound, main_status, uid_of
 from .cluster_acts import ClusterActs
-from .cluster_api import Absent, ApiRefusal, ClusterApi, NameTaken, Overloaded, event_time
-from .cluster_view import ClusterAttempt, ClusterView
+from .cluster_answers import Absent, ApiRefusal, NameTaken, Overloaded
+from .cluster_api import ClusterApi
+from .cluster_attempt import ClusterAttempt
+from .cluster_view import ClusterView
 from .job_manifests import job_manifest
 from .kubernetes_options import KubernetesOptions
 from .labels import FINALIZER, is_of, key_of, object_name
-from .pod_verdict import LaunchWait, admission, has_started, is_bound, launch_wait, main_status, uid_of
+from .launch_waits import LaunchWait, admission, launch_wait
 from .secret_manifests import check_secrets, secret_manifest
 
 # How long an object that a pod needs may be missing: it may be created right now, or be on its way to the node.

@@ -14,15 +14,17 @@ from ...jobs.package_log import package_logger
 from ...jobs.sizes import MOST_SECONDS
 from ..allow_lists import check_install
 from ..base import Capabilities, Executor, ExecutorError, Health, LaunchSpec, LogPage, Observations, Unavailable
+from .api_fields import api_time, is_bound, is_over, main_status
 from .cluster_acts import ClusterActs
-from .cluster_api import Absent, ApiRefusal, ClusterApi, NameTaken, check_connection_options
+from .cluster_answers import Absent, ApiRefusal, NameTaken
+from .cluster_api import ClusterApi, check_connection_options
+from .cluster_attempt import ClusterAttempt, PodRecord
 from .cluster_rights import missing_rights, said_of
-from .cluster_view import ClusterAttempt, ClusterView, PodRecord
+from .cluster_view import ClusterView
 from .job_launches import JobLaunches
 from .kubernetes_options import KubernetesOptions, kubernetes_options
 from .labels import FINALIZER, POD_ANNOTATION, is_of, key_of, object_name
 from .pod_output import PodOutputs
-from .pod_verdict import api_time, is_bound, is_over, main_status
 
 # How often attempts are looked at that wait, or are to be stopped; the cluster's news come at once.
 _TEND_SECONDS = 1.0

@@ -12,7 +12,8 @@ from ...jobs.package_log import package_logger
 from ...jobs.printable import escaped
 from ..base import LogChunk, LogPage, Unavailable
 from ..output_buffer import OutputBuffer
-from .cluster_api import Absent, ApiRefusal, ApiStream, ClusterApi, Outdated
+from .cluster_answers import Absent, ApiRefusal, ApiStream, Outdated
+from .cluster_api import ClusterApi
 from .labels import CONTAINER
 from .stamped_log import LogPosition, StampedLog
 
