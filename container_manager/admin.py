@@ -9,14 +9,14 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import router
 from django.db.models import Field, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
 
 from .conf import app_settings
-from .dashboard.access import Act, may, visibility_rule, visible_jobs
-from .dashboard.admin_list import FILTERS, BoundedPaginator, JobChangeList, known_executors
+from .dashboard.access import Act, may, visibility_rule
+from .dashboard.admin_list import FILTERS, BoundedPaginator, JobChangeList, found_jobs, known_executors
 from .dashboard.admin_pages import EscapedPages, ReadOnlyAdmin
+from .dashboard.admin_rows import AttemptAdmin, AttemptInline, TransitionAdmin, TransitionInline
 from .dashboard.job_acts import MOST_SELECTED, JobAct, act_on_some, report
 from .jobs.container_request import REQUEST_RULES
 from .jobs.printable import escaped
@@ -30,20 +30,14 @@ from .store import unserved_destinations
 
 # Of a job's output, on its page.
 _SHOWN_CHARACTERS = 10_000
-# Of the jobs of a name, those whose rows are listed.
-_MOST_FOUND = 100
-_JOB_PAGE = "admin:container_manager_containerjob_change"
 _ENVIRONMENT = ("environment", "secrets", "secret_files")
 # Which function of the project is run is for its code to say.
 _OF_CODE = ("task", "task_arguments")
-# What may quote a job's output.
-_QUOTES_OUTPUT = ("message", "result", "progress")
 # Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
-    JobInline = admin.TabularInline[Any, ContainerJob]
 else:
-    JobModelAdmin, JobInline = admin.ModelAdmin, admin.TabularInline
+    JobModelAdmin = admin.ModelAdmin
 
 
 def _submitted_form(form: Any, request: HttpRequest) -> Any:
@@ -76,43 +70,6 @@ def _explanation(job: ContainerJob, *, quotes_errors: bool) -> str:
     found = explain(job, quotes_errors=quotes_errors)
     lines = format_html_join("", "<li>{}</li>", ((line,) for line in found.evidence))
     return format_html("{}<ul>{}</ul>{}", found.summary, lines, found.next_step)
-
-
-def _found(jobs: ContainerJobQuerySet, text: str) -> ContainerJobQuerySet:
-    by_id = jobs.id_begins(text)
-    return by_id if by_id.exists() else jobs.named(text)
-
-
-class ReadOnlyInline(JobInline):
-    """Rows that only the system writes."""
-
-    extra = 0
-    can_delete = False
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
-class TransitionInline(ReadOnlyInline):
-    model = JobTransition
-    fields = ("at", "from_status", "to_status", "actor", "reason")
-
-
-class AttemptInline(ReadOnlyInline):
-    model = JobAttempt
-    fields = (
-        *("number", "worker", "executor", "launched_at", "waiting_for", "finished_at"),
-        *("exit_code", "signal", "reason", "message", "result", "progress"),
-    )
-    ordering = ("number",)
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Leave out what the job has said, and the message, which may quote it, for who may not see output."""
-        sees_output = may(request.user, Act.SEE_OUTPUT)
-        return tuple(name for name in self.fields if sees_output or name not in _QUOTES_OUTPUT)
 
 
 @admin.register(ContainerJob)
@@ -206,7 +163,7 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         """Find what the command line finds, by an index: to look inside of names would read all jobs."""
         jobs: ContainerJobQuerySet = queryset
         text = search_term.strip()
-        return _found(jobs, text) if text else jobs, False
+        return found_jobs(jobs, text) if text else jobs, False
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
         """List at the field what a job may request of its container."""
@@ -282,49 +239,6 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
             self.message_user(request, escaped(" ".join(error.messages)), messages.ERROR)
 
 
-class OfAJob(ReadOnlyAdmin):
-    """Rows of a job, of those jobs that the project's rule lets a user see."""
-
-    search_fields = ("job",)
-    search_help_text = _("A job's id, its beginning, or its name.")
-    readonly_fields = ("job_link",)
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows = super().get_queryset(request)
-        return rows.filter(job__in=visible_jobs(request.user, using=rows.db)) if visibility_rule() else rows
-
-    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
-        """Find the rows of the newest jobs that the admin's search finds."""
-        if not (text := search_term.strip()):
-            return queryset, False
-        jobs = _found(visible_jobs(request.user, using=queryset.db), text)
-        return queryset.filter(job__in=list(jobs.order_by("-pk").values_list("pk", flat=True)[:_MOST_FOUND])), False
-
-    @admin.display(description=_("job"))
-    def job_link(self, row: Any) -> str:
-        return format_html('<a href="{}">{}</a>', reverse(_JOB_PAGE, args=[row.job_id]), row.job_id)
-
-
-@admin.register(JobAttempt)
-class AttemptAdmin(OfAJob):
-    list_display = ("id", "job_link", "number", "worker", "launched_at", "finished_at", "exit_code", "reason")
-    fields = (
-        *("job_link", "number", "worker", "executor", "engine", "handle", "launched_at", "waiting_for", "finished_at"),
-        *("exit_code", "signal", "reason", "peak_memory_bytes", "cpu_seconds", "message", "result", "progress"),
-    )
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        sees_output = may(request.user, Act.SEE_OUTPUT)
-        return tuple(name for name in self.fields if sees_output or name not in _QUOTES_OUTPUT)
-
-
-@admin.register(JobTransition)
-class TransitionAdmin(OfAJob):
-    list_display = ("at", "job_link", "from_status", "to_status", "actor", "reason")
-    list_display_links = ("at",)
-    fields = ("job_link", "at", "from_status", "to_status", "actor", "reason")
-
-
 @admin.register(Worker)
 class WorkerAdmin(ReadOnlyAdmin):
     list_display = ("id", "host", "pid", "queues", "executors", "slots", "started_at", "lease_expires_at")
@@ -334,3 +248,7 @@ class WorkerAdmin(ReadOnlyAdmin):
 @admin.register(PausedQueue)
 class PausedQueueAdmin(ReadOnlyAdmin):
     list_display = ("name", "paused_at", "paused_by")
+
+
+admin.site.register(JobAttempt, AttemptAdmin)
+admin.site.register(JobTransition, TransitionAdmin)

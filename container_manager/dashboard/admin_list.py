@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from ..conf import app_settings
 from ..jobs.printable import escaped
 from ..models import ContainerJob, FailureReason, JobStatus, Worker
-from ..querysets import DatabaseNow
+from ..querysets import ContainerJobQuerySet, DatabaseNow
 from ..store import known_queues
 from .job_acts import MOST_SELECTED
 from .search import EXAMINED, Count, JobSearch, Page, Search, SearchError, parse
@@ -44,6 +44,12 @@ def known_executors(*, using: str) -> list[str]:
     live = Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow())
     served = [name for executors in live.values_list("executors", flat=True) for name in executors]
     return sorted({*app_settings().executors, *served})
+
+
+def found_jobs(jobs: ContainerJobQuerySet, text: str) -> ContainerJobQuerySet:
+    """Return the jobs whose id begins so; if there are none, those of that name."""
+    by_id = jobs.id_begins(text)
+    return by_id if by_id.exists() else jobs.named(text)
 
 
 class _Filter(admin.SimpleListFilter):

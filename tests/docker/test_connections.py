@@ -15,8 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from container_manager.conf import AppSettings
 from container_manager.executors.base import Executor, ExitStatus, LaunchSpec, Unavailable
 from container_manager.executors.docker import DockerExecutor
-from container_manager.executors.docker.daemon import Answer, Gone
 from container_manager.executors.docker.daemon import Daemon as Engine
+from container_manager.executors.docker.daemon_answers import Answer, Gone
 from container_manager.executors.docker.options import docker_options
 from container_manager.executors.docker.view import View
 from container_manager.jobs.spec import JobSpec

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import DependencyUnavailable, Executor, Rejected, Unavailable
-from container_manager.executors.docker.daemon import Daemon, Failed, Gone
+from container_manager.executors.docker.daemon import Daemon
+from container_manager.executors.docker.daemon_answers import Failed, Gone
 from container_manager.executors.docker.options import docker_options
 from container_manager.testing.conformance import ended, wait_until
 

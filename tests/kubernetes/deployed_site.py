@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from container_manager.executors.base import ExecutorError
-from container_manager.executors.kubernetes.cluster_api import ApiStream, ClusterApi
+from container_manager.executors.kubernetes.cluster_answers import ApiStream
+from container_manager.executors.kubernetes.cluster_api import ClusterApi
 from container_manager.executors.kubernetes.kubernetes_options import kubernetes_options
 
 from ..task_surroundings import folder_of_database, folders, open_database, variables

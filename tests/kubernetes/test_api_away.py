@@ -166,7 +166,7 @@ class TestAway:
             with pytest.raises((Waiting, Unavailable)):
                 executor.submit(spec)
         way.speak()
-        with pytest.raises(Rejected, match="Waited 8 s in vain") as rejected:
+        with pytest.raises(Rejected, match="Gave up after 8 s of waiting") as rejected:
             submitted_patiently(executor, spec)
         assert rejected.value.reason == "unavailable"
         executor.remove(spec.key)

@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 
 from container_manager.executors.base import RESULT_VARIABLE, ExitStatus, Phase
-from container_manager.executors.kubernetes.cluster_view import ClusterAttempt, PodRecord
-from container_manager.executors.kubernetes.pod_verdict import (
-    MOST_RESULT_BYTES,
-    admission,
-    gone_exit,
-    is_final_image_problem,
-    launch_wait,
-    pod_exit,
-)
+from container_manager.executors.kubernetes.cluster_attempt import ClusterAttempt, PodRecord
+from container_manager.executors.kubernetes.job_manifests import MOST_RESULT_BYTES
+from container_manager.executors.kubernetes.launch_waits import admission, is_final_image_problem, launch_wait
+from container_manager.executors.kubernetes.pod_exits import gone_exit, pod_exit
 
 from .pods import node_report
 

@@ -8,16 +8,9 @@ from typing import Any
 
 import pytest
 
-from container_manager.executors.kubernetes.pod_verdict import (
-    counted_pods,
-    deletion_asked_at,
-    gone_exit,
-    is_final_image_problem,
-    jobs_own_end,
-    launch_wait,
-    never_resumed,
-    pod_exit,
-)
+from container_manager.executors.kubernetes.api_fields import counted_pods, deletion_asked_at, never_resumed
+from container_manager.executors.kubernetes.launch_waits import is_final_image_problem, launch_wait
+from container_manager.executors.kubernetes.pod_exits import gone_exit, jobs_own_end, pod_exit
 
 from .pods import node_report
 

@@ -160,7 +160,9 @@ class TestImages:
     ) -> None:
         executor = harness.executor(image_seconds=3)
         spec = harness.spec("true", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
-        with pytest.raises(Rejected, match=r"Waited 3 s in vain for the image .*connection refused") as caught:
+        with pytest.raises(
+            Rejected, match=r"Gave up after 3 s of waiting for the image .*connection refused"
+        ) as caught:
             submitted(executor, spec)
         assert caught.value.reason == "unavailable"
         nothing_is_left(harness, executor, spec.key)
@@ -208,7 +210,7 @@ class TestNodes:
     ) -> None:
         executor = harness.executor(unschedulable_seconds=3)
         spec = harness.spec("true", memory_bytes=2**50)
-        with pytest.raises(Rejected, match=r"Waited 3 s in vain for a node: .*Insufficient memory") as caught:
+        with pytest.raises(Rejected, match=r"Gave up after 3 s of waiting for a node: .*Insufficient memory") as caught:
             submitted(executor, spec)
         assert caught.value.reason == "unschedulable"
         # Confirmed: no pod can start later.
@@ -266,7 +268,7 @@ class TestMissingObjects:
     def test_a_secret_that_never_comes_fails_the_job_at_start(
         self, harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], words: str
     ) -> None:
-        monkeypatch.setattr("container_manager.executors.kubernetes.job_launches._CONFIG_SECONDS", 5.0)
+        monkeypatch.setattr("container_manager.executors.kubernetes.waiting_launches._CONFIG_SECONDS", 5.0)
         harness.cluster.core.create_namespaced_secret(
             harness.namespace, {"metadata": {"name": "other"}, "stringData": {"another": "horse"}}
         )

@@ -16,7 +16,8 @@ import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from ..base import DependencyUnavailable, ExecutorError, LaunchSpec, Phase, Rejected, Unavailable, Waiting
-from .daemon import CONFLICT, Daemon, Gone, explanation
+from .daemon import Daemon
+from .daemon_answers import CONFLICT, Gone, explanation
 from .exits import PHASES
 from .images import Images
 from .refusals import is_final_launch

@@ -18,7 +18,8 @@ from ..base import Capabilities, Executor, Health, LaunchSpec, LogPage, Observat
 from ..secret_files import SecretFiles
 from .configuration import add_secret_files, container_configuration, fit_cores, volume_owners
 from .containers import Containers
-from .daemon import RETRY_SECONDS, Daemon, Gone, identity, seconds
+from .daemon import RETRY_SECONDS, Daemon, identity, seconds
+from .daemon_answers import Gone
 from .exits import PHASES
 from .followed_output import FollowedOutput
 from .held_limits import take_limits, warnings

@@ -10,7 +10,8 @@ from ...jobs.package_log import package_logger
 from ...jobs.printable import escaped
 from ..base import LogChunk, LogPage, Phase, Unavailable
 from ..output_buffer import OutputBuffer
-from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
+from .daemon import RETRY_SECONDS, Daemon
+from .daemon_answers import SILENCE_SECONDS, Answer, Gone
 from .exits import PHASES
 from .frames import FrameDecoder, LastFrame, Positions, since
 

@@ -15,7 +15,8 @@ from docker.utils import parse_repository_tag
 
 from ...jobs.package_log import package_logger
 from ..base import DependencyUnavailable, ExecutorError, Rejected, Unavailable
-from .daemon import Answer, Daemon, Failed, Gone, Silent
+from .daemon import Daemon
+from .daemon_answers import Answer, Failed, Gone, Silent
 from .logins import LoginProblem, Logins
 from .options import DockerOptions
 from .refusals import is_final_pull

@@ -13,7 +13,8 @@ from typing import Any
 
 from ...jobs.progress_lines import PROGRESS_BYTES, whole_lines
 from ..base import PROGRESS_VARIABLE, RESULT_VARIABLE
-from .daemon import Daemon, Failed, Gone
+from .daemon import Daemon
+from .daemon_answers import Failed, Gone
 
 _RESULT, _PROGRESS = "/container-manager-result", "/container-manager-progress"
 # An archive has a file from its beginning: of a longer one the end cannot be read.

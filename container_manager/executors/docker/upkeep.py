@@ -15,7 +15,8 @@ from docker.errors import APIError
 from ...jobs.package_log import package_logger
 from ..allow_lists import is_allowed_image, split_reference
 from ..base import ExecutorError, Unavailable
-from .daemon import CONFLICT, NOT_FOUND, Daemon, Gone
+from .daemon import Daemon
+from .daemon_answers import CONFLICT, NOT_FOUND, Gone
 from .images import Images
 from .options import DockerOptions
 

@@ -13,7 +13,8 @@ from ...conf import AppSettings
 from ...jobs.package_log import package_logger
 from ..base import ExitStatus, Observation, Observations, Phase, Unavailable
 from .configuration import INSTALL_LABEL, KEY_LABEL
-from .daemon import RETRY_SECONDS, SILENCE_SECONDS, Answer, Daemon, Gone
+from .daemon import RETRY_SECONDS, Daemon
+from .daemon_answers import SILENCE_SECONDS, Answer, Gone
 from .exits import INIT_FAILURES, PHASES, exit_status, may_be_out_of_memory
 from .frames import FrameDecoder
 from .result_archives import read_last_progress, read_result

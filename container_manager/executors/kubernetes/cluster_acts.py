@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ...jobs.package_log import package_logger
 from ..base import ExecutorError, Unavailable
-from .cluster_api import Absent, NameTaken, Overloaded
+from .cluster_answers import Absent, NameTaken, Overloaded
 
 _THREADS = 4
 # Before an act that was refused, or came too late, is tried again.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -17,15 +16,24 @@ from kubernetes import client, config
 
 from ... import __version__
 from ..base import ExecutorError, Unavailable
+from .api_fields import event_time
+from .cluster_answers import (
+    BROKEN,
+    MESSAGE_CHARACTERS,
+    Absent,
+    ApiRefusal,
+    ApiStream,
+    NameTaken,
+    Outdated,
+    Overloaded,
+    error_words,
+)
 from .kubernetes_options import KubernetesOptions
 
 _CONNECT_SECONDS = 5.0
 _USER_AGENT = f"django-container-manager/{__version__}"
 # More than there are threads that call: the client opens more connections, and closes those that do not fit back.
 _POOL_SIZE = 48
-_READ_BYTES = 65536
-# Of what a server says: it may quote what was sent.
-_MESSAGE_CHARACTERS = 2000
 _MOST_RETRY_AFTER_SECONDS = 300.0
 # How many objects a list brings at once.
 _PAGE = 500
@@ -34,83 +42,6 @@ _JOBS, _PODS = "apis/batch/v1", "api/v1"
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _TOO_MANY, _SERVER_ERRORS = 401, 403, 404, 409, 410, 429, 500
 # Whom a server takes for nobody, where it lets such in at all.
 _NOBODY = 'User "system:anonymous"'
-# What breaks on a connection; the last ones where another thread has interrupted it.
-_BROKEN = (urllib3.exceptions.HTTPError, client.ApiException, OSError, ValueError, AttributeError)
-
-
-class Absent(ExecutorError):
-    """The API server answers that there is no such object."""
-
-
-class NameTaken(ExecutorError):
-    """The API server answers that the object exists, or is another one or another version than was said (409)."""
-
-
-class Outdated(ExecutorError):
-    """The API server no longer has the versions that a watch or the next page of a list would begin with (410)."""
-
-
-class ApiRefusal(ExecutorError):
-    """The API server refuses: ``status`` of HTTP, ``reason`` and ``message`` are its own words."""
-
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        self.status, self.reason, self.message = status, reason, message
-        super().__init__(f"The API server answers {status} ({reason}): {message}")
-
-
-class Overloaded(Unavailable):
-    """The API server answers 429 or an error of its own.
-
-    ``retry_after``: the seconds that it asks for; None: it does not say. ``is_undone``: whether it has certainly done
-    nothing.
-    """
-
-    def __init__(self, text: str, *, retry_after: float | None, is_undone: bool) -> None:
-        self.retry_after, self.is_undone = retry_after, is_undone
-        super().__init__(text)
-
-
-class ApiStream:
-    """An answer that is read as it comes. Close it, or use it in a ``with``."""
-
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
-
-    def __enter__(self) -> ApiStream:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def pieces(self) -> Iterator[bytes]:
-        """Yield bytes until the server ends the answer. Raises Unavailable where it breaks off, or was interrupted."""
-        try:
-            for piece in self._answer.stream(_READ_BYTES):
-                if piece:
-                    yield bytes(piece)
-        except _BROKEN as error:
-            raise Unavailable(f"The answer broke off: {_words(error)}") from error
-
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the JSON object of each line."""
-        rest = b""
-        for piece in self.pieces():
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                if line:
-                    try:
-                        yield json.loads(line)
-                    except ValueError as error:
-                        raise Unavailable(f"The answer was not understood: {_words(error)}") from error
-
-    def interrupt(self) -> None:
-        """Make the reader's next read fail (any thread)."""
-        with suppress(*_BROKEN, RuntimeError):
-            self._answer.shutdown()
-
-    def close(self) -> None:
-        with suppress(*_BROKEN, RuntimeError):
-            self._answer.close()
 
 
 class ClusterApi:
@@ -264,9 +195,9 @@ class ClusterApi:
         answer = self._send(method, path, query, body, kind=kind, read_seconds=self._options.timeout_seconds)
         try:
             found = json.loads(answer.data)
-        except (*_BROKEN, UnicodeDecodeError) as error:
+        except (*BROKEN, UnicodeDecodeError) as error:
             # What was asked for may have been done.
-            raise Unavailable(f"The API server's answer broke off: {_words(error)}") from error
+            raise Unavailable(f"The API server's answer broke off: {error_words(error)}") from error
         return found if isinstance(found, dict) else {}
 
     def _send(
@@ -300,8 +231,8 @@ class ClusterApi:
                 timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=read_seconds),
                 retries=False,
             )
-        except (*_BROKEN, config.ConfigException) as error:
-            raise Unavailable(f"The API server at {self.host} does not answer: {_words(error)}") from error
+        except (*BROKEN, config.ConfigException) as error:
+            raise Unavailable(f"The API server at {self.host} does not answer: {error_words(error)}") from error
         if answer.status >= 300:
             raise self._error(answer)
         return answer
@@ -309,7 +240,7 @@ class ClusterApi:
     def _error(self, answer: Any) -> ExecutorError:
         try:
             data = answer.data
-        except _BROKEN:
+        except BROKEN:
             data = b""
         status, headers = int(answer.status), answer.headers
         try:
@@ -318,8 +249,8 @@ class ClusterApi:
             details = said.get("details") or {}
         except (ValueError, AttributeError):
             # A proxy's own words.
-            reason, message, details = str(answer.reason), data[:_MESSAGE_CHARACTERS].decode(errors="replace"), {}
-        message = message[:_MESSAGE_CHARACTERS]
+            reason, message, details = str(answer.reason), data[:MESSAGE_CHARACTERS].decode(errors="replace"), {}
+        message = message[:MESSAGE_CHARACTERS]
         if status == _UNAUTHORIZED or (status == _FORBIDDEN and _NOBODY in message):
             # Its files may have changed since they were read, or a plugin may have given it no credentials.
             self.close()
@@ -356,7 +287,7 @@ class ClusterApi:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]  # as above
                 namespace = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
         except (config.ConfigException, OSError, ValueError) as error:
-            raise Unavailable(f"There is no way to a cluster: {_words(error)}") from error
+            raise Unavailable(f"There is no way to a cluster: {error_words(error)}") from error
         self._namespace = options.namespace or namespace or "default"
         return client.ApiClient(settings)
 
@@ -374,21 +305,9 @@ def check_connection_options(options: KubernetesOptions) -> None:
         raise ImproperlyConfigured(f"The option 'kubeconfig' names a file that is not there: {options.kubeconfig!r}.")
 
 
-def event_time(event: Mapping[str, Any]) -> str:
-    """Return when an event happened last, as the API's text; these sort."""
-    series = event.get("series") or {}
-    found = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
-    return str(found or (event.get("metadata") or {}).get("creationTimestamp") or "")
-
-
 def _seconds(header: str | None, details: Mapping[str, Any]) -> float | None:
     try:
         found = float(header if header is not None else details["retryAfterSeconds"])
     except (ValueError, KeyError, TypeError):
         return None
     return min(max(0.0, found), _MOST_RETRY_AFTER_SECONDS)
-
-
-def _words(error: BaseException) -> str:
-    """Return what an error of the connection says; none of them quotes what was sent."""
-    return f"{type(error).__name__}: {str(error)[:_MESSAGE_CHARACTERS]}"

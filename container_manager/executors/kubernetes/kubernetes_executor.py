@@ -14,15 +14,18 @@ from ...jobs.package_log import package_logger
 from ...jobs.sizes import MOST_SECONDS
 from ..allow_lists import check_install
 from ..base import Capabilities, Executor, ExecutorError, Health, LaunchSpec, LogPage, Observations, Unavailable
+from .api_fields import api_time, is_bound, is_over, main_status
 from .cluster_acts import ClusterActs
-from .cluster_api import Absent, ApiRefusal, ClusterApi, NameTaken, check_connection_options
+from .cluster_answers import Absent, ApiRefusal, NameTaken
+from .cluster_api import ClusterApi, check_connection_options
+from .cluster_attempt import ClusterAttempt, PodRecord
 from .cluster_rights import missing_rights, said_of
-from .cluster_view import ClusterAttempt, ClusterView, PodRecord
+from .cluster_view import ClusterView
 from .job_launches import JobLaunches
 from .kubernetes_options import KubernetesOptions, kubernetes_options
 from .labels import FINALIZER, POD_ANNOTATION, is_of, key_of, object_name
 from .pod_output import PodOutputs
-from .pod_verdict import api_time, is_bound, is_over, main_status
+from .waiting_launches import WaitingLaunches
 
 # How often attempts are looked at that wait, or are to be stopped; the cluster's news come at once.
 _TEND_SECONDS = 1.0
@@ -52,7 +55,8 @@ class KubernetesExecutor(Executor):
         self._changed = threading.Event()
         self._view = ClusterView(self._api, install=install, changed=self._note_news)
         self._acts = ClusterActs()
-        self._launches = JobLaunches(self._api, self._view, self._acts, options, install=install)
+        self._waiting = WaitingLaunches(self._api, self._view, self._acts, options)
+        self._launches = JobLaunches(self._api, self._view, self._waiting, options, install=install)
         self._outputs = PodOutputs(self._api, self._changed.set)
         # Guards all that follows.
         self._lock = threading.Lock()
@@ -102,7 +106,7 @@ class KubernetesExecutor(Executor):
         return self._outputs.page(handle, cursor, limit)
 
     def stop(self, handle: str, grace_seconds: float) -> None:
-        if self._launches.cancel(handle):
+        if self._waiting.cancel(handle):
             return
         self._take_on(handle)
         deadline = time.monotonic() + min(grace_seconds, MOST_SECONDS)
@@ -207,7 +211,7 @@ class KubernetesExecutor(Executor):
                     logger.exception("Looking after %s failed", key)
 
     def _tend(self, key: str) -> None:
-        self._launches.tend(key)
+        self._waiting.tend(key)
         attempt = self._view.attempt(key)
         if attempt is None:
             self._stop_unknown(key)

@@ -12,7 +12,8 @@ from ...jobs.package_log import package_logger
 from ...jobs.printable import escaped
 from ..base import LogChunk, LogPage, Unavailable
 from ..output_buffer import OutputBuffer
-from .cluster_api import Absent, ApiRefusal, ApiStream, ClusterApi, Outdated
+from .cluster_answers import Absent, ApiRefusal, ApiStream, Outdated
+from .cluster_api import ClusterApi
 from .labels import CONTAINER
 from .stamped_log import LogPosition, StampedLog
 
@@ -169,13 +170,6 @@ class PodOutputs:
             if longest.stream is not None:
                 longest.stream.interrupt()
 
-    def _is_crowded(self) -> bool:
-        """Tell whether an output waits for a thread, and there is none for it."""
-        if self._idle or self._threads < self._most:
-            return False
-        now = time.monotonic()
-        return any(each.due_at is not None and each.due_at <= now for each in self._outputs.values())
-
     def _next(self) -> PodOutput | None:
         """Wait for an output that is due, and take it; None: there was none for a while. The caller holds the lock."""
         until = time.monotonic() + _IDLE_SECONDS
@@ -257,7 +251,7 @@ class PodOutputs:
             self._changed()
 
     def _read(self, output: PodOutput, *, follow: bool) -> bool:
-        """Read a log from the last position to its end; return whether not even what was had last is there any more."""
+        """Read a log from the last position to its end; return whether not even what was read last is still there."""
         log, position = StampedLog(output.position), output.position
         silence = _SILENCE_SECONDS if follow else None
         is_first = position.since is None

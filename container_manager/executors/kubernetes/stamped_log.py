@@ -1,4 +1,4 @@
-"""Take a kubelet's log apart, whose lines begin with timestamps: what was had before, what is new, what is missing."""
+"""Take a kubelet's log apart, whose lines begin with timestamps: what was read before, what is new, what is missing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class LogPosition:
 class StampedLog:
     """One answer with a log. Feed it the pieces in order; ``position`` says how far all answers have come.
 
-    ``missing``: after the first new line, the seconds between what was had last and it, if lines between are gone;
+    ``missing``: after the first new line, the seconds between what was read last and it, if lines between are gone;
     None: none are. ``first``: the time of the first new line, in nanoseconds. ``doubtful``: for how many seconds
     lines may be missing between two others: a kubelet that follows a log whose reader is late goes on with its
     newest file, and says nothing of those between. ``odd``: what had no timestamp: the kubelet's own words.
@@ -79,14 +79,14 @@ class StampedLog:
         self._before, self._latest = sum(position.lines.values()), position.latest
         self._firsts = set(position.firsts.values())
         self._sent, self._was_whole = position.sent, position.is_whole
-        # Lines that were had are counted, or, where the first of them are gone, known by their times.
+        # Lines that were read before are counted, or, where the first of them are gone, known by their times.
         self._counts, self._compares, self._seen = bool(position.latest), False, 0
         # Within a line: None: at the start of one; else how many bytes of it are to be left out; -1: all, -2: odd.
         self._leave_out: int | None = None
 
     @property
     def lacks_all(self) -> bool:
-        """Whether no line has come, though there were some: those that were had last are asked for again."""
+        """Whether no line has come, though there were some: those that were read last are asked for again."""
         return self._counts and self._seen == 0
 
     def feed(self, piece: bytes, arrived: int | None = None) -> bytes:
@@ -122,7 +122,7 @@ class StampedLog:
                 self._leave_out = -2
                 return 0
         at = _nanoseconds(match)
-        if self._is_had(at):
+        if self._take_known_line(at):
             return match.end()
         position, pause = self.position, at - self.position.latest
         if self.first is None:
@@ -133,8 +133,8 @@ class StampedLog:
         self._leave_out = 0
         return match.end()
 
-    def _is_had(self, at: int) -> bool:
-        """Note a line that was had before, or the rest of one; return False for a new one."""
+    def _take_known_line(self, at: int) -> bool:
+        """Leave out a line that was read before, or what was read of it; return False for a new one."""
         if self._counts and self._seen == 0 and at not in self._firsts:
             # Older lines are gone, so they cannot be counted: all that is later is new.
             self._counts, self._compares = False, True
