@@ -23,17 +23,15 @@ from django.utils.translation import gettext_lazy as _
 from .conf import app_settings
 from .indexes import PartialIndex, PartialUnique
 from .jobs.command import split_command
-from .jobs.container_request import container_request
-from .jobs.environment import check_environment, check_names
 from .jobs.histogram import BUCKETS
 from .jobs.identifiers import uuid7
 from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
-from .jobs.printable import check_printable, escaped, validate_line, validate_lines
+from .jobs.printable import escaped, validate_line, validate_lines
 from .jobs.progress_lines import Progress, progress_of
-from .jobs.rules import is_positive
-from .jobs.secret_references import check_file_names, required_permission
-from .jobs.sizes import MOST_CPUS, MOST_SECONDS, check_labels, check_path, check_sizes
+from .jobs.secret_references import required_permission
+from .jobs.sizes import MOST_CPUS, MOST_SECONDS
 from .jobs.spec import JobSpec
+from .jobs.validity import InvalidField, check_job
 from .name_field import NameField
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -361,50 +359,27 @@ class ContainerJob(StateMachineModel):
 
     def clean(self) -> None:
         super().clean()
-        for name in ("environment", "secrets", "secret_files", "labels"):
-            value = getattr(self, name)
-            if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-                raise ValidationError({name: _("A JSON object of strings is needed.")})
-        if self.cpu_count is not None and not is_positive(self.cpu_count):
-            raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
         if self.unique_seconds is not None and not self.unique_key:
             raise ValidationError({"unique_seconds": _("Without a unique_key it means nothing; give one.")})
         if self.unique_seconds is not None and self.unique_until != UniqueUntil.FINISHED:
             raise ValidationError({"unique_seconds": _("It replaces unique_until; give one of them.")})
+        texts = {"command": self.command, "working_directory": self.working_directory}
+        # One of another type was an error of `clean_fields` already: any text stands for it here.
+        others: dict[str, Any] = {name: "-" for name, text in texts.items() if not isinstance(text, str)}
+        try:
+            check_job(self.spec._replace(**others))
+        except InvalidField as error:
+            raise ValidationError({error.field: str(error)}) from error
         checks: Sequence[tuple[str, Callable[[], object]]] = (
-            ("command", self._check_command),
-            ("environment", self._check_environment),
-            ("secrets", lambda: check_names(self.secrets)),
             ("secrets", lambda: self._check_secrets(self.secrets)),
-            ("secret_files", lambda: check_file_names(self.secret_files)),
             ("secret_files", lambda: self._check_secrets(self.secret_files)),
-            ("labels", lambda: _check_labels(self.labels)),
-            ("working_directory", lambda: check_path(self.working_directory)),
-            ("container", lambda: container_request(self.container)),
             ("task_arguments", lambda: json_text(self.task_arguments, most_bytes=MOST_ARGUMENT_BYTES)),
         )
         for name, check in checks:
-            # A text of another type was an error of `clean_fields` already.
-            if name in ("command", "working_directory") and not isinstance(getattr(self, name), str):
-                continue
             try:
                 check()
             except ValueError as error:
                 raise ValidationError({name: str(error)}) from error
-
-    def _check_command(self) -> None:
-        try:
-            argv = self.argv
-        except ValueError as error:
-            raise ValueError(_("The quoting is broken: %s. shlex.join() quotes a list of words.") % error) from error
-        if not argv and not self.image:
-            raise ValueError(_("Say what to run: a command, or an image that has one."))
-        check_sizes(argv, {})
-
-    def _check_environment(self) -> None:
-        check_environment(self.environment)
-        # The command alone has passed, so what is too large now is what it gets.
-        check_sizes(self.argv if isinstance(self.command, str) else (), self.environment)
 
     def submitted_by(self, actor: object) -> None:
         """Note who submits the job, unless that is not known (None): a user, or a text that names code."""
@@ -632,12 +607,6 @@ class ContainerJob(StateMachineModel):
 
     async def amark_as_cancelled(self, *, reason: str = "", actor: object = None) -> None:
         await sync_to_async(self.mark_as_cancelled)(reason=reason, actor=actor)
-
-
-def _check_labels(labels: Mapping[str, str]) -> None:
-    check_labels(labels)
-    for text in (*labels, *labels.values()):
-        check_printable(text)
 
 
 def _has_permission(submitter: object, permission: str) -> bool:
