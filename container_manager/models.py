@@ -33,7 +33,7 @@ from .jobs.sizes import MOST_CPUS, MOST_SECONDS
 from .jobs.spec import JobSpec
 from .jobs.validity import InvalidField, check_job
 from .name_field import NameField
-from .querysets import ContainerJobQuerySet
+from .querysets import ContainerJobQuerySet, WorkerQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.machine import actor_name
@@ -728,6 +728,8 @@ class Worker(models.Model):
     started_at = models.DateTimeField(default=timezone.now)
     lease_expires_at = models.DateTimeField(db_index=True)
     rescuable_at = models.DateTimeField(null=True)
+
+    objects = WorkerQuerySet.as_manager()
 
     def __str__(self) -> str:
         return escaped(self.id)

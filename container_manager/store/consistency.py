@@ -161,7 +161,7 @@ def _look_sql(condition: str, using: str) -> str:
     )
     ends, its_entries = _literals(_ENDS_OF_ATTEMPT), "OVER (PARTITION BY job_id ORDER BY id)"
     running = f"CASE WHEN {status} = '{JobStatus.RUNNING}' THEN 1 ELSE 0 END"
-    alive = f"SELECT id FROM container_manager_worker WHERE lease_expires_at >= {store.now}"
+    alive = f"SELECT id FROM container_manager_worker WHERE {store.lease_holds()}"
     return f"""
 WITH entry AS (
     SELECT job_id, {source} AS source, {target} AS target, LAG({target}) {its_entries} AS reached,
