@@ -65,6 +65,10 @@ class JobLimits:
     max_retries: int | None = None
     grace_seconds: int | None = None
 
+    def retries(self, asked: int) -> int:
+        """Return how many retries a job gets that asks for so many."""
+        return asked if self.max_retries is None else min(asked, self.max_retries)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSettings:
@@ -124,6 +128,11 @@ class AppSettings:
         """Return what an executor's jobs get at most; None where nothing is limited."""
         given = self.executors.get(alias, {}).get("LIMITS")
         return JobLimits(**given) if given else None
+
+    def allowed_retries(self, asked: int, *, executor: str) -> int:
+        """Return how many retries a job of this executor gets that asks for so many."""
+        limits = self.limits(executor)
+        return asked if limits is None else limits.retries(asked)
 
     def for_database(self, alias: str) -> AppSettings:
         """Return the settings for a database: to an engine, each database is another installation."""

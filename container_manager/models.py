@@ -581,7 +581,7 @@ class ContainerJob(StateMachineModel):
         try:
             with transaction.atomic(using=using):
                 self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
-                if self.retry_count < self.max_retries:
+                if self.retry_count < app_settings().allowed_retries(self.max_retries, executor=self.executor):
                     self.transition_to(JobStatus.RETRYING, reason=reason, actor=actor)
         except BaseException:
             self.__dict__.update(before)

@@ -56,10 +56,11 @@ def explain_queued(job: ContainerJob, *, using: str) -> Explanation:
 
 def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
     now, attempt = database_now(using=using), last_attempt(job, using=using)
+    most = app_settings().allowed_retries(job.max_retries, executor=job.executor)
     evidence = [
         failure_summary(job, attempt),
         *failure_evidence(job, attempt),
-        _("Retries so far: %(count)d of %(most)d.") % {"count": job.retry_count, "most": job.max_retries},
+        _("Retries so far: %(count)d of %(most)d.") % {"count": job.retry_count, "most": most},
     ]
     due = job.scheduled_for
     if due is not None and between(now, due).total_seconds() > 0:
