@@ -72,6 +72,8 @@ JOB_TRANSITIONS: Mapping[str | int, Sequence[str | int]] = {
 # retry to come, unless somebody asks for one.
 FINISHED_STATUSES = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 UNFINISHED_STATUSES = (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
+# The statuses of the index ``cm_job_waiting``, which statements repeat that are to be served by it.
+WAITING_STATUSES = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
 class FailureReason(models.TextChoices):
@@ -260,7 +262,7 @@ class ContainerJob(StateMachineModel):
             models.Index(
                 fields=["status", "status_changed_at", "id"],
                 name="cm_job_finished",
-                condition=Q(status__in=[JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]),
+                condition=Q(status__in=[*FINISHED_STATUSES]),
             ),
             PartialIndex(
                 fields=["scheduled_for"],
@@ -282,7 +284,7 @@ class ContainerJob(StateMachineModel):
             models.Index(
                 fields=["status", "id"],
                 name="cm_job_waiting",
-                condition=Q(status__in=[JobStatus.PENDING, JobStatus.QUEUED]),
+                condition=Q(status__in=[*WAITING_STATUSES]),
             ),
         ]
         constraints = [

@@ -23,7 +23,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from .. import queue
 from ..jobs.printable import escaped
-from ..models import ContainerJob, JobAttempt, JobStatus
+from ..models import JOB_TRANSITIONS, ContainerJob, JobAttempt, JobStatus
 from ..querysets import ContainerJobQuerySet
 from ..queue.entry import check_words
 from ..statemachine import TransitionError
@@ -66,7 +66,8 @@ _PERMISSIONS = {
     JobAct.CANCEL: Act.CANCEL,
     JobAct.KILL: Act.CANCEL,
 }
-AGAIN_AS_NEW = (JobStatus.COMPLETED, JobStatus.CANCELLED)
+# Those that the map has no edge from.
+AGAIN_AS_NEW = tuple(status for status in JobStatus if not JOB_TRANSITIONS[status])
 
 
 class ActRefused(Exception):

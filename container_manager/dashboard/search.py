@@ -29,7 +29,7 @@ from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
-from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
+from ..models import FINISHED_STATUSES, WAITING_STATUSES, ContainerJob, JobStatus
 from ..querysets import ContainerJobQuerySet
 from .search_text import QUALIFIERS, Search, SearchError, id_condition, name_condition, parse
 
@@ -179,7 +179,6 @@ class _Among(Func):
 
 
 _OPERATORS = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
-_WAITING = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
 class JobSearch:
@@ -312,13 +311,13 @@ def _walk(jobs: ContainerJobQuerySet, search: Search) -> _Walk:
         served, segments = {*times, "name"}, [_Segment(where=name_condition(names[0], using))]
     elif len(statuses) == 1 and has_partial_indexes:
         # First the one status: of the two, SQLite takes the first for its place in the index.
-        group = FINISHED_STATUSES if statuses[0] in FINISHED_STATUSES else _WAITING
+        group = FINISHED_STATUSES if statuses[0] in FINISHED_STATUSES else WAITING_STATUSES
         where = Q(status=statuses[0]) & Q(_Holds(_Among(group)))
         if statuses[0] in FINISHED_STATUSES:
             # A job that was created as finished has no time.
             timed = _Segment(where=where & Q(status_changed_at__isnull=False), by_time=True)
             served, segments = {"status"}, [timed, _Segment(where=where & Q(status_changed_at=None))]
-        elif statuses[0] in _WAITING:
+        elif statuses[0] in WAITING_STATUSES:
             served, segments = {*times, "status"}, [_Segment(where=where)]
     if times <= served:
         bounds = search.only(*times).condition(using=using)
