@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from string import hexdigits
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from django.db import IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, DateTimeField, Expression, Q, QuerySet, When
 from django.db.models.sql.compiler import SQLCompiler
 
+from .jobs.identifiers import id_range
 from .statemachine.deadlocks import retry_deadlocks
 from .statemachine.queryset import BulkTransition, StateMachineQuerySet
 from .statemachine.triggers import dialect_for
@@ -21,9 +20,6 @@ from .unique_keys import KEY_CONSTRAINT, UniqueKeyHeld, is_key_conflict, refusin
 if TYPE_CHECKING:
     from .models import ContainerJob, Worker  # noqa: F401  # a base class names it in quotes
 
-# Of version 7: MariaDB orders UUIDs of other versions by other digits.
-_LEAST_ID, _MOST_ID = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
-_SHORTEST_BEGINNING = 4
 _BATCH = 1000
 # Between a look for the holder of a key and the next try to take it another one may take it, and give it up.
 _TRIES = 10
@@ -142,11 +138,8 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
 
     def id_begins(self, text: str) -> ContainerJobQuerySet:
         """Return the jobs whose ids begin so, by 4 hexadecimal digits or more: a range of the primary key."""
-        digits = text.replace("-", "").lower()
-        if not _SHORTEST_BEGINNING <= len(digits) <= len(_LEAST_ID) or not set(digits) <= set(hexdigits):
-            return self.none()
-        least, most = (UUID(digits + rest[len(digits) :]) for rest in (_LEAST_ID, _MOST_ID))
-        return self.filter(pk__range=(least, most))
+        found = id_range(text)
+        return self.none() if found is None else self.filter(pk__range=found)
 
     def named(self, name: str) -> ContainerJobQuerySet:
         """Return the jobs of this name, found by its index; no job for "", since jobs without a name are not in it."""
