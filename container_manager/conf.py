@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS
 
-from .jobs.rules import is_count, is_line, is_path, is_positive, is_text, is_texts, matches
+from .jobs.rules import is_count, is_line, is_path, is_positive, is_text, is_texts, is_whole, matches
 from .jobs.secret_references import JOB_VARIABLES, MONITORING_VARIABLES
 
 PROCESS_EXECUTOR = "container_manager.executors.process.ProcessExecutor"
@@ -64,6 +64,10 @@ class JobLimits:
     timeout_seconds: int | None = None
     max_retries: int | None = None
     grace_seconds: int | None = None
+
+    def retries(self, asked: int) -> int:
+        """Return how many retries a job gets that asks for so many."""
+        return asked if self.max_retries is None else min(asked, self.max_retries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +128,11 @@ class AppSettings:
         """Return what an executor's jobs get at most; None where nothing is limited."""
         given = self.executors.get(alias, {}).get("LIMITS")
         return JobLimits(**given) if given else None
+
+    def allowed_retries(self, asked: int, *, executor: str) -> int:
+        """Return how many retries a job of this executor gets that asks for so many."""
+        limits = self.limits(executor)
+        return asked if limits is None else limits.retries(asked)
 
     def for_database(self, alias: str) -> AppSettings:
         """Return the settings for a database: to an engine, each database is another installation."""
@@ -259,7 +268,7 @@ def _limit_problems(where: str, limits: object) -> Iterator[str]:
     for name, value in limits.items() if isinstance(limits, Mapping) else ():
         if name not in known:
             yield f"{where} has no {name!r}. Known: {', '.join(known)}."
-        elif value is not None and not (is_count(value) or (value == 0 and type(value) is int)):
+        elif value is not None and not is_whole(value):
             yield f"{where}[{name!r}] must be a whole number, 0 or more, or None for no limit, not {value!r}."
 
 
@@ -275,7 +284,7 @@ def _retry_problems(retry: object) -> Iterator[str]:
             if not is_texts(value):
                 yield f"{_NAME}['RETRY']['REASONS'] must be a list of failure reasons, not {value!r}."
         elif name == "FREE_LOSSES":
-            if not (is_count(value) or (value == 0 and not isinstance(value, bool | float))):
+            if not is_whole(value):
                 yield f"{_NAME}['RETRY']['FREE_LOSSES'] must be a whole number, 0 or more, not {value!r}."
         elif not (is_positive(value) or (name == "JITTER" and value == 0)):
             yield f"{_NAME}['RETRY'][{name!r}] must be a positive number, not {value!r}."

@@ -25,18 +25,16 @@ from .columns.name_field import NameField
 from .columns.unique_keys import KEY_CONSTRAINT, refusing_held_keys
 from .conf import app_settings
 from .jobs.command import split_command
-from .jobs.container_request import container_request
-from .jobs.environment import check_environment, check_names
 from .jobs.histogram import BUCKETS
 from .jobs.identifiers import uuid7
 from .jobs.json_value import MOST_ARGUMENT_BYTES, json_text
-from .jobs.printable import check_printable, escaped, validate_line, validate_lines
+from .jobs.printable import escaped, validate_line, validate_lines
 from .jobs.progress_lines import Progress, progress_of
-from .jobs.rules import is_positive
-from .jobs.secret_references import check_file_names, required_permission
-from .jobs.sizes import MOST_CPUS, MOST_SECONDS, check_labels, check_path, check_sizes
+from .jobs.secret_references import required_permission
+from .jobs.sizes import MOST_CPUS, MOST_SECONDS
 from .jobs.spec import JobSpec
-from .querysets import ContainerJobQuerySet
+from .jobs.validity import InvalidField, check_job
+from .querysets import ContainerJobQuerySet, WorkerQuerySet
 from .signals import job_transitioned
 from .statemachine import Effect, JournalTable, RowIdField, TransitionConstraint, TransitionJournal
 from .statemachine.machine import actor_name
@@ -74,6 +72,8 @@ JOB_TRANSITIONS: Mapping[str | int, Sequence[str | int]] = {
 # retry to come, unless somebody asks for one.
 FINISHED_STATUSES = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 UNFINISHED_STATUSES = (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING)
+# The statuses of the index ``cm_job_waiting``, which statements repeat that are to be served by it.
+WAITING_STATUSES = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
 class FailureReason(models.TextChoices):
@@ -262,7 +262,7 @@ class ContainerJob(StateMachineModel):
             models.Index(
                 fields=["status", "status_changed_at", "id"],
                 name="cm_job_finished",
-                condition=Q(status__in=[JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]),
+                condition=Q(status__in=[*FINISHED_STATUSES]),
             ),
             PartialIndex(
                 fields=["scheduled_for"],
@@ -284,7 +284,7 @@ class ContainerJob(StateMachineModel):
             models.Index(
                 fields=["status", "id"],
                 name="cm_job_waiting",
-                condition=Q(status__in=[JobStatus.PENDING, JobStatus.QUEUED]),
+                condition=Q(status__in=[*WAITING_STATUSES]),
             ),
         ]
         constraints = [
@@ -361,50 +361,27 @@ class ContainerJob(StateMachineModel):
 
     def clean(self) -> None:
         super().clean()
-        for name in ("environment", "secrets", "secret_files", "labels"):
-            value = getattr(self, name)
-            if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-                raise ValidationError({name: _("A JSON object of strings is needed.")})
-        if self.cpu_count is not None and not is_positive(self.cpu_count):
-            raise ValidationError({"cpu_count": _("A finite number above zero is needed.")})
         if self.unique_seconds is not None and not self.unique_key:
             raise ValidationError({"unique_seconds": _("Without a unique_key it means nothing; give one.")})
         if self.unique_seconds is not None and self.unique_until != UniqueUntil.FINISHED:
             raise ValidationError({"unique_seconds": _("It replaces unique_until; give one of them.")})
+        texts = {"command": self.command, "working_directory": self.working_directory}
+        # One of another type was an error of `clean_fields` already: any text stands for it here.
+        others: dict[str, Any] = {name: "-" for name, text in texts.items() if not isinstance(text, str)}
+        try:
+            check_job(self.spec._replace(**others))
+        except InvalidField as error:
+            raise ValidationError({error.field: str(error)}) from error
         checks: Sequence[tuple[str, Callable[[], object]]] = (
-            ("command", self._check_command),
-            ("environment", self._check_environment),
-            ("secrets", lambda: check_names(self.secrets)),
             ("secrets", lambda: self._check_secrets(self.secrets)),
-            ("secret_files", lambda: check_file_names(self.secret_files)),
             ("secret_files", lambda: self._check_secrets(self.secret_files)),
-            ("labels", lambda: _check_labels(self.labels)),
-            ("working_directory", lambda: check_path(self.working_directory)),
-            ("container", lambda: container_request(self.container)),
             ("task_arguments", lambda: json_text(self.task_arguments, most_bytes=MOST_ARGUMENT_BYTES)),
         )
         for name, check in checks:
-            # A text of another type was an error of `clean_fields` already.
-            if name in ("command", "working_directory") and not isinstance(getattr(self, name), str):
-                continue
             try:
                 check()
             except ValueError as error:
                 raise ValidationError({name: str(error)}) from error
-
-    def _check_command(self) -> None:
-        try:
-            argv = self.argv
-        except ValueError as error:
-            raise ValueError(_("The quoting is broken: %s. shlex.join() quotes a list of words.") % error) from error
-        if not argv and not self.image:
-            raise ValueError(_("Say what to run: a command, or an image that has one."))
-        check_sizes(argv, {})
-
-    def _check_environment(self) -> None:
-        check_environment(self.environment)
-        # The command alone has passed, so what is too large now is what it gets.
-        check_sizes(self.argv if isinstance(self.command, str) else (), self.environment)
 
     def submitted_by(self, actor: object) -> None:
         """Note who submits the job, unless that is not known (None): a user, or a text that names code."""
@@ -606,7 +583,7 @@ class ContainerJob(StateMachineModel):
         try:
             with transaction.atomic(using=using):
                 self.transition_to(JobStatus.FAILED, reason=reason, actor=actor)
-                if self.retry_count < self.max_retries:
+                if self.retry_count < app_settings().allowed_retries(self.max_retries, executor=self.executor):
                     self.transition_to(JobStatus.RETRYING, reason=reason, actor=actor)
         except BaseException:
             self.__dict__.update(before)
@@ -632,12 +609,6 @@ class ContainerJob(StateMachineModel):
 
     async def amark_as_cancelled(self, *, reason: str = "", actor: object = None) -> None:
         await sync_to_async(self.mark_as_cancelled)(reason=reason, actor=actor)
-
-
-def _check_labels(labels: Mapping[str, str]) -> None:
-    check_labels(labels)
-    for text in (*labels, *labels.values()):
-        check_printable(text)
 
 
 def _has_permission(submitter: object, permission: str) -> bool:
@@ -759,6 +730,8 @@ class Worker(models.Model):
     started_at = models.DateTimeField(default=timezone.now)
     lease_expires_at = models.DateTimeField(db_index=True)
     rescuable_at = models.DateTimeField(null=True)
+
+    objects = WorkerQuerySet.as_manager()
 
     def __str__(self) -> str:
         return escaped(self.id)

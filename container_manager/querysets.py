@@ -1,29 +1,25 @@
-"""The queryset of jobs."""
+"""The querysets of jobs and of workers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from string import hexdigits
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from django.db import IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import DateTimeField, Expression, Q
+from django.db.models import Case, DateTimeField, Expression, Q, QuerySet, When
 from django.db.models.sql.compiler import SQLCompiler
 
 from .columns.unique_keys import KEY_CONSTRAINT, UniqueKeyHeld, is_key_conflict, refusing_held_keys
+from .jobs.identifiers import id_range
 from .statemachine.deadlocks import retry_deadlocks
 from .statemachine.queryset import BulkTransition, StateMachineQuerySet
 from .statemachine.triggers import dialect_for
 
 if TYPE_CHECKING:
-    from .models import ContainerJob
+    from .models import ContainerJob, Worker  # noqa: F401  # a base class names it in quotes
 
-# Of version 7: MariaDB orders UUIDs of other versions by other digits.
-_LEAST_ID, _MOST_ID = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
-_SHORTEST_BEGINNING = 4
 _BATCH = 1000
 # Between a look for the holder of a key and the next try to take it another one may take it, and give it up.
 _TRIES = 10
@@ -40,6 +36,12 @@ class DatabaseNow(Expression):
     def as_sql(self, compiler: SQLCompiler | None, connection: BaseDatabaseWrapper) -> tuple[str, tuple[()]]:
         # Of the statement, unlike the triggers' time: an index can serve a comparison with it.
         return ("statement_timestamp()" if connection.vendor == "postgresql" else dialect_for(connection).now), ()
+
+
+# Of a job: its time has come, if it has one. `store.sql.lanes.due_sql` is the same for statements without the ORM.
+_IS_DUE = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())
+# Of a worker: its lease holds. `StoreSQL.lease_holds` is the same for statements without the ORM.
+_IS_LIVE = Q(lease_expires_at__gte=DatabaseNow())
 
 
 class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
@@ -136,11 +138,8 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
 
     def id_begins(self, text: str) -> ContainerJobQuerySet:
         """Return the jobs whose ids begin so, by 4 hexadecimal digits or more: a range of the primary key."""
-        digits = text.replace("-", "").lower()
-        if not _SHORTEST_BEGINNING <= len(digits) <= len(_LEAST_ID) or not set(digits) <= set(hexdigits):
-            return self.none()
-        least, most = (UUID(digits + rest[len(digits) :]) for rest in (_LEAST_ID, _MOST_ID))
-        return self.filter(pk__range=(least, most))
+        found = id_range(text)
+        return self.none() if found is None else self.filter(pk__range=found)
 
     def named(self, name: str) -> ContainerJobQuerySet:
         """Return the jobs of this name, found by its index; no job for "", since jobs without a name are not in it."""
@@ -148,10 +147,21 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
 
     def ready(self) -> ContainerJobQuerySet:
         """Return queued jobs that are due by the database's clock, in the order in which workers claim them."""
-        due = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())
-        return self.filter(due, status="queued").order_by("-priority", "queued_at", "pk")
+        return self.filter(_IS_DUE, status="queued").order_by("-priority", "queued_at", "pk")
 
     def retries_due(self) -> ContainerJobQuerySet:
         """Return jobs whose next attempt is due to be queued, by the database's clock."""
-        due = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())
-        return self.filter(due, status="retrying")
+        return self.filter(_IS_DUE, status="retrying")
+
+
+class WorkerQuerySet(QuerySet["Worker"]):
+    """Workers, by their leases and the database's clock."""
+
+    def live(self) -> WorkerQuerySet:
+        """Return those whose lease has not expired."""
+        return self.filter(_IS_LIVE)
+
+    def with_liveness(self) -> WorkerQuerySet:
+        """Annotate each with ``is_live``, whether its lease has not expired, and ``now``, when that was so."""
+        found: WorkerQuerySet = self.annotate(is_live=Case(When(_IS_LIVE, then=True), default=False), now=DatabaseNow())
+        return found

@@ -244,6 +244,14 @@ class TestHowItEnded:
         with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"default": executor}}):
             assert "It has no retries." in explained(job).evidence
 
+    def test_a_limit_of_the_executor_is_what_a_job_that_is_retried_or_runs_is_told_of_its_retries(self) -> None:
+        executor = {"BACKEND": "container_manager.executors.process.ProcessExecutor", "LIMITS": {"max_retries": 2}}
+        with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"default": executor}}):
+            job = claimed(queue.enqueue(command="false"))
+            assert "This is attempt 1; retries so far: 0 of 2." in explained(job).evidence
+            finished(job, exit_code=7, reason="error", retry_after_seconds=3600.0)
+            assert "Retries so far: 1 of 2." in explained(job).evidence
+
     def test_what_nobody_serves_fails_as_unschedulable(self) -> None:
         job = queue.enqueue(command="true", executor="gpu")
         ContainerJob.objects.update(queued_at=THEN)

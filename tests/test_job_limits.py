@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from django.test import override_settings
 
 from container_manager import queue
 from container_manager.conf import PROCESS_EXECUTOR, AppSettings
@@ -13,6 +14,8 @@ from container_manager.jobs.spec import JobSpec
 from container_manager.store import ClaimedJob
 from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.job_limits import within_limits
+
+from .jobs import job_in
 
 
 def settings(**limits: int | None) -> AppSettings:
@@ -54,3 +57,15 @@ def test_a_worker_holds_jobs_to_the_limits_of_their_executor() -> None:
     assert deaf.grace_seconds == 86400
     assert (greedy.status, greedy.failure_reason) == ("failed", "start")
     assert "asks for timeout_seconds=2; the executor 'default' allows 1" in greedy.last_error
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("retries", "status"), [(0, "failed"), (1, "retrying"), (None, "retrying")])
+def test_a_job_that_code_marks_as_failed_gets_no_more_retries_than_the_limits_of_its_executor(
+    retries: int | None, status: str
+) -> None:
+    executor = {"BACKEND": PROCESS_EXECUTOR, "LIMITS": {"max_retries": retries}}
+    job = job_in("running", max_retries=3)
+    with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"default": executor}}):
+        job.mark_as_failed(should_retry=True)
+    assert job.status == status

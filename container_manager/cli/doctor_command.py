@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from ..conf import app_settings
 from ..jobs.printable import escaped
-from ..models import JobStatus
+from ..models import UNFINISHED_STATUSES
 from ..store.consistency import examine
 from .engine_health import health_of
 from .printing import Output, print_json
@@ -49,7 +49,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     with progress(options, "jobs examined") as advance:
         diagnosis = examine(since=since, progress=advance, using=using)
     if options["finished"]:
-        for status in (JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RETRYING):
+        for status in UNFINISHED_STATUSES:
             if count := diagnosis.jobs[status]:
                 diagnosis.problems.append(f"{count} jobs are still {status}")
     if options["executors"]:

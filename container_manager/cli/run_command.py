@@ -14,6 +14,7 @@ from django.db import connections
 from ..conf import app_settings
 from ..executors.registry import build_executor
 from ..jobs.printable import escaped
+from ..jobs.signal_names import exit_code_of
 from ..models import ContainerJob, JobStatus
 from ..worker import ThreadFailed, WorkerLoop, WorkerOptions
 from ..worker.database import Database
@@ -25,8 +26,6 @@ from .process_end import ended_by_signals, when_stdout_closes
 
 _FAILED = 1
 _UNREAD = "its output is read no more"
-# Like a shell: the exit code of a command that a signal ended is 128 + the signal's number.
-_SIGNAL_BASE = 128
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -128,9 +127,10 @@ def _exit_code(job: ContainerJob, err: Output) -> int:
         return 0
     if job.status == JobStatus.CANCELLED:
         err.write(f"Job {short_id(job.pk)} was cancelled.\n")
-        return _SIGNAL_BASE + signal.SIGINT
+        # Like a shell.
+        return exit_code_of(signal.SIGINT)
     err.write(f"Job {short_id(job.pk)} {job.status} ({job.failure_reason}): {escaped(job.last_error)}\n")
     attempt = job.attempts.order_by("number").last()
     if attempt is not None and attempt.signal:
-        return _SIGNAL_BASE + attempt.signal
+        return exit_code_of(attempt.signal)
     return job.exit_code or _FAILED

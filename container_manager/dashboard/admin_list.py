@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from ..conf import app_settings
 from ..jobs.printable import escaped
 from ..models import ContainerJob, FailureReason, JobStatus, Worker
-from ..querysets import ContainerJobQuerySet, DatabaseNow
+from ..querysets import ContainerJobQuerySet
 from ..store import known_queues
 from .job_acts import MOST_SELECTED
 from .search import EXAMINED, Count, JobSearch, Page, Search, SearchError, parse
@@ -41,7 +41,7 @@ class BoundedPaginator(AnyPaginator):
 
 def known_executors(*, using: str) -> list[str]:
     """Return the executors that the settings or live workers name, sorted."""
-    live = Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow())
+    live = Worker.objects.live().using(using)
     served = [name for executors in live.values_list("executors", flat=True) for name in executors]
     return sorted({*app_settings().executors, *served})
 

@@ -23,7 +23,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from .. import queue
 from ..jobs.printable import escaped, validate_words
-from ..models import ContainerJob, JobAttempt, JobStatus
+from ..models import JOB_TRANSITIONS, ContainerJob, JobAttempt, JobStatus
 from ..querysets import ContainerJobQuerySet
 from ..statemachine import TransitionError
 from ..statemachine.deadlocks import retry_deadlocks
@@ -65,7 +65,8 @@ _PERMISSIONS = {
     JobAct.CANCEL: Act.CANCEL,
     JobAct.KILL: Act.CANCEL,
 }
-AGAIN_AS_NEW = (JobStatus.COMPLETED, JobStatus.CANCELLED)
+# Those that the map has no edge from.
+AGAIN_AS_NEW = tuple(status for status in JobStatus if not JOB_TRANSITIONS[status])
 
 
 class ActRefused(Exception):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import and_, or_
-from string import hexdigits
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from ..jobs.identifiers import LEAST_ID_DIGITS, id_range
 from ..jobs.printable import check_printable
 from ..models import FailureReason, JobStatus
 from ..querysets import ContainerJobQuerySet
@@ -52,9 +52,6 @@ _TERM = re.compile(
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"(?=\s|$)|[^\s"]+(?=\s|$)')
 _AGO = re.compile(r"(\d{1,6})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-_LEAST_DIGITS = 4
-# Of version 7, since MariaDB orders UUIDs of other versions by other digits.
-_LEAST_ID, _MOST_ID = f"{'0' * 12}7{'0' * 3}8{'0' * 15}", f"{'f' * 12}7{'f' * 3}b{'f' * 15}"
 _LAST_CHARACTER = "\U0010ffff"
 
 
@@ -189,7 +186,9 @@ def _checked(name: str, value: str) -> str:
     if name in _TIMES:
         _time(value)
     if name == "id" and id_range(value) is None:
-        raise SearchError(_("An id has hexadecimal digits: the first %s of them, or more, are needed.") % _LEAST_DIGITS)
+        raise SearchError(
+            _("An id has hexadecimal digits: the first %s of them, or more, are needed.") % LEAST_ID_DIGITS
+        )
     return value
 
 
@@ -218,14 +217,6 @@ def first_id(at: datetime) -> UUID:
     """Return the lowest id of version 7 that can be made at this time."""
     milliseconds = max(0, int(at.timestamp() * 1000))
     return UUID(int=milliseconds << 80 | 0x7 << 76 | 0b10 << 62)
-
-
-def id_range(text: str) -> tuple[UUID, UUID] | None:
-    """Return the first and the last id that begin so; None if none can, or if that is too few digits."""
-    digits = text.replace("-", "").lower()
-    if not _LEAST_DIGITS <= len(digits) <= len(_LEAST_ID) or not set(digits) <= set(hexdigits):
-        return None
-    return UUID(digits + _LEAST_ID[len(digits) :]), UUID(digits + _MOST_ID[len(digits) :])
 
 
 def name_condition(value: str, using: str) -> Q:

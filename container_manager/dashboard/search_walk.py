@@ -23,7 +23,7 @@ from uuid import UUID
 from django.db import connections
 from django.db.models import F, Q, Value
 
-from ..models import FINISHED_STATUSES, ContainerJob, JobStatus
+from ..models import FINISHED_STATUSES, WAITING_STATUSES, ContainerJob, JobStatus
 from ..querysets import ContainerJobQuerySet
 from .search_sql import Among, Holds, RowComparison
 from .search_text import Search, id_condition, name_condition
@@ -32,7 +32,6 @@ _FEW = 1000
 # Databases limit the terms of a UNION.
 _CONDITIONS_AT_ONCE = 100
 _OPERATORS = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
-_WAITING = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +100,13 @@ def walk_of(jobs: ContainerJobQuerySet, search: Search) -> Walk:
         served, segments = {*times, "name"}, [Segment(where=name_condition(names[0], using))]
     elif len(statuses) == 1 and has_partial_indexes:
         # First the one status: of the two, SQLite takes the first for its place in the index.
-        group = FINISHED_STATUSES if statuses[0] in FINISHED_STATUSES else _WAITING
+        group = FINISHED_STATUSES if statuses[0] in FINISHED_STATUSES else WAITING_STATUSES
         where = Q(status=statuses[0]) & Q(Holds(Among(group)))
         if statuses[0] in FINISHED_STATUSES:
             # A job that was created as finished has no time.
             timed = Segment(where=where & Q(status_changed_at__isnull=False), by_time=True)
             served, segments = {"status"}, [timed, Segment(where=where & Q(status_changed_at=None))]
-        elif statuses[0] in _WAITING:
+        elif statuses[0] in WAITING_STATUSES:
             served, segments = {*times, "status"}, [Segment(where=where)]
     if times <= served:
         bounds = search.only(*times).condition(using=using)

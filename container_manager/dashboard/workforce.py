@@ -9,15 +9,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, F, When
+from django.db.models import F
 
 from ..models import JobAttempt, Worker
-from ..querysets import DatabaseNow
 from ..store import database_now
 from .access import visibility_rule, visible_jobs
 
 # Of a very large installation.
-_MOST_WORKERS, _MOST_ATTEMPTS = 200, 500
+_MOST_WORKERS, _MOST_ATTEMPTS = 200, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +63,7 @@ def workforce(user: Any, *, using: str) -> Workforce:
 
     ``user``: who looks; None: the command line, which sees all.
     """
-    is_live = Case(When(lease_expires_at__gte=DatabaseNow(), then=True), default=False)
-    found = Worker.objects.using(using).annotate(is_live=is_live, now=DatabaseNow())
+    found: Any = Worker.objects.with_liveness().using(using)
     workers = list(found.order_by("host", "id")[:_MOST_WORKERS])
     by_worker = _open_attempts(user, using=using)
     rows = [WorkerRow(worker=each, is_live=each.is_live, attempts=by_worker.pop(each.pk, ())) for each in workers]

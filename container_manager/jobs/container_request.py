@@ -13,14 +13,12 @@ from django.utils.translation import gettext_lazy as _
 from .command import split_command
 from .option import Option
 from .printable import LINES, check_printable
-from .rules import is_count, is_list, is_mapping, is_path, is_text, matches
+from .rules import is_count, is_flag, is_list, is_mapping, is_object_name, is_path, is_text, matches
 from .sizes import check_sizes
 
 # No system has longer names.
 _USER = re.compile(r"[A-Za-z0-9_.-]{1,255}(:[A-Za-z0-9_.-]{1,255})?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# As the API server of a cluster checks the names of objects.
-_OBJECT = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _ULIMIT = re.compile(r"[a-z]+")
 # Each costs the daemon's host something.
 _MOST_ENTRIES = 64
@@ -87,7 +85,7 @@ class ContainerRequest:
         default=None,
     )
     read_only: bool | None = _rule(
-        lambda value: isinstance(value, bool),
+        is_flag,
         _("true or false"),
         Option("--read-only", kind="flag", help="Whether the image's files cannot be changed."),
         default=None,
@@ -159,7 +157,7 @@ class ContainerRequest:
         default=None,
     )
     service_account: str = _cluster_rule(
-        matches(_OBJECT),
+        is_object_name,
         _("the name of a service account"),
         Option("--service-account", "NAME", help="One of the service accounts that the executor allows."),
         default="",
@@ -171,25 +169,25 @@ class ContainerRequest:
         default="",
     )
     priority_class: str = _cluster_rule(
-        matches(_OBJECT),
+        is_object_name,
         _("the name of a priority class"),
         Option("--priority-class", "NAME", help="One of the cluster's priority classes that the executor allows."),
         default="",
     )
     kueue_queue: str = _cluster_rule(
-        matches(_OBJECT),
+        is_object_name,
         _("the name of a local queue of Kueue"),
         Option("--kueue-queue", "NAME", help="One of Kueue's queues that the executor allows."),
         default="",
     )
     kueue_priority_class: str = _cluster_rule(
-        matches(_OBJECT),
+        is_object_name,
         _("the name of a workload priority class of Kueue"),
         Option("--kueue-priority-class", "NAME", help="One of Kueue's priority classes that the executor allows."),
         default="",
     )
     retry_after_proven_stop: bool = _cluster_rule(
-        lambda value: isinstance(value, bool),
+        is_flag,
         _("true or false"),
         Option("--retry-after-proven-stop", kind="flag", help="Retry after a lost node only once it surely stopped."),
         default=False,

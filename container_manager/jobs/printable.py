@@ -16,6 +16,9 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\
 
 def check_printable(text: str, *, allowed: str = "") -> None:
     """Raise ValueError, which names the character, for a text that is not shown as it is; ``allowed``: except these."""
+    # To Python none of them is printable either, which it tells several times as fast as the pattern does.
+    if text.isprintable():
+        return
     for found in _UNPRINTABLE.finditer(text):
         if found[0] not in allowed:
             message = _("The character %(character)s at position %(position)d would change how lines are shown.")

@@ -44,6 +44,16 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and is_positive(value)
 
 
+def is_whole(value: object) -> bool:
+    """Tell whether it is a whole number, 0 or more; False is none."""
+    return is_count(value) or (type(value) is int and value == 0)
+
+
+def is_flag(value: object) -> bool:
+    """Tell whether it is true or false."""
+    return isinstance(value, bool)
+
+
 def is_path(value: object) -> bool:
     """Tell whether it is an absolute path that stays below what it names, and can stand in ``SOURCE:TARGET``."""
     if not is_line(value) or not value.startswith("/") or any(part in value for part in (":", "..")):
@@ -63,6 +73,11 @@ def is_address(value: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def or_none(is_right: Callable[[Any], object]) -> Callable[[object], bool]:
+    """Return the rule for None, and for what follows another rule."""
+    return lambda value: value is None or bool(is_right(value))
 
 
 def is_mapping(
@@ -88,3 +103,7 @@ def is_list(is_item: Callable[[Any], object], *, most: float = inf) -> Callable[
 def matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
     """Return the rule for a text that a pattern matches as a whole."""
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+# The name of an object of a cluster, as its API server checks it.
+is_object_name = matches(re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9.-]*[a-z0-9])?"))

@@ -183,10 +183,7 @@ def _memory(job: ContainerJob, attempt: JobAttempt | None) -> str:
 def _why_no_retry(job: ContainerJob) -> Iterator[str]:
     """Say why the failure is final, as a worker has decided it."""
     settings = app_settings()
-    limits = settings.limits(job.executor)
-    allowed = job.max_retries
-    if limits is not None and limits.max_retries is not None:
-        allowed = min(allowed, limits.max_retries)
+    allowed = settings.allowed_retries(job.max_retries, executor=job.executor)
     if job.failure_reason not in settings.retry.reasons:
         yield _("The setting RETRY has no retry for the reason %s.") % job.failure_reason
     elif not allowed:

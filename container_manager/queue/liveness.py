@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from django.utils.translation import gettext as _
 
 from ..jobs.time_words import between, moment
 from ..models import Worker
-from ..querysets import DatabaseNow
 from .explanation import quoted
-
-
-def workers_alive(using: str) -> Sequence[Worker]:
-    """Return the workers whose lease has not expired, the oldest first."""
-    return list(Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow()).order_by("started_at", "pk"))
 
 
 def has_expired(worker: Worker, now: datetime) -> bool:

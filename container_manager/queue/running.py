@@ -89,7 +89,8 @@ def _since(job: ContainerJob, attempt: JobAttempt | None, now: datetime) -> list
         return []
     lines = [_("It was claimed at %s.") % moment(job.launched_at, now)]
     if attempt is not None:
-        number = {"number": attempt.number, "retries": job.retry_count, "most": job.max_retries}
+        most = app_settings().allowed_retries(job.max_retries, executor=job.executor)
+        number = {"number": attempt.number, "retries": job.retry_count, "most": most}
         lines.append(_("This is attempt %(number)d; retries so far: %(retries)d of %(most)d.") % number)
     if attempt is not None and attempt.waited_seconds:
         started = attempt.launched_at + timedelta(seconds=attempt.waited_seconds)

@@ -17,7 +17,7 @@ from ..querysets import ContainerJobQuerySet
 from ..store import REFUSED_CLAIM, database_now
 from .endings import failure_evidence, failure_summary, last_attempt
 from .explanation import Explanation, ExplanationCode, by, explained, quoted
-from .liveness import away_since, workers_alive
+from .liveness import away_since
 
 # So many jobs ahead are counted, and so many workers are named.
 MOST_AHEAD = 1000
@@ -39,7 +39,7 @@ def explain_pending(job: ContainerJob, *, using: str) -> Explanation:
 def explain_queued(job: ContainerJob, *, using: str) -> Explanation:
     """Explain by the first of all that holds the job up; the rest is evidence."""
     now = database_now(using=using)
-    live = workers_alive(using)
+    live = list(Worker.objects.live().using(using).order_by("started_at", "pk"))
     held_up = [found for found in (_refused(job), _scheduled(job, now), _paused(job, now, using)) if found is not None]
     serving = [worker for worker in live if worker.serves(job.executor, job.queue)]
     reachable = [worker for worker in serving if not away_since(worker, job.executor, now)]
@@ -57,10 +57,11 @@ def explain_queued(job: ContainerJob, *, using: str) -> Explanation:
 
 def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
     now, attempt = database_now(using=using), last_attempt(job, using=using)
+    most = app_settings().allowed_retries(job.max_retries, executor=job.executor)
     evidence = [
         failure_summary(job, attempt),
         *failure_evidence(job, attempt),
-        _("Retries so far: %(count)d of %(most)d.") % {"count": job.retry_count, "most": job.max_retries},
+        _("Retries so far: %(count)d of %(most)d.") % {"count": job.retry_count, "most": most},
     ]
     due = job.scheduled_for
     if due is not None and between(now, due).total_seconds() > 0:
@@ -70,7 +71,7 @@ def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
             evidence=evidence,
             next_step=_("Not to wait for that: 'container retry %s'.") % job.pk,
         )
-    if not workers_alive(using):
+    if not Worker.objects.live().using(using).exists():
         return explained(
             ExplanationCode.NO_WORKER,
             _("Its retry is due, and no worker lives that would queue it."),

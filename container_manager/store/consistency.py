@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Exists, OuterRef
 
-from ..models import ContainerJob, JobAttempt, JobStatus, JobTransition
+from ..models import JOB_TRANSITIONS, ContainerJob, JobAttempt, JobStatus, JobTransition
 from ..statemachine.machine import machine_of
 from . import engines_by_alias, live_workers, unserved_destinations
 from .sql import store_sql
@@ -21,7 +21,7 @@ from .sql import store_sql
 T = TypeVar("T", JobTransition, JobAttempt)
 # A statement examines a range of so many jobs, or so many jobs that it names: each stands in it three times.
 _RANGE, _NAMED = 10_000, 1000
-_ENDS_OF_ATTEMPT = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+_ENDS_OF_ATTEMPT = JOB_TRANSITIONS[JobStatus.RUNNING]
 # Entries that were made at the same time may have any order, and clocks differ.
 _DISORDER = timedelta(hours=1)
 # Told how many jobs have been examined, and of how many, if that is known.
@@ -161,7 +161,7 @@ def _look_sql(condition: str, using: str) -> str:
     )
     ends, its_entries = _literals(_ENDS_OF_ATTEMPT), "OVER (PARTITION BY job_id ORDER BY id)"
     running = f"CASE WHEN {status} = '{JobStatus.RUNNING}' THEN 1 ELSE 0 END"
-    alive = f"SELECT id FROM container_manager_worker WHERE lease_expires_at >= {store.now}"
+    alive = f"SELECT id FROM container_manager_worker WHERE {store.lease_holds()}"
     return f"""
 WITH entry AS (
     SELECT job_id, {source} AS source, {target} AS target, LAG({target}) {its_entries} AS reached,

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 from django.db import connections
 
-from ..models import FINISHED_STATUSES, JobStatus
+from ..models import FINISHED_STATUSES, WAITING_STATUSES, JobStatus
 from .clock import django_time
 from .sql import store_sql
 from .sql.lanes import LaneSQL, batches
 from .sql.statements import StoreSQL
 
 _JOB = "container_manager_containerjob"
-_FINISHED = ", ".join(f"'{status}'" for status in FINISHED_STATUSES)
-_WAITING = "'pending', 'queued'"
+_FINISHED, _WAITING = (
+    ", ".join(f"'{status}'" for status in statuses) for statuses in (FINISHED_STATUSES, WAITING_STATUSES)
+)
 # For each of 101 priorities jobs that are due and others, in one statement: SQLite takes a UNION of 500.
 _LANES_AT_ONCE = 250
 
@@ -139,7 +140,7 @@ def queue_counts(*, since: timedelta, limit: int, using: str) -> Mapping[tuple[s
     """
     sql, texts, params = store_sql(connections[using]), list[str](), list[Any]()
     for part in _parts(sql.lanes):
-        if part.status in (JobStatus.PENDING, JobStatus.QUEUED):
+        if part.status in WAITING_STATUSES:
             continue
         if part.status in FINISHED_STATUSES:
             recent = f"{part.condition} AND j.status_changed_at >= {sql.after('%s')}"

@@ -61,11 +61,12 @@ def drop_lease(worker: str, *, using: str) -> None:
 def other_leases(*, worker: str, using: str) -> list[Lease]:
     """Return the leases of all other workers."""
     connection = connections[using]
-    now = store_sql(connection).now
-    is_over = f"lease_expires_at < {now} AND (rescuable_at IS NULL OR rescuable_at < {now})"
+    dialect = store_sql(connection)
+    has_expired = dialect.lease_has_expired()
+    is_over = f"{has_expired} AND (rescuable_at IS NULL OR rescuable_at < {dialect.now})"
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT id, lease_expires_at, place, pid, CASE WHEN lease_expires_at < {now} THEN 1 ELSE 0 END, "
+            f"SELECT id, lease_expires_at, place, pid, CASE WHEN {has_expired} THEN 1 ELSE 0 END, "
             f"CASE WHEN {is_over} THEN 1 ELSE 0 END FROM container_manager_worker WHERE id <> %s",
             [worker],
         )
@@ -84,7 +85,7 @@ def delete_expired_worker(worker: str, *, using: str) -> bool:
     with connection.cursor() as cursor:
         # By key: a DELETE that scans locks all rows that it reads.
         cursor.execute(
-            f"DELETE FROM container_manager_worker WHERE id = %s AND lease_expires_at < {store_sql(connection).now}",
+            f"DELETE FROM container_manager_worker WHERE id = %s AND {store_sql(connection).lease_has_expired()}",
             [worker],
         )
         return bool(cursor.rowcount)
@@ -115,7 +116,7 @@ def live_workers(*, using: str) -> Sequence[str]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT id FROM container_manager_worker "
-            f"WHERE lease_expires_at >= {store_sql(connection).now} ORDER BY started_at, id",
+            f"WHERE {store_sql(connection).lease_holds()} ORDER BY started_at, id",
             [],
         )
         return [row[0] for row in cursor.fetchall()]

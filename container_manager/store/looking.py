@@ -35,16 +35,16 @@ def look(*, worker: str, executors: Sequence[str], queues: Sequence[str] | None,
     dialect = store_sql(connections[using])
     serves = bool(executors) and (queues is None or bool(queues))
     any_due, params = dialect.any_due(Wanted(executors, queues)) if serves else ("0", [])
-    lease, retrying = f"w.lease_expires_at < {dialect.now}", dialect.retrying
+    expired, retrying = dialect.lease_has_expired(row="w."), dialect.retrying
     with connections[using].cursor() as cursor:
         cursor.execute(
             f"SELECT {any_due}, EXISTS (SELECT 1 FROM {retrying} AND scheduled_for <= {dialect.now}) "
             f"OR EXISTS (SELECT 1 FROM {retrying} AND scheduled_for IS NULL), "
-            f"EXISTS (SELECT 1 FROM container_manager_worker w WHERE {lease} AND w.id <> %s) "
+            f"EXISTS (SELECT 1 FROM container_manager_worker w WHERE {expired} AND w.id <> %s) "
             "OR EXISTS (SELECT 1 FROM container_manager_jobattempt a WHERE a.finished_at IS NULL "
             "AND NOT EXISTS (SELECT 1 FROM container_manager_worker w WHERE w.id = a.worker)), "
             "EXISTS (SELECT 1 FROM container_manager_jobattempt a WHERE a.finished_at IS NULL AND a.worker = %s), "
-            f"(SELECT w.id FROM container_manager_worker w WHERE NOT {lease} ORDER BY w.started_at, w.id LIMIT 1)",
+            f"(SELECT w.id FROM container_manager_worker w WHERE NOT {expired} ORDER BY w.started_at, w.id LIMIT 1)",
             [*params, worker, worker],
         )
         due, retries, orphaned, owns, maintainer = cursor.fetchone()

@@ -27,8 +27,7 @@ def unserved_destinations(*, using: str) -> list[Destination]:
 
 def unserved(destinations: Iterable[Destination], *, using: str) -> list[Destination]:
     """Return those that no live worker serves, in their order."""
-    live = Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow())
-    workers = list(live.only("executors", "queues"))
+    workers = list(Worker.objects.live().using(using).only("executors", "queues"))
     return [destination for destination in destinations if not any(worker.serves(*destination) for worker in workers)]
 
 

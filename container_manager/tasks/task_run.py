@@ -18,6 +18,7 @@ from django.utils import timezone
 from ..conf import app_settings
 from ..executors.base import RESULT_BYTES_VARIABLE, RESULT_VARIABLE
 from ..jobs.json_value import json_text
+from ..jobs.signal_names import exit_code_of
 from ..jobs.task_failure import EXCEPTION, MESSAGE, MOST_MESSAGE_CHARACTERS, TRACEBACK
 from .compat import (
     OWN_RECEIVERS,
@@ -37,7 +38,7 @@ from .task_results import ContainerTaskResult
 
 # What a text takes as JSON beside its characters: quotes, and what says that a part of it is missing.
 _QUOTES_BYTES, _CUT = 2, "…"
-_STOPPED = 128 + signal.SIGTERM
+_STOPPED = exit_code_of(signal.SIGTERM)
 
 
 def run_task(path: str, arguments: Mapping[str, Any]) -> int:

@@ -14,9 +14,7 @@ def within_limits(job: ClaimedJob, settings: AppSettings) -> ClaimedJob:
     limits = settings.limits(job.spec.executor)
     if limits is None:
         return job
-    spec = job.spec
-    if limits.max_retries is not None:
-        spec = spec._replace(max_retries=min(spec.max_retries, limits.max_retries))
+    spec = job.spec._replace(max_retries=limits.retries(job.spec.max_retries))
     if limits.grace_seconds is not None:
         spec = spec._replace(grace_seconds=min(spec.grace_seconds, limits.grace_seconds))
     if spec.timeout_seconds is None:

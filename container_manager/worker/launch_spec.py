@@ -8,18 +8,10 @@ from collections.abc import Callable
 
 from ..conf import AppSettings
 from ..executors.base import LaunchSpec, Rejected
-from ..jobs.command import split_command
-from ..jobs.container_request import container_request
-from ..jobs.environment import check_environment, check_names
-from ..jobs.secret_references import (
-    check_file_names,
-    engine_secret,
-    read_secret,
-    read_secret_bytes,
-    required_permission,
-)
-from ..jobs.sizes import check_labels, check_path, check_sizes
+from ..jobs.secret_references import engine_secret, read_secret, read_secret_bytes, required_permission
+from ..jobs.sizes import check_sizes
 from ..jobs.spec import JobSpec
+from ..jobs.validity import InvalidField, command_and_request
 from ..store import ClaimedJob
 from .run import AttemptKey
 
@@ -45,19 +37,9 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
     """
     spec = job.spec
     try:
-        argv = tuple(split_command(spec.command))
-    except ValueError as error:
-        message = f"The command's quoting is broken: {error}. shlex.join() quotes a list of words."
-        raise Rejected("start", f"{message} Command: {spec.command!r}") from error
-    if not argv and not spec.image:
-        raise Rejected("start", "The command is empty, and there is no image that could have one.")
-    for column in ("environment", "secrets", "secret_files", "labels"):
-        if not isinstance(given := getattr(spec, column), dict):
-            raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
-    try:
-        container = container_request(spec.container)
-    except ValueError as error:
-        raise Rejected("start", f"The job's column 'container' is wrong. {error}") from error
+        argv, container = command_and_request(spec)
+    except InvalidField as error:
+        raise Rejected("start", f"The job's column {error.field!r} is wrong. {error}") from error
     limits = settings.limits(spec.executor) if spec.timeout_seconds else None
     if limits and limits.timeout_seconds is not None and (spec.timeout_seconds or 0) > limits.timeout_seconds:
         raise Rejected(
@@ -71,14 +53,11 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
     environment["CONTAINER_MANAGER_ATTEMPT"] = str(job.attempt)
     try:
         check_sizes((*container.entrypoint_words, *argv), environment)
-        check_path(spec.working_directory)
-        if spec.labels:
-            check_labels(spec.labels)
     except ValueError as error:
         raise Rejected("start", str(error)) from error
     return LaunchSpec(
         key=key,
-        argv=argv,
+        argv=tuple(argv),
         job=spec,
         environment=environment,
         secret_files=_secret_files(spec, settings),
@@ -90,17 +69,12 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
 def _environment(spec: JobSpec, settings: AppSettings) -> dict[str, str]:
     if not (spec.environment or spec.secrets):
         return {}
-    environment = {name: str(value) for name, value in spec.environment.items()}
-    try:
-        check_environment(environment)
-        check_names(spec.secrets)
-    except ValueError as error:
-        raise Rejected("start", str(error)) from error
+    environment = dict(spec.environment)
     try:
         for name, reference in spec.secrets.items():
-            required_permission(str(reference), settings.secrets)
-            if engine_secret(str(reference)) is None:
-                environment[name] = read_secret(str(reference), directory=settings.secrets_directory)
+            required_permission(reference, settings.secrets)
+            if engine_secret(reference) is None:
+                environment[name] = read_secret(reference, directory=settings.secrets_directory)
     except (LookupError, ValueError) as error:
         raise Rejected("start", str(error.args[0])) from error
     if odd := [name for name in spec.secrets if "\0" in environment.get(name, "")]:
@@ -112,14 +86,13 @@ def _secret_files(spec: JobSpec, settings: AppSettings) -> dict[str, bytes]:
     if not spec.secret_files:
         return {}
     try:
-        check_file_names(spec.secret_files)
         # The permissions were asked of whoever submitted the job; what is allowed at all is said here, for every row.
         for reference in spec.secret_files.values():
-            required_permission(str(reference), settings.secrets)
+            required_permission(reference, settings.secrets)
         return {
-            name: read_secret_bytes(str(reference), directory=settings.secrets_directory)
+            name: read_secret_bytes(reference, directory=settings.secrets_directory)
             for name, reference in spec.secret_files.items()
-            if engine_secret(str(reference)) is None
+            if engine_secret(reference) is None
         }
     except (LookupError, ValueError) as error:
         raise Rejected("start", str(error.args[0])) from error
@@ -134,4 +107,4 @@ def secret_values(spec: LaunchSpec) -> list[bytes]:
 def engine_references(spec: LaunchSpec) -> list[str]:
     """Return the references to secrets that the engine itself holds."""
     references = (*spec.job.secrets.values(), *spec.job.secret_files.values())
-    return [str(reference) for reference in references if engine_secret(str(reference)) is not None]
+    return [reference for reference in references if engine_secret(reference) is not None]

@@ -278,6 +278,8 @@ def test_an_empty_request_means_the_defaults() -> None:
         ({"pull": "sometimes"}, "'pull' must be one of missing, always, never"),
         ({"pids": 0}, "'pids' must be"),
         ({"gpus": "all"}, "'gpus' must be"),
+        ({"gpus": False}, "'gpus' must be"),
+        ({"gpus": 0.0}, "'gpus' must be"),
         ({"registries": {"r": {"username": "u"}}}, "'registries' must be"),
         ({"tmpfs": {"tmp": 1}}, "'tmpfs' must be"),
         ({"tmpfs": {"/" + "a/" * 256: 1}}, "'tmpfs' must be"),

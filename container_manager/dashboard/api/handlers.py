@@ -13,13 +13,13 @@ from django.utils.translation import gettext as _
 
 from ... import queue
 from ...jobs.progress_lines import progress_json
-from ...models import ContainerJob, JobAttempt, JobLog, Worker
-from ...store import database_now
+from ...models import ContainerJob, JobLog
 from ..access import Act, can_see, may, visible_jobs
 from ..acts import act_on_all, advance, set_paused, stop, visible_bulk_acts
 from ..job_acts import JobAct, act_on, act_on_some, legal_acts
 from ..models import BulkAct
 from ..search import JobSearch, parse
+from ..workforce import workforce
 from .requests import BadRequest, integer, json_body
 from .schemas import ATTEMPT, BULK_ACT, DETAILED, LISTED, MASKED_FIELDS, SUBMITTED, TRANSITION
 
@@ -181,23 +181,17 @@ def act_on_queue(request: HttpRequest) -> Any:
 
 
 def list_workers(request: HttpRequest) -> Any:
-    using = router.db_for_read(ContainerJob)
-    now = database_now(using=using)
-    attempts = JobAttempt.objects.using(using).filter(finished_at=None).order_by("worker", "executor")
-    open_ones = list(attempts.values_list("worker", "job")[:1000])
-    keys = {job for _worker, job in open_ones}
-    seen = set(visible_jobs(request.user, using).filter(pk__in=keys).values_list("pk", flat=True))
-    workers = Worker.objects.using(using).order_by("host", "id")[:MOST_ROWS]
+    found = workforce(request.user, using=router.db_for_read(ContainerJob))
     names = ("id", "host", "pid", "queues", "executors", "slots", "started_at", "lease_expires_at")
     return {
         "workers": [
             {
-                **{name: getattr(worker, name) for name in names},
-                "is_live": worker.lease_expires_at >= now,
-                "busy": sum(1 for owner, _job in open_ones if owner == worker.pk),
-                "jobs": [job for owner, job in open_ones if owner == worker.pk and job in seen],
+                **{name: getattr(row.worker, name) for name in names},
+                "is_live": row.is_live,
+                "busy": len(row.attempts),
+                "jobs": [attempt.job_id for attempt in row.attempts if attempt.name is not None],
             }
-            for worker in workers
+            for row in found.rows
         ]
     }
 

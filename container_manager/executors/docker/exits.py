@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from ...jobs.signal_names import exit_code_of, signal_of
 from ..base import ExitStatus, Phase
 
 # The daemon's states of a container, and podman's own: `initialized`, `stopping`, `stopped`.
@@ -24,9 +25,7 @@ PHASES = {
 
 # The daemon's time of what has never happened.
 _NEVER = "0001-01-01"
-# Shells, the daemon and its init process report a signal as an exit code above this.
-_SIGNAL_BASE = 128
-_KILLED = _SIGNAL_BASE + signal.SIGKILL
+_KILLED = exit_code_of(signal.SIGKILL)
 # The init process's exit codes where it could not start the command: other reasons, not executable, not found.
 INIT_FAILURES = (1, 126, 127)
 _INIT_SAYS = re.compile(r"\[FATAL tini \(\d+\)\] exec (?P<program>.*) failed: (?P<why>[^\n]+)", re.DOTALL)
@@ -75,7 +74,7 @@ def exit_status(
     if code == _KILLED and memory_bytes and not oom and not message:
         # The daemon misses some out-of-memory kills (3 to 10 in a hundred, measured with 20.10).
         message = f"Ended by signal 9 (SIGKILL). Perhaps it was out of memory (limit: {memory_bytes} bytes)."
-    return ExitStatus(code=code, signal=None if oom else _signal(code), oom=oom, message=message)
+    return ExitStatus(code=code, signal=None if oom else signal_of(code), oom=oom, message=message)
 
 
 def may_be_out_of_memory(found: Mapping[str, Any]) -> bool:
@@ -89,8 +88,3 @@ def _out_of_memory(limit: int) -> str:
     if limit:
         return f"Out of memory (limit: {limit} bytes). Give it more by memory_bytes, as far as its executor allows."
     return "Out of memory: its host had no more. Limit the memory of jobs there by the option 'memory_bytes'."
-
-
-def _signal(code: int) -> int | None:
-    number = code - _SIGNAL_BASE
-    return number if number in signal.valid_signals() else None

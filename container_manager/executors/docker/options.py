@@ -5,13 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
 from ...jobs.container_request import container_request
-from ...jobs.rules import is_address, is_count, is_mapping, is_positive, is_text, is_texts, matches
+from ...jobs.rules import (
+    is_address,
+    is_count,
+    is_flag,
+    is_list,
+    is_mapping,
+    is_positive,
+    is_text,
+    is_texts,
+    is_whole,
+    matches,
+    or_none,
+)
 from ..docker_variables import LOCAL_DAEMON
 
 PULL_POLICIES = ("missing", "always", "never")
@@ -164,10 +176,6 @@ def _may_have_owner(volume: Mapping[str, Any]) -> bool:
     return _is_owner(volume["owner"]) and not is_folder and not read_only
 
 
-def _are_addresses(value: object) -> bool:
-    return is_texts(value) and all(map(is_address, cast("Sequence[str]", value)))
-
-
 def _are_registries(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         _are_all_texts(login) and set(login) == {"username", "password"} for login in value.values()
@@ -184,33 +192,33 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         'and "owner": "uid:gid" for a volume that is no path and not read-only',
     ),
     "networks": (is_texts, _LISTS),
-    "gpus": (lambda value: value in (0, -1) or is_count(value), "a number, or -1 for all"),
+    "gpus": (lambda value: is_whole(value) or (type(value) is int and value == -1), "a number, or -1 for all"),
     "platforms": (is_texts, "a list of platforms such as linux/arm64"),
     "extra_hosts": (
         is_mapping(is_text, lambda value: value == "host-gateway" or is_address(value)),
         'names and addresses, or "host-gateway"',
     ),
-    "dns": (_are_addresses, "a list of addresses"),
-    "shm_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
+    "dns": (is_list(is_address), "a list of addresses"),
+    "shm_bytes": (or_none(is_count), "a positive number, or None"),
     "pids": (is_count, "a positive number"),
     "command_bytes": (is_count, "a positive number"),
     "capabilities": (is_texts, _LISTS),
     "network": (is_text, "the name of a network"),
-    "results": (lambda value: isinstance(value, bool), "true or false"),
-    "progress": (lambda value: isinstance(value, bool), "true or false"),
-    "read_only": (lambda value: isinstance(value, bool), "true or false"),
-    "memory_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
-    "storage_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
-    "ignore_missing_limits": (lambda value: isinstance(value, bool), "true or false"),
-    "cpu_count": (lambda value: value is None or is_positive(value), "a positive number, or None"),
+    "results": (is_flag, "true or false"),
+    "progress": (is_flag, "true or false"),
+    "read_only": (is_flag, "true or false"),
+    "memory_bytes": (or_none(is_count), "a positive number, or None"),
+    "storage_bytes": (or_none(is_count), "a positive number, or None"),
+    "ignore_missing_limits": (is_flag, "true or false"),
+    "cpu_count": (or_none(is_positive), "a positive number, or None"),
     "runtime": (lambda value: isinstance(value, str), "the name of a runtime"),
     "pull": (lambda value: value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
     "pull_stall_seconds": (is_positive, "a positive number"),
     "pull_retry_seconds": (is_positive, "a positive number"),
     "registries": (_are_registries, 'hosts and {"username": name, "password": reference}'),
     "prepull": (is_texts, "a list of images"),
-    "unused_images_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
-    "unused_images_bytes": (lambda value: value is None or is_count(value), "a positive number, or None"),
+    "unused_images_seconds": (or_none(is_positive), "a positive number, or None"),
+    "unused_images_bytes": (or_none(is_count), "a positive number, or None"),
     "log_bytes": (is_count, "a positive number"),
     "keep_failed_seconds": (lambda value: value == 0 or is_positive(value), "a number of seconds"),
 }

@@ -10,7 +10,21 @@ from typing import Any, cast
 from django.core.exceptions import ImproperlyConfigured
 
 from ...jobs.container_request import container_request
-from ...jobs.rules import is_address, is_count, is_mapping, is_path, is_positive, is_text, is_texts, matches
+from ...jobs.rules import (
+    is_address,
+    is_count,
+    is_flag,
+    is_list,
+    is_mapping,
+    is_object_name,
+    is_path,
+    is_positive,
+    is_text,
+    is_texts,
+    is_whole,
+    matches,
+    or_none,
+)
 from .labels import CONTAINER, is_reserved
 
 # Our word → the cluster's.
@@ -156,7 +170,7 @@ def _volume_problems(name: object, volume: object) -> Iterator[str]:
         )
         return
     (kind,) = kinds
-    is_right, expected = _VOLUME_RULES.get(kind, (_is_object, "the name of an object in the namespace"))
+    is_right, expected = _VOLUME_RULES.get(kind, (is_object_name, "the name of an object in the namespace"))
     if not is_right(volume[kind]):
         yield f"The volume {name!r} needs as {kind!r} {expected}, not {volume[kind]!r}."
     if not isinstance(volume.get("read_only", True), bool):
@@ -191,17 +205,10 @@ def _mapping(value: object) -> Mapping[Any, Any]:
 
 
 _is_user = matches(re.compile(r"([0-9]{1,10}(:[0-9]{1,10})?)?"))
-# As the API server checks the names of objects.
-_is_object = matches(re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9.-]*[a-z0-9])?"))
-_is_object_or_none = matches(re.compile(r"(?=.{0,253}\Z)([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?"))
 _is_label = matches(re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"))
 _is_label_value = matches(re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"))
 _are_labels = is_mapping(_is_label, _is_label_value)
 _are_own_labels = is_mapping(lambda name: _is_label(name) and not is_reserved(name), _is_label_value)
-
-
-def _are_objects(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(map(_is_object, value))
 
 
 def _are_networks(value: object) -> bool:
@@ -224,20 +231,12 @@ def _are_pools(value: object) -> bool:
     )
 
 
-def _are_addresses(value: object) -> bool:
-    return is_texts(value) and all(map(is_address, cast("Sequence[str]", value)))
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
 _Rule = tuple[Callable[[Any], object], str]
 _TEXT: _Rule = (lambda value: isinstance(value, str), "a text")
-_FLAG: _Rule = (_is_flag, "true or false")
-_NAME: _Rule = (_is_object_or_none, "the name of an object in the cluster")
-_NAMES: _Rule = (_are_objects, "a list of names of objects in the cluster")
-_MOST: _Rule = (lambda value: value is None or is_count(value), "a whole positive number, or None")
+_FLAG: _Rule = (is_flag, "true or false")
+_NAME: _Rule = (lambda value: value == "" or is_object_name(value), "the name of an object in the cluster")
+_NAMES: _Rule = (is_list(is_object_name), "a list of names of objects in the cluster")
+_MOST: _Rule = (or_none(is_count), "a whole positive number, or None")
 _COUNT: _Rule = (is_count, "a whole positive number")
 _SECONDS: _Rule = (is_positive, "a positive number")
 _USER: _Rule = (_is_user, 'a user\'s number, or "user:group", both as numbers')
@@ -260,13 +259,13 @@ _RULES: Mapping[str, _Rule] = {
     "node_pools": (_are_pools, 'names and {"node_selector": labels, "tolerations": list}'),
     "networks": (_are_networks, "a list of names that can be a label's value"),
     "platforms": (is_texts, "a list of platforms such as linux/arm64"),
-    "extra_hosts": (is_mapping(_is_object, is_address), "names and addresses"),
-    "dns": (_are_addresses, "a list of addresses"),
-    "gpus": (lambda value: (value == 0 and type(value) is int) or is_count(value), "a whole number, 0 for none"),
+    "extra_hosts": (is_mapping(is_object_name, is_address), "names and addresses"),
+    "dns": (is_list(is_address), "a list of addresses"),
+    "gpus": (is_whole, "a whole number, 0 for none"),
     "gpu_resource": (_is_label, "the name of a resource such as nvidia.com/gpu"),
     "allow_root": _FLAG,
     "memory_bytes": _MOST,
-    "cpu_count": (lambda value: value is None or is_positive(value), "a positive number, or None"),
+    "cpu_count": (or_none(is_positive), "a positive number, or None"),
     "storage_bytes": _MOST,
     "shm_bytes": _MOST,
     "request_share": (lambda value: is_positive(value) and value <= 1, "a number above 0, at most 1"),
@@ -291,6 +290,6 @@ _RULES: Mapping[str, _Rule] = {
     "pull": (lambda value: isinstance(value, str) and value in PULL_POLICIES, f"one of {', '.join(PULL_POLICIES)}"),
     "image_pull_secrets": _NAMES,
     "image_seconds": _SECONDS,
-    "unschedulable_seconds": (lambda value: value is None or is_positive(value), "a positive number, or None"),
+    "unschedulable_seconds": (or_none(is_positive), "a positive number, or None"),
     "ttl_seconds": _COUNT,
 }

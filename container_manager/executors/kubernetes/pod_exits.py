@@ -6,11 +6,11 @@ Only positive evidence makes a success: the recorded pod's own container ended b
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ...jobs.signal_names import signal_of
 from ..base import RESULT_VARIABLE, ExitStatus
 from .api_fields import (
     LAST_PHASES,
@@ -30,8 +30,6 @@ from .api_fields import (
 from .job_manifests import MOST_RESULT_BYTES
 from .labels import CONTAINER
 
-# Container runtimes report a signal as an exit code above this.
-_SIGNAL_BASE = 128
 _UNKNOWN_CODE, _START_CODE = 255, 128
 # How a kubelet says that it does not know how a container ended: after a restart of its node, most often.
 _UNKNOWN_ENDS = ("ContainerStatusUnknown", "Unknown")
@@ -88,8 +86,8 @@ def _container_exit(
     if why == "OOMKilled" and code:
         return ExitStatus(code=code, oom=True, message=_out_of_memory(pod), result=result, result_refused=refused)
     if from_outside := _disrupted_before(pod, ended, asked_at, ended_at) or _refused_by_node(pod, ended):
-        return ExitStatus(code=code, signal=_signal(code), lost=True, message=from_outside)
-    return ExitStatus(code=code, signal=_signal(code), result=result, result_refused=refused)
+        return ExitStatus(code=code, signal=signal_of(code), lost=True, message=from_outside)
+    return ExitStatus(code=code, signal=signal_of(code), result=result, result_refused=refused)
 
 
 def _exit_without_container(pod: Mapping[str, Any]) -> ExitStatus:
@@ -253,8 +251,3 @@ def _result(pod: Mapping[str, Any], ended: Mapping[str, Any]) -> tuple[bytes | N
     if len(data) > MOST_RESULT_BYTES:
         return None, f"A cluster keeps no result of more than {MOST_RESULT_BYTES} bytes."
     return data or None, ""
-
-
-def _signal(code: int) -> int | None:
-    number = code - _SIGNAL_BASE
-    return number if number in signal.valid_signals() else None

@@ -15,7 +15,7 @@ from ...models import ContainerJob, JobStatus
 from ...statemachine.assignments import assignments_by_target
 from ...statemachine.triggers.dialect import sqlstate
 from ..values import JOB_COLUMNS, Outcome
-from .lanes import NOT_PAUSED, ORDER, Lane, Wanted, only_sql
+from .lanes import NOT_PAUSED, ORDER, Lane, Wanted, due_sql, only_sql
 from .statements import ATTEMPT_COLUMNS, LOCK_SHARE, STATEMENT_SHARE, Keys, StoreSQL
 
 # How long a statement waits for a lock: longer than short transactions take. Then locked rows are skipped.
@@ -222,7 +222,7 @@ class PostgreSQLStore(StoreSQL):
 
         It reads more than it locks, since those that others have locked are skipped. No index serves a CASE.
         """
-        status = f"CASE WHEN j.scheduled_for IS NULL OR j.scheduled_for <= {self.now} THEN j.status END"
+        status = f"CASE WHEN {due_sql(self.now, row='j.')} THEN j.status END"
         order, besides = "j.priority DESC, j.queued_at, j.id", " AND j.id <> ALL(%s)" if excludes else ""
         return self._claim_sql(
             f"""candidate AS MATERIALIZED (

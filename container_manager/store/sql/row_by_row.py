@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from ...models import ContainerJob
 from ...statemachine.assignments import assignments
 from ..values import JOB_COLUMNS, Outcome, job_id
-from .lanes import LANES, ORDER, Lane, Wanted, batches
+from .lanes import LANES, ORDER, Lane, Wanted, batches, due_sql
 from .statements import ATTEMPT_COLUMNS, Keys, StoreSQL
 
 
@@ -67,7 +67,7 @@ class RowByRowStore(StoreSQL):
             cursor.execute(
                 f"SELECT id FROM container_manager_containerjob {self.by_primary} "
                 f"WHERE id IN ({', '.join(['%s'] * len(batch))}) AND {self.by_key.format('status')} = 'queued' "
-                f"AND (scheduled_for IS NULL OR scheduled_for <= {self.now}){self.lock}",
+                f"AND ({due_sql(self.now)}){self.lock}",
                 batch,
             )
             keys += [row[0] for row in cursor.fetchall()]

@@ -94,6 +94,14 @@ class StoreSQL(ABC):
         merged = {name: sql for name, sql in changes.items() if name not in known} | known
         return ", ".join(f"{column_sql(ContainerJob, name, self.dialect)} = {sql}" for name, sql in merged.items())
 
+    def lease_holds(self, *, row: str = "") -> str:
+        """Return the condition that a worker is live; `WorkerQuerySet.live` is the same for the ORM."""
+        return f"{row}lease_expires_at >= {self.now}"
+
+    def lease_has_expired(self, *, row: str = "") -> str:
+        """Return the opposite of `lease_holds`."""
+        return f"{row}lease_expires_at < {self.now}"
+
     @abstractmethod
     def after(self, seconds: str) -> str:
         """Return SQL for a time that many seconds from now."""
