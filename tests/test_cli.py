@@ -202,7 +202,7 @@ class TestExecutors:
         assert lines["default"].split()[1] == "yes"
         assert lines["ill"].split()[1] == "NO"
         assert text in lines["ill"]
-        assert "Mend its entry in CONTAINER_MANAGER['EXECUTORS']" in err.getvalue()
+        assert "Correct its entry in CONTAINER_MANAGER['EXECUTORS']" in err.getvalue()
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ def test_a_frozen_worker_loses_its_job_and_goes_on_under_a_new_id(
     zombie.send_signal(signal.SIGTERM)
     assert zombie.wait(timeout=PATIENCE_SECONDS) == 0
     log = (tmp_path / "zombie.log").read_text()
-    assert "was taken for dead" in log
+    assert "was revoked; it registers again" in log
     assert "Traceback" not in log
     assert records_of(job) == before
 

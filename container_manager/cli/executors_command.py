@@ -13,7 +13,7 @@ from .printing import Output, print_json, print_table
 
 _GIBIBYTE = 1024**3
 _SHOWN_CHARACTERS = 12
-_ADVICE = "Mend its entry in CONTAINER_MANAGER['EXECUTORS'], or what it says it needs.\n"
+_ADVICE = "Correct its entry in CONTAINER_MANAGER['EXECUTORS'], or what it says it needs.\n"
 
 # An executor and its `Health`. This form, since "class" is a word of Python's.
 ListedExecutor = TypedDict(

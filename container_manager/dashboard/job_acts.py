@@ -176,12 +176,12 @@ def _retry_keys(jobs: ContainerJobQuerySet, user: Any, reason: str, *, again: Co
     # It is due now, not when its last retry was.
     failed.update(scheduled_for=None)
     failed.transition_to(JobStatus.QUEUED, reason=reason, actor=user)
-    anew = [key for key, status in moved.refused.items() if status in again]
-    for job in jobs.filter(pk__in=anew):
+    again_as_new = [key for key, status in moved.refused.items() if status in again]
+    for job in jobs.filter(pk__in=again_as_new):
         queue.retry(job, actor=user, reason=reason)
     wake_workers(using=jobs.db)
     left = [status for status in moved.refused.values() if status not in again]
-    return Acted(changed=moved.changed + len(anew), refused=_refusals(left))
+    return Acted(changed=moved.changed + len(again_as_new), refused=_refusals(left))
 
 
 def _is_legal(act: JobAct, job: ContainerJob) -> bool:

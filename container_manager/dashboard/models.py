@@ -13,7 +13,7 @@ from ..jobs.identifiers import uuid7
 class BulkAct(models.Model):
     """An act on all jobs that match a search, and how far it has come.
 
-    ``user``: the key of who asked, whose permissions each batch checks anew; ``actor``: the name in the journal.
+    ``user``: the key of who asked, whose permissions each batch checks again; ``actor``: the name in the journal.
     ``cursor``: where the next batch begins. ``examined``: how many jobs matched so far. ``refused``: how many jobs, by
     reason. ``note``: why it ended early, "" if it did not.
     """

@@ -37,7 +37,7 @@ def json_text(value: object, *, most_bytes: int) -> str:
 def parsed_json(data: bytes) -> Any:
     """Return the value of a JSON text in UTF-8. Raises ValueError, which says what is wrong with it."""
     try:
-        return json.loads(data.decode(), parse_constant=_no_number)
+        return json.loads(data.decode(), parse_constant=refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError(f"It is not UTF-8: {error}.") from error
     except RecursionError as error:
@@ -46,7 +46,8 @@ def parsed_json(data: bytes) -> Any:
         raise ValueError(f"It is no JSON: {error}.") from error
 
 
-def _no_number(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN or Infinity; for ``parse_constant``."""
     raise ValueError(f"{name} is no number there")
 
 

@@ -31,7 +31,7 @@ FAILURES: Mapping[str, tuple[str | Promise, str | Promise]] = {
     ),
     FailureReason.OOM: (
         gettext_lazy("It needed more memory than its limit allows."),
-        gettext_lazy("Give it more by memory_bytes, or less to do at once; then run it anew."),
+        gettext_lazy("Give it more by memory_bytes, or less to do at once; then run it again."),
     ),
     FailureReason.TIMEOUT: (
         gettext_lazy("It ran for longer than its timeout allows and was stopped."),

@@ -19,7 +19,7 @@ def has_expired(worker: Worker, now: datetime) -> bool:
 def lease_evidence(name: str, worker: Worker | None, now: datetime) -> list[str]:
     """Say whether the worker of this name lives; None: it has no row."""
     if worker is None:
-        return [_("Worker %s has no row any more: it has ended, or was taken for dead.") % name]
+        return [_("Worker %s has no row any more: it has ended, or its lease expired.") % name]
     values = {"id": worker.pk, "host": worker.host, "pid": worker.pid, "time": moment(worker.lease_expires_at, now)}
     if not has_expired(worker, now):
         return [_("Worker %(id)s (process %(pid)s on %(host)s) lives; its lease lasts until %(time)s.") % values]

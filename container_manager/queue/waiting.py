@@ -94,7 +94,7 @@ def _refused(job: ContainerJob) -> Explanation | None:
         ExplanationCode.CLAIM_REFUSED,
         _("The database refuses its claim, so workers leave it aside and try again, at most every 10 minutes."),
         evidence=[_("The database said: %s") % said] if said else [],
-        next_step=_("Correct its row, or cancel it and enqueue it anew: 'container cancel %s'.") % job.pk,
+        next_step=_("Correct its row, or cancel it and enqueue another one: 'container cancel %s'.") % job.pk,
     )
 
 

@@ -74,7 +74,7 @@ def install_differing(models: Iterable[type[Model]], using: str) -> None:
 
 
 def compare_triggers(*, using: str, install: bool, write: Callable[[str], Any]) -> bool:
-    """Write a line for each constraint that is held by triggers; with ``install``, create those that differ anew.
+    """Write a line for each constraint that is held by triggers; with ``install``, create those that differ again.
 
     Return whether all triggers are then as the models declare them.
     """

@@ -241,7 +241,7 @@ class StateMachineModel(models.Model):
         if done:
             self._forget((*plan.reread, *machine.generated))
         elif plan.conditions or (plan.knows_state and not (update_fields or forced_update)):
-            self._refuse_save(self._expected_row(machine, pk_val, using, loaded).refusal(), machine, plan)
+            self._raise_if_refused(self._expected_row(machine, pk_val, using, loaded).refusal(), machine, plan)
         return done
 
     def _do_insert(self, manager: Any, using: str, fields: Any, returning_fields: Any, raw: bool) -> Any:
@@ -260,7 +260,7 @@ class StateMachineModel(models.Model):
         expected = loaded.get(machine.field)
         return ExpectedRow(model=type(self), pk=pk, field=machine.field, using=using, expected=expected)
 
-    def _refuse_save(self, refusal: StaleTransition, machine: Machine, plan: SavePlan) -> None:
+    def _raise_if_refused(self, refusal: StaleTransition, machine: Machine, plan: SavePlan) -> None:
         """Raise the refusal, or InvalidTransition if it is the map that refuses.
 
         Do nothing if the instance was not loaded and has no row: Django then inserts it. Nor if the row is there and

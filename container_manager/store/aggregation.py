@@ -308,7 +308,7 @@ def _added(row: Mapping[str, Any]) -> Added:
 def _due_since(row: Mapping[str, Any]) -> datetime | None:
     """Return since when a job that starts was due; None if that is not known any more.
 
-    A retry overwrites the schedule of a job that has failed since, and a job is queued anew at another time.
+    A retry overwrites the schedule of a job that has failed since, and a job is queued again at another time.
     """
     at, since = row["at"], row["since"]
     queued_at, scheduled_for = row["job__queued_at"], row["job__scheduled_for"]

@@ -65,7 +65,7 @@ def _notify(channel: str, hint: str, using: str) -> None:
             cursor.execute("SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)", [channel, hint])
     except Error as error:
         logger.warning("Workers and dashboards were not notified, they find the change by polling: %s", error)
-        # The caller's next statement connects anew.
+        # The caller's next statement connects again.
         connection.close_if_unusable_or_obsolete()
 
 

@@ -106,7 +106,7 @@ def _work(aliases: Sequence[str], *, using: str, timeout: float, what: str, **op
     if worker.unguarded:
         raise ImproperlyConfigured(
             f"Triggers of jobs are missing in the test database, so that no job runs: {', '.join(worker.unguarded)}. "
-            "`migrate` installs them; a database that is kept between test runs may have to be made anew."
+            "`migrate` installs them; a database that is kept between test runs may have to be created again."
         )
     if expired.is_set():
         raise TimeoutError(f"{what} has not ended within {timeout:g} s, and was killed. Is a longer `timeout` needed?")

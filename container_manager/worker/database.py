@@ -20,7 +20,7 @@ T = TypeVar("T")
 AWAY = (OperationalError, InterfaceError, InternalError)
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.05, 2.0
 # How much of a lease a connection may be silent: more than the database itself gives a statement. A heartbeat that
-# begins after a third of the lease, and meets a silent connection, still has time to connect anew.
+# begins after a third of the lease, and meets a silent connection, still has time to connect again.
 _SILENCE_SHARE = 1 / 2
 _CONNECT_SHARE = 1 / 3
 logger = package_logger(__name__)
@@ -87,7 +87,7 @@ class Database:
         return result
 
     def do(self, work: Callable[[], T]) -> T:
-        """Do some work and return its result; raise what the database raises, and connect anew the next time.
+        """Do some work and return its result; raise what the database raises, and connect again the next time.
 
         What is the caller's (`is_callers`) stays as it is.
         """
@@ -189,7 +189,7 @@ class Database:
             return execute(sql, params, many, context)
         except NotSupportedError as error:
             # A migration has changed the type of a column that a prepared statement returns, says PostgreSQL. The next
-            # session prepares it anew.
+            # session prepares it again.
             raise OperationalError(*error.args) from error
         finally:
             self._waits_since = time.monotonic()

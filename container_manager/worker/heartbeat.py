@@ -150,7 +150,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         """Renew the lease, unless the loop hangs; a renewal that fails is repeated once the backoff has passed."""
-        if self._loop_hangs():
+        hangs = self._loop_hangs()
+        self._warn_once_hung(hangs=hangs)
+        if hangs:
             return
         worker, asked = self.worker, time.monotonic()
         renewed = self._database.attempt(
@@ -190,15 +192,17 @@ class Heartbeat:
             return
         self._said_late = True
         logger.error(
-            "Worker %s could not renew its lease for %s s. What it runs goes on: nobody has taken that as yet. Local "
-            "processes end %s s after the last renewal, when other workers may start their jobs again.",
+            "Worker %s could not renew its lease for %s s. What it runs goes on: no other worker has taken that yet. "
+            "Local processes end %s s after the last renewal, when other workers may start their jobs again.",
             self.worker,
             self._lease_seconds,
             self._rescuable_seconds,
         )
 
     def _loop_hangs(self) -> bool:
-        hangs = time.monotonic() - self._turned_at > _HUNG_LEASES * self._lease_seconds
+        return time.monotonic() - self._turned_at > _HUNG_LEASES * self._lease_seconds
+
+    def _warn_once_hung(self, *, hangs: bool) -> None:
         if hangs and not self._said_hung:
             logger.error(
                 "The loop of worker %s hangs: its lease is not renewed, so that other workers take its jobs, until the "
@@ -206,4 +210,3 @@ class Heartbeat:
                 self.worker,
             )
         self._said_hung = hangs
-        return hangs

@@ -162,7 +162,7 @@ class WorkerLoop:
                     self._options.alive_file.touch()
                 if self._failed_threads:
                     raise ThreadFailed(f"The thread {self._failed_threads[0]} has ended by an error; see the log.")
-                self._heed_stops()
+                self._take_stops()
                 if self._is_done():
                     break
                 self._wait()
@@ -199,7 +199,7 @@ class WorkerLoop:
         if self._database.is_callers:
             self._heartbeat.renew_if_due()
         if self._heartbeat.is_revoked:
-            self._start_anew()
+            self._register_again()
         worker = self.id
         if not self._reports.settle():
             # Some may have been rescued by another worker, or cancelled just now: then the next finish closes the
@@ -261,7 +261,7 @@ class WorkerLoop:
                 self._reconcile.hurry()
 
     def _may_claim(self) -> bool:
-        # Without a lease it may have to start anew.
+        # Without a lease it may have to register again.
         return not self._stops and self._heartbeat.has_lease()
 
     def _is_done(self) -> bool:
@@ -273,7 +273,7 @@ class WorkerLoop:
             return False
         return self._claims.has_ended()
 
-    def _heed_stops(self) -> None:
+    def _take_stops(self) -> None:
         """Log that the worker was told to stop; told twice, stop what does not survive it.
 
         Two signals at once may arrive as one: who sends two waits for the log line between them.
@@ -332,10 +332,12 @@ class WorkerLoop:
         self._heartbeat.register(self._options.using)
         return True
 
-    def _start_anew(self) -> None:
+    def _register_again(self) -> None:
         """Abandon all attempts, since the lease was revoked, and register again."""
         runs = list(self._runs)
-        logger.error("Worker %s was taken for dead; it starts anew and drops its %s jobs", self.id, len(runs))
+        logger.error(
+            "The lease of worker %s was revoked; it registers again and abandons its %s jobs", self.id, len(runs)
+        )
         for run in runs:
             self._runs.abandon(run)
         self._heartbeat.register(self._options.using)

@@ -21,9 +21,9 @@ from .timers import Timer
 
 _PRUNE_SECONDS = 60.0
 # How often to look again at old jobs that could not be deleted.
-_PRUNE_ANEW_SECONDS = 3600.0
+_PRUNE_AGAIN_SECONDS = 3600.0
 _OTHERS_SECONDS = 5.0
-_COUNT_SECONDS, _COUNT_ANEW_SECONDS, _PRUNE_COUNTS_SECONDS = 10.0, 600.0, 3600.0
+_COUNT_SECONDS, _COUNT_AGAIN_SECONDS, _PRUNE_COUNTS_SECONDS = 10.0, 600.0, 3600.0
 logger = package_logger(__name__)
 
 
@@ -32,7 +32,7 @@ class Maintenance:
 
     def __init__(self, settings: AppSettings, *, using: str) -> None:
         self._settings, self._using = settings, using
-        self._prune, self._prune_anew = Timer(_PRUNE_SECONDS), Timer(_PRUNE_ANEW_SECONDS)
+        self._prune, self._prune_again = Timer(_PRUNE_SECONDS), Timer(_PRUNE_AGAIN_SECONDS)
         self._pruning = store.Pruning(using=using)
         self._others = Timer(_OTHERS_SECONDS)
         self._count, self._prune_counts = Timer(_COUNT_SECONDS), Timer(_PRUNE_COUNTS_SECONDS)
@@ -78,8 +78,8 @@ class Maintenance:
             # An odd row must end no worker: jobs matter more than their statistics.
             if not store.is_refusal(error, using=self._using):
                 raise
-            self._count.postpone(_COUNT_ANEW_SECONDS)
-            logger.exception("Statistics cannot be counted, trying again in %s s", _COUNT_ANEW_SECONDS)
+            self._count.postpone(_COUNT_AGAIN_SECONDS)
+            logger.exception("Statistics cannot be counted, trying again in %s s", _COUNT_AGAIN_SECONDS)
 
     def _note_refusal(self, job: UUID, error: Exception) -> None:
         seconds = self._refused.put(job)
@@ -87,7 +87,7 @@ class Maintenance:
 
     def _prune_jobs(self, after_seconds: float) -> None:
         before = store.database_now(using=self._using) - timedelta(seconds=after_seconds)
-        if self._prune_anew.take_due():
+        if self._prune_again.take_due():
             self._pruning.restart()
         # One batch at a time: meanwhile the worker does nothing else.
         _, there_is_more = self._pruning.delete(before=before, size=store.PRUNE_BATCH)

@@ -92,7 +92,7 @@ class Reports:
     def fail_odd_job(self, job: store.ClaimedJob, error: Exception, *, worker: str) -> None:
         """Fail a job whose own values no worker can work with: it would end this worker, then the next one."""
         logger.error("Job %s has values that no worker can work with", job.id, exc_info=error)
-        message = f"Its values cannot be worked with: {type(error).__name__}: {error}. Enqueue it anew with others."
+        message = f"Its values cannot be worked with: {type(error).__name__}: {error}. Enqueue a job with other values."
         self.end_without_run(failed(job, "start", message, retry=self._retry), worker=worker)
 
     def end_without_run(self, outcome: store.Outcome, *, worker: str) -> None:

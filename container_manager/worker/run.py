@@ -22,7 +22,7 @@ from .timers import Timer
 _PAGE_BYTES = 1024 * 1024
 # Bounds how long the worker's thread reads the output of one attempt.
 _PAGES_AT_ONCE = 16
-# How often the tail of a long output is stored anew: bounds what a job that never stops printing costs the database.
+# How often the tail of a long output is stored again: bounds what a job that never stops printing costs the database.
 _TAIL_SECONDS = 2.0
 
 AttemptKey = tuple[uuid.UUID, int]

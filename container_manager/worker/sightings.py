@@ -12,7 +12,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Sightings(Generic[K]):
-    """Since when each thing has been there at every look. After a pause of ``gap_seconds`` all counts anew."""
+    """Since when each thing has been there at every look. After a pause of ``gap_seconds`` counting starts again."""
 
     def __init__(self, gap_seconds: float) -> None:
         self._gap_seconds = gap_seconds

@@ -150,7 +150,7 @@ def test_a_worker_says_once_what_is_protected_and_looks_at_it_no_more(caplog: An
     assert not ContainerJob.objects.filter(pk=later[0].pk).exists()
     Invoice.objects.all().delete()
     # An hour later, say.
-    maintenance._prune_anew.hurry()
+    maintenance._prune_again.hurry()
     maintenance._prune.hurry()
     maintenance.run("w", {}, retries_are_due=False)
     assert_only([jobs[2]])

@@ -8,6 +8,8 @@ from typing import Any
 
 from django.http import HttpRequest
 
+from ...jobs.json_value import refuse_constant
+
 # What no database's integer holds is no number of a row.
 _MOST = 2**31 - 1
 _TYPES = {str: "a text", list: "a list"}
@@ -25,7 +27,7 @@ def json_body(request: HttpRequest, known: Mapping[str, Any], *, needed: Collect
     if request.content_type != "application/json":
         raise BadRequest("Send JSON, with Content-Type: application/json.")
     try:
-        given = json.loads(request.body, parse_constant=_refuse)
+        given = json.loads(request.body, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise BadRequest("The body is not JSON.") from error
     if not isinstance(given, dict):
@@ -52,7 +54,3 @@ def integer(request: HttpRequest, name: str, *, default: int, least: int = 0, mo
     if not least <= number <= most:
         raise BadRequest(f"'{name}' must be a whole number from {least} to {most}.")
     return number
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON.")

@@ -16,8 +16,8 @@ from docker.errors import APIError, DockerException
 from ..base import Unavailable
 
 NOT_FOUND, CONFLICT = 404, 409
-# A stream that has brought nothing for this long is opened anew. Keepalive finds a peer that is gone earlier, but not a
-# proxy that is there and forwards nothing, nor anything by ssh. Opening a log anew makes the daemon read all of it.
+# A stream silent for this long is opened again. Keepalive finds a peer that is gone earlier, but not a
+# proxy that is there and forwards nothing, nor anything by ssh. Opening a log again makes the daemon read all of it.
 SILENCE_SECONDS = 300.0
 # When keepalive begins to ask, in seconds of silence, how often it asks, and how often without an answer.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}

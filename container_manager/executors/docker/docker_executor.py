@@ -199,7 +199,7 @@ class DockerExecutor(Executor):
             said = "; ".join(f"{name}, since {missing[name]}" for name in taken)
             raise Rejected(
                 "start",
-                f"The Docker daemon cannot hold limits of this job: {said}. Mend that, or let jobs run without such "
+                f"The Docker daemon cannot hold limits of this job: {said}. Repair that, or let jobs run without such "
                 "limits by the executor's option 'ignore_missing_limits'.",
             )
 

@@ -1,4 +1,4 @@
-"""The logins to registries, read anew at each pull: the options' own, else what `docker login` has stored."""
+"""The logins to registries, read again at each pull: the options' own, else what `docker login` has stored."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _from_entry(path: Path, registry: str, entry: Any) -> dict[str, str] | None:
     user, colon, secret = _decoded(str(auth)).partition(":")
     if not colon:
         raise LoginProblem(
-            f"{path}: the 'auth' for the registry {registry!r} is not the base64 of user:password. Log in anew."
+            f"{path}: the 'auth' for the registry {registry!r} is not the base64 of user:password. Log in again."
         )
     return _login(registry, user, secret.rstrip("\0"))
 

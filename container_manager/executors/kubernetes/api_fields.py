@@ -98,7 +98,7 @@ def never_resumed(job: Mapping[str, Any]) -> bool:
 def deletion_asked_at(pod: Mapping[str, Any]) -> datetime | None:
     """Return when a pod's deletion was asked for; None: it was not, or nobody can tell any more.
 
-    The kubelet's own last deletion, with no grace period, sets the time anew after the container's end.
+    The kubelet's own last deletion, with no grace period, sets the time again after the container's end.
     """
     metadata = pod["metadata"]
     grace = metadata.get("deletionGracePeriodSeconds")

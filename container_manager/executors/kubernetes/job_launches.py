@@ -27,7 +27,7 @@ _PUT_OFF_SECONDS, _LONGEST_PUT_OFF_SECONDS = 2.0, 60.0
 _ANOTHER_WORKERS = "The attempt is another worker's by now."
 _CLOSED = "This executor is closed."
 _FORBIDDEN, _NOT_FOUND, _BAD_REQUEST, _UNPROCESSABLE = 403, 404, 400, 422
-# Refusals that somebody can mend: meanwhile the jobs wait, and say for what.
+# Refusals whose cause somebody can remove: meanwhile the jobs wait, and say for what.
 _MENDABLE = ("exceeded quota", "cannot create resource", "is being terminated", "not found", "failed calling webhook")
 
 

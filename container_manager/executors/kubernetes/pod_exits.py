@@ -209,9 +209,9 @@ def _disrupted_before(
 
 
 def _refused_by_node(pod: Mapping[str, Any], ended: Mapping[str, Any]) -> str | None:
-    """Return what to say where a kubelet that was started anew would not have the pod any more, and had it end.
+    """Return what to say where a restarted kubelet would not have the pod any more, and had it end.
 
-    It puts its refusal in the place of the pod's whole status, and makes that anew once the container has ended: with
+    It puts its refusal in the place of the pod's whole status, and builds that again once the container has ended: with
     its reason where the exit code was not 0, else as a success. What was dated before the start is dated after it then.
     """
     status = pod.get("status") or {}
@@ -221,7 +221,7 @@ def _refused_by_node(pod: Mapping[str, Any], ended: Mapping[str, Any]) -> str | 
     dated = [api_time((found.get(kind) or {}).get("lastTransitionTime")) for kind in _BEFORE_START]
     if started_at is None or not all(at is not None and at > started_at for at in dated):
         return None
-    return with_evidence(_stopped_with(ended), "", "its node's kubelet was started anew, and refused the pod")
+    return with_evidence(_stopped_with(ended), "", "its node's kubelet was restarted, and refused the pod")
 
 
 def _stopped_with(ended: Mapping[str, Any]) -> str:

@@ -131,7 +131,7 @@ class PythonExecutor(ProcessExecutor):
             try:
                 successor.start()
             except Unavailable as error:
-                logger.error("The code cannot be read anew: %s", error)
+                logger.error("The code cannot be read again: %s", error)
             else:
                 self._successor = successor
 

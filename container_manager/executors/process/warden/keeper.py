@@ -77,7 +77,7 @@ class _Keeper:
             return
         finally:
             close_all(streams)
-        while not job.has_ended():
+        while not job.reap_until_ended():
             self._wait(job)
         send_report(self._control, **job.report())
 
@@ -129,8 +129,8 @@ class _Job:
         self._cpu_seconds = 0.0
         self.lost = False
 
-    def has_ended(self) -> bool:
-        """Reap what has ended. Once the command is among that, end what it left; then return True."""
+    def reap_until_ended(self) -> bool:
+        """Reap what has ended. Once the command is among that, kill and reap what it left; then return True."""
         try:
             while self._reap(os.WNOHANG):
                 pass
