@@ -20,8 +20,8 @@ from django.core.management import CommandError, call_command
 from django.utils.timezone import get_default_timezone
 from jsonschema import Draft202012Validator
 
-from container_manager.cli.time_options import moment
-from container_manager.cli.top_command import look
+from container_manager.cli.time_options import time_option
+from container_manager.cli.top_command import top_result
 from container_manager.cli.verbs import VERBS
 from container_manager.models import Worker
 from container_manager.store import database_now, minute_of
@@ -233,12 +233,12 @@ class TestTimes:
         ],
     )
     def test_a_time_without_an_offset_is_in_the_default_time_zone(self, text: str, expected: datetime) -> None:
-        assert moment("--since", text, using="default") == expected
+        assert time_option("--since", text, using="default") == expected
 
     @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("2d", 172800)])
     def test_a_duration_is_so_long_ago(self, text: str, seconds: float) -> None:
         before = database_now(using="default")
-        assert timedelta(0) <= moment("--since", text, using="default") + timedelta(seconds=seconds) - before
+        assert timedelta(0) <= time_option("--since", text, using="default") + timedelta(seconds=seconds) - before
 
 
 @pytest.mark.shows("reference/commands.md#completion")
@@ -312,7 +312,7 @@ def test_top_shows_workers_with_what_they_run_and_attempts_that_no_live_worker_h
         job = job_in("running", name=f"job of {name}", worker=name, attempt=1)
         job.attempts.create(number=1, worker=name, executor="default", launched_at=now - timedelta(hours=3))
     add_counts(minute_of(now), "reports", completed=10, failed=5)
-    found = look(using="default")
+    found = top_result(using="default")
     rows = {worker["id"]: worker for worker in found["workers"]}
     assert [run["name"] for run in rows["alive"]["runs"]] == ["job of alive"]
     assert (rows["alive"]["engines_away"], rows["gone"]["lease_seconds"] < 0) == (["gpu"], True)

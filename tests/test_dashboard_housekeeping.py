@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from container_manager.dashboard.access import Act
 from container_manager.dashboard.acts import act_on_all
-from container_manager.dashboard.housekeeping import PRUNE_BATCH, Housekeeping, prune
+from container_manager.dashboard.housekeeping import HOUSEKEEPING_BATCH, Housekeeping, prune
 from container_manager.dashboard.job_acts import JobAct
 from container_manager.dashboard.models import ApiToken, AuditEntry, BulkAct
 from container_manager.dashboard.search import parse
@@ -60,7 +60,7 @@ def test_what_is_over_for_longer_than_the_setting_says_is_deleted_and_nothing_el
 
 def test_old_rows_are_deleted_batch_by_batch_beside_acts_that_nobody_watches() -> None:
     user, job = user_who_may(*Act), job_in("queued")
-    add_rows(user, 366, count=PRUNE_BATCH + 1)
+    add_rows(user, 366, count=HOUSEKEEPING_BATCH + 1)
     act_on_all(parse("status:queued"), JobAct.CANCEL, user=user)
     housekeeping = Housekeeping()
     assert housekeeping.step(using="default")

@@ -22,7 +22,7 @@ EXPECTED_ERRORS = (OperationalError, InterfaceError, InternalError, ProgrammingE
 _APP = "container_manager"
 
 
-def explained(error: Error, *, using: str) -> str | None:
+def explained_error(error: Error, *, using: str) -> str | None:
     """Return a sentence for an error of the database; None for one that only a traceback explains."""
     said = str(error).strip().partition("\n")[0]
     if not _can_be_reached(using):

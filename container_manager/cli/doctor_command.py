@@ -13,7 +13,7 @@ from ..store.consistency import examine
 from .engine_health import health_of
 from .printing import Output, print_json
 from .progress import add_progress_argument, progress
-from .time_options import moment
+from .time_options import time_option
 
 
 class Result(TypedDict):
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     using = options["database"]
-    since = None if options["since"] is None else moment("--since", options["since"], using=using)
+    since = None if options["since"] is None else time_option("--since", options["since"], using=using)
     with progress(options, "jobs examined") as advance:
         diagnosis = examine(since=since, progress=advance, using=using)
     if options["finished"]:

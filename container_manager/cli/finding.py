@@ -41,13 +41,13 @@ def unguarded(triggers: Sequence[str], using: str) -> Refused:
     )
 
 
-def jobs(options: Mapping[str, Any]) -> ContainerJobQuerySet:
+def job_queryset(options: Mapping[str, Any]) -> ContainerJobQuerySet:
     return ContainerJob.objects.using(options["database"])
 
 
 def find_job(options: Mapping[str, Any], text: str) -> ContainerJob:
     """Return the job with this id, a unique beginning of an id, or a unique name. Raises Refused."""
-    all_jobs = jobs(options)
+    all_jobs = job_queryset(options)
     found = list(all_jobs.id_begins(text)[: _SHOWN + 1]) or list(all_jobs.named(text)[: _SHOWN + 1])
     if not found:
         raise Refused(f"No job is called {text!r}; 'ps --all' lists them.")

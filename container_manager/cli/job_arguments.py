@@ -13,7 +13,7 @@ from ..jobs.option import Option
 from ..jobs.sizes import bytes_of
 from ..jobs.spec import OPTIONS
 from ..models import ContainerJob
-from .finding import Refused, jobs
+from .finding import Refused, job_queryset
 
 _CONTAINER = "container_"
 
@@ -43,7 +43,7 @@ def create_job(options: Mapping[str, Any]) -> ContainerJob:
     words = options["command"]
     asked = {name: _value(rule.option, options[_CONTAINER + name]) for name, rule in REQUEST_RULES.items()}
     given = {name: _value(option, options[name]) for name, option in OPTIONS.items()}
-    return jobs(options).create_job(
+    return job_queryset(options).create_job(
         # The model's default applies to a field that was left out.
         **{name: value for name, value in given.items() if value is not None},
         command=shlex.join(words[1:] if words[:1] == ["--"] else words),

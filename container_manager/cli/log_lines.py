@@ -29,7 +29,7 @@ class PackageHandler(logging.StreamHandler):  # type: ignore[type-arg]  # only t
     """The handler of this package's own, for stderr: whoever finds another one leaves it as it is."""
 
 
-LINES = {"plain": lambda: logging.Formatter(LOG_FORMAT), "json": JsonLines}
+LINE_FORMATS = {"plain": lambda: logging.Formatter(LOG_FORMAT), "json": JsonLines}
 
 
 def log_to_stderr(*, level: str | None, lines: str) -> None:
@@ -44,7 +44,7 @@ def log_to_stderr(*, level: str | None, lines: str) -> None:
         ours = PackageHandler()
         logger.addHandler(ours)
     if ours is not None:
-        ours.setFormatter(LINES[lines]())
+        ours.setFormatter(LINE_FORMATS[lines]())
         ours.setLevel(logging.NOTSET)
     if level is not None or (ours is not None and logger.level == logging.NOTSET):
         logger.setLevel(level or logging.INFO)

@@ -14,7 +14,7 @@ from ..jobs.progress_lines import Progress, progress_of
 from ..models import FINISHED_STATUSES, ContainerJob, JobAttempt, JobStatus
 from ..querysets import ContainerJobQuerySet
 from ..store import database_now
-from .finding import jobs, short_id
+from .finding import job_queryset, short_id
 from .printing import Output, print_json, print_table
 
 HEADINGS = ("ID", "NAME", "STATUS", "TRY", "EXIT", "REASON", "FOR", "COMMAND")
@@ -63,7 +63,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     # No more than the databases' largest integer.
-    found, limit = jobs(options), min(max(0, options["limit"]), sys.maxsize)
+    found, limit = job_queryset(options), min(max(0, options["limit"]), sys.maxsize)
     if options["all"] and not options["status"]:
         newest = list(found.order_by("-pk")[:limit])
     else:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models import JobStatus
-from .finding import Refused, jobs
+from .finding import Refused, job_queryset
 from .printing import Output
 
 
@@ -23,7 +23,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     key, attempt = (os.environ.get(f"CONTAINER_MANAGER_{name}", "") for name in ("JOB", "ATTEMPT"))
     if not key:
         raise Refused("A worker runs this for a task: there is no CONTAINER_MANAGER_JOB in the environment.")
-    job = jobs(options).filter(pk=key).exclude(task="").first()
+    job = job_queryset(options).filter(pk=key).exclude(task="").first()
     if job is None:
         raise Refused(f"There is no task {key} in this database. Does the container have the project's database?")
     if job.status != JobStatus.RUNNING or str(job.attempt) != attempt:

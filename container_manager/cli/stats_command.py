@@ -12,7 +12,7 @@ from django.utils.timezone import is_naive, make_aware
 from ..queue import Activity, activity, activity_by_queue, counts_by_status
 from .finding import Refused
 from .printing import Output, bounded, print_json, print_table
-from .time_options import moment
+from .time_options import time_option
 
 _COUNTS = ("queued", "started", "completed", "failed", "cancelled", "retried")
 _PERCENTAGES = (50, 95)
@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Mapping[str, Any], out: Output) -> int:
     using = options["database"]
-    since = moment("--since", options["since"], using=using)
+    since = time_option("--since", options["since"], using=using)
     counts = counts_by_status(using=using)
     rows = [_row(name, each) for name, each in _found(options, since, using)]
     if options["json"]:
@@ -97,7 +97,7 @@ def _row(queue: str | None, each: Activity) -> StatsRow:
 def _cells(row: StatsRow, *, by_queue: bool) -> list[object]:
     shown: Mapping[str, Any] = row
     label = row["queue"] if by_queue else minute(row["start"])
-    times = [seconds(shown[f"{kind}_p{percent}"]) for kind in ("wait", "run") for percent in _PERCENTAGES]
+    times = [rounded_seconds(shown[f"{kind}_p{percent}"]) for kind in ("wait", "run") for percent in _PERCENTAGES]
     return [label, *(shown[name] for name in _COUNTS), *times]
 
 
@@ -108,6 +108,6 @@ def minute(moment: datetime | None) -> str:
     return (make_aware(moment) if is_naive(moment) else moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def seconds(value: float | None) -> str:
+def rounded_seconds(value: float | None) -> str:
     """Format a duration: no more digits than its bucket is exact to."""
     return "" if value is None else f"{value:.2g} s" if value < 10 else f"{value:,.0f} s"

@@ -27,7 +27,7 @@ def from_now(option: str, value: float, unit: timedelta, *, using: str) -> datet
         raise Refused(f"{option} leads to no date between the years 1 and 9999: {value}.") from error
 
 
-def moment(option: str, text: str, *, using: str) -> datetime:
+def time_option(option: str, text: str, *, using: str) -> datetime:
     """Return the time that a text means: how long ago (``90s``, ``2h``, ``7d``), or a time of ISO 8601.
 
     A time without an offset is in Django's default time zone. Raises Refused.

@@ -100,11 +100,11 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     if not (math.isfinite(interval) and _LEAST_SECONDS <= interval <= _MOST_SECONDS):
         raise Refused(f"--interval is between {_LEAST_SECONDS:g} and {_MOST_SECONDS:g} seconds, not {interval}.")
     if options["json"]:
-        print_json(out, look(using=options["database"]))
+        print_json(out, top_result(using=options["database"]))
     elif isinstance(out, Terminal) and not options["once"]:
         _go_on(out, interval, using=options["database"])
     else:
-        summary, tables = _shown(look(using=options["database"]))
+        summary, tables = _shown(top_result(using=options["database"]))
         out.write(f"{summary}\n")
         for table in tables:
             out.write("\n")
@@ -112,7 +112,7 @@ def run(options: Mapping[str, Any], out: Output) -> int:
     return 0
 
 
-def look(*, using: str) -> TopResult:
+def top_result(*, using: str) -> TopResult:
     """Return what there is now: what counts are kept of and indexes serve, so that it costs as much with more jobs."""
     rates = activity_by_queue(since=timedelta(minutes=_MINUTES), using=using)
     # No finished jobs: those are in the rates.
@@ -174,7 +174,7 @@ def _go_on(out: Terminal, interval: float, *, using: str) -> None:
     try:
         with Live(console=out.console, screen=True, auto_refresh=False) as live:
             while True:
-                summary, tables = _shown(look(using=using))
+                summary, tables = _shown(top_result(using=using))
                 parts: list[Any] = [Text(f"{summary}   (Ctrl-C ends this)")]
                 for table in tables:
                     parts += [Text(""), rich_table(table.headings, cells(table.rows))]

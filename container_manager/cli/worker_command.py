@@ -14,7 +14,7 @@ from ..conf import app_settings
 from ..executors.registry import build_executors
 from ..worker import ThreadFailed, WorkerLoop, WorkerOptions
 from .finding import Refused, unanswered, unclaimable, unguarded
-from .log_lines import LINES, log_to_stderr
+from .log_lines import LINE_FORMATS, log_to_stderr
 from .printing import Output
 from .process_end import ended_by_signals
 
@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--log-format",
         default="plain",
-        choices=sorted(LINES),
+        choices=sorted(LINE_FORMATS),
         help="How to log to stderr where the project's LOGGING has no handler. Default: %(default)s.",
     )
 

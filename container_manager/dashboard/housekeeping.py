@@ -13,7 +13,7 @@ from ..store import database_now, is_refusal
 from .acts import advance_unfinished
 from .models import ApiToken, AuditEntry, BulkAct
 
-PRUNE_BATCH = 500
+HOUSEKEEPING_BATCH = 500
 _PRUNE_SECONDS = 3600.0
 # Of each table an indexed time, after which a row is kept for AUDIT_DAYS. Of a bulk act that has not finished and of a
 # token that does not expire it is NULL.
@@ -53,7 +53,7 @@ def prune(*, before: datetime, using: str) -> bool:
     found = 0
     for model, name in _TIMES:
         rows = model._default_manager.using(using)
-        old = rows.filter(**{f"{name}__lt": before}).order_by(name).values_list("pk", flat=True)[:PRUNE_BATCH]
+        old = rows.filter(**{f"{name}__lt": before}).order_by(name).values_list("pk", flat=True)[:HOUSEKEEPING_BATCH]
         keys: list[Any] = list(old)
         if keys:
             # In one order: two that maintain at once do not wait for each other in a circle.

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods
 
 from .access import Act, require
 
-View = Callable[..., HttpResponseBase]
+_View = Callable[..., HttpResponseBase]
 _NAMESPACE = "container_manager_dashboard"
 # In the order of the tabs.
 _TABS = (
@@ -42,13 +42,13 @@ def page_context(tab: str, title: str, *, interval: int = 5) -> dict[str, Any]:
     }
 
 
-def page(act: Act = Act.VIEW, *, method: str = "GET") -> Callable[[View], View]:
+def page(act: Act = Act.VIEW, *, method: str = "GET") -> Callable[[_View], _View]:
     """Make a view that answers one method, and only users who may view jobs and do ``act``; others log in, or get 403.
 
     A view that knows of which job it is asks for more itself.
     """
 
-    def decorate(view: View) -> View:
+    def decorate(view: _View) -> _View:
         @wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:

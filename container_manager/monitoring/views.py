@@ -16,10 +16,10 @@ from .health import HealthReport, look_for_trouble
 
 _NOT_INSTALLED = "Metrics need prometheus-client: pip install 'django-container-manager[metrics]'.\n"
 _CLOSED = "Send the token of the setting MONITORING_TOKEN, or log in as a user who may view jobs.\n"
-View = Callable[[HttpRequest], HttpResponse]
+_View = Callable[[HttpRequest], HttpResponse]
 
 
-def _closed(view: View) -> View:
+def _closed(view: _View) -> _View:
     """Let nobody in without the token or the permission; redirect nobody to a login page."""
 
     @wraps(view)

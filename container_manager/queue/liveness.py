@@ -13,7 +13,7 @@ from ..querysets import DatabaseNow
 from .explanation import quoted
 
 
-def live_workers(using: str) -> Sequence[Worker]:
+def workers_alive(using: str) -> Sequence[Worker]:
     """Return the workers whose lease has not expired, the oldest first."""
     return list(Worker.objects.using(using).filter(lease_expires_at__gte=DatabaseNow()).order_by("started_at", "pk"))
 

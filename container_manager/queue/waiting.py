@@ -17,7 +17,7 @@ from ..querysets import ContainerJobQuerySet
 from ..store import REFUSED_CLAIM, database_now
 from .endings import failure_evidence, failure_summary, last_attempt
 from .explanation import Explanation, ExplanationCode, by, explained, quoted
-from .liveness import away_since, live_workers
+from .liveness import away_since, workers_alive
 
 # So many jobs ahead are counted, and so many workers are named.
 MOST_AHEAD = 1000
@@ -39,7 +39,7 @@ def explain_pending(job: ContainerJob, *, using: str) -> Explanation:
 def explain_queued(job: ContainerJob, *, using: str) -> Explanation:
     """Explain by the first of all that holds the job up; the rest is evidence."""
     now = database_now(using=using)
-    live = live_workers(using)
+    live = workers_alive(using)
     held_up = [found for found in (_refused(job), _scheduled(job, now), _paused(job, now, using)) if found is not None]
     serving = [worker for worker in live if worker.serves(job.executor, job.queue)]
     reachable = [worker for worker in serving if not away_since(worker, job.executor, now)]
@@ -70,7 +70,7 @@ def explain_retrying(job: ContainerJob, *, using: str) -> Explanation:
             evidence=evidence,
             next_step=_("Not to wait for that: 'container retry %s'.") % job.pk,
         )
-    if not live_workers(using):
+    if not workers_alive(using):
         return explained(
             ExplanationCode.NO_WORKER,
             _("Its retry is due, and no worker lives that would queue it."),

@@ -12,7 +12,7 @@ from .clock import database_now
 from .counting import Backlog, backlog, queue_counts, status_counts
 from .finishing import finish
 from .guarantee import missing_triggers
-from .isolation import Refused, is_refusal
+from .isolation import OnRefused, is_refusal
 from .leases import (
     Lease,
     delete_expired_worker,
@@ -51,11 +51,11 @@ __all__ = [
     "Lease",
     "LogChange",
     "LogEntry",
+    "OnRefused",
     "Outcome",
     "OwnedAttempt",
     "ProgressChange",
     "Pruning",
-    "Refused",
     "UnownedAttempt",
     "attempts_over",
     "backlog",

@@ -11,7 +11,7 @@ from django.db import transaction
 from ..models import JobAttempt
 from ..statemachine.deadlocks import retries_deadlocks
 from .attempts import lock_attempts
-from .isolation import Refused, isolated
+from .isolation import OnRefused, isolated
 from .sql.statements import Keys
 from .values import ProgressChange
 
@@ -20,7 +20,7 @@ def store_progress(
     changes: Sequence[ProgressChange],
     *,
     worker: str,
-    refused: Refused[ProgressChange] | None = None,
+    refused: OnRefused[ProgressChange] | None = None,
     using: str,
 ) -> Keys:
     """Store progress of open attempts of this worker, in two statements; that of other attempts is dropped.

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from ..models import JobAttempt, JobStatus
 from ..statemachine.deadlocks import retries_deadlocks
-from .isolation import Refused, isolated
+from .isolation import OnRefused, isolated
 from .sql import store_sql
 from .sql.statements import Keys
 from .values import JOB_COLUMNS, Launch, OwnedAttempt, claimed_job
@@ -55,7 +55,7 @@ def record_launches(
     launches: Collection[Launch],
     *,
     worker: str,
-    refused: Refused[Launch] | None = None,
+    refused: OnRefused[Launch] | None = None,
     using: str,
 ) -> Keys:
     """Store handles, and what launches wait for; attempts that are closed or not this worker's stay as they are.

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 from ..models import ContainerJob, JobStatus
 from ..statemachine.deadlocks import retries_deadlocks
-from .isolation import Refused, is_refusal, isolated
+from .isolation import OnRefused, is_refusal, isolated
 from .moves import announce
 from .sql import store_sql
 from .sql.lanes import Lane, Wanted
@@ -32,7 +32,7 @@ def claim(
     queues: Sequence[str] | None = None,
     only: uuid.UUID | None = None,
     besides: Collection[uuid.UUID] = (),
-    refused: Refused[uuid.UUID] | None = None,
+    refused: OnRefused[uuid.UUID] | None = None,
     lanes: Sequence[Lane] | None = None,
     limit: int,
     using: str,

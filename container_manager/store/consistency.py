@@ -25,7 +25,7 @@ _ENDS_OF_ATTEMPT = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 # Entries that were made at the same time may have any order, and clocks differ.
 _DISORDER = timedelta(hours=1)
 # Told how many jobs have been examined, and of how many, if that is known.
-Progress = Callable[[int, int | None], object]
+OnExamined = Callable[[int, int | None], object]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class _Jobs(NamedTuple):
 
 
 def examine(
-    *, since: datetime | None = None, progress: Progress | None = None, using: str = DEFAULT_DB_ALIAS
+    *, since: datetime | None = None, progress: OnExamined | None = None, using: str = DEFAULT_DB_ALIAS
 ) -> Diagnosis:
     """Examine every job; with ``since`` those that have changed since then, and those with an open attempt.
 

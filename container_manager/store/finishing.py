@@ -9,7 +9,7 @@ from functools import partial
 from django.db import connections, transaction
 
 from ..statemachine.deadlocks import retries_deadlocks
-from .isolation import Refused, isolated, skipping_locked
+from .isolation import OnRefused, isolated, skipping_locked
 from .moves import Move, announce
 from .sql import store_sql
 from .sql.statements import Keys
@@ -20,7 +20,7 @@ def finish(
     outcomes: Sequence[Outcome],
     *,
     worker: str,
-    refused: Refused[Outcome] | None = None,
+    refused: OnRefused[Outcome] | None = None,
     skip_locked: bool = False,
     using: str,
 ) -> Keys:

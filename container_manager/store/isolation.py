@@ -12,7 +12,7 @@ from .sql import store_sql
 T = TypeVar("T")
 R = TypeVar("R")
 # Is told of what the database refuses by itself, and why.
-Refused = Callable[[T, Exception], None]
+OnRefused = Callable[[T, Exception], None]
 
 
 def is_refusal(error: Exception, *, using: str) -> bool:
@@ -21,7 +21,7 @@ def is_refusal(error: Exception, *, using: str) -> bool:
 
 
 def isolated(
-    work: Callable[[Sequence[T]], Collection[R]], batch: Sequence[T], *, refused: Refused[T] | None, using: str
+    work: Callable[[Sequence[T]], Collection[R]], batch: Sequence[T], *, refused: OnRefused[T] | None, using: str
 ) -> list[R]:
     """Do work on a batch; if the database refuses it because of a row or a value, do it on each half.
 

@@ -13,7 +13,7 @@ from django.db.models import BinaryField
 from ..models import ContainerJob
 from ..statemachine.deadlocks import retries_deadlocks
 from .attempts import lock_attempts
-from .isolation import Refused, isolated, skipping_locked
+from .isolation import OnRefused, isolated, skipping_locked
 from .sql import store_sql
 from .sql.statements import Keys
 from .values import LogChange
@@ -26,7 +26,7 @@ def store_logs(
     changes: Sequence[LogChange],
     *,
     worker: str,
-    refused: Refused[LogChange] | None = None,
+    refused: OnRefused[LogChange] | None = None,
     skip_locked: bool = False,
     using: str,
 ) -> Keys:

@@ -12,7 +12,7 @@ from django.db.models import Model
 
 from ..models import ContainerJob, JobAttempt
 from ..statemachine.deadlocks import retries_deadlocks
-from .isolation import Refused, isolated
+from .isolation import OnRefused, isolated
 from .sql import store_sql
 from .sql.statements import StoreSQL
 from .values import job_id
@@ -48,7 +48,7 @@ def rescue(
     worker: str,
     engines: Mapping[str, str],
     besides: Collection[int] = (),
-    refused: Refused[UnownedAttempt] | None = None,
+    refused: OnRefused[UnownedAttempt] | None = None,
     using: str,
 ) -> int:
     """Take over attempts whose worker has no row any more; return how many.

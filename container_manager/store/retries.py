@@ -8,12 +8,12 @@ from uuid import UUID
 
 from ..models import ContainerJob, JobStatus
 from .clock import database_now
-from .isolation import Refused, isolated
+from .isolation import OnRefused, isolated
 
 _BATCH = 1000
 
 
-def promote_retries(*, besides: Collection[UUID] = (), refused: Refused[UUID] | None = None, using: str) -> int:
+def promote_retries(*, besides: Collection[UUID] = (), refused: OnRefused[UUID] | None = None, using: str) -> int:
     """Move due jobs from retrying to queued, but none of ``besides``; return how many.
 
     Safe when several workers do it at once. ``refused`` is told of a job whose transition the database refuses: it

@@ -21,7 +21,7 @@ from .compat import (
     normalize_json,
     task_enqueued,
 )
-from .container_task import OPTIONS, ContainerTask, job_fields, unique_fields
+from .container_task import TASK_OPTIONS, ContainerTask, task_fields, unique_fields
 from .errors import TaskNotFound
 from .task_checks import backend_messages
 from .task_results import ContainerTaskResult, task_result
@@ -49,9 +49,9 @@ class ContainerTaskBackend(BaseTaskBackend):
         super().__init__(alias, params)
         # Declared before there were models to check them by: `check` does that.
         self._unchecked: list[Task] = []  # type: ignore[type-arg]
-        if odd := sorted(set(self.options) - set(OPTIONS)):
+        if odd := sorted(set(self.options) - set(TASK_OPTIONS)):
             raise ImproperlyConfigured(
-                f"TASKS[{alias!r}]['OPTIONS'] has no {odd[0]!r}. Known: {', '.join(sorted(OPTIONS))}."
+                f"TASKS[{alias!r}]['OPTIONS'] has no {odd[0]!r}. Known: {', '.join(sorted(TASK_OPTIONS))}."
             )
 
     def validate_task(self, task: Task) -> None:  # type: ignore[type-arg]
@@ -146,7 +146,7 @@ class ContainerTaskBackend(BaseTaskBackend):
     def _job(self, task: Task, args: Any, kwargs: Any) -> dict[str, Any]:  # type: ignore[type-arg]
         arguments = {"args": normalize_json(list(args)), "kwargs": normalize_json(dict(kwargs))}
         unique = unique_fields(task, self.options, arguments)
-        return {**job_fields(task, self.options), **unique, "task_arguments": arguments}
+        return {**task_fields(task, self.options), **unique, "task_arguments": arguments}
 
     def _announce(self, task: Task, job: ContainerJob) -> ContainerTaskResult:  # type: ignore[type-arg]
         arguments: Any = job.task_arguments

@@ -36,7 +36,7 @@ _FIELDS: Mapping[str, str] = {
     "labels": "labels",
     "working_directory": "working_directory",
 }
-OPTIONS = (*_FIELDS, "unique")
+TASK_OPTIONS = (*_FIELDS, "unique")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is g
         return await sync_to_async(self.enqueue_many)(calls)
 
 
-def job_fields(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[type-arg]
+def task_fields(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[type-arg]
     """Return the fields of a task's job, without its arguments. Raises ValueError for a malformed size."""
     given = {name: getattr(task, name, None) for name in _FIELDS}
     asked = {name: options.get(name) if value is None else value for name, value in given.items()}

@@ -30,7 +30,7 @@ class Claims:
         executors: Sequence[str],
         engines: Mapping[str, str],
         besides: Collection[UUID],
-        refused: store.Refused[UUID] | None,
+        refused: store.OnRefused[UUID] | None,
         room: int,
     ) -> list[store.ClaimedJob]:
         """Claim up to ``room`` due jobs of these executors, but none of ``besides``; see `store.claim`."""

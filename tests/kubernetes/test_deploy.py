@@ -75,7 +75,7 @@ def test_the_worker_s_arguments_are_those_of_the_command_and_its_probes_look_at_
     assert words[:4] == ["python", "-m", "django", "container"]
     options = vars(Command().create_parser("manage.py", "container").parse_args(words[4:]))
     assert options["verb"] == "worker"
-    assert options["log_format"] in worker_command.LINES
+    assert options["log_format"] in worker_command.LINE_FORMATS
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert f"find {options['alive_file']} -mmin" in container[probe]["exec"]["command"][-1]
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}

@@ -30,7 +30,7 @@ from ..process.warden.dispatch import main as serve
 from ..process.warden.keeper import END
 from ..process.warden.messages import close_all, receive, send
 from ..process.warden.processes import MEANT_FOR_THE_WORKER, blocked, set_name
-from .task_server_link import FAILED, HANGUP, READY
+from .task_server_link import HANGUP, SERVER_FAILED, SERVER_READY
 
 # By its name: executors import no models, and what it imports does.
 _RUN_TASK = "container_manager.tasks.task_run.run_task"
@@ -45,9 +45,9 @@ def main(*, channel: int, news: int, preload: Sequence[str]) -> None:
         _import_project(preload)
     except BaseException as error:
         traceback.print_exc()
-        _tell(news, f"{FAILED} {json.dumps(f'{type(error).__name__}: {error}'[:2000])}")
+        _tell(news, f"{SERVER_FAILED} {json.dumps(f'{type(error).__name__}: {error}'[:2000])}")
         sys.exit(1)
-    _tell(news, READY)
+    _tell(news, SERVER_READY)
     serve(
         socket.socket(fileno=channel),
         job_start=TaskStart(),

@@ -25,7 +25,7 @@ main(channel=int(sys.argv[2]), news=int(sys.argv[3]), preload=json.loads(sys.arg
 # After a failed import the next one waits, since most often it would fail too.
 _PAUSE_SECONDS = 30.0
 SETTINGS_VARIABLE = "DJANGO_SETTINGS_MODULE"
-READY, FAILED, HANGUP = "ready", "failed", "hangup"
+SERVER_READY, SERVER_FAILED, HANGUP = "ready", "failed", "hangup"
 
 
 def settings_module() -> str:
@@ -91,13 +91,13 @@ class TaskServerLink(WardenLink):
         with os.fdopen(reader, encoding="utf-8", errors="backslashreplace") as news:
             for line in news:
                 word, _, text = line.rstrip("\n").partition(" ")
-                if word == READY:
+                if word == SERVER_READY:
                     self.is_ready = True
                     settled.set()
                     self._note_ready(self, "")
                 elif word == HANGUP:
                     self._note_hangup()
-                elif word == FAILED and not settled.is_set():
+                elif word == SERVER_FAILED and not settled.is_set():
                     with contextlib.suppress(ValueError):
                         text = json.loads(text)
                     self._fail(settled, f"The task server could not import the project: {text}")

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, DjangoHelpFor
 from django.db import NotSupportedError
 from django.utils.connection import ConnectionDoesNotExist
 
-from ...cli.database_errors import EXPECTED_ERRORS, explained
+from ...cli.database_errors import EXPECTED_ERRORS, explained_error
 from ...cli.finding import Refused
 from ...cli.printing import output_for
 from ...cli.verbs import VERBS
@@ -54,7 +54,7 @@ class Command(StreamsCommand):
         try:
             return super().execute(*args, **options)
         except EXPECTED_ERRORS as error:
-            if (sentence := explained(error, using=options["database"])) is None:
+            if (sentence := explained_error(error, using=options["database"])) is None:
                 raise
             raise _shown(sentence) from error
         except ConnectionDoesNotExist as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from .command_start import CommandStart, JobStart
 from .keeper_pool import KeeperPool
-from .messages import close_all, receive, report, seconds_in
+from .messages import close_all, receive, seconds_in, send_report
 from .processes import adopt_orphans, ignore_what_is_meant_for_the_worker, readable, set_name, wakeup_on
 
 # To a timer, 0 is never.
@@ -97,5 +97,5 @@ def _refuse(descriptors: list[int]) -> None:
     """Answer a worker that wakes up in the middle of a launch: another worker may have the job by now."""
     control_descriptor, *others = descriptors
     with socket.socket(fileno=control_descriptor) as control:
-        report(control, lost=True)
+        send_report(control, lost=True)
     close_all(others)

@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from .command_start import JobStart
-from .messages import LAUNCH_DESCRIPTORS, close_all, receive, report, seconds_in
-from .processes import adopt_orphans, children, descendants, die_with_parent, kill, readable, set_name, wakeup_on
+from .messages import LAUNCH_DESCRIPTORS, close_all, receive, seconds_in, send_report
+from .processes import adopt_orphans, children, descendants, die_with_parent, readable, send_signal, set_name, wakeup_on
 
 # The warden is gone, or the worker's heartbeat is overdue: end the job as lost, and start no other.
 END = signal.SIGUSR1
@@ -56,7 +56,7 @@ class _Keeper:
                     return message, streams
                 close_all(streams)
                 if self._ends:
-                    report(self._control, lost=True)
+                    send_report(self._control, lost=True)
                 elif not _is_stop(message):
                     # A launch whose open files found no room here: the worker sees that this keeper ends.
                     break
@@ -70,16 +70,16 @@ class _Keeper:
             if error.errno in _NO_ROOM:
                 self._ends = True
             else:
-                report(self._control, error=error.errno or 0)
+                send_report(self._control, error=error.errno or 0)
             return
         except ValueError:
-            report(self._control, lost=True)
+            send_report(self._control, lost=True)
             return
         finally:
             close_all(streams)
         while not job.has_ended():
             self._wait(job)
-        report(self._control, **job.report())
+        send_report(self._control, **job.report())
 
     def _wait(self, job: _Job) -> None:
         """Wait until a process of the job has ended, or the job must be stopped or killed."""
@@ -141,7 +141,7 @@ class _Job:
         with contextlib.suppress(ChildProcessError):
             while True:
                 for pid in children(os.getpid()):
-                    kill(pid, signal.SIGKILL)
+                    send_signal(pid, signal.SIGKILL)
                 self._reap(0)
         return True
 
@@ -176,7 +176,7 @@ class _Job:
     def _signal(self, number: int) -> None:
         # Each once: many a program takes a second TERM as a word to end at once.
         for pid in {self._command, *descendants(os.getpid())}:
-            kill(pid, number)
+            send_signal(pid, number)
 
     def _reap(self, options: int) -> int:
         # What wait4 says of a process includes the descendants that it has waited for itself.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .command_start import JobStart
 from .keeper import END, keep_jobs
 from .messages import close_all
-from .processes import children, kill
+from .processes import children, send_signal
 
 
 class KeeperPool:
@@ -45,7 +45,7 @@ class KeeperPool:
 
     def end_all(self) -> None:
         for keeper in self._keepers:
-            kill(keeper, END)
+            send_signal(keeper, END)
 
     def reap(self) -> None:
         """Reap keepers that have ended, and kill what a killed keeper has left behind."""
@@ -55,4 +55,4 @@ class KeeperPool:
         # The warden adopts orphans: any child that is no keeper was a killed keeper's.
         for pid in children(os.getpid()):
             if pid not in self._keepers:
-                kill(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)

@@ -76,7 +76,7 @@ def seconds_in(message: bytes, name: str) -> float:
     return float(min(seconds, _MOST_SECONDS))
 
 
-def report(control: socket.socket, **values: Any) -> None:
+def send_report(control: socket.socket, **values: Any) -> None:
     """Tell the worker about a job, one line of JSON; a worker that is gone need not know."""
     with contextlib.suppress(OSError):
         control.sendall(json.dumps(values).encode() + b"\n", socket.MSG_NOSIGNAL)
