@@ -144,7 +144,7 @@ def test_a_command_and_its_descendants_are_each_told_to_end_once() -> None:
         "import subprocess\n"
         "from container_manager.executors.process.warden import keeper\n"
         "told = []\n"
-        "keeper.kill = lambda pid, number: told.append(pid)\n"
+        "keeper.send_signal = lambda pid, number: told.append(pid)\n"
         "command = subprocess.Popen(['sh', '-c', 'sleep 600 & echo $!; wait'], stdout=subprocess.PIPE)\n"
         "descendant = int(command.stdout.readline())\n"
         "keeper._Job(command.pid).stop_within(60.0)\n"
