@@ -33,7 +33,7 @@ from .jobs.progress_lines import Progress, progress_of
 from .jobs.rules import is_positive
 from .jobs.secret_references import check_file_names, required_permission
 from .jobs.sizes import MOST_CPUS, MOST_SECONDS, check_labels, check_path, check_sizes
-from .jobs.spec import JobSpec
+from .jobs.spec import TEXT_MAPPINGS, JobSpec
 from .name_field import NameField
 from .querysets import ContainerJobQuerySet
 from .signals import job_transitioned
@@ -361,7 +361,7 @@ class ContainerJob(StateMachineModel):
 
     def clean(self) -> None:
         super().clean()
-        for name in ("environment", "secrets", "secret_files", "labels"):
+        for name in TEXT_MAPPINGS:
             value = getattr(self, name)
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
                 raise ValidationError({name: _("A JSON object of strings is needed.")})

@@ -19,7 +19,7 @@ from ..jobs.secret_references import (
     required_permission,
 )
 from ..jobs.sizes import check_labels, check_path, check_sizes
-from ..jobs.spec import JobSpec
+from ..jobs.spec import TEXT_MAPPINGS, JobSpec
 from ..store import ClaimedJob
 from .run import AttemptKey
 
@@ -51,7 +51,7 @@ def launch_spec(job: ClaimedJob, settings: AppSettings, *, key: str, is_wanted: 
         raise Rejected("start", f"{message} Command: {spec.command!r}") from error
     if not argv and not spec.image:
         raise Rejected("start", "The command is empty, and there is no image that could have one.")
-    for column in ("environment", "secrets", "secret_files", "labels"):
+    for column in TEXT_MAPPINGS:
         if not isinstance(given := getattr(spec, column), dict):
             raise Rejected("start", f"The job's {column} must be a JSON object, not {type(given).__name__}.")
     try:
