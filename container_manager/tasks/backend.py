@@ -21,7 +21,7 @@ from .compat import (
     normalize_json,
     task_enqueued,
 )
-from .container_task import OPTIONS, ContainerTask, job_fields, unique_fields
+from .container_task import TASK_OPTIONS, ContainerTask, job_fields, unique_fields
 from .errors import TaskNotFound
 from .task_checks import backend_messages
 from .task_results import ContainerTaskResult, task_result
@@ -49,9 +49,9 @@ class ContainerTaskBackend(BaseTaskBackend):
         super().__init__(alias, params)
         # Declared before there were models to check them by: `check` does that.
         self._unchecked: list[Task] = []  # type: ignore[type-arg]
-        if odd := sorted(set(self.options) - set(OPTIONS)):
+        if odd := sorted(set(self.options) - set(TASK_OPTIONS)):
             raise ImproperlyConfigured(
-                f"TASKS[{alias!r}]['OPTIONS'] has no {odd[0]!r}. Known: {', '.join(sorted(OPTIONS))}."
+                f"TASKS[{alias!r}]['OPTIONS'] has no {odd[0]!r}. Known: {', '.join(sorted(TASK_OPTIONS))}."
             )
 
     def validate_task(self, task: Task) -> None:  # type: ignore[type-arg]
