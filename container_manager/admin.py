@@ -20,7 +20,7 @@ from .dashboard.admin_rows import AttemptAdmin, AttemptInline, TransitionAdmin, 
 from .dashboard.job_acts import MOST_SELECTED, JobAct, act_on_some, report
 from .jobs.container_request import REQUEST_RULES
 from .jobs.printable import escaped
-from .jobs.spec import JobSpec
+from .jobs.spec import CODE_FIELDS, PRIVATE_FIELDS, JobSpec
 from .models import ContainerJob, JobAttempt, JobStatus, JobTransition, PausedQueue, Worker
 from .querysets import ContainerJobQuerySet
 from .queue import explain
@@ -30,9 +30,6 @@ from .store import unserved_destinations
 
 # Of a job's output, on its page.
 _SHOWN_CHARACTERS = 10_000
-_ENVIRONMENT = ("environment", "secrets", "secret_files")
-# Which function of the project is run is for its code to say.
-_OF_CODE = ("task", "task_arguments")
 # Django's classes are generic only in the type stubs.
 if TYPE_CHECKING:
     JobModelAdmin = admin.ModelAdmin[ContainerJob]
@@ -125,10 +122,10 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
     def get_exclude(self, request: HttpRequest, obj: ContainerJob | None = None) -> list[str]:
         """Return what the system sets, and what this user may not see."""
         if obj is None:
-            return ["created_by", *_OF_CODE]
+            return ["created_by", *CODE_FIELDS]
         return [
             "created_by",
-            *(() if may(request.user, Act.SEE_ENVIRONMENT) else _ENVIRONMENT),
+            *(() if may(request.user, Act.SEE_ENVIRONMENT) else PRIVATE_FIELDS),
             # It may quote output.
             *(() if may(request.user, Act.SEE_OUTPUT) else ["last_error"]),
         ]
@@ -151,7 +148,7 @@ class ContainerJobAdmin(EscapedPages, RefusalsInAdmin, JobModelAdmin):
         if obj is not None and obj.status != JobStatus.PENDING:
             names = [*JobSpec._fields, "scheduled_for", *names]
         if obj is not None:
-            names += _OF_CODE
+            names += CODE_FIELDS
             sees_output = may(request.user, Act.SEE_OUTPUT)
             names += [*(["explanation", "end_of_output"] if sees_output else ["explanation_without_errors"]), "id"]
         hidden = self.get_exclude(request, obj)

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from ..jobs.printable import escaped
 from ..jobs.progress_lines import progress_of
-from ..jobs.spec import JSON_FIELDS, JobSpec
+from ..jobs.spec import JSON_FIELDS, PRIVATE_FIELDS, JobSpec
 from ..models import ContainerJob
 from ..queue import explain
 from .access import Act, may, visible_jobs
@@ -33,8 +33,8 @@ _REGIONS = {
     name: f"container_manager_dashboard/job_{name}.html"
     for name in ("header", "progress", "explanation", "picture", "timeline", "attempts")
 }
-# What is shown apart, or not at all.
-_NOT_LISTED = ("name", "labels", "environment", "secrets", "secret_files")
+# In the header of the page.
+_IN_HEADER = ("name", "labels")
 # Of a job that has been retried very often.
 _MOST_TRANSITIONS, _MOST_ATTEMPTS = 200, 50
 # An open attempt's bar grows by so many seconds at once, so that not every look finds a change.
@@ -61,7 +61,8 @@ def job(request: HttpRequest, key: UUID) -> HttpResponse:
         "progress": progress_of(attempts[-1].progress) if attempts and sees_output and not found.is_queued else None,
         "bars": attempt_bars(found, attempts, transitions, now=_tick()),
         "attempts": attempts,
-        "spec": [(name, value) for name, value in _spec(found) if name not in _NOT_LISTED],
+        "spec": [(name, value) for name, value in _spec(found) if name not in (*_IN_HEADER, *PRIVATE_FIELDS)],
+        "private": [(name, getattr(found, name)) for name in PRIVATE_FIELDS],
         "sees_environment": may(request.user, Act.SEE_ENVIRONMENT),
         "sees_output": sees_output,
         "commands": [f"manage.py container {verb} {found.pk}" for verb in _COMMANDS],

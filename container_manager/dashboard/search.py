@@ -37,11 +37,11 @@ __all__ = [
 
 PAGE_SIZE = 50
 EXAMINED = 10_000
-# All but what may be large, or is nobody's business in a list.
+# All but what may be large, or is nobody's business in a list; in the order of the API's answers.
 LIST_FIELDS = (
-    *("id", "name", "image", "executor", "queue", "priority", "scheduled_for", "queued_at", "launched_at"),
-    *("completed_at", "retry_count", "max_retries", "status", "status_version", "status_changed_at", "exit_code"),
-    *("failure_reason", "worker", "attempt", "labels", "created_at", "created_by", "origin"),
+    *("id", "name", "status", "status_changed_at", "queue", "executor", "image", "priority", "labels", "created_at"),
+    *("created_by", "scheduled_for", "queued_at", "launched_at", "completed_at", "attempt", "retry_count"),
+    *("max_retries", "exit_code", "failure_reason", "worker", "origin", "status_version"),
 )
 # Which way, the segment, and there the row beyond which the page is.
 _CURSOR = re.compile(r"([pn])([01])(?:\.(\d{1,17}))?(?:\.([0-9a-f]{32}))?")

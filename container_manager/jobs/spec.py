@@ -1,15 +1,25 @@
 """`JobSpec`: the one list of what describes a job.
 
-From it derive the columns that a claim reads, what a retry repeats, what the command line and the admin offer, and what
-a launch takes. A new field needs a line here, a model field of the same name, and a migration.
+From it derive the columns that a claim reads, what a retry repeats, what the command line, the admin, the API and
+``@task`` offer, what they show to whom, and what a launch takes. A new field needs a line here, a model field of the
+same name, and a migration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from .option import Option
+
+
+class FieldMark(Enum):
+    """What is true of a field besides its type and its `Option`: the value says it."""
+
+    PRIVATE = "texts by name: who may not see environments sees the names alone"
+    OF_CODE = "which function of the project is run is for its code to say, not for a form or a request"
+    OF_ENQUEUEING = "it is about enqueueing alone: workers do not read it"
 
 
 class JobSpec(NamedTuple):
@@ -31,7 +41,9 @@ class JobSpec(NamedTuple):
     image: Annotated[str, Option("--image", help="The container image; local processes have none.")] = ""
     command: str = ""
     environment: Annotated[
-        Mapping[str, str], Option("--env", "NAME=VALUE", kind="texts", help="Set a variable. Repeatable.")
+        Mapping[str, str],
+        Option("--env", "NAME=VALUE", kind="texts", help="Set a variable. Repeatable."),
+        FieldMark.PRIVATE,
     ] = {}
     secrets: Annotated[
         Mapping[str, str],
@@ -41,6 +53,7 @@ class JobSpec(NamedTuple):
             kind="texts",
             help="Set a variable from a secret: env:CM_SECRET_… or file:…. Repeatable.",
         ),
+        FieldMark.PRIVATE,
     ] = {}
     secret_files: Annotated[
         Mapping[str, str],
@@ -50,6 +63,7 @@ class JobSpec(NamedTuple):
             kind="texts",
             help="Set a file in $CONTAINER_MANAGER_SECRETS from a secret. Repeatable.",
         ),
+        FieldMark.PRIVATE,
     ] = {}
     working_directory: Annotated[str, Option("--workdir", help="The working directory.")] = ""
     container: Mapping[str, Any] = {}
@@ -72,32 +86,43 @@ class JobSpec(NamedTuple):
     labels: Annotated[
         Mapping[str, str], Option("--label", "NAME=VALUE", kind="texts", help="A label. Repeatable.")
     ] = {}
-    task: str = ""
-    task_arguments: Mapping[str, Any] | None = None
-    # From here on it is about enqueueing alone: workers do not read these.
+    task: Annotated[str, FieldMark.OF_CODE] = ""
+    task_arguments: Annotated[Mapping[str, Any] | None, FieldMark.OF_CODE] = None
     unique_key: Annotated[
-        str, Option("--unique-key", "KEY", help="Submit it only if no job holds this key; else name that job.")
+        str,
+        Option("--unique-key", "KEY", help="Submit it only if no job holds this key; else name that job."),
+        FieldMark.OF_ENQUEUEING,
     ] = ""
     unique_until: Annotated[
         str,
         Option("--unique-until", "started|finished", help="Until when it holds its key."),
+        FieldMark.OF_ENQUEUEING,
     ] = "finished"
     unique_seconds: Annotated[
         int | None,
         Option("--unique-seconds", "SECONDS", kind="integer", help="How long it holds its key instead."),
+        FieldMark.OF_ENQUEUEING,
     ] = None
 
 
-CLAIMED_FIELDS = JobSpec._fields[: JobSpec._fields.index("unique_key")]
 _TYPES = get_type_hints(JobSpec)
+_ANNOTATED = get_type_hints(JobSpec, include_extras=True)
+
+
+def _marked(mark: FieldMark) -> tuple[str, ...]:
+    return tuple(name for name in JobSpec._fields if mark in get_args(_ANNOTATED[name]))
+
+
+PRIVATE_FIELDS = _marked(FieldMark.PRIVATE)
+CODE_FIELDS = _marked(FieldMark.OF_CODE)
+ENQUEUEING_FIELDS = _marked(FieldMark.OF_ENQUEUEING)
+CLAIMED_FIELDS = tuple(name for name in JobSpec._fields if name not in ENQUEUEING_FIELDS)
 JSON_FIELDS = tuple(
     name
     for name in JobSpec._fields
     if any(get_origin(kind) is Mapping for kind in (_TYPES[name], *get_args(_TYPES[name])))
 )
+TEXT_MAPPINGS = tuple(name for name in JobSpec._fields if _TYPES[name] == Mapping[str, str])
 OPTIONS: Mapping[str, Option] = {
-    name: option
-    for name, hint in get_type_hints(JobSpec, include_extras=True).items()
-    for option in get_args(hint)
-    if isinstance(option, Option)
+    name: option for name, hint in _ANNOTATED.items() for option in get_args(hint) if isinstance(option, Option)
 }

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..jobs.progress_lines import Progress
@@ -113,7 +114,12 @@ class LogChange:
     gone: tuple[int, int] | None = None
 
 
-_JSON_COLUMNS = tuple(JobSpec._fields.index(name) for name in JSON_FIELDS)
+_JSON_COLUMNS = tuple(CLAIMED_FIELDS.index(name) for name in JSON_FIELDS if name in CLAIMED_FIELDS)
+# What a claim does not read keeps its default.
+_UNREAD = {name: value for name, value in JobSpec._field_defaults.items() if name not in CLAIMED_FIELDS}
+_UNREAD_VALUES = tuple(_UNREAD.values())
+# As a tuple takes them, which is faster than by name.
+_in_order = itemgetter(*((*CLAIMED_FIELDS, *_UNREAD).index(name) for name in JobSpec._fields))
 
 
 def job_id(value: Any) -> uuid.UUID:
@@ -131,7 +137,7 @@ def claimed_job(row: Sequence[Any], *, attempt: int | None = None) -> ClaimedJob
         job_id(key),
         attempt or number,
         retry_count,
-        JobSpec(*values),
+        JobSpec._make(_in_order((*values, *_UNREAD_VALUES))),
         float(elapsed),
     )
 

@@ -4,68 +4,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.utils.module_loading import import_string
 
 from ..jobs.rules import is_count
 from ..jobs.sizes import bytes_of
+from ..jobs.spec import CODE_FIELDS, ENQUEUEING_FIELDS, JSON_FIELDS, OPTIONS, JobSpec
 from .compat import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY, Task, TaskResult
 from .errors import TaskNotFound
 
 # What a job's priorities range over.
 _MOST_PRIORITY = 100
+# What a task says of itself, its call of its arguments, and the option ``unique`` of the key.
+_OF_THE_TASK = ("name", "queue", "priority", *CODE_FIELDS, *ENQUEUEING_FIELDS)
+_NUMBERS = ("integer", "number", "size")
+
+
+def _option_of(name: str) -> str:
+    """Return what an option is called: a number as on the command line, without its unit, all else as the field."""
+    option = OPTIONS.get(name)
+    return option.flag.strip("-").replace("-", "_") if option and option.kind in _NUMBERS else name
+
+
 # Of an option here, the field of a job.
-_FIELDS: Mapping[str, str] = {
-    "executor": "executor",
-    "image": "image",
-    "command": "command",
-    "memory": "memory_bytes",
-    "cpus": "cpu_count",
-    "timeout": "timeout_seconds",
-    "grace": "grace_seconds",
-    "retries": "max_retries",
-    "backoff": "backoff_seconds",
-    "environment": "environment",
-    "secrets": "secrets",
-    "secret_files": "secret_files",
-    "container": "container",
-    "labels": "labels",
-    "working_directory": "working_directory",
-}
+_FIELDS: Mapping[str, str] = {_option_of(name): name for name in JobSpec._fields if name not in _OF_THE_TASK}
 TASK_OPTIONS = (*_FIELDS, "unique")
+if TYPE_CHECKING:
+    _AskingTask = Task[Any, Any]
+else:
+    # A mapping has no hash.
+    _AskingTask = make_dataclass(
+        "_AskingTask",
+        [
+            (option, Any, field(default=None, hash=False if name in JSON_FIELDS else None))
+            for option, name in _FIELDS.items()
+        ],
+        bases=(Task,),
+        frozen=True,
+        slots=True,
+        kw_only=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerTask(Task):  # type: ignore[type-arg]  # only the backport's is generic
+class ContainerTask(_AskingTask):
     """What ``@task(…)`` makes. None: what the backend's ``OPTIONS`` say, else what a job has by default.
 
     ``memory``: bytes, or a text such as ``"512m"``. ``timeout`` and ``grace``: seconds; ``backoff``: those before the
     first retry. ``command``: what a container or a local process runs, by default
     ``python manage.py container run-task``. ``unique``: while a job of this task with the same arguments is there,
     `enqueue` returns that one: True or ``"finished"``: until it has finished; ``"started"``: until it has started; a
-    number: for so many seconds. The others are the fields of a job.
+    number: for so many seconds. The others are the fields of a job (`container_manager.jobs.spec.JobSpec`), from which
+    all but ``unique`` are made.
     """
 
-    executor: str | None = None
-    image: str | None = None
-    command: str | None = None
-    memory: int | str | None = None
-    cpus: float | None = None
-    timeout: int | None = None
-    grace: int | None = None
-    retries: int | None = None
-    backoff: int | None = None
-    # Dicts have no hash.
-    environment: Mapping[str, str] | None = field(default=None, hash=False)
-    secrets: Mapping[str, str] | None = field(default=None, hash=False)
-    secret_files: Mapping[str, str] | None = field(default=None, hash=False)
-    container: Mapping[str, Any] | None = field(default=None, hash=False)
-    labels: Mapping[str, str] | None = field(default=None, hash=False)
-    working_directory: str | None = None
     unique: bool | str | int | None = None
 
     def using(self, **changes: Any) -> Any:
@@ -90,16 +86,20 @@ def task_fields(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:  # ty
     given = {name: getattr(task, name, None) for name in _FIELDS}
     asked = {name: options.get(name) if value is None else value for name, value in given.items()}
     found = {_FIELDS[name]: value for name, value in asked.items() if value is not None}
-    if isinstance(memory := found.get("memory_bytes"), str):
-        found["memory_bytes"] = bytes_of(memory)
+    sizes = {name: value for name, value in found.items() if isinstance(value, str) and _is_size(name)}
     return {
         "command": "python manage.py container run-task",
         **found,
+        **{name: bytes_of(text) for name, text in sizes.items()},
         "name": task.module_path[:255],
         "task": task.module_path,
         "queue": task.queue_name,
         "priority": job_priority(task.priority),
     }
+
+
+def _is_size(name: str) -> bool:
+    return name in OPTIONS and OPTIONS[name].kind == "size"
 
 
 def unique_fields(task: Task, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[type-arg]

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 
 from ... import queue
 from ...jobs.progress_lines import progress_json
+from ...jobs.spec import PRIVATE_FIELDS
 from ...models import ContainerJob, JobLog
 from ..access import Act, can_see, may, visible_jobs
 from ..acts import act_on_all, advance, set_paused, stop, visible_bulk_acts
@@ -21,7 +22,7 @@ from ..models import BulkAct
 from ..search import JobSearch, parse
 from ..workforce import workforce
 from .requests import BadRequest, integer, json_body
-from .schemas import ATTEMPT, BULK_ACT, DETAILED, LISTED, MASKED_FIELDS, SUBMITTED, TRANSITION
+from .schemas import ATTEMPT, BULK_ACT, DETAILED, LISTED, SUBMITTED, TRANSITION
 
 MOST_ROWS = 200
 _LOG_BYTES = 256 * 1024
@@ -221,7 +222,7 @@ def _act(given: Mapping[str, Any]) -> JobAct:
 def _detail(request: HttpRequest, job: ContainerJob) -> Mapping[str, Any]:
     found = {**_fields(job, DETAILED, besides=("acts",)), "acts": [act.value for act in legal_acts(request.user, job)]}
     if not may(request.user, Act.SEE_ENVIRONMENT):
-        found |= {name: dict.fromkeys(found[name]) for name in MASKED_FIELDS}
+        found |= {name: dict.fromkeys(found[name]) for name in PRIVATE_FIELDS}
     if not may(request.user, Act.SEE_OUTPUT):
         found |= {"last_error": None}
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from ...jobs.spec import JSON_FIELDS, JobSpec
-from ...models import FailureReason, JobLog, JobStatus, UniqueUntil
+from django.db import models
+
+from ...jobs.spec import CODE_FIELDS, PRIVATE_FIELDS, TEXT_MAPPINGS, JobSpec
+from ...models import ContainerJob, JobLog, JobStatus
 from ..job_acts import JobAct
+from ..search import LIST_FIELDS
 
 Schema = Mapping[str, Any]
 
@@ -43,52 +45,39 @@ def record(fields: Mapping[str, Schema], *, optional: frozenset[str] = frozenset
     return {**base, "required": required} if required else base
 
 
-# In the order of the answers.
-LISTED: Mapping[str, Schema] = {
-    "id": UUID,
-    "name": TEXT,
-    "status": STATUS,
-    "status_changed_at": or_null(TIME),
-    "queue": TEXT,
-    "executor": TEXT,
-    "image": TEXT,
-    "priority": NUMBER,
-    "labels": TEXTS,
-    "created_at": TIME,
-    "created_by": TEXT,
-    "scheduled_for": or_null(TIME),
-    "queued_at": or_null(TIME),
-    "launched_at": or_null(TIME),
-    "completed_at": or_null(TIME),
-    "attempt": NUMBER,
-    "retry_count": NUMBER,
-    "max_retries": NUMBER,
-    "exit_code": or_null(NUMBER),
-    "failure_reason": {"type": "string", "enum": ["", *FailureReason.values]},
-    "worker": TEXT,
-    "origin": or_null(UUID),
+# By the type of a column, subclasses included.
+_OF_TYPES: Mapping[type[models.Field[Any, Any]], Schema] = {
+    models.CharField: TEXT,
+    models.TextField: TEXT,
+    models.UUIDField: UUID,
+    models.DateTimeField: TIME,
+    models.IntegerField: NUMBER,
+    models.FloatField: REAL,
+    models.BooleanField: FLAG,
+    models.JSONField: {"type": "object"},
 }
+
+
+def _of_column(name: str) -> Schema:
+    """Return the schema of a column of jobs."""
+    column: Any = ContainerJob._meta.get_field(name)
+    if name in TEXT_MAPPINGS:
+        return TEXTS
+    [schema] = [schema for kind, schema in _OF_TYPES.items() if isinstance(column, kind)]
+    if column.choices:
+        schema = {**schema, "enum": [*([""] if column.blank else []), *(value for value, _ in column.flatchoices)]}
+    return or_null(schema) if column.null else schema
+
+
+# The columns that are read for a list; the version is for who writes the status.
+LISTED: Mapping[str, Schema] = {name: _of_column(name) for name in LIST_FIELDS if name != "status_version"}
 _HIDDEN = "A value is null for who may not see environments."
 _MASKED: Schema = {"type": "object", "additionalProperties": or_null(TEXT), "description": _HIDDEN}
 _ERROR: Schema = {**or_null(TEXT), "description": "null for who may not see output, which it may quote."}
-MASKED_FIELDS = ("environment", "secrets", "secret_files")
-
-
-def _of_type(hint: Any) -> Schema:
-    """Return the schema of a type in the list of a job's fields."""
-    types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    [own] = [each for each in types if each is not NoneType]
-    schema = next((schema for kind, schema in _OF_TYPES.items() if own is kind), {"type": "object"})
-    return or_null(schema) if NoneType in types else schema
-
-
-# Any other type is a mapping.
-_OF_TYPES: Mapping[type, Schema] = {str: TEXT, int: NUMBER, float: REAL, bool: FLAG}
 DETAILED: Mapping[str, Schema] = {
-    **{name: _of_type(hint) for name, hint in get_type_hints(JobSpec).items()},
+    **{name: _of_column(name) for name in JobSpec._fields},
     **LISTED,
-    **dict.fromkeys(MASKED_FIELDS, _MASKED),
-    "unique_until": {"type": "string", "enum": UniqueUntil.values},
+    **dict.fromkeys(PRIVATE_FIELDS, _MASKED),
     "last_error": _ERROR,
     "status_changed_by": TEXT,
     "status_changed_reason": TEXT,
@@ -136,14 +125,8 @@ BULK_ACT: Mapping[str, Schema] = {
     "finished_at": or_null(TIME),
     "note": {"type": "string", "description": "Why it ended early; empty if it did not."},
 }
-# Which function of the project is run is for code of the project to say.
-_SPEC_TYPES: Mapping[str, Schema] = {
-    name: DETAILED[name] for name in JobSpec._fields if name not in ("task", "task_arguments")
-}
 SUBMITTED: Mapping[str, Schema] = {
-    **_SPEC_TYPES,
-    **{name: TEXTS for name in JSON_FIELDS if name in _SPEC_TYPES and name != "container"},
-    "scheduled_for": or_null(TIME),
+    name: _of_column(name) for name in (*JobSpec._fields, "scheduled_for") if name not in CODE_FIELDS
 }
 
 COMPONENTS: Mapping[str, Schema] = {
