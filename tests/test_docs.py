@@ -76,8 +76,9 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) 
             import_string(f"{OPTIONS[executor]}.{executor}_options")(names["OPTIONS"])
 
 
-def test_the_diagram_of_readme_is_generated_from_the_map() -> None:
-    assert "```mermaid\n" + mermaid(machine_of(ContainerJob).graph) + "\n```" in README
+def test_the_diagram_of_a_jobs_states_is_generated_from_the_map() -> None:
+    page = (ROOT / "docs/explanation/status.md").read_text(encoding="utf-8")
+    assert "```mermaid\n" + mermaid(machine_of(ContainerJob).graph) + "\n```" in page
 
 
 def test_the_settings_page_lists_every_setting_with_its_default() -> None:
@@ -198,6 +199,11 @@ def test_each_row_of_a_table_of_claims_has_an_anchor(section: str) -> None:
     assert [row for row in rows if not ROW.match(row)] == []
 
 
+def test_readme_leads_to_every_page() -> None:
+    linked = {ROOT / target for target in re.findall(r"\]\((docs/[^)#]+\.md)", README)}
+    assert set(PAGES[1:]) <= linked
+
+
 def test_links_between_pages_name_existing_pages() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+\.md)", page.read_text(encoding="utf-8")):
@@ -245,4 +251,4 @@ def test_the_summary_of_figures_is_what_was_measured() -> None:
         assert report.filled(text, results) == text
     shown = re.search(r"<!-- summary of figures[^>]*-->\n(.*?)<!-- end of summary of figures -->", README, re.S)
     assert shown is not None
-    assert len([line for line in shown[1].splitlines() if line.startswith("|")][2:]) == 7
+    assert len([line for line in shown[1].splitlines() if line.startswith("|")][2:]) == 6
