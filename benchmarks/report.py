@@ -1,4 +1,4 @@
-"""Write the figures of each ``results.json`` into the pages that have them, and seven of them into README.
+"""Write the figures of each ``results.json`` into the pages that have them, and six of them into README.
 
 Run it as ``python -m benchmarks.report``.
 """
@@ -18,15 +18,10 @@ KUBERNETES = _FOLDER.parent / "docs" / "howto" / "kubernetes.md"
 PAGES = (README, PERFORMANCE, KUBERNETES)
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
-# README's seven: what each says, the file of results that has it, and its name there.
+# README's six: what each says, the file of results that has it, and its name there.
 _SUMMARY = (
     (
-        "Time of `transition_to()` / of the same guarded UPDATE by the driver, SQLite",
-        "transitions",
-        ("SQLite", "transition_to()", "raw guarded UPDATE"),
-    ),
-    (
-        "The same on PostgreSQL, `synchronous_commit` on",
+        "Time of `transition_to()` / of the same guarded UPDATE by the driver, PostgreSQL, `synchronous_commit` on",
         "transitions",
         ("PostgreSQL, synchronous_commit on", "transition_to()", "raw guarded UPDATE"),
     ),

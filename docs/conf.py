@@ -27,6 +27,8 @@ html_title = project
 exclude_patterns = ["_build", "_generated"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+# A page's diagrams are drawn here as GitHub draws them.
+myst_fence_as_directive = ["mermaid"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 nitpicky = False

@@ -1,4 +1,4 @@
-"""The state machine as the seed's text writes it: `save()` reads the row, then writes it."""
+"""A state machine without a guard in the statement: `save()` reads the row to check its status, then writes it."""
 
 from __future__ import annotations
 
@@ -44,4 +44,4 @@ class SeedJob(JobColumns):
         self.save(update_fields=["status", "launched_at"])
 
 
-WAYS = (Way(name="the seed's save()", model=SeedJob, run=SeedJob.mark_as_running),)
+WAYS = (Way(name="save() that reads first", model=SeedJob, run=SeedJob.mark_as_running),)

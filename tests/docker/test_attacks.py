@@ -25,7 +25,6 @@ from .image import IMAGE
 from .site import Site, output_of
 
 _MEBIBYTE = 1 << 20
-_TABLE = Path(__file__).parents[2] / "docs/explanation/attacks.md"
 
 
 def attempt(harness: DockerHarness, executor: Executor, script: str, **fields: Any) -> str:
@@ -56,6 +55,7 @@ def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
 
 
 class TestEscapes:
+    @pytest.mark.shows("explanation/attacks.md#mounts-devices-namespaces")
     def test_mounts_devices_and_namespaces(self, harness: DockerHarness, executor: Executor) -> None:
         printed = attempt(
             harness,
@@ -78,6 +78,7 @@ class TestEscapes:
         assert succeeded(printed) == []
         assert len(printed.splitlines()) == 12
 
+    @pytest.mark.shows("explanation/attacks.md#kernel-settings")
     def test_kernel_settings(self, harness: DockerHarness, executor: Executor) -> None:
         printed = attempt(
             harness,
@@ -95,6 +96,7 @@ class TestEscapes:
         )
         assert succeeded(printed) == []
 
+    @pytest.mark.shows("explanation/attacks.md#processes-of-the-host")
     def test_processes_of_the_host(self, harness: DockerHarness, executor: Executor) -> None:
         me = psutil.Process()
         printed = attempt(harness, executor, "ls /proc | grep -c '^[0-9]'; kill -9 -1; kill -9 1; echo still here")
@@ -102,10 +104,12 @@ class TestEscapes:
         assert me.is_running()
         assert executor.check().ok
 
+    @pytest.mark.shows("explanation/attacks.md#socket-of-the-daemon")
     def test_the_socket_of_the_daemon(self, harness: DockerHarness, executor: Executor) -> None:
         path = harness.url.removeprefix("unix://")
         assert succeeded(attempt(harness, executor, each(f"ls {path}", "ls /var/run/docker.sock", "ls /run"))) == []
 
+    @pytest.mark.shows("explanation/attacks.md#networks")
     def test_networks(self, harness: DockerHarness, executor: Executor) -> None:
         printed = attempt(harness, executor, "tail -n +3 /proc/net/dev | cut -d : -f 1; cat /proc/net/route")
         assert not re.search(r"\b(eth|docker|veth|ens|enp|br)", printed)
@@ -115,6 +119,7 @@ class TestEscapes:
             assert rejection.value.reason == "start"
         assert harness.containers() == []
 
+    @pytest.mark.shows("explanation/attacks.md#setuid-programs")
     def test_setuid_programs(self, harness: DockerHarness, executor: Executor) -> None:
         """Made by a job in its container, and run there as another user."""
         script = "cp /bin/busybox /bin/root && chmod 4755 /bin/root && grep NoNewPrivs /proc/self/status"
@@ -139,6 +144,7 @@ class TestEscapes:
             "",
         ],
     )
+    @pytest.mark.shows("explanation/attacks.md#look-alike-images")
     def test_images_by_look_alike_names(self, harness: DockerHarness, executor: Executor, image: str) -> None:
         with pytest.raises(Rejected) as rejection:
             executor.submit(harness.spec("true", image=image))
@@ -150,16 +156,19 @@ class TestEscapes:
         [{"/": "/host"}, {"/etc": "/e"}, {"effects": "/e:rw"}, {"../effects": "/e"}, {"effects": "/e/../../x"}],
         ids=str,
     )
+    @pytest.mark.shows("explanation/attacks.md#folders-of-the-host")
     def test_folders_of_the_host(self, volumes: dict[str, str]) -> None:
         with pytest.raises(ValidationError) as error:
             ContainerJob(image=IMAGE, command="true", container={"volumes": volumes}).clean()
         assert set(error.value.message_dict) == {"container"}
 
+    @pytest.mark.shows("explanation/attacks.md#shell-of-the-worker")
     def test_a_shell_of_the_worker(self, harness: DockerHarness, executor: Executor) -> None:
         word = "a; touch $EFFECTS/b `touch $EFFECTS/c` $(touch $EFFECTS/d) | touch e"
         assert attempt(harness, executor, 'printf %s "$0"', argv=("sh", "-c", 'printf %s "$0"', word)) == word
         assert list(harness.effects().iterdir()) == []
 
+    @pytest.mark.shows("explanation/attacks.md#labels-of-others")
     def test_labels_of_other_installations(self, harness: DockerHarness, executor: Executor) -> None:
         foreign = {"container-manager.install": "other", "container-manager.key": "other", "com.example.run": "1"}
         spec = harness.spec("sleep 60", labels=foreign)
@@ -170,6 +179,7 @@ class TestEscapes:
 
 
 class TestExhaustion:
+    @pytest.mark.shows("explanation/attacks.md#fork-bomb")
     def test_processes(self, harness: DockerHarness) -> None:
         executor = harness.executor(pids=32)
         script = "i=0; while [ $i -lt 100 ]; do sleep 600 & i=$((i+1)); done 2>/dev/null; ls /proc | grep -c '^[0-9]'"
@@ -179,6 +189,7 @@ class TestExhaustion:
             executor.submit(harness.spec("true", container={"pids": 33}))
         executor.close()
 
+    @pytest.mark.shows("explanation/attacks.md#all-memory")
     def test_memory(self, harness: DockerHarness) -> None:
         executor = harness.executor(memory_bytes=16 * _MEBIBYTE)
         spec = harness.spec("exec tail /dev/zero")
@@ -190,6 +201,7 @@ class TestExhaustion:
                 executor.submit(harness.spec("true", **asked))
         executor.close()
 
+    @pytest.mark.shows("explanation/attacks.md#all-cores")
     def test_cores(self, harness: DockerHarness) -> None:
         executor = harness.executor(cpu_count=0.5)
         limit = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
@@ -198,6 +210,7 @@ class TestExhaustion:
             executor.submit(harness.spec("true", cpu_count=1e300))
         executor.close()
 
+    @pytest.mark.shows("explanation/attacks.md#all-disk")
     def test_disk(self, harness: DockerHarness) -> None:
         executor = harness.executor(read_only=True, tmpfs={"/scratch": _MEBIBYTE})
         fill = ("head -c 2000000 /dev/zero > /file", "head -c 2000000 /dev/zero > /scratch/file", "cp /bin/sh /bin/x")
@@ -207,6 +220,7 @@ class TestExhaustion:
         executor.close()
 
     @pytest.mark.django_db(transaction=True)
+    @pytest.mark.shows("explanation/attacks.md#floods")
     def test_other_jobs_run_beside_a_crowd_of_hostile_ones(self, site: Site) -> None:
         """Fork bombs, floods, and jobs that end for nobody: each is ended by its limit, and the others complete."""
         hostile = [
@@ -232,6 +246,7 @@ class TestExhaustion:
         assert {output_of(job) for job in well} == {b"well\n"}
 
     @pytest.mark.django_db(transaction=True)
+    @pytest.mark.shows("explanation/attacks.md#endless-grace-period")
     def test_a_cancelled_job_that_asked_for_years(self, site: Site) -> None:
         with site.worker("--slots", "1"):
             job = site.enqueue(
@@ -250,6 +265,7 @@ class TestSecrets:
         "reference",
         ["env:PATH", "env:HOME", "env:CM_REGISTRY_SHOP", "file:../passwd", "file:/etc/passwd", "file:registries", "x"],
     )
+    @pytest.mark.shows("explanation/attacks.md#references-to-secrets")
     def test_references_to_what_is_not_a_jobs(
         self, site: Site, monkeypatch: pytest.MonkeyPatch, reference: str
     ) -> None:
@@ -268,6 +284,7 @@ class TestSecrets:
             assert "hidden-value" not in job.last_error + site.log.read_text()
         assert refused <= {"secrets"}
 
+    @pytest.mark.shows("explanation/attacks.md#environment-of-the-worker")
     def test_the_environment_of_the_worker(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATABASE_PASSWORD", "hidden-value")
         with site.worker("--slots", "1"):
@@ -277,6 +294,7 @@ class TestSecrets:
         assert b"hidden-value" not in output_of(job)
         assert b"DATABASE_PASSWORD" not in output_of(job)
 
+    @pytest.mark.shows("explanation/attacks.md#values-in-rows")
     def test_a_secret_is_in_no_row_and_no_log_of_the_worker(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CM_SECRET_KEY", "hidden-value")
         script = 'echo "$KEY"; test "$KEY" = hidden-""value && exit 3; exit 4'
@@ -290,6 +308,7 @@ class TestSecrets:
             assert "hidden-value" not in serializers.serialize("json", model.objects.all())
         assert "hidden-value" not in site.log.read_text()
 
+    @pytest.mark.shows("explanation/attacks.md#name-of-another-job")
     def test_the_name_of_another_job(self, site: Site) -> None:
         """A job that calls itself another one, to what reads its variables."""
         command = shlex.join(["sh", "-c", "echo $CONTAINER_MANAGER_JOB $CONTAINER_MANAGER_ATTEMPT"])
@@ -303,11 +322,3 @@ class TestSecrets:
             site.assert_clean()
         # Where it is refused, it says nothing at all.
         assert output_of(job).decode().split() in ([str(job.pk), "1"], [])
-
-
-@pytest.mark.without_database
-def test_the_table_of_attacks_names_each_test_and_no_other() -> None:
-    told = set(re.findall(r"`(test_\w+)`", _TABLE.read_text(encoding="utf-8")))
-    classes = (TestEscapes, TestExhaustion, TestSecrets)
-    here = {name for each_class in classes for name in vars(each_class) if name.startswith("test_")}
-    assert told == here | {"test_each_random_job_ends_in_a_status_that_fits_and_leaves_nothing"}

@@ -63,7 +63,7 @@ def test_a_container_cancelled_in_the_admin_that_ignores_term_is_killed(site: Si
         assert (journal_of(job), job.status_changed_by) == (_CANCELLED, "root")
 
 
-@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
+@pytest.mark.shows("explanation/worker.md#a-job-is-cancelled", "explanation/attacks.md#endless-grace-period")
 def test_a_cancelled_container_in_a_long_grace_period_can_be_killed(site: Site) -> None:
     with site.worker("--slots", "1"):
         job = site.enqueue(_DEAF, grace_seconds=86400)

@@ -145,7 +145,7 @@ _FOLDER = {"source": "/srv/results", "read_only": False}
 
 
 @pytest.mark.parametrize("user", ["", "root", "0", "0:1000", "000", "app", "app:1000"])
-@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have", "explanation/attacks.md#setuid-programs")
 def test_a_folder_of_the_host_is_not_written_to_by_who_may_be_root(user: str) -> None:
     """Whoever runs a file with the setuid bit on the host becomes its owner."""
     asked = {"volumes": {"results": "/results"}, **({"user": user} if user else {})}
@@ -181,7 +181,7 @@ def test_no_image_is_allowed_unless_the_settings_say_so() -> None:
     assert is_allowed_image("any.example.com/thing:1", ["*"])
 
 
-@pytest.mark.shows("howto/docker.md#relax-the-defaults")
+@pytest.mark.shows("howto/docker.md#relax-the-defaults", "explanation/attacks.md#all-disk")
 def test_a_default_container_is_hardened() -> None:
     host = configuration(memory_bytes=2**24)["HostConfig"]
     expected = {
@@ -191,6 +191,8 @@ def test_a_default_container_is_hardened() -> None:
     }  # fmt: skip
     assert {name: host[name] for name in expected} == expected
     assert "Binds" not in host
+    log = {"max-size": str(128 << 20), "max-file": "2", "compress": "false"}
+    assert host["LogConfig"] == {"Type": "local", "Config": log}
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")

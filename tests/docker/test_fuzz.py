@@ -79,7 +79,7 @@ def volumes_of(site: Site) -> set[str]:
 
 @pytest.mark.timeout(2 * _PATIENCE_SECONDS)
 @pytest.mark.parametrize("count", [_SHORT, pytest.param(_LONG, marks=pytest.mark.slow)])
-@pytest.mark.shows("explanation/attacks.md#what-is-tried")
+@pytest.mark.shows("explanation/attacks.md#to-confuse-the-worker")
 def test_each_random_job_ends_in_a_status_that_fits_and_leaves_nothing(
     docker_url: str, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,9 @@ def test_a_default_container_has_no_powers(harness: DockerHarness) -> None:
     assert found == {"CapEff": none, "CapPrm": none, "CapBnd": none, "NoNewPrivs": "1", "Seccomp": "2"}
 
 
-@pytest.mark.shows("howto/docker.md#relax-the-defaults")
+@pytest.mark.shows(
+    "howto/docker.md#relax-the-defaults", "explanation/attacks.md#fork-bomb", "explanation/attacks.md#all-memory"
+)
 def test_a_container_has_limits_of_processes_and_memory_and_no_swap(harness: DockerHarness) -> None:
     script = (
         "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -58,7 +60,6 @@ def test_a_container_sees_no_network_but_its_own_loopback(harness: DockerHarness
     assert not [name for name in devices if name.startswith(("eth", "docker", "veth"))]
 
 
-@pytest.mark.shows("howto/docker.md#relax-the-defaults")
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
 def test_a_container_runs_as_the_user_that_is_asked_for(harness: DockerHarness) -> None:
     assert printed(harness, "id -u; id -g", container={"user": "1000:1000"}).split() == ["1000", "1000"]

@@ -74,7 +74,7 @@ def test_a_daemons_own_warnings_are_passed_on() -> None:
     ]
 
 
-@pytest.mark.shows("howto/docker.md#limits-that-the-daemon-cannot-hold")
+@pytest.mark.shows("howto/docker.md#limits-that-the-daemon-cannot-hold", "explanation/attacks.md#all-disk")
 def test_a_job_with_a_limit_that_the_daemon_cannot_hold_is_rejected(harness: DockerHarness) -> None:
     executor = harness.executor(storage_bytes=1 << 30)
     held = "storage_bytes" not in missing_limits(harness.api.info())

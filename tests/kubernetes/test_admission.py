@@ -43,7 +43,7 @@ def test_a_quota_of_jobs_puts_a_create_off_until_it_is_freed(site: ClusterSite) 
         site.assert_clean()
 
 
-@pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
+@pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for", "explanation/kubernetes.md#exceeded-quota")
 def test_a_quota_of_pods_shows_why_a_job_waits_until_it_is_freed(site: ClusterSite) -> None:
     """The Job is there, and its controller is refused the pod: only events say so."""
     limit_namespace(site, pods="0")
@@ -84,6 +84,7 @@ def test_others_run_while_one_waits_for_quota(site: ClusterSite) -> None:
         site.assert_clean()
 
 
+@pytest.mark.shows("explanation/kubernetes.md#api-server-errors")
 def test_a_server_that_is_overloaded_is_asked_again_when_it_says(site: ClusterSite, way: ApiProxy) -> None:
     seconds, said = 4, status_body(429, "TooManyRequests", "too many requests, please try again later")
     way.answer(_CREATE, 429, said, times=2, Retry_After=str(seconds))
@@ -104,6 +105,7 @@ def test_a_server_that_is_overloaded_is_asked_again_when_it_says(site: ClusterSi
 @pytest.mark.parametrize(
     "status", [pytest.param(500, marks=pytest.mark.slow), 502, 503, pytest.param(504, marks=pytest.mark.slow)]
 )
+@pytest.mark.shows("explanation/kubernetes.md#api-server-errors")
 def test_a_server_that_fails_burns_no_attempt_and_starts_nothing_twice(
     site: ClusterSite, way: ApiProxy, status: int
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_server_that_fails_burns_no_attempt_and_starts_nothing_twice(
     ids=["reads", "patches", "deletes", "secrets"],
 )
 @pytest.mark.parametrize("status", [pytest.param(429, marks=pytest.mark.slow), 500])
+@pytest.mark.shows("explanation/kubernetes.md#api-server-errors")
 def test_errors_at_any_other_request_end_nothing(
     site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any], pattern: str, status: int
 ) -> None:
@@ -265,6 +268,7 @@ def test_a_namespace_that_is_not_there_is_waited_for(site: ClusterSite, way: Api
 
 
 class TestSuspended:
+    @pytest.mark.shows("explanation/kubernetes.md#suspended-job")
     def test_a_job_that_kueue_has_not_admitted_waits_without_a_clock_and_runs_when_it_is(
         self, site: ClusterSite
     ) -> None:

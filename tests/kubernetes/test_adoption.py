@@ -119,6 +119,7 @@ class TestWorkersThatEnd:
             assert output_of(job) == b"first\nlast\n"
             site.assert_clean()
 
+    @pytest.mark.shows("explanation/kubernetes.md#restarted-controller")
     def test_a_worker_that_is_told_to_end_hands_on_what_runs_and_the_next_one_reads_on(self, site: ClusterSite) -> None:
         go = site.gate()
         count = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done"
@@ -183,6 +184,7 @@ class TestWorkersThatEnd:
                 assert len(ran) == len(set(ran)) == len(jobs)
                 site.assert_clean()
 
+    @pytest.mark.shows("explanation/kubernetes.md#finished-job-again")
     def test_a_finished_job_does_not_run_again_after_it_was_cleaned_up(self, site: ClusterSite) -> None:
         job = site.enqueue(f"{BEGUN}; {DONE}", max_retries=3)
         with site.worker("--slots", "1"):
@@ -240,6 +242,7 @@ class TestNames:
         wait_until(executor, lambda: phase(executor, spec.key) is not Phase.RUNNING)
         assert run_count(harness) == 1
 
+    @pytest.mark.shows("explanation/kubernetes.md#two-controllers")
     def test_two_workers_that_launch_at_once_start_it_once(self, harness: KubernetesHarness) -> None:
         specs = [harness.spec(_RUN) for _ in range(5)]
         executors = [harness.executor() for _ in range(3)]
@@ -327,6 +330,7 @@ def lose_create(executor: Executor, spec: LaunchSpec, way: ApiProxy, side: Side)
 
 @pytest.mark.without_database
 class TestLostAnswers:
+    @pytest.mark.shows("explanation/kubernetes.md#lost-create")
     def test_a_create_whose_answer_was_lost_is_found_and_not_repeated(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
@@ -505,6 +509,7 @@ class TestTwoPods:
 
 
 @pytest.mark.without_database
+@pytest.mark.shows("explanation/kubernetes.md#early-retry")
 def test_a_retry_waits_until_the_former_attempt_has_ended(harness: KubernetesHarness, executor: Executor) -> None:
     """Its pod takes its grace period to end, and the two must not run beside each other."""
     script = "echo begin >> $EFFECTS/runs; trap 'sleep 3; echo end >> $EFFECTS/runs; exit 1' TERM; touch $EFFECTS/ready; while :; do sleep 0.1; done"

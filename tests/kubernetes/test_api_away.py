@@ -23,7 +23,9 @@ _ABSENCE_SECONDS = 30.0
 
 @pytest.mark.django_db(transaction=True)
 class TestWorkers:
-    @pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
+    @pytest.mark.shows(
+        "explanation/kubernetes.md#when-something-is-away", "explanation/kubernetes.md#absent-api-server"
+    )
     def test_an_api_server_that_is_killed_and_absent_for_30_seconds_costs_no_attempt(
         self, site: ClusterSite, control: ClusterControl
     ) -> None:
@@ -75,6 +77,7 @@ class TestWorkers:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
+    @pytest.mark.shows("explanation/kubernetes.md#cancelled-job")
     def test_a_job_that_is_cancelled_while_the_api_server_is_away_is_stopped_after(
         self, site: ClusterSite, control: ClusterControl
     ) -> None:

@@ -116,6 +116,7 @@ def test_a_job_whose_finalizer_was_taken_off_by_hand_completes(site: ClusterSite
     assert (attempts_of(job), output_of(job)) == ([(1, 0, "")], b"last\n")
 
 
+@pytest.mark.shows("explanation/kubernetes.md#two-pods")
 def test_a_second_pod_of_an_attempt_is_stopped_and_said(site: ClusterSite) -> None:
     """Its spec cannot be changed to have two; whoever makes a pod with the same labels makes it the Job's."""
     with site.worker("--slots", "1"):

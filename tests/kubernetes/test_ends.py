@@ -249,6 +249,7 @@ class TestNodesThatForget:
 
 
 @pytest.mark.without_database
+@pytest.mark.shows("explanation/kubernetes.md#deleted-record")
 def test_an_end_stays_known_when_its_job_and_its_pod_are_deleted_by_hand(
     harness: KubernetesHarness, executor: Executor
 ) -> None:
@@ -267,6 +268,7 @@ def test_an_end_stays_known_when_its_job_and_its_pod_are_deleted_by_hand(
 
 
 @pytest.mark.without_database
+@pytest.mark.shows("explanation/kubernetes.md#deleted-record")
 def test_the_evidence_is_held_until_it_is_removed(harness: KubernetesHarness, executor: Executor) -> None:
     """Whoever deletes the Job meanwhile gets it away only when the worker has stored its end."""
     spec = harness.spec("exit 7")

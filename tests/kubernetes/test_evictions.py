@@ -41,6 +41,7 @@ def evict(site: ClusterSite, job: ContainerJob) -> None:
 
 @pytest.mark.parametrize("end", [delete, evict])
 @pytest.mark.parametrize(("script", "code"), [(_POLITE, 0), (_STUBBORN, 9), (f"{BEGUN}; exec sleep 600", 143)])
+@pytest.mark.shows("explanation/kubernetes.md#evicted-pod")
 def test_a_program_that_is_told_to_end_by_the_cluster_has_not_completed_whatever_its_exit_code(
     site: ClusterSite, end: Any, script: str, code: int
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_program_that_is_told_to_end_by_the_cluster_has_not_completed_whatever
 
 
 @pytest.mark.parametrize("end", [delete, evict])
+@pytest.mark.shows("explanation/kubernetes.md#evicted-pod")
 def test_a_job_whose_pod_was_ended_is_tried_again_in_a_new_one(site: ClusterSite, end: Any) -> None:
     with site.worker("--slots", "1"):
         job = site.start(f"{BEGUN}; [ $CONTAINER_MANAGER_ATTEMPT = 2 ] || exec sleep 600", max_retries=1)
@@ -91,6 +93,7 @@ def _terminated(site: ClusterSite, job: ContainerJob) -> Any:
     return pod.status.phase == "Succeeded" and pod.status.container_statuses[0].state.terminated
 
 
+@pytest.mark.shows("explanation/kubernetes.md#unseen-end")
 def test_a_pod_whose_end_nobody_has_seen_is_lost_though_its_job_says_that_it_is_complete(site: ClusterSite) -> None:
     with site.worker("--slots", "1") as process:
         job = site.start(f"{BEGUN}; while [ ! -e $EFFECTS/go ]; do sleep 0.05; done")
@@ -121,6 +124,7 @@ def test_a_pod_that_is_deleted_by_force_is_lost(site: ClusterSite) -> None:
     assert code in (None, 0, 137)
 
 
+@pytest.mark.shows("explanation/kubernetes.md#suspended-job")
 def test_a_job_that_is_suspended_while_it_runs_has_not_completed(site: ClusterSite) -> None:
     with site.worker("--slots", "1"):
         job = site.start(_POLITE, grace_seconds=20)
@@ -213,6 +217,7 @@ def test_a_job_that_a_node_short_of_disk_evicts_is_lost_and_runs_again_elsewhere
 
 
 @pytest.mark.parametrize(("script", "code"), [(_POLITE, 0), (_STUBBORN, 9), (f"{BEGUN}; exec sleep 600", 143)])
+@pytest.mark.shows("explanation/kubernetes.md#refused-after-restart")
 def test_a_job_that_its_node_refuses_after_a_restart_is_lost_whatever_its_exit_code(
     site: ClusterSite, control: ClusterControl, script: str, code: int
 ) -> None:

@@ -46,6 +46,7 @@ def move_to_other_node(job: ContainerJob) -> None:
     ContainerJob.objects.filter(pk=job.pk).update(container={**job.container, "node_pool": "node1"})
 
 
+@pytest.mark.shows("explanation/kubernetes.md#reclaimed-node")
 def test_a_job_on_a_lost_node_is_said_to_be_lost_with_it_and_runs_again_elsewhere(
     site: ClusterSite, control: ClusterControl
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_job_that_asks_for_it_is_never_run_again_when_its_node_was_deleted(
     assert "The pod was given up with its node" in job.last_error
 
 
+@pytest.mark.shows("explanation/kubernetes.md#reclaimed-node")
 def test_a_job_on_a_deleted_node_is_said_to_be_lost_with_it_and_runs_again_elsewhere(
     site: ClusterSite, control: ClusterControl
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_node_that_is_silent_for_a_moment_loses_nothing(site: ClusterSite, con
     assert (attempts_of(job), output_of(job)) == ([(1, 0, "")], b"before\nafter\n")
 
 
+@pytest.mark.shows("explanation/kubernetes.md#restarted-node")
 def test_a_job_on_a_node_that_reboots_is_lost_with_it_and_runs_again(
     site: ClusterSite, control: ClusterControl
 ) -> None:
@@ -188,6 +191,7 @@ def test_a_job_goes_on_while_its_node_s_containerd_is_killed_and_started_again(
     assert output_of(job).decode().split() == [*beats(site), "after"]
 
 
+@pytest.mark.shows("explanation/kubernetes.md#full-executor")
 def test_a_cancelled_job_on_a_lost_node_is_closed_once_the_node_is_back(
     site: ClusterSite, control: ClusterControl
 ) -> None:
@@ -200,6 +204,9 @@ def test_a_cancelled_job_on_a_lost_node_is_closed_once_the_node_is_back(
         assert job.attempts.get().finished_at is None
         control.start_kubelet("node2")
         site.await_status(job, "cancelled")
-        site.assert_clean()
         stopped = len(beats(site))
+        # The worker's only slot is free.
+        later = site.enqueue("true")
+        site.await_status(later, "completed")
+        site.assert_clean()
     assert len(beats(site)) == stopped

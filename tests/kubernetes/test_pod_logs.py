@@ -78,6 +78,7 @@ def test_a_line_of_a_mebibyte_is_stored_as_one(site: ClusterSite) -> None:
     assert output_of(job) == b"before\n" + _MEBIBYTE * b"x" + b"\nafter\n"
 
 
+@pytest.mark.shows("explanation/kubernetes.md#rotated-log")
 def test_64_mebibytes_past_what_a_node_keeps_are_stored_once_and_in_order_or_the_gap_is_said(
     site: ClusterSite,
 ) -> None:
@@ -94,7 +95,7 @@ def test_64_mebibytes_past_what_a_node_keeps_are_stored_once_and_in_order_or_the
     assert len(found) == count or "is missing here" in system_log(job)
 
 
-@pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
+@pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise", "explanation/kubernetes.md#rotated-log")
 def test_what_a_node_has_rotated_away_while_the_connection_was_cut_is_said(site: ClusterSite, way: ApiProxy) -> None:
     go, end = site.gate("go"), site.gate("end")
     turn = f"{lines(10, 3000)}; sleep 4"
@@ -171,6 +172,7 @@ def test_a_worker_that_adopts_a_job_says_where_the_output_that_its_node_kept_beg
     assert "The output that the kubelet kept begins" in system_log(job)
 
 
+@pytest.mark.shows("explanation/kubernetes.md#rotated-log", "explanation/kubernetes.md#cut-log-stream")
 def test_a_stream_that_is_cut_again_and_again_loses_and_doubles_no_line(site: ClusterSite, way: ApiProxy) -> None:
     seed = int(os.environ.get("CM_TEST_LOGS_SEED", _SEED))
     random, count, cuts = Random(seed), 6000, 12  # noqa: S311

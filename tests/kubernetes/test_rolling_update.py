@@ -83,7 +83,7 @@ def assert_complete_output(site: DeployedSite, jobs: list[ContainerJob]) -> None
         assert notes_on_output(job) == []
 
 
-@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
+@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away", "explanation/kubernetes.md#restarted-controller")
 def test_a_rolling_update_of_the_deployment_hands_on_what_runs_and_runs_each_job_once(
     deployed: tuple[DeployedSite, PodHistory],
 ) -> None:

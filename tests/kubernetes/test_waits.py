@@ -107,6 +107,7 @@ def nothing_is_left(harness: KubernetesHarness, executor: Executor, key: str) ->
 
 @pytest.mark.without_database
 class TestImages:
+    @pytest.mark.shows("explanation/kubernetes.md#image-pull")
     def test_an_image_that_is_not_there_is_a_failure_at_once_and_leaves_nothing(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
@@ -155,6 +156,7 @@ class TestImages:
         assert caught.value.reason == "image"
         nothing_is_left(harness, executor, spec.key)
 
+    @pytest.mark.shows("explanation/kubernetes.md#image-pull")
     def test_a_registry_that_stays_away_is_waited_for_as_long_as_the_option_says(
         self, harness: KubernetesHarness
     ) -> None:
@@ -168,6 +170,7 @@ class TestImages:
         nothing_is_left(harness, executor, spec.key)
 
     @pytest.mark.parametrize("status", [429, pytest.param(500, marks=pytest.mark.slow), 503])
+    @pytest.mark.shows("explanation/kubernetes.md#image-pull")
     def test_an_error_of_a_registry_is_waited_for(
         self, harness: KubernetesHarness, executor: Executor, status: int
     ) -> None:
@@ -178,6 +181,7 @@ class TestImages:
             assert ended(executor, spec.key).code == 7
         executor.remove(spec.key)
 
+    @pytest.mark.shows("explanation/kubernetes.md#image-pull")
     def test_a_registry_that_comes_back_lets_its_jobs_run(
         self, harness: KubernetesHarness, executor: Executor, control: ClusterControl
     ) -> None:
@@ -204,7 +208,7 @@ class TestImages:
 
 @pytest.mark.without_database
 class TestNodes:
-    @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for", "explanation/kubernetes.md#late-pod")
     def test_a_job_that_no_node_takes_is_unschedulable_and_is_deleted_before_it_ends(
         self, harness: KubernetesHarness
     ) -> None:
@@ -298,6 +302,7 @@ def with_references(harness: KubernetesHarness, fields: dict[str, Any]) -> Any:
 
 @pytest.mark.django_db(transaction=True)
 class TestCancel:
+    @pytest.mark.shows("explanation/kubernetes.md#cancelled-job")
     def test_a_job_that_hangs_is_killed_after_its_grace_period_and_is_gone(self, site: ClusterSite) -> None:
         with site.worker("--slots", "1"):
             job = site.start(f"trap '' TERM; {BEGUN}; while :; do sleep 0.1; done", grace_seconds=2)
@@ -369,6 +374,7 @@ class TestCancel:
 
 
 @pytest.mark.without_database
+@pytest.mark.shows("explanation/kubernetes.md#late-pod")
 def test_an_attempt_that_is_stopped_while_its_pod_has_no_node_yet_runs_nothing(
     harness: KubernetesHarness, executor: Executor
 ) -> None:

@@ -53,7 +53,7 @@ def test_a_watch_that_is_cut_hides_no_end(harness: KubernetesHarness, way: ApiPr
     assert ended(proxied, key).code == 7
 
 
-@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
+@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away", "explanation/kubernetes.md#half-open-watch")
 def test_a_half_open_watch_hides_no_end(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     """Its connection stays, and brings nothing any more, not even its end."""
     key = gated(harness, proxied)
@@ -64,6 +64,7 @@ def test_a_half_open_watch_hides_no_end(harness: KubernetesHarness, way: ApiProx
     assert time.monotonic() - began < _SOON_SECONDS
 
 
+@pytest.mark.shows("explanation/kubernetes.md#half-open-watch")
 def test_a_half_open_watch_does_not_keep_a_launch_from_being_seen(
     harness: KubernetesHarness, way: ApiProxy, proxied: Executor
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_half_open_watch_does_not_keep_a_launch_from_being_seen(
     assert time.monotonic() - began < 2 * _SOON_SECONDS
 
 
+@pytest.mark.shows("explanation/kubernetes.md#expired-watch")
 def test_a_version_that_the_api_server_has_no_more_leads_to_a_new_list(
     harness: KubernetesHarness, way: ApiProxy, proxied: Executor
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_watch_that_ends_at_once_or_brings_nonsense_hides_no_end_and_makes_no_
     assert len(way.asked(_LIST)) - before <= 6 * (time.monotonic() - began) + 6
 
 
+@pytest.mark.shows("explanation/kubernetes.md#expired-watch")
 def test_an_error_event_leads_to_a_new_list(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     key = gated(harness, proxied)
     error = json.loads(status_body(410, "Expired", "too old resource version: 1 (2)"))

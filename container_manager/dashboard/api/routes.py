@@ -149,7 +149,7 @@ ROUTES = (
         name="advance_bulk_act",
         method="POST",
         path="bulk-acts/{id}/advance",
-        summary="Do some of it now; else the workers do it by and by.",
+        summary="Do some of it now; otherwise the workers do it in the background.",
         handler=handlers.advance_bulk_act,
         answer=ref("BulkAct"),
     ),
