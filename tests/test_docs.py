@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usual_statements
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PERFORMANCE = (ROOT / "docs/explanation/performance.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[!_]*/*.md"))]
 SHOWN_ONLY = "<!-- test: shown"
 # By name: each needs an SDK, to import which takes longer than most of the tests that are collected with it.
 OPTIONS = {
