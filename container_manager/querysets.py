@@ -13,6 +13,7 @@ from django.db.models.sql.compiler import SQLCompiler
 
 from .columns.unique_keys import KEY_CONSTRAINT, UniqueKeyHeld, is_key_conflict, refusing_held_keys
 from .jobs.identifiers import id_range
+from .jobs.statuses import JobStatus
 from .statemachine.deadlocks import retry_deadlocks
 from .statemachine.queryset import BulkTransition, StateMachineQuerySet
 from .statemachine.triggers import dialect_for
@@ -147,11 +148,11 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
 
     def ready(self) -> ContainerJobQuerySet:
         """Return queued jobs that are due by the database's clock, in the order in which workers claim them."""
-        return self.filter(_IS_DUE, status="queued").order_by("-priority", "queued_at", "pk")
+        return self.filter(_IS_DUE, status=JobStatus.QUEUED).order_by("-priority", "queued_at", "pk")
 
     def retries_due(self) -> ContainerJobQuerySet:
         """Return jobs whose next attempt is due to be queued, by the database's clock."""
-        return self.filter(_IS_DUE, status="retrying")
+        return self.filter(_IS_DUE, status=JobStatus.RETRYING)
 
 
 class WorkerQuerySet(QuerySet["Worker"]):
