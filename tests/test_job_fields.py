@@ -377,7 +377,7 @@ def test_a_field_added_to_the_list_and_the_model_arrives_everywhere(tmp_path: Pa
         "key": "",
         "admin offers": True,
         "admin keeps": True,
-        "API takes": [200, [1, {"A": "b"}]],
+        "API takes": [201, [1, {"A": "b"}]],
         "task": given,
         "root": {"API": given, "pages name": [[True, True], [True, True]], "pages tell": [False, True]},
         "guest": {"API": [65536, {"KEY": None}], **names_alone},

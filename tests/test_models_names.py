@@ -33,7 +33,7 @@ def test_every_table_is_a_public_name_of_models() -> None:
 def test_every_value_that_describes_a_job_is_a_public_name_of_models() -> None:
     public = {name: value for name, value in vars(statuses).items() if name in models.__all__}
     assert set(public) == {
-        *("FINISHED_STATUSES", "JOB_TRANSITIONS", "UNFINISHED_STATUSES"),
+        *("FINISHED_STATUSES", "JOB_TRANSITIONS", "UNFINISHED_STATUSES", "WAITING_STATUSES"),
         *("FailureReason", "JobStatus", "UniqueUntil"),
     }
     assert all(getattr(models, name) is value for name, value in public.items())
