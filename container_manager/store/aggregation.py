@@ -17,16 +17,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.db import connections, transaction
 from django.db.models import OuterRef, Subquery
 
-from ..jobs.histogram import bucket_of
 from ..models import ContainerJob, JobStatus, JobTransition, QueueSpan, StatisticsProgress
 from ..querysets import ContainerJobQuerySet
 from .clock import database_now
 from .sql import store_sql
+from .transition_counts import TransitionCount, transition_counts
 
 BATCH = 2000
 LONGEST_WAIT_SECONDS = 600.0
@@ -162,24 +161,14 @@ class Aggregation:
         progress.marked_to = progress.counted_to
 
     def _count_batch(self, progress: StatisticsProgress, now: datetime) -> bool:
-        # A job's journal is a path: the row before says since when the job had the status that it leaves.
-        before = JobTransition.objects.using(self._using).filter(job=OuterRef("job"), id__lt=OuterRef("id"))
-        since, came_from = (Subquery(before.order_by("-id").values(name)[:1]) for name in ("at", "from_status"))
-        rows = JobTransition.objects.using(self._using).order_by("id").annotate(since=since, came_from=came_from)
-        found = list(
-            rows.filter(id__gt=progress.counted_to, id__lte=progress.marked_to).values(
-                *("id", "at", "from_status", "to_status", "since", "came_from"),
-                *("job__queue", "job__queued_at", "job__created_at", "job__scheduled_for"),
-            )[:BATCH]
-        )
+        found = transition_counts(after=progress.counted_to, to=progress.marked_to, limit=BATCH, using=self._using)
         counts: dict[Key, Added] = {}
-        for row in found:
-            key = (minute_of(row["at"]), row["job__queue"])
-            counts.setdefault(key, Counter()).update(_added(row))
+        for each in found:
+            counts.setdefault((minute_of(each.latest), each.queue), Counter()).update(_added(each))
         self._store(counts, now)
-        full = len(found) == BATCH
-        progress.counted_to = found[-1]["id"] if full else progress.marked_to
-        progress.counted_at = max((row["at"] for row in found), default=progress.counted_at)
+        full = sum(each.rows for each in found) == BATCH
+        progress.counted_to = max(each.last for each in found) if full else progress.marked_to
+        progress.counted_at = max((each.latest for each in found), default=progress.counted_at)
         return full
 
     # -- new jobs ------------------------------------------------------------------------------------------------
@@ -292,36 +281,13 @@ def _minute_in(key: uuid.UUID) -> int:
     return (key.int >> 80) // 60_000
 
 
-def _added(row: Mapping[str, Any]) -> Added:
-    """Return what a row of the journal adds to its minute."""
-    source, target = row["from_status"], row["to_status"]
+def _added(count: TransitionCount) -> Added:
+    """Return what transitions of the journal add to their minute."""
     added: Added = Counter()
-    if target in _COLUMNS:
-        added[_COLUMNS[target]] = 1
-    if source == JobStatus.QUEUED and target == JobStatus.RUNNING:
-        _add_duration(added, "wait", _due_since(row), row["at"])
-    if source == JobStatus.RUNNING:
-        _add_duration(added, "run", row["since"], row["at"])
+    if count.to_status in _COLUMNS:
+        added[_COLUMNS[count.to_status]] = count.rows
+    if count.bucket is not None:
+        kind = "run" if count.from_status == JobStatus.RUNNING else "wait"
+        added[f"{kind}_{count.bucket}"] = count.rows
+        added[f"{kind}_seconds"] = count.microseconds / 1e6  # type: ignore[assignment]  # a sum of floats beside the counts
     return added
-
-
-def _due_since(row: Mapping[str, Any]) -> datetime | None:
-    """Return since when a job that starts was due; None if that is not known any more.
-
-    A retry overwrites the schedule of a job that has failed since, and a job is queued again at another time.
-    """
-    at, since = row["at"], row["since"]
-    queued_at, scheduled_for = row["job__queued_at"], row["job__scheduled_for"]
-    is_retry = row["came_from"] == JobStatus.RETRYING
-    later = (scheduled_for is not None and scheduled_for > at) or (queued_at is not None and queued_at > at)
-    if later and not is_retry:
-        return None
-    queued: datetime = since or queued_at or row["job__created_at"]
-    return queued if later or scheduled_for is None else max(queued, scheduled_for)
-
-
-def _add_duration(added: Added, kind: str, since: datetime | None, at: datetime) -> None:
-    if since is not None:
-        seconds = max(0.0, (at - since).total_seconds())
-        added[f"{kind}_{bucket_of(seconds)}"] += 1
-        added[f"{kind}_seconds"] += seconds  # type: ignore[assignment]  # a sum of floats beside the counts

@@ -9,12 +9,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
 from container_manager import queue, store
 from container_manager.cli.printing import clock
-from container_manager.models import ContainerJob, JobAttempt, JobStatus, JobTransition, Worker
+from container_manager.models import (
+    ContainerJob,
+    JobAttempt,
+    JobStatus,
+    JobTransition,
+    QueueSpan,
+    StatisticsProgress,
+    Worker,
+)
 from container_manager.queue import prune_jobs
 from container_manager.statemachine.installation import drift
 
@@ -23,6 +32,8 @@ from ..protocol.records import rescue
 pytestmark = pytest.mark.django_db
 
 _HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
+# That of Django's times: None where these are naive.
+_ZONE = UTC if settings.USE_TZ else None
 
 
 def claim(worker: str = "w") -> list[store.ClaimedJob]:
@@ -128,6 +139,21 @@ def test_statistics_and_pruning_see_what_finished_lately() -> None:
     assert (found.queued, found.scheduled, found.finished) == (1, 1, {"completed": 1})
     assert prune_jobs(before=timezone.now() - _MINUTE, using="default") == 0
     assert prune_jobs(before=timezone.now() + _MINUTE, using="default") == 1
+
+
+def test_transitions_are_counted_in_the_minute_of_their_time() -> None:
+    job = running()
+    ContainerJob.objects.filter(pk=job.pk).update(scheduled_for=timezone.now() - _MINUTE)
+    finish(job)
+    counting = store.Aggregation(keep_seconds=3600.0, using="default")
+    while StatisticsProgress.objects.filter(counted_to__gt=0).first() is None:
+        counting.step()
+    spans = QueueSpan.objects.filter(length=QueueSpan.MINUTE)
+    assert spans
+    assert [span for span in spans if not is_near(datetime.fromtimestamp(60 * span.minute + 30, _ZONE))] == []
+    # Since it was queued: the schedule was over by then.
+    assert sum(span.wait_0 + span.wait_1 + span.wait_2 for span in spans) == 1
+    assert sum(span.run_0 + span.run_1 + span.run_2 for span in spans) == 1
 
 
 def test_times_are_printed_in_utc() -> None:

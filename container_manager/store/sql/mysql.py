@@ -48,7 +48,10 @@ class MySQLStore(RowByRowStore):
         return f"{self.now} + INTERVAL {seconds} SECOND"
 
     def seconds_since(self, moment: str) -> str:
-        return f"TIMESTAMPDIFF(MICROSECOND, {moment}, {self.now}) / 1000000.0"
+        return f"{self.microseconds(moment, self.now)} / 1000000.0"
+
+    def microseconds(self, since: str, to: str) -> str:
+        return f"TIMESTAMPDIFF(MICROSECOND, {since}, {to})"
 
     def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
         statement, tables = lease_seconds * STATEMENT_SHARE, ceil(lease_seconds * LOCK_SHARE)

@@ -52,6 +52,13 @@ class PostgreSQLStore(StoreSQL):
     def seconds_since(self, moment: str) -> str:
         return f"EXTRACT(EPOCH FROM statement_timestamp() - {moment})"
 
+    def microseconds(self, since: str, to: str) -> str:
+        return f"CAST(EXTRACT(EPOCH FROM {to} - {since}) * 1000000 AS bigint)"
+
+    def minute(self, moment: str) -> str:
+        # Its text would be that of the session's zone, in which an hour may repeat.
+        return f"date_trunc('minute', {moment})"
+
     def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
         return (
             f"SET idle_in_transaction_session_timeout = {ceil(lease_seconds * 1000)}",

@@ -20,6 +20,7 @@ class SQLiteStore(RowByRowStore):
     vendor = "sqlite"
     dialect: SQLiteDialect
     lock = ""
+    greatest = "MAX"
     by_key = "+{}"
     # Of the newest row (`RowIdField`).
     reuses_keys = True
@@ -33,6 +34,13 @@ class SQLiteStore(RowByRowStore):
 
     def seconds_since(self, moment: str) -> str:
         return f"(julianday('now'{self.dialect.shift}) - julianday({moment})) * 86400.0"
+
+    def microseconds(self, since: str, to: str) -> str:
+        def since_1970(moment: str) -> str:
+            # SQLite's own functions know milliseconds.
+            return f"(strftime('%%s', substr({moment}, 1, 19)) * 1000000 + substr({moment} || '000000', 21, 6))"
+
+        return f"{since_1970(to)} - {since_1970(since)}"
 
     def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
         # Django's and sqlite3's own default is 5 s. The one lock is held for as long as a transaction takes.

@@ -40,6 +40,8 @@ class StoreSQL(ABC):
     lock: ClassVar[str]
     # Whether the key of a row that was deleted may be that of a later one.
     reuses_keys: ClassVar[bool] = False
+    # The function that returns the latest of several times.
+    greatest: ClassVar[str] = "GREATEST"
     # Locks the rows of a SELECT as a foreign key to them does, and skips those that it would wait for; "" to wait.
     lock_referred: ClassVar[str] = ""
 
@@ -109,6 +111,14 @@ class StoreSQL(ABC):
     @abstractmethod
     def seconds_since(self, moment: str) -> str:
         """Return SQL for the seconds since a time."""
+
+    @abstractmethod
+    def microseconds(self, since: str, to: str) -> str:
+        """Return SQL for the microseconds from a column's time to another's: a whole number, null if one is null."""
+
+    def minute(self, moment: str) -> str:
+        """Return SQL for a value that all times of the same minute have in common, and no others."""
+        return f"SUBSTR({moment}, 1, 16)"
 
     @abstractmethod
     def session_settings(self, connection: BaseDatabaseWrapper, *, lease_seconds: float) -> Sequence[str]:
