@@ -106,7 +106,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.usual_statements
 @pytest.mark.usefixtures("running_worker")
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:
+def test_each_bad_job_fails_with_its_reason_and_the_worker_survives() -> None:
     jobs = {name: put(**fields) for name, (fields, _, _) in BAD.items()}
     found = {}
     for name, job in jobs.items():

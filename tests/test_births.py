@@ -109,7 +109,7 @@ def test_restoring_ends_within_an_outer_transaction() -> None:
     assert_held()
 
 
-def test_restoring_one_database_leaves_the_other_held() -> None:
+def test_restoring_one_database_leaves_the_other_guarded() -> None:
     with restoring(using="other"):
         assert_held("default")
         Parcel.objects.using("other").create(status="sent")
@@ -125,7 +125,7 @@ def test_restoring_works_while_rows_are_read() -> None:
     assert len(states(Crate)) == 300
 
 
-def test_saving_to_another_database_is_a_birth_unless_it_is_a_restore() -> None:
+def test_saving_to_another_database_needs_an_initial_state_unless_restoring() -> None:
     parcel = Parcel.objects.create()
     parcel.transition_to("sent")
     with pytest.raises(IntegrityError, match="for a new row"):
@@ -279,7 +279,7 @@ def test_a_row_that_was_created_in_bulk_with_a_db_default_knows_its_state() -> N
     assert (parcel.status, parcel.sendings) == ("sent", 1)
 
 
-def test_an_unsaved_instance_knows_its_db_default() -> None:
+def test_an_unsaved_instance_has_the_state_of_its_db_default() -> None:
     parcel = Parcel()
     assert parcel.can_transition_to("sent")
     assert not parcel.can_transition_to("delivered")

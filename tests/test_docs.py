@@ -156,7 +156,7 @@ def sections(page: Path) -> set[str]:
 SHOWN_BY_TESTS = ["explanation/worker.md", "explanation/kubernetes.md", "howto/docker.md"]
 
 
-def test_tests_that_show_a_section_of_the_docs_name_one_that_exists_and_no_section_lacks_its_test() -> None:
+def test_every_section_of_the_docs_has_a_test_and_every_test_names_an_existing_section() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
     marks = [mark for source in sources for mark in re.findall(r"mark\.shows\(([^)]+)\)", source)]
     shown = {section for mark in marks for section in re.findall(r'"([^"]+)"', mark)}
@@ -200,7 +200,7 @@ def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
 
 
 @pytest.mark.parametrize("part", ["queue", "process", "docker", "kubernetes"])
-def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
+def test_the_figures_of_each_benchmark_page_are_those_that_were_measured(part: str) -> None:
     shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", PERFORMANCE, re.S)
     assert shown is not None
     measured = json.loads((ROOT / "benchmarks" / part / "results.json").read_text(encoding="utf-8"))
@@ -212,7 +212,7 @@ def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
     assert missed == {f["name"] for f in measured if not f["met"]}
 
 
-def test_the_summary_of_figures_is_what_was_measured() -> None:
+def test_the_summary_of_benchmark_figures_is_what_was_measured() -> None:
     results = report.read_results()
     for page in report.PAGES:
         text = page.read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-def test_a_field_added_to_the_list_and_the_model_arrives_everywhere(tmp_path: Path) -> None:
+def test_a_field_added_to_the_job_spec_and_the_model_arrives_everywhere(tmp_path: Path) -> None:
     package = tmp_path / "container_manager"
     shutil.copytree(ROOT / "container_manager", package, ignore=shutil.ignore_patterns("__pycache__"))
     insert_before(
@@ -108,14 +108,14 @@ def model_field(name: str) -> Field[object, object]:
     return field
 
 
-def test_every_field_that_people_fill_in_is_in_the_list() -> None:
+def test_every_editable_field_of_the_model_is_in_the_job_spec() -> None:
     filled_in = {f.name for f in ContainerJob._meta.concrete_fields if f.editable}
     # When to run it, and who asked, are not about what is run; the status is the state machine's.
     assert filled_in - {"scheduled_for", "created_by", "status"} == set(JobSpec._fields)
 
 
 @pytest.mark.parametrize("name", JobSpec._fields)
-def test_a_field_has_the_default_of_its_model_field(name: str) -> None:
+def test_a_field_of_the_job_spec_has_the_default_of_its_model_field(name: str) -> None:
     assert JobSpec._field_defaults[name] == model_field(name).get_default()
 
 

@@ -98,7 +98,7 @@ def test_a_worker_that_loses_a_trigger_lets_its_job_end_claims_no_more_and_fails
     assert not Worker.objects.exists()
 
 
-def test_run_cancels_its_job_if_a_trigger_is_missing() -> None:
+def test_the_run_command_cancels_its_job_if_a_trigger_is_missing() -> None:
     drop_journal()
     refused = pytest.raises(CommandError, match=JOURNAL)
     with refused:

@@ -67,7 +67,7 @@ class TestWorkersThatEnd:
             "before the log is read",
         ],
     )
-    def test_a_worker_that_is_killed_there_loses_nothing_and_doubles_nothing(
+    def test_a_worker_that_is_killed_at_any_step_of_a_launch_loses_and_repeats_no_job(
         self, site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any], pattern: str, side: Side
     ) -> None:
         go = site.gate()
@@ -90,7 +90,7 @@ class TestWorkersThatEnd:
             assert output_of(job) == b"horse\n"
             site.assert_clean()
 
-    def test_a_worker_that_is_killed_before_it_watches_loses_nothing(self, site: ClusterSite, way: ApiProxy) -> None:
+    def test_a_worker_that_is_killed_before_it_watches_its_pods_loses_no_job(self, site: ClusterSite, way: ApiProxy) -> None:
         go = site.gate()
         way.hold(r"GET .*/pods\?.*watch=true", "request")
         with site.worker("--slots", "1", kubeconfig=way.kubeconfig) as first:
@@ -106,7 +106,7 @@ class TestWorkersThatEnd:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_job_that_ends_while_there_is_no_worker_is_read_by_the_next(self, site: ClusterSite) -> None:
+    def test_a_job_that_ends_while_there_is_no_worker_is_finished_by_the_next_worker(self, site: ClusterSite) -> None:
         go = site.gate()
         with site.worker("--slots", "1") as first:
             job = site.start(f"{BEGUN}; echo first; read word < $EFFECTS/go; echo last; {DONE}; exit 7")
@@ -119,7 +119,7 @@ class TestWorkersThatEnd:
             assert output_of(job) == b"first\nlast\n"
             site.assert_clean()
 
-    def test_a_worker_that_is_told_to_end_hands_on_what_runs_and_the_next_one_reads_on(self, site: ClusterSite) -> None:
+    def test_a_worker_that_is_told_to_end_leaves_its_running_jobs_to_the_next_worker(self, site: ClusterSite) -> None:
         go = site.gate()
         count = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done"
         job = site.enqueue(f"{BEGUN}; echo begun; {count}; read word < $EFFECTS/go; echo last; {DONE}", max_retries=3)
@@ -142,7 +142,7 @@ class TestWorkersThatEnd:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_worker_that_is_told_to_end_hands_on_what_waits(self, site: ClusterSite) -> None:
+    def test_a_worker_that_is_told_to_end_leaves_its_waiting_launches_to_the_next_worker(self, site: ClusterSite) -> None:
         """It has no pod that runs yet, and is not started twice."""
         options = {"unschedulable_seconds": None, "node_pools": {"later": {"node_selector": {site.namespace: "yes"}}}}
         job = site.enqueue(f"{BEGUN}; {DONE}", container={"node_pool": "later"})
@@ -194,7 +194,7 @@ class TestWorkersThatEnd:
             site.assert_clean()
         assert site.runs() == ["begin 1", "end 1"]
 
-    def test_what_nobody_knows_of_is_removed_and_another_installations_is_not(self, site: ClusterSite) -> None:
+    def test_unknown_cluster_jobs_are_removed_and_those_of_other_installations_are_not(self, site: ClusterSite) -> None:
         executor = site.executor()
         orphan = site.spec("sleep 600", key=f"cm-{site.install}-{'0' * 32}-1")
         submitted(executor, orphan)
@@ -225,7 +225,7 @@ class KubernetesOther:
 
 @pytest.mark.without_database
 class TestNames:
-    def test_a_second_submit_adopts_what_the_first_has_created(
+    def test_a_second_submit_adopts_the_cluster_job_that_the_first_has_created(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec(f"{_RUN}; sleep 600")
@@ -240,7 +240,7 @@ class TestNames:
         wait_until(executor, lambda: phase(executor, spec.key) is not Phase.RUNNING)
         assert run_count(harness) == 1
 
-    def test_two_workers_that_launch_at_once_start_it_once(self, harness: KubernetesHarness) -> None:
+    def test_two_workers_that_launch_a_job_at_once_start_it_once(self, harness: KubernetesHarness) -> None:
         specs = [harness.spec(_RUN) for _ in range(5)]
         executors = [harness.executor() for _ in range(3)]
         barrier = threading.Barrier(len(executors))
@@ -256,7 +256,7 @@ class TestNames:
             assert all(ended(executor, spec.key).succeeded for executor in executors)
         assert run_count(harness) == len(specs)
 
-    def test_a_foreign_job_of_that_name_is_neither_adopted_nor_touched(
+    def test_a_foreign_cluster_job_of_the_same_name_is_neither_adopted_nor_changed(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec(_RUN)
@@ -294,7 +294,7 @@ class TestNames:
         assert harness.job(spec.key).metadata.uid != former
         assert run_count(harness) == 1
 
-    def test_a_key_that_can_be_no_name_runs_all_the_same(self, harness: KubernetesHarness, executor: Executor) -> None:
+    def test_an_attempt_whose_key_is_no_valid_object_name_runs(self, harness: KubernetesHarness, executor: Executor) -> None:
         spec = harness.spec("echo said", key=f"cm-An_Install.Name-{'x' * 80}-1")
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
@@ -327,7 +327,7 @@ def lose_create(executor: Executor, spec: LaunchSpec, way: ApiProxy, side: Side)
 
 @pytest.mark.without_database
 class TestLostAnswers:
-    def test_a_create_whose_answer_was_lost_is_found_and_not_repeated(
+    def test_a_create_request_whose_answer_was_lost_is_looked_up_and_not_repeated(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
@@ -353,7 +353,7 @@ class TestLostAnswers:
             executor.submit(spec)
         assert len(way.asked("POST .*/jobs$")) == 1
 
-    def test_a_create_that_never_arrived_is_sent_again(self, harness: KubernetesHarness, way: ApiProxy) -> None:
+    def test_a_create_request_that_never_arrived_is_sent_again(self, harness: KubernetesHarness, way: ApiProxy) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
         lose_create(executor, spec, way, "request")
         await_lists(executor)
@@ -361,7 +361,7 @@ class TestLostAnswers:
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
 
-    def test_a_refusal_after_a_lost_answer_does_not_say_that_it_has_not_run(
+    def test_a_refusal_after_a_lost_answer_does_not_prove_that_the_job_has_not_run(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         # As if what the first create makes were not to be seen yet.
@@ -375,7 +375,7 @@ class TestLostAnswers:
         assert caught.value.reason == "lost"
 
     @pytest.mark.parametrize("status", [403, 429, 500])
-    def test_a_server_that_does_not_say_whether_the_job_is_there_is_asked_again(
+    def test_an_api_server_that_does_not_say_whether_the_job_exists_is_asked_again(
         self, harness: KubernetesHarness, way: ApiProxy, status: int
     ) -> None:
         """As one that has just started, and does not yet know who may do what."""
@@ -405,7 +405,7 @@ class TestLeases:
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
 
-    def test_a_launch_whose_attempt_was_lost_goes_no_further(self, harness: KubernetesHarness, way: ApiProxy) -> None:
+    def test_a_launch_whose_attempt_was_lost_is_abandoned(self, harness: KubernetesHarness, way: ApiProxy) -> None:
         """As a worker that was frozen between two steps, and was taken for dead meanwhile."""
         mine = threading.Event()
         mine.set()
@@ -459,7 +459,7 @@ class TestTwoPods:
 
         return is_gone
 
-    def test_a_second_pod_is_seen_stopped_and_said_and_a_verdict_beside_it_is_lost(
+    def test_a_second_pod_of_an_attempt_is_stopped_and_reported_and_the_attempt_is_lost_if_it_ran(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec("touch $EFFECTS/ready; while ! test -e $EFFECTS/go; do sleep 0.1; done")
@@ -479,7 +479,7 @@ class TestTwoPods:
         executor.remove(spec.key)
 
     @pytest.mark.shows("explanation/kubernetes.md#one-attempt-one-job-one-pod")
-    def test_an_heir_takes_the_verdict_from_the_pod_that_was_recorded(
+    def test_an_adopting_worker_takes_the_outcome_from_the_recorded_pod(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec("sleep 600")
