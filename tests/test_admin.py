@@ -311,9 +311,7 @@ def ended_job() -> ContainerJob:
 
 
 @pytest.mark.parametrize("model", RECORDS)
-def test_system_tables_are_shown_read_only(
-    client: Client, ended_job: ContainerJob, model: str
-) -> None:
+def test_system_tables_are_shown_read_only(client: Client, ended_job: ContainerJob, model: str) -> None:
     (row, *_) = apps.get_model("container_manager", model).objects.all()
     names = {name: f"admin:container_manager_{model}_{name}" for name in ("changelist", "add", "change", "delete")}
     shown = client.get(reverse(names["changelist"])).content.decode()

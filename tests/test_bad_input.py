@@ -19,7 +19,7 @@ from container_manager.models import ContainerJob, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .jobs import journal_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .protocol.records import register
 from .typed_commands import typed
 from .workers import start_worker, worker

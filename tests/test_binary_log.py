@@ -59,7 +59,9 @@ def project(tmp_path: Path, server: Server) -> Project:
     return Project(tmp_path, [ALONE], server.database())
 
 
-def test_migrate_without_binary_log_rights_refuses_before_the_first_table_with_a_hint_that_helps(server: Server, project: Project) -> None:
+def test_migrate_without_binary_log_rights_refuses_before_the_first_table_with_a_hint_that_helps(
+    server: Server, project: Project
+) -> None:
     server.root("GRANT ALL ON project.* TO app@localhost")
     project.manage("makemigrations", "articles")
     told = project.manage("migrate", status=1)

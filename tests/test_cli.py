@@ -25,7 +25,7 @@ from container_manager.jobs.package_log import package_logger
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,7 +18,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob
 
 from .jobs import THEN, job_in
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .typed_commands import typed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -316,7 +316,9 @@ class TestStandalone:
             ({"CONTAINER_MANAGER_CONFIG": __file__}, "which cannot be read"),
         ],
     )
-    def test_an_unusable_database_or_settings_file_is_named(self, variables: dict[str, str], words: str, tmp_path: Path) -> None:
+    def test_an_unusable_database_or_settings_file_is_named(
+        self, variables: dict[str, str], words: str, tmp_path: Path
+    ) -> None:
         done = standalone("ps", folder=tmp_path, **variables)
         assert done.returncode == 1
         assert words in done.stderr

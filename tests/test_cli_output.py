@@ -28,7 +28,7 @@ from container_manager.store import database_now, minute_of
 
 from .jobs import job_in
 from .json_schemas import FOLDER, schemas
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .span_counts import add_counts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,7 +195,9 @@ class TestProgress:
     @pytest.mark.parametrize(
         "words", [["doctor"], pytest.param(["prune", "--days", "0"], marks=pytest.mark.slow)], ids=["doctor", "prune"]
     )
-    def test_progress_is_printed_to_stderr_on_a_terminal(self, words: list[str], environment: Mapping[str, str]) -> None:
+    def test_progress_is_printed_to_stderr_on_a_terminal(
+        self, words: list[str], environment: Mapping[str, str]
+    ) -> None:
         shown, printed = on_terminal(environment, *words, stream="stderr")
         assert "jobs" in shown
         assert "\x1b" not in printed

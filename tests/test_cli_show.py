@@ -12,7 +12,7 @@ from container_manager.jobs.spec import JobSpec
 from container_manager.models import ContainerJob
 
 from .jobs import job_in
-from .test_explaining import claimed, finished
+from .test_explanation import claimed, finished
 from .typed_commands import typed
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -21,7 +21,7 @@ from container_manager.dashboard.access import Act
 from container_manager.models import ContainerJob
 
 from .dashboard_users import user_who_may
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .workers import worker
 
 pytestmark = [

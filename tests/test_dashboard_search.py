@@ -181,7 +181,9 @@ def test_pages_have_each_job_once_forwards_and_backwards(
     assert not pages[0].previous
 
 
-def test_a_page_reports_how_far_it_has_searched_and_the_next_page_continues_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_reports_how_far_it_has_searched_and_the_next_page_continues_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(paging, "EXAMINED", 4)
     rare = job_in("completed", queue="rare", name="rare")
     others = [job_in("completed") for _ in range(9)]

@@ -24,7 +24,7 @@ from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 
 from .kubernetes import programs
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import start_worker
 
 pytestmark = pytest.mark.usual_statements

@@ -20,7 +20,7 @@ from container_manager.worker.database import Database
 from container_manager.worker.finisher import Finisher
 from container_manager.worker.run import Run
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -196,9 +196,7 @@ def listed(parcel: Parcel, chosen: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_an_editable_list_of_the_admin_opened_earlier_does_not_revert_the_state(
-    parcel: Parcel, client: Client
-) -> None:
+def test_an_editable_list_of_the_admin_opened_earlier_does_not_revert_the_state(parcel: Parcel, client: Client) -> None:
     parcel.transition_to("sent")
     answer = client.post(reverse("parcels:machines_parcel_changelist"), listed(parcel, "packed"))
     assert answer.status_code == 302

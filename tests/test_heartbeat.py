@@ -22,7 +22,7 @@ from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.store.places import is_gone, this_place
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .protocol.records import expire_lease, rescue
 from .test_protocol import SETTINGS, eventually, working
 from .test_zombie import freeze

@@ -22,7 +22,7 @@ from container_manager.models import ContainerJob, JobTransition, Worker
 from container_manager.signals import job_transitioned
 from container_manager.testing import FakeRun, JobNotRun, fake_jobs, run_job, run_queued_jobs
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db
 

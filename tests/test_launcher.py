@@ -18,7 +18,7 @@ from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.launcher import Launcher
 from container_manager.worker.run import Run
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .test_runs import Engine
 from .workers import eventually
 

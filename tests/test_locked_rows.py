@@ -22,7 +22,7 @@ from container_manager.jobs.progress_lines import Progress
 from container_manager.models import ContainerJob, JobAttempt
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .protocol.records import register, rescue
 from .test_protocol import eventually, working
 

@@ -38,7 +38,9 @@ def masked(values: list[bytes], *pieces: bytes) -> bytes:
         ([b"hunter2"], b"hunter hunte2 r2", b"hunter hunte2 r2"),
     ],
 )
-def test_secret_values_are_masked_wherever_the_output_is_cut(values: list[bytes], output: bytes, expected: bytes) -> None:
+def test_secret_values_are_masked_wherever_the_output_is_cut(
+    values: list[bytes], output: bytes, expected: bytes
+) -> None:
     assert masked(values, output) == expected
     for cut in range(1, len(output)):
         assert masked(values, output[:cut], output[cut:]) == expected

@@ -69,7 +69,9 @@ def test_a_protected_state_is_changed_by_transitions_only() -> None:
     assert sealed.state == "open" == Sealed.objects.get().state
 
 
-def test_an_effect_on_an_attribute_that_refuses_assignment_is_in_the_row_and_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_effect_on_an_attribute_that_refuses_assignment_is_in_the_row_and_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(self: Sealed, name: str, value: object) -> None:
         if name == "seal":
             raise ValueError("The seal is fixed.")

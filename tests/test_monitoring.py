@@ -148,7 +148,9 @@ def test_the_collector_works_in_another_registry_and_queries_nothing_before_it_i
 class TestMetricsAccess:
     @pytest.mark.parametrize("name", ["metrics", "health"])
     @pytest.mark.parametrize("bearer", [None, "", "another", _TOKEN + "x", "tökén"])
-    def test_metrics_and_health_are_refused_without_the_token(self, live_server: Any, name: str, bearer: str | None) -> None:
+    def test_metrics_and_health_are_refused_without_the_token(
+        self, live_server: Any, name: str, bearer: str | None
+    ) -> None:
         status, text, headers = get(
             live_server, name, bearer=bearer if bearer is None else bearer.encode().decode("latin-1")
         )

@@ -25,7 +25,7 @@ from container_manager.store.consistency import examine
 from container_manager.worker.maintenance import Maintenance
 
 from .jobs import THEN, job_in, journal_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .protocol.records import register
 
 pytestmark = pytest.mark.django_db

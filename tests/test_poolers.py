@@ -25,8 +25,8 @@ from container_manager.store.notifications import Listener
 from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.database import Database
 
-from .patience import PATIENCE_SECONDS, eventually
 from .pgbouncer import pgbouncer
+from .polling import PATIENCE_SECONDS, eventually
 from .test_cli_errors import container, environment
 from .workers import worker
 
@@ -185,7 +185,7 @@ def test_a_worker_takes_no_connection_of_djangos_pool(tmp_path: Path) -> None:
 def test_workers_are_notified_by_any_driver_and_any_backend_of_postgresql(
     variables: dict[str, str], heard: str
 ) -> None:
-    command = [sys.executable, "-m", "tests.heard"]
+    command = [sys.executable, "-m", "tests.notification_listener"]
     done = subprocess.run(
         command, env=environment(**variables), capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )

@@ -22,7 +22,7 @@ from container_manager.worker.run import Run
 from container_manager.worker.set_aside import SetAside
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .protocol.__main__ import main
 from .protocol.model import APART, LOCAL, PLACES, SHARED, Guards, check
 from .protocol.records import expire_lease, records_of, register, rescue
@@ -348,7 +348,9 @@ class TestWorker:
         assert not Worker.objects.exists()
 
     @pytest.mark.parametrize("is_stored", [False, True], ids=["not yet stored", "just stored"])
-    def test_an_attempt_whose_outcome_is_being_stored_is_neither_adopted_again_nor_abandoned(self, is_stored: bool) -> None:
+    def test_an_attempt_whose_outcome_is_being_stored_is_neither_adopted_again_nor_abandoned(
+        self, is_stored: bool
+    ) -> None:
         with holding_a_run() as (loop, run):
             # The finisher is at work, in another thread.
             loop._finisher.batch = [run]

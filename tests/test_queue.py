@@ -21,7 +21,7 @@ from container_manager.statemachine import StaleTransition
 from container_manager.store.values import JOB_COLUMNS
 
 from .jobs import journal_of, row_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .protocol.records import expire_lease, records_of, register, rescue, seconds_since
 
 pytestmark = pytest.mark.django_db

@@ -18,7 +18,7 @@ from container_manager.jobs.json_value import MOST_LEVELS
 from container_manager.models import ContainerJob, JobNotCompleted, JobStatus
 from container_manager.testing import FakeRun, fake_jobs, run_job
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import worker
 
 WRITES = """sh -c 'printf "%s" "$0" > "$CONTAINER_MANAGER_RESULT"; exit "$1"' '{}' {}"""
@@ -70,7 +70,9 @@ class TestStoredResults:
             (b'"' + b"x" * 65_536 + b'"', "It has more than 65536 bytes"),
         ],
     )
-    def test_a_result_that_cannot_be_stored_is_reported_and_the_job_still_completes(self, left: bytes, why: str) -> None:
+    def test_a_result_that_cannot_be_stored_is_reported_and_the_job_still_completes(
+        self, left: bytes, why: str
+    ) -> None:
         job = ended(left)
         assert (job.status, job.exit_code, job.result) == (JobStatus.COMPLETED, 0, None)
         said = f"The job's result is not stored: {why}"

@@ -18,7 +18,7 @@ from container_manager.statemachine.installation import drift
 from container_manager.store.consistency import examine
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import start_worker
 
 APP, FIRST = "container_manager", "0001_initial"
@@ -122,7 +122,9 @@ def migrated(*operations: migrations.operations.base.Operation) -> Iterator[None
 @pytest.mark.django_db(transaction=True)
 class TestPreviousRelease:
     @pytest.mark.shows("howto/deploy.md#migrate-first")
-    def test_a_worker_of_the_previous_release_runs_jobs_after_columns_with_database_defaults_were_added(self, tmp_path: Path) -> None:
+    def test_a_worker_of_the_previous_release_runs_jobs_after_columns_with_database_defaults_were_added(
+        self, tmp_path: Path
+    ) -> None:
         with migrated(*added(models.CharField(max_length=5, db_default="x"))):
             fails = queue.enqueue(command="sh -c 'test $CONTAINER_MANAGER_ATTEMPT -gt 1 || exit 3'", max_retries=1)
             prints = queue.enqueue(command="echo hello")

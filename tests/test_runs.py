@@ -264,7 +264,9 @@ class TestAbandon:
         assert len(runs) == 0
 
     @pytest.mark.parametrize(("make", "asked"), [(Engine, "remove"), (SurvivingEngine, "release")])
-    def test_abandoning_a_run_during_its_launch_waits_for_the_launch(self, make: Callable[[], Engine], asked: str) -> None:
+    def test_abandoning_a_run_during_its_launch_waits_for_the_launch(
+        self, make: Callable[[], Engine], asked: str
+    ) -> None:
         engine = make()
         runs = runs_on(engine)
         run = launching(runs)
@@ -353,7 +355,9 @@ class TestLaunchWait:
         assert (run.stage, run.waiting_for) == (Stage.LAUNCHING, "the image 'x'")
         return runs, run
 
-    def test_an_error_that_ends_a_launch_wait_is_the_outcome_of_the_launch(self, engine: SurvivingEngine, until: Future[None]) -> None:
+    def test_an_error_that_ends_a_launch_wait_is_the_outcome_of_the_launch(
+        self, engine: SurvivingEngine, until: Future[None]
+    ) -> None:
         runs, run = self.waiting(engine)
         until.set_exception(Rejected("unavailable", "The registry was away."))
         runs.turn()
@@ -361,7 +365,9 @@ class TestLaunchWait:
         assert (run.outcome.reason, run.outcome.message) == ("unavailable", "The registry was away.")
         assert engine.asked == ["submit"]
 
-    def test_a_launch_wait_ends_when_its_attempt_is_abandoned(self, engine: SurvivingEngine, until: Future[None]) -> None:
+    def test_a_launch_wait_ends_when_its_attempt_is_abandoned(
+        self, engine: SurvivingEngine, until: Future[None]
+    ) -> None:
         runs, run = self.waiting(engine)
         runs.abandon(run)
         assert engine.asked == ["submit", "release"]

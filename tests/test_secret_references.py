@@ -89,7 +89,9 @@ def test_a_secret_file_that_is_not_text_is_named_without_its_content(folder: Pat
 @pytest.mark.parametrize(
     "reference", ["", "CM_SECRET_TOKEN", "vault:CM_SECRET_TOKEN", "ENV:CM_SECRET_TOKEN", "/etc/passwd"]
 )
-def test_a_secret_reference_of_another_kind_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
+def test_a_secret_reference_of_another_kind_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
     monkeypatch.setenv("CM_SECRET_TOKEN", _VALUE)
     with pytest.raises(LookupError, match="neither"):
         read_secret(reference, directory=folder)

@@ -205,7 +205,9 @@ class TestDelivery:
         assert VALUE not in repr(rows)
 
     @pytest.mark.usefixtures("folder")
-    def test_a_secret_value_is_masked_in_an_error_that_quotes_it_and_in_its_traceback(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_secret_value_is_masked_in_an_error_that_quotes_it_and_in_its_traceback(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         class Quoting(ProcessExecutor):
             def submit(self, spec: LaunchSpec) -> str:
                 told = spec.environment["TOKEN"]
@@ -275,7 +277,9 @@ class TestFolders:
         SecretFiles(memory, survive=True).remove("key-1")
         assert list(placed.parent.iterdir()) == []
 
-    def test_secret_folders_of_a_killed_process_are_removed_and_those_of_a_live_process_stay(self, memory: Path) -> None:
+    def test_secret_folders_of_a_killed_process_are_removed_and_those_of_a_live_process_stay(
+        self, memory: Path
+    ) -> None:
         killed, live = SecretFiles(memory, survive=False), SecretFiles(memory, survive=False)
         left = killed.place("key-1", {"a": b"1"})
         # The kernel does this when a process ends.

@@ -37,7 +37,7 @@ from container_manager.store.aggregation import Aggregation, first_key, minute_o
 from container_manager.worker.maintenance import Maintenance
 
 from .jobs import job_in
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .span_counts import add_counts
 from .typed_commands import typed
 from .workers import start_worker, worker

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "container_manager/worker/container-worker.service"

@@ -24,7 +24,7 @@ from container_manager.models import ContainerJob, JobAttempt
 from container_manager.tasks import ContainerTaskResult
 
 from . import task_functions
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .workers import worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]

@@ -79,7 +79,9 @@ def test_finishing_the_current_of_two_attempts_finishes_the_job_and_leaves_the_e
 
 
 @both_ways
-def test_outcomes_of_two_attempts_in_one_batch_are_stored_for_their_own_attempt(job: ContainerJob, skip_locked: bool) -> None:
+def test_outcomes_of_two_attempts_in_one_batch_are_stored_for_their_own_attempt(
+    job: ContainerJob, skip_locked: bool
+) -> None:
     assert finish(job, 2, 1, skip_locked=skip_locked) == [1, 2]
     assert list(job.attempts.order_by("number").values_list("exit_code", flat=True)) == [1, 2]
     assert (row_of(job)["status"], row_of(job)["exit_code"]) == ("completed", 2)

@@ -210,7 +210,9 @@ class TestBadInput:
             ({"unique_key": "k", "unique_seconds": 60, "unique_until": "started"}, "unique_seconds"),
         ],
     )
-    def test_a_wrong_unique_key_option_is_refused_with_the_name_of_its_field(self, fields: dict[str, Any], field: str) -> None:
+    def test_a_wrong_unique_key_option_is_refused_with_the_name_of_its_field(
+        self, fields: dict[str, Any], field: str
+    ) -> None:
         with pytest.raises(ValidationError) as refused:
             queue.enqueue(command="true", **fields)
         assert list(refused.value.message_dict) == [field]

@@ -14,7 +14,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobStatus
 
 from .jobs import job_in
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WAYS: list[Callable[..., JobStatus]] = [ContainerJob.wait, async_to_sync(ContainerJob.await_)]

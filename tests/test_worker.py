@@ -26,7 +26,7 @@ from container_manager.worker.database import Database
 from container_manager.worker.outcomes import retry_delay
 
 from .jobs import journal_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
@@ -301,7 +301,9 @@ def test_a_worker_that_ends_by_an_error_leaves_no_row_and_no_lease() -> None:
     assert not Worker.objects.exists()
 
 
-def test_a_database_that_refuses_the_connection_is_not_reported_as_unreachable(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_that_refuses_the_connection_is_not_reported_as_unreachable(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def refused() -> None:
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":

@@ -16,7 +16,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.store.consistency import examine
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import eventually, start_worker, worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usual_statements]

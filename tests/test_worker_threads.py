@@ -25,7 +25,7 @@ from container_manager.worker.finisher import Finisher
 from container_manager.worker.heartbeat import Heartbeat
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .test_protocol import SETTINGS, eventually, working
 
 pytestmark = pytest.mark.django_db(transaction=True)

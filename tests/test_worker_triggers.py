@@ -15,7 +15,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.statemachine.trigger_constraint import trigger_constraints
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import eventually, start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)

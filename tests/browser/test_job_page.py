@@ -12,7 +12,7 @@ import pytest
 from container_manager.models import ContainerJob
 from container_manager.queue import cancel, enqueue
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..workers import worker
 from .conftest import ALL_AND_SECRETS, expect, screenshot
 

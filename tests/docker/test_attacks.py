@@ -56,7 +56,9 @@ def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
 
 
 class TestEscapes:
-    def test_a_container_cannot_mount_open_devices_or_join_namespaces(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_container_cannot_mount_open_devices_or_join_namespaces(
+        self, harness: DockerHarness, executor: Executor
+    ) -> None:
         printed = attempt(
             harness,
             executor,
@@ -95,7 +97,9 @@ class TestEscapes:
         )
         assert succeeded(printed) == []
 
-    def test_a_container_cannot_see_or_kill_processes_of_the_host(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_container_cannot_see_or_kill_processes_of_the_host(
+        self, harness: DockerHarness, executor: Executor
+    ) -> None:
         me = psutil.Process()
         printed = attempt(harness, executor, "ls /proc | grep -c '^[0-9]'; kill -9 -1; kill -9 1; echo still here")
         assert int(printed.splitlines()[0]) < 10
@@ -106,7 +110,9 @@ class TestEscapes:
         path = harness.url.removeprefix("unix://")
         assert succeeded(attempt(harness, executor, each(f"ls {path}", "ls /var/run/docker.sock", "ls /run"))) == []
 
-    def test_a_container_has_no_network_and_cannot_ask_for_another(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_container_has_no_network_and_cannot_ask_for_another(
+        self, harness: DockerHarness, executor: Executor
+    ) -> None:
         printed = attempt(harness, executor, "tail -n +3 /proc/net/dev | cut -d : -f 1; cat /proc/net/route")
         assert not re.search(r"\b(eth|docker|veth|ens|enp|br)", printed)
         for network in ("host", "bridge", f"container:{harness.install}", "default"):
@@ -139,7 +145,9 @@ class TestEscapes:
             "",
         ],
     )
-    def test_an_image_with_a_look_alike_name_is_rejected(self, harness: DockerHarness, executor: Executor, image: str) -> None:
+    def test_an_image_with_a_look_alike_name_is_rejected(
+        self, harness: DockerHarness, executor: Executor, image: str
+    ) -> None:
         with pytest.raises(Rejected) as rejection:
             executor.submit(harness.spec("true", image=image))
         assert rejection.value.reason == "image"
@@ -268,7 +276,9 @@ class TestSecrets:
             assert "hidden-value" not in job.last_error + site.log.read_text()
         assert refused <= {"secrets"}
 
-    def test_the_environment_of_the_worker_reaches_no_container(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_of_the_worker_reaches_no_container(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("DATABASE_PASSWORD", "hidden-value")
         with site.worker("--slots", "1"):
             job = site.enqueue("env; cat /proc/1/environ /proc/self/environ")

@@ -6,7 +6,7 @@ import pytest
 
 from container_manager.models import ContainerJob, JobAttempt
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)

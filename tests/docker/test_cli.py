@@ -69,7 +69,9 @@ def test_the_run_command_gives_a_container_what_its_options_request(harness: Doc
     assert harness.containers() == []
 
 
-def test_the_run_command_says_that_no_daemon_answers_and_leaves_nothing_queued(harness: DockerHarness, tmp_path: Path) -> None:
+def test_the_run_command_says_that_no_daemon_answers_and_leaves_nothing_queued(
+    harness: DockerHarness, tmp_path: Path
+) -> None:
     harness.url = "unix:///nowhere/docker.sock"
     done = container(harness, tmp_path, "run", "--image", IMAGE, "--", "true", unreachable_seconds=2)
     assert done.returncode == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from . import daemon_leftovers
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from container_manager.executors.docker.followed_output import FollowedOutput
 from container_manager.executors.docker.frames import FrameDecoder, LastFrame, Position, Positions, since
 
-from ..patience import PATIENCE_SECONDS
+from ..polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.without_database
 

@@ -43,7 +43,9 @@ ROOTLESS = {
         ),
     ],
 )
-def test_limits_that_a_daemon_cannot_enforce_are_known_with_the_reason(says: dict[str, Any], missing: dict[str, str]) -> None:
+def test_limits_that_a_daemon_cannot_enforce_are_known_with_the_reason(
+    says: dict[str, Any], missing: dict[str, str]
+) -> None:
     assert missing_limits({**ABLE, **says}) == missing
 
 

@@ -15,7 +15,7 @@ from container_manager.executors.docker.logins import LoginProblem, Logins
 from container_manager.executors.docker.options import docker_options
 from container_manager.testing.conformance import output, text
 
-from . import odd_registry
+from . import faulty_registry
 from .docker_harness import DockerHarness, launch
 
 HOST = "registry.example.com"
@@ -96,7 +96,9 @@ def test_the_login_of_docker_hub_is_found_under_its_old_address(folder: Path) ->
     assert found["username"] == "user"
 
 
-def test_a_credential_helpers_login_or_token_is_used_and_a_registrys_own_helper_comes_first(folder: Path, helper: Helper) -> None:
+def test_a_credential_helpers_login_or_token_is_used_and_a_registrys_own_helper_comes_first(
+    folder: Path, helper: Helper
+) -> None:
     helper("all", f"""echo '{{"Username": "user", "Secret": "{PASSWORD}"}}'""")
     helper("own", """read -r server; echo "{\\"Username\\": \\"<token>\\", \\"Secret\\": \\"for $server\\"}" """)
     write(folder, {"credsStore": "all", "credHelpers": {"own.example.com": "own"}})
@@ -130,9 +132,7 @@ def test_a_missing_or_failing_credential_helper_is_named(folder: Path, helper: H
         (f'{{"auths": {{"{HOST}": {{"auth": "bm8="}}}}}}', "is not the base64 of user:password"),
     ],
 )
-def test_a_broken_docker_configuration_is_reported_and_quotes_no_login(
-    folder: Path, content: str, said: str
-) -> None:
+def test_a_broken_docker_configuration_is_reported_and_quotes_no_login(folder: Path, content: str, said: str) -> None:
     (folder / "config.json").write_text(content)
     assert said in problem()
     assert str(folder / "config.json") in problem()
@@ -149,13 +149,13 @@ def test_a_broken_docker_configuration_does_not_affect_a_registry_of_the_options
 
 
 @pytest.fixture
-def odd() -> Iterator[odd_registry.OddRegistry]:
-    with odd_registry.running() as registry:
+def odd() -> Iterator[faulty_registry.OddRegistry]:
+    with faulty_registry.running() as registry:
         yield registry
 
 
 @pytest.fixture
-def harness(docker_url: str, tmp_path: Path, odd: odd_registry.OddRegistry) -> Iterator[DockerHarness]:
+def harness(docker_url: str, tmp_path: Path, odd: faulty_registry.OddRegistry) -> Iterator[DockerHarness]:
     harness = DockerHarness(docker_url, tmp_path, images=["*"])
     yield harness
     harness.clean_up()
@@ -163,7 +163,7 @@ def harness(docker_url: str, tmp_path: Path, odd: odd_registry.OddRegistry) -> I
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
 def test_a_broken_credential_helper_stops_no_pull_that_needs_no_login(
-    harness: DockerHarness, odd: odd_registry.OddRegistry, folder: Path
+    harness: DockerHarness, odd: faulty_registry.OddRegistry, folder: Path
 ) -> None:
     write(folder, {"credsStore": "absent"})
     executor = harness.executor()
@@ -176,7 +176,7 @@ def test_a_broken_credential_helper_stops_no_pull_that_needs_no_login(
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
 def test_a_pull_without_its_login_says_why_and_works_once_the_login_is_repaired(
-    harness: DockerHarness, odd: odd_registry.OddRegistry, folder: Path
+    harness: DockerHarness, odd: faulty_registry.OddRegistry, folder: Path
 ) -> None:
     image, odd.login = odd.add("team/closed:1"), ("user", PASSWORD)
     write(folder, {"credHelpers": {odd.address: "absent"}})

@@ -10,7 +10,7 @@ import pytest
 from container_manager.executors.base import Executor
 from container_manager.testing.conformance import ended, output, text
 
-from ..patience import PATIENCE_SECONDS
+from ..polling import PATIENCE_SECONDS
 from .docker_harness import DockerHarness
 
 _MEGABYTE = 1 << 20

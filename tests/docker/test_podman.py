@@ -81,9 +81,7 @@ def test_a_program_that_does_not_exist_in_the_image_is_reported_as_missing(harne
 
 
 @pytest.mark.shows("howto/docker.md#use-podman")
-def test_a_container_that_a_reboot_has_ended_is_not_run_again(
-    service: podman.Podman, harness: DockerHarness
-) -> None:
+def test_a_container_that_a_reboot_has_ended_is_not_run_again(service: podman.Podman, harness: DockerHarness) -> None:
     """Podman says of it that it is `created`."""
     executor = harness.executor()
     spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 600")

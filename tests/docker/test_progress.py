@@ -8,7 +8,7 @@ from container_manager.executors.docker import DockerExecutor
 from container_manager.jobs.progress_lines import PROGRESS_BYTES, Progress, latest_progress
 from container_manager.testing.conformance import ended
 
-from ..patience import eventually
+from ..polling import eventually
 from .docker_harness import DockerHarness
 
 
@@ -53,7 +53,9 @@ def test_the_last_lines_of_a_long_progress_file_are_read(harness: DockerHarness,
         "truncate -s 100G $P || dd if=/dev/zero of=$P bs=1 count=1 seek=100000000000",
     ],
 )
-def test_anything_but_a_small_regular_file_is_no_progress(harness: DockerHarness, reporting: DockerExecutor, script: str) -> None:
+def test_anything_but_a_small_regular_file_is_no_progress(
+    harness: DockerHarness, reporting: DockerExecutor, script: str
+) -> None:
     status = ended(reporting, reporting.submit(harness.spec(f"P=$CONTAINER_MANAGER_PROGRESS; {script}")))
     assert (status.code, status.progress) == (0, None)
 

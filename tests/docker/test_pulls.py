@@ -16,9 +16,9 @@ from container_manager.queue import explain
 from container_manager.testing.conformance import output, text
 
 from ..workers import eventually
-from . import odd_registry
+from . import faulty_registry
 from .docker_harness import DockerHarness, launch
-from .odd_registry import Fault, OddRegistry, Part
+from .faulty_registry import Fault, OddRegistry, Part
 from .site import Site, attempts_of, output_of
 
 _PATIENCE_SECONDS = 60
@@ -27,7 +27,7 @@ _STALL = Fault(stalls=True, share=0.0)
 
 @pytest.fixture
 def odd() -> Iterator[OddRegistry]:
-    with odd_registry.running() as registry:
+    with faulty_registry.running() as registry:
         yield registry
 
 
@@ -234,7 +234,9 @@ def test_a_jobs_timeout_does_not_count_the_wait_for_its_image(site: Site, odd: O
 
 
 @pytest.mark.django_db(transaction=True)
-def test_when_a_worker_dies_while_a_job_waits_for_its_image_the_next_worker_continues_the_wait(site: Site, odd: OddRegistry) -> None:
+def test_when_a_worker_dies_while_a_job_waits_for_its_image_the_next_worker_continues_the_wait(
+    site: Site, odd: OddRegistry
+) -> None:
     (image,) = stall(odd, "team/job")
     with site.worker() as process:
         job = site.enqueue("true", image=image)

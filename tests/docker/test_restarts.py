@@ -48,7 +48,9 @@ def pid_of(site: Site, job: ContainerJob) -> int:
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#set-the-daemon-up")
-def test_with_live_restore_jobs_survive_a_daemon_restart(new_daemon: Callable[..., Daemon], tmp_path: Path, crash: bool) -> None:
+def test_with_live_restore_jobs_survive_a_daemon_restart(
+    new_daemon: Callable[..., Daemon], tmp_path: Path, crash: bool
+) -> None:
     engine = new_daemon(live_restore=True)
     site = Site(engine.url, tmp_path)
     short, long, worse, printed = (site.gate(name) for name in ("short", "long", "worse", "printed"))

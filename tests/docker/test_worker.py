@@ -18,7 +18,7 @@ from container_manager.queue import explain
 from container_manager.testing.conformance import ended, observation
 
 from ..jobs import journal_of
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..workers import start_worker
 from .image import IMAGE
 from .proxy import proxy
@@ -157,7 +157,9 @@ def test_many_short_jobs_lose_no_exit_and_no_output(site: Site) -> None:
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_a_worker_that_ends_leaves_its_containers_and_the_next_worker_continues_reading_their_output(site: Site) -> None:
+def test_a_worker_that_ends_leaves_its_containers_and_the_next_worker_continues_reading_their_output(
+    site: Site,
+) -> None:
     go = site.gate()
     script = f"{BEGUN}; echo begun; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; read word < $EFFECTS/go; echo last; {DONE}"
     job = site.enqueue(script, max_retries=3)

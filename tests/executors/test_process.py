@@ -40,7 +40,7 @@ from container_manager.testing.conformance import (
     wait_until,
 )
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..processes import has_ended
 from .secret_folders import secret_folders
 
@@ -269,7 +269,9 @@ class TestProcessExecutor(Conformance):
             control.settimeout(PATIENCE_SECONDS)
             assert control.recv(1) == b""
 
-    def test_a_keeper_that_lost_a_job_gets_no_further_job(self, harness: ProcessHarness, executor: ProcessExecutor) -> None:
+    def test_a_keeper_that_lost_a_job_gets_no_further_job(
+        self, harness: ProcessHarness, executor: ProcessExecutor
+    ) -> None:
         assert executor.check().ok
         ours, theirs = socket.socketpair()
         with executor._lock:
@@ -512,7 +514,9 @@ class TestProcessExecutor(Conformance):
             executor.close()
         assert text(chunks) == b"64\nyes\n"
 
-    def test_64_megabytes_of_process_output_leave_memory_flat(self, harness: ProcessHarness, executor: Executor) -> None:
+    def test_64_megabytes_of_process_output_leave_memory_flat(
+        self, harness: ProcessHarness, executor: Executor
+    ) -> None:
         self.run(executor, harness.spec("true"))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         spec = harness.spec("head -c 64000000 /dev/zero & head -c 64000000 /dev/zero >&2; wait")

@@ -17,7 +17,7 @@ from container_manager.executors.python import PythonExecutor, task_server_link
 from container_manager.jobs.spec import JobSpec
 from container_manager.testing.conformance import Conformance, Harness, ended, new_key, output, text
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..processes import has_ended
 from .secret_folders import secret_folders
 
@@ -175,9 +175,7 @@ def test_a_task_of_a_module_that_the_task_server_has_not_imported_says_so_in_its
 
 
 @pytest.mark.shows("tutorial/tasks.md#what-to-know-of-the-python-executor")
-def test_after_sighup_new_tasks_run_the_new_code_and_running_tasks_keep_the_old(
-    module: Path, tmp_path: Path
-) -> None:
+def test_after_sighup_new_tasks_run_the_new_code_and_running_tasks_keep_the_old(module: Path, tmp_path: Path) -> None:
     started, go = tmp_path / "started", tmp_path / "go"
     os.mkfifo(go)
     code = f"""

@@ -11,7 +11,7 @@ import pytest
 
 from container_manager.executors.kubernetes.labels import FINALIZER, object_name
 
-from ..patience import eventually
+from ..polling import eventually
 from ..ports import free_port
 from .api_proxy import ApiProxy, status_body
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
@@ -198,7 +198,9 @@ class TestWebhooksAndPolicies:
             api.delete_validating_admission_policy_binding(name)
             api.delete_validating_admission_policy(name)
 
-    def test_a_policy_that_denies_the_job_fails_it_at_start_with_the_message_of_the_policy(self, site: ClusterSite) -> None:
+    def test_a_policy_that_denies_the_job_fails_it_at_start_with_the_message_of_the_policy(
+        self, site: ClusterSite
+    ) -> None:
         with self.policy(site, group="batch", version="v1", resource="jobs"), site.worker("--slots", "1"):
             job = site.enqueue("true", max_retries=3)
             site.await_status(job, "failed")
@@ -206,7 +208,9 @@ class TestWebhooksAndPolicies:
             assert "not on Fridays" in job.last_error
             site.assert_clean()
 
-    def test_a_policy_that_denies_the_pod_fails_the_job_at_start_with_the_message_of_the_policy(self, site: ClusterSite) -> None:
+    def test_a_policy_that_denies_the_pod_fails_the_job_at_start_with_the_message_of_the_policy(
+        self, site: ClusterSite
+    ) -> None:
         with self.policy(site, group="", version="v1", resource="pods"), site.worker("--slots", "1"):
             job = site.enqueue("true", max_retries=3)
             site.await_status(job, "failed")
@@ -265,9 +269,7 @@ def test_a_launch_waits_for_a_missing_namespace(site: ClusterSite, way: ApiProxy
 
 
 class TestSuspended:
-    def test_a_job_waits_for_kueue_without_a_time_limit_and_runs_when_it_is_admitted(
-        self, site: ClusterSite
-    ) -> None:
+    def test_a_job_waits_for_kueue_without_a_time_limit_and_runs_when_it_is_admitted(self, site: ClusterSite) -> None:
         options = {"kueue_queues": ["team"], "unschedulable_seconds": 10.0, "image_seconds": 10.0}
         with site.worker("--slots", "1", options=options):
             job = site.enqueue(f"{BEGUN}; {DONE}", container={"kueue_queue": "team"}, timeout_seconds=600)

@@ -18,7 +18,7 @@ from container_manager.executors.kubernetes.labels import FINALIZER, POD_ANNOTAT
 from container_manager.models import JobAttempt, JobLog, Worker
 from container_manager.testing.conformance import ended, new_key, observation, output, submitted, text, wait_until
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from .api_proxy import ApiProxy, Side, status_body
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
@@ -90,7 +90,9 @@ class TestWorkersThatEnd:
             assert output_of(job) == b"horse\n"
             site.assert_clean()
 
-    def test_a_worker_that_is_killed_before_it_watches_its_pods_loses_no_job(self, site: ClusterSite, way: ApiProxy) -> None:
+    def test_a_worker_that_is_killed_before_it_watches_its_pods_loses_no_job(
+        self, site: ClusterSite, way: ApiProxy
+    ) -> None:
         go = site.gate()
         way.hold(r"GET .*/pods\?.*watch=true", "request")
         with site.worker("--slots", "1", kubeconfig=way.kubeconfig) as first:
@@ -142,7 +144,9 @@ class TestWorkersThatEnd:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_worker_that_is_told_to_end_leaves_its_waiting_launches_to_the_next_worker(self, site: ClusterSite) -> None:
+    def test_a_worker_that_is_told_to_end_leaves_its_waiting_launches_to_the_next_worker(
+        self, site: ClusterSite
+    ) -> None:
         """It has no pod that runs yet, and is not started twice."""
         options = {"unschedulable_seconds": None, "node_pools": {"later": {"node_selector": {site.namespace: "yes"}}}}
         job = site.enqueue(f"{BEGUN}; {DONE}", container={"node_pool": "later"})
@@ -294,7 +298,9 @@ class TestNames:
         assert harness.job(spec.key).metadata.uid != former
         assert run_count(harness) == 1
 
-    def test_an_attempt_whose_key_is_no_valid_object_name_runs(self, harness: KubernetesHarness, executor: Executor) -> None:
+    def test_an_attempt_whose_key_is_no_valid_object_name_runs(
+        self, harness: KubernetesHarness, executor: Executor
+    ) -> None:
         spec = harness.spec("echo said", key=f"cm-An_Install.Name-{'x' * 80}-1")
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded

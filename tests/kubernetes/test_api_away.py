@@ -10,7 +10,7 @@ from container_manager.executors.base import Executor, LaunchSpec, Phase, Reject
 from container_manager.models import ContainerJob, JobAttempt
 from container_manager.testing.conformance import ended, observation, output, submitted, text, wait_until
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from .api_proxy import ApiProxy
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of

@@ -10,7 +10,7 @@ import pytest
 from container_manager.executors.kubernetes.labels import FINALIZER
 from container_manager.models import ContainerJob
 
-from ..patience import eventually
+from ..polling import eventually
 from .api_proxy import ApiProxy
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
 
@@ -58,9 +58,7 @@ def test_a_job_deleted_by_hand_is_retried_under_a_new_name(site: ClusterSite, pr
 
 
 @pytest.mark.parametrize("is_held", [True, False], ids=["with finalizer", "without finalizer"])
-def test_a_pod_without_its_cluster_job_is_followed_to_its_exit_and_removed(
-    site: ClusterSite, is_held: bool
-) -> None:
+def test_a_pod_without_its_cluster_job_is_followed_to_its_exit_and_removed(site: ClusterSite, is_held: bool) -> None:
     """Whoever deletes a Job and not its pods (`--cascade=orphan`) wants these to go on."""
     with site.worker("--slots", "1"):
         job = site.start(_POLITE, grace_seconds=20)

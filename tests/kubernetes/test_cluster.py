@@ -35,7 +35,9 @@ def start_pod(cluster: ClusterUnderTest, namespace: str, described: dict[str, An
     return name
 
 
-def test_the_test_cluster_runs_a_pod_to_its_exit_code_and_keeps_its_log(cluster: ClusterUnderTest, namespace: str) -> None:
+def test_the_test_cluster_runs_a_pod_to_its_exit_code_and_keeps_its_log(
+    cluster: ClusterUnderTest, namespace: str
+) -> None:
     assert run_pod(cluster, namespace, pod(cluster, "one", "echo said; exit 7")).exit_code == 7
     assert cluster.core.read_namespaced_pod_log("one", namespace) == "said\n"
 
@@ -177,7 +179,9 @@ def test_the_test_cluster_survives_an_api_server_restart(
     assert running(cluster, namespace, name)
 
 
-def test_the_test_cluster_survives_an_etcd_restart(cluster: ClusterUnderTest, namespace: str, control: ClusterControl) -> None:
+def test_the_test_cluster_survives_an_etcd_restart(
+    cluster: ClusterUnderTest, namespace: str, control: ClusterControl
+) -> None:
     name = start_pod(cluster, namespace, pod(cluster, "one", "sleep 600"))
     control.kill_etcd()
     with pytest.raises((ApiException, HTTPError)):
@@ -186,7 +190,9 @@ def test_the_test_cluster_survives_an_etcd_restart(cluster: ClusterUnderTest, na
     assert running(cluster, namespace, name)
 
 
-def test_the_api_proxy_can_hold_an_answer_and_lose_it(cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy) -> None:
+def test_the_api_proxy_can_hold_an_answer_and_lose_it(
+    cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy
+) -> None:
     through: Any = client.CoreV1Api(api_client(proxy.kubeconfig))
     through.api_client.configuration.retries = False
     proxy.hold("POST .*/pods", "answer")
@@ -210,7 +216,9 @@ def test_the_api_proxy_can_hold_an_answer_and_lose_it(cluster: ClusterUnderTest,
     assert len(proxy.asked("POST .*/pods")) == 1
 
 
-def test_the_api_proxy_can_fall_silent_and_answer_again(cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy) -> None:
+def test_the_api_proxy_can_fall_silent_and_answer_again(
+    cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy
+) -> None:
     through: Any = client.CoreV1Api(api_client(proxy.kubeconfig))
     through.list_namespaced_pod(namespace)
     assert proxy.connections == 1

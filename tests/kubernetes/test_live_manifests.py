@@ -113,7 +113,9 @@ def test_the_api_server_takes_each_request(cluster: ClusterUnderTest, namespace:
 
 
 @pytest.mark.parametrize("install", ["Shop", "-shop-", "s" * 100, "i" * 22])
-def test_the_api_server_accepts_the_names_of_each_installation(cluster: ClusterUnderTest, namespace: str, install: str) -> None:
+def test_the_api_server_accepts_the_names_of_each_installation(
+    cluster: ClusterUnderTest, namespace: str, install: str
+) -> None:
     key = f"cm-{install}-{uuid.uuid4().hex}-123456"
     spec = launch(cluster, "hostname", key=key)
     code, output, _ = run(cluster, namespace, spec)

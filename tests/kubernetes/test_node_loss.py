@@ -138,9 +138,7 @@ def test_a_node_that_is_silent_for_a_moment_loses_no_job(site: ClusterSite, cont
     assert (attempts_of(job), output_of(job)) == ([(1, 0, "")], b"before\nafter\n")
 
 
-def test_a_job_on_a_node_that_reboots_is_lost_and_runs_again(
-    site: ClusterSite, control: ClusterControl
-) -> None:
+def test_a_job_on_a_node_that_reboots_is_lost_and_runs_again(site: ClusterSite, control: ClusterControl) -> None:
     with site.worker("--slots", "1"):
         job = site.start(_WRITES_ON, node="node2", max_retries=1)
         writes_on(site)

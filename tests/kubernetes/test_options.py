@@ -58,7 +58,9 @@ def test_an_unknown_kubernetes_option_is_a_type_error_that_lists_the_known_ones(
         ("pod_template", [], "a dict with a pod's 'metadata' and 'spec'"),
     ],
 )
-def test_a_wrong_value_of_a_kubernetes_option_is_named_with_what_it_should_be(option: str, value: Any, expected: str) -> None:
+def test_a_wrong_value_of_a_kubernetes_option_is_named_with_what_it_should_be(
+    option: str, value: Any, expected: str
+) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         kubernetes_options({option: value})
     assert f"The option {option!r} must be" in str(caught.value)

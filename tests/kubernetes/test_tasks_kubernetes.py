@@ -116,7 +116,9 @@ def test_tasks_in_pods_have_the_same_outcomes_as_on_the_host(tasks: PodTaskSite)
 
 
 @pytest.mark.shows("howto/results.md#in-a-container")
-def test_a_task_in_a_pod_fails_with_a_result_too_long_for_the_cluster_and_keeps_the_end_of_a_long_traceback(tasks: PodTaskSite) -> None:
+def test_a_task_in_a_pod_fails_with_a_result_too_long_for_the_cluster_and_keeps_the_end_of_a_long_traceback(
+    tasks: PodTaskSite,
+) -> None:
     """A pod hands out less than 4 KiB: a longer result fails its task, and of a long traceback the end is kept."""
     f = task_functions
     kept, large, longest, failed = (

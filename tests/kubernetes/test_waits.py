@@ -14,7 +14,7 @@ import pytest
 from container_manager.executors.base import Executor, Rejected, Waiting
 from container_manager.testing.conformance import ended, submitted, wait_until
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of
 from .control import ClusterControl
@@ -155,9 +155,7 @@ class TestImages:
         assert caught.value.reason == "image"
         nothing_is_left(harness, executor, spec.key)
 
-    def test_an_unreachable_registry_is_waited_for_as_long_as_the_option_says(
-        self, harness: KubernetesHarness
-    ) -> None:
+    def test_an_unreachable_registry_is_waited_for_as_long_as_the_option_says(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(image_seconds=3)
         spec = harness.spec("true", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
         with pytest.raises(
@@ -245,7 +243,9 @@ class TestNodes:
 
 @pytest.mark.without_database
 class TestMissingObjects:
-    def test_a_job_runs_once_its_missing_secret_is_created(self, harness: KubernetesHarness, executor: Executor) -> None:
+    def test_a_job_runs_once_its_missing_secret_is_created(
+        self, harness: KubernetesHarness, executor: Executor
+    ) -> None:
         spec = harness.spec("echo $WORD > $EFFECTS/said", secrets={"WORD": "kubernetes:mail/word"})
         await_words(executor, spec, 'secret "mail" not found')
         harness.cluster.core.create_namespaced_secret(
@@ -279,7 +279,9 @@ class TestMissingObjects:
         assert words in str(caught.value)
         nothing_is_left(harness, executor, spec.key)
 
-    def test_a_missing_volume_claim_is_reported_and_its_job_runs_once_it_exists(self, harness: KubernetesHarness) -> None:
+    def test_a_missing_volume_claim_is_reported_and_its_job_runs_once_it_exists(
+        self, harness: KubernetesHarness
+    ) -> None:
         executor = harness.executor(volumes={"effects": harness.options["volumes"]["effects"], "data": {"claim": "d"}})
         spec = harness.spec("exit 7", container={"volumes": {"effects": "/effects", "data": "/data"}})
         waiting = await_words(executor, spec, 'persistentvolumeclaim "d" not found')
@@ -317,9 +319,7 @@ class TestCancel:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_job_that_is_killed_during_its_grace_period_is_gone_after_that_period(
-        self, site: ClusterSite
-    ) -> None:
+    def test_a_job_that_is_killed_during_its_grace_period_is_gone_after_that_period(self, site: ClusterSite) -> None:
         """A kubelet does not look at a shorter one any more."""
         with site.worker("--slots", "1"):
             job = site.start(f"trap '{DONE}' TERM; {BEGUN}; while :; do sleep 0.1; done", grace_seconds=15)

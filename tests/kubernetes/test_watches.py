@@ -129,7 +129,9 @@ def test_a_watch_that_ends_at_once_or_is_malformed_hides_no_exit_and_floods_no_s
     assert len(way.asked(_LIST)) - before <= 6 * (time.monotonic() - began) + 6
 
 
-def test_an_error_event_of_a_watch_leads_to_a_new_list(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
+def test_an_error_event_of_a_watch_leads_to_a_new_list(
+    harness: KubernetesHarness, way: ApiProxy, proxied: Executor
+) -> None:
     key = gated(harness, proxied)
     error = json.loads(status_body(410, "Expired", "too old resource version: 1 (2)"))
     way.answer(_WATCH, 200, json.dumps({"type": "ERROR", "object": error}).encode() + b"\n")
@@ -139,9 +141,7 @@ def test_an_error_event_of_a_watch_leads_to_a_new_list(harness: KubernetesHarnes
     assert ended(proxied, key).code == 7
 
 
-def test_a_malformed_list_decides_no_outcome(
-    harness: KubernetesHarness, way: ApiProxy, proxied: Executor
-) -> None:
+def test_a_malformed_list_decides_no_outcome(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     """A proxy's own page with status 200 says nothing about attempts."""
     key = gated(harness, proxied)
     way.answer(_LIST, 200, b"<html>Please log in</html>")

@@ -383,7 +383,9 @@ def test_a_running_job_whose_engine_is_away_is_explained_with_how_long_the_worke
         ({"unique_seconds": 60}, "cancelled", None),
     ],
 )
-def test_a_unique_key_is_explained_as_long_as_it_is_held(scope: dict[str, object], status: str, said: str | None) -> None:
+def test_a_unique_key_is_explained_as_long_as_it_is_held(
+    scope: dict[str, object], status: str, said: str | None
+) -> None:
     text = text_of(explained(job_in(status, unique_key="k", **scope)))
     assert said in text if said else "unique key" not in text
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobTransition
 
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)

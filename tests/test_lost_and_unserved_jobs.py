@@ -66,7 +66,9 @@ class TestLostAttempts:
         [(0, RETRY), (1, replace(RETRY, reasons=("error",)))],
         ids=["without retries", "without losses in its reasons"],
     )
-    def test_a_job_that_must_not_run_again_is_not_retried_after_a_loss(self, max_retries: int, retry: RetrySettings) -> None:
+    def test_a_job_that_must_not_run_again_is_not_retried_after_a_loss(
+        self, max_retries: int, retry: RetrySettings
+    ) -> None:
         job = queue.enqueue(command="true", max_retries=max_retries)
         assert run_and_fail(job, "lost", retry=retry) == ("failed", 0, None)
 

@@ -19,7 +19,7 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.worker.database import Database, Watchdog
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .silent_proxy import SilentProxy, silent_proxy
 from .workers import eventually, worker
 
