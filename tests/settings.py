@@ -26,7 +26,7 @@ INSTALLED_APPS = [
     "container_manager",
     "container_manager.dashboard",
     "tests.machines",
-    "tests.births",
+    "tests.initial_states",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

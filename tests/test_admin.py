@@ -141,7 +141,7 @@ def test_an_action_moves_jobs_that_have_the_edge_and_reports_the_others(client: 
     assert waiting.transitions.get().actor == "root"
 
 
-def test_an_action_kills_what_runs_of_the_selected_jobs_and_of_no_others(client: Client) -> None:
+def test_an_action_kills_the_running_attempts_of_the_selected_jobs_only(client: Client) -> None:
     jobs = [job_in("running", attempt=1) for _ in range(3)]
     for job in jobs:
         job.attempts.create(number=1, worker="w", executor="default", launched_at=job.launched_at)
@@ -163,7 +163,7 @@ def test_an_action_runs_every_finished_job_again(client: Client) -> None:
 
 
 @pytest.mark.without_database
-def test_an_executor_that_nobody_knows_is_an_error_at_its_field(client: Client) -> None:
+def test_an_unknown_executor_is_an_error_at_its_field(client: Client) -> None:
     answer = client.post(reverse(ADD), form(executor="gpuu"))
     assert answer.context["adminform"].form.errors["executor"] == ["There is no executor gpuu. Known: default."]
     lease = timezone.now() + timedelta(minutes=1)
@@ -173,7 +173,7 @@ def test_an_executor_that_nobody_knows_is_an_error_at_its_field(client: Client) 
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("status", ["queued", "running"])
-def test_what_is_wrong_with_a_field_that_is_only_read_is_said_above_the_form(client: Client, status: str) -> None:
+def test_an_error_of_a_read_only_field_is_shown_above_the_form(client: Client, status: str) -> None:
     job = job_in(status, labels={"team": 5})
     answer = client.post(reverse(CHANGE, args=[job.pk]), form())
     assert answer.status_code == 200
@@ -255,7 +255,7 @@ def test_a_filter_of_the_list_finds_its_jobs_and_no_others(client: Client, query
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("query", [{"status": "bogus"}, {"p": "2"}, {"p": "n0.1"}, {"nothing": "1"}])
-def test_a_query_that_the_list_does_not_know_leads_to_the_whole_list(client: Client, query: dict[str, str]) -> None:
+def test_an_unknown_query_parameter_leads_to_the_whole_list(client: Client, query: dict[str, str]) -> None:
     answer = client.get(reverse(LIST), query)
     assert answer.headers["Location"] == f"{reverse(LIST)}?e=1"
 
@@ -276,7 +276,7 @@ def test_the_list_is_paged_from_the_newest_to_the_oldest_and_back(
     assert "".join(job.name for job in shown.result_list) == "21"
 
 
-def test_all_that_match_are_acted_on_only_where_they_are_few(client: Client) -> None:
+def test_an_action_on_all_matching_jobs_is_offered_only_for_few(client: Client) -> None:
     BulkJobs().add("queued", MOST_SELECTED + 1)
     job = job_in("pending")
     chosen = {"action": "cancel_jobs", "_selected_action": ["any"], "select_across": "1"}
@@ -288,7 +288,7 @@ def test_all_that_match_are_acted_on_only_where_they_are_few(client: Client) -> 
     assert ContainerJob.objects.get(status="cancelled") == job
 
 
-def test_a_filter_by_a_queue_that_nobody_knows_is_in_force(client: Client) -> None:
+def test_a_filter_by_an_unlisted_queue_is_applied(client: Client) -> None:
     job_in("queued"), job_in("queued", queue="reports")
     url = reverse(LIST) + "?queue=reports"
     assert [job.queue for job in client.get(url).context["cl"].result_list] == ["reports"]
@@ -311,9 +311,7 @@ def ended_job() -> ContainerJob:
 
 
 @pytest.mark.parametrize("model", RECORDS)
-def test_what_only_the_system_writes_is_shown_and_nothing_of_it_is_changed(
-    client: Client, ended_job: ContainerJob, model: str
-) -> None:
+def test_system_tables_are_shown_read_only(client: Client, ended_job: ContainerJob, model: str) -> None:
     (row, *_) = apps.get_model("container_manager", model).objects.all()
     names = {name: f"admin:container_manager_{model}_{name}" for name in ("changelist", "add", "change", "delete")}
     shown = client.get(reverse(names["changelist"])).content.decode()
@@ -328,7 +326,7 @@ def test_what_only_the_system_writes_is_shown_and_nothing_of_it_is_changed(
 
 
 @pytest.mark.parametrize("model", ["jobattempt", "jobtransition"])
-def test_the_rows_of_a_job_are_found_by_its_id_and_its_name(client: Client, model: str) -> None:
+def test_attempts_and_transitions_are_found_by_the_id_and_the_name_of_their_job(client: Client, model: str) -> None:
     now = timezone.now()
     wanted, other = (job_in("running", name=name) for name in ("wanted", "other"))
     for job in (wanted, other):
@@ -343,7 +341,7 @@ def test_the_rows_of_a_job_are_found_by_its_id_and_its_name(client: Client, mode
 
 
 @pytest.mark.parametrize("model", ["jobattempt", "jobtransition"])
-def test_rows_of_jobs_are_shown_only_to_who_may_see_the_jobs(
+def test_attempts_and_transitions_are_shown_only_to_users_who_may_see_the_jobs(
     settings: Any, ended_job: ContainerJob, model: str
 ) -> None:
     settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
@@ -373,7 +371,7 @@ def test_a_job_is_deleted_with_its_attempts_and_its_journal(client: Client, ende
 
 
 @pytest.mark.parametrize("model", RECORDS)
-def test_a_list_of_what_the_system_writes_is_not_counted(
+def test_lists_of_system_tables_run_no_count_query(
     client: Client, ended_job: ContainerJob, model: str, django_assert_max_num_queries: Callable[..., Any]
 ) -> None:
     with django_assert_max_num_queries(6) as queries:

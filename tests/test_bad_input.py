@@ -19,7 +19,7 @@ from container_manager.models import ContainerJob, Worker
 from container_manager.worker import WorkerLoop, WorkerOptions
 
 from .jobs import journal_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .protocol.records import register
 from .typed_commands import typed
 from .workers import start_worker, worker
@@ -106,7 +106,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.usual_statements
 @pytest.mark.usefixtures("running_worker")
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_each_bad_job_fails_with_its_reason_and_the_worker_lives_on() -> None:
+def test_each_bad_job_fails_with_its_reason_and_the_worker_survives() -> None:
     jobs = {name: put(**fields) for name, (fields, _, _) in BAD.items()}
     found = {}
     for name, job in jobs.items():

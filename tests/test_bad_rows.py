@@ -55,7 +55,7 @@ class Refusals(list[tuple[Any, Exception]]):
 
 
 class TestClaiming:
-    def test_a_job_that_cannot_be_claimed_does_not_keep_the_others(self) -> None:
+    def test_a_job_that_cannot_be_claimed_does_not_block_the_others(self) -> None:
         good = [queue.enqueue(command="true").pk for _ in range(2)]
         bad = odd_job(priority=90)
         good.append(queue.enqueue(command="true").pk)
@@ -65,7 +65,7 @@ class TestClaiming:
         assert isinstance(refusals[0][1], IntegrityError)
         assert (row_of(bad)["status"], row_of(bad)["attempt"], journal_of(bad)) == ("queued", 0, [])
 
-    def test_jobs_that_are_passed_over_leave_their_place_to_others(self) -> None:
+    def test_jobs_that_are_skipped_leave_their_place_to_others(self) -> None:
         bad = [odd_job(priority=90) for _ in range(3)]
         good = queue.enqueue(command="true")
         jobs = store.claim(worker="w", executors=["default"], besides=[job.pk for job in bad], limit=1, using="default")
@@ -88,7 +88,7 @@ class TestClaiming:
         loop._claims._unclaimable.drop(bad.pk)
         assert loop.unclaimable == {bad.pk}
 
-    def test_a_job_that_can_be_claimed_again_is_claimed_and_says_nothing_of_the_past(self) -> None:
+    def test_a_job_that_can_be_claimed_again_is_claimed_and_its_refusal_is_forgotten(self) -> None:
         with working(ProcessExecutor()):
             with refusing("NEW.status = 'running'"):
                 job = queue.enqueue(command="true")
@@ -103,7 +103,7 @@ class TestClaiming:
             call_command("container", "worker", option)
         assert row_of(bad)["status"] == "queued"
 
-    def test_a_worker_of_one_job_says_at_once_that_it_cannot_be_claimed(self) -> None:
+    def test_a_worker_for_one_job_raises_an_error_if_that_job_cannot_be_claimed(self) -> None:
         bad = odd_job()
         loop = WorkerLoop(
             settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions(only=bad.pk)
@@ -112,7 +112,7 @@ class TestClaiming:
             loop.run()
 
     @pytest.mark.skipif(connection.vendor != "sqlite", reason="Only SQLite stores text that is none.")
-    def test_a_job_that_cannot_be_read_does_not_keep_the_others(self) -> None:
+    def test_a_job_that_cannot_be_read_does_not_block_the_others(self) -> None:
         bad, good = (queue.enqueue(command="true", priority=priority) for priority in (90, 50))
         with connection.cursor() as cursor:
             key = ContainerJob._meta.pk.get_db_prep_value(bad.pk, connection)
@@ -137,7 +137,7 @@ class TestClaiming:
 
 
 class TestFinishing:
-    def test_an_end_that_the_database_refuses_does_not_keep_the_others(self) -> None:
+    def test_an_outcome_that_the_database_refuses_does_not_block_the_others(self) -> None:
         for _ in range(5):
             queue.enqueue(command="true")
         jobs = claim()
@@ -151,7 +151,7 @@ class TestFinishing:
         # What is refused can be stored in another way later.
         assert store.finish([completed(jobs[3])], worker="w", using="default") == {(jobs[3].id, 1)}
 
-    def test_who_does_not_ask_for_refusals_gets_the_error_and_nothing_is_stored(self) -> None:
+    def test_a_finish_that_does_not_collect_refusals_raises_the_error_and_stores_nothing(self) -> None:
         for _ in range(2):
             queue.enqueue(command="true")
         good, bad = claim()
@@ -160,7 +160,7 @@ class TestFinishing:
         assert set(ContainerJob.objects.values_list("status", flat=True)) == {"running"}
 
     @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
-    def test_output_that_the_database_refuses_does_not_keep_that_of_others(self) -> None:
+    def test_output_that_the_database_refuses_does_not_block_other_output(self) -> None:
         for _ in range(3):
             queue.enqueue(command="true")
         jobs = claim()
@@ -176,7 +176,7 @@ class TestFinishing:
         assert kept | {change.job_id for change, _ in refusals} == {job.id for job in jobs}
 
     @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
-    def test_a_worker_goes_on_while_the_end_of_a_job_is_refused_and_stores_it_when_it_is_not(
+    def test_a_worker_goes_on_while_an_outcome_is_refused_and_stores_it_later(
         self, caplog: Any, tmp_path: Path
     ) -> None:
         ran = tmp_path / "ran"
@@ -195,7 +195,7 @@ class TestFinishing:
         assert ran.read_text() == "ran\n" * 2
         assert MESSAGE in caplog.text
 
-    def test_an_attempt_that_nobody_can_go_on_with_is_not_tried_again_at_once(self, caplog: Any) -> None:
+    def test_an_attempt_that_cannot_be_adopted_is_not_tried_again_at_once(self, caplog: Any) -> None:
         job = queue.enqueue(command="true", executor="gone", name="bad")
         loop = WorkerLoop(settings=SETTINGS, executors={"default": ProcessExecutor()}, options=WorkerOptions())
         # Its own first pause is 0.2 s, which may be over at the second comparison.
@@ -212,7 +212,7 @@ class TestFinishing:
 
 
 class TestMaintenance:
-    def test_a_retry_that_the_database_refuses_does_not_keep_the_others_and_is_paused(self, caplog: Any) -> None:
+    def test_a_retry_that_the_database_refuses_does_not_block_the_others_and_is_set_aside(self, caplog: Any) -> None:
         jobs: list[ContainerJob] = [queue.enqueue(command="true", name=name) for name in ("good", "bad", "good")]
         failed = [completed(job)._replace(status="failed", reason="error", retry_after_seconds=0.0) for job in claim()]
         store.finish(failed, worker="w", using="default")
@@ -229,7 +229,7 @@ class TestMaintenance:
         assert len(caplog.records) == lines
 
     @pytest.mark.shows("explanation/worker.md#a-row-is-bad")
-    def test_an_attempt_that_cannot_be_handed_over_does_not_keep_the_others(self) -> None:
+    def test_an_attempt_that_cannot_be_rescued_does_not_block_the_others(self) -> None:
         register("gone")
         for name in ("good", "bad", "good"):
             queue.enqueue(command="true", name=name)

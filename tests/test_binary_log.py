@@ -59,7 +59,9 @@ def project(tmp_path: Path, server: Server) -> Project:
     return Project(tmp_path, [ALONE], server.database())
 
 
-def test_migrate_refuses_before_the_first_table_and_its_hint_helps(server: Server, project: Project) -> None:
+def test_migrate_without_binary_log_rights_refuses_before_the_first_table_with_a_hint_that_helps(
+    server: Server, project: Project
+) -> None:
     server.root("GRANT ALL ON project.* TO app@localhost")
     project.manage("makemigrations", "articles")
     told = project.manage("migrate", status=1)
@@ -94,7 +96,7 @@ def test_migrate_without_the_right_to_create_triggers_refuses_before_the_first_t
     project.manage(*GATE)
 
 
-def test_what_cannot_be_installed_is_not_dropped(server: Server, project: Project) -> None:
+def test_triggers_that_cannot_be_installed_are_not_dropped(server: Server, project: Project) -> None:
     """On MariaDB a DROP is committed at once."""
     server.root("GRANT ALL ON project.* TO app@localhost; SET GLOBAL log_bin_trust_function_creators = 1")
     project.manage("makemigrations", "articles")

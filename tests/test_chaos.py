@@ -52,7 +52,7 @@ def verdict(effects: Path, *, hosts: bool = False, jobs: int = 1) -> list[str]:
 
 @pytest.mark.django_db(transaction=True)
 class TestVerdict:
-    def test_a_job_that_ran_once_and_said_so_is_no_problem(self, effects: Path) -> None:
+    def test_a_job_that_ran_once_and_reported_it_is_no_problem(self, effects: Path) -> None:
         (effects / str(completed().pk)).write_text("1 starts in  at 1.0\n1 goes on\n")
         assert verdict(effects) == []
 
@@ -73,7 +73,7 @@ class TestVerdict:
             (effects / str(job.pk)).write_text(written)
         assert any(problem in found for found in verdict(effects))
 
-    def test_a_job_that_is_gone_or_whose_output_is_anothers_is_a_problem(self, effects: Path) -> None:
+    def test_a_missing_job_or_output_of_another_job_is_a_problem(self, effects: Path) -> None:
         job = completed(name=f"{GUESSING}-1")
         (effects / str(job.pk)).write_text("1 starts in  at 1.0\n1 goes on\n")
         (log,) = job.attempts.get().logs.all()
@@ -93,13 +93,13 @@ class TestVerdict:
 
 @pytest.mark.without_database
 class TestSchedule:
-    def test_each_disturbance_happens_however_seldom_it_is_drawn_by_its_weight(self) -> None:
+    def test_each_disturbance_happens_however_small_its_weight(self) -> None:
         schedule = Schedule({"often": 1e9, "seldom": 1e-9}, chance())
         while schedule.missing:
             schedule.note(schedule.draw())
         assert set(schedule.happened) == {"often", "seldom"}
 
-    def test_one_that_lasts_has_happened_at_its_end_and_is_not_preferred_before(self) -> None:
+    def test_a_lasting_disturbance_counts_as_happened_at_its_end_and_is_not_preferred_before(self) -> None:
         schedule = Schedule({"often": 1e9, "lasting": 1e-9}, chance())
         schedule.begin("lasting")
         assert schedule.missing == ["often", "lasting"]

@@ -25,7 +25,7 @@ from container_manager.jobs.package_log import package_logger
 from container_manager.models import ContainerJob, JobLog
 
 from .jobs import job_in, journal_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +37,7 @@ def container(*words: str) -> str:
 
 
 @pytest.mark.django_db
-class TestQueueVerbs:
+class TestQueueCommands:
     def test_submit_queues_the_job_it_describes(self) -> None:
         printed = container("submit", "--name", "report", "--env", "A=1=2", "--memory", "2m", "--", "echo", "two words")
         job = ContainerJob.objects.get(pk=printed.strip())
@@ -238,7 +238,7 @@ class TestWithoutProject:
         # Here is no project, whose database it might be taken for.
         assert listed.stderr == ""
 
-    def test_inside_a_project_it_says_that_its_database_is_not_the_projects(
+    def test_the_standalone_command_inside_a_project_says_that_its_database_is_not_the_projects(
         self, alone: dict[str, str], tmp_path: Path
     ) -> None:
         (tmp_path / "manage.py").touch()
@@ -248,7 +248,7 @@ class TestWithoutProject:
         told = f"Using {path}, not this project's database: for that, 'python manage.py container …'.\n"
         assert done.stderr == told
 
-    def test_with_the_settings_of_a_project_it_names_their_database(
+    def test_the_standalone_command_with_settings_of_a_project_names_their_database(
         self, alone: dict[str, str], tmp_path: Path
     ) -> None:
         (tmp_path / "of_a_project.py").write_text(
@@ -446,7 +446,7 @@ class TestInProject:
         assert manage(project, "container", "worker", "--drain", "--log-level", "ERROR").stderr == ""
 
     @pytest.mark.shows("reference/commands.md#errors-and-signals")
-    def test_a_worker_logs_a_json_object_per_line_if_it_is_asked_to(self, project: Path) -> None:
+    def test_a_worker_logs_a_json_object_per_line_with_the_option(self, project: Path) -> None:
         manage(project, "container", "submit", "--name", 'a"b', "--", "true")
         said = manage(project, "container", "worker", "--drain", "--log-format", "json")
         lines = [json.loads(line) for line in said.stderr.splitlines()]
@@ -473,7 +473,7 @@ class TestInProject:
         assert "\u202e" not in found["exception"]
 
     @pytest.mark.shows("reference/commands.md#errors-and-signals")
-    def test_a_level_of_the_projects_logging_stands_unless_the_option_says_another(self, project: Path) -> None:
+    def test_a_logging_level_of_the_project_applies_unless_the_option_names_another(self, project: Path) -> None:
         settings = project / "site_of_ours" / "level_settings.py"
         config = {
             "version": 1,

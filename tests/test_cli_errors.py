@@ -18,7 +18,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob
 
 from .jobs import THEN, job_in
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .typed_commands import typed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,7 +117,7 @@ class TestOnDatabase:
         ],
     )
     @pytest.mark.skipif(connection.vendor == "mysql", reason="A superuser can write to a read-only MariaDB.")
-    def test_a_database_that_is_read_only_refuses_in_a_sentence(self, words: Sequence[str]) -> None:
+    def test_a_read_only_database_is_reported_in_one_sentence(self, words: Sequence[str]) -> None:
         read_only = {
             "sqlite": {"CM_WORKER_DATABASE": f"file:{connection.settings_dict['NAME']}?mode=ro"},
             "postgresql": {"PGOPTIONS": "-c default_transaction_read_only=on"},
@@ -171,7 +171,7 @@ class TestOnDatabase:
             (["queue", "--pause", "x" * 65], "name: Ensure this value has at most 64 characters"),
         ],
     )
-    def test_a_value_that_cannot_be_used_is_named(self, words: Sequence[str], said: str) -> None:
+    def test_an_unusable_value_of_a_command_is_named(self, words: Sequence[str], said: str) -> None:
         done = typed(*words)
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr
@@ -195,7 +195,7 @@ class TestOnDatabase:
             pytest.param("statemachine triggers", ">/dev/full", 1, "No space left on device", marks=pytest.mark.slow),
         ],
     )
-    def test_an_output_that_is_closed_or_full_needs_no_traceback(
+    def test_a_closed_or_full_output_prints_no_traceback(
         self, words: str, redirection: str, code: int, said: str
     ) -> None:
         line = f"exec {sys.executable} -m django {words} {redirection}"
@@ -215,7 +215,7 @@ class TestOnDatabase:
     @pytest.mark.parametrize(
         "words", [["triggers"], pytest.param(["diagram", "container_manager.ContainerJob"], marks=pytest.mark.slow)]
     )
-    def test_the_state_machines_command_ends_as_by_sigpipe(self, words: Sequence[str]) -> None:
+    def test_the_state_machine_command_exits_as_by_sigpipe_when_its_reader_has_gone(self, words: Sequence[str]) -> None:
         # What it prints fits into a pipe: the reader has gone before it begins, else it may be through before that.
         reading, writing = os.pipe()
         os.close(reading)
@@ -249,7 +249,7 @@ class TestOnDatabase:
             pytest.param(["history", "Grüße"], marks=pytest.mark.slow),
         ],
     )
-    def test_a_terminal_that_has_ascii_only_gets_the_rest_escaped(self, words: Sequence[str]) -> None:
+    def test_an_ascii_only_terminal_gets_other_characters_escaped(self, words: Sequence[str]) -> None:
         job_in("pending", name="Grüße").mark_as_queued(reason="schön")
         done = container(*words, PYTHONIOENCODING="ascii")
         assert (done.returncode, done.stderr) == (0, "")
@@ -270,7 +270,7 @@ class TestOnDatabase:
             assert code == 141
 
     @pytest.mark.without_database
-    def test_a_verb_whose_reader_has_gone_ends_as_by_sigpipe(self) -> None:
+    def test_a_command_whose_reader_has_gone_exits_as_by_sigpipe(self) -> None:
         queue.enqueue_many(ContainerJob(command="true " + "x" * 100, name="y" * 200) for _ in range(1000))
         with piped("ps", "--limit", "1000") as process:
             assert close_output(process) == (141, "")
@@ -284,7 +284,7 @@ class TestOnDatabase:
         assert done.returncode == 0, done.stderr
 
     @pytest.mark.without_database
-    def test_following_one_attempt_shows_that_one_only(self) -> None:
+    def test_following_one_attempt_shows_no_other_attempt(self) -> None:
         job = job_in("failed", attempt=2, name="twice")
         for number in (1, 2):
             attempt = job.attempts.create(
@@ -316,13 +316,15 @@ class TestStandalone:
             ({"CONTAINER_MANAGER_CONFIG": __file__}, "which cannot be read"),
         ],
     )
-    def test_a_file_that_cannot_be_used_is_named(self, variables: dict[str, str], words: str, tmp_path: Path) -> None:
+    def test_an_unusable_database_or_settings_file_is_named(
+        self, variables: dict[str, str], words: str, tmp_path: Path
+    ) -> None:
         done = standalone("ps", folder=tmp_path, **variables)
         assert done.returncode == 1
         assert words in done.stderr
         assert "Traceback" not in done.stderr
 
-    def test_help_leaves_no_database_behind(self, tmp_path: Path) -> None:
+    def test_the_help_option_creates_no_database(self, tmp_path: Path) -> None:
         for words in (["--help"], ["ps", "--help"]):
             done = standalone(*words, folder=tmp_path)
             assert (done.returncode, done.stdout[:6]) == (0, "usage:"), done.stderr

@@ -28,7 +28,7 @@ from container_manager.store import database_now, minute_of
 
 from .jobs import job_in
 from .json_schemas import FOLDER, schemas
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .span_counts import add_counts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,7 +88,7 @@ class TestJson:
         assert kept == schemas(), "Run 'python -m tests.json_schemas' with DJANGO_SETTINGS_MODULE=tests.settings."
 
     @pytest.mark.shows("reference/commands.md#json")
-    def test_each_verb_with_the_option_json_has_a_schema_in_the_reference(self) -> None:
+    def test_each_command_with_the_option_json_has_a_schema_in_the_reference(self) -> None:
         from argparse import ArgumentParser
 
         page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
@@ -100,7 +100,7 @@ class TestJson:
 
     @pytest.mark.slow
     @pytest.mark.shows("reference/commands.md#json")
-    def test_what_each_verb_prints_fits_its_schema(self, environment: Mapping[str, str]) -> None:
+    def test_the_json_of_each_command_fits_its_schema(self, environment: Mapping[str, str]) -> None:
         def checked(verb: str, *words: str, code: int = 0) -> Any:
             value = json.loads(run(environment, verb, *words, "--json", code=code))
             tested.add(verb)
@@ -195,14 +195,16 @@ class TestProgress:
     @pytest.mark.parametrize(
         "words", [["doctor"], pytest.param(["prune", "--days", "0"], marks=pytest.mark.slow)], ids=["doctor", "prune"]
     )
-    def test_progress_is_on_stderr_on_a_terminal(self, words: list[str], environment: Mapping[str, str]) -> None:
+    def test_progress_is_printed_to_stderr_on_a_terminal(
+        self, words: list[str], environment: Mapping[str, str]
+    ) -> None:
         shown, printed = on_terminal(environment, *words, stream="stderr")
         assert "jobs" in shown
         assert "\x1b" not in printed
 
     @pytest.mark.slow
     @pytest.mark.parametrize("words", [["doctor"], ["prune", "--days", "0"]], ids=["doctor", "prune"])
-    def test_progress_is_on_stderr_on_a_terminal_or_where_it_is_asked_for(
+    def test_progress_is_printed_to_stderr_on_a_terminal_or_with_the_option(
         self, words: list[str], environment: Mapping[str, str]
     ) -> None:
         run(environment, "submit", "--name", "job", "--", "true")
@@ -221,7 +223,7 @@ class TestProgress:
 @pytest.mark.shows("reference/commands.md#times")
 class TestTimes:
     @pytest.mark.parametrize("when", ["yesterday", "2h ago", "-1h", "2026-13-01", "99999999999999w", ""])
-    def test_a_time_that_cannot_be_read_is_refused_with_the_forms_that_can(self, when: str) -> None:
+    def test_an_unreadable_time_is_refused_with_the_accepted_forms(self, when: str) -> None:
         with pytest.raises(CommandError, match=r"--since (takes how long ago|leads to no date)"):
             call_command("container", "doctor", f"--since={when}")
 
@@ -236,7 +238,7 @@ class TestTimes:
         assert time_option("--since", text, using="default") == expected
 
     @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("2d", 172800)])
-    def test_a_duration_is_so_long_ago(self, text: str, seconds: float) -> None:
+    def test_a_duration_as_a_time_means_so_long_ago(self, text: str, seconds: float) -> None:
         before = database_now(using="default")
         assert timedelta(0) <= time_option("--since", text, using="default") + timedelta(seconds=seconds) - before
 
@@ -259,7 +261,7 @@ def test_the_shell_completes_verbs_and_their_options_without_a_database(
 
 @pytest.mark.shows("reference/commands.md#watch")
 class TestTop:
-    def test_it_goes_on_looking_on_a_terminal_until_it_is_interrupted(self, environment: Mapping[str, str]) -> None:
+    def test_top_refreshes_on_a_terminal_until_it_is_interrupted(self, environment: Mapping[str, str]) -> None:
         run(environment, "submit", "--queue", EVIL_NAME, "--", "true")
         ours, theirs = pty.openpty()
         words, shown, step = ["top", "--interval", "0.5"], b"", "looking"
@@ -288,7 +290,7 @@ class TestTop:
         assert b"\x1b[?1049l" in shown
 
     @pytest.mark.slow
-    def test_it_looks_once_in_a_pipe_and_where_it_is_told_to(self, environment: Mapping[str, str]) -> None:
+    def test_top_prints_once_in_a_pipe_or_with_the_option_once(self, environment: Mapping[str, str]) -> None:
         run(environment, "submit", "--", "true")
         printed = run(environment, "top").splitlines()
         assert printed[0].startswith("0 pending, 1 queued, 0 running")
@@ -301,7 +303,7 @@ class TestTop:
 
 
 @pytest.mark.django_db
-def test_top_shows_workers_with_what_they_run_and_attempts_that_no_live_worker_has() -> None:
+def test_top_shows_workers_with_their_attempts_and_attempts_without_a_live_worker() -> None:
     now = database_now(using="default")
     for name, seconds in (("alive", 60), ("gone", -60)):
         lease = now + timedelta(seconds=seconds)
@@ -331,7 +333,7 @@ def test_top_shows_workers_with_what_they_run_and_attempts_that_no_live_worker_h
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", sorted(schemas()))
-def test_a_verb_whose_reader_has_gone_ends_as_by_sigpipe(verb: str, environment: Mapping[str, str]) -> None:
+def test_a_table_whose_reader_has_gone_exits_as_by_sigpipe(verb: str, environment: Mapping[str, str]) -> None:
     words = {
         "submit": ["--", "true"],
         "cancel": ["job"],

@@ -12,7 +12,7 @@ from container_manager.jobs.spec import JobSpec
 from container_manager.models import ContainerJob
 
 from .jobs import job_in
-from .test_explaining import claimed, finished
+from .test_explanation import claimed, finished
 from .typed_commands import typed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,7 +39,7 @@ def test_explain_prints_the_explanation_as_text_and_as_json() -> None:
 
 
 @pytest.mark.shows("reference/commands.md#commands")
-def test_show_prints_all_of_a_job_and_of_secrets_only_their_references() -> None:
+def test_show_prints_a_whole_job_and_only_the_references_of_its_secrets() -> None:
     job = failed_job()
     printed = typed("show", "report")
     assert (printed.returncode, printed.stderr) == (0, "")
@@ -71,7 +71,7 @@ def test_show_as_json_has_the_keys_that_the_docs_name() -> None:
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("verb", ["show", "explain"])
-def test_a_job_that_is_not_there_is_a_sentence(verb: str) -> None:
+def test_an_unknown_job_is_reported_in_one_sentence(verb: str) -> None:
     job_in("queued", name="another")
     done = typed(verb, "nobody")
     assert (done.returncode, done.stdout) == (1, "")

@@ -69,8 +69,8 @@ def test_the_databases_time_is_the_present() -> None:
 
 @pytest.mark.usefixtures("wrong_clock")
 @pytest.mark.shows("explanation/worker.md#clocks")
-class TestAHostWhoseClockIsWrong:
-    def test_it_prunes_what_is_old_by_the_databases_clock(self) -> None:
+class TestHostWithWrongClock:
+    def test_a_host_with_a_wrong_clock_prunes_by_the_databases_clock(self) -> None:
         new, old = ended(ago=10 * _MINUTE), ended(ago=50 * _MINUTE)
         maintain(AppSettings(prune_after_seconds=1800.0))
         assert list(ContainerJob.objects.all()) == [new]
@@ -79,7 +79,7 @@ class TestAHostWhoseClockIsWrong:
         assert list(ContainerJob.objects.all()) == [new]
         assert old.pk != new.pk
 
-    def test_it_queues_retries_that_are_due_by_the_databases_clock(self) -> None:
+    def test_a_host_with_a_wrong_clock_queues_retries_by_the_databases_clock(self) -> None:
         early, due = (ended(ago=_MINUTE, status="failed", reason="error", retry_after_seconds=s) for s in (1800, -1))
         maintain(AppSettings())
         assert (row_of(early)["status"], row_of(due)["status"]) == ("retrying", "queued")
@@ -87,7 +87,7 @@ class TestAHostWhoseClockIsWrong:
         times = [row_of(due)["queued_at"], row_of(due)["status_changed_at"], due.transitions.latest("id").at]
         assert all(abs(at - _REAL_NOW()) < _MINUTE for at in times)
 
-    def test_it_counts_what_is_due_and_what_finished_lately_by_the_databases_clock(self) -> None:
+    def test_a_host_with_a_wrong_clock_counts_statistics_by_the_databases_clock(self) -> None:
         ended(ago=10 * _MINUTE)
         ended(ago=50 * _MINUTE)
         later, due = (queue.enqueue(command="true") for _ in range(2))
@@ -97,7 +97,7 @@ class TestAHostWhoseClockIsWrong:
         assert (found.queued, found.scheduled, found.finished) == (1, 1, {"completed": 1})
         assert list(ContainerJob.objects.ready()) == [due]
 
-    def test_it_says_how_long_a_job_has_been_in_its_status_by_the_databases_clock(self) -> None:
+    def test_a_host_with_a_wrong_clock_shows_how_long_a_status_lasts_by_the_databases_clock(self) -> None:
         ended(ago=50 * _MINUTE)
         out = StringIO()
         call_command("container", "ps", "--all", stdout=out)
@@ -108,7 +108,7 @@ class TestAHostWhoseClockIsWrong:
         call_command("container", "submit", "--delay", "1800", "true", stdout=StringIO())
         assert abs(ContainerJob.objects.get().scheduled_for - _REAL_NOW() - 30 * _MINUTE) < _MINUTE
 
-    def test_its_worker_has_begun_by_the_databases_clock_so_that_the_oldest_one_maintains(
+    def test_a_worker_on_a_host_with_a_wrong_clock_starts_by_the_databases_clock_so_the_oldest_worker_maintains(
         self, wrong_clock: timedelta
     ) -> None:
         for name in ("first", "second"):
@@ -119,7 +119,7 @@ class TestAHostWhoseClockIsWrong:
         assert store.live_workers(using="default") == ["first", "second"]
         assert all(abs(worker.started_at - _REAL_NOW()) < _MINUTE for worker in Worker.objects.all())
 
-    def test_it_does_not_take_live_workers_for_dead_nor_dead_ones_for_alive(self) -> None:
+    def test_a_host_with_a_wrong_clock_tells_live_workers_from_dead_ones(self) -> None:
         register("alive", executors=("docker",))
         register("dead", executors=("gpu",), lease_seconds=-60.0)
         jobs = [queue.enqueue(command="true", executor=name) for name in ("docker", "gpu")]
@@ -129,7 +129,7 @@ class TestAHostWhoseClockIsWrong:
         assert [job for job, _, _ in found] == [jobs[1].pk]
 
 
-class TestAClockOfTheDatabaseThatJumps:
+class TestDatabaseClockJumps:
     @staticmethod
     def leases(*workers: str) -> Sequence[Lease]:
         found = store.other_leases(worker="me", using="default")
@@ -143,7 +143,7 @@ class TestAClockOfTheDatabaseThatJumps:
             store.renew_lease(worker.id, lease_seconds=-3600.0, using="default")
 
     @pytest.mark.shows("explanation/worker.md#clocks")
-    def test_a_worker_leaves_the_others_alone_until_they_had_time_to_renew_their_leases(self) -> None:
+    def test_after_a_jump_of_the_databases_clock_a_worker_lets_others_renew_their_leases_first(self) -> None:
         register("alive")
         job = queue.enqueue(command="true")
         store.claim(worker="alive", executors=["default"], limit=1, using="default")
@@ -159,7 +159,7 @@ class TestAClockOfTheDatabaseThatJumps:
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("retrying", "lost")
 
-    def test_a_worker_that_renews_its_lease_afterwards_is_not_dead(self) -> None:
+    def test_a_worker_that_renews_its_lease_after_a_jump_of_the_databases_clock_is_not_dead(self) -> None:
         register("alive")
         register("dead")
         watch = LeaseWatch(30.0)
@@ -170,7 +170,7 @@ class TestAClockOfTheDatabaseThatJumps:
         age(watch._sightings, 15.0)
         assert watch.dead(self.leases("alive", "dead")) == ["dead"]
 
-    def test_a_worker_is_dead_at_once_when_it_was_watched_all_the_time_until_its_lease_expired(self) -> None:
+    def test_a_worker_that_was_watched_until_its_lease_expired_is_dead_at_once(self) -> None:
         register("dead", lease_seconds=-0.001)
         watch = LeaseWatch(600.0)
         assert watch.dead(self.leases("dead")) == []
@@ -188,7 +188,7 @@ class TestAClockOfTheDatabaseThatJumps:
         Worker.objects.all().delete()
         assert watch.dead(self.leases()) == []
 
-    def test_what_was_not_looked_at_for_a_while_counts_anew(self) -> None:
+    def test_a_worker_that_was_not_watched_for_a_while_gets_time_to_renew_its_lease(self) -> None:
         sightings = Sightings[str](gap_seconds=600.0)
         sightings.look(["a"])
         age(sightings, 60.0)
@@ -196,7 +196,7 @@ class TestAClockOfTheDatabaseThatJumps:
         sightings._looked_at -= 601.0  # as after an outage of the database
         assert sightings.look(["a"]) == {"a": 0.0}
 
-    def test_a_lease_that_is_renewed_after_the_look_is_not_deleted(self) -> None:
+    def test_a_lease_that_is_renewed_after_it_was_read_is_not_deleted(self) -> None:
         register("late", lease_seconds=60.0)
         assert not store.delete_expired_worker("late", using="default")
         assert Worker.objects.filter(pk="late").exists()

@@ -61,7 +61,7 @@ def register_alive() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_statements_find_exactly_the_problems_that_reading_every_row_finds(
+def test_the_consistency_statements_find_exactly_the_problems_that_reading_every_row_finds(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register_alive()
@@ -135,7 +135,7 @@ class TestSince:
         diagnosis = examine(since=timezone.now() - timedelta(hours=3))
         assert (diagnosis.jobs, diagnosis.attempts) == ({"failed": 2}, 2)
 
-    def test_the_first_entry_is_found_in_few_looks_where_many_have_been_pruned(
+    def test_the_first_journal_entry_is_found_in_few_queries_when_many_were_pruned(
         self, django_assert_max_num_queries: Callable
     ) -> None:
         job, now = job_in("queued"), timezone.now()

@@ -75,7 +75,7 @@ def is_plain(text: str) -> bool:
 @pytest.mark.shows("reference/jobs.md#characters")
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
 @override_settings(CONTAINER_MANAGER={"SECRETS": {"env:CM_SECRET_*": "", "file:*": ""}})
-def test_a_text_that_would_change_other_lines_is_refused_wherever_a_job_is_given(fields: dict[str, Any]) -> None:
+def test_control_characters_are_refused_wherever_a_job_is_submitted(fields: dict[str, Any]) -> None:
     asked = {"command": "true", **fields}
     ways: list[Callable[[], object]] = [
         ContainerJob(**asked).full_clean,
@@ -98,7 +98,7 @@ def test_a_command_may_be_a_script_and_a_variable_may_have_tabs() -> None:
     assert (job.command, job.environment) == (script, {"IFS": " \t"})
 
 
-def test_reasons_users_and_queues_are_refused_by_the_queue() -> None:
+def test_the_queue_refuses_control_characters_in_reasons_users_and_queue_names() -> None:
     job = job_in("failed")
     for words in ({"reason": "\x1b[2K"}, {"actor": EVIL}, {"actor": User(username=EVIL)}):
         with pytest.raises(ValidationError):
@@ -113,7 +113,7 @@ def test_reasons_users_and_queues_are_refused_by_the_queue() -> None:
 
 
 @pytest.mark.without_database
-def test_settings_name_no_queue_and_no_executor_so() -> None:
+def test_settings_refuse_control_characters_in_names_of_queues_and_executors() -> None:
     backend = {"BACKEND": "container_manager.executors.process.ProcessExecutor"}
     with override_settings(CONTAINER_MANAGER={"QUEUES": [EVIL], "EXECUTORS": {EVIL: backend}}):
         problems = setting_problems()
@@ -122,7 +122,7 @@ def test_settings_name_no_queue_and_no_executor_so() -> None:
 
 
 @pytest.mark.without_database
-def test_the_admin_refuses_such_a_job_at_its_fields(admin: Client) -> None:
+def test_the_admin_refuses_control_characters_at_the_fields_of_a_job(admin: Client) -> None:
     data = {"name": EVIL, "command": "true", "environment": "{}", "secrets": "{}", "secret_files": "{}", "labels": "{}",
             "grace_seconds": 10, "executor": "default", "queue": EVIL, "priority": 50, "max_retries": 3,
             "unique_until": "finished"}  # fmt: skip
@@ -208,7 +208,7 @@ SHOWING: dict[str, list[list[str]]] = {
 @pytest.mark.without_database
 @pytest.mark.shows("reference/commands.md#what-is-printed")
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_verb_shows_a_text_of_the_tables_so_that_it_changes_others(verb: str, forged: ContainerJob) -> None:
+def test_no_command_prints_control_characters_of_the_tables(verb: str, forged: ContainerJob) -> None:
     shown = [printed(verb, *(str(forged.pk) if word == "ID" else word for word in words)) for words in SHOWING[verb]]
     assert [text for text in shown if not is_plain(text)] == []
     if verb in ("ps", "history", "queue", "show"):
@@ -224,7 +224,7 @@ class QuotingExecutor(ProcessExecutor):
 
 @pytest.mark.usefixtures("forged")
 @pytest.mark.django_db(transaction=True)
-def test_nor_does_a_line_of_a_workers_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_line_of_a_workers_log_has_control_characters_of_the_tables(caplog: pytest.LogCaptureFixture) -> None:
     job = queue.enqueue(command="true", max_retries=0)
     executors = {"default": QuotingExecutor()}
     with caplog.at_level(logging.INFO, logger="container_manager"):
@@ -246,7 +246,7 @@ def test_nor_does_a_line_of_a_workers_log(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.without_database
 @pytest.mark.shows("howto/docker.md#let-others-submit-jobs")
-def test_nor_does_a_page_of_the_admin(forged: ContainerJob, admin: Client) -> None:
+def test_no_page_of_the_admin_shows_control_characters_of_the_tables(forged: ContainerJob, admin: Client) -> None:
     for page, arguments in (
         ("changelist", []),
         ("change", [forged.pk]),

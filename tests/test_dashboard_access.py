@@ -37,7 +37,7 @@ def test_each_act_needs_its_own_permission_and_no_other(act: Act) -> None:
         require(User.objects.create_user("nobody"), act)
 
 
-def test_only_with_the_permission_to_view_there_are_jobs(settings: Any) -> None:
+def test_no_jobs_are_visible_without_the_permission_to_view(settings: Any) -> None:
     mine, other = job_in("queued", labels={"team": "ada"}), job_in("queued", labels={"team": "bob"})
     user = user_who_may(Act.VIEW)
     assert set(visible_jobs(user)) == {mine, other}
@@ -87,7 +87,7 @@ def test_the_admin_shows_environment_and_output_only_to_those_who_may_see_them()
 
 @pytest.mark.shows("howto/permissions.md#give-permissions")
 @pytest.mark.parametrize("status", ["failed", "retrying"])
-def test_an_error_message_is_shown_to_those_only_who_may_see_the_output_that_it_may_quote(status: str) -> None:
+def test_an_error_message_is_shown_only_to_users_who_may_see_the_output(status: str) -> None:
     job = job_in(status, attempt=1, failure_reason="error", exit_code=7, last_error="printed: swordfish")
     JobAttempt.objects.create(
         job=job,
@@ -173,7 +173,7 @@ def test_the_tables_of_the_dashboard_are_read_only_in_the_admin() -> None:
         assert client.get(reverse(f"admin:container_manager_dashboard_{model}_add")).status_code == 403
 
 
-def test_who_may_not_see_the_environment_of_a_job_cannot_change_its_command() -> None:
+def test_a_user_who_may_not_see_the_environment_of_a_job_cannot_change_its_command() -> None:
     job = job_in("pending", secrets={"TOKEN": "file:mail-x"})
     client = staff(Act.VIEW)
     user = User.objects.get(username="ada")

@@ -42,7 +42,7 @@ def test_the_buttons_of_a_job_are_the_acts_that_its_status_and_its_user_allow(st
 
 
 @pytest.mark.parametrize("status", ["running", "cancelled"])
-def test_to_cancel_at_once_is_a_button_only_while_something_runs(status: str) -> None:
+def test_the_button_to_cancel_at_once_is_shown_only_while_an_attempt_runs(status: str) -> None:
     user, job = user_who_may(Act.VIEW, Act.CANCEL), job_in(status)
     attempt = JobAttempt.objects.create(job=job, number=1, worker="w", executor="default", launched_at=THEN)
     assert JobAct.KILL in legal_acts(user, job)
@@ -63,7 +63,7 @@ def test_selected_jobs_change_or_are_refused_each_with_its_reason() -> None:
         act_on_some([job.pk for job in jobs] * 200, JobAct.CANCEL, user=user)
 
 
-def test_killing_cancelled_jobs_counts_those_of_which_something_ran() -> None:
+def test_killing_cancelled_jobs_counts_those_with_a_running_attempt() -> None:
     user, jobs = user_who_may(*Act), [job_in("cancelled"), job_in("cancelled"), job_in("running")]
     for job in jobs[1:]:
         JobAttempt.objects.create(job=job, number=1, worker="w", executor="default", launched_at=THEN)
@@ -89,7 +89,7 @@ def test_a_single_act_needs_the_permission_and_that_the_user_sees_the_job(settin
     assert act_on(job, JobAct.CANCEL, user=user_who_may(*Act, name="bob")).status == "cancelled"
 
 
-def test_an_act_on_all_takes_what_matched_at_its_beginning_and_no_more() -> None:
+def test_an_act_on_all_takes_only_jobs_that_matched_at_its_start() -> None:
     user = user_who_may(*Act)
     old = [job_in("queued", queue="reports") for _ in range(3)]
     other = job_in("queued")
@@ -136,7 +136,7 @@ def test_a_stopped_act_changes_nothing_more() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_maintainer_finishes_what_nobody_watches() -> None:
+def test_the_maintaining_worker_finishes_acts_that_nobody_watches() -> None:
     jobs = [job_in("queued") for _ in range(3)]
     bulk = act_on_all(parse("status:queued"), JobAct.CANCEL, user=user_who_may(*Act))
     assert maintenance_due.receivers

@@ -175,7 +175,7 @@ def test_read_only_mode_forbids_every_act_even_to_a_superuser(name: str, needed:
 
 
 @pytest.mark.shows("howto/permissions.md#teams-see-their-own-jobs")
-def test_a_job_that_the_rule_hides_is_not_there_for_any_route(settings: Any) -> None:
+def test_a_job_that_the_visibility_rule_hides_does_not_exist_for_any_route(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
     mine, other = job_in("queued", labels={"team": "ada"}), job_in("queued", labels={"team": "bob"})
     api = Api(user_who_may(*Act, name="ada"))
@@ -199,7 +199,7 @@ def test_a_job_that_the_rule_hides_is_not_there_for_any_route(settings: Any) -> 
     assert [(w["busy"], w["jobs"]) for w in api("list_workers").json()["workers"]] == [(1, [])]
 
 
-def test_nobody_submits_a_job_that_the_rule_would_hide_from_them(settings: Any) -> None:
+def test_nobody_submits_a_job_that_the_visibility_rule_would_hide_from_them(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
     api = Api(user_who_may(*Act, name="ada"))
     assert api("submit_job", {"command": "true", "labels": {"team": "bob"}}).status_code == 400
@@ -236,14 +236,14 @@ def test_a_submitted_job_has_all_that_was_given_and_its_submitter() -> None:
         ("[" * 100_000, "is not JSON"),
     ],
 )
-def test_a_wrong_job_is_refused_with_what_is_wrong(body: Any, said: str) -> None:
+def test_an_invalid_job_is_refused_with_its_errors(body: Any, said: str) -> None:
     answer = Api(user_who_may(*Act))("submit_job", body)
     assert answer.status_code == 400
     assert said in answer.json()["message"]
     assert not ContainerJob.objects.exists()
 
 
-def test_environment_and_secrets_are_shown_without_values_to_who_may_not_see_them() -> None:
+def test_environment_and_secrets_are_shown_without_values_to_users_without_permission() -> None:
     job = job_in(
         "queued", environment={"KEY": "hidden"}, secrets={"S": "file:mail-x"}, secret_files={"f": "file:mail-y"}
     )
@@ -307,7 +307,7 @@ def test_an_act_that_is_no_longer_legal_is_refused_with_the_status_of_now() -> N
     assert (again["origin"], again["status"], again["created_by"]) == (str(job.pk), "queued", "ada")
 
 
-def test_acts_keep_user_and_reason_in_the_journal_or_the_audit() -> None:
+def test_acts_record_user_and_reason_in_the_journal_or_the_audit() -> None:
     job, api = job_in("queued"), Api(user_who_may(*Act))
     api("act_on_job", {"act": "kill", "reason": "wrong input"}, key=job.pk)
     assert list(job.transitions.values_list("to_status", "actor", "reason")) == [("cancelled", "ada", "wrong input")]
@@ -332,7 +332,7 @@ def test_acts_keep_user_and_reason_in_the_journal_or_the_audit() -> None:
         ("list_jobs", {"size": "1e9"}), ("count_jobs", {"search": "status:x"}),
     ],
 )  # fmt: skip
-def test_a_wrong_query_is_refused_with_what_is_known(name: str, query: Any) -> None:
+def test_an_invalid_query_is_refused_with_an_error_message(name: str, query: Any) -> None:
     answer = Api(user_who_may(Act.VIEW))(name, **query)
     assert answer.status_code == 400
     assert answer.json()["message"]
@@ -362,7 +362,7 @@ def test_text_of_sql_html_or_patterns_finds_nothing_and_breaks_nothing(text: str
     assert not answer.json().get("jobs")
 
 
-def test_what_is_polled_is_not_sent_again_until_it_changes() -> None:
+def test_a_polled_response_is_not_sent_again_until_it_changes() -> None:
     job, api = job_in("queued"), Api(user_who_may(Act.VIEW))
     for name in ("list_jobs", "show_job", "list_queues"):
         first = api(name, key=job.pk)

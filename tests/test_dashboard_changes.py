@@ -21,7 +21,7 @@ from container_manager.dashboard.access import Act
 from container_manager.models import ContainerJob
 
 from .dashboard_users import user_who_may
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .workers import worker
 
 pytestmark = [
@@ -98,7 +98,7 @@ async def begin_to_listen(waiters: Waiters, cookies: str) -> None:
 
 
 @only_postgresql
-def test_a_request_waits_until_a_job_is_enqueued(waiters: Waiters) -> None:
+def test_a_long_poll_returns_when_a_job_is_enqueued(waiters: Waiters) -> None:
     cookies = cookies_of(user_who_may(Act.VIEW))
 
     async def wait() -> None:
@@ -113,7 +113,7 @@ def test_a_request_waits_until_a_job_is_enqueued(waiters: Waiters) -> None:
 
 
 @only_postgresql
-def test_a_worker_tells_of_each_step_of_a_job(waiters: Waiters, tmp_path: Path) -> None:
+def test_a_worker_notifies_pages_of_each_transition_of_a_job(waiters: Waiters, tmp_path: Path) -> None:
     cookies, gate = cookies_of(user_who_may(Act.VIEW)), tmp_path / "gate"
     job = queue.enqueue(command=f"sh -c 'until [ -e {gate} ]; do sleep 0.05; done'")
 
@@ -138,7 +138,7 @@ def test_a_worker_tells_of_each_step_of_a_job(waiters: Waiters, tmp_path: Path) 
         run(follow())
 
 
-def test_requests_of_a_loop_that_was_closed_keep_no_others_waiting() -> None:
+def test_requests_of_a_closed_event_loop_block_no_others() -> None:
     closed, waiters = asyncio.new_event_loop(), changes.Waiters()
     closed.close()
 
@@ -155,7 +155,7 @@ def test_requests_of_a_loop_that_was_closed_keep_no_others_waiting() -> None:
 
 
 @only_postgresql
-def test_a_wait_without_a_change_ends(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_poll_without_a_change_ends(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
     cookies = cookies_of(user_who_may(Act.VIEW))
 
     async def wait() -> int:
@@ -168,13 +168,13 @@ def test_a_wait_without_a_change_ends(waiters: Waiters, monkeypatch: pytest.Monk
 
 
 @only_postgresql
-def test_who_may_view_no_jobs_is_told_nothing(waiters: Waiters) -> None:
+def test_a_user_who_may_not_view_jobs_is_told_of_no_change(waiters: Waiters) -> None:
     assert run(get(_PATH))[0] == 403
     assert run(get(_PATH, cookies_of(User.objects.create_user("nobody"))))[0] == 403
     assert waiters._listeners == {}
 
 
-def test_a_page_waits_only_where_it_may() -> None:
+def test_a_page_uses_long_polls_only_where_they_are_allowed() -> None:
     user = user_who_may(Act.VIEW)
     client = Client()
     client.force_login(user)

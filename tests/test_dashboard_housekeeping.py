@@ -44,7 +44,7 @@ def counts() -> list[int]:
     return [model.objects.count() for model in (AuditEntry, BulkAct, ApiToken)]
 
 
-def test_what_is_over_for_longer_than_the_setting_says_is_deleted_and_nothing_else(settings: Any) -> None:
+def test_only_rows_that_are_older_than_the_setting_are_deleted(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"AUDIT_DAYS": 7}
     user = user_who_may(*Act)
     for days in (8, 6, -1):
@@ -69,7 +69,7 @@ def test_old_rows_are_deleted_batch_by_batch_beside_acts_that_nobody_watches() -
     assert counts() == [1, 1, 0]
 
 
-def test_to_look_for_old_rows_reads_none_of_the_others() -> None:
+def test_finding_old_rows_reads_no_other_rows() -> None:
     user = user_who_may(*Act)
 
     def analyze() -> None:
@@ -91,7 +91,7 @@ def test_to_look_for_old_rows_reads_none_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("error", [OperationalError("the server closed the connection"), IntegrityError("a bad row")])
-def test_a_database_that_is_away_is_left_to_the_worker_and_a_row_that_it_refuses_is_said(error: DatabaseError) -> None:
+def test_housekeeping_leaves_a_database_outage_to_the_worker_and_logs_a_refused_row(error: DatabaseError) -> None:
     def fail(*_: Any) -> Any:
         raise error
 

@@ -159,7 +159,7 @@ def test_in_read_only_mode_no_page_has_a_button_and_no_form_changes_anything(set
 
 
 @pytest.mark.shows("howto/dashboard.md#who-may-do-what")
-def test_whoever_sees_the_jobs_of_his_team_finds_no_trace_of_others(settings: Any) -> None:
+def test_a_user_who_may_see_the_jobs_of_a_team_finds_no_trace_of_others(settings: Any) -> None:
     settings.CONTAINER_MANAGER = {"VISIBLE_JOBS": TEAM_RULE}
     other, mine = busy(name="of others"), enqueue(name="of mine", command="true", labels={"team": "ada"})
     client = client_of(user_who_may(*Act))
@@ -279,7 +279,7 @@ def test_a_form_that_no_page_sends_is_a_bad_request(fields: dict[str, str]) -> N
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("query", [{"q": "bogus:1"}, {"q": 'name:"x'}, {"cursor": "x"}, {"q": "x" * 2000}])
-def test_a_search_that_is_none_is_answered_in_words(query: dict[str, str]) -> None:
+def test_an_invalid_search_is_answered_with_an_explanation(query: dict[str, str]) -> None:
     job_in("queued", name="a job")
     answer = client_of(user_who_may(*Act)).get(url("jobs"), query)
     assert answer.status_code == 200
@@ -296,7 +296,7 @@ def test_the_page_of_a_task_names_the_function_and_shows_its_arguments_as_json()
 
 @pytest.mark.without_database
 @pytest.mark.shows("howto/dashboard.md#output")
-def test_output_is_text_without_escapes_on_the_page_and_byte_for_byte_in_the_file() -> None:
+def test_output_has_no_escape_sequences_on_the_page_and_is_byte_for_byte_in_the_download() -> None:
     job = busy(name="nightly")
     attempt, raw = job.attempts.get(), "\x1b[31mrot\x1b[0m \x1b]0;title\x07 Zoë\r\n\x00".encode()
     middle = raw.index("ë".encode()) + 1
@@ -316,7 +316,7 @@ def test_output_is_text_without_escapes_on_the_page_and_byte_for_byte_in_the_fil
     assert client.get(url("log", job.pk, after="x")).status_code == 400
 
 
-def test_failures_of_one_kind_are_a_group_and_are_run_again_together() -> None:
+def test_failures_of_one_kind_are_grouped_and_retried_together() -> None:
     client = client_of(user_who_may(*Act))
     for number in range(3):
         job_in("failed", failure_reason="error", exit_code=3, last_error=f"row {number} of '/tmp/{number}' is wrong")

@@ -107,7 +107,7 @@ def test_words_find_the_beginning_of_a_name_or_of_an_id() -> None:
     ],
 )
 @pytest.mark.without_database
-def test_an_error_of_a_search_says_what_is_known(text: str, said: str) -> None:
+def test_an_invalid_search_raises_an_error_that_explains_it(text: str, said: str) -> None:
     with pytest.raises(SearchError, match=said.replace(".", r"\.")):
         parse(text)
 
@@ -137,7 +137,7 @@ def test_toggling_a_value_adds_it_and_takes_it_away() -> None:
     assert str(search.without("")) == "status:failed"
 
 
-def test_a_frozen_search_has_a_time_instead_of_an_age() -> None:
+def test_a_frozen_search_has_a_fixed_time_instead_of_an_age() -> None:
     before = datetime.now(UTC)
     (value,) = parse("created-after:2h").frozen().values("created-after")
     assert abs(before - timedelta(hours=2) - datetime.fromisoformat(value)) < timedelta(minutes=5)
@@ -181,7 +181,9 @@ def test_pages_have_each_job_once_forwards_and_backwards(
     assert not pages[0].previous
 
 
-def test_a_page_says_how_far_it_has_searched_and_goes_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_reports_how_far_it_has_searched_and_the_next_page_continues_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(paging, "EXAMINED", 4)
     rare = job_in("completed", queue="rare", name="rare")
     others = [job_in("completed") for _ in range(9)]
@@ -195,12 +197,12 @@ def test_a_page_says_how_far_it_has_searched_and_goes_on_there(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("cursor", ["x", "n0.1", "n0.zz", "n1." + "0" * 32, "n0.5." + "0" * 32, "p0'; --"])
-def test_a_cursor_of_no_page_is_an_error(cursor: str) -> None:
+def test_an_invalid_page_cursor_is_an_error(cursor: str) -> None:
     with pytest.raises(SearchError, match="first page"):
         JobSearch(ContainerJob.objects.all(), parse("")).page(cursor)
 
 
-def test_a_list_reads_no_large_column() -> None:
+def test_the_list_of_jobs_reads_no_large_column() -> None:
     job_in("queued", environment={"A": "1"})
     with CaptureQueriesContext(
         connection,

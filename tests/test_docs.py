@@ -24,7 +24,7 @@ from container_manager.statemachine.diagram import mermaid
 from container_manager.statemachine.machine import machine_of
 
 from .kubernetes import programs
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import start_worker
 
 pytestmark = pytest.mark.usual_statements
@@ -232,7 +232,7 @@ def test_the_figures_of_transitions_are_those_that_were_measured() -> None:
 
 
 @pytest.mark.parametrize("part", ["queue", "process", "docker", "kubernetes"])
-def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
+def test_the_figures_of_each_benchmark_page_are_those_that_were_measured(part: str) -> None:
     shown = re.search(rf"<!-- {part} figures[^>]*-->\n(.*?)<!-- end of {part} figures -->", PERFORMANCE, re.S)
     assert shown is not None
     measured = json.loads((ROOT / "benchmarks" / part / "results.json").read_text(encoding="utf-8"))
@@ -244,7 +244,7 @@ def test_the_figures_of_a_part_are_those_that_were_measured(part: str) -> None:
     assert missed == {f["name"] for f in measured if not f["met"]}
 
 
-def test_the_summary_of_figures_is_what_was_measured() -> None:
+def test_the_summary_of_benchmark_figures_is_what_was_measured() -> None:
     results = report.read_results()
     for page in report.PAGES:
         text = page.read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ def commands(page: Path) -> Iterator[tuple[str, str]]:
                 yield command, output
 
 
-def test_the_commands_of_readme_and_tutorial_are_found() -> None:
+def test_the_commands_of_readme_and_tutorial_are_extracted() -> None:
     found = {page.name for page in PAGES if any(commands(page))}
     assert {"README.md", "first-job.md"} <= found
 

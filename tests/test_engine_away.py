@@ -43,7 +43,7 @@ class RemoteExecutor(ProcessExecutor):
 
 
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_jobs_of_an_engine_that_is_away_stay_as_they_are_and_no_other_is_claimed(tmp_path: Path) -> None:
+def test_jobs_of_an_engine_that_is_away_stay_unchanged_and_no_further_job_is_claimed_for_it(tmp_path: Path) -> None:
     ended, executor = tmp_path / "ended", RemoteExecutor()
     job = queue.enqueue(
         command=f"sh -c 'until test -e {tmp_path}/go; do sleep 0.02; done; touch {ended}; exit 3'", max_retries=0
@@ -194,7 +194,7 @@ class NeedyExecutor(RemoteExecutor):
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_an_engine_is_not_away_while_the_registry_of_one_launch_is() -> None:
+def test_an_engine_is_not_away_because_the_registry_of_one_launch_is_away() -> None:
     executor = NeedyExecutor(ignore_isolation=True)
     # The engine is observed rarely enough that the samples would see it if it counted as away.
     with working(executor, settings=replace(SETTINGS, poll_seconds=1.0)) as loop:

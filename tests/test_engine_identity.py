@@ -53,7 +53,7 @@ def owner(job: ContainerJob) -> str:
 
 @database
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_attempts_are_rescued_by_a_worker_that_reaches_their_engine_and_by_no_other() -> None:
+def test_attempts_are_rescued_only_by_a_worker_that_reaches_their_engine() -> None:
     job, engine = left_behind(), engine_called("host a")
     engine.is_away = True
     cut_off, elsewhere = loop_on(engine), loop_on(engine_called("host b"))
@@ -70,7 +70,7 @@ def test_attempts_are_rescued_by_a_worker_that_reaches_their_engine_and_by_no_ot
 @database
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
 @pytest.mark.parametrize("status", ["running", "cancelled"])
-def test_an_attempt_whose_engine_nobody_reaches_is_given_up_after_a_while(status: str) -> None:
+def test_an_attempt_whose_engine_no_worker_reaches_is_given_up_after_a_while(status: str) -> None:
     job = left_behind()
     if status == "cancelled":
         job.refresh_from_db()
@@ -89,7 +89,7 @@ def test_an_attempt_whose_engine_nobody_reaches_is_given_up_after_a_while(status
 
 
 @database
-def test_what_a_worker_has_rescued_meanwhile_is_not_given_up() -> None:
+def test_an_attempt_that_a_worker_has_rescued_meanwhile_is_not_given_up() -> None:
     job = left_behind()
     loop = loop_on(engine_called("host b"))
     loop._do_maintenance()
@@ -104,7 +104,7 @@ def test_what_a_worker_has_rescued_meanwhile_is_not_given_up() -> None:
 
 @database
 @pytest.mark.shows("howto/docker.md#use-several-daemons")
-def test_two_hosts_with_engines_of_their_own_under_one_alias_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_hosts_with_different_engines_under_one_alias_are_warned(caplog: pytest.LogCaptureFixture) -> None:
     first, same, other = (loop_on(engine_called(name)) for name in ("host a", "host a", "host b"))
     Worker.objects.filter(pk=first.id).update(host="alpha")
     for loop in (first, same, other, other):
@@ -116,8 +116,8 @@ def test_two_hosts_with_engines_of_their_own_under_one_alias_are_told(caplog: py
     assert Worker.objects.get(pk=other.id).engines == {"default": "host b"}
 
 
-class TestARunWhoseEngineIsAway:
-    def test_it_is_given_up_after_its_own_adoption_not_after_the_engine_went_away(self) -> None:
+class TestRunWithEngineAway:
+    def test_a_run_whose_engine_is_away_is_given_up_by_the_time_since_its_adoption(self) -> None:
         engine = SurvivingEngine()
         runs = runs_on(engine, replace(RUN_SETTINGS, unreachable_seconds=60.0))
         engine.is_away = True
@@ -133,7 +133,7 @@ class TestARunWhoseEngineIsAway:
         runs.turn()
         assert (run.stage, run.outcome and run.outcome.reason) == (Stage.ENDED, "lost")
 
-    def test_it_is_left_alone_while_another_engine_answers_under_its_alias(self) -> None:
+    def test_a_run_is_left_alone_while_another_engine_answers_under_its_alias(self) -> None:
         engine = engine_called("host a")
         runs = runs_on(engine)
         run = running(runs)
@@ -144,7 +144,7 @@ class TestARunWhoseEngineIsAway:
         runs.turn()
         assert (run.stage, run.unreachable_since) == (Stage.RUNNING, None)
 
-    def test_it_is_not_launched_on_another_engine(self) -> None:
+    def test_a_run_is_not_launched_on_another_engine_under_its_alias(self) -> None:
         engine = engine_called("host a")
         runs = runs_on(engine)
         engine.launch_error = None

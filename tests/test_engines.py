@@ -38,7 +38,7 @@ def test_an_engine_that_is_away_for_too_long_is_given_up() -> None:
     assert (engines.away, engines.given_up) == ([], ["docker"])
 
 
-def test_an_engine_has_news_until_it_is_observed() -> None:
+def test_an_engine_has_unread_changes_until_it_is_observed() -> None:
     engines = Engines({"local": Engine()}, SETTINGS)
     engines.observe("local")
     assert not engines.has_changed("local")

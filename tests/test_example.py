@@ -24,7 +24,7 @@ import yaml
 from container_manager.executors.docker_variables import docker_daemon
 from container_manager.management.commands.container import Command
 
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .ports import free_port
 from .prerequisites import require
 

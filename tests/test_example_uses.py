@@ -19,7 +19,7 @@ def image(width: int, height: int) -> bytes:
     return b"P6\n%d %d\n255\n" % (width, height) + bytes(range(3 * width * height))
 
 
-def test_a_report_is_its_jobs_output_and_comes_before_all_else() -> None:
+def test_a_report_is_the_output_of_its_job_and_runs_before_other_jobs() -> None:
     queue.enqueue(name="other", command="true")
     order_report([{"product": product, "amount": amount} for product, amount in [("tea", 2), ("ale", 3), ("tea", 5)]])
     report, other = run_queued_jobs()
@@ -36,7 +36,7 @@ def test_a_task_returns_its_sums() -> None:
     assert (result.status, result.return_value) == ("SUCCESSFUL", {"tea": 4})
 
 
-def test_each_image_of_a_batch_is_a_job_and_a_damaged_one_holds_up_no_other(tmp_path: Path) -> None:
+def test_each_image_of_a_batch_is_a_job_and_a_damaged_image_blocks_no_other(tmp_path: Path) -> None:
     sources, results = tmp_path / "sources", tmp_path / "results"
     sources.mkdir()
     results.mkdir()
@@ -64,7 +64,7 @@ def test_containers_run_the_same_programs_in_an_image() -> None:
     assert (launched.job.image, launched.argv[:3]) == ("python:3.13-slim", ("python", "-I", "-c"))
 
 
-def test_a_users_code_is_one_word_of_its_command_whatever_it_says() -> None:
+def test_a_users_code_is_one_argument_of_its_command_whatever_it_contains() -> None:
     code = "print('''\"; rm -rf / #''')\n$(reboot)"
     with fake_jobs({"user's code": FakeRun(stdout="1\n")}) as fake:
         job = run_job(run_users_code(code, user="bob"))

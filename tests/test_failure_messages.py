@@ -35,12 +35,12 @@ def test_a_failures_message_says_what_happened_and_what_to_do(exit_status: ExitS
     assert said in message(exit_status, memory_bytes=4096)
 
 
-def test_out_of_memory_without_a_limit_names_none() -> None:
+def test_an_out_of_memory_message_without_a_limit_names_no_limit() -> None:
     assert message(ExitStatus(code=137, oom=True), memory_bytes=None).startswith("Out of memory. Give")
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_a_timeouts_message_is_of_the_timeout_however_the_command_ended() -> None:
+def test_a_timeout_message_names_the_timeout_however_the_command_ended() -> None:
     """It was killed under a memory limit, which by itself might mean that it was out of memory."""
     killed = ExitStatus(code=137, signal=9, message="Ended by signal 9. Perhaps it was out of memory (limit: 5 bytes).")
     said = message(killed, stopped_for="timeout", timeout_seconds=7)

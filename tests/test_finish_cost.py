@@ -46,7 +46,7 @@ def nodes(node: Any) -> Iterator[Any]:
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Others finish row by row.")
 @pytest.mark.parametrize("skip_locked", [False, True])
-def test_a_finish_planned_on_empty_tables_finds_rows_by_their_keys(skip_locked: bool) -> None:
+def test_a_finish_statement_planned_on_empty_tables_finds_rows_by_their_keys(skip_locked: bool) -> None:
     sql, params = finish_statement(skip_locked=skip_locked)
     numbered = sql.replace("%s", "{}").format(*(f"${n}" for n in range(1, len(params) + 1)))
     with transaction.atomic(), connection.cursor() as cursor:

@@ -20,7 +20,7 @@ from container_manager.worker.database import Database
 from container_manager.worker.finisher import Finisher
 from container_manager.worker.run import Run
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,7 +40,7 @@ def ended() -> Run:
     )
 
 
-def test_a_worker_has_no_thread_before_it_runs() -> None:
+def test_a_worker_starts_no_thread_before_it_runs() -> None:
     """A worker that is made before a fork, and runs in the child, would have lost the thread."""
     before = set(threading.enumerate())
     WorkerLoop(settings=AppSettings(), executors={}, options=WorkerOptions())
@@ -67,7 +67,7 @@ def test_any_error_while_outcomes_are_stored_is_raised_in_the_loop() -> None:
         finisher.close()
 
 
-def test_a_batch_that_could_not_be_stored_raises_and_can_be_given_again() -> None:
+def test_a_batch_of_outcomes_that_could_not_be_stored_raises_and_can_be_stored_again() -> None:
     """The exception tells the loop at once to back off."""
 
     def away(execute: Callable[..., Any], *args: Any) -> Any:
@@ -83,7 +83,7 @@ def test_a_batch_that_could_not_be_stored_raises_and_can_be_given_again() -> Non
     assert (finisher.take(), woken) == (([run], {run.id}), [1])
 
 
-def test_the_ends_of_a_batch_are_stored_in_the_order_of_the_jobs_keys() -> None:
+def test_outcomes_of_a_batch_are_stored_in_the_order_of_the_jobs_keys() -> None:
     """So two writers of the same rows, a worker and a bulk update say, wait for each other and never in a circle."""
     jobs = sorted(queue.enqueue(command="true").pk for _ in range(6))
     store.claim(worker="w", executors=["default"], limit=6, using="default")

@@ -99,14 +99,14 @@ def client() -> Client:
     return client
 
 
-def test_a_chosen_state_is_saved(parcel: Parcel) -> None:
+def test_a_state_chosen_in_a_form_is_saved(parcel: Parcel) -> None:
     form = posted(parcel, opened(parcel, state="sent", title="new"))
     assert form.is_valid(), form.errors
     form.save()
     assert state_of(parcel) == ("sent", "new")
 
 
-def test_a_form_opened_earlier_that_only_mends_the_title_does_not_take_the_state_back(parcel: Parcel) -> None:
+def test_a_form_opened_earlier_that_changes_only_the_title_does_not_revert_the_state(parcel: Parcel) -> None:
     parcel.transition_to("sent")
     data = opened(parcel, title="mended")
     parcel.transition_to("packed")
@@ -117,7 +117,7 @@ def test_a_form_opened_earlier_that_only_mends_the_title_does_not_take_the_state
     assert form.changed_data == ["title"]
 
 
-def test_a_form_opened_earlier_does_not_take_lifecycle_fields_back(parcel: Parcel) -> None:
+def test_a_form_opened_earlier_does_not_revert_lifecycle_fields(parcel: Parcel) -> None:
     data = opened(parcel, title="mended")
     parcel.origin, parcel.labels = Shelf.objects.create(), {"to": "Rome"}
     parcel.save()
@@ -145,7 +145,7 @@ def test_a_request_without_the_state_that_its_user_saw_cannot_change_it(parcel: 
     assert posted(parcel, data).is_valid()
 
 
-def test_an_illegal_step_is_an_error_of_the_field(parcel: Parcel) -> None:
+def test_an_illegal_transition_in_a_form_is_an_error_of_the_field(parcel: Parcel) -> None:
     parcel.transition_to("lost")
     form = posted(parcel, opened(parcel, state="packed"))
     assert form.errors.as_data()["state"][0].code == "invalid_transition"
@@ -158,7 +158,7 @@ def test_a_new_row_in_a_state_that_is_not_initial_is_an_error_of_the_field() -> 
 
 
 @pytest.mark.usefixtures("race")
-def test_a_race_between_validation_and_save_is_an_error_of_the_form(parcel: Parcel) -> None:
+def test_a_lost_race_between_validation_and_save_is_an_error_of_the_form(parcel: Parcel) -> None:
     form = posted(parcel, opened(parcel, state="lost"))
     assert form.is_valid()
     with pytest.raises(StaleTransition):
@@ -168,7 +168,7 @@ def test_a_race_between_validation_and_save_is_an_error_of_the_form(parcel: Parc
 
 
 @pytest.mark.usefixtures("race")
-def test_a_race_inside_a_view_shows_the_form_again(parcel: Parcel) -> None:
+def test_a_lost_race_in_a_view_shows_the_form_again(parcel: Parcel) -> None:
     request = RequestFactory().post("/", opened(parcel, state="lost").dict())
     answer = ParcelView.as_view()(request, pk=parcel.pk)
     assert answer.status_code == 200
@@ -177,7 +177,7 @@ def test_a_race_inside_a_view_shows_the_form_again(parcel: Parcel) -> None:
 
 
 @pytest.mark.usefixtures("race")
-def test_a_race_inside_the_admin_shows_the_form_again(parcel: Parcel, client: Client) -> None:
+def test_a_lost_race_in_the_admin_shows_the_form_again(parcel: Parcel, client: Client) -> None:
     page = reverse("parcels:machines_parcel_change", args=[parcel.pk])
     assert 'name="initial-state"' in client.get(page).content.decode()
     answer = client.post(page, opened(parcel, state="lost").dict())
@@ -196,9 +196,7 @@ def listed(parcel: Parcel, chosen: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_an_editable_list_of_the_admin_opened_earlier_does_not_take_the_state_back(
-    parcel: Parcel, client: Client
-) -> None:
+def test_an_editable_list_of_the_admin_opened_earlier_does_not_revert_the_state(parcel: Parcel, client: Client) -> None:
     parcel.transition_to("sent")
     answer = client.post(reverse("parcels:machines_parcel_changelist"), listed(parcel, "packed"))
     assert answer.status_code == 302
@@ -206,14 +204,14 @@ def test_an_editable_list_of_the_admin_opened_earlier_does_not_take_the_state_ba
 
 
 @pytest.mark.usefixtures("race")
-def test_a_race_inside_the_editable_list_of_the_admin_is_a_message(parcel: Parcel, client: Client) -> None:
+def test_a_lost_race_in_the_editable_list_of_the_admin_is_a_message(parcel: Parcel, client: Client) -> None:
     page = reverse("parcels:machines_parcel_changelist")
     answer = client.post(page, listed(parcel, "lost"), follow=True)
     assert "changed by somebody else" in answer.content.decode()
     assert state_of(parcel) == ("packed", "")
 
 
-def test_a_race_inside_the_admin_of_jobs_shows_the_form_again(client: Client) -> None:
+def test_a_lost_race_in_the_admin_of_jobs_shows_the_form_again(client: Client) -> None:
     job = job_in("pending")
 
     def queue(instance: ContainerJob, **kwargs: Any) -> None:

@@ -124,7 +124,7 @@ def test_a_map_of_cycles_is_valid_in_any_order(keys: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("keys", list(permutations("abcd")), ids="-".join)
-def test_two_rings_are_refused_with_the_same_states_in_any_order(keys: tuple[str, ...]) -> None:
+def test_a_map_of_two_separate_cycles_is_refused_with_the_same_states_in_any_order(keys: tuple[str, ...]) -> None:
     rings = {"a": ["b"], "b": ["a"], "c": ["d"], "d": ["c"]}
     with pytest.raises(GraphError, match=r"No path leads to '[cd]', '[cd]'"):
         Graph.declare({key: rings[key] for key in keys})
@@ -138,7 +138,7 @@ def test_a_map_of_cycles_becomes_a_migration_that_can_be_read() -> None:
     assert eval(text, names) == constraint  # noqa: S307
 
 
-def test_another_order_of_the_same_map_is_no_change() -> None:
+def test_another_order_of_the_same_map_makes_no_migration() -> None:
     first = TransitionConstraint(
         field="status", transitions={"a": ["b", "c"], "b": ["c"], "c": ["b"]}, initial=["a", "b"], name="any"
     )

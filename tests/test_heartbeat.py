@@ -22,7 +22,7 @@ from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.store.places import is_gone, this_place
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .protocol.records import expire_lease, rescue
 from .test_protocol import SETTINGS, eventually, working
 from .test_zombie import freeze
@@ -105,7 +105,7 @@ def test_the_lease_is_not_renewed_while_the_loop_hangs_for_long(caplog: pytest.L
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no table")
 @pytest.mark.shows("explanation/worker.md#the-lease")
-def test_a_lock_on_the_jobs_table_costs_no_lease(tmp_path: Path) -> None:
+def test_a_lock_on_the_jobs_table_does_not_stop_lease_renewal(tmp_path: Path) -> None:
     os.mkfifo(go := tmp_path / "go")
     job = queue.enqueue(command=f"sh -c 'read word < {go}'")
     executor = ProcessExecutor()
@@ -163,23 +163,23 @@ class TestWhoMayBeRescued:
     def rescued(self) -> int:
         return rescue("rescuer")
 
-    def test_nobody_whose_lease_has_not_expired(self) -> None:
+    def test_a_worker_with_a_valid_lease_is_not_rescued(self) -> None:
         self.registered(place=this_place(), pid=gone(), rescuable_seconds=-1.0)
         assert store.renew_lease("dead", lease_seconds=60.0, using="default")
         assert self.rescued() == 0
 
-    def test_who_is_out_of_reach_only_when_what_it_ran_has_ended(self) -> None:
+    def test_a_worker_on_another_host_is_rescued_only_when_its_processes_must_have_ended(self) -> None:
         self.registered(place="elsewhere", pid=gone(), rescuable_seconds=60.0)
         assert self.rescued() == 0
         expire_lease("dead")
         assert self.rescued() == 1
 
     @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-    def test_who_is_seen_to_be_gone_as_soon_as_its_lease_has_expired(self) -> None:
+    def test_a_worker_whose_process_is_gone_is_rescued_as_soon_as_its_lease_has_expired(self) -> None:
         self.registered(place=this_place(), pid=gone(), rescuable_seconds=60.0)
         assert self.rescued() == 1
 
-    def test_nobody_whose_process_exists_here_before_its_time(self) -> None:
+    def test_a_worker_whose_process_still_exists_is_not_rescued_before_its_processes_must_have_ended(self) -> None:
         self.registered(place=this_place(), pid=os.getpid(), rescuable_seconds=60.0)
         assert self.rescued() == 0
         expire_lease("dead")
@@ -196,7 +196,7 @@ def gone() -> int:
 
 
 @pytest.mark.without_database
-def test_a_process_is_known_to_be_gone_only_where_its_pid_means_something() -> None:
+def test_a_process_is_known_to_be_gone_only_on_its_own_host_and_boot() -> None:
     pid = gone()
     assert is_gone(this_place(), pid)
     assert not is_gone("", pid)

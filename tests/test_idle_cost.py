@@ -75,13 +75,13 @@ def statements_of_a_worker(**options: Any) -> list[str]:
 
 
 @pytest.mark.shows("explanation/performance.md#what-an-idle-worker-asks")
-def test_an_idle_worker_asks_one_statement_per_poll_and_locks_nothing() -> None:
+def test_an_idle_worker_runs_one_statement_per_poll_and_locks_nothing() -> None:
     asked = statements_of_a_worker()
     assert len(asked) == _LOOKS - 3
     assert {sql.split()[0] for sql in asked} == {"SELECT"}
 
 
-def test_a_worker_beside_a_backlog_that_is_not_its_own_asks_no_more() -> None:
+def test_a_worker_beside_a_backlog_of_others_runs_no_further_statements() -> None:
     later = timezone.now() + timedelta(days=1)
     queue.enqueue(command="true", scheduled_for=later)
     queue.enqueue(command="true", queue="reports")

@@ -22,7 +22,7 @@ from container_manager.models import ContainerJob, JobTransition, Worker
 from container_manager.signals import job_transitioned
 from container_manager.testing import FakeRun, JobNotRun, fake_jobs, run_job, run_queued_jobs
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db
 
@@ -55,7 +55,7 @@ def moves(job: ContainerJob) -> list[str]:
     return list(JobTransition.objects.filter(job=job).order_by("pk").values_list("to_status", flat=True))
 
 
-def test_what_a_program_has_kept_from_the_garbage_collector_stays_so_after_its_worker() -> None:
+def test_objects_frozen_in_the_garbage_collector_stay_frozen_after_a_worker() -> None:
     # The tests have frozen what they have imported. How much that is changes: what nobody refers to is freed at once.
     def is_frozen(thing: object) -> bool:
         return gc.is_tracked(thing) and all(each is not thing for each in gc.get_objects())
@@ -85,7 +85,7 @@ def test_a_job_runs_with_its_real_transitions_output_and_exit_code_on_the_tests_
 
 
 @either_way
-def test_queued_jobs_run_one_after_another_by_priority_and_the_rest_stays(in_transaction: bool) -> None:
+def test_queued_jobs_run_one_after_another_by_priority_and_other_jobs_stay(in_transaction: bool) -> None:
     second, first = queue.enqueue(command="true"), queue.enqueue(command="echo first", priority=90)
     later = queue.enqueue(command="true", scheduled_for=timezone.now() + timedelta(days=1))
     paused = queue.enqueue(command="true", queue="paused")
@@ -132,7 +132,7 @@ def test_run_job_runs_no_other_job() -> None:
     assert (job.status, other.status) == ("completed", "queued")
 
 
-def test_a_job_that_cannot_run_is_said_to_be_so_with_what_to_do() -> None:
+def test_a_job_that_cannot_run_inline_is_reported_with_what_to_do() -> None:
     done = run_job(queue.enqueue(command="true"))
     with pytest.raises(JobNotRun, match=r"is completed\. Run what `queue\.retry\(job\)` returns"):
         run_job(done)
@@ -142,7 +142,7 @@ def test_a_job_that_cannot_run_is_said_to_be_so_with_what_to_do() -> None:
         run_job(queue.enqueue(command="true", queue="bulk"))
 
 
-def test_a_job_that_does_not_end_is_killed_in_the_end() -> None:
+def test_an_inline_job_that_does_not_end_is_killed() -> None:
     job = queue.enqueue(command="sleep 3600", max_retries=0)
     # On a slow machine half a second may not be enough to begin.
     for seconds in (0.5, 10, PATIENCE_SECONDS):
@@ -210,14 +210,14 @@ def test_an_engine_that_is_away_for_a_moment_is_asked_again() -> None:
     assert (job.status, job.exit_code, len(fake.launched)) == ("failed", 4, 2)
 
 
-def test_a_script_that_says_something_else_fails_the_job_with_the_reason() -> None:
+def test_an_invalid_script_fails_the_job_with_the_reason() -> None:
     with fake_jobs({"*": 7}):  # type: ignore[dict-item]
         job = run_job(queue.enqueue(command="any", max_retries=0))
     assert (job.status, job.failure_reason) == ("failed", "start")
     assert "must say a FakeRun or an ExecutorError, not 7" in job.last_error
 
 
-def test_what_is_faked_within_is_what_counts_and_afterwards_all_is_as_before() -> None:
+def test_nested_fake_jobs_apply_inside_their_block_only() -> None:
     with fake_jobs({"*": FakeRun(exit=1)}):
         with fake_jobs({"*": FakeRun(exit=2)}):
             assert run_job(queue.enqueue(command="true")).exit_code == 2
@@ -259,7 +259,7 @@ def test_receivers_of_transitions_are_called_in_the_tests_thread_before_run_job_
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_ran_in_a_transaction_that_is_rolled_back_never_ran() -> None:
+def test_inline_jobs_of_a_transaction_that_is_rolled_back_never_ran() -> None:
     with transaction.atomic():
         run_job(queue.enqueue(command="true"))
         transaction.set_rollback(True)
@@ -267,7 +267,7 @@ def test_what_ran_in_a_transaction_that_is_rolled_back_never_ran() -> None:
 
 
 @pytest.mark.django_db(databases=["default", "other"])
-def test_jobs_of_another_database_run_there() -> None:
+def test_inline_jobs_of_another_database_run_there() -> None:
     job = queue.enqueue(command="echo there", using="other")
     assert run_job(job).output() == b"there\n"
     queue.enqueue(command="true", using="other")

@@ -115,7 +115,7 @@ def test_a_value_of_a_lifecycle_field_that_was_changed_in_place_is_written() -> 
 
 
 @isolate_apps("tests.machines")
-def test_what_was_loaded_of_a_file_an_array_of_bytes_or_an_unknown_field_does_not_change_with_the_value() -> None:
+def test_the_loaded_value_of_a_file_bytes_or_unknown_field_does_not_change_with_the_attribute() -> None:
     class OwnField(models.CharField):
         """A field whose values nobody knows."""
 

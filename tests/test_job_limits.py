@@ -44,7 +44,7 @@ def test_a_job_gets_no_more_than_its_executors_limits(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows("reference/settings.md#limits-of-an-executors-jobs")
-def test_a_worker_holds_jobs_to_the_limits_of_their_executor() -> None:
+def test_a_worker_enforces_the_limits_of_each_jobs_executor() -> None:
     deaf = queue.enqueue(
         command="sh -c 'trap \"\" TERM; while :; do sleep 0.1; done'", grace_seconds=86400, max_retries=9
     )

@@ -28,7 +28,7 @@ def version_7(beginning: str) -> uuid.UUID:
 
 
 @pytest.mark.parametrize("length", [4, 8, 12, 13, 16, 17, 20, 31, 32])
-def test_a_beginning_of_any_length_finds_the_job_and_not_its_neighbours(length: int) -> None:
+def test_an_id_prefix_of_any_length_finds_the_job_and_not_its_neighbours(length: int) -> None:
     digits = uuid7().hex
     wanted = job_in("queued", pk=uuid.UUID(digits))
     for step in (-1, 1):
@@ -46,7 +46,7 @@ def test_each_of_many_jobs_is_found_by_its_short_id() -> None:
     assert [find_job(_OPTIONS, short_id(job.pk)) for job in jobs] == jobs
 
 
-def test_a_beginning_of_several_ids_is_refused() -> None:
+def test_an_ambiguous_id_prefix_is_refused() -> None:
     day = uuid7().hex[:6]
     for _ in range(2):
         job_in("queued", pk=version_7(day))
@@ -129,6 +129,6 @@ def test_an_id_and_a_name_are_looked_up_in_their_indexes() -> None:
     assert len(in_admin("the same")) == 100
 
 
-def test_jobs_without_a_name_are_not_looked_up_by_it() -> None:
+def test_jobs_without_a_name_are_not_searched_by_name() -> None:
     job_in("queued")
     assert list(ContainerJob.objects.named("")) == []

@@ -22,7 +22,7 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize(
     "value", [None, True, 0, -1.5, "", "grün 🌱", [], {}, {"a": [1, {"b": None}]}, 10**300, nested(MOST_LEVELS)]
 )
-def test_what_is_accepted_comes_back(value: Any) -> None:
+def test_an_accepted_json_value_is_read_back_unchanged(value: Any) -> None:
     assert json.loads(json_text(value, most_bytes=1000)) == value
 
 
@@ -42,7 +42,7 @@ def test_what_is_accepted_comes_back(value: Any) -> None:
         ("x" * 1000, "1002 bytes, and 1000 are allowed"),
     ],
 )
-def test_what_is_refused_is_named(value: Any, why: str) -> None:
+def test_a_refused_json_value_is_named(value: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         json_text(value, most_bytes=1000)
 
@@ -61,7 +61,7 @@ def test_what_is_refused_is_named(value: Any, why: str) -> None:
         (b"9" * 5000, "no JSON"),
     ],
 )
-def test_a_text_that_is_no_json_is_refused_in_words(data: bytes, why: str) -> None:
+def test_a_text_that_is_no_json_is_refused_with_an_explanation(data: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parsed_json(data)
 

@@ -91,7 +91,7 @@ def locked_by_an_application(keys: list[uuid.UUID]) -> Iterator[None]:
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no row locks.")
 @pytest.mark.parametrize("queues", [["a"], ["a", "b"]], ids=["one lane", "two lanes"])
-def test_jobs_behind_many_locked_ones_are_claimed(queues: list[str]) -> None:
+def test_jobs_behind_many_locked_jobs_are_claimed(queues: list[str]) -> None:
     first = [queue.enqueue(command="true", queue=name, priority=90).pk for name in queues for _ in range(40)]
     last = [queue.enqueue(command="true", queue=name).pk for name in queues]
     with locked_by_an_application(first):
@@ -135,7 +135,7 @@ class TestKnownLanes:
         urgent = queue.enqueue(command="true", queue="b", priority=100)
         assert self.take(lanes, 1) == [urgent.pk]
 
-    def test_a_queue_that_is_paused_is_left_at_once(self) -> None:
+    def test_a_worker_stops_claiming_from_a_paused_queue_at_once(self) -> None:
         lanes = KnownLanes(queues=None, only=None, using="default", look_seconds=3600.0)
         for name in "aab":
             queue.enqueue(command="true", queue=name)
@@ -145,7 +145,7 @@ class TestKnownLanes:
         queue.pause_queue("b")
         assert self.take(lanes, 1) == []
 
-    def test_another_executor_that_answers_has_lanes_at_once(self) -> None:
+    def test_a_claim_for_a_further_executor_finds_its_lanes_at_once(self) -> None:
         lanes = KnownLanes(queues=None, only=None, using="default", look_seconds=3600.0)
         queue.enqueue(command="true")
         docker = queue.enqueue(command="true", executor="docker", priority=90)

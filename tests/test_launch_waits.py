@@ -45,7 +45,7 @@ class WaitingExecutor(ProcessExecutor):
         return super().observe()
 
 
-def test_of_many_waits_that_pass_few_are_stored_and_the_last_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_of_many_short_launch_waits_are_stored_and_the_last_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     stored: list[str] = []
     record_launches = store.record_launches
 

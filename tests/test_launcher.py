@@ -18,7 +18,7 @@ from container_manager.worker.capped_output import CappedOutput
 from container_manager.worker.launcher import Launcher
 from container_manager.worker.run import Run
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .test_runs import Engine
 from .workers import eventually
 
@@ -51,7 +51,7 @@ class Removals:
         self.removed.append("first")
 
 
-def test_a_removal_on_its_way_is_waited_for_and_those_that_wait_are_left_to_the_next_sweep(
+def test_a_started_removal_is_awaited_at_shutdown_and_pending_removals_are_left_to_the_next_sweep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     removals = Removals()
@@ -66,7 +66,7 @@ def test_a_removal_on_its_way_is_waited_for_and_those_that_wait_are_left_to_the_
     assert (removals.removed, removals.results) == (["first"], [None])
 
 
-def test_what_a_jobs_values_cost_does_not_hold_up_the_loop() -> None:
+def test_a_launch_spec_is_built_outside_of_the_worker_loop() -> None:
     """Its command is split, and its secrets are read, when the launch has a thread, not where it is begun."""
     removals, engine = Removals(), OneThread()
     job = ClaimedJob(uuid.uuid4(), 1, 0, JobSpec(command="echo 'oops"))
@@ -84,7 +84,7 @@ def test_what_a_jobs_values_cost_does_not_hold_up_the_loop() -> None:
     assert "quoting is broken" in str(error)
 
 
-def test_removals_that_get_their_turn_soon_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removals_that_start_soon_enough_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     removals = Removals()
     monkeypatch.setattr(launcher, "_CLOSE_SECONDS", PATIENCE_SECONDS)
     removals.release.set()

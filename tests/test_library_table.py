@@ -124,15 +124,15 @@ OTHERS: Mapping[str, Callable[[], str]] = {
 }
 
 
-def test_every_row_of_the_table_is_tried() -> None:
+def test_every_row_of_the_library_table_is_tried() -> None:
     assert set(cells()) == {*ILLEGAL, *OTHERS}
 
 
 @pytest.mark.parametrize("path", ILLEGAL)
-def test_an_illegal_transition_is_refused_on_the_path(path: str) -> None:
+def test_an_illegal_transition_is_refused_on_each_path_of_the_library_table(path: str) -> None:
     assert assert_refused(path) == cells()[path]
 
 
 @pytest.mark.parametrize("path", OTHERS)
-def test_the_cell_of_the_table_is_what_happens(path: str) -> None:
+def test_each_cell_of_the_library_table_is_what_happens(path: str) -> None:
     assert OTHERS[path]() == cells()[path]

@@ -48,7 +48,7 @@ def jobs_read(look: Callable[[], None]) -> int:
     return sum(rows_read(statement) for statement in asked_by(look) if _TABLE in statement[0])
 
 
-def test_a_list_reads_no_more_jobs_where_there_are_more() -> None:
+def test_the_cost_of_a_list_does_not_grow_with_the_number_of_jobs() -> None:
     jobs = BulkJobs()
     for status in ("queued", "running", "retrying"):
         jobs.add(status, 20)

@@ -15,7 +15,7 @@ from .protocol.records import expire_lease, register
 pytestmark = pytest.mark.django_db
 
 
-def test_a_worker_is_live_for_all_who_ask_until_its_lease_has_expired() -> None:
+def test_every_query_counts_a_worker_as_live_until_its_lease_has_expired() -> None:
     for name in ("held", "over"):
         register(name, executors=(f"of-{name}",))
     expire_lease("over")

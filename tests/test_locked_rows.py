@@ -22,7 +22,7 @@ from container_manager.jobs.progress_lines import Progress
 from container_manager.models import ContainerJob, JobAttempt
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .protocol.records import register, rescue
 from .test_protocol import eventually, working
 
@@ -99,7 +99,7 @@ def completed(job: ContainerJob, **more: Any) -> store.Outcome:
 
 @pytest.mark.parametrize("retry_after", [None, 0.0], ids=["completed", "retried"])
 @pytest.mark.parametrize("lock", LOCKS)
-def test_ends_are_stored_beside_one_whose_rows_are_locked(lock: Locking, retry_after: float | None) -> None:
+def test_outcomes_are_stored_while_the_rows_of_another_job_are_locked(lock: Locking, retry_after: float | None) -> None:
     jobs = running(3)
     more = {} if retry_after is None else {"status": "failed", "reason": "error", "retry_after_seconds": retry_after}
     outcomes = [completed(job, **more) for job in jobs]
@@ -120,7 +120,7 @@ def test_a_cancelled_attempt_is_not_closed_while_its_rows_are_locked(lock: Locki
 
 
 @pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
-def test_output_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
+def test_output_is_stored_while_another_attempt_is_locked(lock: Locking) -> None:
     jobs = running(3)
     entries = [store.LogEntry(sequence=0, stream="stdout", data=b"output")]
     changes = [store.LogChange(job_id=job.pk, attempt=1, entries=entries, gone=(5, 9)) for job in jobs]
@@ -132,7 +132,7 @@ def test_output_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None
 
 
 @pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
-def test_handles_are_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
+def test_handles_are_stored_while_another_attempt_is_locked(lock: Locking) -> None:
     jobs = running(3)
     handles = [store.Launch(job.pk, 1, f"handle-{number}") for number, job in enumerate(jobs)]
     with holding(lock, jobs[1]):
@@ -143,7 +143,7 @@ def test_handles_are_stored_beside_that_of_a_locked_attempt(lock: Locking) -> No
 
 
 @pytest.mark.parametrize("lock", [lock_attempt, delete_attempt])
-def test_progress_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> None:
+def test_progress_is_stored_while_another_attempt_is_locked(lock: Locking) -> None:
     jobs = running(3)
     changes = [store.ProgressChange(job.pk, 1, Progress(done=1, total=2)) for job in jobs]
     with holding(lock, jobs[1]):
@@ -153,7 +153,7 @@ def test_progress_is_stored_beside_that_of_a_locked_attempt(lock: Locking) -> No
     assert jobs[1].attempts.get().progress == {"done": 1, "total": 2, "text": ""}
 
 
-def test_retries_are_queued_beside_one_that_is_locked() -> None:
+def test_retries_are_queued_while_another_retry_is_locked() -> None:
     jobs = running(3)
     more = {"status": "failed", "reason": "error", "retry_after_seconds": 0.0}
     store.finish([completed(job, **more) for job in jobs], worker="w", using="default")
@@ -163,7 +163,7 @@ def test_retries_are_queued_beside_one_that_is_locked() -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_attempts_are_rescued_beside_one_whose_rows_are_locked(lock: Locking) -> None:
+def test_attempts_are_rescued_while_the_rows_of_another_attempt_are_locked(lock: Locking) -> None:
     jobs = running(3)
     register("rescuer")
     with holding(lock, jobs[1]):
@@ -173,7 +173,7 @@ def test_attempts_are_rescued_beside_one_whose_rows_are_locked(lock: Locking) ->
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_jobs_are_pruned_beside_one_whose_rows_are_locked(lock: Locking) -> None:
+def test_jobs_are_pruned_while_the_rows_of_another_job_are_locked(lock: Locking) -> None:
     jobs = running(3)
     store.finish([completed(job) for job in jobs], worker="w", using="default")
     later = timezone.now() + timedelta(days=1)
@@ -185,7 +185,7 @@ def test_jobs_are_pruned_beside_one_whose_rows_are_locked(lock: Locking) -> None
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="Elsewhere who refers to a row locks it against changes.")
 @pytest.mark.shows("explanation/worker.md#a-row-is-locked-by-your-application")
-def test_who_refers_to_a_job_keeps_it_neither_from_its_claim_nor_from_its_end() -> None:
+def test_a_foreign_key_to_a_job_blocks_neither_its_claim_nor_its_finish() -> None:
     """A foreign key's check locks the row referred to (FOR KEY SHARE) until the end of its transaction."""
 
     def refer(job: ContainerJob) -> None:

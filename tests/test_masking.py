@@ -38,7 +38,9 @@ def masked(values: list[bytes], *pieces: bytes) -> bytes:
         ([b"hunter2"], b"hunter hunte2 r2", b"hunter hunte2 r2"),
     ],
 )
-def test_values_are_masked_wherever_the_output_is_cut(values: list[bytes], output: bytes, expected: bytes) -> None:
+def test_secret_values_are_masked_wherever_the_output_is_cut(
+    values: list[bytes], output: bytes, expected: bytes
+) -> None:
     assert masked(values, output) == expected
     for cut in range(1, len(output)):
         assert masked(values, output[:cut], output[cut:]) == expected
@@ -60,7 +62,7 @@ def test_random_outputs_in_random_pieces_are_masked_as_if_they_were_whole() -> N
         assert masked(values, *pieces) == expected, (values, pieces)
 
 
-def test_each_stream_is_masked_by_itself() -> None:
+def test_each_output_stream_is_masked_separately() -> None:
     mask = Mask([b"hunter2"])
     pieces: list[tuple[Stream, bytes]] = [
         ("stdout", b"hun"),
@@ -74,7 +76,7 @@ def test_each_stream_is_masked_by_itself() -> None:
     ]  # fmt: skip
 
 
-def test_only_what_may_be_the_beginning_of_a_value_waits_for_the_next_chunk() -> None:
+def test_only_a_possible_beginning_of_a_secret_value_is_held_back_until_the_next_chunk() -> None:
     mask = Mask([b"hunter2"])
     (chunk,) = mask.feed([LogChunk(stream="stdout", data=b"a prompt> ")])
     assert chunk.data == b"a prompt> "
@@ -83,12 +85,12 @@ def test_only_what_may_be_the_beginning_of_a_value_waits_for_the_next_chunk() ->
     assert [chunk.data for chunk in mask.flush()] == [b"hunt"]
 
 
-def test_a_message_is_masked_as_a_whole() -> None:
+def test_secret_values_are_masked_in_a_whole_message() -> None:
     mask = Mask([b"hunter2", "gehëim".encode()])
     assert mask.text("exec hunter2 gehëim: \udcff ünknown") == "exec *** ***: \udcff ünknown"
 
 
-def test_the_values_of_a_launch_are_those_of_its_secrets_in_variables_and_files() -> None:
+def test_the_masked_values_of_a_launch_are_those_of_its_secrets_in_variables_and_files() -> None:
     spec = LaunchSpec(
         key="k",
         argv=("true",),

@@ -23,7 +23,7 @@ def as_(model: type[Any], article: Article) -> Any:
 
 
 @pytest.mark.parametrize("model", [RelayedArticle, LockedArticle])
-def test_a_save_passes_an_override_that_names_its_arguments(model: type[Any], article: Article) -> None:
+def test_a_save_works_with_an_override_that_names_its_arguments(model: type[Any], article: Article) -> None:
     mine, stale = as_(model, article), as_(model, article)
     mine.stage = REVIEW
     mine.save()
@@ -44,7 +44,7 @@ def test_the_condition_of_an_override_before_the_guard_is_kept(article: Article)
     assert Article.objects.get().title == "Olds"
 
 
-def test_an_override_after_the_guard_gets_its_turn() -> None:
+def test_an_override_after_the_guard_is_called() -> None:
     mine = Locked.objects.create(title="News")
     other, stale = Locked.objects.get(), Locked.objects.get()
     mine._title, mine.title, mine.state = "News", "Olds", "shut"
@@ -58,7 +58,7 @@ def test_an_override_after_the_guard_gets_its_turn() -> None:
         stale.save()
 
 
-def test_a_protected_state_is_changed_by_transitions_and_by_nobody_else() -> None:
+def test_a_protected_state_is_changed_by_transitions_only() -> None:
     sealed = Sealed.objects.create()
     with pytest.raises(AttributeError, match="protected"):
         sealed.state = "shut"
@@ -69,7 +69,9 @@ def test_a_protected_state_is_changed_by_transitions_and_by_nobody_else() -> Non
     assert sealed.state == "open" == Sealed.objects.get().state
 
 
-def test_an_effect_on_an_attribute_that_refuses_is_in_the_row_and_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_effect_on_an_attribute_that_refuses_assignment_is_in_the_row_and_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(self: Sealed, name: str, value: object) -> None:
         if name == "seal":
             raise ValueError("The seal is fixed.")

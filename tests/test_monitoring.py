@@ -114,7 +114,7 @@ def test_metrics_are_those_of_the_database_in_the_format_of_prometheus(live_serv
     assert value(samples(get(live_server, "metrics")[1]), "engine_away", executor="default") == 1
 
 
-def test_metrics_are_openmetrics_for_who_asks_for_that(live_server: Any) -> None:
+def test_metrics_are_in_openmetrics_format_if_the_request_accepts_it(live_server: Any) -> None:
     some_activity()
     accept = "application/openmetrics-text; version=1.0.0"
     _, text, headers = get(live_server, "metrics", Accept=accept)
@@ -134,7 +134,7 @@ def test_counters_do_not_fall_when_spans_and_jobs_are_pruned(live_server: Any) -
     assert [each for each in after if each.name.endswith(("_total", "_bucket", "_count"))] == totals
 
 
-def test_the_collector_serves_in_a_registry_of_ones_own_and_asks_nothing_before_it_is_scraped(
+def test_the_collector_works_in_another_registry_and_queries_nothing_before_it_is_scraped(
     django_assert_num_queries: Any,
 ) -> None:
     registry = CollectorRegistry()
@@ -145,10 +145,12 @@ def test_the_collector_serves_in_a_registry_of_ones_own_and_asks_nothing_before_
 
 
 @pytest.mark.without_database
-class TestWhoMaySee:
+class TestMetricsAccess:
     @pytest.mark.parametrize("name", ["metrics", "health"])
     @pytest.mark.parametrize("bearer", [None, "", "another", _TOKEN + "x", "tökén"])
-    def test_nobody_sees_anything_without_the_token(self, live_server: Any, name: str, bearer: str | None) -> None:
+    def test_metrics_and_health_are_refused_without_the_token(
+        self, live_server: Any, name: str, bearer: str | None
+    ) -> None:
         status, text, headers = get(
             live_server, name, bearer=bearer if bearer is None else bearer.encode().decode("latin-1")
         )
@@ -156,18 +158,18 @@ class TestWhoMaySee:
         assert "MONITORING_TOKEN" in text
 
     @pytest.mark.parametrize("name", ["metrics", "health"])
-    def test_without_a_token_in_the_settings_no_token_opens(self, live_server: Any, name: str) -> None:
+    def test_without_a_token_in_the_settings_every_token_is_refused(self, live_server: Any, name: str) -> None:
         with override_settings(CONTAINER_MANAGER={}):
             for bearer in ("", "None", _TOKEN):
                 assert get(live_server, name, bearer=bearer)[0] == 401
 
-    def test_a_token_file_that_is_empty_or_gone_opens_nothing(self, live_server: Any, token: Path) -> None:
+    def test_an_empty_or_missing_token_file_grants_no_access(self, live_server: Any, token: Path) -> None:
         token.write_text("\n", encoding="utf-8")
         assert get(live_server, "health", bearer="")[0] == 401
         token.unlink()
         assert get(live_server, "health")[0] == 401
 
-    def test_a_token_that_is_replaced_holds_from_the_next_request_on(self, live_server: Any, token: Path) -> None:
+    def test_a_replaced_token_is_valid_from_the_next_request_on(self, live_server: Any, token: Path) -> None:
         token.write_text("a new one", encoding="utf-8")
         assert get(live_server, "metrics")[0] == 401
         assert get(live_server, "metrics", bearer="a new one")[0] == 200
@@ -178,7 +180,7 @@ class TestWhoMaySee:
             assert get(live_server, "metrics", bearer="of a variable")[0] == 200
             assert get(live_server, "metrics", bearer=_TOKEN)[0] == 401
 
-    def test_a_user_sees_metrics_who_may_view_jobs_and_no_other(self) -> None:
+    def test_only_users_who_may_view_jobs_see_metrics(self) -> None:
         user = User.objects.create_user("alice")
         client = Client()
         client.force_login(user)
@@ -190,7 +192,7 @@ class TestWhoMaySee:
         assert client.post("/monitoring/metrics").status_code == 405
 
     @pytest.mark.parametrize("token", ["", "the token itself", "file:token", "env:CM_SECRET_X", "../token", 7])
-    def test_the_setting_names_where_the_token_is_and_an_error_does_not_repeat_it(self, token: Any) -> None:
+    def test_an_error_of_the_token_setting_does_not_show_the_token(self, token: Any) -> None:
         with override_settings(CONTAINER_MANAGER={"MONITORING_TOKEN": token}):
             [problem] = setting_problems()
         assert "MONITORING_TOKEN" in problem
@@ -204,20 +206,20 @@ class TestHealth:
         assert "no-store" in headers["Cache-Control"]
         return status, json.loads(text)["reasons"]
 
-    def test_it_is_well_with_a_live_worker_however_long_its_queue(self, live_server: Any) -> None:
+    def test_health_is_ok_with_a_live_worker_however_long_its_queue(self, live_server: Any) -> None:
         register("w", executors=["default"])
         old = queue.enqueue(command="true")
         ContainerJob.objects.filter(pk=old.pk).update(queued_at=timezone.now() - timedelta(hours=1))
         assert self.report(live_server) == (200, [])
 
-    def test_it_is_not_without_a_live_worker(self, live_server: Any) -> None:
+    def test_health_fails_without_a_live_worker(self, live_server: Any) -> None:
         register("w", executors=["default"])
         Worker.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
         status, [reason] = self.report(live_server)
         assert status == 503
         assert reason.startswith("No worker is alive")
 
-    def test_it_is_not_where_a_due_job_waits_that_no_worker_serves(self, live_server: Any) -> None:
+    def test_health_fails_when_no_worker_serves_a_due_job(self, live_server: Any) -> None:
         register("w", executors=["default"])
         job = queue.enqueue(command="true", executor="gpu", queue="q")
         assert self.report(live_server) == (200, [])
@@ -228,7 +230,7 @@ class TestHealth:
         queue.pause_queue("q")
         assert self.report(live_server) == (200, [])
 
-    def test_it_is_not_where_the_database_does_not_answer_and_the_reason_names_no_host(self) -> None:
+    def test_health_fails_without_the_database_and_the_reason_names_no_host(self) -> None:
         request = RequestFactory().get("/", headers={"Authorization": f"Bearer {_TOKEN}"})
 
         def refuse(*_: object) -> None:
@@ -258,7 +260,7 @@ def names_in(text: str) -> set[str]:
 
 
 @pytest.mark.shows("howto/monitoring.md#a-grafana-dashboard")
-def test_the_grafana_dashboard_shows_metrics_that_there_are() -> None:
+def test_the_grafana_dashboard_shows_existing_metrics() -> None:
     text = (ROOT / "docs/howto/grafana-dashboard.json").read_text(encoding="utf-8")
     panels = json.loads(text)["panels"]
     expressions = [target["expr"] for panel in panels for target in panel.get("targets", ())]
@@ -268,7 +270,7 @@ def test_the_grafana_dashboard_shows_metrics_that_there_are() -> None:
 
 
 @pytest.mark.shows("howto/monitoring.md#alerts")
-def test_the_alerts_use_metrics_that_there_are() -> None:
+def test_the_alerts_use_existing_metrics() -> None:
     rules = yaml.safe_load((ROOT / "docs/howto/prometheus-alerts.yml").read_text(encoding="utf-8"))
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
     assert all({"alert", "expr", "for", "labels", "annotations"} <= set(rule) for rule in alerts)
@@ -278,7 +280,7 @@ def test_the_alerts_use_metrics_that_there_are() -> None:
 
 
 @pytest.mark.shows("howto/monitoring.md#metrics")
-def test_the_page_lists_every_metric_and_no_other() -> None:
+def test_the_monitoring_page_lists_every_metric_and_no_other() -> None:
     page = (ROOT / "docs/howto/monitoring.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `(container_manager_\w+)`", page, re.M))
     parts = re.compile("_(bucket|sum|count)$")

@@ -25,7 +25,7 @@ from container_manager.store.consistency import examine
 from container_manager.worker.maintenance import Maintenance
 
 from .jobs import THEN, job_in, journal_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .protocol.records import register
 
 pytestmark = pytest.mark.django_db
@@ -59,7 +59,7 @@ class TestEnqueueing:
         assert {"command", "priority"} <= set(refusal.value.message_dict)
 
     @pytest.mark.parametrize("value", [["echo", "a"], b"echo a", {"echo": "a"}, 7])
-    def test_a_command_that_is_no_text_is_refused_with_the_way_to_make_one(self, value: Any) -> None:
+    def test_a_command_that_is_no_string_is_refused_with_a_hint_to_shlex_join(self, value: Any) -> None:
         for create in (
             lambda: queue.enqueue(command=value),
             lambda: queue.enqueue_many([ContainerJob(command=value)]),
@@ -103,7 +103,7 @@ def test_asynchronous_code_enqueues_and_retries_as_synchronous_code_does() -> No
     assert (again.status, again.status_changed_by, again.status_changed_reason) == ("queued", "alice", "fixed")
 
 
-def test_output_is_that_of_the_last_attempt_or_the_one_asked_for_in_order() -> None:
+def test_output_is_that_of_the_last_or_the_requested_attempt_in_order() -> None:
     job = job_in("running")
     assert job.output() == b""
     for number in (1, 2):
@@ -234,14 +234,14 @@ class TestPruning:
             assert queue.prune_jobs(before=before) == 1
         assert list(ContainerJob.objects.values_list("pk", "status")) == [(job.pk, status_since)]
 
-    def test_a_job_that_was_not_old_enough_is_pruned_once_it_is(self) -> None:
+    def test_a_job_that_was_too_young_to_prune_is_pruned_once_it_is_old_enough(self) -> None:
         job_in("queued").mark_as_cancelled()
         pruning = store.Pruning(using="default")
         now = timezone.now()
         assert pruning.delete(before=now - timedelta(days=1), size=10) == (0, False)
         assert pruning.delete(before=now + timedelta(days=1), size=10) == (1, True)
 
-    def test_jobs_that_ended_at_the_same_time_are_all_looked_at(self) -> None:
+    def test_jobs_that_ended_at_the_same_time_are_all_considered_for_pruning(self) -> None:
         for _ in range(3):
             job_in("queued").mark_as_cancelled()
         ContainerJob.objects.update(status_changed_at=THEN)
@@ -251,7 +251,7 @@ class TestPruning:
 
     @pytest.mark.parametrize("signal", [pre_delete, post_delete], ids=["pre_delete", "post_delete"])
     @pytest.mark.parametrize("model", [ContainerJob, JobAttempt])
-    def test_prune_sends_the_signals_that_somebody_receives(self, signal: Any, model: Any) -> None:
+    def test_prune_sends_signals_that_have_receivers(self, signal: Any, model: Any) -> None:
         job = job_in("queued")
         job.mark_as_cancelled()
         job.attempts.create(number=1, worker="w", executor="default", launched_at=THEN, finished_at=THEN)
@@ -301,7 +301,7 @@ class TestDoctor:
         return job
 
     @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
-    def test_a_consistent_job_has_no_problems(self) -> None:
+    def test_doctor_finds_no_problem_in_a_consistent_job(self) -> None:
         job = self.retried_and_completed()
         diagnosis = examine()
         assert diagnosis.problems == []
@@ -345,7 +345,7 @@ class TestDoctor:
         ids=["gap", "end", "edge", "first attempt", "last attempt", "left open"],
     )
     @pytest.mark.shows("explanation/worker.md#is-everything-consistent")
-    def test_each_inconsistency_is_found(self, damage: Callable[[ContainerJob], object], words: str) -> None:
+    def test_doctor_finds_each_inconsistency(self, damage: Callable[[ContainerJob], object], words: str) -> None:
         job = self.retried_and_completed()
         damage(job)
         assert any(str(job.pk) in problem and words in problem for problem in examine().problems), examine().problems

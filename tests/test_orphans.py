@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed", "howto/docker.md#run-jobs-in-containers")
-def test_closed_and_unknown_attempts_are_orphans_and_open_ones_are_not() -> None:
+def test_closed_and_unknown_attempts_are_orphans_and_open_attempts_are_not() -> None:
     job = job_in("running", attempt=3)
     for number, finished_at, reason in ((1, THEN, "error"), (2, THEN, ""), (3, None, "")):
         job.attempts.create(

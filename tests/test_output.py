@@ -98,7 +98,7 @@ def stored_rows(limit: int, *chunks: tuple[Stream, bytes], flush: bool = False) 
 @pytest.mark.without_database
 @pytest.mark.parametrize("flush", [False, True])
 @pytest.mark.shows("howto/docker.md#let-no-job-use-up-what-others-need")
-def test_output_in_many_small_pieces_is_limited_in_rows_too(flush: bool) -> None:
+def test_output_in_many_small_chunks_is_limited_in_rows_too(flush: bool) -> None:
     """A row costs the database more than the byte or two in it."""
     lines: list[tuple[Stream, bytes]] = [(_STREAMS[number % 2], b"%d\n" % number) for number in range(6000)]
     rows = stored_rows(256 * 1024, *lines, flush=flush)
@@ -109,7 +109,7 @@ def test_output_in_many_small_pieces_is_limited_in_rows_too(flush: bool) -> None
     assert rows[1024] == ("system", b"[%d bytes of output dropped here: the log is limited]\n" % dropped)
 
 
-def test_a_small_log_may_have_a_thousand_rows() -> None:
+def test_a_small_log_limit_still_allows_a_thousand_rows() -> None:
     lines: list[tuple[Stream, bytes]] = [(_STREAMS[number % 2], b".") for number in range(1000)]
     assert stored_rows(2000, *lines) == lines
 
@@ -126,7 +126,7 @@ def test_small_chunks_fill_the_buffer_of_output_that_waits_for_the_worker() -> N
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_what_an_adopter_says_does_not_cost_the_output_that_is_stored() -> None:
+def test_notes_of_an_adopting_worker_do_not_displace_stored_output() -> None:
     """Its engine may not have the output any more."""
     before = [("stdout", b"one"), ("stderr", b"two")]
     for adopter in ("first", "second"):
@@ -139,7 +139,7 @@ def test_what_an_adopter_says_does_not_cost_the_output_that_is_stored() -> None:
         assert stored.in_order() == [*before, ("system", f"{adopter}: gone".encode())]
 
 
-def test_what_an_adopter_says_stands_in_its_place_in_the_output_that_replaces_the_stored() -> None:
+def test_notes_of_an_adopting_worker_keep_their_place_in_the_output_that_replaces_the_stored_output() -> None:
     output, stored = CappedOutput(_LIMIT, replaces=True, was_launched=True), Stored()
     stored.rows = {0: ("stdout", b"on"), 1: ("stdout", b"e")}
     output.feed([LogChunk(stream="system", data=b"again")])

@@ -25,8 +25,8 @@ from container_manager.store.notifications import Listener
 from container_manager.worker import WorkerLoop, WorkerOptions
 from container_manager.worker.database import Database
 
-from .patience import PATIENCE_SECONDS, eventually
 from .pgbouncer import pgbouncer
+from .polling import PATIENCE_SECONDS, eventually
 from .test_cli_errors import container, environment
 from .workers import worker
 
@@ -68,7 +68,7 @@ def settings_seen(pooler: str) -> Counter[tuple[str, ...]]:
 
 @pytest.mark.parametrize("options", [{}, pytest.param(_PREPARED, marks=pytest.mark.slow)], ids=["default", "prepared"])
 @pytest.mark.shows("howto/poolers.md#pgbouncer-and-its-like")
-def test_two_workers_end_all_jobs_through_it_and_leave_its_other_clients_alone(
+def test_two_workers_finish_all_jobs_through_pgbouncer_and_do_not_disturb_its_other_clients(
     options: dict[str, Any], pooler: str, tmp_path: Path
 ) -> None:
     before = settings_seen(pooler)
@@ -89,7 +89,7 @@ def test_two_workers_end_all_jobs_through_it_and_leave_its_other_clients_alone(
 
 
 @pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), _PREPARED], ids=["default", "prepared"])
-def test_run_and_logs_print_a_jobs_output_through_it(options: dict[str, Any], pooler: str) -> None:
+def test_run_and_logs_print_a_jobs_output_through_pgbouncer(options: dict[str, Any], pooler: str) -> None:
     variables = through(pooler, **options)
     script = "for i in $(seq 50); do echo line $i; sleep 0.02; done; exit 7"
     done = container("run", "--name", "told", "--", "sh", "-c", script, **variables)
@@ -99,7 +99,7 @@ def test_run_and_logs_print_a_jobs_output_through_it(options: dict[str, Any], po
 
 
 @pytest.mark.shows("howto/poolers.md#pgbouncer-and-its-like")
-def test_the_setting_for_poolers_is_believed(tmp_path: Path) -> None:
+def test_the_setting_for_poolers_is_obeyed(tmp_path: Path) -> None:
     """A pooler that passes a server's process id on is not recognized."""
     told = json.dumps({"DISABLE_SERVER_SIDE_CURSORS": True})
     with worker(log=tmp_path / "log", CM_WORKER_CONNECTION=told):
@@ -160,7 +160,7 @@ def test_a_worker_goes_on_when_a_migration_changes_the_type_of_a_column(session:
 
 
 @pytest.mark.shows("howto/poolers.md#djangos-connection-pool")
-def test_a_worker_takes_nothing_of_djangos_pool(tmp_path: Path) -> None:
+def test_a_worker_takes_no_connection_of_djangos_pool(tmp_path: Path) -> None:
     """Each of its threads would keep a connection: the pool of one would leave the others waiting for 30 seconds."""
     pool = json.dumps({"OPTIONS": {"pool": {"min_size": 1, "max_size": 1}}})
     log = tmp_path / "log"
@@ -185,14 +185,14 @@ def test_a_worker_takes_nothing_of_djangos_pool(tmp_path: Path) -> None:
 def test_workers_are_notified_by_any_driver_and_any_backend_of_postgresql(
     variables: dict[str, str], heard: str
 ) -> None:
-    command = [sys.executable, "-m", "tests.heard"]
+    command = [sys.executable, "-m", "tests.notification_listener"]
     done = subprocess.run(
         command, env=environment(**variables), capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert done.stdout == heard, done.stderr
 
 
-def test_a_worker_runs_jobs_by_psycopg2(tmp_path: Path) -> None:
+def test_a_worker_runs_jobs_with_psycopg2(tmp_path: Path) -> None:
     queue.enqueue_many(ContainerJob(command=f"sh -c 'exit {number % 2}'", max_retries=1) for number in range(10))
     with worker(log=tmp_path / "log", CM_WORKER_PSYCOPG2="1"):
         eventually(lambda: ContainerJob.objects.filter(status__in=["completed", "failed"]).count() == 10)
@@ -201,7 +201,7 @@ def test_a_worker_runs_jobs_by_psycopg2(tmp_path: Path) -> None:
 
 
 @pytest.mark.shows("howto/poolers.md#web-processes-through-the-pooler-workers-without")
-def test_a_job_queued_through_it_wakes_a_worker_that_is_connected_directly(pooler: str) -> None:
+def test_a_job_queued_through_pgbouncer_wakes_a_worker_that_is_connected_directly(pooler: str) -> None:
     hints: SimpleQueue[str] = SimpleQueue()
     listener = Listener("default", hints.put, answer_seconds=PATIENCE_SECONDS)
     listener.start()

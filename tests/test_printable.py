@@ -27,7 +27,7 @@ def test_a_character_that_changes_other_text_is_refused_by_name_and_place(charac
 
 
 @pytest.mark.parametrize("character", UNPRINTABLE.values(), ids=UNPRINTABLE)
-def test_lines_allow_line_breaks_and_tabs_only(character: str) -> None:
+def test_multiline_texts_allow_line_breaks_and_tabs_only(character: str) -> None:
     if character in "\t\n\r":
         check_printable(character, allowed=LINES)
     else:
@@ -36,7 +36,7 @@ def test_lines_allow_line_breaks_and_tabs_only(character: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["naïve 名前 ✓", "می‌خواهم", "👩‍🚀", "a\u00a0b", "שלום\u200f (1)", "back\\slash"])
-def test_words_of_any_language_are_printable_and_stay_as_they_are(text: str) -> None:
+def test_words_of_any_language_are_printable_and_stay_unchanged(text: str) -> None:
     check_printable(text)
     assert escaped(text) == text
 

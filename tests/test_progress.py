@@ -41,7 +41,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[2K\u202e"
 
 @pytest.mark.without_database
 @pytest.mark.shows("howto/progress.md#what-is-accepted")
-class TestLines:
+class TestProgressLines:
     @pytest.mark.parametrize(
         ("data", "found"),
         [
@@ -57,7 +57,7 @@ class TestLines:
             (b"", None),
         ],
     )
-    def test_the_last_complete_line_counts(self, data: bytes, found: Progress | None) -> None:
+    def test_the_last_complete_line_is_the_progress(self, data: bytes, found: Progress | None) -> None:
         assert latest_progress(data) == found
 
     @pytest.mark.parametrize(
@@ -77,18 +77,18 @@ class TestLines:
             f"1/{10**15}",
         ],
     )
-    def test_lines_of_another_form_are_passed_over(self, line: str) -> None:
+    def test_lines_of_another_form_are_no_progress(self, line: str) -> None:
         assert latest_progress(f"{line}\n".encode()) is None
         assert latest_progress(f"3/10 resizing\n{line}\n{line}\n".encode()) == RESIZING
 
-    def test_a_text_is_one_printable_line_of_at_most_200_characters(self) -> None:
+    def test_a_progress_text_is_one_printable_line_of_at_most_200_characters(self) -> None:
         found = latest_progress(b"1/2 \x1b[2Ka\rb\xe2\x80\xae\xff\0\n")
         assert found == Progress(done=1, total=2, text="\\x1b[2Ka\\rb\\u202e\ufffd\\x00")
         long = latest_progress(b"1/2 " + b"x" * 3000 + b"\n")
         assert long is not None
         assert len(long.text) == 200
 
-    def test_secrets_are_masked_before_a_line_is_cut_or_understood(self) -> None:
+    def test_secrets_are_masked_before_a_progress_line_is_truncated_or_parsed(self) -> None:
         def masked(text: str) -> str:
             return text.replace("hunter2", "***").replace("123456", "***")
 
@@ -97,7 +97,7 @@ class TestLines:
         )
         assert latest_progress(b"3/10 resizing\n1/123456\n", masked=masked) == RESIZING
 
-    def test_a_line_that_the_end_of_a_file_begins_in_does_not_count(self) -> None:
+    def test_a_line_that_was_read_only_in_part_is_no_progress(self) -> None:
         assert latest_progress(whole_lines(b"23/99 x\n", is_cut=True)) is None
         assert whole_lines(b"no end", is_cut=True) == b""
         assert whole_lines(b"1/2\n", is_cut=False) == b"1/2\n"
@@ -107,21 +107,21 @@ class TestLines:
         [None, "3/10", [3, 10, "x"], {}, {"done": True, "total": 2, "text": ""}, {"done": -1, "total": 2, "text": ""},
          {"done": 1, "total": 0, "text": ""}, {"done": 1, "total": 2, "text": 3}, {"done": "1", "total": 2, "text": ""}],
     )  # fmt: skip
-    def test_what_else_a_column_may_have_is_no_progress(self, value: object) -> None:
+    def test_any_other_value_of_the_column_is_no_progress(self, value: object) -> None:
         assert progress_of(value) is None
 
-    def test_a_text_that_was_written_by_sql_is_shown_escaped(self) -> None:
+    def test_a_progress_text_that_was_written_by_sql_is_shown_escaped(self) -> None:
         assert progress_of({"done": 1, "total": 2, "text": "\x1b"}) == Progress(done=1, total=2, text="\\x1b")
 
 
 @pytest.mark.without_database
 @pytest.mark.shows("howto/progress.md#what-is-accepted")
-class TestWhatIsInTheFilesPlace:
+class TestProgressFile:
     @pytest.fixture
     def place(self, tmp_path: Path) -> ResultFile:
         return ResultFile(str(tmp_path / "result"), 100)
 
-    def test_a_file_is_read_each_time_and_is_gone_after_the_end(self, place: ResultFile) -> None:
+    def test_a_progress_file_is_read_each_time_and_is_gone_after_the_exit(self, place: ResultFile) -> None:
         file = Path(place.progress_path)
         assert (place.progress(), place.take_progress()) == (None, None)
         file.write_bytes(b"1/2\n")
@@ -129,7 +129,7 @@ class TestWhatIsInTheFilesPlace:
         assert place.take_progress() == b"1/2\n"
         assert not file.exists()
 
-    def test_of_a_long_file_the_last_whole_lines_are_read(self, place: ResultFile) -> None:
+    def test_the_last_whole_lines_of_a_long_progress_file_are_read(self, place: ResultFile) -> None:
         Path(place.progress_path).write_text("".join(f"{n}/99999\n" for n in range(99999)))
         data = place.progress()
         assert data is not None
@@ -137,7 +137,7 @@ class TestWhatIsInTheFilesPlace:
         assert latest_progress(data) == Progress(done=99998, total=99999)
         assert data.splitlines()[0].startswith(b"99")
 
-    def test_a_file_of_any_size_costs_no_more(self, place: ResultFile) -> None:
+    def test_a_progress_file_of_any_size_costs_the_same(self, place: ResultFile) -> None:
         with Path(place.progress_path).open("wb") as file:
             file.truncate(1 << 40)
         assert place.progress() == b""
@@ -147,7 +147,7 @@ class TestWhatIsInTheFilesPlace:
         [lambda path: path.symlink_to("/etc/passwd"), os.mkfifo, Path.mkdir],
         ids=["link", "fifo", "folder"],
     )
-    def test_nothing_but_a_file_is_read_and_nothing_is_waited_for(
+    def test_only_a_regular_file_is_read_as_progress_and_reading_never_blocks(
         self, place: ResultFile, make: Callable[[Path], object]
     ) -> None:
         make(Path(place.progress_path))
@@ -155,17 +155,17 @@ class TestWhatIsInTheFilesPlace:
 
 
 @pytest.mark.django_db
-class TestWhatIsStored:
+class TestStoredProgress:
     @pytest.mark.shows("howto/progress.md#get-progress-from-a-job")
     @pytest.mark.parametrize("operator", [">", ">>"])
-    def test_a_shell_overwrites_the_file_or_appends_to_it(self, operator: str) -> None:
+    def test_a_shell_can_overwrite_the_progress_file_or_append_to_it(self, operator: str) -> None:
         script = f"""sh -c 'for n in 1 2 3; do echo "$n/10 resizing" {operator} "$CONTAINER_MANAGER_PROGRESS"; done'"""
         job = run_job(queue.enqueue(command=script))
         assert (job.status, job.progress) == (JobStatus.COMPLETED, RESIZING)
         assert job.attempts.get().progress == {"done": 3, "total": 10, "text": "resizing"}
 
     @pytest.mark.shows("howto/progress.md#read-it")
-    def test_each_attempt_has_its_own_and_keeps_it(self) -> None:
+    def test_each_attempt_has_and_keeps_its_own_progress(self) -> None:
         with fake_jobs(lambda _: FakeRun(exit=1, progress="7/10 first\n")):
             job = run_job(queue.enqueue(command="x", max_retries=1))
             assert job.progress == Progress(done=7, total=10, text="first")
@@ -177,7 +177,7 @@ class TestWhatIsStored:
             None,
         ]
 
-    def test_the_values_of_secrets_are_masked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_values_of_secrets_are_masked_in_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CM_SECRET_TOKEN", "hunter2")
         with (
             override_settings(CONTAINER_MANAGER={"SECRETS": {"env:CM_SECRET_TOKEN": ""}}),
@@ -187,7 +187,7 @@ class TestWhatIsStored:
         assert job.progress == Progress(done=1, total=2, text="with ***")
 
     @pytest.mark.shows("howto/progress.md#what-it-costs")
-    def test_a_job_that_says_nothing_costs_no_statement(self) -> None:
+    def test_a_job_without_progress_costs_no_statement(self) -> None:
         def stored(said: str) -> list[str]:
             with fake_jobs(lambda _: FakeRun(progress=said)), CaptureQueriesContext(connection) as queries:
                 run_job(queue.enqueue(command="x"))
@@ -196,7 +196,7 @@ class TestWhatIsStored:
         assert len(stored("1/2 half\n")) == 1
         assert stored("") == []
 
-    def test_of_many_attempts_it_is_stored_in_two_statements(self) -> None:
+    def test_progress_of_many_attempts_is_stored_in_two_statements(self) -> None:
         jobs = claimed(7)
         changes = [store.ProgressChange(job.pk, 1, replace(RESIZING, done=n)) for n, job in enumerate(jobs)]
         with CaptureQueriesContext(connection) as queries:
@@ -204,7 +204,7 @@ class TestWhatIsStored:
         assert len([each for each in queries if "SAVEPOINT" not in each["sql"]]) == 2
         assert [job.progress.done for job in jobs if job.progress] == list(range(7))
 
-    def test_the_row_of_the_job_is_left_alone(self) -> None:
+    def test_storing_progress_does_not_change_the_row_of_the_job(self) -> None:
         [job] = claimed(1)
         before = row_of(job), records_of(job)["journal"]
         store.store_progress([store.ProgressChange(job.pk, 1, RESIZING)], worker="w", using="default")
@@ -278,7 +278,7 @@ def test_the_progress_of_a_running_job_is_seen_before_its_end(tmp_path: Path) ->
 @pytest.mark.without_database
 class TestReportingFromATask:
     @pytest.mark.shows("howto/progress.md#in-a-task")
-    def test_it_writes_a_line_and_does_nothing_outside_of_a_job(
+    def test_reporting_progress_writes_a_line_and_does_nothing_outside_of_a_job(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("CONTAINER_MANAGER_PROGRESS", raising=False)
@@ -290,14 +290,14 @@ class TestReportingFromATask:
         assert latest_progress(file.read_bytes()) == Progress(done=4, total=10, text="two\\nlines")
 
     @pytest.mark.parametrize(("done", "total"), [(-1, 10), (1, 0)])
-    def test_numbers_that_are_no_progress_are_an_error(self, done: int, total: int) -> None:
+    def test_numbers_that_are_no_progress_raise_an_error(self, done: int, total: int) -> None:
         with pytest.raises(ValueError, match=f"not {done} of {total}"):
             report_progress(done, total)
 
 
 @pytest.mark.django_db
 @pytest.mark.shows("howto/progress.md#read-it")
-class TestWhereItIsShown:
+class TestShownProgress:
     @pytest.fixture
     def job(self) -> ContainerJob:
         """Return a running job whose progress somebody has written by SQL: as hostile as it can be."""
@@ -311,14 +311,14 @@ class TestWhereItIsShown:
         client.force_login(user_who_may(*acts))
         return client.get(reverse("container_manager_dashboard:job", args=[job.pk])).content.decode()
 
-    def test_the_page_of_the_job_has_a_bar_and_the_text_as_text(self, job: ContainerJob) -> None:
+    def test_the_page_of_the_job_shows_progress_as_a_bar_and_escaped_text(self, job: ContainerJob) -> None:
         page = self.page(job, Act.VIEW, Act.SEE_OUTPUT)
         assert '<progress id="cd-progress" value="3" max="10">' in page
         assert "3 / 10 &lt;script&gt;alert(1)&lt;/script&gt;\\x1b[2K\\u202e" in page
         assert "<script>alert(1)" not in page
         assert not {"\x1b", "\u202e"} & set(page)
 
-    def test_the_list_of_jobs_has_it_in_one_statement_more_if_some_run(self, job: ContainerJob) -> None:
+    def test_the_list_of_jobs_reads_progress_in_one_more_statement_if_some_run(self, job: ContainerJob) -> None:
         claimed(3)
         client = Client()
         client.force_login(user_who_may(Act.VIEW, Act.SEE_OUTPUT))
@@ -328,7 +328,7 @@ class TestWhereItIsShown:
         assert "3/10 &lt;script&gt;alert(1)&lt;/script&gt;\\x1b[2K\\u202e" in page
         assert len([each for each in queries if "jobattempt" in each["sql"]]) == 1
 
-    def test_who_may_not_see_output_sees_none_of_it(self, job: ContainerJob) -> None:
+    def test_a_user_who_may_not_see_output_sees_no_progress(self, job: ContainerJob) -> None:
         client = Client()
         client.force_login(user_who_may(Act.VIEW))
         for name, arguments in (("job", [job.pk]), ("jobs", [])):
@@ -343,7 +343,7 @@ class TestWhereItIsShown:
             ((Act.VIEW, Act.SEE_OUTPUT), {"done": 3, "total": 10, "text": "<script>alert(1)</script>\\x1b[2K\\u202e"}),
         ],
     )
-    def test_the_api_has_it_for_who_may_see_output(
+    def test_the_api_shows_progress_to_users_who_may_see_output(
         self, job: ContainerJob, acts: tuple[Act, ...], shown: object
     ) -> None:
         client = Client()
@@ -351,20 +351,20 @@ class TestWhereItIsShown:
         answer = client.get(f"/jobs/api/v1/jobs/{job.pk}/attempts")
         assert answer.json()["attempts"][0]["progress"] == shown
 
-    def test_explain_says_how_far_it_is(self, job: ContainerJob) -> None:
+    def test_explain_shows_progress(self, job: ContainerJob) -> None:
         assert explain(job).summary.startswith("It runs on h, 3 of 10: <script>")
         assert "\x1b" not in explain(job).summary
         assert explain(job, quotes_errors=False).summary == "It runs on h."
         JobAttempt.objects.update(progress={"done": 3, "total": 10, "text": ""})
         assert explain(job).summary == "It runs on h, 3 of 10."
 
-    def test_the_commands_show_it_escaped(self, job: ContainerJob) -> None:
+    def test_the_commands_show_progress_escaped(self, job: ContainerJob) -> None:
         line = "3/10 <script>alert(1)</script>\\x1b[2K\\u202e"
         assert f"Progress: {line}\n" in printed("show", str(job.pk))
         assert f"({line})" in printed("top")
         assert line in printed("ps")
 
-    def test_json_of_commands_has_it_as_an_object(self, job: ContainerJob) -> None:
+    def test_the_json_of_commands_has_progress_as_an_object(self, job: ContainerJob) -> None:
         expected = {"done": 3, "total": 10, "text": "<script>alert(1)</script>\\x1b[2K\\u202e"}
         assert json.loads(printed("show", str(job.pk), "--json"))["attempts"][0]["progress"] == expected
         assert json.loads(printed("top", "--json"))["workers"][0]["runs"][0]["progress"] == expected

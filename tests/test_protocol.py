@@ -22,7 +22,7 @@ from container_manager.worker.run import Run
 from container_manager.worker.set_aside import SetAside
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .protocol.__main__ import main
 from .protocol.model import APART, LOCAL, PLACES, SHARED, Guards, check
 from .protocol.records import expire_lease, records_of, register, rescue
@@ -88,7 +88,7 @@ class TestModel:
         cases = [getattr(case, "values", case) for case in marks[0].args[1]]
         assert set().union(*(missing for missing, *_ in cases)) == {field.name for field in fields(Guards)}
 
-    def test_a_rescue_that_leaves_the_jobs_worker_lets_the_loser_finish(self) -> None:
+    def test_a_rescue_that_keeps_the_jobs_worker_lets_the_old_owner_finish(self) -> None:
         result = check(Guards(rescue_moves_job=False), without={_MIXED})
         assert (result.problem or "").startswith(_LOST)
         assert result.trace[-2:] == ("b rescues", result.problem)
@@ -98,7 +98,7 @@ class TestModel:
         result = check(Guards(warden_ends_processes=False), without={_TWICE})
         assert result.problem == _STUCK
 
-    def test_the_steps_to_a_problem_are_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_steps_to_a_violation_are_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["finish_checks_worker", "finish_checks_attempt"]) == 1
         head, *way = capsys.readouterr().out.splitlines()
         assert _LOST in head
@@ -274,7 +274,7 @@ class TestWorker:
         assert found == [SETTINGS.lease_seconds * 1000] * 2
 
     @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-    def test_a_worker_without_its_database_does_not_spin(self) -> None:
+    def test_a_worker_without_its_database_does_not_busy_wait(self) -> None:
         def away(execute: Callable[..., Any], *args: Any) -> Any:
             raise OperationalError("away")
 
@@ -289,7 +289,7 @@ class TestWorker:
                 turns += 1
         assert turns < 50
 
-    def test_a_lease_that_was_not_renewed_is_not_told_to_the_executor(self) -> None:
+    def test_an_executor_gets_no_heartbeat_for_a_lease_that_was_not_renewed(self) -> None:
         heard: list[float] = []
 
         class Listening(ProcessExecutor):
@@ -315,7 +315,7 @@ class TestWorker:
             executor.close()
 
     @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-    def test_after_an_outage_of_its_own_a_worker_rescues_nobody_at_once(self) -> None:
+    def test_after_its_own_outage_a_worker_rescues_no_attempts_at_once(self) -> None:
         """Others may have been cut off by the same outage: they get time to renew their leases."""
         queue.enqueue(command="true", max_retries=0)
         register("other")
@@ -335,7 +335,7 @@ class TestWorker:
         loop._do_maintenance()
         assert (row_of(job)["status"], row_of(job)["failure_reason"]) == ("failed", "lost")
 
-    def test_a_row_is_never_seen_without_a_lease(self) -> None:
+    def test_a_workers_row_is_never_visible_without_a_lease(self) -> None:
         """Another worker would delete it as that of an expired worker."""
 
         def away(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
@@ -348,7 +348,9 @@ class TestWorker:
         assert not Worker.objects.exists()
 
     @pytest.mark.parametrize("is_stored", [False, True], ids=["not yet stored", "just stored"])
-    def test_an_attempt_whose_end_is_being_stored_is_neither_adopted_anew_nor_abandoned(self, is_stored: bool) -> None:
+    def test_an_attempt_whose_outcome_is_being_stored_is_neither_adopted_again_nor_abandoned(
+        self, is_stored: bool
+    ) -> None:
         with holding_a_run() as (loop, run):
             # The finisher is at work, in another thread.
             loop._finisher.batch = [run]
@@ -358,7 +360,7 @@ class TestWorker:
             loop._comparison.compare(loop.id)
             assert (list(loop._runs), run.abandoned) == ([run], False)
 
-    def test_what_another_worker_has_rescued_is_abandoned(self) -> None:
+    def test_an_attempt_that_another_worker_has_rescued_is_abandoned(self) -> None:
         with holding_a_run() as (loop, run):
             register("rescuer")
             expire_lease(loop.id)
@@ -375,7 +377,7 @@ class TestWorker:
             loop._comparison.compare(loop.id)
             assert run.stopped_for == "as before"
 
-    def test_what_could_not_be_stored_is_not_tried_again_at_once(self) -> None:
+    def test_an_outcome_that_could_not_be_stored_is_not_stored_again_at_once(self) -> None:
         with holding_a_run() as (loop, run):
             # As long as this is looked at, however long that takes.
             loop._reports._unstorable = SetAside(first_seconds=PATIENCE_SECONDS, longest_seconds=PATIENCE_SECONDS)
@@ -393,7 +395,7 @@ class TestWorker:
             loop._reports.finish(loop.id)
             assert loop._finisher.take() == ([run], {run.id})
 
-    def test_the_attempt_of_a_cancelled_job_whose_executor_nobody_serves_is_closed(self) -> None:
+    def test_the_attempt_of_a_cancelled_job_without_a_worker_for_its_executor_is_closed(self) -> None:
         with holding_a_run() as (loop, _):
             job = queue.enqueue(command="true", executor="gone", max_retries=0)
             store.claim(worker=loop.id, executors=["gone"], limit=1, using="default")
@@ -403,7 +405,7 @@ class TestWorker:
             attempt = job.attempts.get()
             assert (row_of(job)["status"], attempt.finished_at is None, attempt.reason) == ("cancelled", False, "")
 
-    def test_a_worker_that_is_late_to_renew_its_own_lease_rescues_nobody(self) -> None:
+    def test_a_worker_that_is_late_to_renew_its_own_lease_rescues_no_attempts(self) -> None:
         queue.enqueue(command="true")
         register("other")
         store.claim(worker="other", executors=["default"], limit=1, using="default")

@@ -15,7 +15,7 @@ _SETTINGS = "tests.relations.settings"
 
 @pytest.mark.slow
 @pytest.mark.shows("howto/queue.md#prune-old-jobs")
-def test_pruning_honours_what_the_models_of_a_project_declare() -> None:
+def test_pruning_obeys_on_delete_of_the_projects_models() -> None:
     """In a process of its own: here, where no model refers to jobs, the fast way is tested."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     scenarios = "tests/relations/scenarios.py"

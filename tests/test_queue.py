@@ -21,7 +21,7 @@ from container_manager.statemachine import StaleTransition
 from container_manager.store.values import JOB_COLUMNS
 
 from .jobs import journal_of, row_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .protocol.records import expire_lease, records_of, register, rescue, seconds_since
 
 pytestmark = pytest.mark.django_db
@@ -168,7 +168,7 @@ class TestClaiming:
         assert (job.status, job.worker, job.attempt) == ("running", "first", 1)
         assert (job.status_changed_by, journal_of(job)) == ("first", [("queued", "running")])
 
-    def test_the_next_attempt_has_the_next_number_and_no_result_of_the_last(self) -> None:
+    def test_the_next_attempt_has_the_next_number_and_no_result_of_the_previous_one(self) -> None:
         job = running("first")
         finish(
             outcome(job, status="failed", exit_code=3, reason="error", message="no", retry_after_seconds=-1.0),
@@ -221,7 +221,7 @@ class TestClaiming:
 
     @concurrent
     @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite lets one transaction write at a time")
-    def test_a_claim_skips_jobs_that_another_is_claiming(self) -> None:
+    def test_a_claim_skips_jobs_that_another_worker_is_claiming(self) -> None:
         first, second = (queue.enqueue(command="true").pk for _ in range(2))
 
         # If the second claim waited, the transaction would end before the pool.
@@ -232,7 +232,7 @@ class TestClaiming:
 
 
 class TestFinishing:
-    def test_success_is_stored_in_the_job_and_its_attempt(self) -> None:
+    def test_a_success_is_stored_in_the_job_and_its_attempt(self) -> None:
         job = running()
         done = outcome(job, exit_code=0, peak_memory_bytes=2**40, cpu_seconds=1.5)
         assert finish(done) == {(job.pk, 1)}
@@ -243,7 +243,7 @@ class TestFinishing:
         assert (attempt.exit_code, attempt.peak_memory_bytes, attempt.cpu_seconds) == (0, 2**40, 1.5)
         assert attempt.finished_at >= job.completed_at >= job.launched_at
 
-    def test_failure_is_stored_with_its_reason(self) -> None:
+    def test_a_failure_is_stored_with_its_reason(self) -> None:
         job = running()
         finish(outcome(job, status="failed", signal=9, reason="signal", message="Killed — ünwillig."))
         job.refresh_from_db()
@@ -378,7 +378,7 @@ class TestOwning:
         assert finish(outcome(job, status="completed")) == {(job.pk, 1)}
         assert row_of(job)["status"] == "running"
 
-    def test_what_an_attempt_has_waited_for_before_its_start_is_no_part_of_its_age(self) -> None:
+    def test_the_wait_before_an_attempts_start_is_not_part_of_its_age(self) -> None:
         job = running("w")
         launched_at = store.database_now(using="default") - timedelta(seconds=600)
         JobAttempt.objects.filter(job=job).update(launched_at=launched_at)
@@ -402,7 +402,7 @@ class TestOwning:
 
 
 class TestLogs:
-    def test_what_a_change_drops_of_an_earlier_one_of_the_same_batch_is_not_kept(self) -> None:
+    def test_output_that_a_later_change_of_the_same_batch_drops_is_not_stored(self) -> None:
         """A job that prints a lot and ends soon has both in one batch."""
         job = running("w")
         entry = store.LogEntry
@@ -510,7 +510,7 @@ class TestRescuing:
         assert [o.status for o in store.owned_attempts(worker="rescuer", using="default")] == ["cancelled"]
 
     @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies", "howto/docker.md#use-several-daemons")
-    def test_a_rescue_takes_what_an_engine_has_that_it_reaches_and_what_died_with_its_worker(self) -> None:
+    def test_a_rescue_takes_attempts_on_engines_that_it_reaches_and_attempts_that_died_with_their_worker(self) -> None:
         jobs = {}
         for name, executor, engine in (
             ("process", "elsewhere", ""),
@@ -681,7 +681,7 @@ def running_batch(count: int, worker: str) -> None:
 
 
 class TestRetrying:
-    def test_a_pending_job_is_no_retry(self) -> None:
+    def test_a_pending_job_is_not_queued_as_a_retry(self) -> None:
         job = ContainerJob.objects.create_job(command="true")
         assert store.promote_retries(using="default") == 0
         assert row_of(job)["status"] == "pending"
@@ -725,7 +725,7 @@ class TestLeases:
         assert -1 < seconds_since(Worker.objects.get(), "lease_expires_at") < PATIENCE_SECONDS
 
     @pytest.mark.shows("explanation/worker.md#the-worker-that-maintains-dies")
-    def test_the_oldest_worker_alive_maintains(self) -> None:
+    def test_the_oldest_live_worker_does_the_maintenance(self) -> None:
         register("first")
         register("second")
 
@@ -774,7 +774,7 @@ class TestCancelling:
     @concurrent
     @pytest.mark.parametrize("races", [100, pytest.param(500, marks=pytest.mark.slow)])
     @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
-    def test_of_a_concurrent_cancel_and_finish_one_wins(self, races: int) -> None:
+    def test_either_a_concurrent_cancel_or_finish_wins(self, races: int) -> None:
         """Races for one job each: never completed after cancelled, and the attempt is closed at the end.
 
         Whoever won starts a little later the next time, so that the races stay close on any machine.
@@ -822,7 +822,7 @@ class TestCancelling:
 
     @concurrent
     @pytest.mark.parametrize("what", ["claim", "finish with a retry", "promote", "rescue"])
-    def test_a_cancel_beside_a_worker_meets_no_deadlock(self, what: str) -> None:
+    def test_a_cancel_concurrent_with_a_worker_causes_no_deadlock(self, what: str) -> None:
         """InnoDB locks the index records it reads: statements that do not find rows by key lock them in another order."""
         count = 100
         register("w")

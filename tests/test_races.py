@@ -21,7 +21,7 @@ from container_manager.signals import job_transitioned
 from container_manager.statemachine import StaleTransition
 
 from .jobs import columns_for, job_in, journal_of, row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

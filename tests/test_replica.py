@@ -66,7 +66,7 @@ def by_save(job: ContainerJob, status: str, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
-def test_an_instance_from_a_replica_moves_in_the_database_that_it_is_written_to(
+def test_an_instance_from_a_replica_changes_state_in_the_database_that_it_is_written_to(
     job: ContainerJob, move: Callable[[ContainerJob], object]
 ) -> None:
     using: list[str] = []
@@ -84,7 +84,7 @@ def test_an_instance_from_a_replica_moves_in_the_database_that_it_is_written_to(
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
-def test_of_two_instances_from_a_replica_the_second_to_move_is_stale(
+def test_the_second_of_two_instances_from_a_replica_to_change_state_is_stale(
     job: ContainerJob, move: Callable[[ContainerJob], object]
 ) -> None:
     stale = from_replica(job)
@@ -106,7 +106,7 @@ def test_a_stale_save_of_the_name_from_a_replica_does_not_revert_the_status(job:
     assert (row_of(job)["name"], row_of(job)["status"]) == ("renamed", "failed")
 
 
-def test_a_stale_save_of_the_title_from_a_replica_does_not_take_an_article_back(replicas: None) -> None:
+def test_a_stale_save_of_the_title_from_a_replica_does_not_revert_the_state_of_an_article(replicas: None) -> None:
     article = Article.objects.create()
     stale = Article.objects.get()
     article.transition_to(REVIEW)
@@ -127,7 +127,7 @@ def test_refresh_from_db_of_a_stale_instance_reads_the_database_that_it_is_writt
     assert row_of(job)["status"] == "completed"
 
 
-def test_a_deferred_field_read_from_another_replica_does_not_cost_the_guard(
+def test_a_deferred_field_read_from_another_replica_keeps_the_guard(
     job: ContainerJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = ContainerJob.objects.defer("environment").get(pk=job.pk)

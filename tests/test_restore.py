@@ -19,7 +19,7 @@ from container_manager.models import ContainerJob, JobTransition
 from container_manager.statemachine import restoring
 from container_manager.statemachine.checks import check_triggers
 
-from .births.models import Crate
+from .initial_states.models import Crate
 from .jobs import STATUSES, job_in
 from .prerequisites import require
 
@@ -197,12 +197,12 @@ def test_data_alone_is_restored_by_psql_with_the_setting_that_suspends_initial(
     populate_crates()
     postgresql("--schema-only")
     with pytest.raises(subprocess.CalledProcessError):
-        postgresql("--data-only", "--table=births_crate")
+        postgresql("--data-only", "--table=initial_states_crate")
     with monkeypatch.context() as environment:
         environment.setenv("PGOPTIONS", "-c container_manager.restoring=on")
-        postgresql("--data-only", "--table=births_crate")
+        postgresql("--data-only", "--table=initial_states_crate")
     assert [crate.status for crate in Crate.objects.using(restored)] == ["delivered"]
-    assert_births_held(restored)
+    assert_initial_states_held(restored)
 
 
 @pytest.mark.skipif(connection.vendor != "mysql", reason="mariadb-dump is MariaDB's.")
@@ -211,22 +211,29 @@ def test_data_alone_is_restored_by_mariadb_with_the_variable_that_suspends_initi
     server = ["--socket", connection.settings_dict["OPTIONS"]["unix_socket"], "--user", "root"]
     restore = [program("mariadb"), *server, name_of(ALIAS)]
     pipe([program("mariadb-dump"), *server, "--no-data", name_of("default")], restore)
-    data = [program("mariadb-dump"), *server, "--no-create-info", "--skip-triggers", name_of("default"), "births_crate"]
+    data = [
+        program("mariadb-dump"),
+        *server,
+        "--no-create-info",
+        "--skip-triggers",
+        name_of("default"),
+        "initial_states_crate",
+    ]
     with pytest.raises(subprocess.CalledProcessError):
         pipe(data, restore)
     pipe(data, [*restore, "--init-command=SET @container_manager_restoring = 1"])
     assert [crate.status for crate in Crate.objects.using(restored)] == ["delivered"]
-    assert_births_held(restored)
+    assert_initial_states_held(restored)
 
 
 def test_a_whole_dump_restores_rows_that_are_past_their_initial_state(restored: str) -> None:
     populate_crates()
     WAYS[connection.vendor][0]()
     assert [crate.status for crate in Crate.objects.using(restored)] == ["delivered"]
-    assert_births_held(restored)
+    assert_initial_states_held(restored)
 
 
-def assert_births_held(alias: str) -> None:
+def assert_initial_states_held(alias: str) -> None:
     assert check_triggers(None, databases=[alias]) == []
     with pytest.raises(IntegrityError, match="for a new row"), transaction.atomic(using=alias):
         Crate.objects.using(alias).create(status="delivered")

@@ -18,7 +18,7 @@ from container_manager.jobs.json_value import MOST_LEVELS
 from container_manager.models import ContainerJob, JobNotCompleted, JobStatus
 from container_manager.testing import FakeRun, fake_jobs, run_job
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import worker
 
 WRITES = """sh -c 'printf "%s" "$0" > "$CONTAINER_MANAGER_RESULT"; exit "$1"' '{}' {}"""
@@ -32,7 +32,7 @@ def ended(result: bytes | None, *, refused: str = "", code: int = 0, **fields: A
 
 
 @pytest.mark.django_db
-class TestWhatIsStored:
+class TestStoredResults:
     @pytest.mark.parametrize(
         "value",
         [
@@ -46,13 +46,13 @@ class TestWhatIsStored:
             "x" * 60_000,
         ],
     )
-    def test_a_json_value_comes_back_as_it_was(self, value: Any) -> None:
+    def test_a_json_result_is_read_back_unchanged(self, value: Any) -> None:
         job = ended(json.dumps(value).encode())
         assert (job.status, job.last_error, job.result) == (JobStatus.COMPLETED, "", value)
 
     @pytest.mark.shows("howto/results.md#what-is-accepted")
     @pytest.mark.parametrize("left", [None, b""])
-    def test_a_job_that_writes_nothing_has_none(self, left: bytes | None) -> None:
+    def test_a_job_that_writes_no_result_has_none(self, left: bytes | None) -> None:
         job = ended(left)
         assert (job.status, job.last_error, job.result) == (JobStatus.COMPLETED, "", None)
         assert job.output(stream="system") == b""
@@ -70,7 +70,9 @@ class TestWhatIsStored:
             (b'"' + b"x" * 65_536 + b'"', "It has more than 65536 bytes"),
         ],
     )
-    def test_what_cannot_be_stored_is_said_and_the_job_has_completed_all_the_same(self, left: bytes, why: str) -> None:
+    def test_a_result_that_cannot_be_stored_is_reported_and_the_job_still_completes(
+        self, left: bytes, why: str
+    ) -> None:
         job = ended(left)
         assert (job.status, job.exit_code, job.result) == (JobStatus.COMPLETED, 0, None)
         said = f"The job's result is not stored: {why}"
@@ -78,11 +80,11 @@ class TestWhatIsStored:
         assert job.last_error.startswith(said)
         assert job.output(stream="system").decode().startswith(said)
 
-    def test_what_the_executor_does_not_read_is_said_in_its_words(self) -> None:
+    def test_a_result_that_the_executor_refuses_is_reported_with_its_message(self) -> None:
         job = ended(None, refused="It is a symbolic link.")
         assert job.last_error == "The job's result is not stored: It is a symbolic link."
 
-    def test_a_failure_keeps_its_own_words_and_the_attempt_its_result(self) -> None:
+    def test_a_failed_job_keeps_its_error_message_and_its_attempt_keeps_the_result(self) -> None:
         job = ended(b'{"done": 7}', code=3)
         assert (job.status, job.failure_reason, job.exit_code) == (JobStatus.FAILED, "error", 3)
         assert job.last_error.startswith("Exit code 3.")
@@ -97,12 +99,12 @@ class TestWhatIsStored:
         assert job.result == {"try": 2}
         assert [attempt.result for attempt in job.attempts.order_by("number")] == [{"try": 1}, {"try": 2}]
 
-    def test_the_limit_is_a_setting(self) -> None:
+    def test_the_limit_of_a_results_size_is_a_setting(self) -> None:
         with override_settings(CONTAINER_MANAGER={"RESULT_LIMIT_BYTES": 10}):
             assert ended(b'"12345678"').result == "12345678"
             assert ended(b'"123456789"').last_error.endswith("It has more than 10 bytes.")
 
-    def test_the_values_of_secrets_are_masked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_values_of_secrets_are_masked_in_results(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CM_SECRET_TOKEN", 'hunter"2\\ü')
         given = {"SECRETS": {"env:CM_SECRET_TOKEN": ""}}
         with override_settings(CONTAINER_MANAGER=given):
@@ -118,15 +120,15 @@ def test_a_local_process_writes_its_result_into_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-class TestWaiting:
-    def test_the_result_is_there_when_the_wait_is_over(self, tmp_path: Path) -> None:
+class TestWaitingForResults:
+    def test_a_wait_for_a_result_returns_the_result(self, tmp_path: Path) -> None:
         job = queue.enqueue(command=WRITES.format("[1, 2]", 0))
         with worker(log=tmp_path / "log"):
             assert job.wait_result(PATIENCE_SECONDS) == [1, 2]
             again = queue.enqueue(command=WRITES.format("[3]", 0))
             assert async_to_sync(again.await_result)(PATIENCE_SECONDS) == [3]
 
-    def test_a_job_that_fails_or_is_cancelled_is_an_error_that_names_it(self) -> None:
+    def test_a_wait_for_a_result_raises_if_the_job_fails_or_is_cancelled(self) -> None:
         failed = ended(b"1", code=3)
         with pytest.raises(JobNotCompleted, match=f"Job {failed.pk} is failed .error.: Exit code 3") as error:
             failed.wait_result(0)
@@ -138,38 +140,38 @@ class TestWaiting:
 
 
 @pytest.mark.without_database
-class TestWhatIsInTheFilesPlace:
+class TestResultFile:
     @pytest.fixture
     def place(self, tmp_path: Path) -> ResultFile:
         return ResultFile(str(tmp_path / "result"), 100)
 
-    def test_a_file_is_read_once(self, place: ResultFile) -> None:
+    def test_a_result_file_is_read_once(self, place: ResultFile) -> None:
         Path(place.path).write_bytes(b"x" * 100)
         assert place.take() == (b"x" * 100, "")
         assert place.take() == (None, "")
 
-    def test_a_file_that_is_too_large_is_not_read_on(self, place: ResultFile) -> None:
+    def test_a_result_file_that_is_too_large_is_not_read_further(self, place: ResultFile) -> None:
         with Path(place.path).open("wb") as file:
             file.truncate(1 << 40)
         assert place.take() == (None, "It has more than 100 bytes.")
         assert not Path(place.path).exists()
 
-    def test_a_symbolic_link_is_not_followed(self, place: ResultFile, tmp_path: Path) -> None:
+    def test_a_symbolic_link_in_place_of_a_result_file_is_not_followed(self, place: ResultFile, tmp_path: Path) -> None:
         (target := tmp_path / "secret").write_text("1")
         Path(place.path).symlink_to(target)
         assert place.take() == (None, "It is a symbolic link.")
         assert target.exists()
         assert not Path(place.path).is_symlink()
 
-    def test_a_fifo_that_nobody_writes_to_holds_nothing_up(self, place: ResultFile) -> None:
+    def test_a_fifo_in_place_of_a_result_file_does_not_block(self, place: ResultFile) -> None:
         os.mkfifo(place.path)
         assert place.take() == (None, "It is no regular file.")
 
-    def test_a_folder_is_no_result(self, place: ResultFile) -> None:
+    def test_a_folder_in_place_of_a_result_file_is_no_result(self, place: ResultFile) -> None:
         Path(place.path).mkdir()
         assert place.take() == (None, "It is no regular file.")
 
-    def test_all_are_removed_when_the_executor_is_closed(self) -> None:
+    def test_all_result_files_are_removed_when_the_executor_is_closed(self) -> None:
         files = ResultFiles(100)
         place = Path(files.of("cm-1").path)
         (place / "folder").mkdir(parents=True)

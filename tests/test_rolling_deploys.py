@@ -18,7 +18,7 @@ from container_manager.statemachine.installation import drift
 from container_manager.store.consistency import examine
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import start_worker
 
 APP, FIRST = "container_manager", "0001_initial"
@@ -70,7 +70,7 @@ def added(field: models.Field) -> list[migrations.AddField]:
 
 @pytest.mark.without_database
 class TestLaterMigrations:
-    def test_each_leaves_a_schema_on_which_the_code_before_it_goes_on(self) -> None:
+    def test_each_migration_keeps_the_schema_usable_for_the_previous_release(self) -> None:
         loader = MigrationLoader(None)
         [leaf] = loader.graph.leaf_nodes(APP)
         state, found = first_state(), {}
@@ -96,7 +96,7 @@ class TestLaterMigrations:
         ],
         ids=str,
     )  # fmt: skip
-    def test_one_on_which_it_would_not_is_refused(
+    def test_a_migration_that_breaks_the_previous_release_is_detected(
         self, operation: migrations.operations.base.Operation, texts: list[str]
     ) -> None:
         before = first_state()
@@ -120,9 +120,11 @@ def migrated(*operations: migrations.operations.base.Operation) -> Iterator[None
 
 
 @pytest.mark.django_db(transaction=True)
-class TestTheReleaseBefore:
+class TestPreviousRelease:
     @pytest.mark.shows("howto/deploy.md#migrate-first")
-    def test_its_worker_goes_on_when_columns_were_added_as_the_rule_demands(self, tmp_path: Path) -> None:
+    def test_a_worker_of_the_previous_release_runs_jobs_after_columns_with_database_defaults_were_added(
+        self, tmp_path: Path
+    ) -> None:
         with migrated(*added(models.CharField(max_length=5, db_default="x"))):
             fails = queue.enqueue(command="sh -c 'test $CONTAINER_MANAGER_ATTEMPT -gt 1 || exit 3'", max_retries=1)
             prints = queue.enqueue(command="echo hello")
@@ -142,7 +144,7 @@ class TestTheReleaseBefore:
                 cursor.execute("SELECT DISTINCT later FROM container_manager_jobtransition")
                 assert [*cursor.fetchall()] == [("x",)]
 
-    def test_it_could_not_enqueue_where_a_new_column_has_no_default_in_the_database(self) -> None:
+    def test_the_previous_release_cannot_enqueue_if_a_new_column_has_no_database_default(self) -> None:
         later = migrations.AddField("ContainerJob", "later", models.CharField(max_length=5, default="x"))
         with migrated(later), pytest.raises(DatabaseError), transaction.atomic():
             queue.enqueue(command="true")

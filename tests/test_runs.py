@@ -132,14 +132,14 @@ def exited(runs: Runs, engine: Engine) -> Run:
 
 
 class TestStages:
-    def test_launching_to_running_once_the_engine_has_launched_it(self) -> None:
+    def test_a_run_goes_from_launching_to_running_once_the_engine_has_launched_it(self) -> None:
         runs = runs_on(Engine())
         run = launching(runs)
         assert run.stage is Stage.LAUNCHING
         runs.turn()
         assert (run.stage, run.handle) == (Stage.RUNNING, f"handle of {run.key}")
 
-    def test_launching_to_ended_when_the_engine_refuses_it(self) -> None:
+    def test_a_run_goes_from_launching_to_ended_when_the_engine_refuses_it(self) -> None:
         engine = Engine()
         engine.launch_error = Rejected("image", "There is no such image.")
         runs = runs_on(engine)
@@ -149,7 +149,7 @@ class TestStages:
         assert run.outcome is not None
         assert (run.outcome.status, run.outcome.reason) == ("failed", "image")
 
-    def test_launching_to_ended_when_the_engine_is_away_for_too_long(self) -> None:
+    def test_a_run_goes_from_launching_to_ended_when_the_engine_is_away_for_too_long(self) -> None:
         engine = Engine()
         engine.launch_error = Unavailable("The engine is away.")
         runs = runs_on(engine, AppSettings(poll_seconds=0.0, unreachable_seconds=0.0))
@@ -159,12 +159,12 @@ class TestStages:
         assert run.outcome is not None
         assert (run.outcome.status, run.outcome.reason) == ("failed", "lost")
 
-    def test_running_to_exited_while_output_is_still_to_come(self) -> None:
+    def test_a_run_goes_from_running_to_exited_while_output_is_still_to_come(self) -> None:
         engine = Engine()
         run = exited(runs_on(engine), engine)
         assert (run.stage, run.outcome) == (Stage.EXITED, None)
 
-    def test_exited_to_ended_once_the_output_is_complete(self) -> None:
+    def test_a_run_goes_from_exited_to_ended_once_the_output_is_complete(self) -> None:
         engine = Engine()
         runs = runs_on(engine)
         run = exited(runs, engine)
@@ -174,7 +174,7 @@ class TestStages:
         assert run.outcome is not None
         assert (run.outcome.status, run.outcome.exit_code) == ("completed", 0)
 
-    def test_running_to_ended_when_the_engine_holds_it_no_more(self) -> None:
+    def test_a_run_goes_from_running_to_ended_when_the_engine_no_longer_holds_it(self) -> None:
         engine = Engine()
         runs = runs_on(engine)
         run = running(runs)
@@ -184,7 +184,7 @@ class TestStages:
         assert run.outcome is not None
         assert (run.outcome.status, run.outcome.reason) == ("failed", "lost")
 
-    def test_running_to_ended_when_the_engine_is_given_up(self) -> None:
+    def test_a_run_goes_from_running_to_ended_when_the_engine_is_given_up(self) -> None:
         engine = Engine()
         runs = runs_on(engine, AppSettings(poll_seconds=0.0, unreachable_seconds=0.0))
         run = running(runs)
@@ -194,7 +194,7 @@ class TestStages:
         assert run.outcome is not None
         assert (run.outcome.status, run.outcome.reason) == ("failed", "lost")
 
-    def test_there_are_no_other_edges(self) -> None:
+    def test_there_are_no_other_edges_between_the_stages_of_a_run(self) -> None:
         assert set(STAGES.pairs) == {
             ("launching", "running"),
             ("launching", "ended"),
@@ -206,7 +206,7 @@ class TestStages:
     @pytest.mark.parametrize(
         ("source", "target"), [(s, t) for s in Stage for t in Stage if not STAGES.has_edge(s, t)], ids=str
     )
-    def test_any_other_change_is_an_error_in_tests_and_a_warning_in_production(
+    def test_an_illegal_change_of_a_runs_stage_is_an_error_in_tests_and_a_warning_in_production(
         self, source: Stage, target: Stage
     ) -> None:
         run = Run(
@@ -254,7 +254,7 @@ def test_an_adopted_attempt_is_launched_followed_or_stopped(
 
 class TestAbandon:
     @pytest.mark.parametrize(("make", "asked"), [(Engine, "remove"), (SurvivingEngine, "release")])
-    def test_a_process_is_killed_and_a_container_is_left_to_others(
+    def test_abandoning_a_run_kills_a_process_and_leaves_a_container_to_others(
         self, make: Callable[[], Engine], asked: str
     ) -> None:
         engine = make()
@@ -264,7 +264,9 @@ class TestAbandon:
         assert len(runs) == 0
 
     @pytest.mark.parametrize(("make", "asked"), [(Engine, "remove"), (SurvivingEngine, "release")])
-    def test_during_its_launch_it_waits_for_the_launch(self, make: Callable[[], Engine], asked: str) -> None:
+    def test_abandoning_a_run_during_its_launch_waits_for_the_launch(
+        self, make: Callable[[], Engine], asked: str
+    ) -> None:
         engine = make()
         runs = runs_on(engine)
         run = launching(runs)
@@ -273,7 +275,7 @@ class TestAbandon:
         runs.turn()
         assert (engine.asked, list(runs)) == (["submit", asked], [])
 
-    def test_a_launch_that_failed_has_nothing_to_kill_and_no_outcome(self) -> None:
+    def test_abandoning_a_run_whose_launch_failed_kills_nothing_and_stores_no_outcome(self) -> None:
         engine = Engine()
         engine.launch_error = Unavailable("The engine is away.")
         runs = runs_on(engine)
@@ -282,7 +284,7 @@ class TestAbandon:
         runs.turn()
         assert (engine.asked, list(runs), run.outcome) == (["submit"], [], None)
 
-    def test_what_this_worker_has_adopted_again_is_left_alone(self) -> None:
+    def test_abandoning_spares_an_attempt_that_this_worker_has_adopted_again(self) -> None:
         engine = SurvivingEngine()
         runs = runs_on(engine)
         former = launching(runs)
@@ -306,7 +308,7 @@ class TestTimeout:
         engine.phases[run.key] = Phase.RUNNING
         return runs, engine, run
 
-    def test_that_of_an_adopted_attempt_is_counted_from_its_launch_by_another_worker(self) -> None:
+    def test_the_timeout_of_an_adopted_attempt_counts_from_its_launch_by_another_worker(self) -> None:
         runs, engine, run = self.adopted(elapsed_seconds=61.0)
         runs.turn()
         assert (run.stopped_for, engine.asked) == ("timeout", ["stop"])
@@ -316,7 +318,7 @@ class TestTimeout:
         runs.turn()
         assert (run.stopped_for, engine.asked) == (None, [])
 
-    def test_what_a_launch_waits_for_does_not_count(self) -> None:
+    def test_the_wait_of_a_launch_does_not_count_for_the_timeout(self) -> None:
         engine, until = SurvivingEngine(), Future[None]()
         engine.launch_error = Waiting("the image 'x'", until)
         runs = runs_on(engine)
@@ -332,7 +334,7 @@ class TestTimeout:
         assert run.launch().waited_seconds >= 600.0
 
 
-class TestWait:
+class TestLaunchWait:
     """A launch that waits for something, without a thread."""
 
     @pytest.fixture
@@ -353,7 +355,9 @@ class TestWait:
         assert (run.stage, run.waiting_for) == (Stage.LAUNCHING, "the image 'x'")
         return runs, run
 
-    def test_what_it_ends_with_is_what_came_of_the_launch(self, engine: SurvivingEngine, until: Future[None]) -> None:
+    def test_an_error_that_ends_a_launch_wait_is_the_outcome_of_the_launch(
+        self, engine: SurvivingEngine, until: Future[None]
+    ) -> None:
         runs, run = self.waiting(engine)
         until.set_exception(Rejected("unavailable", "The registry was away."))
         runs.turn()
@@ -361,7 +365,9 @@ class TestWait:
         assert (run.outcome.reason, run.outcome.message) == ("unavailable", "The registry was away.")
         assert engine.asked == ["submit"]
 
-    def test_an_abandoned_attempt_ends_it(self, engine: SurvivingEngine, until: Future[None]) -> None:
+    def test_a_launch_wait_ends_when_its_attempt_is_abandoned(
+        self, engine: SurvivingEngine, until: Future[None]
+    ) -> None:
         runs, run = self.waiting(engine)
         runs.abandon(run)
         assert engine.asked == ["submit", "release"]
@@ -369,7 +375,7 @@ class TestWait:
         runs.turn()
         assert list(runs) == []
 
-    def test_a_launch_that_fails_for_lack_of_something_else_for_too_long_is_not_called_lost(
+    def test_a_launch_with_an_unavailable_dependency_for_too_long_fails_as_unavailable_and_not_as_lost(
         self, engine: SurvivingEngine
     ) -> None:
         runs = Runs(Engines({"default": engine}, SETTINGS), SETTINGS, lambda: None)
@@ -384,7 +390,7 @@ class TestWait:
 
 class TestOutput:
     @pytest.mark.parametrize("is_adopted", [False, True])
-    def test_what_another_worker_has_stored_of_an_adopted_attempt_is_replaced(self, is_adopted: bool) -> None:
+    def test_stored_output_of_an_adopted_attempt_is_replaced(self, is_adopted: bool) -> None:
         """It has cut the output in other places."""
         runs = runs_on(SurvivingEngine())
         if is_adopted:

@@ -42,19 +42,19 @@ def test_a_changed_lifecycle_column_needs_the_loaded_status_and_version_too(chan
     assert planned.conditions == (STATE, VERSION)
 
 
-def test_a_status_that_was_not_loaded_must_be_one_that_leads_to_the_new_one_or_be_it() -> None:
+def test_a_status_that_was_not_loaded_must_be_the_new_one_or_lead_to_it() -> None:
     planned = plan({}, status="completed", name="x")
     assert planned.conditions == (Condition("status", ("running", "completed"), by_key=True),)
     assert not planned.knows_state
 
 
-def test_marks_that_do_not_belong_to_a_loaded_status_are_left_to_the_database() -> None:
+def test_version_and_time_without_a_loaded_status_are_left_to_the_database() -> None:
     planned = plan({}, status="completed", status_version=3, status_changed_by="nobody", worker="w")
     assert planned.written == {"status", "worker"}
     assert planned.reread == MARKS
 
 
-def test_marks_of_a_loaded_status_are_written_by_the_instance() -> None:
+def test_version_and_time_of_a_loaded_status_are_written_by_the_instance() -> None:
     planned = plan(LOADED, **{**LOADED, "status": "running", "status_changed_by": "alice"})
     assert planned.written == {"status", "status_changed_by"}
     assert planned.reread == ()
@@ -85,5 +85,5 @@ def test_a_machine_without_a_journal_has_a_condition_on_the_state_alone() -> Non
     assert planned.conditions == (Condition("stage", (REVIEW, PUBLISHED), by_key=True),)
 
 
-def test_a_plan_of_no_columns_has_neither_columns_nor_conditions() -> None:
+def test_a_save_plan_of_no_columns_has_neither_columns_nor_conditions() -> None:
     assert plan(LOADED) == SavePlan(written=set(), conditions=(), knows_state=True, reread=())

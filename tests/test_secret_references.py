@@ -22,12 +22,12 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_variable_with_the_prefix_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_variable_with_the_prefix_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CM_SECRET_TOKEN", "two\nlines")
     assert read_secret("env:CM_SECRET_TOKEN", directory=folder) == "two\nlines"
 
 
-def test_a_variable_that_is_not_set_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_variable_that_is_not_set_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CM_SECRET_NONE", raising=False)
     with pytest.raises(LookupError, match="no variable 'CM_SECRET_NONE'"):
         read_secret("env:CM_SECRET_NONE", directory=folder)
@@ -56,30 +56,30 @@ def test_jobs_and_registries_cannot_name_each_others_variables(
         read_secret(f"env:{name}", directory=folder, variables=prefix)
 
 
-def test_a_file_is_read_without_the_newline_at_its_end(folder: Path) -> None:
+def test_a_secret_file_is_read_without_the_newline_at_its_end(folder: Path) -> None:
     (folder / "token").write_text("two\nlines\n\n")
     assert read_secret("file:token", directory=folder) == "two\nlines\n"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../beside", "registries/a", "./registries/a"])
-def test_only_a_bare_name_names_a_file(folder: Path, name: str) -> None:
+def test_a_secret_file_is_named_by_a_bare_name_only(folder: Path, name: str) -> None:
     with pytest.raises(LookupError, match="neither env:CM_SECRET_NAME nor file:NAME") as error:
         read_secret(f"file:{name}", directory=folder)
     assert _VALUE not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["registries", "none", "a\0b", "x" * 5000])
-def test_a_name_that_is_no_file_in_the_folder_is_told(folder: Path, name: str) -> None:
+def test_a_missing_secret_file_is_named(folder: Path, name: str) -> None:
     with pytest.raises(LookupError, match="cannot be read"):
         read_secret(f"file:{name}", directory=folder)
 
 
-def test_an_absolute_path_is_never_read(folder: Path) -> None:
+def test_an_absolute_path_is_never_read_as_a_secret(folder: Path) -> None:
     with pytest.raises(LookupError, match="neither"):
         read_secret(f"file:{folder.parent / 'beside'}", directory=folder)
 
 
-def test_a_file_that_is_not_text_is_named_without_its_content(folder: Path) -> None:
+def test_a_secret_file_that_is_not_text_is_named_without_its_content(folder: Path) -> None:
     (folder / "key").write_bytes(b"\xff" + _VALUE.encode())
     with pytest.raises(LookupError, match="'file:key' cannot be read") as error:
         read_secret("file:key", directory=folder)
@@ -89,7 +89,9 @@ def test_a_file_that_is_not_text_is_named_without_its_content(folder: Path) -> N
 @pytest.mark.parametrize(
     "reference", ["", "CM_SECRET_TOKEN", "vault:CM_SECRET_TOKEN", "ENV:CM_SECRET_TOKEN", "/etc/passwd"]
 )
-def test_a_reference_of_another_kind_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, reference: str) -> None:
+def test_a_secret_reference_of_another_kind_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
     monkeypatch.setenv("CM_SECRET_TOKEN", _VALUE)
     with pytest.raises(LookupError, match="neither"):
         read_secret(reference, directory=folder)

@@ -94,7 +94,7 @@ class TestAllowList:
         assert AppSettings().secrets_directory != "/run/secrets"
 
     @pytest.mark.usefixtures("folder")
-    def test_a_secret_that_is_open_to_all_needs_nobody(self) -> None:
+    def test_a_secret_without_a_permission_needs_no_user(self) -> None:
         assert queue.enqueue(**OPEN).status == "queued"
         with pytest.raises(ValidationError, match="is not allowed"):
             queue.enqueue(command="true", secrets={"TOKEN": "env:CM_SECRET_OTHER"})
@@ -113,13 +113,13 @@ class TestAllowList:
         assert ContainerJob.objects.create_job(**GUARDED, actor=allowed).created_by == "allowed"
 
     @pytest.mark.usefixtures("folder")
-    def test_code_of_the_project_vouches_for_its_jobs_by_its_name(self) -> None:
+    def test_code_of_the_project_may_use_a_guarded_secret_without_a_user(self) -> None:
         assert queue.enqueue(**GUARDED, actor="nightly reports").created_by == "nightly reports"
         call_command("container", "submit", "--secret-file", "t=file:shop-token", "--", "true", stdout=io.StringIO())
         assert ContainerJob.objects.get(created_by="command line").secret_files == {"t": "file:shop-token"}
 
     @pytest.mark.usefixtures("folder")
-    def test_a_retry_repeats_what_was_allowed_before(self, allowed: User) -> None:
+    def test_a_retry_needs_no_new_permission_for_its_secrets(self, allowed: User) -> None:
         job = queue.enqueue(**GUARDED, actor=allowed)
         ContainerJob.objects.filter(pk=job.pk).transition_to("cancelled")
         assert queue.retry(ContainerJob.objects.get(pk=job.pk), actor="anybody").secrets == GUARDED["secrets"]
@@ -164,7 +164,7 @@ class TestAllowList:
         ],
     )
     @pytest.mark.without_database
-    def test_a_list_that_allows_something_else_is_refused(self, given: Any) -> None:
+    def test_an_invalid_allow_list_of_secrets_is_refused(self, given: Any) -> None:
         with (
             override_settings(CONTAINER_MANAGER={"SECRETS": given}),
             pytest.raises(ImproperlyConfigured, match="SECRETS"),
@@ -176,7 +176,7 @@ class TestAllowList:
 @pytest.mark.shows("reference/jobs.md#secrets")
 class TestDelivery:
     @pytest.mark.usefixtures("folder")
-    def test_a_local_process_finds_files_in_a_folder_of_its_own_that_is_gone_afterwards(self) -> None:
+    def test_a_local_process_finds_secret_files_in_its_own_folder_that_is_removed_afterwards(self) -> None:
         script = 'cd "$CONTAINER_MANAGER_SECRETS" && pwd && stat -c %a key && od -An -c key && stat -f -c %T .'
         job = queue.enqueue(
             command=f"sh -c '{script}'", secret_files={"key": "file:key", "t": "env:CM_SECRET_PLAIN_TOKEN"}
@@ -190,7 +190,7 @@ class TestDelivery:
         assert not Path(where).parent.exists()
 
     @pytest.mark.usefixtures("folder")
-    def test_values_are_in_no_table(self) -> None:
+    def test_secret_values_are_in_no_table(self) -> None:
         script = (
             'echo "$TOKEN"; cat "$CONTAINER_MANAGER_SECRETS/t" >&2; printf correct; sleep 0.1; echo " horse"; exit 3'
         )
@@ -205,7 +205,9 @@ class TestDelivery:
         assert VALUE not in repr(rows)
 
     @pytest.mark.usefixtures("folder")
-    def test_nor_is_one_in_an_error_that_quotes_it_nor_in_its_traceback(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_secret_value_is_masked_in_an_error_that_quotes_it_and_in_its_traceback(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         class Quoting(ProcessExecutor):
             def submit(self, spec: LaunchSpec) -> str:
                 told = spec.environment["TOKEN"]
@@ -258,14 +260,14 @@ class TestFolders:
         yield path
         shutil.rmtree(path)
 
-    def test_only_this_user_enters_the_folder_above_and_the_job_only_reads(self, memory: Path) -> None:
+    def test_secret_folders_are_closed_to_other_users_and_read_only_for_the_job(self, memory: Path) -> None:
         files = SecretFiles(memory, survive=True)
         placed = files.place("key-1", {"a": b"1"})
         assert (placed / "a").read_bytes() == b"1"
         modes = [stat.S_IMODE(path.stat().st_mode) for path in (placed.parent.parent, placed, placed / "a")]
         assert modes == [0o700, 0o755, 0o444]
 
-    def test_files_that_are_there_stay_as_they_are(self, memory: Path) -> None:
+    def test_existing_secret_files_stay_unchanged(self, memory: Path) -> None:
         """A container may have their folder mounted."""
         files = SecretFiles(memory, survive=True)
         placed = files.place("key-1", {"a": b"1"})
@@ -275,7 +277,9 @@ class TestFolders:
         SecretFiles(memory, survive=True).remove("key-1")
         assert list(placed.parent.iterdir()) == []
 
-    def test_what_a_killed_process_has_left_is_removed_and_what_a_live_one_has_stays(self, memory: Path) -> None:
+    def test_secret_folders_of_a_killed_process_are_removed_and_those_of_a_live_process_stay(
+        self, memory: Path
+    ) -> None:
         killed, live = SecretFiles(memory, survive=False), SecretFiles(memory, survive=False)
         left = killed.place("key-1", {"a": b"1"})
         # The kernel does this when a process ends.
@@ -290,19 +294,19 @@ class TestFolders:
         assert not placed.exists()
         assert not kept.exists()
 
-    def test_a_folder_of_somebody_else_or_one_that_others_enter_is_not_used(self, memory: Path) -> None:
+    def test_a_secret_folder_of_another_user_or_open_to_others_is_not_used(self, memory: Path) -> None:
         (memory / f"container-manager-{os.geteuid()}").mkdir(mode=0o777)
         (memory / f"container-manager-{os.geteuid()}").chmod(0o777)
         with pytest.raises(DependencyUnavailable, match="not a folder that only this user can enter"):
             SecretFiles(memory, survive=True).place("key-1", {"a": b"1"})
 
-    def test_a_disk_is_not_used(self, tmp_path: Path) -> None:
+    def test_secret_files_are_never_written_to_a_disk(self, tmp_path: Path) -> None:
         if is_in_memory(tmp_path):
             tmp_path = Path("/usr")
         with pytest.raises(DependencyUnavailable, match=r"is no tmpfs.*SECRET_FILES_DIRECTORY"):
             SecretFiles(tmp_path, survive=True).place("key-1", {"a": b"1"})
 
-    def test_a_launch_that_cannot_have_its_files_is_tried_again_and_leaves_nothing(self, tmp_path: Path) -> None:
+    def test_a_launch_whose_secret_files_cannot_be_written_is_retried_and_leaves_nothing(self, tmp_path: Path) -> None:
         path = Path("/usr") if is_in_memory(tmp_path) else tmp_path
         settings = replace(AppSettings(), secret_files_directory=str(path))
         executor = ProcessExecutor.from_settings({}, settings)
@@ -316,7 +320,7 @@ class TestFolders:
 
 @pytest.mark.without_database
 @pytest.mark.usefixtures("folder")
-def test_the_output_of_a_job_without_secrets_passes_no_mask() -> None:
+def test_the_output_of_a_job_without_secrets_is_not_masked() -> None:
     runs = runs_on(SurvivingEngine(), app_settings())
     runs.take_on(claimed())
     (run,) = runs
@@ -325,7 +329,7 @@ def test_the_output_of_a_job_without_secrets_passes_no_mask() -> None:
 
 @pytest.mark.without_database
 @pytest.mark.usefixtures("folder")
-def test_an_executor_that_delivers_no_files_runs_no_job_that_has_some() -> None:
+def test_an_executor_without_secret_files_rejects_a_job_with_secret_files() -> None:
     engine = SurvivingEngine()
     runs, job = runs_on(engine, app_settings()), claimed()
     runs.take_on(job._replace(spec=job.spec._replace(secret_files={"key": "file:key"})))
@@ -360,7 +364,7 @@ def test_a_secret_that_the_engine_holds_is_read_by_no_worker(column: str) -> Non
 @pytest.mark.without_database
 @pytest.mark.parametrize("column", ["secrets", "secret_files"])
 @override_settings(CONTAINER_MANAGER={"SECRETS": {"kubernetes:mail/*": ""}})
-def test_an_executor_whose_engine_holds_no_secrets_runs_no_job_that_names_one(column: str) -> None:
+def test_an_executor_without_secrets_of_its_engine_rejects_a_job_that_names_one(column: str) -> None:
     engine, job = SurvivingEngine(), claimed()
     runs = runs_on(engine, app_settings())
     runs.take_on(job._replace(spec=job.spec._replace(**{column: {"KEY": "kubernetes:mail/password"}})))
@@ -376,7 +380,7 @@ def test_an_executor_whose_engine_holds_no_secrets_runs_no_job_that_names_one(co
     "reference", ["kubernetes:mail", "kubernetes:mail/a/b", "kubernetes:Mail/a", "kubernetes:mail/.."]
 )
 @override_settings(CONTAINER_MANAGER={"SECRETS": {"kubernetes:*/*": ""}})
-def test_what_no_secret_of_a_cluster_can_be_called_is_refused(reference: str) -> None:
+def test_an_invalid_name_of_a_cluster_secret_is_refused(reference: str) -> None:
     runs, job = runs_on(SurvivingEngine(), app_settings()), claimed()
     runs.take_on(job._replace(spec=job.spec._replace(secrets={"KEY": reference})))
     runs.turn()

@@ -122,7 +122,7 @@ def test_the_default_executor_runs_local_processes() -> None:
 
 
 @pytest.mark.shows("howto/docker.md#run-jobs-in-containers")
-def test_each_database_is_an_installation_of_its_own_to_an_engine() -> None:
+def test_each_database_has_its_own_installation_name() -> None:
     settings = AppSettings(install="shop")
     assert settings.for_database("default") is settings
     assert settings.for_database("archive").install == "shop-archive"
@@ -180,7 +180,7 @@ def test_a_check_names_wrong_executor_options_without_contacting_the_engine(give
             build_executors(app_settings())
 
 
-def test_a_check_accepts_right_options_of_an_unreachable_engine() -> None:
+def test_a_check_accepts_valid_options_of_an_unreachable_engine() -> None:
     options = {"base_url": "unix:///nowhere/docker.sock", "images": ["busybox"]}
     given = {"EXECUTORS": {"default": {"BACKEND": DOCKER, "OPTIONS": options}}, "INSTALL": "a"}
     with override_settings(CONTAINER_MANAGER=given):

@@ -66,7 +66,7 @@ def launch(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 @pytest.mark.shows("reference/executors.md#how-large-a-job-may-be")
-def test_a_job_that_is_too_large_is_refused_where_it_is_given(name: str) -> None:
+def test_a_job_that_is_too_large_is_refused_when_it_is_submitted(name: str) -> None:
     fields, field, said = TOO_LARGE[name]
     with pytest.raises(ValidationError, match=said) as refusal:
         clean(fields)
@@ -75,7 +75,7 @@ def test_a_job_that_is_too_large_is_refused_where_it_is_given(name: str) -> None
 
 @pytest.mark.parametrize("name", [name for name, (_, field, _) in TOO_LARGE.items() if "endless" not in name])
 @pytest.mark.shows("reference/executors.md#how-large-a-job-may-be")
-def test_a_job_that_no_check_has_seen_is_refused_before_anything_is_sent(name: str) -> None:
+def test_a_job_that_is_too_large_and_was_not_validated_is_refused_before_its_launch(name: str) -> None:
     fields, _, said = TOO_LARGE[name]
     with pytest.raises(Rejected, match=said) as refusal:
         launch(fields)
@@ -84,12 +84,12 @@ def test_a_job_that_no_check_has_seen_is_refused_before_anything_is_sent(name: s
 
 @pytest.mark.parametrize("fields", LARGE, ids="-".join)
 @pytest.mark.shows("reference/executors.md#how-large-a-job-may-be")
-def test_the_largest_jobs_are_taken(fields: dict[str, Any]) -> None:
+def test_jobs_of_the_largest_allowed_size_are_accepted(fields: dict[str, Any]) -> None:
     clean(fields)
     launch(fields)
 
 
-def test_a_secret_counts_as_the_variable_that_it_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_counts_towards_the_size_as_the_variable_that_it_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CM_SECRET_LONG", "x" * 131_070)
     with pytest.raises(Rejected, match="variable 'A' has 131072 bytes"):
         launch({"secrets": {"A": "env:CM_SECRET_LONG"}})

@@ -148,7 +148,7 @@ class Migration(migrations.Migration):
 
 
 @pytest.mark.parametrize("apps", [(ALONE,), (JOBS,), (ALONE, JOBS)], ids=["alone", "jobs", "both"])
-def test_the_check_names_a_dropped_trigger_and_a_command_that_every_installation_has(
+def test_the_check_names_a_dropped_trigger_and_a_command_that_repairs_it_everywhere(
     apps: Sequence[str], tmp_path: Path, database: dict[str, object]
 ) -> None:
     project = Project(tmp_path, apps, database)
@@ -172,7 +172,7 @@ def test_the_check_names_a_dropped_trigger_and_a_command_that_every_installation
     project.manage(*GATE)
 
 
-def test_alone_it_brings_its_checks_and_no_tables(tmp_path: Path, database: dict[str, object]) -> None:
+def test_the_state_machine_app_alone_has_checks_and_no_tables(tmp_path: Path, database: dict[str, object]) -> None:
     project = Project(tmp_path, [ALONE], database)
     project.manage("makemigrations", "articles")
     assert "No changes" in project.manage("makemigrations", "--check")
@@ -187,7 +187,7 @@ def test_alone_it_brings_its_checks_and_no_tables(tmp_path: Path, database: dict
     assert "(statemachine.E006) transition_effects names 'publisht'" in project.manage("check", status=1)
 
 
-def test_its_command_prints_the_diagram_of_any_model(tmp_path: Path, database: dict[str, object]) -> None:
+def test_the_state_machine_command_prints_the_diagram_of_any_model(tmp_path: Path, database: dict[str, object]) -> None:
     project = Project(tmp_path, [ALONE], database)
     drawn = project.manage("statemachine", "diagram", "articles.Article", "--format", "dot", "--state", "draft")
     assert '"draft" -> "published";' in drawn

@@ -37,7 +37,7 @@ from container_manager.store.aggregation import Aggregation, first_key, minute_o
 from container_manager.worker.maintenance import Maintenance
 
 from .jobs import job_in
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .span_counts import add_counts
 from .typed_commands import typed
 from .workers import start_worker, worker
@@ -131,7 +131,7 @@ def in_a_thread(work: Callable[[threading.Event], None]) -> Iterator[threading.E
 
 
 @pytest.mark.slow
-def test_a_run_with_retries_cancels_and_failures_is_counted_as_the_journal_tells_it(tmp_path: Path) -> None:
+def test_retries_cancels_and_failures_are_counted_as_in_the_journal(tmp_path: Path) -> None:
     for name, command, retries in (
         ("a", "true", 0),
         ("a", "false", 2),
@@ -163,7 +163,7 @@ def test_a_run_with_retries_cancels_and_failures_is_counted_as_the_journal_tells
     assert total("failed", "a") == 9
 
 
-def test_the_maintainer_counts_one_batch_each_time_it_is_at_work() -> None:
+def test_the_maintaining_worker_counts_one_batch_per_round() -> None:
     cancelled_jobs(1)
     maintenance = Maintenance(AppSettings(), using="default")
     # The first step begins, the second marks what there is.
@@ -175,7 +175,7 @@ def test_the_maintainer_counts_one_batch_each_time_it_is_at_work() -> None:
 
 
 @pytest.mark.slow
-def test_a_running_worker_counts_what_it_does(tmp_path: Path) -> None:
+def test_a_running_worker_counts_statistics(tmp_path: Path) -> None:
     queue.enqueue(command="true")
     with worker(log=tmp_path / "worker.log"):
         eventually(lambda: total("completed") == 1)
@@ -284,7 +284,7 @@ def test_a_long_backlog_is_counted_in_short_batches(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("left", [0, 3])
-def test_the_journal_of_pruned_jobs_stays_counted_and_what_follows_is_counted_once(left: int) -> None:
+def test_the_journal_of_pruned_jobs_stays_counted_and_later_entries_are_counted_once(left: int) -> None:
     jobs = cancelled_jobs(10)
     counted()
     # The newest ones: SQLite gives their keys to the next rows.
@@ -384,7 +384,7 @@ def test_rows_with_odd_times_are_in_the_totals_and_hold_up_no_others(year: int) 
     assert sum(values[0] for values in by_minute("cancelled").values()) == 1
 
 
-def test_what_cannot_be_counted_is_logged_and_ends_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_while_counting_statistics_is_logged_and_ends_no_worker(caplog: pytest.LogCaptureFixture) -> None:
     cancelled_jobs(1)
 
     def refuse(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
@@ -405,7 +405,7 @@ def test_what_cannot_be_counted_is_logged_and_ends_no_worker(caplog: pytest.LogC
     assert total("cancelled") == 1
 
 
-def test_a_wait_begins_when_the_job_is_due() -> None:
+def test_the_waiting_time_of_a_job_begins_when_it_is_due() -> None:
     now = timezone.now()
     scheduled = job_in("queued", queue="scheduled", scheduled_for=now - timedelta(seconds=20))
     plain = job_in("queued", queue="plain")
@@ -431,7 +431,7 @@ def add_totals(*names: str) -> None:
 
 
 class TestActivity:
-    def test_activity_sums_minutes_in_spans_and_leaves_none_out(self) -> None:
+    def test_activity_sums_minutes_in_spans_and_leaves_no_minute_out(self) -> None:
         add_minutes(
             (90, "a", {"started": 9}), (31, "a", {"started": 1}), (30, "b", {"started": 2, "created": 5, "queued": 1})
         )
@@ -447,7 +447,7 @@ class TestActivity:
         assert starts[0] <= timezone.now() - timedelta(minutes=60)
         assert starts[-1] <= timezone.now()
 
-    def test_activity_of_one_queue_and_of_one_span(self) -> None:
+    def test_activity_can_be_limited_to_one_queue_and_one_span(self) -> None:
         add_minutes((5, "a", {"failed": 1, "retried": 1}), (5, "b", {"failed": 2}), (200, "a", {"failed": 4}))
         [span] = queue.activity(since=timedelta(hours=1), queue="a")
         assert (span.failed, span.retried) == (1, 1)
@@ -455,7 +455,7 @@ class TestActivity:
         assert queue.activity(since=since)[0].failed == 3
         assert queue.activity(since=since, queue="none")[0].failed == 0
 
-    def test_activity_by_queue_lately_and_in_all(self) -> None:
+    def test_activity_by_queue_covers_a_recent_period_or_all_time(self) -> None:
         bucket = f"run_{bucket_of(2.0)}"
         add_minutes((5, "a", {"completed": 2, bucket: 2, "run_seconds": 4.0}), (500, "b", {"completed": 1}))
         add_counts(0, "b", kept=False, completed=69)
@@ -495,13 +495,13 @@ class TestActivity:
             (timedelta(minutes=1), "longer step"),
         ],
     )
-    def test_a_step_that_makes_no_sense_is_refused_with_what_to_ask_for(self, step: timedelta, words: str) -> None:
+    def test_an_invalid_step_of_activity_is_refused_with_advice(self, step: timedelta, words: str) -> None:
         with pytest.raises(ValueError, match=words):
             queue.activity(since=timedelta(days=10), step=step)
 
 
 class TestCounts:
-    def test_counts_by_status_go_as_far_as_their_limit(self) -> None:
+    def test_counts_by_status_stop_at_their_limit(self) -> None:
         for status in ("pending", "running", "completed", "failed", "cancelled", "retrying"):
             job_in(status)
         for number in range(4):
@@ -510,7 +510,7 @@ class TestCounts:
         assert queue.counts_by_status() == {**counts, "queued": 4}
         assert queue.counts_by_status(limit=3) == {**counts, "queued": 3}
 
-    def test_statistics_of_queues_go_as_far_as_their_limit_and_still_know_what_is_oldest(self) -> None:
+    def test_statistics_of_queues_stop_at_their_limit_and_still_find_the_oldest_job(self) -> None:
         now = timezone.now()
         for priority, hours in ((90, 1), (90, 2), (50, 9), (10, 5)):
             job = job_in("queued", priority=priority)
@@ -586,7 +586,7 @@ def test_the_command_stats_shows_what_happened_by_queue_and_in_spans() -> None:
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("words", [["--since", "yesterday"], ["--step", "0"], ["--step", "1", "--since", "100d"]])
-def test_the_command_stats_refuses_what_makes_no_sense_in_one_sentence(words: list[str]) -> None:
+def test_the_command_stats_refuses_invalid_arguments_in_one_sentence(words: list[str]) -> None:
     refused = typed("stats", *words)
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
@@ -606,7 +606,7 @@ class TestHistogram:
             assert found is not None
             assert bucket_of(found) == bucket_of(seconds)
 
-    def test_no_durations_have_no_percentile_and_very_long_ones_count_as_the_highest_bound(self) -> None:
+    def test_an_empty_histogram_has_no_percentile_and_very_long_durations_count_as_the_highest_bound(self) -> None:
         assert Histogram().percentile(95) is None
         long = Histogram(counts=(*[0] * (BUCKETS - 1), 2), seconds=1e6)
         assert long.percentile(50) == BUCKET_SECONDS[-1]
@@ -616,7 +616,7 @@ class TestHistogram:
         with pytest.raises(ValueError, match="from 0 to 100"):
             Histogram().percentile(percent)
 
-    def test_a_bound_belongs_to_its_bucket(self) -> None:
+    def test_the_upper_bound_of_a_histogram_bucket_belongs_to_it(self) -> None:
         assert [bucket_of(seconds) for seconds in (0.0, 0.1, 0.11, 86400.0, 86401.0)] == [
             0,
             0,

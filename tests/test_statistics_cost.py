@@ -60,7 +60,7 @@ def rows_by_reader() -> dict[str, int]:
     return {name: sum(rows_read(statement) for statement in asked_by(show)) for name, show in READERS.items()}
 
 
-def test_counts_read_as_many_jobs_as_their_limit_says() -> None:
+def test_counts_read_no_more_jobs_than_their_limit() -> None:
     jobs = BulkJobs()
     fill(jobs, 300)
     few = rows_by_reader()
@@ -68,7 +68,7 @@ def test_counts_read_as_many_jobs_as_their_limit_says() -> None:
     assert {name: rows for name, rows in rows_by_reader().items() if rows > few[name] * 1.5 + 20} == {}
 
 
-def test_to_count_what_is_new_costs_the_same_with_a_long_journal() -> None:
+def test_counting_new_entries_costs_the_same_with_a_long_journal() -> None:
     jobs = BulkJobs()
     fill(jobs, 100)
     counted()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "container_manager/worker/container-worker.service"
@@ -75,7 +75,7 @@ def test_systemd_accepts_the_unit_file(project: Path, unit: configparser.ConfigP
 
 @pytest.mark.without_database
 @pytest.mark.shows("howto/worker.md#run-workers-under-systemd")
-def test_a_service_that_is_stopped_lets_its_jobs_end(project: Path, unit: configparser.ConfigParser) -> None:
+def test_a_systemd_service_that_is_stopped_lets_its_jobs_end(project: Path, unit: configparser.ConfigParser) -> None:
     go, begun = project / "go", project / "begun"
     os.mkfifo(go)
     manage(project, "migrate", "--verbosity", "0")

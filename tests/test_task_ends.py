@@ -16,7 +16,7 @@ from django.test import override_settings
 from container_manager.store.consistency import examine
 from container_manager.tasks import TaskCancelled, TaskLost
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .processes import has_ended
 from .task_functions import sleep, sleep_in_the_first_attempt
 from .test_task_runs import SETTINGS

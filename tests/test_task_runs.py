@@ -24,7 +24,7 @@ from container_manager.models import ContainerJob, JobAttempt
 from container_manager.tasks import ContainerTaskResult
 
 from . import task_functions
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .workers import worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usual_statements]
@@ -131,7 +131,7 @@ def test_an_asynchronous_task_runs(of: Any) -> None:
 
 
 @pytest.mark.shows("howto/progress.md#in-a-task")
-def test_a_task_says_how_far_it_has_come(of: Any) -> None:
+def test_a_task_reports_its_progress(of: Any) -> None:
     assert of("progress").attempts[0].progress == {"done": 3, "total": 10, "text": "resizing"}
 
 
@@ -183,7 +183,7 @@ def test_an_exception_group_fails_the_task_with_all_of_its_exceptions(of: Any) -
     assert of("group").job.last_error == "ExceptionGroup: several (2 sub-exceptions)"
 
 
-def test_of_a_traceback_that_is_too_long_the_end_is_kept(of: Any) -> None:
+def test_a_traceback_that_is_too_long_is_truncated_at_its_beginning(of: Any) -> None:
     path, traceback = of("long").error
     assert path == "builtins.ValueError"
     assert traceback.endswith(" the end\n")
@@ -218,7 +218,7 @@ def test_a_result_that_is_too_large_fails_the_task_with_both_sizes(of: Any) -> N
     assert "It has 1000002 bytes, and 65536 are allowed." in traceback
 
 
-def test_a_task_that_runs_into_its_timeout_ends_its_finally_blocks_and_fails_with_a_named_error(
+def test_a_task_that_exceeds_its_timeout_runs_its_finally_blocks_and_fails_with_a_named_error(
     of: Any, folder: Path
 ) -> None:
     path, text = of("timeout").error
@@ -238,18 +238,18 @@ def test_processes_that_a_task_leaves_behind_are_gone(of: Any) -> None:
     assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == command]
 
 
-def test_a_task_that_closes_all_descriptors_still_hands_out_its_result(of: Any) -> None:
+def test_a_task_that_closes_all_descriptors_still_returns_its_result(of: Any) -> None:
     assert (of("descriptors").result.status, of("descriptors").result.return_value) == ("SUCCESSFUL", 5)
 
 
-def test_of_much_output_head_and_tail_are_kept(of: Any) -> None:
+def test_head_and_tail_of_a_tasks_long_output_are_kept(of: Any) -> None:
     assert of("output").result.return_value == 50_000
     assert b"line 0 x" in of("output").output
     assert b"line 49999 x" in of("output").output
     assert len(of("output").output) < 2 * 1024 * 1024
 
 
-def test_what_one_task_leaves_in_memory_does_not_reach_the_next(of: Any) -> None:
+def test_objects_that_a_task_leaves_in_memory_do_not_reach_the_next_task(of: Any) -> None:
     assert (of("leak 1").result.return_value, of("leak 2").result.return_value) == (["first"], ["second"])
 
 
@@ -279,7 +279,7 @@ def by_itself(function: str, *arguments: Any) -> list[str]:
 
 
 @pytest.mark.without_database
-def test_a_task_that_was_told_to_stop_is_not_told_again_while_it_cleans_up(tmp_path: Path) -> None:
+def test_a_task_that_is_being_stopped_gets_no_second_signal_while_it_cleans_up(tmp_path: Path) -> None:
     begun, gate = tmp_path / "begun", tmp_path / "gate"
     os.mkfifo(gate)
     with subprocess.Popen(by_itself("sleep_and_clean_up", 600, str(begun), str(gate))) as process:
@@ -310,7 +310,7 @@ def opened_for_writing(fifo: Path) -> int | None:
     [("fail", ["long"], "long ", " the end\n"), ("add", ["x" * 600, "y" * 600], "What the task", " are allowed.\n")],
     ids=["traceback", "result"],
 )
-def test_what_a_task_hands_out_is_no_larger_than_its_executor_takes(
+def test_a_tasks_result_is_no_larger_than_its_executor_accepts(
     tmp_path: Path, function: str, arguments: list[str], said: str, last: str
 ) -> None:
     """A cluster cuts off what is longer, and so leaves no JSON."""

@@ -84,17 +84,17 @@ class TestEnqueue:
         assert add.get_result(result.id).task.run_after == at
 
     @pytest.mark.parametrize(("priority", "expected"), [(-100, 0), (-99, 0), (0, 50), (1, 50), (100, 100)])
-    def test_priorities_are_halved_onto_those_of_jobs(self, priority: int, expected: int) -> None:
+    def test_priorities_of_tasks_are_halved_to_priorities_of_jobs(self, priority: int, expected: int) -> None:
         result = add.using(priority=priority).enqueue(1, 2)
         assert job_of(result).priority == expected
         assert abs(add.get_result(result.id).task.priority - priority) <= 1
 
-    def test_a_queue_is_that_of_the_job(self) -> None:
+    def test_the_queue_of_a_task_is_the_queue_of_its_job(self) -> None:
         result = add.using(queue_name="mail").enqueue(1, 2)
         assert job_of(result).queue == "mail"
         assert add.get_result(result.id).task.queue_name == "mail"
 
-    def test_the_signal_is_sent_with_the_result(self) -> None:
+    def test_the_task_enqueued_signal_is_sent_with_the_result(self) -> None:
         sent: list[Any] = []
 
         def receive(sender: object, task_result: Any, **kwargs: Any) -> None:
@@ -122,7 +122,7 @@ class TestValidation:
         with pytest.raises(InvalidTask, match="module level"):
             task(not_at_module_level())
 
-    def test_a_task_that_takes_the_context_names_it_first(self) -> None:
+    def test_a_task_that_takes_the_context_must_name_it_first(self) -> None:
         with pytest.raises(InvalidTask, match="context"):
             task(takes_context=True)(without_context)
 
@@ -140,7 +140,7 @@ class TestValidation:
         with pytest.raises(InvalidTask, match="mail"):
             served.validate_task(add.using(queue_name="mail"))
 
-    def test_an_unknown_option_is_refused_with_those_that_there_are(self) -> None:
+    def test_an_unknown_task_option_is_refused_with_the_known_options(self) -> None:
         with pytest.raises(ImproperlyConfigured, match=r"has no 'timeot'\. Known: .*timeout"):
             backend(timeot=3)
 
@@ -173,7 +173,7 @@ class TestValidation:
         assert (job.image, job.cpu_count, job.backoff_seconds) == ("app:1", 1.5, 7)
         assert job_of(add.enqueue(1, 2)).max_retries == 0
 
-    def test_using_refuses_what_no_task_has(self) -> None:
+    def test_using_refuses_attributes_that_no_task_has(self) -> None:
         with pytest.raises(TypeError, match="using\\(\\) has no 'memroy'"):
             add.using(memroy=3)
 
@@ -245,20 +245,20 @@ class TestResults:
 
 
 class TestUnique:
-    def test_a_unique_task_with_the_same_arguments_is_the_one_that_is_there(self) -> None:
+    def test_enqueueing_a_unique_task_with_the_same_arguments_returns_the_existing_one(self) -> None:
         only = add.using(unique=True)
         first, same, other = only.enqueue(1, 2), only.enqueue(1, 2), only.enqueue(1, 3)
         assert first.id == same.id != other.id
         first.cancel()
         assert only.enqueue(1, 2).id != first.id
 
-    def test_the_scopes_are_those_of_jobs(self) -> None:
+    def test_the_scopes_of_unique_tasks_are_those_of_jobs(self) -> None:
         job = job_of(add.using(unique="started").enqueue(1, 2))
         assert (job.unique_until, job.unique_seconds) == ("started", None)
         job = job_of(add.using(unique=60).enqueue(1, 3))
         assert job.unique_seconds == 60
 
-    def test_of_many_calls_each_gets_the_job_that_holds_its_arguments(self) -> None:
+    def test_each_of_many_calls_of_a_unique_task_gets_the_job_with_its_arguments(self) -> None:
         only = add.using(unique=True)
         before = only.enqueue(0, 0)
         results = only.enqueue_many([((0, 0), {}), ((1, 1), {}), ((1, 1), {})])

@@ -92,7 +92,7 @@ def pytest_in(folder: Path, *arguments: str, status: int = 0) -> str:
 
 @pytest.mark.shows("howto/testing.md#run-jobs-for-real")
 @pytest.mark.django_db(transaction=True)
-def test_the_pages_tests_pass_with_djangos_runner_in_a_transaction_and_in_autocommit(
+def test_the_tests_of_the_testing_page_pass_with_djangos_runner_in_a_transaction_and_in_autocommit(
     tmp_path: Path, database: dict[str, object]
 ) -> None:
     done = project(tmp_path, database, **{"reports/test_receivers.py": IN_AUTOCOMMIT}).manage(
@@ -103,7 +103,7 @@ def test_the_pages_tests_pass_with_djangos_runner_in_a_transaction_and_in_autoco
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("runner", ["test", "test --parallel 2"])
-def test_they_pass_on_sqlite_in_memory(tmp_path: Path, runner: str) -> None:
+def test_the_tests_of_the_testing_page_pass_on_sqlite_in_memory(tmp_path: Path, runner: str) -> None:
     done = project(tmp_path, IN_MEMORY, **{"reports/test_receivers.py": IN_AUTOCOMMIT}).manage(
         *runner.split(), "reports.tests", "reports.test_receivers"
     )
@@ -120,13 +120,13 @@ def test_the_fixtures_of_the_plugin_run_and_script_jobs(tmp_path: Path, options:
 
 @pytest.mark.shows("howto/testing.md#test-an-executor-of-your-own")
 @pytest.mark.without_database
-def test_somebody_elses_executor_passes_the_conformance_suite(tmp_path: Path) -> None:
+def test_a_third_party_executor_passes_the_conformance_suite(tmp_path: Path) -> None:
     project(tmp_path, IN_MEMORY)
     assert "17 passed, 1 skipped" in pytest_in(tmp_path, "engines/test_popen.py")
 
 
 @pytest.mark.without_database
-def test_the_suite_shows_with_its_values_what_an_executor_does_wrong(tmp_path: Path) -> None:
+def test_the_conformance_suite_shows_with_values_what_an_executor_does_wrong(tmp_path: Path) -> None:
     made = project(tmp_path, IN_MEMORY)
     wrong = (tmp_path / "engines/popen.py").read_text(encoding="utf-8")
     made.write("engines/popen.py", wrong.replace("ExitStatus(code=code) if", "ExitStatus(code=code % 7) if"))

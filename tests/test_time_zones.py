@@ -87,12 +87,12 @@ def test_triggers_that_were_installed_for_another_zone_are_reported(transactiona
 
 @pytest.mark.without_database
 @pytest.mark.parametrize(("zone", "seconds"), [("UTC", 0), ("Asia/Kolkata", 19800), ("Etc/GMT+7", -25200)])
-def test_the_offset_of_a_zone(zone: str, seconds: int) -> None:
+def test_a_zone_with_a_fixed_offset_has_that_offset(zone: str, seconds: int) -> None:
     assert utc_offset(zone) == seconds
 
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Chicago", "Africa/Casablanca", None])
-def test_a_zone_without_one_offset_has_none(zone: str | None) -> None:
+def test_a_zone_without_a_fixed_offset_is_not_supported(zone: str | None) -> None:
     with pytest.raises(NotSupportedError):
         utc_offset(zone)

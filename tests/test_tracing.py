@@ -65,7 +65,7 @@ def run_traced() -> Any:
 
 
 @pytest.mark.shows("howto/monitoring.md#traces")
-def test_a_job_and_its_attempts_are_in_the_trace_of_whoever_submits_it() -> None:
+def test_a_job_and_its_attempts_are_in_the_trace_of_its_submitter() -> None:
     result = run_traced()
     spans, jobs = result["spans"], result["jobs"]
     [request] = [span for span in spans if span["name"] == "request"]
@@ -86,13 +86,13 @@ def test_a_job_and_its_attempts_are_in_the_trace_of_whoever_submits_it() -> None
     assert (attempts[own]["trace"], attempts[own]["parent"]) == ("1" * 32, "2" * 16)
 
 
-def test_without_a_trace_a_job_has_no_variable_of_one() -> None:
+def test_without_a_trace_a_job_has_no_trace_variable() -> None:
     job = queue.enqueue(command="true", environment={"A": "1"})
     [other] = queue.enqueue_many([ContainerJob(command="true")])
     assert (job.environment, other.environment) == ({"A": "1"}, {})
 
 
-def test_where_nobody_has_configured_a_provider_no_span_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_configured_provider_no_span_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[str] = []
     monkeypatch.setattr(tracing.trace, "get_tracer", begun.append)
     job = queue.enqueue(command="true")

@@ -62,7 +62,7 @@ def lock(job: ContainerJob, number: int) -> Any:
 
 
 @both_ways
-def test_the_end_of_the_earlier_one_closes_it_alone(job: ContainerJob, skip_locked: bool) -> None:
+def test_finishing_the_earlier_of_two_attempts_closes_only_that_attempt(job: ContainerJob, skip_locked: bool) -> None:
     assert finish(job, 1, skip_locked=skip_locked) == [1]
     assert open_attempts(job) == [2]
     row = row_of(job)
@@ -70,7 +70,7 @@ def test_the_end_of_the_earlier_one_closes_it_alone(job: ContainerJob, skip_lock
 
 
 @both_ways
-def test_the_end_of_the_current_one_ends_the_job_and_leaves_the_earlier_open(
+def test_finishing_the_current_of_two_attempts_finishes_the_job_and_leaves_the_earlier_open(
     job: ContainerJob, skip_locked: bool
 ) -> None:
     assert finish(job, 2, skip_locked=skip_locked) == [2]
@@ -79,14 +79,16 @@ def test_the_end_of_the_current_one_ends_the_job_and_leaves_the_earlier_open(
 
 
 @both_ways
-def test_both_ends_in_one_batch_go_each_to_its_own_attempt(job: ContainerJob, skip_locked: bool) -> None:
+def test_outcomes_of_two_attempts_in_one_batch_are_stored_for_their_own_attempt(
+    job: ContainerJob, skip_locked: bool
+) -> None:
     assert finish(job, 2, 1, skip_locked=skip_locked) == [1, 2]
     assert list(job.attempts.order_by("number").values_list("exit_code", flat=True)) == [1, 2]
     assert (row_of(job)["status"], row_of(job)["exit_code"]) == ("completed", 2)
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="The others lock rows by a statement of its own.")
-def test_both_ends_in_one_batch_are_stored_in_whatever_order_the_plan_finds_their_rows(job: ContainerJob) -> None:
+def test_outcomes_of_two_attempts_in_one_batch_are_stored_in_any_order_of_their_rows(job: ContainerJob) -> None:
     """PostgreSQL locks no row that the same statement has changed: it must have locked all before it changes any."""
     # The new version of a changed row comes after the others where a plan reads the table, as it may behind a pooler.
     job.attempts.filter(number=1).update(handle="h")
@@ -95,12 +97,12 @@ def test_both_ends_in_one_batch_are_stored_in_whatever_order_the_plan_finds_thei
     assert finish(job, 1, 2, skip_locked=True) == [1, 2]
 
 
-def test_only_the_current_one_has_the_jobs_status(job: ContainerJob) -> None:
+def test_only_the_current_of_two_attempts_has_the_jobs_status(job: ContainerJob) -> None:
     owned = store.owned_attempts(worker="w", using="default")
     assert sorted((each.job.attempt, each.status) for each in owned) == [(1, ""), (2, "running")]
 
 
-def test_handles_and_output_go_to_the_attempt_that_they_name(job: ContainerJob) -> None:
+def test_handles_and_output_are_stored_for_the_attempt_that_they_name(job: ContainerJob) -> None:
     assert store.record_launches([store.Launch(job.pk, 1, handle="first")], worker="w", using="default") == set()
     assert store.store_logs([change(job, 1)], worker="w", skip_locked=True, using="default") == set()
     assert list(job.attempts.order_by("number").values_list("handle", flat=True)) == ["first", ""]
@@ -109,7 +111,7 @@ def test_handles_and_output_go_to_the_attempt_that_they_name(job: ContainerJob) 
 
 @has_row_locks
 @pytest.mark.parametrize("number", [1, 2])
-def test_of_one_that_is_locked_the_end_the_handle_and_the_output_wait(job: ContainerJob, number: int) -> None:
+def test_outcome_handle_and_output_of_a_locked_attempt_are_deferred(job: ContainerJob, number: int) -> None:
     key, other = (job.pk, number), 3 - number
     with lock(job, number):
         assert store.record_launches([store.Launch(*key, handle="h")], worker="w", using="default") == {key}
@@ -121,7 +123,7 @@ def test_of_one_that_is_locked_the_end_the_handle_and_the_output_wait(job: Conta
 
 @has_row_locks
 @pytest.mark.parametrize(("number", "holder"), [(1, "rescuer"), (2, "w")])
-def test_who_rescues_one_while_the_other_is_locked_has_the_job_only_with_the_current_one(
+def test_a_rescue_of_one_of_two_attempts_takes_the_job_only_with_the_current_one(
     job: ContainerJob, number: int, holder: str
 ) -> None:
     with lock(job, number):

@@ -22,7 +22,7 @@ def moves() -> list[tuple[str, str, str]]:
     return list(ShipmentMove.objects.order_by("id").values_list("from_status", "to_status", "actor"))
 
 
-def test_each_class_moves_its_own_machine_with_its_own_effects() -> None:
+def test_each_class_changes_its_own_machines_state_with_its_own_effects() -> None:
     order = Order.objects.create()
     shipment = Shipment.objects.get(pk=order.pk)
     shipment.transition_to("packed", actor="packer")
@@ -47,7 +47,7 @@ def test_each_class_knows_only_its_own_states() -> None:
     assert states(order) == ("new", "new")
 
 
-def test_many_rows_move_in_the_machine_of_their_class() -> None:
+def test_a_bulk_transition_uses_the_machine_of_its_class() -> None:
     orders = [Order.objects.create() for _ in range(2)]
     Shipment.objects.filter(pk=orders[0].pk).transition_to("packed")
     assert Shipment.objects.all().transition_to("sent").refused == {orders[1].pk: "new"}
@@ -55,7 +55,7 @@ def test_many_rows_move_in_the_machine_of_their_class() -> None:
     assert [states(order) for order in orders] == [("paid", "sent"), ("paid", "new")]
 
 
-def test_a_step_of_one_machine_leaves_instances_of_the_other_fresh() -> None:
+def test_a_transition_of_one_machine_does_not_make_instances_of_the_other_stale() -> None:
     order = Order.objects.create()
     shipment = Shipment.objects.get(pk=order.pk)
     order.transition_to("paid")
@@ -64,7 +64,7 @@ def test_a_step_of_one_machine_leaves_instances_of_the_other_fresh() -> None:
     assert states(order) == ("refunded", "packed")
 
 
-def test_a_stale_save_does_not_take_back_the_other_machines_state() -> None:
+def test_a_stale_save_does_not_revert_the_other_machines_state() -> None:
     order = Order.objects.create()
     Shipment.objects.get(pk=order.pk).transition_to("packed")
     order.note = "call first"
@@ -74,7 +74,7 @@ def test_a_stale_save_does_not_take_back_the_other_machines_state() -> None:
     assert Order.objects.get().note == "call first"
 
 
-def test_a_stale_save_does_not_take_back_what_a_step_of_the_other_machine_wrote() -> None:
+def test_a_stale_save_does_not_revert_effects_of_the_other_machines_transition() -> None:
     order = Order.objects.create()
     shipment = Shipment.objects.get(pk=order.pk)
     shipment.transition_to("packed")
@@ -96,7 +96,7 @@ def test_a_stale_save_does_not_move_the_other_machine_along_a_legal_edge() -> No
     assert states(order) == ("new", "packed")
 
 
-def test_the_database_refuses_an_illegal_step_of_the_other_machine() -> None:
+def test_the_database_refuses_an_illegal_transition_of_the_other_machine() -> None:
     order = Order.objects.create()
     order.shipping = "sent"
     with pytest.raises(IntegrityError), transaction.atomic():

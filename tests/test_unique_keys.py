@@ -102,12 +102,12 @@ def test_a_job_holds_its_key_for_as_long_as_its_scope_says(
     assert second.status == (ContainerJob.objects.get(pk=first.pk).status if is_held else JobStatus.QUEUED)
 
 
-def test_keys_are_compared_as_they_are_written() -> None:
+def test_unique_keys_are_compared_exactly() -> None:
     keys = ["invoice", "Invoice", "invoice ", "ïnvoice"]
     assert [enqueue(key).existed for key in keys] == [False] * len(keys)
 
 
-def test_jobs_without_a_key_are_no_rivals() -> None:
+def test_jobs_without_a_unique_key_do_not_exclude_each_other() -> None:
     assert not queue.enqueue(command="true").existed
     assert not queue.enqueue(command="true").existed
 
@@ -123,7 +123,7 @@ def test_a_pending_job_holds_its_key_too() -> None:
     assert enqueue().pk == first.pk
 
 
-def test_the_transaction_of_who_enqueues_goes_on_after_a_duplicate() -> None:
+def test_the_callers_transaction_stays_usable_after_a_duplicate() -> None:
     enqueue()
     with transaction.atomic():
         before = queue.enqueue(command="true")
@@ -177,7 +177,7 @@ class TestRetries:
         queue.retry(failed)
         assert enqueue().pk == failed.pk
 
-    def test_a_completed_job_is_not_run_anew_while_another_one_holds_its_key(self) -> None:
+    def test_a_completed_job_is_not_run_again_while_another_one_holds_its_key(self) -> None:
         completed = enqueue()
         complete()
         holder = enqueue()
@@ -210,17 +210,19 @@ class TestBadInput:
             ({"unique_key": "k", "unique_seconds": 60, "unique_until": "started"}, "unique_seconds"),
         ],
     )
-    def test_is_refused_by_the_name_of_the_field(self, fields: dict[str, Any], field: str) -> None:
+    def test_a_wrong_unique_key_option_is_refused_with_the_name_of_its_field(
+        self, fields: dict[str, Any], field: str
+    ) -> None:
         with pytest.raises(ValidationError) as refused:
             queue.enqueue(command="true", **fields)
         assert list(refused.value.message_dict) == [field]
 
-    def test_an_id_that_is_taken_is_no_matter_of_keys(self) -> None:
+    def test_a_duplicate_id_is_not_reported_as_a_duplicate_unique_key(self) -> None:
         first = enqueue("a")
         with pytest.raises(IntegrityError):
             enqueue("b", id=first.pk)
 
-    def test_a_form_names_the_field_of_a_key_that_is_held(self) -> None:
+    def test_a_form_names_the_field_of_a_unique_key_that_is_taken(self) -> None:
         enqueue()
         with pytest.raises(ValidationError) as refused:
             ContainerJob(command="true", unique_key="invoice-17").full_clean()

@@ -48,7 +48,7 @@ def launched(fields: dict[str, Any]) -> LaunchSpec:
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_an_invalid_value_is_refused_where_it_is_given(name: str) -> None:
+def test_an_invalid_value_of_a_job_is_refused_when_it_is_submitted(name: str) -> None:
     field, fields, said = INVALID[name]
     with pytest.raises(ValidationError) as refusal:
         ContainerJob(**{"command": "true", **fields}).clean()
@@ -57,7 +57,7 @@ def test_an_invalid_value_is_refused_where_it_is_given(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_an_invalid_value_that_no_check_has_seen_is_refused_at_the_launch(name: str) -> None:
+def test_an_invalid_value_that_was_not_validated_is_refused_at_the_launch(name: str) -> None:
     field, fields, said = INVALID[name]
     with pytest.raises(Rejected) as refusal:
         launched(fields)
@@ -66,7 +66,7 @@ def test_an_invalid_value_that_no_check_has_seen_is_refused_at_the_launch(name: 
     assert said in str(refusal.value)
 
 
-def test_each_field_with_a_check_has_an_invalid_value_here() -> None:
+def test_each_job_field_with_a_check_has_an_invalid_value_in_these_tests() -> None:
     assert {field for field, _, _ in INVALID.values()} == {
         "command",
         "container",
@@ -74,7 +74,7 @@ def test_each_field_with_a_check_has_an_invalid_value_here() -> None:
     }
 
 
-def test_an_entrypoint_and_a_command_that_are_too_large_together_are_refused_where_they_are_given() -> None:
+def test_an_entrypoint_and_a_command_that_are_too_large_together_are_refused_when_they_are_submitted() -> None:
     words = " ".join(["x" * 100_000] * 11)
     fields = {"image": "x", "command": words, "container": {"entrypoint": words}}
     with pytest.raises(ValidationError, match=r"Command and environment have 2[0-9]+ bytes together"):
@@ -97,7 +97,7 @@ def test_a_job_that_is_valid_passes_and_its_launch_has_its_values() -> None:
     assert launch.environment["A"] == "1"
 
 
-def test_the_first_invalid_field_is_named() -> None:
+def test_the_first_invalid_field_of_a_job_is_named() -> None:
     with pytest.raises(InvalidField) as refusal:
         check_job(JobSpec(command="true", environment={"": ""}, labels={"a": "\0"}))
     assert refusal.value.field == "environment"

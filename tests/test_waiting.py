@@ -14,7 +14,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobStatus
 
 from .jobs import job_in
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WAYS: list[Callable[..., JobStatus]] = [ContainerJob.wait, async_to_sync(ContainerJob.await_)]
@@ -43,7 +43,7 @@ def test_a_wait_ends_when_the_job_has_finished(status: str, wait: Callable[..., 
 
 
 @pytest.mark.parametrize("wait", WAYS, ids=["sync", "async"])
-def test_a_wait_for_a_job_that_does_not_end_raises_what_it_is(wait: Callable[..., JobStatus]) -> None:
+def test_a_wait_for_a_job_that_does_not_end_raises_an_error_with_its_status(wait: Callable[..., JobStatus]) -> None:
     job = queue.enqueue(command="true")
     with pytest.raises(TimeoutError, match=f"{job.pk} is still queued after 0.05 s"):
         wait(job, timeout=0.05)
@@ -51,7 +51,7 @@ def test_a_wait_for_a_job_that_does_not_end_raises_what_it_is(wait: Callable[...
         wait(job, timeout=0)
 
 
-def test_a_job_that_will_be_retried_has_not_finished() -> None:
+def test_a_wait_does_not_end_for_a_failed_job_that_will_be_retried() -> None:
     with pytest.raises(TimeoutError, match="still retrying"):
         job_in("retrying").wait(timeout=0)
 
@@ -64,14 +64,14 @@ def test_a_wait_in_a_transaction_is_refused_unless_the_job_has_finished() -> Non
             job.wait()
 
 
-def test_a_job_that_is_deleted_meanwhile_ends_the_wait() -> None:
+def test_a_wait_ends_when_its_job_is_deleted() -> None:
     job = queue.enqueue(command="true")
     ContainerJob.objects.get().delete()
     with pytest.raises(ContainerJob.DoesNotExist):
         job.wait()
 
 
-def test_other_coroutines_go_on_while_one_waits() -> None:
+def test_other_coroutines_run_while_one_waits_for_a_job() -> None:
     async def both() -> list[JobStatus]:
         jobs = [await queue.aenqueue(command="true") for _ in range(2)]
 

@@ -26,7 +26,7 @@ from container_manager.worker.database import Database
 from container_manager.worker.outcomes import retry_delay
 
 from .jobs import journal_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SETTINGS = AppSettings(poll_seconds=0.1, retry=RetrySettings(initial_seconds=0.05, jitter=0.0))
@@ -124,7 +124,7 @@ def test_a_failing_command_is_retried_until_it_succeeds(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_a_failure_has_its_reason_and_message(command: str, reason: str, text: str) -> None:
+def test_a_failed_command_has_its_reason_and_message(command: str, reason: str, text: str) -> None:
     job = ContainerJob.objects.create(command=command, max_retries=0)
     job.mark_as_queued()
     drain()
@@ -136,7 +136,7 @@ def test_a_failure_has_its_reason_and_message(command: str, reason: str, text: s
 
 @pytest.mark.parametrize("jitter", [0.0, 0.25])
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_the_delay_of_a_retry_follows_its_formula(jitter: float) -> None:
+def test_the_delay_of_a_retry_grows_exponentially_up_to_a_cap_with_jitter(jitter: float) -> None:
     """INITIAL_SECONDS * FACTOR ** (n - 1), at most MAX_SECONDS, and up to JITTER of that more."""
     retry = RetrySettings(initial_seconds=2.0, factor=3.0, max_seconds=100.0, jitter=jitter)
     for number, least in {1: 2.0, 2: 6.0, 3: 18.0, 4: 54.0, 5: 100.0, 5000: 100.0}.items():
@@ -148,7 +148,7 @@ def test_the_delay_of_a_retry_follows_its_formula(jitter: float) -> None:
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_a_jobs_own_backoff_takes_the_place_of_the_first_delay_and_of_a_lower_cap() -> None:
+def test_a_jobs_own_backoff_replaces_the_first_delay_and_a_lower_cap() -> None:
     retry = RetrySettings(initial_seconds=2.0, factor=3.0, max_seconds=100.0, jitter=0.0)
     assert [retry_delay(number, retry, 20) for number in (1, 2, 3)] == [20.0, 60.0, 100.0]
     assert [retry_delay(number, retry, 200) for number in (1, 2)] == [200.0, 200.0]
@@ -276,7 +276,7 @@ class TestStartingWithoutTheDatabase:
             loop._register()
         assert len(tried) == 1
 
-    def test_a_worker_does_not_wait_for_a_database_that_answers_and_refuses(self) -> None:
+    def test_a_worker_does_not_wait_for_a_database_that_refuses_the_connection(self) -> None:
         loop = WorkerLoop(settings=SETTINGS, executors={}, options=WorkerOptions())
 
         def refused(using: str) -> None:
@@ -301,7 +301,9 @@ def test_a_worker_that_ends_by_an_error_leaves_no_row_and_no_lease() -> None:
     assert not Worker.objects.exists()
 
 
-def test_a_database_that_refuses_is_not_said_to_have_not_answered(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_that_refuses_the_connection_is_not_reported_as_unreachable(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def refused() -> None:
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":

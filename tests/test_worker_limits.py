@@ -41,7 +41,7 @@ def resident_bytes(process: psutil.Process) -> int:
 
 
 @pytest.mark.slow
-def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(tmp_path: Path) -> None:
+def test_64_megabytes_of_process_output_cost_a_worker_no_memory(tmp_path: Path) -> None:
     script, half = tmp_path / "flood.sh", _OUTPUT_BYTES // 2
     script.write_text(f"head -c {half} /dev/zero >&2 &\nhead -c {half} /dev/zero\nwait\necho end\n")
     with worker("--slots", "1", log=tmp_path / "log") as process:
@@ -70,7 +70,7 @@ def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(tmp_path: Path) ->
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("races", [20, pytest.param(_RACES, marks=pytest.mark.slow)])
 @pytest.mark.shows("explanation/worker.md#a-job-is-cancelled")
-def test_of_a_cancel_and_an_exit_at_once_one_wins_and_no_process_is_left(races: int, tmp_path: Path) -> None:
+def test_either_a_simultaneous_cancel_or_exit_wins_and_no_process_is_left(races: int, tmp_path: Path) -> None:
     """Each command waits for a word to exit, which it gets at the moment in which its job is cancelled."""
     pids, outcomes, took = tmp_path / "pids", [], 0.0
     with worker("--slots", "4", log=tmp_path / "log"):

@@ -16,13 +16,13 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.store.consistency import examine
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import eventually, start_worker, worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usual_statements]
 
 
-def test_sigterm_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> None:
+def test_after_sigterm_a_worker_lets_running_jobs_end_and_claims_no_more(tmp_path: Path) -> None:
     go, started = tmp_path / "go", tmp_path / "started"
     os.mkfifo(go)
     command = f"sh -c 'echo begun; echo >> {started}; read word < {go}; echo ended'"
@@ -98,7 +98,7 @@ def test_sighup_ends_a_worker_as_sigterm_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.without_database
-def test_a_worker_under_nohup_lives_on_after_sighup(tmp_path: Path) -> None:
+def test_a_worker_under_nohup_survives_sighup(tmp_path: Path) -> None:
     with sighup(signal.SIG_IGN), worker("--slots", "1", log=tmp_path / "log") as process:
         process.send_signal(signal.SIGHUP)
         job = queue.enqueue(command="true")

@@ -25,7 +25,7 @@ from container_manager.worker.finisher import Finisher
 from container_manager.worker.heartbeat import Heartbeat
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .test_protocol import SETTINGS, eventually, working
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -112,7 +112,7 @@ def test_a_workers_own_thread_that_ends_by_an_error_ends_the_worker(
     assert [type(error) for error in raised] == [ThreadFailed]
 
 
-def test_the_threads_of_others_are_none_of_a_workers_business(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_in_threads_of_others_do_not_end_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: noted.append(args.thread.name))
     before = threading.excepthook
@@ -152,7 +152,7 @@ class Slow:
 
 
 @pytest.mark.shows("reference/jobs.md#the-signal")
-def test_a_slow_receiver_holds_up_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_signal_receiver_delays_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("container_manager.worker.receivers._LAST_SECONDS", PATIENCE_SECONDS)
     slow = Slow()
     with told(slow), working(ProcessExecutor()):
@@ -171,7 +171,7 @@ def test_a_slow_receiver_holds_up_no_job(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.shows("reference/jobs.md#the-signal")
-def test_a_worker_that_ends_says_what_its_receivers_did_not_hear(
+def test_a_worker_that_ends_logs_the_signals_that_its_receivers_did_not_get(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("container_manager.worker.receivers._LAST_SECONDS", 0.1)
@@ -186,7 +186,7 @@ def test_a_worker_that_ends_says_what_its_receivers_did_not_hear(
 
 
 @pytest.mark.shows("reference/jobs.md#the-signal")
-def test_what_waits_for_receivers_is_bounded_and_the_rest_is_said(
+def test_the_backlog_of_signals_for_receivers_is_bounded_and_dropped_signals_are_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("container_manager.worker.receivers._MOST_WAITING", 2)
@@ -229,7 +229,7 @@ class TestDescriptors:
 
 
 class TestCallCommand:
-    def test_a_worker_that_is_called_gives_the_signal_handlers_back(self) -> None:
+    def test_a_worker_run_by_call_command_restores_the_signal_handlers(self) -> None:
         import signal
 
         def mine(*_: object) -> None: ...
@@ -243,7 +243,7 @@ class TestCallCommand:
                 signal.signal(number, handler)
 
     @pytest.mark.shows("howto/worker.md#stop-a-worker")
-    def test_a_worker_can_be_called_in_a_thread(self) -> None:
+    def test_a_worker_can_be_run_by_call_command_in_a_thread(self) -> None:
         job = queue.enqueue(command="true")
         failed: list[BaseException] = []
 

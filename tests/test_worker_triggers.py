@@ -15,7 +15,7 @@ from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, Worker
 from container_manager.statemachine.trigger_constraint import trigger_constraints
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .workers import eventually, start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -98,7 +98,7 @@ def test_a_worker_that_loses_a_trigger_lets_its_job_end_claims_no_more_and_fails
     assert not Worker.objects.exists()
 
 
-def test_run_cancels_its_job_if_a_trigger_is_missing() -> None:
+def test_the_run_command_cancels_its_job_if_a_trigger_is_missing() -> None:
     drop_journal()
     refused = pytest.raises(CommandError, match=JOURNAL)
     with refused:

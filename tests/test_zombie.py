@@ -22,7 +22,7 @@ from container_manager.jobs.progress_lines import Progress
 from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 
 from .jobs import journal_of
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .protocol.records import expire_lease, records_of, register, rescue
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -103,7 +103,9 @@ def append(
     ids=["complete", "fail", "retry", "close"],
 )
 @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-def test_a_zombie_cannot_finish_the_job(moment: Callable[[], ContainerJob], attempt: int, end: dict[str, Any]) -> None:
+def test_a_zombie_worker_cannot_finish_the_job(
+    moment: Callable[[], ContainerJob], attempt: int, end: dict[str, Any]
+) -> None:
     job = moment()
     before = records_of(job)
     assert store.finish([outcome(job, attempt, **end)], worker="zombie", using="default") == set()
@@ -112,7 +114,9 @@ def test_a_zombie_cannot_finish_the_job(moment: Callable[[], ContainerJob], atte
 
 @pytest.mark.parametrize("moment", [rescued, running_again, completed, cancelled])
 @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-def test_a_zombie_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(moment: Callable[[], ContainerJob]) -> None:
+def test_a_zombie_worker_can_neither_renew_its_lease_nor_write_nor_rescue_the_job(
+    moment: Callable[[], ContainerJob],
+) -> None:
     job = moment()
     before = records_of(job)
     assert not store.renew_lease("zombie", lease_seconds=60.0, using="default")

@@ -14,7 +14,7 @@ from django.db import connection
 
 from container_manager.models import Worker
 
-from .patience import eventually
+from .polling import eventually
 
 
 def start_worker(*options: str, log: Path, lease_seconds: float = 30.0, **variables: str) -> subprocess.Popen[bytes]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.docker.odd_registry import Fault, running
+from tests.docker.faulty_registry import Fault, running
 
 from ..queue.pickup import running_worker
 from .launch import queued_launch

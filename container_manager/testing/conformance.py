@@ -173,7 +173,7 @@ class Conformance:
         chunks = output(executor, handle)
         return ended(executor, spec.key), chunks
 
-    def test_a_command_runs_and_says_how_it_ended(self, harness: Harness, executor: Executor) -> None:
+    def test_a_command_runs_and_its_exit_is_reported(self, harness: Harness, executor: Executor) -> None:
         status, chunks = self.run(executor, harness.spec("echo out; echo err >&2"))
         assert (status.code, status.signal, status.succeeded, status.oom, status.lost) == (0, None, True, False, False)
         assert printed(executor, chunks) == together(executor, b"out\n", b"err\n")
@@ -236,7 +236,7 @@ class Conformance:
         executor.remove(spec.key)
         wait_until(executor, lambda: not harness.secret_folders(spec.key))
 
-    def test_observe_lists_all_in_one_call(self, harness: Harness, executor: Executor) -> None:
+    def test_observe_lists_all_attempts_in_one_call(self, harness: Harness, executor: Executor) -> None:
         specs = [harness.spec("sleep 600"), harness.spec("true"), harness.spec("exit 3")]
         for spec in specs:
             submitted(executor, spec)

@@ -21,7 +21,7 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from ..prerequisites import require
 

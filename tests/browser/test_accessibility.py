@@ -65,7 +65,7 @@ def populate() -> ContainerJob:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_page_has_a_serious_finding_of_axe(visit: Callable[..., Any], theme: str) -> None:
+def test_no_page_has_a_serious_accessibility_finding(visit: Callable[..., Any], theme: str) -> None:
     job, script = populate(), axe_source()
     bulk = BulkAct.objects.create(
         user="0",

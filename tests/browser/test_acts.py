@@ -101,7 +101,7 @@ def test_a_job_is_found_opened_and_cancelled_by_the_keyboard_alone(visit: Visit)
     expect(page.locator("h1 .cd-badge")).to_have_text("Cancelled")
 
 
-def test_hostile_texts_run_nothing(visit: Visit) -> None:
+def test_hostile_texts_execute_no_script(visit: Visit) -> None:
     hostile = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
     job = enqueue(
         command="true", name=hostile, environment={"A": hostile}, labels={"a": hostile}, queue=hostile[:60], actor="ann"
@@ -125,7 +125,7 @@ def test_hostile_texts_run_nothing(visit: Visit) -> None:
     assert page.locator("#cd-log b, #cd-log img, main script").count() == 0
 
 
-def test_what_is_inline_does_not_run_and_the_console_says_so(visit: Visit) -> None:
+def test_inline_scripts_do_not_run_and_the_console_reports_them(visit: Visit) -> None:
     page = visit(*ALL_AND_SECRETS)
     page.goto("/jobs/jobs/")
     with page.expect_console_message(lambda message: "Content Security Policy" in message.text):

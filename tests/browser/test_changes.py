@@ -36,7 +36,7 @@ def server(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.shows("howto/dashboard.md#pages-that-are-told-of-changes")
-def test_a_page_is_told_of_each_step_of_its_job(visit: Visit, tmp_path: Path) -> None:
+def test_a_page_is_notified_of_each_transition_of_its_job(visit: Visit, tmp_path: Path) -> None:
     job = enqueue(command=f"sh -c '{waits_for(tmp_path, 'go')}; echo the end'")
     page = visit(*ALL_AND_SECRETS)
     page.add_init_script(_NO_TIMERS)

@@ -12,7 +12,7 @@ import pytest
 from container_manager.models import ContainerJob
 from container_manager.queue import cancel, enqueue
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..workers import worker
 from .conftest import ALL_AND_SECRETS, expect, screenshot
 
@@ -104,7 +104,7 @@ def test_a_running_job_is_cancelled_by_its_button_with_a_reason(visit: Visit, tm
     assert (last.to_status, last.actor, last.reason) == ("cancelled", "ann", "took too long")
 
 
-def test_a_button_of_a_stale_page_changes_nothing_and_says_what_the_job_is_now(visit: Visit) -> None:
+def test_a_button_of_a_stale_page_changes_nothing_and_shows_the_current_status(visit: Visit) -> None:
     job = enqueue(command="true")
     # Without scripts a page stays as it was.
     page = visit(*ALL_AND_SECRETS, scripts=False)
@@ -127,7 +127,7 @@ def test_a_page_without_scripts_shows_and_does_the_same(visit: Visit) -> None:
     assert job.status == "cancelled"
 
 
-def test_an_answer_that_has_not_changed_is_not_sent_again(visit: Visit) -> None:
+def test_an_unchanged_response_is_not_sent_again(visit: Visit) -> None:
     job = enqueue(command="true", name="unchanged")
     page = visit(*ALL_AND_SECRETS)
     page.goto("/jobs/jobs/")
@@ -137,7 +137,7 @@ def test_an_answer_that_has_not_changed_is_not_sent_again(visit: Visit) -> None:
 
 
 @pytest.mark.shows("howto/dashboard.md#live")
-def test_a_hidden_page_asks_for_nothing(visit: Visit) -> None:
+def test_a_hidden_page_sends_no_requests(visit: Visit) -> None:
     page = visit(*ALL_AND_SECRETS)
     page.goto("/jobs/jobs/")
     expect(page.locator("[data-live-state]")).to_have_text("live")

@@ -22,10 +22,10 @@ from typing import Any
 from ..servers import end_when_told
 from .databases import DATABASES, installation
 from .engines import ENGINES, obstacle
-from .inside import CLOCK, SLOW, TAKEN
 from .jobs import LONG, make_jobs
 from .schedule import Schedule
 from .verdict import problems_of
+from .worker_disturbances import CLOCK, SLOW, TAKEN
 from .worker_process import HOSTS, WorkerProcess
 
 LEASE_SECONDS = 3.0

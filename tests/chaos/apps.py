@@ -9,7 +9,7 @@ class ChaosConfig(AppConfig):
     def ready(self) -> None:
         from container_manager.signals import job_transitioned
 
-        from . import inside
+        from . import worker_disturbances
 
-        if inside.CONTROL is not None:
-            job_transitioned.connect(inside.be_slow)
+        if worker_disturbances.CONTROL is not None:
+            job_transitioned.connect(worker_disturbances.be_slow)

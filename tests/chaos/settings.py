@@ -5,7 +5,7 @@ import logging
 import os
 import time
 
-from . import inside
+from . import worker_disturbances
 
 SECRET_KEY = "only for tests"
 USE_TZ = True
@@ -21,8 +21,8 @@ CONTAINER_MANAGER = {
 }
 if executors := json.loads(os.environ.get("CHAOS_EXECUTORS", "{}")):
     CONTAINER_MANAGER["EXECUTORS"] = executors
-if inside.CONTROL is not None:
-    inside.disturb(os.environ["CHAOS_HOST"])
+if worker_disturbances.CONTROL is not None:
+    worker_disturbances.disturb(os.environ["CHAOS_HOST"])
 
 
 class _ClockThatDoesNotJump(logging.Filter):

@@ -18,7 +18,7 @@ from container_manager.jobs.container_request import ContainerRequest
 from container_manager.testing.conformance import Harness, job_fields, new_key
 
 from ..executors.secret_folders import secret_folders
-from ..patience import eventually
+from ..polling import eventually
 from .image import IMAGE
 
 _PATIENCE_SECONDS = 120

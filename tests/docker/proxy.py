@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from ..patience import PATIENCE_SECONDS
+from ..polling import PATIENCE_SECONDS
 
 _READ_BYTES = 65536
 Side = Literal["request", "answer"]

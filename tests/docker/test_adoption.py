@@ -54,7 +54,7 @@ def test_an_executor_whose_heartbeat_is_overdue_starts_nothing(harness: DockerHa
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-freezes-and-wakes-up")
-def test_a_launch_whose_attempt_was_lost_goes_no_further(harness: DockerHarness, tmp_path: Path) -> None:
+def test_a_launch_whose_attempt_was_lost_is_abandoned(harness: DockerHarness, tmp_path: Path) -> None:
     """As a worker that was frozen between two steps, was taken for dead, and has a lease again under another name."""
     mine = threading.Event()
     mine.set()
@@ -91,7 +91,7 @@ def test_a_stop_goes_on_when_its_executor_is_closed(harness: DockerHarness, exec
     assert found.exit.signal == signal.SIGKILL
 
 
-def test_a_grace_period_of_ages_is_no_trouble_to_the_daemon_nor_to_this_process(harness: DockerHarness) -> None:
+def test_a_very_long_grace_period_breaks_neither_the_daemon_nor_the_executor(harness: DockerHarness) -> None:
     executor = harness.executor()
     spec = harness.spec("trap 'exit 5' TERM; touch $EFFECTS/ready; while :; do sleep 0.1; done")
     executor.submit(spec)

@@ -56,7 +56,9 @@ def site(docker_url: str, tmp_path: Path) -> Iterator[Site]:
 
 class TestEscapes:
     @pytest.mark.shows("explanation/attacks.md#mounts-devices-namespaces")
-    def test_mounts_devices_and_namespaces(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_container_cannot_mount_open_devices_or_join_namespaces(
+        self, harness: DockerHarness, executor: Executor
+    ) -> None:
         printed = attempt(
             harness,
             executor,
@@ -79,7 +81,7 @@ class TestEscapes:
         assert len(printed.splitlines()) == 12
 
     @pytest.mark.shows("explanation/attacks.md#kernel-settings")
-    def test_kernel_settings(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_container_cannot_change_kernel_settings(self, harness: DockerHarness, executor: Executor) -> None:
         printed = attempt(
             harness,
             executor,
@@ -97,7 +99,9 @@ class TestEscapes:
         assert succeeded(printed) == []
 
     @pytest.mark.shows("explanation/attacks.md#processes-of-the-host")
-    def test_processes_of_the_host(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_container_cannot_see_or_kill_processes_of_the_host(
+        self, harness: DockerHarness, executor: Executor
+    ) -> None:
         me = psutil.Process()
         printed = attempt(harness, executor, "ls /proc | grep -c '^[0-9]'; kill -9 -1; kill -9 1; echo still here")
         assert int(printed.splitlines()[0]) < 10
@@ -105,12 +109,14 @@ class TestEscapes:
         assert executor.check().ok
 
     @pytest.mark.shows("explanation/attacks.md#socket-of-the-daemon")
-    def test_the_socket_of_the_daemon(self, harness: DockerHarness, executor: Executor) -> None:
+    @pytest.mark.shows("explanation/attacks.md#networks")
+    def test_the_socket_of_the_daemon_is_in_no_container(self, harness: DockerHarness, executor: Executor) -> None:
         path = harness.url.removeprefix("unix://")
         assert succeeded(attempt(harness, executor, each(f"ls {path}", "ls /var/run/docker.sock", "ls /run"))) == []
 
-    @pytest.mark.shows("explanation/attacks.md#networks")
-    def test_networks(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_container_has_no_network_and_cannot_ask_for_another(
+        self, harness: DockerHarness, executor: Executor
+    ) -> None:
         printed = attempt(harness, executor, "tail -n +3 /proc/net/dev | cut -d : -f 1; cat /proc/net/route")
         assert not re.search(r"\b(eth|docker|veth|ens|enp|br)", printed)
         for network in ("host", "bridge", f"container:{harness.install}", "default"):
@@ -120,7 +126,7 @@ class TestEscapes:
         assert harness.containers() == []
 
     @pytest.mark.shows("explanation/attacks.md#setuid-programs")
-    def test_setuid_programs(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_setuid_program_gains_no_privileges(self, harness: DockerHarness, executor: Executor) -> None:
         """Made by a job in its container, and run there as another user."""
         script = "cp /bin/busybox /bin/root && chmod 4755 /bin/root && grep NoNewPrivs /proc/self/status"
         assert attempt(harness, executor, script).split()[-1] == "1"
@@ -145,7 +151,9 @@ class TestEscapes:
         ],
     )
     @pytest.mark.shows("explanation/attacks.md#look-alike-images")
-    def test_images_by_look_alike_names(self, harness: DockerHarness, executor: Executor, image: str) -> None:
+    def test_an_image_with_a_look_alike_name_is_rejected(
+        self, harness: DockerHarness, executor: Executor, image: str
+    ) -> None:
         with pytest.raises(Rejected) as rejection:
             executor.submit(harness.spec("true", image=image))
         assert rejection.value.reason == "image"
@@ -157,19 +165,19 @@ class TestEscapes:
         ids=str,
     )
     @pytest.mark.shows("explanation/attacks.md#folders-of-the-host")
-    def test_folders_of_the_host(self, volumes: dict[str, str]) -> None:
+    def test_a_volume_cannot_name_a_folder_of_the_host(self, volumes: dict[str, str]) -> None:
         with pytest.raises(ValidationError) as error:
             ContainerJob(image=IMAGE, command="true", container={"volumes": volumes}).clean()
         assert set(error.value.message_dict) == {"container"}
 
     @pytest.mark.shows("explanation/attacks.md#shell-of-the-worker")
-    def test_a_shell_of_the_worker(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_no_shell_of_the_worker_interprets_a_command(self, harness: DockerHarness, executor: Executor) -> None:
         word = "a; touch $EFFECTS/b `touch $EFFECTS/c` $(touch $EFFECTS/d) | touch e"
         assert attempt(harness, executor, 'printf %s "$0"', argv=("sh", "-c", 'printf %s "$0"', word)) == word
         assert list(harness.effects().iterdir()) == []
 
     @pytest.mark.shows("explanation/attacks.md#labels-of-others")
-    def test_labels_of_other_installations(self, harness: DockerHarness, executor: Executor) -> None:
+    def test_a_job_cannot_set_labels_of_other_installations(self, harness: DockerHarness, executor: Executor) -> None:
         foreign = {"container-manager.install": "other", "container-manager.key": "other", "com.example.run": "1"}
         spec = harness.spec("sleep 60", labels=foreign)
         executor.submit(spec)
@@ -180,7 +188,7 @@ class TestEscapes:
 
 class TestExhaustion:
     @pytest.mark.shows("explanation/attacks.md#fork-bomb")
-    def test_processes(self, harness: DockerHarness) -> None:
+    def test_a_fork_bomb_is_stopped_by_the_limit_of_processes(self, harness: DockerHarness) -> None:
         executor = harness.executor(pids=32)
         script = "i=0; while [ $i -lt 100 ]; do sleep 600 & i=$((i+1)); done 2>/dev/null; ls /proc | grep -c '^[0-9]'"
         printed = attempt(harness, executor, f"({script}); ls /proc | grep -c '^[0-9]' || echo full")
@@ -190,7 +198,7 @@ class TestExhaustion:
         executor.close()
 
     @pytest.mark.shows("explanation/attacks.md#all-memory")
-    def test_memory(self, harness: DockerHarness) -> None:
+    def test_a_job_beyond_its_memory_limit_is_killed(self, harness: DockerHarness) -> None:
         executor = harness.executor(memory_bytes=16 * _MEBIBYTE)
         spec = harness.spec("exec tail /dev/zero")
         executor.submit(spec)
@@ -202,7 +210,7 @@ class TestExhaustion:
         executor.close()
 
     @pytest.mark.shows("explanation/attacks.md#all-cores")
-    def test_cores(self, harness: DockerHarness) -> None:
+    def test_a_job_gets_no_more_cores_than_its_limit(self, harness: DockerHarness) -> None:
         executor = harness.executor(cpu_count=0.5)
         limit = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d ' ' -f 1 /sys/fs/cgroup/cpu.max"
         assert attempt(harness, executor, limit).split() == ["50000"]
@@ -211,7 +219,7 @@ class TestExhaustion:
         executor.close()
 
     @pytest.mark.shows("explanation/attacks.md#all-disk")
-    def test_disk(self, harness: DockerHarness) -> None:
+    def test_a_container_with_read_only_files_cannot_fill_the_disk(self, harness: DockerHarness) -> None:
         executor = harness.executor(read_only=True, tmpfs={"/scratch": _MEBIBYTE})
         fill = ("head -c 2000000 /dev/zero > /file", "head -c 2000000 /dev/zero > /scratch/file", "cp /bin/sh /bin/x")
         assert succeeded(attempt(harness, executor, each(*fill))) == []
@@ -221,7 +229,7 @@ class TestExhaustion:
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.shows("explanation/attacks.md#floods")
-    def test_other_jobs_run_beside_a_crowd_of_hostile_ones(self, site: Site) -> None:
+    def test_other_jobs_complete_beside_hostile_jobs(self, site: Site) -> None:
         """Fork bombs, floods, and jobs that end for nobody: each is ended by its limit, and the others complete."""
         hostile = [
             site.enqueue("bomb() { bomb | bomb & }; bomb; sleep 600", timeout_seconds=5),
@@ -247,7 +255,7 @@ class TestExhaustion:
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.shows("explanation/attacks.md#endless-grace-period")
-    def test_a_cancelled_job_that_asked_for_years(self, site: Site) -> None:
+    def test_a_cancelled_job_with_a_grace_period_of_years_is_stopped(self, site: Site) -> None:
         with site.worker("--slots", "1"):
             job = site.enqueue(
                 "trap '' TERM; echo > $EFFECTS/deaf; while :; do sleep 0.1; done", grace_seconds=2**31 - 1
@@ -266,7 +274,7 @@ class TestSecrets:
         ["env:PATH", "env:HOME", "env:CM_REGISTRY_SHOP", "file:../passwd", "file:/etc/passwd", "file:registries", "x"],
     )
     @pytest.mark.shows("explanation/attacks.md#references-to-secrets")
-    def test_references_to_what_is_not_a_jobs(
+    def test_a_reference_to_a_secret_that_is_not_for_jobs_reveals_nothing(
         self, site: Site, monkeypatch: pytest.MonkeyPatch, reference: str
     ) -> None:
         monkeypatch.setenv("CM_REGISTRY_SHOP", "hidden-value")
@@ -285,7 +293,9 @@ class TestSecrets:
         assert refused <= {"secrets"}
 
     @pytest.mark.shows("explanation/attacks.md#environment-of-the-worker")
-    def test_the_environment_of_the_worker(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_of_the_worker_reaches_no_container(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("DATABASE_PASSWORD", "hidden-value")
         with site.worker("--slots", "1"):
             job = site.enqueue("env; cat /proc/1/environ /proc/self/environ")
@@ -309,7 +319,7 @@ class TestSecrets:
         assert "hidden-value" not in site.log.read_text()
 
     @pytest.mark.shows("explanation/attacks.md#name-of-another-job")
-    def test_the_name_of_another_job(self, site: Site) -> None:
+    def test_a_job_cannot_pretend_to_be_another_job(self, site: Site) -> None:
         """A job that calls itself another one, to what reads its variables."""
         command = shlex.join(["sh", "-c", "echo $CONTAINER_MANAGER_JOB $CONTAINER_MANAGER_ATTEMPT"])
         forged = {"CONTAINER_MANAGER_JOB": "other", "CONTAINER_MANAGER_ATTEMPT": "9"}

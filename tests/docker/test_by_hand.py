@@ -6,7 +6,7 @@ import pytest
 
 from container_manager.models import ContainerJob, JobAttempt
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from .site import BEGUN, DONE, Site, attempts_of, output_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,7 +62,7 @@ def test_a_paused_container_is_followed_to_its_end(site: Site, reason: str) -> N
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_a_container_removed_by_hand_is_lost_and_one_killed_by_hand_says_so(site: Site) -> None:
+def test_a_container_removed_by_hand_is_lost_and_a_container_killed_by_hand_is_reported_as_killed(site: Site) -> None:
     with site.worker("--slots", "1"):
         removed = site.enqueue(_POLITE, grace_seconds=60)
         site.api.remove_container(name_of(site, removed), force=True)

@@ -40,7 +40,7 @@ OPTIONS = {{base_url = "{harness.url}", images = ["{IMAGE}"], ulimits = {{nofile
 
 
 @pytest.mark.shows("howto/docker.md#run-jobs-in-containers")
-def test_executors_tells_what_a_daemon_has(harness: DockerHarness, tmp_path: Path) -> None:
+def test_the_executors_command_prints_what_a_daemon_has(harness: DockerHarness, tmp_path: Path) -> None:
     info = harness.api.info()
     done = container(harness, tmp_path, "executors", "--json")
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,7 @@ def test_executors_tells_what_a_daemon_has(harness: DockerHarness, tmp_path: Pat
     assert {warning.removeprefix("WARNING: ") for warning in info["Warnings"] or ()} <= set(found["warnings"])
 
 
-def test_executors_says_so_where_no_daemon_answers(harness: DockerHarness, tmp_path: Path) -> None:
+def test_the_executors_command_says_that_no_daemon_answers(harness: DockerHarness, tmp_path: Path) -> None:
     harness.url = "unix:///nowhere/docker.sock"
     done = container(harness, tmp_path, "executors")
     assert done.returncode == 1
@@ -59,7 +59,7 @@ def test_executors_says_so_where_no_daemon_answers(harness: DockerHarness, tmp_p
 
 
 @pytest.mark.shows("howto/docker.md#submit-a-job")
-def test_run_gives_a_container_what_was_asked_for(harness: DockerHarness, tmp_path: Path) -> None:
+def test_the_run_command_gives_a_container_what_its_options_request(harness: DockerHarness, tmp_path: Path) -> None:
     script = "id -u; id -g; ulimit -n; touch /file || touch /run/file; df -k /run | tail -n 1 | awk '{print $2}'"
     asked = ("--user", "5:6", "--tmpfs", "/run:1m", "--ulimit", "nofile=64", "--read-only", "--label", "team=a")
     done = container(harness, tmp_path, "run", "--image", IMAGE, *asked, "--", "sh", "-c", script)
@@ -69,7 +69,9 @@ def test_run_gives_a_container_what_was_asked_for(harness: DockerHarness, tmp_pa
     assert harness.containers() == []
 
 
-def test_run_says_so_where_no_daemon_answers_and_leaves_nothing_queued(harness: DockerHarness, tmp_path: Path) -> None:
+def test_the_run_command_says_that_no_daemon_answers_and_leaves_nothing_queued(
+    harness: DockerHarness, tmp_path: Path
+) -> None:
     harness.url = "unix:///nowhere/docker.sock"
     done = container(harness, tmp_path, "run", "--image", IMAGE, "--", "true", unreachable_seconds=2)
     assert done.returncode == 1
@@ -79,7 +81,7 @@ def test_run_says_so_where_no_daemon_answers_and_leaves_nothing_queued(harness: 
     assert (job["status"], job["attempt"]) == ("cancelled", 0)
 
 
-def test_run_with_a_network_that_is_not_allowed_says_so(harness: DockerHarness, tmp_path: Path) -> None:
+def test_the_run_command_says_that_a_network_is_not_allowed(harness: DockerHarness, tmp_path: Path) -> None:
     done = container(harness, tmp_path, "run", "--image", IMAGE, "--network", "inner", "--", "true")
     assert done.returncode == 1
     assert "The network 'inner' is not allowed" in done.stderr

@@ -79,7 +79,7 @@ def configuration(asked: dict[str, Any] | None = None, *, options: dict[str, Any
     ],
 )
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_a_request_that_is_not_allowed_is_rejected_with_its_reason(
+def test_a_container_request_that_is_not_allowed_is_rejected_with_its_reason(
     asked: dict[str, Any], fields: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(Rejected, match=said) as rejection:
@@ -146,7 +146,8 @@ _FOLDER = {"source": "/srv/results", "read_only": False}
 
 @pytest.mark.parametrize("user", ["", "root", "0", "0:1000", "000", "app", "app:1000"])
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have", "explanation/attacks.md#setuid-programs")
-def test_a_folder_of_the_host_is_not_written_to_by_who_may_be_root(user: str) -> None:
+@pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
+def test_a_folder_of_the_host_is_not_writable_for_a_user_who_may_be_root(user: str) -> None:
     """Whoever runs a file with the setuid bit on the host becomes its owner."""
     asked = {"volumes": {"results": "/results"}, **({"user": user} if user else {})}
     with pytest.raises(Rejected, match=r"'results' is a folder of the daemon's host.*by number, such as"):
@@ -168,7 +169,7 @@ def test_a_folder_of_the_host_is_not_written_to_by_who_may_be_root(user: str) ->
     ],
 )
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_a_folder_of_the_host_is_written_to_by_a_user_who_cannot_be_root(
+def test_a_folder_of_the_host_is_writable_for_a_user_who_cannot_be_root(
     asked: dict[str, Any], options: dict[str, Any]
 ) -> None:
     found = configuration({"volumes": {"results": "/results"}, **asked}, options=options)
@@ -196,7 +197,7 @@ def test_a_default_container_is_hardened() -> None:
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_allowed_requests_are_granted() -> None:
+def test_allowed_container_requests_are_granted() -> None:
     asked = {
         "user": "1000:1000", "read_only": True, "tmpfs": {"/scratch": 4096}, "ulimits": {"nofile": 100}, "gpus": 1,
         "volumes": {"data": "/data", "cache": "/cache"}, "network": "backend", "pids": 8,
@@ -256,12 +257,12 @@ def test_allowed_requests_are_granted() -> None:
         ({"dns": ["ns.example.com"]}, "'dns' must be a list of addresses"),
     ],
 )
-def test_an_invalid_request_is_named(value: object, said: str) -> None:
+def test_an_invalid_container_request_is_named(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         container_request(value)
 
 
-def test_an_empty_request_means_the_defaults() -> None:
+def test_an_empty_container_request_means_the_defaults() -> None:
     assert container_request({}) == ContainerRequest()
 
 
@@ -312,7 +313,7 @@ def test_an_empty_request_means_the_defaults() -> None:
     ],
 )
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_every_wrong_option_is_named(options: dict[str, Any], said: str) -> None:
+def test_every_wrong_docker_option_is_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=said):
         docker_options(options)
 
@@ -327,7 +328,7 @@ def test_a_job_cannot_change_what_the_executor_fixes() -> None:
             configuration(asked, options=fixed)
 
 
-def test_limits_are_the_default_and_a_job_may_ask_for_less() -> None:
+def test_an_executors_limits_are_the_default_and_a_job_may_request_less() -> None:
     host = configuration()["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**30, 2**30, 2_000_000_000)
     host = configuration(memory_bytes=2**24, cpu_count=0.5)["HostConfig"]
@@ -353,7 +354,7 @@ def test_a_jobs_labels_are_told_apart_from_all_others() -> None:
     }
 
 
-def test_more_cores_than_the_host_has_are_fitted_to_it() -> None:
+def test_a_request_for_more_cores_than_the_host_has_is_reduced_to_those_it_has() -> None:
     for asked, fitted in ((2.0, False), (1.5, False), (2.5, True)):
         found = configuration(cpu_count=asked, options={"cpu_count": None})
         assert fit_cores(found, 2) is fitted
@@ -361,5 +362,5 @@ def test_more_cores_than_the_host_has_are_fitted_to_it() -> None:
     assert not fit_cores(configuration(options={"cpu_count": None}), 2)
 
 
-def test_a_network_may_be_called_almost_anything() -> None:
+def test_a_network_may_have_almost_any_name() -> None:
     assert docker_options({"networks": ["hosted", "containers"]}).networks == ["hosted", "containers"]

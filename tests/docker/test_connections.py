@@ -74,7 +74,7 @@ def test_jobs_run_on_a_daemon_reached_by_tls(tls_daemon: Daemon) -> None:
 
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
-def test_a_daemon_whose_certificate_is_another_authoritys_is_not_trusted(tls_daemon: Daemon, tmp_path: Path) -> None:
+def test_a_daemon_with_a_certificate_of_another_authority_is_not_trusted(tls_daemon: Daemon, tmp_path: Path) -> None:
     from .certificates import Certificates
 
     others = Certificates.make(tmp_path)
@@ -95,7 +95,7 @@ def test_authorities_and_proxies_of_the_environment_are_ignored(
         assert executor.check().ok
 
 
-def test_files_of_tls_that_are_not_there_are_named(tls_daemon: Daemon) -> None:
+def test_missing_tls_files_are_named(tls_daemon: Daemon) -> None:
     with executing(tls_daemon.tls_url, tls={**tls(tls_daemon), "key": "/no/such/key.pem"}) as executor:
         health = executor.check()
     assert not health.ok
@@ -109,7 +109,7 @@ def test_jobs_run_on_a_daemon_reached_by_ssh(ssh_daemon: ssh.Server) -> None:
 
 
 @pytest.mark.usefixtures("docker_url")
-def test_a_daemon_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+def test_a_daemon_that_does_not_exist_is_unavailable(tmp_path: Path) -> None:
     with executing(f"unix://{tmp_path}/no.sock") as executor:
         health = executor.check()
         assert not health.ok
@@ -124,7 +124,7 @@ def test_a_daemon_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("docker_url")
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_daemon_that_never_answers_is_given_up_and_blocks_no_other(tmp_path: Path) -> None:
     path = tmp_path / "silent.sock"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
@@ -141,7 +141,7 @@ def test_a_daemon_that_never_answers_is_given_up_and_holds_nobody_up(tmp_path: P
 
 
 @pytest.mark.parametrize("missing", ["install", "paramiko"])
-def test_settings_that_cannot_work_are_said_before_anything_is_asked(
+def test_unusable_connection_settings_are_reported_before_the_daemon_is_contacted(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if missing == "install":
@@ -153,7 +153,7 @@ def test_settings_that_cannot_work_are_said_before_anything_is_asked(
         DockerExecutor.from_settings({"base_url": "ssh://there"}, AppSettings(install="mine"))
 
 
-def test_an_answer_that_is_not_understood_is_dropped_and_the_next_one_counts(
+def test_a_malformed_answer_of_the_daemon_is_dropped_and_the_next_one_counts(
     docker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = DockerHarness(docker_url, tmp_path)
@@ -182,7 +182,7 @@ def test_an_answer_that_is_not_understood_is_dropped_and_the_next_one_counts(
         harness.clean_up()
 
 
-def test_a_list_asked_for_during_another_is_taken_afterwards(
+def test_a_container_list_requested_during_another_is_fetched_afterwards(
     harness: DockerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ended after that list, and before the events began, would not be seen until the next one is due."""

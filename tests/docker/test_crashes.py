@@ -65,7 +65,7 @@ def test_a_job_runs_once_when_its_worker_is_killed_during_the_launch(
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_what_may_have_run_as_its_worker_and_its_daemon_died_is_not_started_again(
+def test_a_container_that_may_have_run_when_worker_and_daemon_died_is_not_started_again(
     own_daemon: Daemon, tmp_path: Path
 ) -> None:
     """A daemon that dies as it starts a container calls it created; nobody is left who asked for that."""
@@ -106,7 +106,7 @@ class BreaksOff(Proxy):
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows")
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_what_ran_though_its_start_broke_off_runs_once_when_its_worker_is_killed_before_that_is_stored(
+def test_a_job_that_ran_despite_a_failed_start_request_runs_once_when_its_worker_is_killed_before_its_outcome_is_stored(
     site: Site, tmp_path: Path
 ) -> None:
     way = BreaksOff(site.url, tmp_path)

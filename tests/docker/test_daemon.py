@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from . import daemon_leftovers
 from .daemon import Daemon
 from .image import ENTRYPOINT_IMAGE, IMAGE
@@ -49,7 +49,7 @@ def state(client: docker.APIClient, container: str) -> tuple[str, int]:
     return state["Status"], state["ExitCode"]
 
 
-def test_a_container_runs(docker_url: str) -> None:
+def test_the_test_daemon_runs_a_container(docker_url: str) -> None:
     with client(docker_url) as api:
         container = run(api, "id -u; echo $PATH; stat -c %a /tmp; exit 3")
         assert api.wait(container)["StatusCode"] == 3
@@ -57,7 +57,7 @@ def test_a_container_runs(docker_url: str) -> None:
         api.remove_container(container)
 
 
-def test_an_image_can_have_an_entrypoint(docker_url: str) -> None:
+def test_the_test_daemon_runs_an_image_with_an_entrypoint(docker_url: str) -> None:
     with client(docker_url) as api:
         container = api.create_container(ENTRYPOINT_IMAGE)["Id"]
         api.start(container)
@@ -96,7 +96,7 @@ def test_a_stopped_daemon_stops_its_containers(own_daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_with_live_restore_a_container_goes_on(new_daemon: Callable[..., Daemon], crash: bool) -> None:
+def test_with_live_restore_a_container_outlives_its_daemon(new_daemon: Callable[..., Daemon], crash: bool) -> None:
     engine = new_daemon(live_restore=True)
     with client(engine.url) as api:
         container = run(api, "trap 'exit 5' TERM; echo started; while :; do sleep 0.05; done")
@@ -111,7 +111,7 @@ def test_with_live_restore_a_container_goes_on(new_daemon: Callable[..., Daemon]
         assert state(api, container) == ("exited", 5)
 
 
-def test_a_client_with_a_certificate_is_let_in(tls_daemon: Daemon) -> None:
+def test_the_daemon_accepts_a_client_with_a_certificate(tls_daemon: Daemon) -> None:
     from docker.tls import TLSConfig
     from requests.exceptions import ConnectionError  # noqa: A004  # the builtin is another
 
@@ -125,7 +125,7 @@ def test_a_client_with_a_certificate_is_let_in(tls_daemon: Daemon) -> None:
         api.ping()
 
 
-def test_a_registry_lets_in_who_knows_the_password(registry: Registry, own_daemon: Daemon) -> None:
+def test_a_registry_accepts_a_user_with_the_right_password(registry: Registry, own_daemon: Daemon) -> None:
     from docker.errors import APIError
 
     repository, login = f"{registry.address}/team/job", {"username": registry.user, "password": registry.password}
@@ -171,7 +171,7 @@ def test_closing_a_test_daemon_leaves_nothing(crash: bool, new_daemon: Callable[
     assert len(daemon_leftovers.mounts(second.folder)) > 0
 
 
-def test_a_command_told_to_end_ends_with_its_daemon(docker_url: str) -> None:
+def test_sigterm_ends_the_test_daemon_and_its_command(docker_url: str) -> None:
     command = [sys.executable, "-m", "tests.docker", "--", "sh", "-c", "echo $CM_TEST_DOCKER; exec sleep 600"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -47,7 +47,7 @@ _TINI = "[FATAL tini (7)] exec {} failed: {}\n"
     ],
 )
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_each_end_has_its_failure_reason(
+def test_each_exit_of_a_container_has_its_failure_reason(
     state: dict[str, Any], out_of_memory: bool, complaint: str, reason: str
 ) -> None:
     status = exit_status(state, out_of_memory=out_of_memory, complaint=complaint)
@@ -58,7 +58,7 @@ def test_each_end_has_its_failure_reason(
 
 @pytest.mark.parametrize("code", [0, 7, 127, 137, 255])
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_an_end_that_the_daemon_does_not_know_is_lost_whatever_its_code(code: int) -> None:
+def test_an_exit_that_the_daemon_did_not_observe_is_lost_whatever_its_code(code: int) -> None:
     status = exit_status({"ExitCode": code}, is_known=False, complaint=_TINI.format("a", "b"), memory_bytes=4096)
     assert (status.succeeded, status.code, failure_reason(status, None)) == (False, None, "lost")
     assert f"exit code {code}" in status.message
@@ -66,7 +66,7 @@ def test_an_end_that_the_daemon_does_not_know_is_lost_whatever_its_code(code: in
 
 @pytest.mark.parametrize("oom", [False, True])
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_a_child_out_of_memory_is_no_failure_of_a_command_that_ends_well(oom: bool) -> None:
+def test_a_child_out_of_memory_does_not_fail_a_command_that_succeeds(oom: bool) -> None:
     status = exit_status({"ExitCode": 0, "OOMKilled": True}, out_of_memory=oom)
     assert (status.succeeded, status.oom, status.signal) == (True, False, None)
 

@@ -70,7 +70,7 @@ def executor(harness: DockerHarness) -> Iterator[DockerExecutor]:
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_what_the_host_lacks_fails_no_job_and_what_the_job_asks_for_does(
+def test_a_start_fails_the_job_only_for_what_the_job_requests_not_for_what_the_host_lacks(
     harness: DockerHarness, executor: DockerExecutor, runtime: OddRuntime
 ) -> None:
     spec = harness.spec("true")
@@ -115,7 +115,7 @@ def test_a_container_that_is_removed_before_its_start_is_created_again(docker_ur
     harness.clean_up()
 
 
-def test_a_network_that_is_not_there_is_waited_for(docker_url: str, tmp_path: Path) -> None:
+def test_a_launch_waits_for_a_missing_network(docker_url: str, tmp_path: Path) -> None:
     harness = DockerHarness(docker_url, tmp_path, networks=["not-yet"])
     executor = harness.executor()
     with pytest.raises(DependencyUnavailable, match="network not-yet not found"):

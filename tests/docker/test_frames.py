@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from container_manager.executors.docker.followed_output import FollowedOutput
 from container_manager.executors.docker.frames import FrameDecoder, LastFrame, Position, Positions, since
 
-from ..patience import PATIENCE_SECONDS
+from ..polling import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.without_database
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
 
 
-def test_output_that_is_not_understood_ends_its_own_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_malformed_output_frames_end_only_their_own_log(caplog: pytest.LogCaptureFixture) -> None:
     done = threading.Event()
     # A daemon that answers nothing that could be expected.
     output = FollowedOutput("c", None, done.set)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_a_log_read_again_after_a_cut_loses_and_repeats_nothing(messages: list[M
         assert found == b"".join(message.data for message in messages if message.stream == stream)
 
 
-def test_a_frame_that_is_cut_before_its_output_comes_again_though_its_line_began_long_ago() -> None:
+def test_a_frame_that_was_cut_off_before_its_output_is_read_again_even_if_its_line_began_long_ago() -> None:
     messages = [Message(0, "stderr", b"be"), Message(4 * 10**9, "stdout", b"other"), Message(0, "stderr", b"gun")]
     first = FrameDecoder()
     first.feed(log(messages)[: -len(b"gun")])
@@ -138,7 +138,7 @@ def test_the_newline_that_the_daemon_loses_after_a_long_line_is_put_back() -> No
 
 
 @given(frames=st.lists(st.binary(max_size=20), max_size=6), more=st.binary(max_size=20), data=st.data())
-def test_the_last_frame_of_a_log_that_is_written_is_held_back_until_it_is_the_same_again(
+def test_the_last_frame_of_a_growing_log_is_held_back_until_it_is_read_unchanged(
     frames: list[bytes], more: bytes, data: st.DataObject
 ) -> None:
     """However the answer is cut: what came of the last line may be a part of it."""

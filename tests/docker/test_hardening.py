@@ -31,7 +31,7 @@ def printed(harness: DockerHarness, script: str, *, options: dict[str, Any] | No
 
 
 @pytest.mark.shows("howto/docker.md#relax-the-defaults")
-def test_a_default_container_has_no_powers(harness: DockerHarness) -> None:
+def test_a_default_container_has_no_capabilities(harness: DockerHarness) -> None:
     status = dict(line.split(":", 1) for line in printed(harness, "cat /proc/self/status").splitlines())
     found = {name: status[name].strip() for name in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")}
     none = "0" * 16
@@ -146,7 +146,7 @@ def test_only_the_allowed_capability_is_kept(harness: DockerHarness) -> None:
     "howto/docker.md#say-what-jobs-may-have",
     "howto/docker.md#let-others-submit-jobs",
 )
-def test_a_request_that_is_not_allowed_is_rejected_and_leaves_nothing(
+def test_a_container_request_that_is_not_allowed_is_rejected_and_leaves_no_container(
     harness: DockerHarness, executor: Executor, fields: dict[str, Any]
 ) -> None:
     spec = harness.spec("echo ran > $EFFECTS/ran", **fields)
@@ -181,7 +181,7 @@ def test_a_program_that_cannot_be_started_is_told_from_one_that_fails(
 
 
 @pytest.mark.shows("howto/docker.md#use-podman")
-def test_a_missing_volume_source_is_said_or_made(harness: DockerHarness, tmp_path: Path) -> None:
+def test_a_missing_volume_source_is_reported_or_created(harness: DockerHarness, tmp_path: Path) -> None:
     missing = tmp_path / "none"
     executor = harness.executor(volumes={"effects": {"source": str(missing)}})
     if flavour_of(harness.api.version()) is PODMAN:

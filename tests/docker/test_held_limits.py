@@ -43,21 +43,23 @@ ROOTLESS = {
         ),
     ],
 )
-def test_what_a_daemon_cannot_hold_is_known_with_its_reason(says: dict[str, Any], missing: dict[str, str]) -> None:
+def test_limits_that_a_daemon_cannot_enforce_are_known_with_the_reason(
+    says: dict[str, Any], missing: dict[str, str]
+) -> None:
     assert missing_limits({**ABLE, **says}) == missing
 
 
-def test_a_rootless_daemon_without_control_groups_holds_no_limit() -> None:
+def test_a_rootless_daemon_without_control_groups_enforces_no_limit() -> None:
     missing = missing_limits(ROOTLESS)
     assert list(missing) == ["memory_bytes", "cpu_count", "pids", "storage_bytes"]
     assert missing["pids"] == "it is rootless, and was given no such control group (PidsLimit)"
 
 
-def test_what_a_daemon_does_not_mention_it_is_taken_to_hold() -> None:
+def test_a_limit_that_a_daemon_does_not_mention_counts_as_enforced() -> None:
     assert missing_limits({"Driver": "zfs"}) == {}
 
 
-def test_limits_that_are_missing_are_taken_out_and_the_others_stay() -> None:
+def test_limits_that_a_daemon_cannot_enforce_are_left_out_and_the_others_stay() -> None:
     host = {"Memory": 1, "MemorySwap": 1, "NanoCpus": 2, "PidsLimit": 3, "Init": True}
     assert take_limits(host, {"memory_bytes": "", "storage_bytes": ""}) == ["memory_bytes"]
     assert host == {"NanoCpus": 2, "PidsLimit": 3, "Init": True}
@@ -75,7 +77,8 @@ def test_a_daemons_own_warnings_are_passed_on() -> None:
 
 
 @pytest.mark.shows("howto/docker.md#limits-that-the-daemon-cannot-hold", "explanation/attacks.md#all-disk")
-def test_a_job_with_a_limit_that_the_daemon_cannot_hold_is_rejected(harness: DockerHarness) -> None:
+@pytest.mark.shows("howto/docker.md#limits-that-the-daemon-cannot-hold")
+def test_a_job_with_a_limit_that_the_daemon_cannot_enforce_is_rejected(harness: DockerHarness) -> None:
     executor = harness.executor(storage_bytes=1 << 30)
     held = "storage_bytes" not in missing_limits(harness.api.info())
     try:
@@ -96,7 +99,7 @@ def test_a_job_with_a_limit_that_the_daemon_cannot_hold_is_rejected(harness: Doc
 
 
 @pytest.mark.shows("howto/docker.md#limits-that-the-daemon-cannot-hold")
-def test_an_option_lets_jobs_run_without_the_limits_that_the_daemon_cannot_hold(harness: DockerHarness) -> None:
+def test_an_option_lets_jobs_run_without_the_limits_that_the_daemon_cannot_enforce(harness: DockerHarness) -> None:
     executor = harness.executor(storage_bytes=1 << 30, ignore_missing_limits=True)
     try:
         spec = harness.spec("echo ran")
@@ -106,5 +109,5 @@ def test_an_option_lets_jobs_run_without_the_limits_that_the_daemon_cannot_hold(
         executor.close()
 
 
-def test_a_daemon_that_holds_all_limits_of_jobs_gives_no_such_warning(executor: Executor) -> None:
+def test_a_daemon_that_enforces_all_limits_gives_no_warning_of_missing_ones(executor: Executor) -> None:
     assert not [warning for warning in executor.check().warnings if "not in force" in warning]

@@ -88,7 +88,7 @@ def test_a_missing_image_is_pulled_with_its_login_and_the_steps_are_in_the_log(
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_pull_always_asks_the_registry_each_time(harness: DockerHarness, registry: Registry) -> None:
+def test_pull_policy_always_asks_the_registry_each_time(harness: DockerHarness, registry: Registry) -> None:
     executor = harness.executor(pull="always")
     assert "Downloaded newer image" in run(executor, reference(registry))[1]
     assert "Image is up to date" in run(executor, reference(registry))[1]
@@ -96,7 +96,7 @@ def test_pull_always_asks_the_registry_each_time(harness: DockerHarness, registr
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_pull_never_uses_only_local_images(harness: DockerHarness, registry: Registry) -> None:
+def test_pull_policy_never_uses_only_local_images(harness: DockerHarness, registry: Registry) -> None:
     assert refusal(harness, reference(registry), pull="never") == (
         "image",
         f"There is no image '{reference(registry)}', and 'pull' is 'never'.",
@@ -105,7 +105,7 @@ def test_pull_never_uses_only_local_images(harness: DockerHarness, registry: Reg
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
-def test_an_image_that_the_registry_does_not_have_is_final(harness: DockerHarness, registry: Registry) -> None:
+def test_an_image_that_the_registry_lacks_fails_the_job_for_good(harness: DockerHarness, registry: Registry) -> None:
     for image in (f"{registry.address}/team/job:no-such-tag", f"{registry.address}/no/such:1"):
         reason, said = refusal(harness, image)
         assert reason == "image"
@@ -114,7 +114,7 @@ def test_an_image_that_the_registry_does_not_have_is_final(harness: DockerHarnes
 
 @pytest.mark.parametrize("given", ["wrong password", "no login"])
 @pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
-def test_a_login_that_is_no_good_is_final_and_says_no_password(
+def test_a_rejected_registry_login_fails_the_job_for_good_and_shows_no_password(
     harness: DockerHarness, registry: Registry, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def test_a_login_that_is_no_good_is_final_and_says_no_password(
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_a_password_that_is_not_there_may_be_there_later(
+def test_a_missing_registry_password_makes_the_launch_try_again(
     harness: DockerHarness, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE)
@@ -140,7 +140,7 @@ def test_a_password_that_is_not_there_may_be_there_later(
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "no-such-host.invalid"])
 @pytest.mark.shows("explanation/worker.md#a-job-fails", "howto/docker.md#pull-from-a-private-registry")
-def test_a_registry_that_cannot_be_reached_may_be_there_later(harness: DockerHarness, host: str) -> None:
+def test_an_unreachable_registry_makes_the_launch_try_again(harness: DockerHarness, host: str) -> None:
     image = f"{host.format(port=free_port())}/team/job:1"
     reason, said = refusal(harness, image, pull_retry_seconds=0.1)
     assert reason == "unavailable"

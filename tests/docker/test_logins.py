@@ -15,7 +15,7 @@ from container_manager.executors.docker.logins import LoginProblem, Logins
 from container_manager.executors.docker.options import docker_options
 from container_manager.testing.conformance import output, text
 
-from . import odd_registry
+from . import faulty_registry
 from .docker_harness import DockerHarness, launch
 
 HOST = "registry.example.com"
@@ -70,7 +70,7 @@ def problem(registry: str = HOST, **options: Any) -> str:
     return str(raised.value)
 
 
-def test_a_renewed_login_is_seen_at_the_next_pull(folder: Path) -> None:
+def test_a_renewed_registry_login_is_used_at_the_next_pull(folder: Path) -> None:
     found = logins()
     assert found.headers(HOST) == {}
     write(folder, {"auths": {HOST: auth("user", PASSWORD)}})
@@ -81,7 +81,7 @@ def test_a_renewed_login_is_seen_at_the_next_pull(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("address", [HOST, f"https://{HOST}", f"https://{HOST}/v1/"])
-def test_a_login_is_found_whatever_its_address_has_beside_the_host(folder: Path, address: str) -> None:
+def test_a_registry_login_is_found_whatever_its_address_has_beside_the_host(folder: Path, address: str) -> None:
     write(folder, {"auths": {address: auth("user", "a:b")}})
     found = login()
     assert found is not None
@@ -89,14 +89,16 @@ def test_a_login_is_found_whatever_its_address_has_beside_the_host(folder: Path,
     assert login("other.example.com") is None
 
 
-def test_the_hubs_login_is_found_under_its_old_address(folder: Path) -> None:
+def test_the_login_of_docker_hub_is_found_under_its_old_address(folder: Path) -> None:
     write(folder, {"auths": {"https://index.docker.io/v1/": auth("user", PASSWORD)}})
     found = login("docker.io")
     assert found is not None
     assert found["username"] == "user"
 
 
-def test_a_helpers_login_or_token_is_used_and_one_of_its_own_comes_first(folder: Path, helper: Helper) -> None:
+def test_a_credential_helpers_login_or_token_is_used_and_a_registrys_own_helper_comes_first(
+    folder: Path, helper: Helper
+) -> None:
     helper("all", f"""echo '{{"Username": "user", "Secret": "{PASSWORD}"}}'""")
     helper("own", """read -r server; echo "{\\"Username\\": \\"<token>\\", \\"Secret\\": \\"for $server\\"}" """)
     write(folder, {"credsStore": "all", "credHelpers": {"own.example.com": "own"}})
@@ -104,13 +106,13 @@ def test_a_helpers_login_or_token_is_used_and_one_of_its_own_comes_first(folder:
     assert login("own.example.com") == {"identitytoken": "for own.example.com", "serveraddress": "own.example.com"}
 
 
-def test_a_helper_that_has_nothing_means_no_login(folder: Path, helper: Helper) -> None:
+def test_a_credential_helper_without_an_entry_means_no_login(folder: Path, helper: Helper) -> None:
     helper("all", "echo 'credentials not found in native keychain'; exit 1")
     write(folder, {"credsStore": "all"})
     assert login() is None
 
 
-def test_a_missing_or_failing_helper_is_named(folder: Path, helper: Helper) -> None:
+def test_a_missing_or_failing_credential_helper_is_named(folder: Path, helper: Helper) -> None:
     write(folder, {"credsStore": "absent"})
     assert problem() == "The credential helper docker-credential-absent is not installed, or not in the worker's PATH."
     helper("absent", "echo 'the keychain is locked'; exit 3")
@@ -130,16 +132,14 @@ def test_a_missing_or_failing_helper_is_named(folder: Path, helper: Helper) -> N
         (f'{{"auths": {{"{HOST}": {{"auth": "bm8="}}}}}}', "is not the base64 of user:password"),
     ],
 )
-def test_a_broken_configuration_is_told_as_what_it_is_and_quotes_no_login(
-    folder: Path, content: str, said: str
-) -> None:
+def test_a_broken_docker_configuration_is_reported_and_quotes_no_login(folder: Path, content: str, said: str) -> None:
     (folder / "config.json").write_text(content)
     assert said in problem()
     assert str(folder / "config.json") in problem()
     assert PASSWORD not in problem()
 
 
-def test_a_broken_configuration_is_no_matter_to_a_registry_of_the_options(
+def test_a_broken_docker_configuration_does_not_affect_a_registry_of_the_options(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "config.json").write_text("{")
@@ -149,21 +149,21 @@ def test_a_broken_configuration_is_no_matter_to_a_registry_of_the_options(
 
 
 @pytest.fixture
-def odd() -> Iterator[odd_registry.OddRegistry]:
-    with odd_registry.running() as registry:
+def odd() -> Iterator[faulty_registry.OddRegistry]:
+    with faulty_registry.running() as registry:
         yield registry
 
 
 @pytest.fixture
-def harness(docker_url: str, tmp_path: Path, odd: odd_registry.OddRegistry) -> Iterator[DockerHarness]:
+def harness(docker_url: str, tmp_path: Path, odd: faulty_registry.OddRegistry) -> Iterator[DockerHarness]:
     harness = DockerHarness(docker_url, tmp_path, images=["*"])
     yield harness
     harness.clean_up()
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_a_broken_helper_stops_no_pull_that_needs_no_login(
-    harness: DockerHarness, odd: odd_registry.OddRegistry, folder: Path
+def test_a_broken_credential_helper_stops_no_pull_that_needs_no_login(
+    harness: DockerHarness, odd: faulty_registry.OddRegistry, folder: Path
 ) -> None:
     write(folder, {"credsStore": "absent"})
     executor = harness.executor()
@@ -175,8 +175,8 @@ def test_a_broken_helper_stops_no_pull_that_needs_no_login(
 
 
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_a_pull_that_lacks_its_login_says_why_and_works_once_that_is_mended(
-    harness: DockerHarness, odd: odd_registry.OddRegistry, folder: Path
+def test_a_pull_without_its_login_says_why_and_works_once_the_login_is_repaired(
+    harness: DockerHarness, odd: faulty_registry.OddRegistry, folder: Path
 ) -> None:
     image, odd.login = odd.add("team/closed:1"), ("user", PASSWORD)
     write(folder, {"credHelpers": {odd.address: "absent"}})

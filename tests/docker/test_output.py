@@ -10,13 +10,13 @@ import pytest
 from container_manager.executors.base import Executor
 from container_manager.testing.conformance import ended, output, text
 
-from ..patience import PATIENCE_SECONDS
+from ..polling import PATIENCE_SECONDS
 from .docker_harness import DockerHarness
 
 _MEGABYTE = 1 << 20
 
 
-def test_64_megabytes_on_both_streams_come_whole_and_stay_out_of_memory(
+def test_64_megabytes_of_container_output_arrive_complete_and_stay_out_of_memory(
     harness: DockerHarness, executor: Executor
 ) -> None:
     process, half = psutil.Process(), 32 * _MEGABYTE
@@ -113,7 +113,7 @@ def test_the_newline_after_a_long_line_is_kept(harness: DockerHarness, executor:
     assert text(output(executor, handle)) == expected
 
 
-def test_output_asked_for_before_its_container_is_there_is_not_given_up(harness: DockerHarness) -> None:
+def test_output_requested_before_its_container_exists_is_not_given_up(harness: DockerHarness) -> None:
     """An attempt may wait long for its launch, and what is pulled for it is to be seen meanwhile."""
     executor = harness.executor()
     spec = harness.spec("echo here")

@@ -46,7 +46,7 @@ def phase(executor: Executor, key: str) -> Phase | None:
 
 
 @pytest.mark.shows("howto/docker.md#use-podman")
-def test_the_engine_is_named_and_has_one_identity(harness: DockerHarness, executor: Executor) -> None:
+def test_podman_is_named_as_the_engine_and_has_one_identity(harness: DockerHarness, executor: Executor) -> None:
     first, second = executor.check(), executor.check()
     assert first.ok
     assert first.message.startswith("Podman ")
@@ -57,7 +57,7 @@ def test_the_engine_is_named_and_has_one_identity(harness: DockerHarness, execut
     assert executor.observe().engine == first.engine
 
 
-def test_the_engine_is_told_by_its_components() -> None:
+def test_podman_is_recognised_by_the_components_of_its_version() -> None:
     assert flavour_of({"Components": [{"Name": "Podman Engine"}]}) is PODMAN
     components = [{"Name": "Engine"}, {"Name": "containerd"}]
     assert flavour_of({"Components": components, "ApiVersion": "1.44"}) is DOCKER
@@ -67,7 +67,7 @@ def test_the_engine_is_told_by_its_components() -> None:
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_each_program_that_does_not_exist_is_said_to_be_missing(harness: DockerHarness) -> None:
+def test_a_program_that_does_not_exist_in_the_image_is_reported_as_missing(harness: DockerHarness) -> None:
     """Podman's log keeps what its init process says of it in the pieces in which it was written, however many."""
     executor = harness.executor()
     specs = [harness.spec("", argv=("no-such-program",)) for _ in range(36)]
@@ -81,9 +81,7 @@ def test_each_program_that_does_not_exist_is_said_to_be_missing(harness: DockerH
 
 
 @pytest.mark.shows("howto/docker.md#use-podman")
-def test_a_container_that_a_restart_of_the_machine_has_ended_is_not_run_again(
-    service: podman.Podman, harness: DockerHarness
-) -> None:
+def test_a_container_that_a_reboot_has_ended_is_not_run_again(service: podman.Podman, harness: DockerHarness) -> None:
     """Podman says of it that it is `created`."""
     executor = harness.executor()
     spec = harness.spec("echo ran >> $EFFECTS/runs; sleep 600")

@@ -8,7 +8,7 @@ from container_manager.executors.docker import DockerExecutor
 from container_manager.jobs.progress_lines import PROGRESS_BYTES, Progress, latest_progress
 from container_manager.testing.conformance import ended
 
-from ..patience import eventually
+from ..polling import eventually
 from .docker_harness import DockerHarness
 
 
@@ -19,7 +19,7 @@ def reporting(harness: DockerHarness) -> DockerExecutor:
 
 @pytest.mark.slow
 @pytest.mark.shows("howto/progress.md#in-a-container")
-def test_a_running_container_says_how_far_it_is_to_any_worker(
+def test_any_worker_reads_the_progress_of_a_running_container(
     harness: DockerHarness, reporting: DockerExecutor
 ) -> None:
     script = """
@@ -35,7 +35,7 @@ def test_a_running_container_says_how_far_it_is_to_any_worker(
     assert ended(reporting, handle).progress == b"1/2 waiting\n2/2 done\n"
 
 
-def test_of_a_long_file_the_last_lines_are_read(harness: DockerHarness, reporting: DockerExecutor) -> None:
+def test_the_last_lines_of_a_long_progress_file_are_read(harness: DockerHarness, reporting: DockerExecutor) -> None:
     script = 'seq 1 9999 | sed "s:$:/9999:" >"$CONTAINER_MANAGER_PROGRESS"'
     data = ended(reporting, reporting.submit(harness.spec(script))).progress
     assert data is not None
@@ -53,13 +53,15 @@ def test_of_a_long_file_the_last_lines_are_read(harness: DockerHarness, reportin
         "truncate -s 100G $P || dd if=/dev/zero of=$P bs=1 count=1 seek=100000000000",
     ],
 )
-def test_what_is_no_small_file_is_no_progress(harness: DockerHarness, reporting: DockerExecutor, script: str) -> None:
+def test_anything_but_a_small_regular_file_is_no_progress(
+    harness: DockerHarness, reporting: DockerExecutor, script: str
+) -> None:
     status = ended(reporting, reporting.submit(harness.spec(f"P=$CONTAINER_MANAGER_PROGRESS; {script}")))
     assert (status.code, status.progress) == (0, None)
 
 
 @pytest.mark.shows("howto/progress.md#in-a-container")
-def test_without_the_option_and_with_read_only_files_there_is_no_such_file(
+def test_there_is_no_progress_file_without_the_option_or_with_read_only_files(
     harness: DockerHarness, reporting: DockerExecutor
 ) -> None:
     script = 'test -z "$CONTAINER_MANAGER_PROGRESS" && test ! -e /container-manager-progress'

@@ -16,9 +16,9 @@ from container_manager.queue import explain
 from container_manager.testing.conformance import output, text
 
 from ..workers import eventually
-from . import odd_registry
+from . import faulty_registry
 from .docker_harness import DockerHarness, launch
-from .odd_registry import Fault, OddRegistry, Part
+from .faulty_registry import Fault, OddRegistry, Part
 from .site import Site, attempts_of, output_of
 
 _PATIENCE_SECONDS = 60
@@ -27,7 +27,7 @@ _STALL = Fault(stalls=True, share=0.0)
 
 @pytest.fixture
 def odd() -> Iterator[OddRegistry]:
-    with odd_registry.running() as registry:
+    with faulty_registry.running() as registry:
         yield registry
 
 
@@ -67,7 +67,7 @@ def site(docker_url: str, tmp_path: Path, odd: OddRegistry) -> Iterator[Site]:
     ids=lambda fault: f"{fault.status} {fault.code or fault.body.decode() or 'without a body'}",
 )
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_what_the_registry_refuses_is_final(
+def test_a_pull_that_the_registry_refuses_fails_the_job_for_good(
     harness: DockerHarness, executor: DockerExecutor, odd: OddRegistry, fault: Fault
 ) -> None:
     image = odd.add("team/job:1")
@@ -79,7 +79,7 @@ def test_what_the_registry_refuses_is_final(
 
 
 @pytest.mark.without_database
-def test_an_image_for_another_platform_is_final(
+def test_an_image_for_another_platform_fails_the_job_for_good(
     harness: DockerHarness, executor: DockerExecutor, odd: OddRegistry
 ) -> None:
     image = odd.add("team/job:1", architecture="s390x", in_list=True)
@@ -112,7 +112,7 @@ def test_an_image_for_another_platform_is_final(
     ),
 )
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_what_may_be_better_later_is_tried_again_and_the_log_says_what_it_was(
+def test_a_pull_with_a_temporary_error_is_retried_and_the_log_names_the_error(
     harness: DockerHarness, odd: OddRegistry, part: Part, fault: Fault
 ) -> None:
     # The answers with an error come once for each request of one try.
@@ -133,7 +133,7 @@ def _fields(fault: Fault) -> dict[str, object]:
 
 
 @pytest.mark.without_database
-def test_the_tries_have_a_limit_and_the_failure_says_what_the_last_one_met(
+def test_pulls_are_retried_up_to_a_limit_and_the_failure_names_the_last_error(
     harness: DockerHarness, odd: OddRegistry
 ) -> None:
     image = odd.add("team/job:1")
@@ -194,7 +194,7 @@ def stall(odd: OddRegistry, *names: str) -> list[str]:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_jobs_whose_images_stall_hold_up_no_other_launch_and_no_removal(site: Site, odd: OddRegistry) -> None:
+def test_stalled_pulls_block_no_other_launch_and_no_removal(site: Site, odd: OddRegistry) -> None:
     images = stall(odd, *(f"team/stalls{number}" for number in range(6)))
     with site.worker("--slots", "8"):
         stalled = [site.enqueue("true", image=image) for image in images]
@@ -220,7 +220,7 @@ def test_jobs_whose_images_stall_hold_up_no_other_launch_and_no_removal(site: Si
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows("howto/docker.md#pull-from-a-private-registry")
-def test_a_jobs_timeout_does_not_count_what_it_waits_for_its_image(site: Site, odd: OddRegistry) -> None:
+def test_a_jobs_timeout_does_not_count_the_wait_for_its_image(site: Site, odd: OddRegistry) -> None:
     image = odd.add("team/job:1")
     odd.fail("team/job", "manifest", Fault(stalls=True, share=0.0, times=1))
     site.options["pull_stall_seconds"] = 4.0
@@ -234,7 +234,9 @@ def test_a_jobs_timeout_does_not_count_what_it_waits_for_its_image(site: Site, o
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_worker_that_dies_while_a_job_waits_leaves_the_wait_to_the_next_one(site: Site, odd: OddRegistry) -> None:
+def test_when_a_worker_dies_while_a_job_waits_for_its_image_the_next_worker_continues_the_wait(
+    site: Site, odd: OddRegistry
+) -> None:
     (image,) = stall(odd, "team/job")
     with site.worker() as process:
         job = site.enqueue("true", image=image)

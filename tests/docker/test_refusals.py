@@ -29,7 +29,7 @@ _OCI = "OCI runtime create failed: container_linux.go:380: starting container pr
         (500, "no matching manifest for linux/amd64 in the manifest list entries"),
     ],
 )
-def test_a_registry_that_has_no_such_image_or_refuses_it_is_final(status: int, text: str) -> None:
+def test_a_pull_error_that_says_missing_or_denied_is_final(status: int, text: str) -> None:
     assert is_final_pull(text, status=status)
 
 
@@ -52,11 +52,11 @@ def test_a_registry_that_has_no_such_image_or_refuses_it_is_final(status: int, t
         "",
     ],
 )
-def test_all_else_that_goes_wrong_with_a_pull_may_work_later(text: str) -> None:
+def test_any_other_pull_error_is_temporary(text: str) -> None:
     assert not is_final_pull(text, status=500)
 
 
-def test_a_registry_that_has_let_an_image_be_had_refuses_only_a_part_of_it_for_now() -> None:
+def test_a_denied_or_missing_layer_after_a_pull_has_begun_is_temporary() -> None:
     for text in ("unauthorized: token expired", "unknown blob", "denied: no"):
         assert not is_final_pull(text, begun=True)
     assert is_final_pull("no matching manifest for linux/amd64 in the manifest list entries", begun=True)
@@ -83,7 +83,7 @@ def test_a_registry_that_has_let_an_image_be_had_refuses_only_a_part_of_it_for_n
         (400, f'{_OCI}exec: "no space left on device": executable file not found in $PATH: unknown'),
     ],
 )
-def test_what_the_job_itself_asks_for_is_final(status: int, text: str) -> None:
+def test_a_daemons_refusal_of_what_the_job_requests_is_final(status: int, text: str) -> None:
     assert is_final_launch(text, status=status)
 
 
@@ -106,5 +106,5 @@ def test_what_the_job_itself_asks_for_is_final(status: int, text: str) -> None:
         (503, ""),
     ],
 )
-def test_what_the_host_lacks_or_nobody_knows_may_work_later(status: int, text: str) -> None:
+def test_a_daemons_refusal_for_what_the_host_lacks_or_an_unknown_reason_is_temporary(status: int, text: str) -> None:
     assert not is_final_launch(text, status=status)

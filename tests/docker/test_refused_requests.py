@@ -72,7 +72,7 @@ def executor(harness: DockerHarness, strict: StrictProxy) -> Iterator[Executor]:
     executor.close()
 
 
-def test_a_request_that_breaks_off_does_not_make_the_daemon_seem_away(
+def test_a_request_whose_connection_breaks_does_not_mark_the_daemon_as_away(
     harness: DockerHarness, executor: Executor
 ) -> None:
     with pytest.raises(DependencyUnavailable, match="It answers other requests"):
@@ -83,7 +83,7 @@ def test_a_request_that_breaks_off_does_not_make_the_daemon_seem_away(
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "413 Request Entity Too Large"])
-def test_a_request_that_is_wrong_or_too_large_is_its_jobs_fault(
+def test_a_create_request_that_is_invalid_or_too_large_fails_its_job(
     harness: DockerHarness, strict: StrictProxy, executor: Executor, status: str
 ) -> None:
     strict.status = status
@@ -95,7 +95,7 @@ def test_a_request_that_is_wrong_or_too_large_is_its_jobs_fault(
 @pytest.mark.parametrize(
     "status", ["408 Request Timeout", "429 Too Many Requests", "500 Internal Server Error", "503 Service Unavailable"]
 )
-def test_any_other_error_may_go_away_and_others_launch_meanwhile(
+def test_any_other_error_of_the_daemon_is_retried_while_other_jobs_launch(
     harness: DockerHarness, strict: StrictProxy, executor: Executor, status: str
 ) -> None:
     strict.status = status
@@ -123,7 +123,7 @@ class Replaced(Proxy):
         super()._look_at(data, holds)
 
 
-def test_a_daemon_that_is_replaced_by_an_older_release_is_asked_by_its_own_version(
+def test_a_daemon_that_is_replaced_by_an_older_release_is_addressed_by_its_own_api_version(
     harness: DockerHarness, tmp_path: Path
 ) -> None:
     """By the newer one it would refuse every request with 400, and every job would fail for good."""
@@ -166,7 +166,7 @@ def test_a_daemon_that_answers_nothing_is_away(harness: DockerHarness, strict: S
 REMOVED = "container 2d5a does not exist in database: no such container"
 
 
-def test_a_container_that_is_removed_while_it_is_looked_at_is_gone(strict: StrictProxy) -> None:
+def test_a_container_that_is_removed_while_it_is_inspected_is_gone(strict: StrictProxy) -> None:
     """Podman answers 500 then, and 404 only where it was gone before."""
     strict.word, strict.status, strict.message = b"/containers/cm-it/", "500 Internal Server Error", REMOVED
     daemon = Daemon(docker_options({"base_url": strict.url}))
@@ -176,7 +176,7 @@ def test_a_container_that_is_removed_while_it_is_looked_at_is_gone(strict: Stric
         pass
 
 
-def test_a_container_that_seems_to_be_removed_does_not_make_the_daemon_seem_away(
+def test_a_container_that_seems_to_be_removed_does_not_mark_the_daemon_as_away(
     harness: DockerHarness, executor: Executor, strict: StrictProxy
 ) -> None:
     spec = harness.spec("true")
@@ -188,7 +188,7 @@ def test_a_container_that_seems_to_be_removed_does_not_make_the_daemon_seem_away
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error"])
-def test_a_list_that_fails_says_of_no_container_that_it_is_gone(strict: StrictProxy, status: str) -> None:
+def test_a_failed_container_list_marks_no_container_as_gone(strict: StrictProxy, status: str) -> None:
     strict.word, strict.status, strict.message = b"/containers/json", status, REMOVED
     with pytest.raises(Failed, match="2d5a"):
         Daemon(docker_options({"base_url": strict.url})).inspect("cm-it")
@@ -203,7 +203,7 @@ def test_a_list_that_fails_says_of_no_container_that_it_is_gone(strict: StrictPr
         "ttrpc: closed: unknown",
     ],
 )
-def test_a_start_that_broke_off_behind_the_daemon_is_lost_and_its_container_stays_until_that_is_stored(
+def test_an_attempt_whose_start_failed_inside_the_daemon_is_lost_and_keeps_its_container_until_the_loss_is_stored(
     harness: DockerHarness, executor: Executor, strict: StrictProxy, message: str
 ) -> None:
     """It may run. A worker that rescues the attempt before its end is stored must not find the name free."""

@@ -48,7 +48,9 @@ def pid_of(site: Site, job: ContainerJob) -> int:
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#set-the-daemon-up")
-def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_path: Path, crash: bool) -> None:
+def test_with_live_restore_jobs_survive_a_daemon_restart(
+    new_daemon: Callable[..., Daemon], tmp_path: Path, crash: bool
+) -> None:
     engine = new_daemon(live_restore=True)
     site = Site(engine.url, tmp_path)
     short, long, worse, printed = (site.gate(name) for name in ("short", "long", "worse", "printed"))
@@ -93,7 +95,7 @@ def test_with_live_restore_jobs_go_on(new_daemon: Callable[..., Daemon], tmp_pat
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away", "howto/docker.md#set-the-daemon-up")
-def test_without_live_restore_jobs_that_the_daemon_ended_run_again(
+def test_without_live_restore_jobs_that_the_daemon_stopped_run_again(
     own_daemon: Daemon, tmp_path: Path, crash: bool
 ) -> None:
     site = Site(own_daemon.url, tmp_path)
@@ -147,7 +149,7 @@ def test_a_daemon_absent_for_half_a_minute_fails_nothing(new_daemon: Callable[..
 
 
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_a_daemon_absent_for_too_long_loses_jobs_and_none_runs_twice_at_a_time(
+def test_a_daemon_absent_for_too_long_loses_jobs_and_none_runs_twice_at_once(
     new_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
     engine = new_daemon(live_restore=True)
@@ -195,7 +197,7 @@ def test_a_daemon_that_crashes_while_it_starts_containers_runs_none_twice(own_da
     site.clean_up()
 
 
-def test_another_worker_learns_at_once_that_a_start_was_broken_off(own_daemon: Daemon, tmp_path: Path) -> None:
+def test_another_worker_learns_at_once_that_a_start_was_interrupted(own_daemon: Daemon, tmp_path: Path) -> None:
     """The daemon says that in its own way, which must not be taken for its being away."""
     harness = DockerHarness(own_daemon.url, tmp_path)
     first, second = harness.executor(), harness.executor()

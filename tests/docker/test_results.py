@@ -37,7 +37,7 @@ def end_of(executor: DockerExecutor, harness: DockerHarness, script: str, **fiel
 
 @pytest.mark.shows("howto/results.md#in-a-container")
 @pytest.mark.parametrize("user", ["", "4321:4321"])
-def test_a_container_hands_out_what_it_has_written(
+def test_the_result_of_a_job_is_what_its_container_has_written(
     harness: DockerHarness, reporting: DockerExecutor, user: str
 ) -> None:
     container = {"user": user} if user else {}
@@ -60,7 +60,7 @@ def test_a_container_that_writes_nothing_has_an_empty_result(harness: DockerHarn
         ("rm $R; mkdir $R; echo 1 >$R/file", "It is no regular file."),
     ],
 )
-def test_what_is_no_small_file_is_refused_in_words(
+def test_a_result_that_is_no_small_regular_file_is_refused_with_an_explanation(
     harness: DockerHarness, reporting: DockerExecutor, script: str, refused: str
 ) -> None:
     status = end_of(reporting, harness, f"R=$CONTAINER_MANAGER_RESULT; {script}")
@@ -73,6 +73,6 @@ def test_a_container_that_removes_the_file_has_no_result(harness: DockerHarness,
     assert (status.result, status.result_refused) == (None, "")
 
 
-def test_a_container_with_read_only_files_is_offered_none(harness: DockerHarness, reporting: DockerExecutor) -> None:
+def test_a_container_with_read_only_files_has_no_result_file(harness: DockerHarness, reporting: DockerExecutor) -> None:
     script = 'test -z "$CONTAINER_MANAGER_RESULT"'
     assert end_of(reporting, harness, script, container={"read_only": True}).result is None

@@ -69,7 +69,7 @@ def test_a_container_reads_its_secrets_from_memory_and_cannot_change_them(
 
 
 @pytest.mark.shows("reference/jobs.md#what-shows-a-value")
-def test_docker_inspect_shows_variables_and_not_what_is_in_files(
+def test_docker_inspect_shows_secret_variables_and_not_secret_files(
     harness: DockerHarness, secretive: DockerExecutor
 ) -> None:
     spec = replace(with_secret(harness, "sleep 60"), environment={"TOKEN": "told to the daemon"})
@@ -80,7 +80,7 @@ def test_docker_inspect_shows_variables_and_not_what_is_in_files(
     secretive.remove(spec.key)
 
 
-def test_the_files_of_a_failed_attempt_go_before_its_container_that_is_kept(
+def test_secret_files_of_a_failed_attempt_are_removed_though_its_container_is_kept(
     harness: DockerHarness, memory: Path
 ) -> None:
     executor = DockerExecutor(
@@ -101,7 +101,7 @@ def test_the_files_of_a_failed_attempt_go_before_its_container_that_is_kept(
         executor.close()
 
 
-def test_another_worker_that_adopts_the_container_finds_it_with_its_files_and_removes_both(
+def test_a_worker_that_adopts_a_container_finds_its_secret_files_and_removes_both(
     harness: DockerHarness, secretive: DockerExecutor, memory: Path
 ) -> None:
     script = "until test -e $EFFECTS/go; do sleep 0.05; done; cat $CONTAINER_MANAGER_SECRETS/key"
@@ -127,7 +127,7 @@ def test_another_worker_that_adopts_the_container_finds_it_with_its_files_and_re
 
 
 @pytest.mark.shows("reference/jobs.md#secrets")
-def test_a_daemon_elsewhere_gets_no_files(harness: DockerHarness) -> None:
+def test_a_daemon_on_another_host_gets_no_secret_files(harness: DockerHarness) -> None:
     options = docker_options({**harness.options, "base_url": "ssh://docker.invalid"})
     executor = DockerExecutor(options, install=harness.install, secrets_directory="/none")
     try:

@@ -46,7 +46,7 @@ def stopped(harness: DockerHarness, script: str, *, grace_seconds: float = 30, *
     [f"exec {_PROGRAM}", f"trap 'kill $!; wait $!; exit $?' TERM; {_PROGRAM} & wait $!"],
     ids=["exec", "trap"],
 )
-def test_a_program_ends_well_whose_shell_is_replaced_or_passes_the_signal_on(
+def test_a_program_stops_cleanly_if_its_shell_is_replaced_or_forwards_the_signal(
     harness: DockerHarness, script: str
 ) -> None:
     status, printed = stopped(harness, script)
@@ -55,7 +55,7 @@ def test_a_program_ends_well_whose_shell_is_replaced_or_passes_the_signal_on(
 
 @pytest.mark.shows("howto/docker.md#stop-a-job")
 @pytest.mark.parametrize("environment", [{}, {"TINI_KILL_PROCESS_GROUP": "1"}], ids=["child", "group"])
-def test_a_program_is_killed_without_a_word_as_soon_as_its_shell_ends(
+def test_a_program_is_killed_without_a_term_signal_as_soon_as_its_shell_ends(
     harness: DockerHarness, environment: dict[str, str]
 ) -> None:
     """Nor would it help to have the init process tell all: it ends with the shell, and everything with it."""

@@ -93,7 +93,7 @@ class Reader:
 
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
-def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
+def test_a_silent_log_stream_is_reopened_while_the_command_runs(
     harness: DockerHarness, distant: DockerExecutor, way: Mutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, end = harness.effects() / "go", harness.effects() / "end"
@@ -113,7 +113,7 @@ def test_a_log_that_is_silent_is_opened_anew_while_the_command_runs(
 
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
-def test_events_that_are_silent_are_asked_for_anew(
+def test_a_silent_event_stream_is_reopened(
     distant: DockerExecutor, way: Mutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_until(distant, lambda: distant.observe().as_of)
@@ -124,7 +124,7 @@ def test_events_that_are_silent_are_asked_for_anew(
 
 
 @pytest.mark.shows("howto/docker.md#reach-a-daemon-elsewhere")
-def test_the_system_notices_where_the_other_side_of_a_stream_is_gone(tls_daemon: daemon.Daemon) -> None:
+def test_tcp_keepalive_is_enabled_on_streams_of_a_daemon(tls_daemon: daemon.Daemon) -> None:
     reached = Daemon(docker_options({"base_url": tls_daemon.tls_url, "tls": tls(tls_daemon)}))
     with reached.stream("/events", {}) as answer:
         own: Any = answer._socket()

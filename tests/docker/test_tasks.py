@@ -68,7 +68,7 @@ def tasks(docker_url: str, tmp_path: Path) -> Iterator[TaskSite]:
 
 
 @pytest.mark.shows("tutorial/tasks.md#in-a-container")
-def test_tasks_in_containers_end_as_those_on_the_host_do(tasks: TaskSite) -> None:
+def test_tasks_in_containers_have_the_same_outcomes_as_on_the_host(tasks: TaskSite) -> None:
     f = task_functions
     results = {
         "add": tasks.task(f.add).enqueue(5, second=6),

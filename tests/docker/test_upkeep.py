@@ -46,7 +46,7 @@ def image(name: str, *, size: int = 10, used_at: float) -> Image:
     ],
 )
 @pytest.mark.shows("howto/docker.md#keep-images")
-def test_images_are_removed_that_are_unused_for_too_long_or_take_too_much(
+def test_images_that_are_unused_for_too_long_or_take_too_much_space_are_removed(
     options: dict[str, Any], removed: list[str]
 ) -> None:
     unused = [image("old", used_at=0.0), image("middle", used_at=9_000.0), image("new", used_at=9_900.0)]
@@ -70,7 +70,7 @@ def test_images_are_removed_that_are_unused_for_too_long_or_take_too_much(
     ],
 )
 @pytest.mark.shows("howto/docker.md#keep-images")
-def test_only_images_are_removed_that_jobs_may_run_and_a_registry_has(
+def test_only_images_that_jobs_may_run_and_a_registry_has_are_removed(
     tags: list[str], digests: list[str], removable: bool
 ) -> None:
     found = Image(id="i", tags=tuple(tags), digests=tuple(digests), size=1, used_at=0.0)

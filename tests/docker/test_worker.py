@@ -18,7 +18,7 @@ from container_manager.queue import explain
 from container_manager.testing.conformance import ended, observation
 
 from ..jobs import journal_of
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..workers import start_worker
 from .image import IMAGE
 from .proxy import proxy
@@ -30,7 +30,7 @@ _OUTPUT_BYTES = 64 * _MEBIBYTE
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: Site) -> None:
+def test_each_kind_of_container_exit_has_its_reason_message_and_exit_code(site: Site) -> None:
     memory = {"memory_bytes": 16 * _MEBIBYTE}
     # The kernel's word of it may come late, and the daemon's after that of the end: never where it comes with the start.
     eat = "sleep 1; tail /dev/zero"
@@ -157,7 +157,9 @@ def test_many_short_jobs_lose_no_exit_and_no_output(site: Site) -> None:
 
 
 @pytest.mark.shows("explanation/worker.md#a-worker-is-killed")
-def test_a_worker_that_ends_leaves_containers_and_the_next_one_reads_on(site: Site) -> None:
+def test_a_worker_that_ends_leaves_its_containers_and_the_next_worker_continues_reading_their_output(
+    site: Site,
+) -> None:
     go = site.gate()
     script = f"{BEGUN}; echo begun; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; read word < $EFFECTS/go; echo last; {DONE}"
     job = site.enqueue(script, max_retries=3)
@@ -215,7 +217,7 @@ def test_a_container_that_another_worker_has_just_started_is_taken_over(site: Si
         site.assert_clean()
 
 
-def test_64_megabytes_on_both_streams_cost_a_worker_no_memory(site: Site) -> None:
+def test_64_megabytes_of_container_output_cost_a_worker_no_memory(site: Site) -> None:
     half = _OUTPUT_BYTES // 2
     with site.worker("--slots", "1", lease_seconds=30.0) as process:
         first = site.enqueue("echo first")

@@ -40,7 +40,7 @@ from container_manager.testing.conformance import (
     wait_until,
 )
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..processes import has_ended
 from .secret_folders import secret_folders
 
@@ -269,7 +269,9 @@ class TestProcessExecutor(Conformance):
             control.settimeout(PATIENCE_SECONDS)
             assert control.recv(1) == b""
 
-    def test_a_keeper_that_lost_a_job_gets_no_other(self, harness: ProcessHarness, executor: ProcessExecutor) -> None:
+    def test_a_keeper_that_lost_a_job_gets_no_further_job(
+        self, harness: ProcessHarness, executor: ProcessExecutor
+    ) -> None:
         assert executor.check().ok
         ours, theirs = socket.socketpair()
         with executor._lock:
@@ -417,7 +419,7 @@ class TestProcessExecutor(Conformance):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             assert self.run(executor, harness.spec(f"kill -{number} $$"))[0].signal == number
 
-    def test_who_kills_all_that_is_called_python_does_not_kill_warden_and_keepers(
+    def test_killing_all_processes_named_python_spares_warden_and_keepers(
         self, harness: ProcessHarness, executor: ProcessExecutor
     ) -> None:
         self.run(executor, harness.spec("true"))
@@ -512,7 +514,9 @@ class TestProcessExecutor(Conformance):
             executor.close()
         assert text(chunks) == b"64\nyes\n"
 
-    def test_64_megabytes_on_both_streams_leave_memory_flat(self, harness: ProcessHarness, executor: Executor) -> None:
+    def test_64_megabytes_of_process_output_leave_memory_flat(
+        self, harness: ProcessHarness, executor: Executor
+    ) -> None:
         self.run(executor, harness.spec("true"))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         spec = harness.spec("head -c 64000000 /dev/zero & head -c 64000000 /dev/zero >&2; wait")
@@ -700,7 +704,7 @@ sys.exit(9)
         assert self.run(executor, harness.spec("exit 3"))[0].code == 3
 
     @pytest.mark.parametrize("victim", ["keeper", "warden"])
-    def test_what_was_killed_while_nothing_ran_is_replaced(
+    def test_a_warden_or_keeper_that_was_killed_while_idle_is_replaced(
         self, harness: ProcessHarness, executor: ProcessExecutor, victim: str
     ) -> None:
         self.run(executor, harness.spec("true"))

@@ -17,7 +17,7 @@ from container_manager.executors.python import PythonExecutor, task_server_link
 from container_manager.jobs.spec import JobSpec
 from container_manager.testing.conformance import Conformance, Harness, ended, new_key, output, text
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..processes import has_ended
 from .secret_folders import secret_folders
 
@@ -92,7 +92,7 @@ def test_a_launch_waits_for_the_import_of_the_project_without_a_thread(gated: tu
         executor.close()
 
 
-def test_a_launch_that_waits_is_ended_by_a_stop_and_by_the_end_of_the_executor(gated: tuple[str, Path]) -> None:
+def test_a_waiting_launch_ends_when_it_is_stopped_or_its_executor_is_closed(gated: tuple[str, Path]) -> None:
     executor = PythonExecutor(preload=[gated[0]])
     waits = []
     try:
@@ -119,7 +119,7 @@ def test_a_job_that_is_no_task_and_one_that_needs_isolation_are_rejected() -> No
     executor.close()
 
 
-def test_code_that_cannot_be_imported_is_said_to_the_launches_that_wait_and_is_tried_again_later(
+def test_an_import_error_of_the_project_is_reported_to_waiting_launches_and_the_import_is_retried(
     module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_server_link, "_PAUSE_SECONDS", 3600.0)
@@ -175,9 +175,7 @@ def test_a_task_of_a_module_that_the_task_server_has_not_imported_says_so_in_its
 
 
 @pytest.mark.shows("tutorial/tasks.md#what-to-know-of-the-python-executor")
-def test_after_sighup_new_tasks_run_the_new_code_and_those_that_run_go_on_with_the_old(
-    module: Path, tmp_path: Path
-) -> None:
+def test_after_sighup_new_tasks_run_the_new_code_and_running_tasks_keep_the_old(module: Path, tmp_path: Path) -> None:
     started, go = tmp_path / "started", tmp_path / "go"
     os.mkfifo(go)
     code = f"""
@@ -286,7 +284,7 @@ def test_a_process_that_is_killed_while_it_waits_for_a_task_is_replaced(
 
 
 @pytest.mark.parametrize("victim", ["keeper", "task server", "executor"])
-def test_a_process_that_waits_for_a_task_ends_with_what_it_waits_for(victim: str) -> None:
+def test_a_process_that_waits_for_a_task_ends_with_its_task_server(victim: str) -> None:
     executor = PythonExecutor()
     try:
         eventually(lambda: executor.check().ok)
@@ -305,7 +303,7 @@ def test_a_process_that_waits_for_a_task_ends_with_what_it_waits_for(victim: str
         executor.close()
 
 
-def test_a_process_that_waits_for_a_task_when_the_code_is_read_anew_runs_none(says_which_process_it_has: str) -> None:
+def test_a_process_that_waits_for_a_task_when_the_code_is_reloaded_runs_no_task(says_which_process_it_has: str) -> None:
     executor = PythonExecutor(preload=[says_which_process_it_has])
     try:
         eventually(lambda: executor.check().ok)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from ..patience import PATIENCE_SECONDS
+from ..polling import PATIENCE_SECONDS
 
 _READ_BYTES = 65536
 _REQUEST_LINE = re.compile(rb"([A-Z]+ \S+) HTTP/1\.1\r\n")

@@ -76,7 +76,9 @@ def run_beside_cluster(command: list[str]) -> int:
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWPID):
             raise OSError(ctypes.get_errno(), "no process namespace of its own")
         try:
-            return run_command([sys.executable, "-m", "tests.kubernetes.inside", str(folder), *command], {**os.environ})
+            return run_command(
+                [sys.executable, "-m", "tests.kubernetes.cluster_namespace", str(folder), *command], {**os.environ}
+            )
         finally:
             for node in NODES:
                 daemon_leftovers.remove_cgroups(Node(cluster=folder, name=node).cgroup)

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..patience import eventually
+from ..polling import eventually
 from . import images
 from .control import ClusterControl, api_client
 from .control_plane import kubeconfig

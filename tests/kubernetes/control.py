@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ..patience import PATIENCE_SECONDS
+from ..polling import PATIENCE_SECONDS
 from . import control_plane, registries
 from .control_plane import NODES
 from .node import SPARE_BYTES, Node

@@ -138,14 +138,14 @@ def test_a_missing_right_is_named_with_what_to_do(executor_with: Any, namespace:
     assert f"may not {missing} in the namespace {namespace!r}: bind its account to the Role" in health.message
 
 
-def test_an_account_without_any_right_is_told_all_of_them(executor_with: Any) -> None:
+def test_an_account_without_any_right_gets_all_missing_rights_named(executor_with: Any) -> None:
     health = executor_with([]).check()
     assert not health.ok
     assert ", ".join(map(str, RIGHTS)) in health.message
 
 
 @pytest.mark.parametrize(("valid", "is_asked_again"), [(timedelta(hours=1), False), (timedelta(minutes=1), True)])
-def test_the_plugin_of_a_context_gives_the_token_and_is_asked_again_before_that_expires(
+def test_the_credential_plugin_gives_the_token_and_is_asked_again_before_it_expires(
     executor_with: Any, cluster: ClusterUnderTest, tmp_path: Path, valid: timedelta, is_asked_again: bool
 ) -> None:
     plugin = Plugin(tmp_path / "plugin")
@@ -160,7 +160,7 @@ def test_the_plugin_of_a_context_gives_the_token_and_is_asked_again_before_that_
     assert (plugin.runs > before, before > 0) == (is_asked_again, True)
 
 
-def test_a_plugin_that_gives_nothing_for_a_while_is_asked_again(executor_with: Any, tmp_path: Path) -> None:
+def test_a_credential_plugin_that_fails_for_a_while_is_asked_again(executor_with: Any, tmp_path: Path) -> None:
     """Without credentials a client is nobody, whom the API server answers otherwise than one whose token is refused."""
     plugin = Plugin(tmp_path / "plugin")
     executor = executor_with(manifest("Role")["rules"], plugin)

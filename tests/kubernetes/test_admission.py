@@ -11,7 +11,7 @@ import pytest
 
 from container_manager.executors.kubernetes.labels import FINALIZER, object_name
 
-from ..patience import eventually
+from ..polling import eventually
 from ..ports import free_port
 from .api_proxy import ApiProxy, status_body
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
@@ -70,7 +70,7 @@ def test_a_job_that_waits_for_quota_is_cancelled_and_leaves_nothing(site: Cluste
     assert site.runs() == []
 
 
-def test_others_run_while_one_waits_for_quota(site: ClusterSite) -> None:
+def test_other_jobs_run_while_a_job_waits_for_quota(site: ClusterSite) -> None:
     limit_namespace(site, **{"limits.memory": "64Mi"})
     site.options["memory_bytes"] = 256 * 1024 * 1024
     with site.worker("--slots", "2"):
@@ -125,7 +125,7 @@ def test_a_server_that_fails_burns_no_attempt_and_starts_nothing_twice(
 )
 @pytest.mark.parametrize("status", [pytest.param(429, marks=pytest.mark.slow), 500])
 @pytest.mark.shows("explanation/kubernetes.md#api-server-errors")
-def test_errors_at_any_other_request_end_nothing(
+def test_errors_of_the_api_server_at_any_other_request_end_no_attempt(
     site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any], pattern: str, status: int
 ) -> None:
     variables, settings = {"CM_SECRET_WORD": "horse"}, {**allowed_secrets, "MASK_SECRETS": False}
@@ -142,7 +142,7 @@ def test_errors_at_any_other_request_end_nothing(
         site.assert_clean()
 
 
-def test_what_pod_security_refuses_fails_at_start_with_its_words(site: ClusterSite) -> None:
+def test_a_pod_that_pod_security_refuses_fails_at_start_with_the_message_of_pod_security(site: ClusterSite) -> None:
     with site.worker("--slots", "2", options={"allow_root": True}):
         job = site.enqueue(f"{BEGUN}; {DONE}", container={"user": "0"}, max_retries=3)
         site.await_status(job, "failed")
@@ -201,7 +201,9 @@ class TestWebhooksAndPolicies:
             api.delete_validating_admission_policy_binding(name)
             api.delete_validating_admission_policy(name)
 
-    def test_a_policy_that_denies_the_job_fails_it_at_start_with_its_words(self, site: ClusterSite) -> None:
+    def test_a_policy_that_denies_the_job_fails_it_at_start_with_the_message_of_the_policy(
+        self, site: ClusterSite
+    ) -> None:
         with self.policy(site, group="batch", version="v1", resource="jobs"), site.worker("--slots", "1"):
             job = site.enqueue("true", max_retries=3)
             site.await_status(job, "failed")
@@ -209,7 +211,9 @@ class TestWebhooksAndPolicies:
             assert "not on Fridays" in job.last_error
             site.assert_clean()
 
-    def test_a_policy_that_denies_the_pod_fails_it_at_start_with_its_words(self, site: ClusterSite) -> None:
+    def test_a_policy_that_denies_the_pod_fails_the_job_at_start_with_the_message_of_the_policy(
+        self, site: ClusterSite
+    ) -> None:
         with self.policy(site, group="", version="v1", resource="pods"), site.worker("--slots", "1"):
             job = site.enqueue("true", max_retries=3)
             site.await_status(job, "failed")
@@ -218,7 +222,7 @@ class TestWebhooksAndPolicies:
             site.assert_clean()
 
     @pytest.mark.parametrize(("group", "resource"), [("batch", "jobs"), ("", "pods")], ids=["jobs", "pods"])
-    def test_a_webhook_that_is_away_is_waited_for(self, site: ClusterSite, group: str, resource: str) -> None:
+    def test_a_launch_waits_for_an_unavailable_webhook(self, site: ClusterSite, group: str, resource: str) -> None:
         from kubernetes.client import AdmissionregistrationV1Api, ApiException
 
         api: Any = AdmissionregistrationV1Api(site.cluster.client)
@@ -256,7 +260,7 @@ class TestWebhooksAndPolicies:
                 api.delete_validating_webhook_configuration(site.namespace)
 
 
-def test_a_namespace_that_is_not_there_is_waited_for(site: ClusterSite, way: ApiProxy) -> None:
+def test_a_launch_waits_for_a_missing_namespace(site: ClusterSite, way: ApiProxy) -> None:
     missing = f"{site.namespace}-later"
     said = status_body(404, "NotFound", f'namespaces "{missing}" not found', name=missing, kind="namespaces")
     way.answer(_CREATE, 404, said, times=1)
@@ -269,9 +273,7 @@ def test_a_namespace_that_is_not_there_is_waited_for(site: ClusterSite, way: Api
 
 class TestSuspended:
     @pytest.mark.shows("explanation/kubernetes.md#suspended-job")
-    def test_a_job_that_kueue_has_not_admitted_waits_without_a_clock_and_runs_when_it_is(
-        self, site: ClusterSite
-    ) -> None:
+    def test_a_job_waits_for_kueue_without_a_time_limit_and_runs_when_it_is_admitted(self, site: ClusterSite) -> None:
         options = {"kueue_queues": ["team"], "unschedulable_seconds": 10.0, "image_seconds": 10.0}
         with site.worker("--slots", "1", options=options):
             job = site.enqueue(f"{BEGUN}; {DONE}", container={"kueue_queue": "team"}, timeout_seconds=600)

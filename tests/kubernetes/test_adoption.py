@@ -18,7 +18,7 @@ from container_manager.executors.kubernetes.labels import FINALIZER, POD_ANNOTAT
 from container_manager.models import JobAttempt, JobLog, Worker
 from container_manager.testing.conformance import ended, new_key, observation, output, submitted, text, wait_until
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from .api_proxy import ApiProxy, Side, status_body
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
@@ -67,7 +67,7 @@ class TestWorkersThatEnd:
             "before the log is read",
         ],
     )
-    def test_a_worker_that_is_killed_there_loses_nothing_and_doubles_nothing(
+    def test_a_worker_that_is_killed_at_any_step_of_a_launch_loses_and_repeats_no_job(
         self, site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any], pattern: str, side: Side
     ) -> None:
         go = site.gate()
@@ -90,7 +90,9 @@ class TestWorkersThatEnd:
             assert output_of(job) == b"horse\n"
             site.assert_clean()
 
-    def test_a_worker_that_is_killed_before_it_watches_loses_nothing(self, site: ClusterSite, way: ApiProxy) -> None:
+    def test_a_worker_that_is_killed_before_it_watches_its_pods_loses_no_job(
+        self, site: ClusterSite, way: ApiProxy
+    ) -> None:
         go = site.gate()
         way.hold(r"GET .*/pods\?.*watch=true", "request")
         with site.worker("--slots", "1", kubeconfig=way.kubeconfig) as first:
@@ -106,7 +108,7 @@ class TestWorkersThatEnd:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_job_that_ends_while_there_is_no_worker_is_read_by_the_next(self, site: ClusterSite) -> None:
+    def test_a_job_that_ends_while_there_is_no_worker_is_finished_by_the_next_worker(self, site: ClusterSite) -> None:
         go = site.gate()
         with site.worker("--slots", "1") as first:
             job = site.start(f"{BEGUN}; echo first; read word < $EFFECTS/go; echo last; {DONE}; exit 7")
@@ -120,7 +122,7 @@ class TestWorkersThatEnd:
             site.assert_clean()
 
     @pytest.mark.shows("explanation/kubernetes.md#restarted-controller")
-    def test_a_worker_that_is_told_to_end_hands_on_what_runs_and_the_next_one_reads_on(self, site: ClusterSite) -> None:
+    def test_a_worker_that_is_told_to_end_leaves_its_running_jobs_to_the_next_worker(self, site: ClusterSite) -> None:
         go = site.gate()
         count = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done"
         job = site.enqueue(f"{BEGUN}; echo begun; {count}; read word < $EFFECTS/go; echo last; {DONE}", max_retries=3)
@@ -143,7 +145,9 @@ class TestWorkersThatEnd:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_worker_that_is_told_to_end_hands_on_what_waits(self, site: ClusterSite) -> None:
+    def test_a_worker_that_is_told_to_end_leaves_its_waiting_launches_to_the_next_worker(
+        self, site: ClusterSite
+    ) -> None:
         """It has no pod that runs yet, and is not started twice."""
         options = {"unschedulable_seconds": None, "node_pools": {"later": {"node_selector": {site.namespace: "yes"}}}}
         job = site.enqueue(f"{BEGUN}; {DONE}", container={"node_pool": "later"})
@@ -196,7 +200,7 @@ class TestWorkersThatEnd:
             site.assert_clean()
         assert site.runs() == ["begin 1", "end 1"]
 
-    def test_what_nobody_knows_of_is_removed_and_another_installations_is_not(self, site: ClusterSite) -> None:
+    def test_unknown_cluster_jobs_are_removed_and_those_of_other_installations_are_not(self, site: ClusterSite) -> None:
         executor = site.executor()
         orphan = site.spec("sleep 600", key=f"cm-{site.install}-{'0' * 32}-1")
         submitted(executor, orphan)
@@ -227,7 +231,7 @@ class KubernetesOther:
 
 @pytest.mark.without_database
 class TestNames:
-    def test_a_second_submit_adopts_what_the_first_has_created(
+    def test_a_second_submit_adopts_the_cluster_job_that_the_first_has_created(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec(f"{_RUN}; sleep 600")
@@ -243,7 +247,7 @@ class TestNames:
         assert run_count(harness) == 1
 
     @pytest.mark.shows("explanation/kubernetes.md#two-controllers")
-    def test_two_workers_that_launch_at_once_start_it_once(self, harness: KubernetesHarness) -> None:
+    def test_two_workers_that_launch_a_job_at_once_start_it_once(self, harness: KubernetesHarness) -> None:
         specs = [harness.spec(_RUN) for _ in range(5)]
         executors = [harness.executor() for _ in range(3)]
         barrier = threading.Barrier(len(executors))
@@ -259,7 +263,7 @@ class TestNames:
             assert all(ended(executor, spec.key).succeeded for executor in executors)
         assert run_count(harness) == len(specs)
 
-    def test_a_foreign_job_of_that_name_is_neither_adopted_nor_touched(
+    def test_a_foreign_cluster_job_of_the_same_name_is_neither_adopted_nor_changed(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec(_RUN)
@@ -297,7 +301,9 @@ class TestNames:
         assert harness.job(spec.key).metadata.uid != former
         assert run_count(harness) == 1
 
-    def test_a_key_that_can_be_no_name_runs_all_the_same(self, harness: KubernetesHarness, executor: Executor) -> None:
+    def test_an_attempt_whose_key_is_no_valid_object_name_runs(
+        self, harness: KubernetesHarness, executor: Executor
+    ) -> None:
         spec = harness.spec("echo said", key=f"cm-An_Install.Name-{'x' * 80}-1")
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
@@ -331,7 +337,7 @@ def lose_create(executor: Executor, spec: LaunchSpec, way: ApiProxy, side: Side)
 @pytest.mark.without_database
 class TestLostAnswers:
     @pytest.mark.shows("explanation/kubernetes.md#lost-create")
-    def test_a_create_whose_answer_was_lost_is_found_and_not_repeated(
+    def test_a_create_request_whose_answer_was_lost_is_looked_up_and_not_repeated(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
@@ -357,7 +363,7 @@ class TestLostAnswers:
             executor.submit(spec)
         assert len(way.asked("POST .*/jobs$")) == 1
 
-    def test_a_create_that_never_arrived_is_sent_again(self, harness: KubernetesHarness, way: ApiProxy) -> None:
+    def test_a_create_request_that_never_arrived_is_sent_again(self, harness: KubernetesHarness, way: ApiProxy) -> None:
         executor, spec = harness.executor(kubeconfig=str(way.kubeconfig)), harness.spec(_RUN)
         lose_create(executor, spec, way, "request")
         await_lists(executor)
@@ -365,7 +371,7 @@ class TestLostAnswers:
         assert ended(executor, spec.key).succeeded
         assert run_count(harness) == 1
 
-    def test_a_refusal_after_a_lost_answer_does_not_say_that_it_has_not_run(
+    def test_a_refusal_after_a_lost_answer_does_not_prove_that_the_job_has_not_run(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         # As if what the first create makes were not to be seen yet.
@@ -379,7 +385,7 @@ class TestLostAnswers:
         assert caught.value.reason == "lost"
 
     @pytest.mark.parametrize("status", [403, 429, 500])
-    def test_a_server_that_does_not_say_whether_the_job_is_there_is_asked_again(
+    def test_an_api_server_that_does_not_say_whether_the_job_exists_is_asked_again(
         self, harness: KubernetesHarness, way: ApiProxy, status: int
     ) -> None:
         """As one that has just started, and does not yet know who may do what."""
@@ -409,7 +415,7 @@ class TestLeases:
         submitted(executor, spec)
         assert ended(executor, spec.key).succeeded
 
-    def test_a_launch_whose_attempt_was_lost_goes_no_further(self, harness: KubernetesHarness, way: ApiProxy) -> None:
+    def test_a_launch_whose_attempt_was_lost_is_abandoned(self, harness: KubernetesHarness, way: ApiProxy) -> None:
         """As a worker that was frozen between two steps, and was taken for dead meanwhile."""
         mine = threading.Event()
         mine.set()
@@ -463,7 +469,7 @@ class TestTwoPods:
 
         return is_gone
 
-    def test_a_second_pod_is_seen_stopped_and_said_and_a_verdict_beside_it_is_lost(
+    def test_a_second_pod_of_an_attempt_is_stopped_and_reported_and_the_attempt_is_lost_if_it_ran(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec("touch $EFFECTS/ready; while ! test -e $EFFECTS/go; do sleep 0.1; done")
@@ -483,7 +489,7 @@ class TestTwoPods:
         executor.remove(spec.key)
 
     @pytest.mark.shows("explanation/kubernetes.md#one-attempt-one-job-one-pod")
-    def test_an_heir_takes_the_verdict_from_the_pod_that_was_recorded(
+    def test_an_adopting_worker_takes_the_outcome_from_the_recorded_pod(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec("sleep 600")

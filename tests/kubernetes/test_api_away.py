@@ -10,7 +10,7 @@ from container_manager.executors.base import Executor, LaunchSpec, Phase, Reject
 from container_manager.models import ContainerJob, JobAttempt
 from container_manager.testing.conformance import ended, observation, output, submitted, text, wait_until
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from .api_proxy import ApiProxy
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
@@ -78,7 +78,7 @@ class TestWorkers:
             site.assert_clean()
 
     @pytest.mark.shows("explanation/kubernetes.md#cancelled-job")
-    def test_a_job_that_is_cancelled_while_the_api_server_is_away_is_stopped_after(
+    def test_a_job_that_is_cancelled_while_the_api_server_is_away_is_stopped_when_it_is_back(
         self, site: ClusterSite, control: ClusterControl
     ) -> None:
         with site.worker("--slots", "2"):
@@ -94,7 +94,7 @@ class TestWorkers:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_worker_that_begins_while_the_api_server_is_away_goes_on_when_it_is_back(
+    def test_a_worker_that_starts_while_the_api_server_is_away_works_when_it_is_back(
         self, site: ClusterSite, control: ClusterControl
     ) -> None:
         go = site.gate()
@@ -117,7 +117,7 @@ class TestWorkers:
 
 @pytest.mark.without_database
 class TestAway:
-    def test_an_absent_api_server_is_unavailable_and_what_was_known_comes_back(
+    def test_an_absent_api_server_is_unavailable_and_its_attempts_are_observed_again_when_it_is_back(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         executor = harness.executor(kubeconfig=str(way.kubeconfig))
@@ -135,7 +135,7 @@ class TestAway:
         assert text(output(executor, spec.key)) == b"first\nlast\n"
         executor.remove(spec.key)
 
-    def test_an_api_server_that_says_nothing_is_unavailable(self, harness: KubernetesHarness, way: ApiProxy) -> None:
+    def test_an_api_server_that_never_answers_is_unavailable(self, harness: KubernetesHarness, way: ApiProxy) -> None:
         executor = harness.executor(kubeconfig=str(way.kubeconfig), timeout_seconds=2)
         spec = harness.spec("while ! test -e $EFFECTS/go; do sleep 0.1; done; exit 7")
         submitted(executor, spec)
@@ -146,7 +146,7 @@ class TestAway:
         await_lists(executor)
         assert ended(executor, spec.key).code == 7
 
-    def test_the_clock_of_an_image_stands_still_while_the_api_server_is_away(
+    def test_the_time_limit_of_an_image_pull_does_not_run_while_the_api_server_is_away(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         executor = harness.executor(kubeconfig=str(way.kubeconfig), image_seconds=8)
@@ -205,7 +205,7 @@ class TestAway:
         executor.remove(spec.key)
         harness.cluster.wait_for(lambda: harness.job(spec.key) is None)
 
-    def test_an_executor_is_closed_at_once_though_the_api_server_says_nothing(
+    def test_an_executor_is_closed_at_once_though_the_api_server_never_answers(
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         executor = harness.executor(kubeconfig=str(way.kubeconfig))

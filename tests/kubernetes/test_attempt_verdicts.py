@@ -77,7 +77,7 @@ def test_an_end_is_not_reported_before_the_pod_has_its_last_phase() -> None:
     assert pod_exit(pod(terminated(7), phase="Running")) is None
 
 
-def test_a_container_that_the_cluster_has_added_does_not_hold_up_the_end() -> None:
+def test_a_container_that_the_cluster_has_added_does_not_delay_the_outcome() -> None:
     found = pod(terminated(0), phase="Running")
     found["status"]["containerStatuses"].append({"name": "mesh", "state": {"running": {}}})
     status = pod_exit(found)
@@ -86,13 +86,13 @@ def test_a_container_that_the_cluster_has_added_does_not_hold_up_the_end() -> No
 
 
 @pytest.mark.parametrize(("code", "signal"), [(7, None), (137, 9), (143, 15), (255, None), (200, None)])
-def test_an_exit_code_and_the_signal_it_stands_for_are_told(code: int, signal: int | None) -> None:
+def test_an_exit_code_is_reported_with_the_signal_it_stands_for(code: int, signal: int | None) -> None:
     status = pod_exit(pod(terminated(code)))
     assert status is not None
     assert (status.code, status.signal, status.lost, status.oom) == (code, signal, False, False)
 
 
-def test_only_the_kubelets_word_makes_137_out_of_memory() -> None:
+def test_exit_code_137_is_out_of_memory_only_if_the_kubelet_says_so() -> None:
     status = pod_exit(pod(terminated(137, reason="OOMKilled")))
     assert status is not None
     assert status.oom
@@ -101,7 +101,7 @@ def test_only_the_kubelets_word_makes_137_out_of_memory() -> None:
 
 @pytest.mark.parametrize("at", [BEFORE, SAME])
 @pytest.mark.parametrize("code", [0, 9, 143])
-def test_a_program_that_ended_since_its_pod_was_evicted_is_lost(at: str, code: int) -> None:
+def test_a_program_that_ended_because_its_pod_was_evicted_is_lost(at: str, code: int) -> None:
     status = pod_exit(pod(terminated(code), status=disrupted("EvictionByEvictionAPI", at)))
     assert status is not None
     assert (status.lost, status.code, status.succeeded) == (True, code, False)
@@ -109,26 +109,26 @@ def test_a_program_that_ended_since_its_pod_was_evicted_is_lost(at: str, code: i
 
 
 @pytest.mark.parametrize("code", [0, 7])
-def test_a_disruption_after_the_end_changes_nothing(code: int) -> None:
+def test_a_pod_disruption_after_the_exit_changes_no_outcome(code: int) -> None:
     status = pod_exit(pod(terminated(code), status=disrupted("DeletionByTaintManager", AFTER)))
     assert status is not None
     assert (status.lost, status.code) == (False, code)
 
 
-def test_a_program_that_ended_since_its_pod_was_deleted_is_lost() -> None:
+def test_a_program_that_ended_because_its_pod_was_deleted_is_lost() -> None:
     # Asked for 30 s before that time.
     status = pod_exit(pod(terminated(0), **deleted("2026-11-29T10:00:39Z", 30)))
     assert status is not None
     assert status.lost
 
 
-def test_a_deletion_after_the_end_changes_nothing() -> None:
+def test_a_pod_deletion_after_the_exit_changes_no_outcome() -> None:
     status = pod_exit(pod(terminated(0), **deleted("2026-11-29T10:00:41Z", 30)))
     assert status is not None
     assert status.succeeded
 
 
-def test_the_kubelets_last_deletion_does_not_make_a_success() -> None:
+def test_the_kubelets_final_deletion_of_a_pod_does_not_make_a_success() -> None:
     # It sets the time anew, after the end: when the deletion was asked for is told no more.
     last = pod(terminated(0), **deleted(AFTER, 0))
     status = pod_exit(last)
@@ -142,7 +142,7 @@ def test_the_kubelets_last_deletion_does_not_make_a_success() -> None:
     assert found.lost
 
 
-def test_what_a_node_says_after_its_first_report_of_the_end_makes_the_end_no_later() -> None:
+def test_later_reports_of_a_node_do_not_move_the_exit_time() -> None:
     """Its clock is an hour ahead, and its report of the pod's last phase comes when that is already being deleted."""
     ended = terminated(0, startedAt="2026-11-29T11:00:00Z", finishedAt="2026-11-29T11:00:10Z")
     record = PodRecord(pod={})
@@ -160,7 +160,7 @@ def test_what_a_node_says_after_its_first_report_of_the_end_makes_the_end_no_lat
     assert found.lost
 
 
-def test_a_deletion_that_was_seen_to_be_asked_for_after_the_end_leaves_the_success() -> None:
+def test_a_deletion_that_was_requested_after_the_exit_leaves_the_success() -> None:
     asked = datetime(2026, 11, 29, 10, 0, 12, tzinfo=UTC)
     status = pod_exit(pod(terminated(0), **deleted("2026-11-29T10:00:13Z", 0)), asked_at=asked)
     assert status is not None
@@ -171,7 +171,7 @@ def test_a_deletion_that_was_seen_to_be_asked_for_after_the_end_leaves_the_succe
     ("code", "fields"),
     [(137, {"reason": "ContainerStatusUnknown"}), (255, {"reason": "Unknown"}), (255, {"containerID": None})],
 )
-def test_an_end_that_the_kubelet_does_not_know_is_the_nodes(code: int, fields: dict[str, Any]) -> None:
+def test_an_exit_that_the_kubelet_does_not_know_counts_as_node_lost(code: int, fields: dict[str, Any]) -> None:
     status = pod_exit(pod(terminated(code, **fields)))
     assert status is not None
     assert (status.reason, status.lost) == ("node_lost", True)
@@ -195,7 +195,7 @@ def test_a_command_that_could_not_be_started_says_why(reason: str) -> None:
         ("The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. ", "", True),
     ],
 )
-def test_an_eviction_is_the_jobs_own_or_its_nodes(message: str, reason: str, lost: bool) -> None:
+def test_an_eviction_is_caused_by_the_job_or_by_its_node(message: str, reason: str, lost: bool) -> None:
     evicted = {"reason": "Evicted", "message": message}
     for state in (None, terminated(137)):
         status = pod_exit(pod(state, phase="Failed", status=evicted))
@@ -233,7 +233,7 @@ def test_a_pod_that_is_gone_with_its_node_may_run_on(reason: str) -> None:
     assert (failed.reason, failed.may_run) == ("node_lost", True)
 
 
-def test_a_pod_that_is_gone_without_an_end_is_lost() -> None:
+def test_a_pod_that_is_gone_without_an_exit_is_lost() -> None:
     assert gone_exit(None).lost
     assert gone_exit(pod({"running": {}})).lost
     assert gone_exit(pod(terminated(7), phase="Running")) == ExitStatus(code=7)
@@ -276,7 +276,7 @@ def attempt(found: dict[str, Any] | None, *pods: dict[str, Any]) -> ClusterAttem
     return made
 
 
-def test_the_recorded_pods_end_is_the_attempts() -> None:
+def test_the_exit_of_the_recorded_pod_is_the_outcome_of_the_attempt() -> None:
     second = pod(terminated(0), uid="u2", creationTimestamp="2026-11-29T09:59:00Z")
     found = attempt(job(pod_uid="u1"), pod({"running": {}}), second)
     found.judge(0.0)
@@ -324,7 +324,7 @@ def test_a_pod_on_a_node_that_does_not_answer_is_lost_after_its_grace_period() -
     assert (found.exit.reason, found.exit.may_run) == ("node_lost", True)
 
 
-def test_it_is_not_where_the_job_asks_for_a_proven_stop() -> None:
+def test_a_pod_on_a_node_that_does_not_answer_is_not_lost_if_the_job_requires_a_proven_stop() -> None:
     given_up = {**disrupted("DeletionByTaintManager", BEFORE)}
     asking = job(pod_uid="u1")
     asking["metadata"]["annotations"]["container-manager/retry-after-proven-stop"] = "true"
@@ -386,7 +386,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
         ),
     ],
 )
-def test_what_a_pod_waits_for_decides_which_clock_runs(found: dict[str, Any], kind: str, final: str) -> None:
+def test_each_cause_of_a_pods_wait_has_its_own_time_limit(found: dict[str, Any], kind: str, final: str) -> None:
     wait = launch_wait(job(), found)
     assert (wait.kind, wait.final) == (kind, final)
 
@@ -402,7 +402,7 @@ def test_what_a_pod_waits_for_decides_which_clock_runs(found: dict[str, Any], ki
         ("ErrImageNeverPull", "not present with pull policy of Never", "image", False),
     ],
 )
-def test_what_a_registry_refuses_to_a_pod_with_pull_secrets_is_in_doubt(
+def test_a_registrys_refusal_to_a_pod_with_pull_secrets_is_not_yet_final(
     reason: str, message: str, final: str, is_doubtful: bool
 ) -> None:
     """Its node may have asked without them."""
@@ -424,7 +424,7 @@ def test_what_a_registry_refuses_to_a_pod_with_pull_secrets_is_in_doubt(
         ("MissingClusterDNS", "kubelet does not have ClusterDNS IP configured", "held"),
     ],
 )
-def test_a_pod_that_its_node_cannot_start_waits_by_a_clock_until_only_its_container_is_missing(
+def test_a_pod_that_its_node_cannot_start_has_a_time_limit_until_only_its_container_is_missing(
     reason: str, message: str, kind: str
 ) -> None:
     creating = waiting("ContainerCreating")
@@ -436,7 +436,7 @@ def test_a_pod_that_its_node_cannot_start_waits_by_a_clock_until_only_its_contai
     assert launch_wait(job(), creating, events).kind == "held"
 
 
-def test_a_suspended_job_waits_for_as_long_as_it_is() -> None:
+def test_a_suspended_cluster_job_waits_without_a_time_limit() -> None:
     assert launch_wait(job(spec={"suspend": True}), None).kind == "held"
 
 
@@ -451,7 +451,7 @@ def test_a_suspended_job_waits_for_as_long_as_it_is() -> None:
         ('pods "x" is forbidden: error looking up service account a/b: serviceaccount "b" not found', "config", ""),
     ],
 )
-def test_admission_is_final_only_where_waiting_changes_nothing(said: str, kind: str, final: str) -> None:
+def test_a_refused_admission_is_final_only_if_waiting_cannot_change_it(said: str, kind: str, final: str) -> None:
     assert admission(said) == (kind, final)
     wait = launch_wait(job(), None, [{"message": said}])
     assert (wait.kind, wait.final) == (kind, final)
@@ -469,5 +469,5 @@ def test_admission_is_final_only_where_waiting_changes_nothing(said: str, kind: 
         ("dial tcp 10.0.0.1:443: i/o timeout", False),
     ],
 )
-def test_a_registrys_refusal_is_final_and_its_hiccups_are_not(message: str, final: bool) -> None:
+def test_a_registrys_refusal_is_final_and_its_temporary_errors_are_not(message: str, final: bool) -> None:
     assert is_final_image_problem(message) == final

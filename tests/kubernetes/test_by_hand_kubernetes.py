@@ -10,7 +10,7 @@ import pytest
 from container_manager.executors.kubernetes.labels import FINALIZER
 from container_manager.models import ContainerJob
 
-from ..patience import eventually
+from ..polling import eventually
 from .api_proxy import ApiProxy
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of, output_of
 
@@ -48,7 +48,7 @@ def test_a_job_deleted_by_hand_is_stopped_and_lost(site: ClusterSite, propagatio
 
 
 @pytest.mark.parametrize("propagation", ["Background", "Foreground"])
-def test_a_job_deleted_by_hand_is_tried_again_under_a_name_of_its_own(site: ClusterSite, propagation: str) -> None:
+def test_a_job_deleted_by_hand_is_retried_under_a_new_name(site: ClusterSite, propagation: str) -> None:
     with site.worker("--slots", "1"):
         job = site.start(f"{BEGUN}; [ $CONTAINER_MANAGER_ATTEMPT = 2 ] || exec sleep 600", max_retries=1)
         delete_job(site, job, propagation)
@@ -58,9 +58,7 @@ def test_a_job_deleted_by_hand_is_tried_again_under_a_name_of_its_own(site: Clus
 
 
 @pytest.mark.parametrize("is_held", [True, False], ids=["with finalizer", "without finalizer"])
-def test_a_pod_that_is_left_without_its_job_is_followed_to_its_end_and_removed(
-    site: ClusterSite, is_held: bool
-) -> None:
+def test_a_pod_without_its_cluster_job_is_followed_to_its_exit_and_removed(site: ClusterSite, is_held: bool) -> None:
     """Whoever deletes a Job and not its pods (`--cascade=orphan`) wants these to go on."""
     with site.worker("--slots", "1"):
         job = site.start(_POLITE, grace_seconds=20)
@@ -79,7 +77,7 @@ def test_a_pod_that_is_left_without_its_job_is_followed_to_its_end_and_removed(
     assert (attempts_of(job), output_of(job)) == ([(1, 0, "")], b"last\n")
 
 
-def test_a_pod_that_is_left_without_its_job_is_stopped_when_its_job_is_cancelled(site: ClusterSite) -> None:
+def test_a_pod_without_its_cluster_job_is_stopped_when_the_job_is_cancelled(site: ClusterSite) -> None:
     with site.worker("--slots", "1"):
         job = site.start(_POLITE, grace_seconds=20)
         drop_finalizers(site, job)
@@ -92,7 +90,7 @@ def test_a_pod_that_is_left_without_its_job_is_stopped_when_its_job_is_cancelled
     assert (site.runs(), attempts_of(job)) == (["begin 1", "end 1"], [(1, 0, "")])
 
 
-def test_a_pod_that_is_left_without_its_job_and_its_attempt_is_removed_by_the_sweep(site: ClusterSite) -> None:
+def test_a_pod_without_its_cluster_job_and_its_attempt_is_removed_by_the_sweep(site: ClusterSite) -> None:
     with site.worker("--slots", "1") as process:
         job = site.start(_POLITE, grace_seconds=20)
         site.kill(process)
@@ -117,7 +115,7 @@ def test_a_job_whose_finalizer_was_taken_off_by_hand_completes(site: ClusterSite
 
 
 @pytest.mark.shows("explanation/kubernetes.md#two-pods")
-def test_a_second_pod_of_an_attempt_is_stopped_and_said(site: ClusterSite) -> None:
+def test_a_second_pod_of_an_attempt_is_stopped_and_reported(site: ClusterSite) -> None:
     """Its spec cannot be changed to have two; whoever makes a pod with the same labels makes it the Job's."""
     with site.worker("--slots", "1"):
         job = site.start(_POLITE, grace_seconds=20)
@@ -139,7 +137,7 @@ def test_a_second_pod_of_an_attempt_is_stopped_and_said(site: ClusterSite) -> No
         assert attempts_of(job) == [(1, 0, "")]
 
 
-def test_a_job_that_waits_and_is_deleted_by_hand_is_made_again(site: ClusterSite) -> None:
+def test_a_waiting_cluster_job_that_is_deleted_by_hand_is_created_again(site: ClusterSite) -> None:
     """It had not begun, so it is no loss: the attempt goes on."""
     with site.worker("--slots", "1"):
         job = site.enqueue("true", memory_bytes=1 << 45)
@@ -158,7 +156,7 @@ def test_a_job_that_waits_and_is_deleted_by_hand_is_made_again(site: ClusterSite
         site.assert_clean()
 
 
-class TestUnseen:
+class TestProgramRunsUnseen:
     """A job waits for a node of its namespace's own pool, and runs while no worker sees it."""
 
     _POOL = "later"
@@ -214,7 +212,7 @@ class TestUnseen:
         site.assert_clean()
 
     @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
-    def test_one_that_is_deleted_with_its_evidence_is_lost_and_does_not_run_again(
+    def test_an_unseen_run_that_is_deleted_with_its_evidence_is_lost_and_does_not_run_again(
         self, site: ClusterSite, way: ApiProxy
     ) -> None:
         with site.worker("--slots", "1", kubeconfig=way.kubeconfig, options=self.options(site)):
@@ -224,7 +222,7 @@ class TestUnseen:
             way.be_faithful()
             self.assert_lost(site, job, "begin 1", "end 1")
 
-    def test_one_that_was_to_be_given_up_does_not_claim_that_it_has_not_run(
+    def test_an_unseen_run_of_an_unschedulable_job_is_lost_and_does_not_run_again(
         self, site: ClusterSite, way: ApiProxy
     ) -> None:
         """No node has taken it in time, and what was to be deleted by its worker is deleted by somebody else."""
@@ -238,7 +236,7 @@ class TestUnseen:
             way.be_faithful()
             self.assert_lost(site, job, "begin 1", "end 1")
 
-    def test_one_that_is_deleted_while_it_runs_is_lost_and_does_not_run_again(
+    def test_an_unseen_run_that_is_deleted_while_it_runs_is_lost_and_does_not_run_again(
         self, site: ClusterSite, way: ApiProxy
     ) -> None:
         """The Job is held, but has nothing to tell: its controller counts no pod any more once it is being deleted."""
@@ -249,7 +247,7 @@ class TestUnseen:
             way.be_faithful()
             self.assert_lost(site, job, "begin 1")
 
-    def test_one_that_is_deleted_while_there_is_no_worker_is_lost_and_does_not_run_again(
+    def test_an_unseen_run_that_is_deleted_while_there_is_no_worker_is_lost_and_does_not_run_again(
         self, site: ClusterSite
     ) -> None:
         with site.worker("--slots", "1", options=self.options(site)) as process:
@@ -262,7 +260,7 @@ class TestUnseen:
 
     @pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
     @pytest.mark.parametrize("is_deleted", [False, True], ids=["resumed", "deleted"])
-    def test_one_that_is_suspended_with_its_evidence_counts_as_never_resumed_and_runs_again(
+    def test_an_unseen_run_that_is_suspended_with_its_evidence_counts_as_never_resumed_and_runs_again(
         self, site: ClusterSite, way: ApiProxy, is_deleted: bool
     ) -> None:
         """Its controller takes back its start time, and does not count the pod that it ends."""

@@ -35,7 +35,9 @@ def start_pod(cluster: ClusterUnderTest, namespace: str, described: dict[str, An
     return name
 
 
-def test_a_pod_runs_to_its_exit_code_and_its_log_can_be_read(cluster: ClusterUnderTest, namespace: str) -> None:
+def test_the_test_cluster_runs_a_pod_to_its_exit_code_and_keeps_its_log(
+    cluster: ClusterUnderTest, namespace: str
+) -> None:
     assert run_pod(cluster, namespace, pod(cluster, "one", "echo said; exit 7")).exit_code == 7
     assert cluster.core.read_namespaced_pod_log("one", namespace) == "said\n"
 
@@ -57,7 +59,7 @@ def test_a_namespace_refuses_pods_that_are_not_restricted(cluster: ClusterUnderT
     assert refused.value.status == 403
 
 
-def test_a_service_account_may_do_what_its_role_says(cluster: ClusterUnderTest, namespace: str, tmp_path: Any) -> None:
+def test_a_service_account_has_the_rights_of_its_role(cluster: ClusterUnderTest, namespace: str, tmp_path: Any) -> None:
     path = tmp_path / "worker.kubeconfig"
     path.write_text(cluster.kubeconfig_of(namespace, [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]))
     core = client.CoreV1Api(api_client(path))
@@ -76,7 +78,7 @@ def _allowed(ask: Any) -> bool:
     return True
 
 
-def test_images_are_pulled_from_the_registries(cluster: ClusterUnderTest, namespace: str) -> None:
+def test_the_test_cluster_pulls_images_from_the_registries(cluster: ClusterUnderTest, namespace: str) -> None:
     if cluster.control is None:
         pytest.skip("Missing: A cluster whose nodes the tests have in hand (python -m tests.kubernetes starts one)")
     registries = cluster.control.registries
@@ -98,7 +100,7 @@ def test_a_pod_that_stores_more_than_its_limit_is_evicted(cluster: ClusterUnderT
     cluster.wait_for(lambda: cluster.core.read_namespaced_pod("one", namespace).status.reason == "Evicted")
 
 
-def test_a_kubelet_is_killed_and_started_again(
+def test_the_test_cluster_survives_a_kubelet_restart(
     cluster: ClusterUnderTest, namespace: str, control: ClusterControl
 ) -> None:
     name = start_pod(cluster, namespace, pod(cluster, "one", "sleep 600", node="node2"))
@@ -111,7 +113,7 @@ def test_a_kubelet_is_killed_and_started_again(
     assert running(cluster, namespace, name)
 
 
-def test_a_lost_node_s_pod_is_given_up_while_it_runs_on(
+def test_the_pod_of_a_lost_node_is_given_up_while_it_still_runs(
     cluster: ClusterUnderTest, namespace: str, control: ClusterControl
 ) -> None:
     name = start_pod(cluster, namespace, pod(cluster, "one", "sleep 600", node="node2"))
@@ -157,7 +159,7 @@ def test_a_node_under_pressure_evicts_its_pods(
     assert run_pod(cluster, namespace, pod(cluster, "two", "exit 3", node="node2")).exit_code == 3
 
 
-def test_a_containerd_is_killed_and_started_again(
+def test_the_test_cluster_survives_a_containerd_restart(
     cluster: ClusterUnderTest, namespace: str, control: ClusterControl
 ) -> None:
     name = start_pod(cluster, namespace, pod(cluster, "one", "sleep 600", node="node2"))
@@ -168,7 +170,7 @@ def test_a_containerd_is_killed_and_started_again(
     assert running(cluster, namespace, name)
 
 
-def test_the_api_server_is_killed_and_started_again(
+def test_the_test_cluster_survives_an_api_server_restart(
     cluster: ClusterUnderTest, namespace: str, control: ClusterControl
 ) -> None:
     name = start_pod(cluster, namespace, pod(cluster, "one", "sleep 600"))
@@ -177,7 +179,9 @@ def test_the_api_server_is_killed_and_started_again(
     assert running(cluster, namespace, name)
 
 
-def test_etcd_is_killed_and_started_again(cluster: ClusterUnderTest, namespace: str, control: ClusterControl) -> None:
+def test_the_test_cluster_survives_an_etcd_restart(
+    cluster: ClusterUnderTest, namespace: str, control: ClusterControl
+) -> None:
     name = start_pod(cluster, namespace, pod(cluster, "one", "sleep 600"))
     control.kill_etcd()
     with pytest.raises((ApiException, HTTPError)):
@@ -186,7 +190,9 @@ def test_etcd_is_killed_and_started_again(cluster: ClusterUnderTest, namespace: 
     assert running(cluster, namespace, name)
 
 
-def test_the_proxy_holds_an_answer_and_loses_it(cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy) -> None:
+def test_the_api_proxy_can_hold_an_answer_and_lose_it(
+    cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy
+) -> None:
     through: Any = client.CoreV1Api(api_client(proxy.kubeconfig))
     through.api_client.configuration.retries = False
     proxy.hold("POST .*/pods", "answer")
@@ -210,7 +216,9 @@ def test_the_proxy_holds_an_answer_and_loses_it(cluster: ClusterUnderTest, names
     assert len(proxy.asked("POST .*/pods")) == 1
 
 
-def test_the_proxy_falls_silent_and_speaks(cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy) -> None:
+def test_the_api_proxy_can_fall_silent_and_answer_again(
+    cluster: ClusterUnderTest, namespace: str, proxy: ApiProxy
+) -> None:
     through: Any = client.CoreV1Api(api_client(proxy.kubeconfig))
     through.list_namespaced_pod(namespace)
     assert proxy.connections == 1

@@ -29,7 +29,7 @@ class TestKubernetesExecutor(Conformance):
     # A kubelet does not shorten a grace period that has begun (1.37 and before: kubernetes issue 113606).
     test_a_grace_period_can_be_ended_before_its_time = None  # type: ignore[assignment]
 
-    def test_a_shorter_grace_period_is_told_to_the_cluster(self, harness: KubernetesHarness) -> None:
+    def test_a_shorter_grace_period_is_sent_to_the_cluster(self, harness: KubernetesHarness) -> None:
         executor = harness.executor()
         spec = harness.spec("trap 'touch $EFFECTS/told' TERM; touch $EFFECTS/ready; while :; do sleep 0.05; done")
         handle = submitted(executor, spec)

@@ -41,7 +41,7 @@ def test_the_demo_without_a_cluster_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [["--executor", "process", "--image", "x"], ["--executor", "docker", "--namespace", "x"]]
 )
-def test_the_demo_refuses_what_its_executor_does_not_have(options: list[str]) -> None:
+def test_the_demo_refuses_options_that_its_executor_does_not_have(options: list[str]) -> None:
     done = demo("", *options)
     assert done.returncode == 2
     assert "is for --executor" in done.stderr

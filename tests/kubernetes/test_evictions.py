@@ -42,7 +42,7 @@ def evict(site: ClusterSite, job: ContainerJob) -> None:
 @pytest.mark.parametrize("end", [delete, evict])
 @pytest.mark.parametrize(("script", "code"), [(_POLITE, 0), (_STUBBORN, 9), (f"{BEGUN}; exec sleep 600", 143)])
 @pytest.mark.shows("explanation/kubernetes.md#evicted-pod")
-def test_a_program_that_is_told_to_end_by_the_cluster_has_not_completed_whatever_its_exit_code(
+def test_a_program_that_the_cluster_terminates_has_not_completed_whatever_its_exit_code(
     site: ClusterSite, end: Any, script: str, code: int
 ) -> None:
     with site.worker("--slots", "1"):
@@ -59,7 +59,7 @@ def test_a_program_that_is_told_to_end_by_the_cluster_has_not_completed_whatever
 
 @pytest.mark.parametrize("end", [delete, evict])
 @pytest.mark.shows("explanation/kubernetes.md#evicted-pod")
-def test_a_job_whose_pod_was_ended_is_tried_again_in_a_new_one(site: ClusterSite, end: Any) -> None:
+def test_a_job_whose_pod_was_terminated_is_retried_in_a_new_pod(site: ClusterSite, end: Any) -> None:
     with site.worker("--slots", "1"):
         job = site.start(f"{BEGUN}; [ $CONTAINER_MANAGER_ATTEMPT = 2 ] || exec sleep 600", max_retries=1)
         end(site, job)
@@ -150,7 +150,7 @@ def turn_on(cluster: ClusterUnderTest, node: str, resource: str) -> Iterator[Non
         set_capacity(None)
 
 
-def test_a_job_that_makes_room_for_one_with_a_higher_priority_is_lost_and_runs_after_it(
+def test_a_preempted_job_is_lost_and_runs_after_the_job_with_a_higher_priority(
     cluster: ClusterUnderTest, namespace: str, tmp_path: Path
 ) -> None:
     from kubernetes.client import SchedulingV1Api
@@ -257,7 +257,7 @@ def test_a_job_that_its_node_refuses_is_not_closed_before_its_program_has_stoppe
     assert beats.stat().st_size == stopped
 
 
-def test_a_job_that_goes_on_while_its_kubelet_starts_anew_is_judged_by_its_exit_code(
+def test_a_job_that_runs_on_while_its_kubelet_restarts_is_judged_by_its_exit_code(
     site: ClusterSite, control: ClusterControl
 ) -> None:
     with site.worker("--slots", "1"):

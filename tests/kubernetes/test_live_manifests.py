@@ -113,7 +113,9 @@ def test_the_api_server_takes_each_request(cluster: ClusterUnderTest, namespace:
 
 
 @pytest.mark.parametrize("install", ["Shop", "-shop-", "s" * 100, "i" * 22])
-def test_each_installation_s_names_are_taken(cluster: ClusterUnderTest, namespace: str, install: str) -> None:
+def test_the_api_server_accepts_the_names_of_each_installation(
+    cluster: ClusterUnderTest, namespace: str, install: str
+) -> None:
     key = f"cm-{install}-{uuid.uuid4().hex}-123456"
     spec = launch(cluster, "hostname", key=key)
     code, output, _ = run(cluster, namespace, spec)
@@ -121,7 +123,7 @@ def test_each_installation_s_names_are_taken(cluster: ClusterUnderTest, namespac
     assert (code, output[:30]) == (0, object_name(key)[:30])
 
 
-def test_a_program_gets_its_words_and_variables_as_they_are(cluster: ClusterUnderTest, namespace: str) -> None:
+def test_a_program_gets_its_arguments_and_variables_unchanged(cluster: ClusterUnderTest, namespace: str) -> None:
     words = ["$(HOME)", "$HOME", "$$", "$$(HOME)", "a b", '"', "'", "\\", "é", "$"]
     spec = launch(
         cluster,
@@ -133,7 +135,7 @@ def test_a_program_gets_its_words_and_variables_as_they_are(cluster: ClusterUnde
     assert output.splitlines() == [f"[{word}]" for word in [*words, "$(HOME) $$ 5$"]]
 
 
-def test_a_program_finds_its_secrets_and_nobody_else_finds_their_values(
+def test_a_program_gets_its_secrets_and_no_other_object_has_their_values(
     cluster: ClusterUnderTest, namespace: str
 ) -> None:
     cluster.core.create_namespaced_secret(namespace, {"metadata": {"name": "mail"}, "stringData": {"pass": "word"}})
@@ -199,6 +201,6 @@ def test_a_job_has_no_token_and_no_variables_of_other_services_than_the_api(
     assert output.split() == ["0", "NoNewPrivs:", "1"]
 
 
-def test_the_result_s_file_is_where_the_variable_says(cluster: ClusterUnderTest, namespace: str) -> None:
+def test_the_result_file_is_where_its_variable_says(cluster: ClusterUnderTest, namespace: str) -> None:
     _, output, message = run(cluster, namespace, launch(cluster, "sh", "-c", "echo $CONTAINER_MANAGER_RESULT"))
     assert (output.strip(), message) == (RESULT_PATH, "")

@@ -106,7 +106,7 @@ def container(asked: dict[str, Any] | None = None, **rest: Any) -> Any:
         ({}, {"environment": {"A": "x" * 120_000, "B": "$" * 500_000}}, "start", "cluster takes about 1048576"),
     ],
 )
-def test_what_the_options_do_not_allow_or_no_cluster_gives_is_rejected(
+def test_a_container_request_that_the_options_forbid_or_no_cluster_supports_is_rejected(
     asked: dict[str, Any], fields: dict[str, Any], reason: str, said: str
 ) -> None:
     with pytest.raises(Rejected, match=said) as caught:
@@ -150,7 +150,7 @@ def test_the_pod_keeps_the_restricted_standard() -> None:
     assert "serviceAccountName" not in spec
 
 
-def test_the_name_and_the_labels_say_whose_attempt_it_is() -> None:
+def test_the_name_and_the_labels_of_a_job_identify_its_attempt() -> None:
     found = manifest()
     for metadata in (found["metadata"], found["spec"]["template"]["metadata"]):
         assert metadata["labels"]["container-manager/install"] == "shop"
@@ -164,7 +164,7 @@ def test_the_name_and_the_labels_say_whose_attempt_it_is() -> None:
 @pytest.mark.parametrize(
     "install", ["shop", "Shop", "-shop-", "s" * 200, "demo-01234567", "a-very-long-name-of-an-installation"]
 )
-def test_each_key_gives_a_name_and_a_label_that_a_cluster_takes(install: str) -> None:
+def test_each_key_gives_a_valid_name_and_a_valid_label(install: str) -> None:
     names = set()
     for attempt in (1, 12, 123_456):
         key = f"cm-{install}-0123456789abcdef0123456789abcdef-{attempt}"
@@ -194,7 +194,7 @@ def test_a_job_s_own_labels_are_prefixed_and_those_that_no_cluster_takes_are_in_
     assert json.loads(metadata["annotations"]["container-manager/labels"]) == labels
 
 
-def test_command_arguments_and_variables_stay_what_they_are() -> None:
+def test_the_cluster_expands_nothing_in_arguments_and_variables() -> None:
     found = container({"entrypoint": "sh -c"}, argv=("echo $(HOME) $HOME $$",), environment={"PRICE": "$(PATH) 5$"})
     assert found["command"] == ["sh", "-c"]
     # A cluster makes one dollar sign of two, and expands $(NAME).
@@ -202,13 +202,13 @@ def test_command_arguments_and_variables_stay_what_they_are() -> None:
     assert {"name": "PRICE", "value": "$$(PATH) 5$$"} in found["env"]
 
 
-def test_an_image_s_own_entrypoint_and_command_are_left_to_it() -> None:
+def test_an_image_keeps_its_own_entrypoint_and_command() -> None:
     found = container(argv=())
     assert "command" not in found
     assert "args" not in found
 
 
-def test_limits_are_requested_as_a_whole_unless_the_options_say_otherwise() -> None:
+def test_resource_requests_equal_the_limits_unless_the_options_say_otherwise() -> None:
     asked: dict[str, Any] = {"memory_bytes": 2**20, "cpu_count": 0.5}
     limits = {"memory": str(2**20), "cpu": "500m", "ephemeral-storage": str(2**30)}
     assert container(**asked)["resources"] == {"limits": limits, "requests": limits}
@@ -217,17 +217,17 @@ def test_limits_are_requested_as_a_whole_unless_the_options_say_otherwise() -> N
     assert shared["requests"] == {**limits, "memory": str(2**18), "cpu": "125m"}
 
 
-def test_without_any_limit_none_is_written() -> None:
+def test_a_job_without_limits_has_no_resources_in_its_manifest() -> None:
     none = {"memory_bytes": None, "cpu_count": None, "storage_bytes": None}
     assert container(options=none)["resources"] == {}
 
 
-def test_gpus_are_the_cluster_s_resource_of_the_options() -> None:
+def test_gpus_are_requested_as_the_resource_that_the_options_name() -> None:
     found = container({"gpus": 2}, options={"gpu_resource": "amd.com/gpu"})["resources"]
     assert (found["limits"]["amd.com/gpu"], found["requests"]["amd.com/gpu"]) == ("2", "2")
 
 
-def test_volumes_are_what_the_options_name() -> None:
+def test_volumes_are_those_that_the_options_name() -> None:
     paths = {name: f"/{name}" for name in OPTIONS["volumes"]}
     spec = pod({"volumes": paths})
     volumes = {each["name"]: each for each in spec["volumes"]}
@@ -264,7 +264,7 @@ def test_files_in_memory_are_volumes_in_memory() -> None:
     }
 
 
-def test_a_job_gets_what_it_asks_for_of_the_cluster() -> None:
+def test_a_jobs_cluster_requests_are_in_its_manifest() -> None:
     asked = {"service_account": "uploader", "node_pool": "gpu", "priority_class": "urgent", "platform": "linux/arm64"}
     spec = pod({**asked, "extra_hosts": ["db"], "dns": ["192.0.2.53"], "user": "1000:2000", "read_only": True})
     assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("uploader", True)
@@ -320,7 +320,7 @@ def test_a_result_is_the_container_s_termination_message() -> None:
     assert none["env"] == []
 
 
-def test_a_retry_only_after_a_proven_stop_is_written_down_for_whoever_adopts_it() -> None:
+def test_a_required_proven_stop_is_an_annotation_for_the_worker_that_adopts_the_job() -> None:
     asked = manifest({"retry_after_proven_stop": True})["metadata"]["annotations"]
     assert asked["container-manager/retry-after-proven-stop"] == "true"
     assert "container-manager/retry-after-proven-stop" not in manifest()["metadata"]["annotations"]
@@ -369,7 +369,7 @@ def test_secret_files_are_one_folder_of_the_attempt_s_and_the_cluster_s_own_secr
     assert (mount["mountPath"], mount["readOnly"]) == (SECRETS_FOLDER, True)
 
 
-def test_the_secret_has_the_values_and_goes_with_its_job() -> None:
+def test_the_secret_has_the_values_and_is_owned_by_its_job() -> None:
     found = secret_manifest(with_secrets(), install="shop", owner=OWNER)
     assert found is not None
     assert {name: b64decode(value) for name, value in found["data"].items()} == {
@@ -383,7 +383,7 @@ def test_the_secret_has_the_values_and_goes_with_its_job() -> None:
     ]
 
 
-def test_a_job_without_secrets_of_the_worker_s_has_no_secret() -> None:
+def test_a_job_without_secrets_of_the_worker_has_no_secret_object() -> None:
     assert secret_manifest(launch(), install="shop", owner=OWNER) is None
     job = with_secrets().job._replace(secrets={"MAIL": "kubernetes:mail/password"}, secret_files={})
     spec = LaunchSpec(key=KEY, argv=("true",), job=job)

@@ -47,7 +47,7 @@ def move_to_other_node(job: ContainerJob) -> None:
 
 
 @pytest.mark.shows("explanation/kubernetes.md#reclaimed-node")
-def test_a_job_on_a_lost_node_is_said_to_be_lost_with_it_and_runs_again_elsewhere(
+def test_a_job_on_a_lost_node_is_reported_as_lost_and_runs_again_elsewhere(
     site: ClusterSite, control: ClusterControl
 ) -> None:
     """Without a word of its own a job takes that both may run for a while."""
@@ -71,7 +71,7 @@ def test_a_job_on_a_lost_node_is_said_to_be_lost_with_it_and_runs_again_elsewher
 
 
 @pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
-def test_a_job_that_asks_for_it_is_not_run_again_before_its_node_is_back_and_has_stopped_it(
+def test_a_job_that_requires_a_proven_stop_is_not_retried_before_its_lost_node_is_back_and_has_stopped_it(
     site: ClusterSite, control: ClusterControl
 ) -> None:
     with site.worker("--slots", "2"):
@@ -93,7 +93,7 @@ def test_a_job_that_asks_for_it_is_not_run_again_before_its_node_is_back_and_has
     assert len(beats(site)) == stopped
 
 
-def test_a_job_that_asks_for_it_is_never_run_again_when_its_node_was_deleted(
+def test_a_job_that_requires_a_proven_stop_is_never_retried_when_its_node_was_deleted(
     site: ClusterSite, control: ClusterControl
 ) -> None:
     """Nobody can prove any more that it has stopped, and it has not."""
@@ -112,7 +112,7 @@ def test_a_job_that_asks_for_it_is_never_run_again_when_its_node_was_deleted(
 
 
 @pytest.mark.shows("explanation/kubernetes.md#reclaimed-node")
-def test_a_job_on_a_deleted_node_is_said_to_be_lost_with_it_and_runs_again_elsewhere(
+def test_a_job_on_a_deleted_node_is_reported_as_lost_and_runs_again_elsewhere(
     site: ClusterSite, control: ClusterControl
 ) -> None:
     with site.worker("--slots", "2"):
@@ -125,7 +125,7 @@ def test_a_job_on_a_deleted_node_is_said_to_be_lost_with_it_and_runs_again_elsew
     assert [(number, reason) for number, _, reason in attempts_of(job)] == [(1, "node_lost"), (2, "")]
 
 
-def test_a_node_that_is_silent_for_a_moment_loses_nothing(site: ClusterSite, control: ClusterControl) -> None:
+def test_a_node_that_is_silent_for_a_moment_loses_no_job(site: ClusterSite, control: ClusterControl) -> None:
     with site.worker("--slots", "1"):
         job = site.start(f"echo before; {_WRITES_ON}; echo after", node="node2")
         eventually(lambda: output_of(job) == b"before\n")
@@ -141,9 +141,7 @@ def test_a_node_that_is_silent_for_a_moment_loses_nothing(site: ClusterSite, con
 
 
 @pytest.mark.shows("explanation/kubernetes.md#restarted-node")
-def test_a_job_on_a_node_that_reboots_is_lost_with_it_and_runs_again(
-    site: ClusterSite, control: ClusterControl
-) -> None:
+def test_a_job_on_a_node_that_reboots_is_lost_and_runs_again(site: ClusterSite, control: ClusterControl) -> None:
     with site.worker("--slots", "1"):
         job = site.start(_WRITES_ON, node="node2", max_retries=1)
         writes_on(site)
@@ -158,7 +156,7 @@ def test_a_job_on_a_node_that_reboots_is_lost_with_it_and_runs_again(
     assert site.runs() == ["begin 1", "begin 2", "end 2"]
 
 
-def test_a_job_that_asks_for_it_is_run_again_after_its_node_has_rebooted(
+def test_a_job_that_requires_a_proven_stop_is_retried_after_its_node_has_rebooted(
     site: ClusterSite, control: ClusterControl
 ) -> None:
     """A reboot proves the stop."""
@@ -171,7 +169,7 @@ def test_a_job_that_asks_for_it_is_run_again_after_its_node_has_rebooted(
     assert [(number, reason) for number, _, reason in attempts_of(job)] == [(1, "node_lost"), (2, "")]
 
 
-def test_a_job_goes_on_while_its_node_s_containerd_is_killed_and_started_again(
+def test_a_job_runs_on_while_the_containerd_of_its_node_is_restarted(
     site: ClusterSite, control: ClusterControl
 ) -> None:
     prints = "n=0; while [ ! -e $EFFECTS/go ]; do n=$((n + 1)); echo $n; echo $n >> $EFFECTS/beats; sleep 0.1; done"

@@ -12,12 +12,12 @@ from container_manager.executors.kubernetes.kubernetes_options import Kubernetes
 pytestmark = pytest.mark.without_database
 
 
-def test_without_options_the_defaults_hold_and_no_image_is_allowed() -> None:
+def test_without_options_the_defaults_apply_and_no_image_is_allowed() -> None:
     assert kubernetes_options({}) == KubernetesOptions()
     assert kubernetes_options({}).images == ()
 
 
-def test_an_unknown_option_is_a_type_error_that_lists_the_known_ones() -> None:
+def test_an_unknown_kubernetes_option_is_a_type_error_that_lists_the_known_ones() -> None:
     with pytest.raises(TypeError, match=r"no option 'pod_spec'; known: kubeconfig, context, namespace"):
         kubernetes_options({"pod_spec": {}})
 
@@ -58,7 +58,9 @@ def test_an_unknown_option_is_a_type_error_that_lists_the_known_ones() -> None:
         ("pod_template", [], "a dict with a pod's 'metadata' and 'spec'"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_should_be(option: str, value: Any, expected: str) -> None:
+def test_a_wrong_value_of_a_kubernetes_option_is_named_with_what_it_should_be(
+    option: str, value: Any, expected: str
+) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         kubernetes_options({option: value})
     assert f"The option {option!r} must be" in str(caught.value)
@@ -97,7 +99,7 @@ def test_a_wrong_volume_is_named_with_what_it_should_be(volume: Any, said: str) 
         {"host_path": "/srv/data"},
     ],
 )
-def test_each_kind_of_volume_is_taken(volume: dict[str, Any]) -> None:
+def test_each_kind_of_volume_is_accepted(volume: dict[str, Any]) -> None:
     assert kubernetes_options({"volumes": {"data": volume}}).volumes["data"] == volume
 
 
@@ -115,7 +117,7 @@ def test_each_kind_of_volume_is_taken(volume: dict[str, Any]) -> None:
         ({"spec": {"containers": [{"name": "job", "image": "x"}]}}, "sets 'image' of the job's container"),
     ],
 )
-def test_a_pod_template_cannot_say_what_the_executor_or_a_job_says(template: Any, said: str) -> None:
+def test_a_pod_template_cannot_set_what_the_executor_or_a_job_sets(template: Any, said: str) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         kubernetes_options({"pod_template": template})
     assert said in str(caught.value)
@@ -128,6 +130,6 @@ def test_root_must_be_allowed_by_an_option_of_its_own(options: dict[str, str]) -
     assert kubernetes_options({**options, "allow_root": True}).allow_root
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_wrong_kubernetes_options_are_reported_at_once() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"'pull'.*'gpus'"):
         kubernetes_options({"pull": "often", "gpus": "all"})

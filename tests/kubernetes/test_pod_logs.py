@@ -79,7 +79,7 @@ def test_a_line_of_a_mebibyte_is_stored_as_one(site: ClusterSite) -> None:
 
 
 @pytest.mark.shows("explanation/kubernetes.md#rotated-log")
-def test_64_mebibytes_past_what_a_node_keeps_are_stored_once_and_in_order_or_the_gap_is_said(
+def test_64_mebibytes_beyond_what_a_node_keeps_are_stored_once_and_in_order_or_the_gap_is_reported(
     site: ClusterSite,
 ) -> None:
     """Its nodes keep three files of 1 MiB."""
@@ -96,7 +96,8 @@ def test_64_mebibytes_past_what_a_node_keeps_are_stored_once_and_in_order_or_the
 
 
 @pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise", "explanation/kubernetes.md#rotated-log")
-def test_what_a_node_has_rotated_away_while_the_connection_was_cut_is_said(site: ClusterSite, way: ApiProxy) -> None:
+@pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
+def test_a_gap_by_log_rotation_while_the_connection_was_cut_is_reported(site: ClusterSite, way: ApiProxy) -> None:
     go, end = site.gate("go"), site.gate("end")
     turn = f"{lines(10, 3000)}; sleep 4"
     script = (
@@ -124,7 +125,7 @@ def test_what_a_node_has_rotated_away_while_the_connection_was_cut_is_said(site:
     assert 0 < float(seconds[1]) < 120
 
 
-def test_what_a_node_has_rotated_away_while_its_worker_stood_still_is_said(site: ClusterSite) -> None:
+def test_a_gap_by_log_rotation_while_the_worker_was_frozen_is_reported(site: ClusterSite) -> None:
     """The stream goes on where it was, then with the newest file: nothing in it says that there was another between."""
     go, end = site.gate("go"), site.gate("end")
     size = 16 * 1024
@@ -150,7 +151,7 @@ def test_what_a_node_has_rotated_away_while_its_worker_stood_still_is_said(site:
     assert len(found) == 15 + 3 * size or any(words in system_log(job) for words in said), system_log(job)
 
 
-def test_a_worker_that_adopts_a_job_says_where_the_output_that_its_node_kept_begins(site: ClusterSite) -> None:
+def test_a_worker_that_adopts_a_job_reports_where_the_output_kept_by_its_node_begins(site: ClusterSite) -> None:
     go, end = site.gate("go"), site.gate("end")
     script = (
         f"{lines(0, 10)}; read w < $EFFECTS/go; {lines(10, 3000)}; sleep 5; {lines(3010, 3000)}; "
@@ -173,7 +174,7 @@ def test_a_worker_that_adopts_a_job_says_where_the_output_that_its_node_kept_beg
 
 
 @pytest.mark.shows("explanation/kubernetes.md#rotated-log", "explanation/kubernetes.md#cut-log-stream")
-def test_a_stream_that_is_cut_again_and_again_loses_and_doubles_no_line(site: ClusterSite, way: ApiProxy) -> None:
+def test_a_log_stream_that_is_cut_repeatedly_loses_and_repeats_no_line(site: ClusterSite, way: ApiProxy) -> None:
     seed = int(os.environ.get("CM_TEST_LOGS_SEED", _SEED))
     random, count, cuts = Random(seed), 6000, 12  # noqa: S311
     # Many lines have the same second, and some are written in a burst.

@@ -66,7 +66,7 @@ def test_only_the_own_containers_exit_code_0_in_the_last_phase_is_a_success() ->
     assert status.succeeded
 
 
-def test_no_other_combination_is_a_success() -> None:
+def test_no_other_combination_of_pod_states_is_a_success() -> None:
     """Whatever is odd about it: how it ended, who stopped it, how often it ran."""
     ends = [None, {"exitCode": 0}, {"exitCode": 1, "reason": "Error"}, {"exitCode": 255, "reason": "Unknown"}]
     phases = ["Pending", "Running", "Succeeded", "Failed", "Unknown"]
@@ -104,7 +104,7 @@ def test_no_other_combination_is_a_success() -> None:
     ],
     ids=str,
 )
-def test_how_a_container_ended(terminated: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_a_container_state_is_read_as_its_exit(terminated: dict[str, Any], expected: dict[str, Any]) -> None:
     phase = "Succeeded" if terminated["exitCode"] == 0 else "Failed"
     status = pod_exit(pod(phase, terminated=terminated))
     assert status is not None
@@ -115,7 +115,7 @@ def test_how_a_container_ended(terminated: dict[str, Any], expected: dict[str, A
 @pytest.mark.parametrize("code", [0, 1, 143])
 @pytest.mark.parametrize(("seconds", "is_before"), [(-10, True), (0, True), (1, False)])
 @pytest.mark.shows("explanation/kubernetes.md#how-an-end-is-judged")
-def test_an_end_counts_as_the_programs_own_only_before_somebody_stopped_it_whatever_its_nodes_clock_says(
+def test_an_exit_counts_as_the_programs_own_only_before_its_pod_was_stopped_whatever_the_nodes_clock_says(
     code: int, seconds: int, is_before: bool, node_clock: float
 ) -> None:
     phase, terminated = "Failed" if code else "Succeeded", {"exitCode": code}
@@ -127,7 +127,7 @@ def test_an_end_counts_as_the_programs_own_only_before_somebody_stopped_it_whate
 
 @pytest.mark.parametrize("node_clock", [0.0, 3600.0, -3600.0])
 @pytest.mark.parametrize("seconds", [-10, 0, 1, 60])
-def test_a_stop_by_the_node_itself_came_before_the_end_whatever_its_date(seconds: int, node_clock: float) -> None:
+def test_a_stop_by_the_node_itself_precedes_the_exit_whatever_its_date(seconds: int, node_clock: float) -> None:
     """A kubelet dates it with its report: after the end that it has caused."""
     stop = disrupted("TerminationByKubelet", node_clock + seconds)
     for code in (0, 9):
@@ -139,7 +139,7 @@ def test_a_stop_by_the_node_itself_came_before_the_end_whatever_its_date(seconds
 
 
 @pytest.mark.shows("explanation/kubernetes.md#what-a-cluster-cannot-promise")
-def test_an_end_that_a_node_reports_after_its_pods_deletion_was_asked_for_is_lost() -> None:
+def test_an_exit_that_a_node_reports_after_its_pods_deletion_was_requested_is_lost() -> None:
     """As of a node that was cut off: only its own clock says that the end was before."""
     found = pod("Succeeded", terminated={"exitCode": 0}, reported=60.0, **disrupted("DeletionByTaintManager", 30))
     unsaid = pod("Succeeded", terminated={"exitCode": 0}, **deleted(30, 30))
@@ -150,7 +150,7 @@ def test_an_end_that_a_node_reports_after_its_pods_deletion_was_asked_for_is_los
         assert (status.lost, status.succeeded) == (True, False)
 
 
-def test_the_kubelets_last_deletion_does_not_hide_when_the_first_was_asked_for() -> None:
+def test_the_kubelets_final_deletion_does_not_hide_when_the_deletion_was_requested() -> None:
     """It has no grace period, and sets the time anew, after the container's end."""
     last = pod("Succeeded", terminated={"exitCode": 0}, **deleted(2, 0))
     assert deletion_asked_at(last) is None
@@ -215,7 +215,7 @@ def test_a_pod_whose_conditions_are_younger_than_its_program_was_refused_by_its_
 
 
 @pytest.mark.parametrize("reason", ["UnexpectedAdmissionError", "NodeAffinity", "OutOfcpu", "Preempting", "Terminated"])
-def test_a_program_that_its_node_ended_for_a_reason_of_its_own_is_lost(reason: str) -> None:
+def test_a_program_that_its_node_stopped_for_its_own_reasons_is_lost(reason: str) -> None:
     ended = {"exitCode": 143, "reason": "Error"}
     status = pod_exit(pod("Failed", terminated=ended, reason=reason, message="The node says why"))
     assert status is not None
@@ -224,7 +224,7 @@ def test_a_program_that_its_node_ended_for_a_reason_of_its_own_is_lost(reason: s
 
 
 @pytest.mark.parametrize("reason", ["DeletionByTaintManager", "DeletionByPodGC"])
-def test_a_pod_that_goes_with_its_node_may_run_on(reason: str) -> None:
+def test_a_pod_that_is_gone_with_its_node_may_still_run(reason: str) -> None:
     for status in (pod_exit(pod("Failed", **disrupted(reason, 0))), gone_exit(pod("Running", **disrupted(reason, 0)))):
         assert status is not None
         assert (status.reason, status.lost, status.may_run) == ("node_lost", True, True)
@@ -252,13 +252,13 @@ def test_a_container_that_a_kubelet_could_not_find_is_lost_with_its_node() -> No
     assert "could not be located" in status.message
 
 
-def test_a_pod_that_is_gone_without_a_word_is_lost() -> None:
+def test_a_pod_that_is_gone_without_a_trace_is_lost() -> None:
     for last in (None, pod("Running"), pod("Pending")):
         status = gone_exit(last)
         assert (status.lost, status.may_run, status.succeeded) == (True, True, False)
 
 
-def test_a_job_tells_of_pods_that_run_that_end_and_that_have_ended() -> None:
+def test_a_job_status_counts_running_terminating_and_finished_pods() -> None:
     assert counted_pods({"spec": {}}) == counted_pods({"status": {"active": None}}) == 0
     assert counted_pods({"status": {"active": 1, "terminating": 1, "failed": 1, "ready": 1}}) == 3
 
@@ -312,5 +312,5 @@ def test_admission_ends_a_launch_only_where_waiting_cannot_change_it(said: str, 
         ("failed to fetch token: 503 Service Unavailable, authorization failed", False),
     ],
 )
-def test_a_registrys_hiccup_is_no_answer(message: str, is_final: bool) -> None:
+def test_a_temporary_error_of_a_registry_is_no_refusal(message: str, is_final: bool) -> None:
     assert is_final_image_problem(message) is is_final

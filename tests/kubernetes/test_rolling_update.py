@@ -84,7 +84,8 @@ def assert_complete_output(site: DeployedSite, jobs: list[ContainerJob]) -> None
 
 
 @pytest.mark.shows("explanation/kubernetes.md#when-something-is-away", "explanation/kubernetes.md#restarted-controller")
-def test_a_rolling_update_of_the_deployment_hands_on_what_runs_and_runs_each_job_once(
+@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
+def test_a_rolling_update_of_the_deployment_keeps_running_jobs_and_runs_each_job_once(
     deployed: tuple[DeployedSite, PodHistory],
 ) -> None:
     site, history = deployed
@@ -159,7 +160,7 @@ def is_evicted(site: DeployedSite, pod: str) -> bool:
     return True
 
 
-def test_a_worker_that_hangs_is_restarted_by_its_probe_and_the_other_one_goes_on_with_its_jobs(
+def test_a_worker_that_hangs_is_restarted_by_its_probe_and_another_worker_adopts_its_jobs(
     deployed: tuple[DeployedSite, PodHistory],
 ) -> None:
     site, history = deployed

@@ -37,7 +37,7 @@ def everything(harness: KubernetesHarness) -> str:
 
 @pytest.mark.without_database
 class TestObjects:
-    def test_values_are_in_the_attempts_own_secret_alone_and_gone_with_its_job(
+    def test_secret_values_are_only_in_the_attempts_own_secret_and_deleted_with_its_job(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         script = f"cat ${SECRETS_VARIABLE}/key; echo $WORD; touch $EFFECTS/ready; sleep 600"
@@ -67,7 +67,7 @@ class TestObjects:
         rights = [rule for rule in shipped_rules() if "secrets" in rule["resources"]]
         assert [rule["verbs"] for rule in rights] == [["create"]]
 
-    def test_secrets_of_the_cluster_reach_the_job_without_the_worker(
+    def test_secrets_of_the_cluster_reach_the_job_without_passing_the_worker(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         harness.cluster.core.create_namespaced_secret(
@@ -82,7 +82,7 @@ class TestObjects:
         assert harness.secret_folders(spec.key) == []
         assert VALUE not in everything(harness)
 
-    def test_a_secret_that_was_deleted_before_its_pod_had_it_is_made_again_by_an_heir(
+    def test_a_secret_that_was_deleted_before_its_pod_read_it_is_created_again_by_the_adopting_worker(
         self, harness: KubernetesHarness
     ) -> None:
         """As when a worker dies between the Job and its Secret."""
@@ -105,7 +105,7 @@ class TestObjects:
     @pytest.mark.parametrize(
         "files", [{"..": b"x"}, {"big": b"x" * (1024 * 1024 + 1)}], ids=["dots", "larger than a Secret"]
     )
-    def test_what_no_secret_can_have_is_rejected_before_anything_is_created(
+    def test_values_that_no_secret_can_hold_are_rejected_before_anything_is_created(
         self, harness: KubernetesHarness, executor: Executor, files: dict[str, bytes]
     ) -> None:
         spec = replace(harness.spec("true"), secret_files=files)
@@ -116,8 +116,8 @@ class TestObjects:
 
 
 @pytest.mark.django_db(transaction=True)
-class TestWords:
-    def test_no_log_and_no_error_has_a_value_when_the_api_server_quotes_it(
+class TestMessages:
+    def test_no_log_and_no_error_shows_a_secret_value_that_the_api_server_quotes(
         self, site: ClusterSite, way: ApiProxy, allowed_secrets: dict[str, Any]
     ) -> None:
         """As an admission webhook may that refuses a Secret or a Job."""
@@ -135,7 +135,7 @@ class TestWords:
         assert VALUE.encode() not in b"".join(bytes(row.data) for row in rows)
         assert VALUE not in " ".join(map(str, job.attempts.values().get().values()))
 
-    def test_a_job_may_name_only_those_of_the_cluster_that_the_settings_allow(
+    def test_a_job_may_name_only_cluster_secrets_that_the_settings_allow(
         self, site: ClusterSite, settings: Any, allowed_secrets: dict[str, Any]
     ) -> None:
         site.cluster.core.create_namespaced_secret(

@@ -29,7 +29,7 @@ def fed(log: StampedLog, *lines: tuple[float, float]) -> list[float | None]:
     return found
 
 
-def test_what_came_before_is_left_out_of_the_next_answer() -> None:
+def test_lines_that_were_read_before_are_left_out_of_the_next_answer() -> None:
     position = LogPosition()
     first = StampedLog(position).feed(line(0, "a") + line(0.5, "b") + line(0.5, "b"))
     again = StampedLog(position)
@@ -37,7 +37,7 @@ def test_what_came_before_is_left_out_of_the_next_answer() -> None:
     assert (first, again.missing) == (b"a\nb\nb\n", None)
 
 
-def test_an_answer_that_begins_later_than_what_was_had_says_how_much_later() -> None:
+def test_a_log_answer_that_begins_after_the_last_line_read_reports_the_gap() -> None:
     position = LogPosition()
     StampedLog(position).feed(line(0, "a") + line(2, "b"))
     again = StampedLog(position)
@@ -45,7 +45,7 @@ def test_an_answer_that_begins_later_than_what_was_had_says_how_much_later() -> 
     assert again.missing == 3.0
 
 
-def test_a_pause_of_a_program_whose_output_is_read_at_once_is_no_gap() -> None:
+def test_a_pause_of_a_program_whose_output_is_read_promptly_is_no_gap() -> None:
     """Also by another clock than the node's, and where an old log is caught up with first."""
     assert fed(StampedLog(LogPosition()), (0, -40), (10, -30), (100, 60)) == [None, None, None]
     assert fed(StampedLog(LogPosition()), (0, 500), (10, 500), (100, 500), (600, 600)) == [None, None, None, None]
@@ -55,7 +55,7 @@ def test_a_pause_within_output_that_is_read_late_may_be_a_gap() -> None:
     assert fed(StampedLog(LogPosition()), (0, 0), (1, 10), (1.5, 10), (8, 10)) == [None, None, None, 6.5]
 
 
-def test_a_clock_of_this_machine_that_jumps_makes_no_output_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jump_of_the_workers_clock_makes_no_output_late(monkeypatch: pytest.MonkeyPatch) -> None:
     log = StampedLog(LogPosition())
     log.feed(line(0, "a"))
     jumped = time.time_ns() + 3600 * _SECOND
@@ -65,7 +65,7 @@ def test_a_clock_of_this_machine_that_jumps_makes_no_output_late(monkeypatch: py
     assert log.doubtful is None
 
 
-def test_an_answer_without_even_what_was_had_last_lacks_all() -> None:
+def test_an_empty_log_answer_after_earlier_output_lacks_all_lines() -> None:
     """As of a node that has begun a new file, and has nothing in it yet."""
     position = LogPosition()
     assert not StampedLog(position).lacks_all

@@ -77,7 +77,7 @@ def tasks(cluster: ClusterUnderTest, namespace: str, tmp_path: Path) -> Iterator
 
 
 @pytest.mark.shows("tutorial/tasks.md#in-a-container")
-def test_tasks_in_pods_end_as_those_on_the_host_do(tasks: PodTaskSite) -> None:
+def test_tasks_in_pods_have_the_same_outcomes_as_on_the_host(tasks: PodTaskSite) -> None:
     f = task_functions
     results = {
         "add": tasks.task(f.add).enqueue(5, second=6),
@@ -116,7 +116,9 @@ def test_tasks_in_pods_end_as_those_on_the_host_do(tasks: PodTaskSite) -> None:
 
 
 @pytest.mark.shows("howto/results.md#in-a-container")
-def test_what_a_cluster_does_not_keep_of_a_task_is_no_success_and_no_silence(tasks: PodTaskSite) -> None:
+def test_a_task_in_a_pod_fails_with_a_result_too_long_for_the_cluster_and_keeps_the_end_of_a_long_traceback(
+    tasks: PodTaskSite,
+) -> None:
     """A pod hands out less than 4 KiB: a longer result fails its task, and of a long traceback the end is kept."""
     f = task_functions
     kept, large, longest, failed = (

@@ -14,7 +14,7 @@ import pytest
 from container_manager.executors.base import Executor, Rejected, Waiting
 from container_manager.testing.conformance import ended, submitted, wait_until
 
-from ..patience import PATIENCE_SECONDS, eventually
+from ..polling import PATIENCE_SECONDS, eventually
 from ..ports import free_port
 from .cluster_site import BEGUN, DONE, ClusterSite, attempts_of
 from .control import ClusterControl
@@ -108,7 +108,7 @@ def nothing_is_left(harness: KubernetesHarness, executor: Executor, key: str) ->
 @pytest.mark.without_database
 class TestImages:
     @pytest.mark.shows("explanation/kubernetes.md#image-pull")
-    def test_an_image_that_is_not_there_is_a_failure_at_once_and_leaves_nothing(
+    def test_a_missing_image_fails_the_job_at_once_and_leaves_nothing(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec("true", image=f"{registries(harness).address}/team/job:missing")
@@ -117,7 +117,7 @@ class TestImages:
         assert caught.value.reason == "image"
         nothing_is_left(harness, executor, spec.key)
 
-    def test_a_registry_that_denies_an_image_is_a_failure_at_once(
+    def test_a_registry_that_denies_an_image_fails_the_job_at_once(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec("true", image=f"{registries(harness).private_address}/{IMAGE_NAME}")
@@ -137,7 +137,7 @@ class TestImages:
         executor.remove(spec.key)
 
     @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
-    def test_a_denial_of_a_node_that_had_not_got_the_login_yet_is_no_verdict(self, harness: KubernetesHarness) -> None:
+    def test_a_denied_pull_on_a_node_that_lacks_the_login_is_not_final(self, harness: KubernetesHarness) -> None:
         found = registries(harness)
         executor = harness.executor(image_pull_secrets=["late"], pull="always")
         spec = harness.spec("exit 7", image=f"{found.private_address}/{IMAGE_NAME}")
@@ -148,7 +148,7 @@ class TestImages:
         executor.remove(spec.key)
 
     @pytest.mark.slow
-    def test_a_login_that_opens_nothing_is_a_failure_of_the_image(self, harness: KubernetesHarness) -> None:
+    def test_a_pull_secret_without_access_fails_the_job_with_reason_image(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(image_pull_secrets=["missing"], pull="always")
         spec = harness.spec("true", image=f"{registries(harness).private_address}/{IMAGE_NAME}")
         with pytest.raises(Rejected, match="401 Unauthorized") as caught:
@@ -157,9 +157,7 @@ class TestImages:
         nothing_is_left(harness, executor, spec.key)
 
     @pytest.mark.shows("explanation/kubernetes.md#image-pull")
-    def test_a_registry_that_stays_away_is_waited_for_as_long_as_the_option_says(
-        self, harness: KubernetesHarness
-    ) -> None:
+    def test_an_unreachable_registry_is_waited_for_as_long_as_the_option_says(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(image_seconds=3)
         spec = harness.spec("true", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
         with pytest.raises(
@@ -197,7 +195,7 @@ class TestImages:
         assert ended(executor, spec.key).code == 7
         executor.remove(spec.key)
 
-    def test_an_image_that_is_never_pulled_and_not_there_is_a_failure_at_once(self, harness: KubernetesHarness) -> None:
+    def test_a_missing_image_with_pull_policy_never_fails_the_job_at_once(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(pull="never")
         spec = harness.spec("true", image=f"cm-test:{harness.namespace}")
         with pytest.raises(Rejected, match="ErrImageNeverPull") as caught:
@@ -209,7 +207,8 @@ class TestImages:
 @pytest.mark.without_database
 class TestNodes:
     @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for", "explanation/kubernetes.md#late-pod")
-    def test_a_job_that_no_node_takes_is_unschedulable_and_is_deleted_before_it_ends(
+    @pytest.mark.shows("explanation/kubernetes.md#what-a-launch-waits-for")
+    def test_a_job_that_no_node_accepts_is_unschedulable_and_deleted_before_it_fails(
         self, harness: KubernetesHarness
     ) -> None:
         executor = harness.executor(unschedulable_seconds=3)
@@ -221,7 +220,7 @@ class TestNodes:
         assert harness.pods(spec.key) == []
         nothing_is_left(harness, executor, spec.key)
 
-    def test_a_job_runs_when_a_node_takes_it_at_last(self, harness: KubernetesHarness) -> None:
+    def test_an_unschedulable_job_runs_when_a_node_accepts_it(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(node_pools={"later": {"node_selector": {harness.namespace: "yes"}}})
         spec = harness.spec("exit 7", container={"node_pool": "later"})
         await_words(executor, spec, "didn't match Pod's node affinity/selector")
@@ -249,7 +248,9 @@ class TestNodes:
 
 @pytest.mark.without_database
 class TestMissingObjects:
-    def test_a_secret_that_comes_late_lets_the_job_run(self, harness: KubernetesHarness, executor: Executor) -> None:
+    def test_a_job_runs_once_its_missing_secret_is_created(
+        self, harness: KubernetesHarness, executor: Executor
+    ) -> None:
         spec = harness.spec("echo $WORD > $EFFECTS/said", secrets={"WORD": "kubernetes:mail/word"})
         await_words(executor, spec, 'secret "mail" not found')
         harness.cluster.core.create_namespaced_secret(
@@ -269,7 +270,7 @@ class TestMissingObjects:
         ],
         ids=["variable", "file", "key"],
     )
-    def test_a_secret_that_never_comes_fails_the_job_at_start(
+    def test_a_secret_that_is_never_created_fails_the_job_at_start(
         self, harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], words: str
     ) -> None:
         monkeypatch.setattr("container_manager.executors.kubernetes.waiting_launches._CONFIG_SECONDS", 5.0)
@@ -283,7 +284,9 @@ class TestMissingObjects:
         assert words in str(caught.value)
         nothing_is_left(harness, executor, spec.key)
 
-    def test_a_claim_that_is_not_there_is_said_and_its_job_runs_once_it_is(self, harness: KubernetesHarness) -> None:
+    def test_a_missing_volume_claim_is_reported_and_its_job_runs_once_it_exists(
+        self, harness: KubernetesHarness
+    ) -> None:
         executor = harness.executor(volumes={"effects": harness.options["volumes"]["effects"], "data": {"claim": "d"}})
         spec = harness.spec("exit 7", container={"volumes": {"effects": "/effects", "data": "/data"}})
         waiting = await_words(executor, spec, 'persistentvolumeclaim "d" not found')
@@ -312,7 +315,7 @@ class TestCancel:
             assert (attempt.exit_code, attempt.signal) == (137, 9)
             site.assert_clean()
 
-    def test_a_job_that_ends_by_itself_when_it_is_cancelled_shows_its_exit_code(self, site: ClusterSite) -> None:
+    def test_a_cancelled_job_that_exits_by_itself_shows_its_exit_code(self, site: ClusterSite) -> None:
         with site.worker("--slots", "1"):
             script = f"trap '{DONE}; exit 5' TERM; {BEGUN}; while :; do sleep 0.1; done"
             job = site.start(script, grace_seconds=60)
@@ -322,9 +325,7 @@ class TestCancel:
             assert site.runs() == ["begin 1", "end 1"]
             site.assert_clean()
 
-    def test_a_job_that_is_killed_while_it_is_told_to_end_is_gone_after_its_first_grace_period(
-        self, site: ClusterSite
-    ) -> None:
+    def test_a_job_that_is_killed_during_its_grace_period_is_gone_after_that_period(self, site: ClusterSite) -> None:
         """A kubelet does not look at a shorter one any more."""
         with site.worker("--slots", "1"):
             job = site.start(f"trap '{DONE}' TERM; {BEGUN}; while :; do sleep 0.1; done", grace_seconds=15)
@@ -358,7 +359,7 @@ class TestCancel:
             assert attempts_of(job) == [(1, 0, "")]
             site.assert_clean()
 
-    def test_many_that_wait_keep_nobody_from_running(self, site: ClusterSite) -> None:
+    def test_many_waiting_launches_do_not_keep_other_jobs_from_running(self, site: ClusterSite) -> None:
         """A wait takes no thread: more of them than there are threads."""
         with site.worker("--slots", "12", options={"node_pools": {"never": {"node_selector": {"no": "where"}}}}):
             waiting = [site.enqueue("true", container={"node_pool": "never"}) for _ in range(8)]

@@ -43,7 +43,7 @@ def go(harness: KubernetesHarness) -> None:
     (harness.effects() / "go").touch()
 
 
-def test_a_watch_that_is_cut_hides_no_end(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
+def test_a_watch_that_is_cut_hides_no_exit(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     key = gated(harness, proxied)
     for _ in range(3):
         way.cut()
@@ -54,7 +54,8 @@ def test_a_watch_that_is_cut_hides_no_end(harness: KubernetesHarness, way: ApiPr
 
 
 @pytest.mark.shows("explanation/kubernetes.md#when-something-is-away", "explanation/kubernetes.md#half-open-watch")
-def test_a_half_open_watch_hides_no_end(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
+@pytest.mark.shows("explanation/kubernetes.md#when-something-is-away")
+def test_a_half_open_watch_hides_no_exit(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     """Its connection stays, and brings nothing any more, not even its end."""
     key = gated(harness, proxied)
     way.fall_silent()
@@ -77,7 +78,7 @@ def test_a_half_open_watch_does_not_keep_a_launch_from_being_seen(
 
 
 @pytest.mark.shows("explanation/kubernetes.md#expired-watch")
-def test_a_version_that_the_api_server_has_no_more_leads_to_a_new_list(
+def test_an_expired_resource_version_leads_to_a_new_list(
     harness: KubernetesHarness, way: ApiProxy, proxied: Executor
 ) -> None:
     """Asked for a version that is too old, the API server itself answers with 410, here always."""
@@ -93,7 +94,7 @@ def test_a_version_that_the_api_server_has_no_more_leads_to_a_new_list(
 
 
 @pytest.mark.parametrize("status", [410, 429, 500, 403])
-def test_a_watch_that_is_refused_is_made_good_by_lists(
+def test_a_watch_that_is_refused_is_replaced_by_lists(
     harness: KubernetesHarness, way: ApiProxy, proxied: Executor, status: int
 ) -> None:
     key = gated(harness, proxied)
@@ -118,7 +119,7 @@ def test_a_watch_that_is_refused_is_made_good_by_lists(
     ],
     ids=["nothing", "no JSON", "no object", "no metadata", "half an object", "no text"],
 )
-def test_a_watch_that_ends_at_once_or_brings_nonsense_hides_no_end_and_makes_no_storm(
+def test_a_watch_that_ends_at_once_or_is_malformed_hides_no_exit_and_floods_no_server(
     harness: KubernetesHarness, way: ApiProxy, proxied: Executor, said: bytes
 ) -> None:
     key = gated(harness, proxied)
@@ -132,7 +133,9 @@ def test_a_watch_that_ends_at_once_or_brings_nonsense_hides_no_end_and_makes_no_
 
 
 @pytest.mark.shows("explanation/kubernetes.md#expired-watch")
-def test_an_error_event_leads_to_a_new_list(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
+def test_an_error_event_of_a_watch_leads_to_a_new_list(
+    harness: KubernetesHarness, way: ApiProxy, proxied: Executor
+) -> None:
     key = gated(harness, proxied)
     error = json.loads(status_body(410, "Expired", "too old resource version: 1 (2)"))
     way.answer(_WATCH, 200, json.dumps({"type": "ERROR", "object": error}).encode() + b"\n")
@@ -142,9 +145,7 @@ def test_an_error_event_leads_to_a_new_list(harness: KubernetesHarness, way: Api
     assert ended(proxied, key).code == 7
 
 
-def test_a_list_that_is_not_understood_is_no_verdict(
-    harness: KubernetesHarness, way: ApiProxy, proxied: Executor
-) -> None:
+def test_a_malformed_list_decides_no_outcome(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     """A proxy's own page with status 200 says nothing about attempts."""
     key = gated(harness, proxied)
     way.answer(_LIST, 200, b"<html>Please log in</html>")
@@ -159,7 +160,7 @@ def test_a_list_that_is_not_understood_is_no_verdict(
     assert ended(proxied, key).code == 7
 
 
-def test_a_list_without_any_object_fields_is_no_verdict(
+def test_a_list_without_object_fields_decides_no_outcome(
     harness: KubernetesHarness, way: ApiProxy, proxied: Executor
 ) -> None:
     """An empty JSON object is no list of nothing."""
@@ -176,7 +177,7 @@ def test_a_list_without_any_object_fields_is_no_verdict(
     assert ended(proxied, key).code == 7
 
 
-def test_a_log_that_is_cut_again_and_again_is_read_whole(
+def test_a_log_that_is_cut_repeatedly_is_read_completely(
     harness: KubernetesHarness, way: ApiProxy, proxied: Executor
 ) -> None:
     lines = 200
@@ -229,7 +230,7 @@ def test_many_attempts_need_few_connections_and_few_requests(
         proxied.remove(spec.key)
 
 
-def test_an_executor_at_rest_asks_little(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
+def test_an_idle_executor_sends_few_requests(harness: KubernetesHarness, way: ApiProxy, proxied: Executor) -> None:
     watched, before, began = len(way.asked(_WATCH)), len(way.requests), time.monotonic()
     wait_until(proxied, lambda: len(way.asked(_WATCH)) >= watched + 4)
     assert len(way.requests) - before <= (time.monotonic() - began) + 8

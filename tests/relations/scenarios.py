@@ -54,7 +54,7 @@ def assert_only(jobs: list[ContainerJob]) -> None:
 
 
 @pytest.mark.parametrize("protect", PROTECTING, ids=NAMES)
-def test_what_is_protected_stays_and_the_others_are_pruned(protect: Callable[[ContainerJob], Any]) -> None:
+def test_protected_jobs_stay_and_the_others_are_pruned(protect: Callable[[ContainerJob], Any]) -> None:
     jobs = ended(5)
     for job in (jobs[0], jobs[3]):
         protect(job)
@@ -106,7 +106,7 @@ def test_a_table_that_django_does_not_know_keeps_its_jobs_and_no_others(unknown_
         cursor.execute("DELETE FROM unknown_unknown")
 
 
-def test_what_other_models_declare_happens_to_their_rows() -> None:
+def test_on_delete_of_other_models_is_applied_to_their_rows() -> None:
     jobs = ended(2)
     note = Note.objects.create(job=jobs[0])
     Comment.objects.create(job=jobs[0])
@@ -129,7 +129,7 @@ def test_what_other_models_declare_happens_to_their_rows() -> None:
     assert_only([])
 
 
-def test_a_worker_says_once_what_is_protected_and_looks_at_it_no_more(caplog: Any) -> None:
+def test_a_worker_logs_protected_jobs_once_and_skips_them_afterwards(caplog: Any) -> None:
     jobs = ended(4)
     for job in jobs[:2]:
         Invoice.objects.create(job=job)
@@ -157,7 +157,7 @@ def test_a_worker_says_once_what_is_protected_and_looks_at_it_no_more(caplog: An
     assert len([line for line in caplog.messages if "is not pruned" in line]) == 2
 
 
-def test_what_was_looked_at_is_not_asked_for_again() -> None:
+def test_jobs_that_were_examined_are_not_queried_again() -> None:
     for job in ended(3):
         Contract.objects.create(job=job)
     pruning = Pruning(using="default")

@@ -97,7 +97,7 @@ def test_a_retry_is_due_after_its_delay() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "lives"), [(600, True), (-600, False)])
-def test_a_lease_lasts_as_long_as_it_says(seconds: float, lives: bool) -> None:
+def test_a_lease_lasts_as_long_as_its_setting(seconds: float, lives: bool) -> None:
     row = Worker(id="w", host="h", pid=1, queues=[], executors=["default"], slots=1, lease_expires_at=timezone.now())
     store.register_worker(row, lease_seconds=seconds, using="default")
     row.refresh_from_db()
@@ -130,7 +130,7 @@ def test_every_way_to_a_status_is_journaled_at_the_present_time() -> None:
     assert [job for job in ContainerJob.objects.all() if not is_near(job.status_changed_at)] == []
 
 
-def test_statistics_and_pruning_see_what_finished_lately() -> None:
+def test_statistics_and_pruning_see_recently_finished_jobs() -> None:
     job = running()
     finish(job)
     queue.enqueue(command="true")

@@ -63,7 +63,7 @@ def test_a_task_of_celery_becomes_a_command_that_is_queued_with_the_transaction(
 
 
 @pytest.mark.shows("howto/move-from-celery-or-cron.md#move-the-crontab")
-def test_the_line_of_the_crontab_submits_what_it_ran_before(tmp_path: Path, database: dict[str, object]) -> None:
+def test_a_crontab_line_submits_the_command_it_ran_before(tmp_path: Path, database: dict[str, object]) -> None:
     project, page = reports(tmp_path, database), shown("move-from-celery-or-cron.md")
     for line in (page["the crontab before"], page["the crontab after"]):
         command = line.removeprefix("0 3 * * * ").replace(FOLDER, str(tmp_path))

@@ -1,4 +1,4 @@
-"""Print what a worker is notified of while a job is queued and cancelled: ``python -m tests.heard``."""
+"""Print what a worker is notified of while a job is queued and cancelled: ``python -m tests.notification_listener``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from queue import SimpleQueue
 import django
 from django.db import connection
 
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 
 django.setup()
 

@@ -147,7 +147,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("source", "target", "name"), CASES)
-def test_a_way_to_a_status_leaves_the_columns_that_transition_to_leaves(source: str, target: str, name: str) -> None:
+def test_every_way_to_a_status_writes_the_same_columns_as_transition_to(source: str, target: str, name: str) -> None:
     way = ways_to(target)[name]
     expected, found = columns_after(source, ways_to(target)["transition_to"]), columns_after(source, way)
     differing = {column for column in expected if expected[column] != found[column]}
@@ -163,7 +163,7 @@ def test_transition_to_writes_what_the_machine_says_and_nothing_else(source: str
     assert {name for name in after if after[name] != before[name]} <= set(machine.effects[target])
 
 
-def test_a_job_that_runs_starts_clean_and_one_that_has_ended_has_no_worker() -> None:
+def test_a_running_job_has_no_columns_of_its_last_attempt_and_a_finished_job_has_no_worker() -> None:
     for source, target in sorted(LEGAL):
         columns = columns_after(source, ways_to(target)["transition_to"])
         if target == "running":
@@ -228,7 +228,7 @@ def test_a_job_that_was_run_again_by_hand_cannot_be_finished_by_the_worker_that_
     assert row_of(job)["status"] == "running"
 
 
-def test_what_the_caller_has_set_is_kept_by_a_save() -> None:
+def test_a_save_keeps_columns_that_the_caller_has_set() -> None:
     job = job_with_left_overs("queued")
     job.status, job.exit_code, job.worker = "running", 3, "mine"
     job.save()
@@ -236,7 +236,7 @@ def test_what_the_caller_has_set_is_kept_by_a_save() -> None:
     assert (row["exit_code"], row["worker"], row["failure_reason"], row["last_error"]) == (3, "mine", "", "")
 
 
-def test_every_status_that_a_transition_leads_to_is_covered() -> None:
+def test_these_tests_cover_every_status_that_a_transition_leads_to() -> None:
     assert {case.values[1] for case in CASES} == set(STATUSES) - {"pending"}
 
 

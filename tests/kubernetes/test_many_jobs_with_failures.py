@@ -53,7 +53,7 @@ def requests_by_kind(proxy: ApiProxy) -> Counter[str]:
 
 @pytest.mark.parametrize("count", [_SHORT, pytest.param(_LONG, marks=pytest.mark.slow)])
 @pytest.mark.shows("explanation/kubernetes.md#full-executor")
-def test_many_jobs_survive_a_killed_worker_and_a_lost_node_each_once_and_leave_nothing(
+def test_many_jobs_run_once_each_despite_a_killed_worker_and_a_lost_node_and_leave_nothing(
     site: ClusterSite, control: ClusterControl, tmp_path: Path, count: int
 ) -> None:
     jobs = [site.enqueue(_SCRIPT, max_retries=3) for _ in range(count)]

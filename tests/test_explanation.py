@@ -70,15 +70,15 @@ class TestEveryMember:
         assert next_step.endswith(".")
 
     @pytest.mark.shows(_DOCS)
-    def test_each_code_is_in_the_docs(self) -> None:
+    def test_each_explanation_code_is_in_the_docs(self) -> None:
         page = (Path(__file__).parent.parent / "docs" / "howto" / "queue.md").read_text(encoding="utf-8")
         assert [code for code in ExplanationCode if f"`{code}`" not in page] == []
 
 
 @pytest.mark.django_db
 @pytest.mark.shows(_DOCS)
-class TestWhyItWaits:
-    def test_a_pending_job_was_never_queued(self) -> None:
+class TestWhyAJobWaits:
+    def test_a_pending_job_is_explained_as_never_queued(self) -> None:
         found = explained(ContainerJob.objects.create_job(command="true", created_by="alice"))
         assert (found.code, found.summary) == ("not_queued", "It was never queued.")
         assert "by alice" in found.evidence[0]
@@ -94,7 +94,7 @@ class TestWhyItWaits:
         assert found.summary.endswith(", by alice.")
         assert found.next_step == "Resume it: 'container queue --resume reports'."
 
-    def test_a_scheduled_job_names_its_time_and_what_else_would_hold_it_up(self) -> None:
+    def test_the_explanation_of_a_scheduled_job_names_its_time_and_further_obstacles(self) -> None:
         later = timezone.now() + timedelta(hours=3)
         job = queue.enqueue(command="true", scheduled_for=later)
         queue.pause_queue("default")
@@ -105,7 +105,7 @@ class TestWhyItWaits:
         assert "Its queue default is paused" in others
         assert "No live worker serves executor default in queue default." in others
 
-    def test_where_no_live_worker_serves_it_what_the_live_ones_serve_is_evidence(self) -> None:
+    def test_a_job_that_no_live_worker_serves_is_explained_with_what_the_live_workers_serve(self) -> None:
         job = queue.enqueue(command="true", executor="gpu", queue="reports")
         register("dead", executors=("gpu",), lease_seconds=-5.0)
         register("other")
@@ -116,7 +116,7 @@ class TestWhyItWaits:
         assert "The settings have no executor gpu." in found.evidence
         assert "'container worker --executor gpu --queue reports'" in found.next_step
 
-    def test_all_slots_taken_is_said_with_who_has_them(self) -> None:
+    def test_a_wait_for_a_free_slot_is_explained_with_the_jobs_that_hold_the_slots(self) -> None:
         for _ in range(2):
             queue.enqueue(command="true")
         register("w")
@@ -129,7 +129,7 @@ class TestWhyItWaits:
         assert "Worker w on h: 2 of 2 slots taken." in found.evidence
         assert "0 jobs of its executor and queue are ahead of it." in found.evidence
 
-    def test_jobs_ahead_of_it_are_counted_by_priority_time_and_id(self) -> None:
+    def test_jobs_ahead_of_a_waiting_job_are_counted_by_priority_time_and_id(self) -> None:
         register("w")
         first = queue.enqueue(command="true", priority=90)
         same = queue.enqueue_many(ContainerJob(command="true") for _ in range(3))
@@ -143,12 +143,12 @@ class TestWhyItWaits:
         assert found.code == "behind_others"
         assert "4 jobs of its executor and queue are ahead of it." in found.evidence
 
-    def test_a_job_that_nothing_holds_up_is_due(self) -> None:
+    def test_a_job_without_obstacles_is_explained_as_due(self) -> None:
         register("w")
         found = explained(queue.enqueue(command="true"))
         assert (found.code, found.summary[:21]) == ("due", "Nothing holds it up: ")
 
-    def test_a_refused_claim_quotes_the_database(self) -> None:
+    def test_the_explanation_of_a_refused_claim_quotes_the_database(self) -> None:
         job = queue.enqueue(command="true")
         register("w")
         store.note_refused_claim(job.pk, "duplicate key", using="default")
@@ -156,7 +156,7 @@ class TestWhyItWaits:
         assert found.code == "claim_refused"
         assert "The database said: duplicate key" in found.evidence
 
-    def test_a_retry_names_its_time_and_the_failure_before_it(self) -> None:
+    def test_the_explanation_of_a_retry_names_its_time_and_the_failure_before_it(self) -> None:
         job = finished(
             claimed(queue.enqueue(command="false")), exit_code=7, reason="error", message="Exit code 7.",
             retry_after_seconds=3600.0,
@@ -174,14 +174,14 @@ class TestWhyItWaits:
 
 @pytest.mark.django_db
 @pytest.mark.shows(_DOCS)
-class TestWhatItDoes:
-    def test_a_running_job_names_its_worker_and_its_lease(self) -> None:
+class TestWhatAJobDoes:
+    def test_the_explanation_of_a_running_job_names_its_worker_and_its_lease(self) -> None:
         found = explained(claimed(queue.enqueue(command="true", timeout_seconds=600)))
         assert (found.code, found.summary) == ("running", "It runs on h.")
         assert "Worker w (process 1 on h) lives; its lease lasts until " in text_of(found)
         assert "Its timeout is 10 min." in found.evidence
 
-    def test_a_launch_names_what_it_waits_for(self) -> None:
+    def test_the_explanation_of_a_launch_names_what_it_waits_for(self) -> None:
         job = claimed(queue.enqueue(command="true"), engine="a daemon")
         assert (explained(job).code, explained(job).summary) == ("launching", "It is being launched.")
         waits = store.Launch(job.pk, 1, waiting_for="the image 'busybox'")
@@ -190,7 +190,7 @@ class TestWhatItDoes:
         store.record_launches([store.Launch(job.pk, 1, "handle")], worker="w", using="default")
         assert explained(job).code == "running"
 
-    def test_an_expired_lease_and_a_worker_that_is_gone_are_told(self) -> None:
+    def test_an_expired_lease_and_a_missing_worker_are_explained(self) -> None:
         job = claimed(queue.enqueue(command="true"))
         expire_lease("w")
         assert explained(job).code == "lease_expired"
@@ -201,12 +201,12 @@ class TestWhatItDoes:
         assert "Worker w has no row any more" in text_of(found)
         assert "The next live worker stores that" in found.next_step
 
-    def test_an_attempt_of_an_engine_waits_for_a_worker_that_reaches_it(self) -> None:
+    def test_an_attempt_of_an_engine_is_explained_as_waiting_for_a_worker_that_reaches_it(self) -> None:
         job = claimed(queue.enqueue(command="true"), engine="a daemon")
         store.drop_lease("w", using="default")
         assert "A worker that reaches its engine takes it over" in explained(job).next_step
 
-    def test_a_job_that_code_marked_as_running_has_no_worker(self) -> None:
+    def test_a_job_that_code_marked_as_running_is_explained_as_without_a_worker(self) -> None:
         job = ContainerJob.objects.create_job(command="true")
         job.mark_as_running(actor="alice")
         found = explained(job)
@@ -216,8 +216,8 @@ class TestWhatItDoes:
 
 @pytest.mark.django_db
 @pytest.mark.shows(_DOCS)
-class TestHowItEnded:
-    def test_out_of_memory_names_the_limit_and_the_peak(self) -> None:
+class TestHowAJobEnded:
+    def test_the_explanation_of_out_of_memory_names_the_limit_and_the_peak(self) -> None:
         job = claimed(queue.enqueue(command="true", memory_bytes=64 * 1024**2, max_retries=0))
         finished(job, reason="oom", peak_memory_bytes=63 * 1024**2)
         found = explained(job)
@@ -227,24 +227,24 @@ class TestHowItEnded:
         assert "It has no retries." in found.evidence
 
     @pytest.mark.parametrize("reason", ["image", "unavailable", "node_lost", "lost"])
-    def test_a_failure_of_the_system_quotes_its_message(self, reason: str) -> None:
+    def test_the_explanation_of_a_system_failure_quotes_its_message(self, reason: str) -> None:
         found = explained(finished(claimed(queue.enqueue(command="true")), reason=reason, message="The word of it."))
         assert found.code == reason
         assert "Its last error: The word of it." in found.evidence
 
-    def test_a_reason_without_a_retry_and_used_retries_are_told(self) -> None:
+    def test_a_failure_is_explained_with_the_used_retries_or_the_lack_of_a_retry(self) -> None:
         job = finished(claimed(queue.enqueue(command="true")), reason="image")
         assert "The setting RETRY has no retry for the reason image." in explained(job).evidence
         ContainerJob.objects.update(failure_reason="error", retry_count=3)
         assert "All of its retries are used: 3." in explained(job).evidence
 
-    def test_limits_of_the_executor_count_for_its_retries(self) -> None:
+    def test_the_explanation_counts_retries_by_the_limits_of_the_executor(self) -> None:
         job = finished(claimed(queue.enqueue(command="true")), reason="error")
         executor = {"BACKEND": "container_manager.executors.process.ProcessExecutor", "LIMITS": {"max_retries": 0}}
         with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"default": executor}}):
             assert "It has no retries." in explained(job).evidence
 
-    def test_a_limit_of_the_executor_is_what_a_job_that_is_retried_or_runs_is_told_of_its_retries(self) -> None:
+    def test_a_retrying_or_running_job_is_explained_with_the_retry_limit_of_its_executor(self) -> None:
         executor = {"BACKEND": "container_manager.executors.process.ProcessExecutor", "LIMITS": {"max_retries": 2}}
         with override_settings(CONTAINER_MANAGER={"EXECUTORS": {"default": executor}}):
             job = claimed(queue.enqueue(command="false"))
@@ -252,7 +252,7 @@ class TestHowItEnded:
             finished(job, exit_code=7, reason="error", retry_after_seconds=3600.0)
             assert "Retries so far: 1 of 2." in explained(job).evidence
 
-    def test_what_nobody_serves_fails_as_unschedulable(self) -> None:
+    def test_a_job_that_no_worker_served_is_explained_as_unschedulable(self) -> None:
         job = queue.enqueue(command="true", executor="gpu")
         ContainerJob.objects.update(queued_at=THEN)
         settings = AppSettings(unschedulable_after_seconds=600.0)
@@ -262,17 +262,17 @@ class TestHowItEnded:
         assert "There is no executor 'gpu'" in text_of(found)
         assert "executor gpu and queue default" in found.next_step
 
-    def test_a_failure_without_a_reason_was_marked_by_code(self) -> None:
+    def test_a_failure_without_a_reason_is_explained_as_marked_by_code(self) -> None:
         job = job_in("running")
         job.mark_as_failed(actor="alice", reason="wrong data")
         found = explained(job)
         assert (found.code, found.summary) == ("marked_failed", "It was marked as failed by alice.")
         assert "The reason that was given: wrong data" in found.evidence
 
-    def test_a_reason_of_nobody_is_no_error(self) -> None:
+    def test_an_unknown_failure_reason_is_explained_without_an_error(self) -> None:
         assert explained(job_in("failed", failure_reason="hail")).code == "marked_failed"
 
-    def test_a_cancelled_job_names_who_cancelled_it_and_why_and_what_still_runs(self) -> None:
+    def test_the_explanation_of_a_cancelled_job_names_actor_reason_and_running_attempts(self) -> None:
         job = claimed(queue.enqueue(command="true"))
         queue.cancel(ContainerJob.objects.get(pk=job.pk), actor="alice", reason="wrong input")
         found = explained(job)
@@ -287,16 +287,16 @@ class TestHowItEnded:
         found = explained(job)
         assert (found.code, found.summary) == ("cancelled", "It was cancelled by alice.")
 
-    def test_a_job_that_code_marked_as_completed_names_who_did(self) -> None:
+    def test_the_explanation_of_a_job_that_code_completed_names_the_actor(self) -> None:
         job = job_in("running")
         job.mark_as_completed(actor="alice")
         assert explained(job).summary == "It was marked as completed by alice."
 
-    def test_what_others_wrote_cannot_forge_a_line(self) -> None:
+    def test_text_of_others_cannot_forge_a_line_of_an_explanation(self) -> None:
         job = job_in("failed", last_error="one\ntwo \x1b[31m", failure_reason="error")
         assert "Its last error: one\\ntwo \\x1b[31m" in explained(job).evidence
 
-    def test_a_long_message_is_cut(self) -> None:
+    def test_a_long_message_is_truncated_in_an_explanation(self) -> None:
         job = job_in("failed", last_error="x" * 5000, failure_reason="error")
         assert max(map(len, explained(job).evidence)) < 1100
 
@@ -346,7 +346,7 @@ def test_a_job_whose_worker_was_killed_is_explained_as_lost(tmp_path: Path) -> N
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.shows(_DOCS)
-def test_a_worker_tells_since_when_an_engine_does_not_answer_and_that_it_answers_again() -> None:
+def test_a_worker_records_since_when_an_engine_does_not_answer_and_that_it_answers_again() -> None:
     executor, job = DistantExecutor(), queue.enqueue(command="true")
     executor.is_away = True
     with working(executor):
@@ -360,7 +360,7 @@ def test_a_worker_tells_since_when_an_engine_does_not_answer_and_that_it_answers
 
 
 @pytest.mark.django_db
-def test_a_running_job_whose_engine_is_away_is_told_how_long_it_is_waited_for() -> None:
+def test_a_running_job_whose_engine_is_away_is_explained_with_how_long_the_worker_waits() -> None:
     job = claimed(queue.enqueue(command="true"), engine="a daemon")
     store.record_engines("w", {"default": "a daemon"}, {"default": 30.0}, using="default")
     found = explained(job)
@@ -383,20 +383,22 @@ def test_a_running_job_whose_engine_is_away_is_told_how_long_it_is_waited_for() 
         ({"unique_seconds": 60}, "cancelled", None),
     ],
 )
-def test_a_unique_key_is_told_as_long_as_it_is_held(scope: dict[str, object], status: str, said: str | None) -> None:
+def test_a_unique_key_is_explained_as_long_as_it_is_held(
+    scope: dict[str, object], status: str, said: str | None
+) -> None:
     text = text_of(explained(job_in(status, unique_key="k", **scope)))
     assert said in text if said else "unique key" not in text
 
 
 @pytest.mark.django_db
-def test_a_task_is_told_by_its_path() -> None:
+def test_a_task_is_explained_by_its_path() -> None:
     text = text_of(explained(job_in("queued", task="shop.tasks.resize", task_arguments={"args": [], "kwargs": {}})))
     assert "It calls the task shop.tasks.resize." in text
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("result", [None, '{"n": 1}'])
-def test_a_completed_job_tells_whether_it_has_left_a_result(result: str | None) -> None:
+def test_the_explanation_of_a_completed_job_says_whether_it_has_a_result(result: str | None) -> None:
     job = finished(claimed(job_in("queued")), status="completed", exit_code=0, result=result)
     assert ("It has left a result." in text_of(explained(job))) is (result is not None)
 

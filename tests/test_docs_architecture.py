@@ -74,7 +74,7 @@ def permissions() -> set[str]:
 
 @pytest.mark.without_database
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_dotted_name_of_a_page_can_be_imported_or_is_a_permission(page: Path) -> None:
+def test_every_dotted_name_in_the_docs_can_be_imported_or_is_a_permission(page: Path) -> None:
     gone = []
     for name in sorted({*DOTTED_NAME.findall(page.read_text(encoding="utf-8"))} - permissions()):
         try:
@@ -85,14 +85,14 @@ def test_every_dotted_name_of_a_page_can_be_imported_or_is_a_permission(page: Pa
 
 
 @pytest.mark.without_database
-def test_the_walk_goes_from_enqueue_to_retry() -> None:
+def test_the_path_of_a_job_in_the_architecture_page_goes_from_enqueue_to_retry() -> None:
     titles = list(steps())
     assert (titles[0], titles[-1]) == ("Enqueue", "Retry")
     assert all(steps().values())
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_that_is_retried_calls_every_function_of_the_walk(tmp_path: Path) -> None:
+def test_a_job_that_is_retried_calls_every_function_in_the_architecture_page(tmp_path: Path) -> None:
     called: set[CodeType] = set()
 
     def record(frame: Any, event: str, argument: object) -> None:

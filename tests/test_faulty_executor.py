@@ -69,7 +69,7 @@ class OddExecutor(ProcessExecutor):
     ],
     ids=["code", "negative-code", "signal", "negative-signal", "too-much", "too-little", "message"],
 )
-def test_what_no_row_can_hold_of_an_end_is_left_out(status: ExitStatus) -> None:
+def test_values_of_an_exit_status_that_no_row_can_hold_are_left_out(status: ExitStatus) -> None:
     job = queue.enqueue(command="echo said", max_retries=0)
     executor = OddExecutor(status, handle="\0\ud800")
     WorkerLoop(settings=SETTINGS, executors={"default": executor}, options=WorkerOptions(drain=True)).run()

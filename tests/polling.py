@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 120
 def eventually(condition: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
     """Poll until a condition is true and return its value, where there is no event to wait for.
 
-    ``seconds``: more patience, for very many jobs.
+    ``seconds``: a longer time, for very many jobs.
     """
     began = time.monotonic()
     while not (value := condition()):

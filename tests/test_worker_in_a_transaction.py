@@ -48,7 +48,7 @@ class InATransaction(TestCase):
         # One that another test has left may have ended meanwhile.
         assert set(threading.enumerate()) <= before
 
-    def test_run_says_that_it_cannot_work_there(self) -> None:
+    def test_the_run_command_refuses_to_work_in_a_transaction(self) -> None:
         with self.assertRaisesMessage(CommandError, "'run' cannot work in a transaction"):
             call_command("container", "run", "true")
         assert not ContainerJob.objects.exists()
@@ -65,7 +65,7 @@ def test_the_callers_transaction_decides_whether_the_jobs_ever_ran() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_error_of_the_database_ends_the_worker_there() -> None:
+def test_a_database_error_in_the_callers_transaction_ends_the_worker() -> None:
     """The transaction is lost with it: to wait and connect anew would store the rest without what came before."""
 
     def away(execute: Any, sql: str, *rest: Any) -> Any:

@@ -37,7 +37,7 @@ def test_a_job_whose_machine_crashes_is_lost_and_runs_again(own_daemon: Daemon, 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("live_restore", [True, False])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_an_end_that_a_daemon_could_not_learn_is_no_success(
+def test_an_exit_that_a_daemon_could_not_observe_is_no_success(
     new_daemon: Callable[..., Daemon], tmp_path: Path, live_restore: bool
 ) -> None:
     """It is killed while it starts, after it has taken the exit code from containerd and before it has stored it."""
@@ -61,7 +61,7 @@ def test_an_end_that_a_daemon_could_not_learn_is_no_success(
 
 @pytest.mark.parametrize("code", [0, 7, 255])
 @pytest.mark.shows("explanation/worker.md#the-engine-is-away")
-def test_an_end_that_the_daemon_saw_is_believed_when_its_event_is_forgotten(
+def test_an_exit_that_the_daemon_observed_counts_when_its_event_is_forgotten(
     own_daemon: Daemon, tmp_path: Path, code: int
 ) -> None:
     # One that is shared would forget what other tests need at that moment.
@@ -83,7 +83,7 @@ def test_an_end_that_the_daemon_saw_is_believed_when_its_event_is_forgotten(
 
 
 @pytest.mark.parametrize("code", [0, 255])
-def test_an_end_after_a_restart_of_the_daemon_is_believed(
+def test_an_exit_after_a_restart_of_the_daemon_counts(
     new_daemon: Callable[..., Daemon], tmp_path: Path, code: int
 ) -> None:
     engine = new_daemon(live_restore=True)

@@ -13,7 +13,7 @@ from django.utils import timezone
 from container_manager import queue
 from container_manager.models import ContainerJob, JobAttempt, JobTransition
 
-from .patience import PATIENCE_SECONDS, eventually
+from .polling import PATIENCE_SECONDS, eventually
 from .workers import start_worker, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,7 +48,7 @@ def test_no_job_runs_twice(count: int, tmp_path: Path) -> None:
     assert (JobAttempt.objects.count(), JobTransition.objects.count()) == (count, 2 * count)
 
 
-def test_one_slot_runs_jobs_by_priority_then_age_and_none_before_it_is_scheduled(tmp_path: Path) -> None:
+def test_one_slot_runs_jobs_by_priority_then_age_and_none_before_its_scheduled_time(tmp_path: Path) -> None:
     order = tmp_path / "order"
 
     def enqueue(name: str, **fields: object) -> ContainerJob:

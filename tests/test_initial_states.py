@@ -17,7 +17,7 @@ from container_manager.statemachine import restoring
 from container_manager.statemachine.checks import check_triggers
 from container_manager.statemachine.queryset import StateMachineQuerySet
 
-from .births.models import Crate, Parcel
+from .initial_states.models import Crate, Parcel
 from .machines.models import DRAFT, PUBLISHED, REVIEW, Article
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -29,7 +29,7 @@ def states(model: type[models.Model] = Parcel, using: str = "default") -> list[s
 
 
 def assert_held(using: str = "default") -> None:
-    """Assert that the guard of births is what it was, in this connection and in the schema."""
+    """Assert that the guard of initial states is what it was, in this connection and in the schema."""
     for model in (Parcel, Crate):
         with pytest.raises(IntegrityError, match="for a new row"), transaction.atomic(using=using):
             model._base_manager.using(using).create(status="sent")
@@ -69,7 +69,7 @@ def test_while_restoring_a_row_still_cannot_change_along_a_missing_edge() -> Non
 def test_while_restoring_a_replace_cannot_change_a_state() -> None:
     crate = Crate.objects.create()
     with pytest.raises(IntegrityError), restoring(), connection.cursor() as cursor:
-        cursor.execute(f"REPLACE INTO births_crate (id, status) VALUES ({crate.pk}, 'delivered')")
+        cursor.execute(f"REPLACE INTO initial_states_crate (id, status) VALUES ({crate.pk}, 'delivered')")
     assert states(Crate) == ["packed"]
 
 
@@ -109,7 +109,7 @@ def test_restoring_ends_within_an_outer_transaction() -> None:
     assert_held()
 
 
-def test_restoring_one_database_leaves_the_other_held() -> None:
+def test_restoring_one_database_leaves_the_other_guarded() -> None:
     with restoring(using="other"):
         assert_held("default")
         Parcel.objects.using("other").create(status="sent")
@@ -125,7 +125,7 @@ def test_restoring_works_while_rows_are_read() -> None:
     assert len(states(Crate)) == 300
 
 
-def test_saving_to_another_database_is_a_birth_unless_it_is_a_restore() -> None:
+def test_saving_to_another_database_needs_an_initial_state_unless_restoring() -> None:
     parcel = Parcel.objects.create()
     parcel.transition_to("sent")
     with pytest.raises(IntegrityError, match="for a new row"):
@@ -143,7 +143,7 @@ def dump() -> str:
         Article.objects.create(stage=REVIEW)
     Article.objects.create(stage=DRAFT)
     out = io.StringIO()
-    call_command("dumpdata", "births.Parcel", "machines", stdout=out)
+    call_command("dumpdata", "initial_states.Parcel", "machines", stdout=out)
     return out.getvalue()
 
 
@@ -203,18 +203,18 @@ def test_a_fixture_of_a_model_without_the_base_needs_restoring() -> None:
 def test_replication_may_copy_rows_in_every_state_but_not_change_them() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
-        cursor.execute("INSERT INTO births_crate (status) VALUES ('delivered')")
+        cursor.execute("INSERT INTO initial_states_crate (status) VALUES ('delivered')")
         with pytest.raises(IntegrityError, match="Invalid transition"), transaction.atomic():
-            cursor.execute("UPDATE births_crate SET status = 'packed'")
+            cursor.execute("UPDATE initial_states_crate SET status = 'packed'")
         with pytest.raises(IntegrityError, match="for a new row"), transaction.atomic():
-            cursor.execute("INSERT INTO births_crate (status) VALUES ('lost')")
+            cursor.execute("INSERT INTO initial_states_crate (status) VALUES ('lost')")
     assert_held()
 
 
 def historical(model: type[models.Model]) -> Any:
     state = ProjectState()
     state.add_model(ModelState.from_model(model))
-    return state.apps.get_model("births", model.__name__)
+    return state.apps.get_model("initial_states", model.__name__)
 
 
 def test_a_data_migration_can_create_rows_in_bulk() -> None:
@@ -232,9 +232,9 @@ def test_a_bulk_transition_without_the_base_is_refused_before_anything_is_writte
     bare = historical(model) if model is Parcel else model
     rows: Any = StateMachineQuerySet(bare)
     rows.bulk_create([bare()])
-    with pytest.raises(ImproperlyConfigured, match=f"births.{model.__name__} is no StateMachineModel"):
+    with pytest.raises(ImproperlyConfigured, match=f"initial_states.{model.__name__} is no StateMachineModel"):
         rows.transition_to("sent")
-    with pytest.raises(ImproperlyConfigured, match=f"births.{model.__name__} is no StateMachineModel"):
+    with pytest.raises(ImproperlyConfigured, match=f"initial_states.{model.__name__} is no StateMachineModel"):
         asyncio.run(rows.atransition_to("sent"))
     assert states(model) == ["packed"]
 
@@ -279,7 +279,7 @@ def test_a_row_that_was_created_in_bulk_with_a_db_default_knows_its_state() -> N
     assert (parcel.status, parcel.sendings) == ("sent", 1)
 
 
-def test_an_unsaved_instance_knows_its_db_default() -> None:
+def test_an_unsaved_instance_has_the_state_of_its_db_default() -> None:
     parcel = Parcel()
     assert parcel.can_transition_to("sent")
     assert not parcel.can_transition_to("delivered")

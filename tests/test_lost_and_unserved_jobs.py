@@ -43,7 +43,7 @@ def run_and_fail(job: ContainerJob, reason: str, *, retry: RetrySettings = RETRY
 
 
 @pytest.mark.shows("explanation/worker.md#a-job-fails")
-class TestLosses:
+class TestLostAttempts:
     def test_a_lost_attempt_costs_no_retry(self) -> None:
         job = queue.enqueue(command="true", max_retries=1)
         assert [run_and_fail(job, reason) for reason in ("lost", "error", "lost", "error")] == [
@@ -53,7 +53,7 @@ class TestLosses:
             ("failed", 1, None),
         ]
 
-    def test_a_job_that_kills_its_worker_each_time_comes_to_an_end(self) -> None:
+    def test_a_job_that_kills_its_worker_each_time_fails_in_the_end(self) -> None:
         job = queue.enqueue(command="true", max_retries=2)
         found = []
         while not found or found[-1][0] == "retrying":
@@ -66,11 +66,13 @@ class TestLosses:
         [(0, RETRY), (1, replace(RETRY, reasons=("error",)))],
         ids=["without retries", "without losses in its reasons"],
     )
-    def test_a_job_that_must_not_be_run_again_is_not(self, max_retries: int, retry: RetrySettings) -> None:
+    def test_a_job_that_must_not_run_again_is_not_retried_after_a_loss(
+        self, max_retries: int, retry: RetrySettings
+    ) -> None:
         job = queue.enqueue(command="true", max_retries=max_retries)
         assert run_and_fail(job, "lost", retry=retry) == ("failed", 0, None)
 
-    def test_losses_and_failures_of_one_batch_are_counted_each_for_itself(self) -> None:
+    def test_losses_and_failures_of_one_batch_are_counted_separately(self) -> None:
         jobs = {reason: queue.enqueue(command="true") for reason in ("lost", "error", "node_lost")}
         claimed = {job.id: job for job in store.claim(worker="w", executors=["default"], limit=9, using="default")}
         outcomes = [failed(claimed[job.pk], reason, "", retry=RETRY) for reason, job in jobs.items()]
@@ -79,7 +81,7 @@ class TestLosses:
             "lost": 0, "error": 1, "node_lost": 0,
         }  # fmt: skip
 
-    def test_a_retry_by_hand_is_no_loss(self) -> None:
+    def test_a_retry_by_hand_does_not_count_as_a_loss(self) -> None:
         job = queue.enqueue(command="true", max_retries=1)
         assert [run_and_fail(job, "error")[0] for _ in range(2)] == ["retrying", "failed"]
         queue.retry(job)
@@ -98,8 +100,8 @@ def maintenance(**settings: object) -> Maintenance:
 
 
 @pytest.mark.shows("howto/deploy.md#an-executor-or-a-queue-that-no-worker-serves")
-class TestWhatNobodyServes:
-    def test_it_waits_and_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
+class TestUnservedJobs:
+    def test_a_job_that_no_worker_serves_waits_and_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
         jobs = [queue.enqueue(command="true", executor="gpu", queue=name) for name in ("a", "a", "b")]
         served, work = queue.enqueue(command="true"), maintenance()
         for _ in range(3):
@@ -114,7 +116,7 @@ class TestWhatNobodyServes:
         Worker.objects.filter(pk="gpu worker").update(queues=["a"])
         assert store.unserved_destinations(using="default") == [("gpu", "b")]
 
-    def test_the_queues_the_doctor_and_the_admin_say_so(self, admin_client: Client) -> None:
+    def test_queue_doctor_and_admin_name_jobs_that_no_worker_serves(self, admin_client: Client) -> None:
         for executor, name in (("default", "a"), ("gpu", "a"), ("default", "b")):
             queue.enqueue(command="true", executor=executor, queue=name)
         register("worker")
@@ -133,7 +135,7 @@ class TestWhatNobodyServes:
         page = admin_client.get("/admin/container_manager/containerjob/").content.decode()
         assert "No live worker serves executor gpu in queue a: its jobs wait." in page
 
-    def test_the_doctor_notes_an_alias_that_is_more_than_one_engine(self) -> None:
+    def test_doctor_notes_an_alias_that_is_more_than_one_engine(self) -> None:
         for name in ("one", "two"):
             register(name)
             Worker.objects.filter(pk=name).update(host=f"host {name}", engines={"docker": name, "same": "x"})
@@ -141,7 +143,7 @@ class TestWhatNobodyServes:
             "executor docker is 2 engines, none of which can adopt another's attempts: one (host one), two (host two)"
         ]
 
-    def test_it_fails_after_the_time_that_the_settings_give(self) -> None:
+    def test_a_job_that_no_worker_serves_fails_after_the_time_in_the_settings(self) -> None:
         early, other = (queue.enqueue(command="true", executor=name) for name in ("gpu", "default"))
         work = maintenance(unschedulable_after_seconds=600.0)
         work.run("maintainer", {}, retries_are_due=False)
@@ -152,7 +154,7 @@ class TestWhatNobodyServes:
         assert (row_of(early)["status"], row_of(early)["failure_reason"]) == ("failed", "unschedulable")
         assert row_of(other)["status"] == "queued"
 
-    def test_to_look_for_it_takes_no_query_for_each_job(self) -> None:
+    def test_finding_jobs_that_no_worker_serves_takes_no_query_per_job(self) -> None:
         queue.enqueue_many([ContainerJob(command="true", queue=f"q{number % 2}") for number in range(20)])
         with CaptureQueriesContext(connection) as queries:
             assert store.unserved_destinations(using="default") == [("default", "q0"), ("default", "q1")]

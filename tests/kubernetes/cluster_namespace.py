@@ -1,6 +1,6 @@
 """The first process of a cluster's namespaces: start the cluster, run a command beside it, and end.
 
-``python -m tests.kubernetes.inside FOLDER COMMAND …``. The kernel ends all that is left in the process namespace.
+``python -m tests.kubernetes.cluster_namespace FOLDER COMMAND …``. The kernel ends all that is left in the process namespace.
 """
 
 from __future__ import annotations

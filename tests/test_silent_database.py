@@ -19,7 +19,7 @@ from container_manager.models import ContainerJob, JobAttempt, JobLog, Worker
 from container_manager.worker.database import Database, Watchdog
 
 from .jobs import row_of
-from .patience import PATIENCE_SECONDS
+from .polling import PATIENCE_SECONDS
 from .silent_proxy import SilentProxy, silent_proxy
 from .workers import eventually, worker
 
@@ -63,7 +63,7 @@ def database_away(proxy: SilentProxy | None) -> Iterator[None]:
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no connection that could be silent")
 @pytest.mark.shows("explanation/worker.md#the-database-is-away")
-def test_a_worker_whose_connections_fall_silent_connects_anew(tmp_path: Path, proxy: SilentProxy) -> None:
+def test_a_worker_whose_database_connections_fall_silent_reconnects(tmp_path: Path, proxy: SilentProxy) -> None:
     go, log = tmp_path / "go", tmp_path / "log"
     os.mkfifo(go)
     running = queue.enqueue(command=f"sh -c 'read word < {go}'", max_retries=0)
@@ -86,7 +86,7 @@ def test_a_worker_whose_connections_fall_silent_connects_anew(tmp_path: Path, pr
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no connection that could be silent")
-def test_a_connection_that_falls_silent_while_it_is_made_is_given_up(
+def test_a_database_connection_that_falls_silent_while_connecting_is_given_up(
     proxy: SilentProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver has connected, and Django asks for the new connection's settings."""
@@ -127,7 +127,7 @@ def said(log: Path, text: str) -> Callable[[], bool]:
 
 
 @pytest.mark.shows("howto/worker.md#stop-a-worker")
-def test_a_second_sigterm_ends_a_worker_that_cannot_store_an_end(tmp_path: Path, proxy: SilentProxy | None) -> None:
+def test_a_second_sigterm_ends_a_worker_that_cannot_store_an_outcome(tmp_path: Path, proxy: SilentProxy | None) -> None:
     go, ended, log = (tmp_path / name for name in ("go", "ended", "log"))
     os.mkfifo(go)
     job = queue.enqueue(command=f"sh -c 'echo begun; read word < {go}; : > {ended}'", max_retries=1)

@@ -41,7 +41,7 @@ def delete_pod(harness: KubernetesHarness, key: str, **how: Any) -> None:
 @pytest.mark.shows(
     "explanation/kubernetes.md#when-a-job-on-kubernetes-has-completed", "explanation/kubernetes.md#how-an-end-is-judged"
 )
-def test_each_kind_of_end_has_its_reason_message_and_exit_code(site: ClusterSite) -> None:
+def test_each_kind_of_pod_exit_has_its_reason_message_and_exit_code(site: ClusterSite) -> None:
     memory = {"memory_bytes": 16 * _MEBIBYTE}
     # Else the node may kill before it has noted the start.
     eat = "sleep 1; tail /dev/zero"
@@ -138,7 +138,7 @@ class TestNoFalseSuccess:
         harness.cluster.wait_for(lambda: harness.job(key) is None)
         assert (harness.effects() / "runs").read_text() == "ran\n"
 
-    def test_a_pod_that_is_forced_away_is_lost_and_may_run_on(
+    def test_a_pod_that_is_deleted_by_force_is_lost_and_may_still_run(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         """With a grace period of 0 the API server forgets a pod at once, whether its node has ended it or not.
@@ -154,7 +154,7 @@ class TestNoFalseSuccess:
         assert (status.succeeded, status.lost, status.may_run) == (False, True, True)
         executor.remove(key)
 
-    def test_a_success_that_comes_before_the_deletion_stays_one(
+    def test_a_success_before_the_deletion_of_the_pod_stays_a_success(
         self, harness: KubernetesHarness, executor: Executor
     ) -> None:
         spec = harness.spec("exit 0")
@@ -210,7 +210,7 @@ def test_the_node_ends_a_job_whose_timeout_no_worker_enforced(
 class TestNodesThatForget:
     """What a node says after it has lost its memory is no verdict on the program."""
 
-    def test_a_rebooted_node_is_no_fault_of_the_program(
+    def test_an_exit_by_a_node_reboot_is_not_the_programs_failure(
         self, harness: KubernetesHarness, executor: Executor, control: ClusterControl
     ) -> None:
         key = running(harness, executor, f"{_READY}; sleep 600")
@@ -221,7 +221,7 @@ class TestNodesThatForget:
         assert (status.succeeded, status.lost, status.reason) == (False, True, "node_lost")
         executor.remove(key)
 
-    def test_a_container_that_its_node_cannot_find_any_more_is_no_fault_of_the_program(
+    def test_an_exit_by_a_lost_container_is_not_the_programs_failure(
         self, harness: KubernetesHarness, executor: Executor, control: ClusterControl
     ) -> None:
         """Nor is it started again: a kubelet of today counts it as a restart, and gives the pod up."""
@@ -250,7 +250,7 @@ class TestNodesThatForget:
 
 @pytest.mark.without_database
 @pytest.mark.shows("explanation/kubernetes.md#deleted-record")
-def test_an_end_stays_known_when_its_job_and_its_pod_are_deleted_by_hand(
+def test_an_exit_stays_known_when_job_and_pod_are_deleted_by_hand(
     harness: KubernetesHarness, executor: Executor
 ) -> None:
     spec = harness.spec("exit 7")
@@ -269,7 +269,7 @@ def test_an_end_stays_known_when_its_job_and_its_pod_are_deleted_by_hand(
 
 @pytest.mark.without_database
 @pytest.mark.shows("explanation/kubernetes.md#deleted-record")
-def test_the_evidence_is_held_until_it_is_removed(harness: KubernetesHarness, executor: Executor) -> None:
+def test_the_finalizer_keeps_job_and_pod_until_they_are_removed(harness: KubernetesHarness, executor: Executor) -> None:
     """Whoever deletes the Job meanwhile gets it away only when the worker has stored its end."""
     spec = harness.spec("exit 7")
     submitted(executor, spec)
@@ -287,7 +287,7 @@ def test_the_evidence_is_held_until_it_is_removed(harness: KubernetesHarness, ex
 
 
 @pytest.mark.without_database
-def test_what_a_program_leaves_as_its_result_comes_with_its_end(harness: KubernetesHarness, executor: Executor) -> None:
+def test_the_result_of_a_program_is_reported_with_its_exit(harness: KubernetesHarness, executor: Executor) -> None:
     spec = harness.spec("""echo '{"rows": 3}' > $CONTAINER_MANAGER_RESULT""")
     submitted(executor, spec)
     status = ended(executor, spec.key)

@@ -29,7 +29,7 @@ def transition(source: str, target: str, seconds: float) -> JobTransition:
     return JobTransition(from_status=source, to_status=target, at=at(seconds))
 
 
-def test_the_picture_has_every_status_and_every_edge_of_the_map_once() -> None:
+def test_the_status_diagram_has_every_status_and_every_edge_of_the_map_once() -> None:
     picture = state_picture("queued", [])
     assert sorted(box.status for box in picture.boxes) == sorted(STATUSES)
     assert sorted((arrow.source, arrow.target) for arrow in picture.arrows) == sorted(LEGAL)
@@ -39,7 +39,7 @@ def test_the_picture_has_every_status_and_every_edge_of_the_map_once() -> None:
         assert 0 <= box.top < box.top + picture.box_height <= picture.height
 
 
-def test_the_picture_shows_the_way_and_the_present_status() -> None:
+def test_the_status_diagram_shows_the_path_and_the_current_status() -> None:
     way = [("queued", "running"), ("running", "failed"), ("failed", "retrying"), ("retrying", "queued")]
     picture = state_picture("queued", [*way, *way])
     assert [box.status for box in picture.boxes if box.is_present] == ["queued"]
@@ -50,7 +50,7 @@ def test_the_picture_shows_the_way_and_the_present_status() -> None:
     assert picture.words.startswith("Queued → Running → Failed → Retrying → Queued")
 
 
-def test_each_step_says_how_long_its_status_lasted() -> None:
+def test_each_step_of_the_history_shows_how_long_its_status_lasted() -> None:
     found = steps([transition("queued", "running", 5), transition("running", "completed", 9)])
     assert [step.stayed for step in found] == [timedelta(seconds=4), None]
     assert steps([]) == []
@@ -89,7 +89,7 @@ def test_bars_of_a_chart_are_stacked_below_a_round_number() -> None:
     assert stacked_bars([("10:00", {"completed": 0})]).is_empty
 
 
-def test_lines_of_a_chart_leave_out_what_is_not_known() -> None:
+def test_lines_of_a_chart_leave_out_unknown_values() -> None:
     chart = value_lines([("10:00", [1.0, 9.0]), ("10:01", [None, None]), ("10:02", [2.0, 4.0])])
     assert [len(line.split()) for line in chart.lines] == [2, 2]
     assert chart.values[-1].label == "10 s"
@@ -121,7 +121,7 @@ def test_a_time_is_shown_in_its_largest_units(seconds: float | None, text: str) 
 
 @pytest.mark.shows("howto/dashboard.md#content-security-policy")
 @override_settings(STATIC_URL="https://files.example.org/static/")
-def test_the_policy_lets_in_the_place_of_static_files_and_nothing_inline() -> None:
+def test_the_content_security_policy_allows_static_files_and_nothing_inline() -> None:
     policy = content_security_policy()
     assert "script-src https://files.example.org; style-src https://files.example.org;" in policy
     assert "unsafe" not in policy

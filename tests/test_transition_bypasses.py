@@ -700,7 +700,7 @@ def restored_parcel() -> Parcel:
         "restored row",
     ],
 )
-def test_no_way_leaks_a_state_of_two_machines_of_guarded_values_or_of_a_restored_row(
+def test_no_way_around_a_transition_works_for_two_machines_guarded_values_or_restored_rows(
     create: Callable[[], models.Model], name: str, target: str, write: Write
 ) -> None:
     row = create()

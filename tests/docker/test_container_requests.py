@@ -41,7 +41,7 @@ def test_a_jobs_entrypoint_replaces_the_images_and_its_command(harness: DockerHa
     executor.close()
 
 
-def test_an_entrypoint_that_is_not_there_is_told_as_a_failed_start(harness: DockerHarness) -> None:
+def test_a_missing_entrypoint_is_reported_as_a_failed_start(harness: DockerHarness) -> None:
     executor = harness.executor()
     asked = ContainerRequest(entrypoint="/no/such/program")
     executor.submit(spec := LaunchSpec(key=new_key(), argv=("x",), job=JobSpec(image=IMAGE), container=asked))
@@ -52,7 +52,7 @@ def test_an_entrypoint_that_is_not_there_is_told_as_a_failed_start(harness: Dock
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_shared_memory_has_the_size_that_is_asked_for(harness: DockerHarness) -> None:
+def test_shared_memory_has_the_requested_size(harness: DockerHarness) -> None:
     script = ("sh", "-c", "df -k /dev/shm | tail -1")
     executor = harness.executor(shm_bytes=8 << 20)
     for asked, kilobytes in (({"shm_bytes": 1 << 20}, "1024"), ({}, "8192")):
@@ -63,7 +63,7 @@ def test_shared_memory_has_the_size_that_is_asked_for(harness: DockerHarness) ->
 
 
 @pytest.mark.shows("howto/docker.md#say-what-jobs-may-have")
-def test_a_container_knows_the_hosts_and_dns_servers_that_are_asked_for(harness: DockerHarness) -> None:
+def test_a_container_has_the_requested_hosts_and_dns_servers(harness: DockerHarness) -> None:
     executor = harness.executor(extra_hosts={"db": "192.0.2.7", "six": "2001:db8::7"}, dns=["192.0.2.53"])
     asked = {"extra_hosts": ["db", "six"], "dns": ["192.0.2.53"]}
     found, _ = ran(executor, "cat", "/etc/hosts", "/etc/resolv.conf", container=asked)
@@ -113,7 +113,7 @@ def test_a_new_volume_belongs_to_the_user_that_the_settings_name(harness: Docker
         harness.api.remove_volume(source)
 
 
-def test_a_volume_that_is_somebodys_already_is_not_given_away(harness: DockerHarness) -> None:
+def test_a_volume_with_an_owner_keeps_its_owner(harness: DockerHarness) -> None:
     source = f"{harness.install}-owned"
     volume = {"source": source, "read_only": False, "owner": "1000:1000"}
     mine, whose = {"volumes": {"results": "/results"}}, ("stat", "-c", "%u:%g", "/results")
@@ -142,7 +142,7 @@ def with_registry(
 
 
 @pytest.mark.shows("howto/docker.md#run-another-program-than-the-images")
-def test_an_image_is_run_for_the_platform_that_is_asked_for(with_registry: DockerHarness, registry: Registry) -> None:
+def test_an_image_is_run_for_the_requested_platform(with_registry: DockerHarness, registry: Registry) -> None:
     executor, image = with_registry.executor(), f"{registry.address}/team/job:1"
     assert ran(executor, "echo", "here", image=image, container={"platform": _HERE})[0] == "here\n"
     with pytest.raises(Rejected, match="platform 'linux/s390x'") as rejection:

@@ -24,14 +24,14 @@ def claimed(*, executor: str = "default", queues: tuple[str, ...] | None = None)
 
 
 @pytest.mark.parametrize("alike", _ALIKE)
-def test_a_worker_claims_no_jobs_of_an_executor_whose_name_is_only_alike(alike: str) -> None:
+def test_a_worker_claims_no_jobs_of_an_executor_with_a_similar_name(alike: str) -> None:
     queue.enqueue(command="true", executor=alike)
     assert claimed(executor="mail") == []
     assert claimed(executor=alike) == [f"{alike}/default"]
 
 
 @pytest.mark.parametrize("alike", _ALIKE)
-def test_a_worker_claims_no_jobs_of_a_queue_whose_name_is_only_alike(alike: str) -> None:
+def test_a_worker_claims_no_jobs_of_a_queue_with_a_similar_name(alike: str) -> None:
     queue.enqueue(command="true", queue=alike)
     assert claimed(queues=("mail",)) == []
     assert claimed(queues=(alike,)) == [f"default/{alike}"]
@@ -39,7 +39,7 @@ def test_a_worker_claims_no_jobs_of_a_queue_whose_name_is_only_alike(alike: str)
 
 @pytest.mark.shows("reference/jobs.md#the-queue")
 @pytest.mark.parametrize("alike", _ALIKE)
-def test_to_pause_a_queue_pauses_none_whose_name_is_only_alike(alike: str) -> None:
+def test_pausing_a_queue_pauses_no_queue_with_a_similar_name(alike: str) -> None:
     queue.enqueue(command="true", queue="mail")
     assert queue.pause_queue(alike)
     assert claimed() == ["default/mail"]
@@ -50,7 +50,7 @@ def test_to_pause_a_queue_pauses_none_whose_name_is_only_alike(alike: str) -> No
 
 
 @pytest.mark.parametrize("alike", _ALIKE)
-def test_a_worker_neither_finishes_nor_keeps_from_rescue_what_one_of_a_similar_id_claimed(alike: str) -> None:
+def test_a_worker_neither_finishes_nor_protects_from_rescue_attempts_of_a_worker_with_a_similar_id(alike: str) -> None:
     job = queue.enqueue(command="true")
     for name in ("mail", alike):
         register(name)
@@ -64,7 +64,7 @@ def test_a_worker_neither_finishes_nor_keeps_from_rescue_what_one_of_a_similar_i
     assert JobAttempt.objects.get().worker == ContainerJob.objects.get().worker == alike
 
 
-def test_a_worker_runs_its_own_jobs_beside_one_of_an_executor_whose_name_is_only_alike() -> None:
+def test_a_worker_runs_its_own_jobs_beside_a_job_of_an_executor_with_a_similar_name() -> None:
     queue.enqueue(command="true", executor="Default", priority=90)
     queue.enqueue(command="true")
     loop = WorkerLoop(
