@@ -62,7 +62,7 @@ def test_a_field_added_to_the_list_and_the_model_arrives_everywhere(tmp_path: Pa
     package = tmp_path / "container_manager"
     shutil.copytree(ROOT / "container_manager", package, ignore=shutil.ignore_patterns("__pycache__"))
     insert_before(
-        package / "models.py",
+        package / "models/container_job.py",
         _MODEL_LINE,
         '    swap_bytes = models.PositiveBigIntegerField("swap", null=True, blank=True)\n',
     )
