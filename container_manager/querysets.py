@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import DateTimeField, Expression, Q
 from django.db.models.sql.compiler import SQLCompiler
 
+from .jobs.statuses import JobStatus
 from .statemachine.deadlocks import retry_deadlocks
 from .statemachine.queryset import BulkTransition, StateMachineQuerySet
 from .statemachine.triggers import dialect_for
@@ -149,9 +150,9 @@ class ContainerJobQuerySet(StateMachineQuerySet["ContainerJob"]):
     def ready(self) -> ContainerJobQuerySet:
         """Return queued jobs that are due by the database's clock, in the order in which workers claim them."""
         due = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())
-        return self.filter(due, status="queued").order_by("-priority", "queued_at", "pk")
+        return self.filter(due, status=JobStatus.QUEUED).order_by("-priority", "queued_at", "pk")
 
     def retries_due(self) -> ContainerJobQuerySet:
         """Return jobs whose next attempt is due to be queued, by the database's clock."""
         due = Q(scheduled_for=None) | Q(scheduled_for__lte=DatabaseNow())
-        return self.filter(due, status="retrying")
+        return self.filter(due, status=JobStatus.RETRYING)

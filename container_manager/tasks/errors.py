@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..jobs.statuses import FailureReason
+
 
 class TaskAttemptError(Exception):
     """Base of these errors. None is ever raised in a task."""
@@ -39,14 +41,14 @@ class TaskNotFound(ImportError):
 
 # By the failure reason of an attempt.
 ERRORS: Mapping[str, type[TaskAttemptError]] = {
-    "error": TaskProcessEnded,
-    "signal": TaskProcessEnded,
-    "oom": TaskOutOfMemory,
-    "timeout": TaskTimedOut,
-    "image": TaskNotStarted,
-    "start": TaskNotStarted,
-    "unschedulable": TaskNotStarted,
-    "unavailable": TaskNotStarted,
-    "node_lost": TaskLost,
-    "lost": TaskLost,
+    FailureReason.ERROR: TaskProcessEnded,
+    FailureReason.SIGNAL: TaskProcessEnded,
+    FailureReason.OOM: TaskOutOfMemory,
+    FailureReason.TIMEOUT: TaskTimedOut,
+    FailureReason.IMAGE: TaskNotStarted,
+    FailureReason.START: TaskNotStarted,
+    FailureReason.UNSCHEDULABLE: TaskNotStarted,
+    FailureReason.UNAVAILABLE: TaskNotStarted,
+    FailureReason.NODE_LOST: TaskLost,
+    FailureReason.LOST: TaskLost,
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
+from ..jobs.statuses import FailureReason, JobStatus
 from ..jobs.task_failure import EXCEPTION, TRACEBACK
 from .compat import Task, TaskError, TaskResult, TaskResultStatus
 from .container_task import find_task, job_priority, task_priority
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from ..models import ContainerJob, JobAttempt
 
 _STATUSES: Mapping[str, TaskResultStatus] = {
-    "pending": TaskResultStatus.READY,
-    "queued": TaskResultStatus.READY,
-    "retrying": TaskResultStatus.READY,
-    "running": TaskResultStatus.RUNNING,
-    "completed": TaskResultStatus.SUCCESSFUL,
-    "failed": TaskResultStatus.FAILED,
-    "cancelled": TaskResultStatus.FAILED,
+    JobStatus.PENDING: TaskResultStatus.READY,
+    JobStatus.QUEUED: TaskResultStatus.READY,
+    JobStatus.RETRYING: TaskResultStatus.READY,
+    JobStatus.RUNNING: TaskResultStatus.RUNNING,
+    JobStatus.COMPLETED: TaskResultStatus.SUCCESSFUL,
+    JobStatus.FAILED: TaskResultStatus.FAILED,
+    JobStatus.CANCELLED: TaskResultStatus.FAILED,
 }
 
 
@@ -90,10 +91,10 @@ def _with(task: Task, changes: Mapping[str, Any]) -> Task:  # type: ignore[type-
 def _errors(job: ContainerJob, attempts: Sequence[JobAttempt]) -> list[TaskError]:
     """Return an error for each attempt that failed, and one for a job that was cancelled."""
     errors = [_error(attempt) for attempt in attempts if attempt.reason]
-    if job.status == "cancelled":
+    if job.status == JobStatus.CANCELLED:
         said = [f"Cancelled by {job.status_changed_by or 'somebody'}.", job.status_changed_reason]
         errors.append(_named(TaskCancelled, "\n".join(filter(None, said))))
-    elif job.status == "failed" and not (attempts and attempts[-1].reason):
+    elif job.status == JobStatus.FAILED and not (attempts and attempts[-1].reason):
         errors.append(_named(ERRORS.get(job.failure_reason, TaskProcessEnded), job.last_error))
     return errors
 
@@ -101,7 +102,7 @@ def _errors(job: ContainerJob, attempts: Sequence[JobAttempt]) -> list[TaskError
 def _error(attempt: JobAttempt) -> TaskError:
     handed_out = attempt.result if isinstance(attempt.result, dict) else {}
     trace = str(handed_out.get(TRACEBACK, ""))
-    if attempt.reason == "error" and EXCEPTION in handed_out:
+    if attempt.reason == FailureReason.ERROR and EXCEPTION in handed_out:
         return TaskError(exception_class_path=str(handed_out[EXCEPTION]), traceback=trace)
     # Its exception, if there is one, comes from being stopped.
     return _named(ERRORS.get(attempt.reason, TaskProcessEnded), "\n\n".join(filter(None, [attempt.message, trace])))
