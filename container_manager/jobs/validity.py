@@ -35,14 +35,14 @@ def command_and_request(spec: JobSpec) -> tuple[list[str], ContainerRequest]:
 
     Raises InvalidField for the first value that is wrong.
     """
-    field = "container"
+    field, request = "command", _NO_REQUEST
     try:
-        request = container_request(spec.container)
-        field = "command"
         words = _words(spec.command, image=spec.image)
         # Most jobs have none of these.
         if (given := _checked_values(spec)) != _DEFAULTS:
-            for (name, check), value, default in zip(FIELD_CHECKS, given, _DEFAULTS, strict=True):
+            field = "container"
+            request = container_request(spec.container)
+            for (name, check), value, default in zip(FIELD_CHECKS, given, _DEFAULTS, strict=False):
                 if value != default:
                     field = name
                     check(value)
@@ -79,8 +79,9 @@ def _words(command: str, *, image: str) -> list[str]:
 def _check_texts(value: object) -> None:
     if not isinstance(value, dict):
         raise ValueError(_("It must be a JSON object of strings, not %(type)s.") % {"type": type(value).__name__})
-    if not all(isinstance(text, str) for text in value.values()):
-        raise ValueError(_("A JSON object of strings is needed."))
+    for text in value.values():
+        if not isinstance(text, str):
+            raise ValueError(_("A JSON object of strings is needed."))
 
 
 def _check_variables(environment: Mapping[str, str]) -> None:
@@ -120,5 +121,7 @@ FIELD_CHECKS: tuple[tuple[str, Callable[[Any], object]], ...] = (
     ("labels", _check_labels),
     ("working_directory", check_path),
 )
-_checked_values = itemgetter(*(JobSpec._fields.index(field) for field, _check in FIELD_CHECKS))
+# The values of these fields, and what is requested of the container.
+_checked_values = itemgetter(*(JobSpec._fields.index(field) for field in (*dict(FIELD_CHECKS), "container")))
 _DEFAULTS = _checked_values(JobSpec())
+_NO_REQUEST = container_request({})
