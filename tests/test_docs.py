@@ -190,6 +190,13 @@ def test_tests_show_what_exists_and_no_claim_of_the_docs_lacks_its_test() -> Non
     assert of_pages - set(ROWS_SHOWN_BY_TESTS) <= shown
 
 
+def test_every_test_of_an_attack_shows_a_row_of_the_table() -> None:
+    source = (ROOT / "tests/docker/test_attacks.py").read_text(encoding="utf-8")
+    tests = source.count("    def test_")
+    assert tests
+    assert source.count('    @pytest.mark.shows("explanation/attacks.md#') == tests
+
+
 @pytest.mark.parametrize("section", ROWS_SHOWN_BY_TESTS)
 def test_each_row_of_a_table_of_claims_has_an_anchor(section: str) -> None:
     page, _, _ = section.partition("#")

@@ -113,3 +113,11 @@ def defined_names(statements: Sequence[ast.stmt]) -> Iterator[str]:
 
 def public(*names: str) -> list[str]:
     return [name for name in names if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("benchmark", ["transitions", "process", "kubernetes", "against", "pages"])
+def test_a_benchmark_starts(benchmark: str) -> None:
+    """They use what the tests have, and nothing else looks whether it is still there."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

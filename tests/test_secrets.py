@@ -402,3 +402,15 @@ def test_the_output_of_an_adopted_attempt_is_masked_as_far_as_its_secrets_can_be
     (run,) = runs
     assert run.masked(f"it said {VALUE}") == f"it said {said}"
     assert ("is not masked" in caplog.text) is (said == VALUE)
+
+
+@pytest.mark.without_database
+@pytest.mark.usefixtures("folder")
+def test_the_output_of_an_adopted_attempt_is_masked_whatever_else_is_wrong_with_its_job() -> None:
+    job = claimed()
+    odd = {"labels": {"team": "a\nb"}, "command": "echo 'unquoted"}
+    job = job._replace(spec=job.spec._replace(secrets={"TOKEN": "env:CM_SECRET_PLAIN_TOKEN"}, **odd))
+    runs = runs_on(SurvivingEngine(), app_settings())
+    runs.adopt(store.OwnedAttempt(job=job, status="running", handle="h", claimed_by="another"), by="w")
+    (run,) = runs
+    assert run.masked(f"it said {VALUE}") == "it said ***"

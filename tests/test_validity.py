@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 
 from container_manager.conf import AppSettings
 from container_manager.executors.base import LaunchSpec, Rejected
-from container_manager.jobs.spec import JobSpec
+from container_manager.jobs.spec import TEXT_MAPPINGS, JobSpec
 from container_manager.jobs.validity import FIELD_CHECKS, InvalidField, check_job
 from container_manager.models import ContainerJob
 from container_manager.store import ClaimedJob
@@ -81,6 +81,16 @@ def test_an_entrypoint_and_a_command_that_are_too_large_together_are_refused_whe
         ContainerJob(**fields).clean()
     with pytest.raises(Rejected, match=r"Command and environment have 2[0-9]+ bytes together"):
         launched(fields)
+
+
+def test_a_word_that_is_too_long_is_counted_from_the_first_of_the_command() -> None:
+    job = ContainerJob(image="x", command="x" * 140_000, container={"entrypoint": "sh -c"})
+    with pytest.raises(ValidationError, match="Word 1 of the command has 140000 bytes"):
+        job.clean()
+
+
+def test_every_mapping_of_texts_has_a_check() -> None:
+    assert set(TEXT_MAPPINGS) <= {field for field, _ in FIELD_CHECKS}
 
 
 def test_a_job_that_is_valid_passes_and_its_launch_has_its_values() -> None:

@@ -1,12 +1,12 @@
 """What the values of a job must be: one table of checks, for who submits a job and for the worker that launches it.
 
-Not in it: whether the submitter may have a secret, and what is about enqueueing alone (`ContainerJob.clean`). Nor the
+Not in it: whether the submitter may have a secret, and what is about enqueueing alone (`models.job_validation`). Nor the
 size of a task's arguments: it is held where they come in, since by its launch a claim has read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -28,6 +28,9 @@ class InvalidField(ValueError):
     def __init__(self, field: str, message: str) -> None:
         self.field = field
         super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.field, str(self))
 
 
 def command_and_request(spec: JobSpec) -> tuple[list[str], ContainerRequest]:
@@ -58,10 +61,16 @@ def check_job(spec: JobSpec) -> None:
     """
     words, request = command_and_request(spec)
     argv = (*request.entrypoint_words, *words)
-    # Where the command alone has passed, what is too large is what it gets.
-    for field, environment in (("command", {}), ("environment", spec.environment)):
+    # The command alone first: its words are counted from its own first one. Once the entrypoint has passed too, what is
+    # too large is what they get.
+    checked: tuple[tuple[str, Sequence[str], Mapping[str, str]], ...] = (
+        ("command", words, {}),
+        ("command", argv, {}),
+        ("environment", argv, spec.environment),
+    )
+    for field, arguments, environment in checked:
         try:
-            check_sizes(argv, environment)
+            check_sizes(arguments, environment)
         except ValueError as error:
             raise InvalidField(field, str(error)) from error
 
@@ -72,7 +81,7 @@ def _words(command: str, *, image: str) -> list[str]:
     except ValueError as error:
         raise ValueError(_("The quoting is broken: %s. shlex.join() quotes a list of words.") % error) from error
     if not words and not image:
-        raise ValueError(_("It is empty, and there is no image that could have a command."))
+        raise ValueError(_("It is empty. Say what to run: a command, or an image that has one."))
     return words
 
 

@@ -98,6 +98,17 @@ def _secret_files(spec: JobSpec, settings: AppSettings) -> dict[str, bytes]:
         raise Rejected("start", str(error.args[0])) from error
 
 
+def adopted_secret_values(spec: JobSpec, settings: AppSettings) -> list[bytes]:
+    """Return the values that the secrets of an attempt which another worker launched have now, as `secret_values`.
+
+    Nothing else of the job is looked at: what is wrong with it must not leave its output unmasked. Raises Rejected for
+    secrets that cannot be read here.
+    """
+    environment = _environment(spec, settings)
+    variables = (os.fsencode(environment[name]) for name in spec.secrets if name in environment)
+    return [*variables, *_secret_files(spec, settings).values()]
+
+
 def secret_values(spec: LaunchSpec) -> list[bytes]:
     """Return the values of a launch's secrets, as far as the worker knows them: not those that the engine holds."""
     variables = (os.fsencode(spec.environment[name]) for name in spec.job.secrets if name in spec.environment)

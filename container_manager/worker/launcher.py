@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from queue import SimpleQueue
@@ -21,7 +21,7 @@ from ..executors.base import (
     Waiting,
 )
 from ..jobs.package_log import package_logger
-from .launch_spec import engine_references, launch_key, launch_spec, secret_values
+from .launch_spec import adopted_secret_values, engine_references, launch_key, launch_spec, secret_values
 from .masking import Mask
 from .run import Run
 from .threads import fail_thread
@@ -66,9 +66,9 @@ class Launcher:
 
         Values that cannot be read here are not masked.
         """
-        if run.job.spec.secrets or run.job.spec.secret_files:
+        if self._settings.mask_secrets and (run.job.spec.secrets or run.job.spec.secret_files):
             try:
-                run.mask = self._mask(launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: True))
+                run.mask = self._mask(adopted_secret_values(run.job.spec, self._settings))
             except Exception as error:
                 logger.warning("The output of job=%s attempt=%s is not masked: %s", *run.id, error)
 
@@ -109,9 +109,8 @@ class Launcher:
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
 
-    def _mask(self, spec: LaunchSpec) -> Mask | None:
-        values = secret_values(spec) if self._settings.mask_secrets else []
-        return Mask(values) if values else None
+    def _mask(self, values: Sequence[bytes]) -> Mask | None:
+        return Mask(values) if values and self._settings.mask_secrets else None
 
     def _submit(self, run: Run) -> str:
         """Launch an attempt, unless it was abandoned or stopped while it waited for a thread."""
@@ -128,7 +127,7 @@ class Launcher:
         spec = launch_spec(run.job, self._settings, key=run.key, is_wanted=lambda: not run.abandoned)
         if spec.job.secrets or spec.job.secret_files:
             # Before there is any output.
-            run.mask = self._mask(spec)
+            run.mask = self._mask(secret_values(spec))
             _check_delivery(spec, run.executor.capabilities)
         try:
             return run.executor.submit(spec)

@@ -29,7 +29,7 @@ class Rescuer:
         self._unrescuable: SetAside[int] = SetAside(first_seconds=1.0, longest_seconds=600.0)
 
     def rescue(self, worker: str, engines: Mapping[str, str], *, at_once: bool) -> int:
-        """Rescue what this worker can go on with, if it is time to or ``at_once``; return how many attempts it has now.
+        """Rescue what this worker can go on with, if it is time to or ``at_once``; return how many it took over.
 
         ``engines``: by executor, the identity of the engine that this worker reaches at this moment.
         """
