@@ -1,7 +1,7 @@
 """What the values of a job must be: one table of checks, for who submits a job and for the worker that launches it.
 
-Not in it: whether the submitter may have a secret, and what is about enqueueing alone (`models.job_validation`). Nor the
-size of a task's arguments: it is held where they come in, since by its launch a claim has read them.
+Not in it: whether the submitter may have a secret, and what is about enqueueing alone (`models.job_validation`). Nor
+the size of a task's arguments: it is held where they come in, since by its launch a claim has read them.
 """
 
 from __future__ import annotations
