@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -206,6 +207,14 @@ def test_each_field_has_a_value_here_that_is_not_its_default() -> None:
     assert set(EXCEPTIONS) == set(REACHED)
     assert set(_VALUES) == _ALL
     assert [name for name, value in _VALUES.items() if value == JobSpec._field_defaults[name]] == []
+
+
+def test_the_options_of_a_task_are_declared_for_type_checkers() -> None:
+    tree = ast.parse((ROOT / "container_manager/tasks/container_task.py").read_text(encoding="utf-8"))
+    [declared] = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "_AskingTask"]
+    names = [n.target.id for n in declared.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    assert {*names, "unique"} == set(TASK_OPTIONS)
+    assert len(names) == len(set(names))
 
 
 def test_every_field_that_people_fill_in_is_in_the_list() -> None:

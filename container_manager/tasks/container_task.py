@@ -34,7 +34,26 @@ def _option_of(name: str) -> str:
 _FIELDS: Mapping[str, str] = {_option_of(name): name for name in JobSpec._fields if name not in _OF_THE_TASK}
 TASK_OPTIONS = (*_FIELDS, "unique")
 if TYPE_CHECKING:
-    _AskingTask = Task[Any, Any]
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class _AskingTask(Task[Any, Any]):
+        # For type checkers alone: a test compares the names with those that are made below.
+        executor: str | None = None
+        image: str | None = None
+        command: str | None = None
+        environment: Mapping[str, str] | None = None
+        secrets: Mapping[str, str] | None = None
+        secret_files: Mapping[str, str] | None = None
+        working_directory: str | None = None
+        container: Mapping[str, Any] | None = None
+        memory: int | str | None = None
+        cpus: float | None = None
+        timeout: int | None = None
+        grace: int | None = None
+        retries: int | None = None
+        backoff: int | None = None
+        labels: Mapping[str, str] | None = None
+
 else:
     # A mapping has no hash.
     _AskingTask = make_dataclass(
