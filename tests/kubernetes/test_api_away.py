@@ -150,7 +150,7 @@ class TestAway:
         self, harness: KubernetesHarness, way: ApiProxy
     ) -> None:
         executor = harness.executor(kubeconfig=str(way.kubeconfig), image_seconds=8)
-        spec = harness.spec("true", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
+        spec = harness.spec_without_volumes("true", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
         waiting = None
         while waiting is None or "connection refused" not in str(waiting):
             if waiting is not None:

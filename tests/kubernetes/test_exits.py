@@ -196,7 +196,7 @@ def test_the_node_ends_a_job_whose_timeout_no_worker_enforced(
     monkeypatch.setattr("container_manager.executors.kubernetes.job_manifests.NET_SECONDS", 0)
     # The node counts from when it has the pod, so its program needs time to begin.
     executor = harness.executor(image_seconds=10)
-    spec = harness.spec(f"echo begun; {rest}", timeout_seconds=1, grace_seconds=1)
+    spec = harness.spec_without_volumes(f"echo begun; {rest}", timeout_seconds=1, grace_seconds=1)
     submitted(executor, spec)
     status = ended(executor, spec.key)
     assert (status.reason, status.succeeded) == ("timeout", False)

@@ -159,7 +159,7 @@ class TestImages:
     @pytest.mark.shows("explanation/kubernetes.md#image-pull")
     def test_an_unreachable_registry_is_waited_for_as_long_as_the_option_says(self, harness: KubernetesHarness) -> None:
         executor = harness.executor(image_seconds=3)
-        spec = harness.spec("true", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
+        spec = harness.spec_without_volumes("true", image=f"127.0.0.1:{free_port()}/{IMAGE_NAME}")
         with pytest.raises(
             Rejected, match=r"Gave up after 3 s of waiting for the image .*connection refused"
         ) as caught:
