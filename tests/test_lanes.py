@@ -15,10 +15,14 @@ from django.db import connection
 from django.utils import timezone
 
 from container_manager import queue, store
+from container_manager.conf import AppSettings
 from container_manager.models import ContainerJob
 from container_manager.store.sql import store_sql
 from container_manager.store.sql.lanes import Wanted
+from container_manager.testing import FakeExecutor
 from container_manager.worker.known_lanes import KnownLanes
+from container_manager.worker.loop import WorkerLoop
+from container_manager.worker.worker_options import WorkerOptions
 
 from .bulk_jobs import BulkJobs
 from .jobs import THEN
@@ -170,3 +174,27 @@ def test_the_scan_for_lanes_is_too_cheap_to_be_compiled() -> None:
     cost = (plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]["Total Cost"]
     assert is_on == "on"
     assert cost < most / 2
+
+
+def test_a_worker_claims_from_the_lanes_that_it_knows_and_does_not_look_before_each_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[Any] = []
+    look = store.due_lanes
+
+    def counted(**wanted: Any) -> Any:
+        looks.append(wanted)
+        return look(**wanted)
+
+    monkeypatch.setattr(store, "due_lanes", counted)
+    served = [queue.enqueue(command="true", queue="served").pk for _ in range(6)]
+    other = queue.enqueue(command="true", queue="other", priority=90)
+    worker = WorkerLoop(
+        settings=AppSettings(poll_seconds=3600.0),
+        executors={"default": FakeExecutor()},
+        options=WorkerOptions(slots=1, queues=("served",), max_jobs=6, inline=True),
+    )
+    assert worker.run() == 6
+    assert set(ContainerJob.objects.filter(status="completed").values_list("pk", flat=True)) == set(served)
+    assert ContainerJob.objects.get(pk=other.pk).status == "queued"
+    assert [wanted["queues"] for wanted in looks] == [("served",)]

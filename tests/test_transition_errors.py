@@ -33,6 +33,11 @@ ERRORS = [
 ]
 
 
+def test_the_message_of_an_invalid_transition_names_both_states_and_what_the_map_allows() -> None:
+    ended = InvalidTransition(pk=1, source="completed", target="running", allowed=[])
+    assert str(ended) == "Invalid transition from completed to running. Valid transitions: [] (completed is terminal)"
+
+
 def test_every_transition_error_is_in_these_tests() -> None:
     def below(cls: type[TransitionError]) -> set[type[TransitionError]]:
         return {cls, *(found for child in cls.__subclasses__() for found in below(child))}
