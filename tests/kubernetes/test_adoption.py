@@ -441,6 +441,7 @@ class TestLeases:
 
 
 @pytest.mark.without_database
+@pytest.mark.shows("explanation/kubernetes.md#two-pods")
 class TestTwoPods:
     def second_pod(self, harness: KubernetesHarness, key: str, script: str) -> str:
         """Make a second pod of an attempt by hand, as a cluster may; return its name."""
